@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sigmoid and Tanh: tables from the memory image, with linear interpolation."""
+
+import numpy as np
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from .fixed import round_shift, round_shift_value
+from .interfaces import LineWrite
+
+__all__ = ["Activation"]
+
+
+class Activation(wiring.Component):
+    """Evaluates one of two functions on ``ports`` arguments a cycle.
+
+    Each function is 2048 samples (the paper's size) over ``[-2**R, 2**R)``; the samples and so the range and
+    the function itself come from the image. An argument is the index of a sample, offset to be unsigned,
+    above ``fraction_bits`` of interpolation. Even and odd samples lie in memories of their own, so that both
+    neighbours are read at once; the last sample is its own right neighbour.
+
+    Latency: `delay` cycles. Cost: two memories of 2048 x 18 bits with ``ports`` read ports, and per port a
+    multiplier of 19 x 10 bits and two adders.
+
+    Members
+    -------
+    argument : per port, unsigned table argument.
+    function : per port, 0 the sigmoid's table, 1 the tanh's.
+    value : per port, the signed Q16 function value, ``delay`` cycles later.
+    load, load_valid : writes an (even, odd) pair of samples; the address is function * 1024 + pair.
+    """
+
+    delay = 6
+
+    def __init__(self, config, ports):
+        self._config = config
+        self._ports = ports
+        super().__init__({
+            "argument": In(config.argument_bits).array(ports),
+            "function": In(1).array(ports),
+            "value": Out(signed(config.table_bits)).array(ports),
+            "load": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
+            "load_valid": In(1),
+        })
+
+    @staticmethod
+    def model(config, table, argument):
+        """The interpolated value of ``table`` (2048 samples) at signed table arguments, as the hardware has it."""
+        table = np.asarray(table, np.int64)
+        argument = np.asarray(argument, np.int64) + (1 << (config.argument_bits - 1))
+        index = argument >> config.fraction_bits
+        fraction = argument & ((1 << config.fraction_bits) - 1)
+        left = table[index]
+        right = table[np.minimum(index + 1, len(table) - 1)]
+        return left + round_shift((right - left) * fraction, config.fraction_bits)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        depth = 1 << config.table_index_bits
+        banks = []
+        for bank, half in (("even", slice(0, config.table_bits)), ("odd", slice(config.table_bits, None))):
+            m.submodules[bank] = samples = memory.Memory(shape=signed(config.table_bits), depth=depth, init=[])
+            write = samples.write_port()
+            m.d.comb += [
+                write.addr.eq(self.load.address),
+                write.data.eq(self.load.data[half]),
+                write.en.eq(self.load_valid),
+            ]
+            banks.append([samples.read_port() for _ in range(self._ports)])
+        for port in range(self._ports):
+            self._interpolate(m, port, banks[0][port], banks[1][port])
+        return m
+
+    def _interpolate(self, m, port, even, odd):
+        config = self._config
+        bits = config.fraction_bits
+        index = self.argument[port][bits:]
+        pair = index[1:]
+
+        def register(name, shape):
+            return Signal(shape, name=f"{name}{port}", reset_less=True)
+
+        sample = signed(config.table_bits)
+        is_odd = [register(f"is_odd{k}_", 1) for k in range(2)]
+        is_last = [register(f"is_last{k}_", 1) for k in range(2)]
+        fraction = [register(f"fraction{k}_", bits) for k in range(3)]
+        at_even, at_odd, left1, left2, left3 = (
+            register(name, sample) for name in ("at_even", "at_odd", "left1_", "left2_", "left3_"))
+        slope = register("slope", signed(config.table_bits + 1))
+        product1 = register("product1_", signed(config.table_bits + 1 + bits + 1))
+        product2 = register("product2_", product1.shape())
+        left = Mux(is_odd[1], at_odd, at_even)
+        right = Mux(is_odd[1], at_even, at_odd)
+        m.d.comb += [
+            even.addr.eq(Cat((index + 1)[1:config.table_index_bits], self.function[port])),
+            odd.addr.eq(Cat(pair, self.function[port])),
+            even.en.eq(1),
+            odd.en.eq(1),
+        ]
+        m.d.sync += [
+            is_odd[0].eq(index[0]),
+            is_odd[1].eq(is_odd[0]),
+            is_last[0].eq(index.all()),
+            is_last[1].eq(is_last[0]),
+            fraction[0].eq(self.argument[port][:bits]),
+            fraction[1].eq(fraction[0]),
+            fraction[2].eq(fraction[1]),
+            at_even.eq(even.data),
+            at_odd.eq(odd.data),
+            left1.eq(left),
+            slope.eq(Mux(is_last[1], 0, right - left)),
+            product1.eq(slope * Cat(fraction[2], 0).as_signed()),
+            left2.eq(left1),
+            product2.eq(product1),
+            left3.eq(left2),
+            self.value[port].eq(left3 + round_shift_value(product2, bits)),
+        ]

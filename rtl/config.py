@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The capacity of a machine, and every width that follows from it.
+
+A `Config` says how much hardware there is; the model it runs comes later, in a memory image. All
+modules of `rtl` and all of `sw` take their widths from here and nowhere else.
+"""
+
+import dataclasses
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+
+__all__ = ["Config", "PRESETS", "preset", "bits_for"]
+
+
+def bits_for(n):
+    """Bits that hold every unsigned number up to and including ``n`` (at least one)."""
+    return max(1, int(n).bit_length())
+
+
+def _power_of_two(n):
+    return n > 0 and n & (n - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Capacity of one machine. Immutable; checked at construction.
+
+    Attributes
+    ----------
+    name : str
+        For people; not part of the fingerprint.
+    pes : int
+        Processing elements, a power of two. Each has one decoder and ``channels`` multipliers.
+    channels : int
+        Voices computed side by side (the paper's batch), a power of two.
+    groups : int
+        Column groups, a power of two. Group ``g`` takes the columns ``j`` with ``j % groups == g``;
+        row ``r`` lives on the PEs ``r % (pes // groups)`` of every group and is summed at the drain.
+    slices : int
+        Element-wise slices; each serves ``pes // groups // slices`` PE rows.
+    slice_width : int
+        Cells that a slice takes up per cycle.
+    weight_bits, activation_bits, cell_bits : int
+        Signed widths of weights, of x, y and m, and of the cell state c.
+    index_bits : int
+        Width of the count of zero rows skipped before an entry (the paper: 4).
+    queue_depth : int
+        Depth of every ActQueue, in columns.
+    entry_depth : int
+        Encoded weights that each PE can hold.
+    column_depth : int
+        Columns over all matrices: the depth of the pointer memories and of the order memory.
+    vector_depth : int
+        Columns of x, m and y that the vector memory holds (each ``channels`` activations).
+    cell_rows : int
+        Cells per PE row over all layers: depth of the cell-state and parameter memories.
+    accumulator_rows : int
+        Accumulators per PE and channel, over both gate banks and the projection.
+    row_nonzeros : int
+        Non-zeros of full scale in one row of stacked ``[W_x W_r]`` or of ``W_ym`` that can never
+        overflow an accumulator, whatever the activations.
+    program_depth : int
+        Instructions of the step program.
+
+    Raises
+    ------
+    ValueError
+        Naming the field, the rule and the value.
+    """
+
+    name: str
+    pes: int
+    channels: int
+    groups: int = 1
+    slices: int = 0
+    slice_width: int = 2
+    weight_bits: int = 12
+    activation_bits: int = 16
+    cell_bits: int = 24
+    index_bits: int = 6
+    queue_depth: int = 32
+    entry_depth: int = 1024
+    column_depth: int = 1024
+    vector_depth: int = 1024
+    cell_rows: int = 64
+    accumulator_rows: int = 512
+    row_nonzeros: int = 512
+    program_depth: int = 64
+
+    def __post_init__(self):
+        if self.slices == 0:
+            object.__setattr__(self, "slices", max(1, self.pes // max(1, self.groups)))
+        powers = ("pes", "channels", "groups", "slices", "slice_width", "queue_depth", "entry_depth",
+                  "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "row_nonzeros",
+                  "program_depth")
+        for field in powers:
+            value = getattr(self, field)
+            if not isinstance(value, int) or not _power_of_two(value):
+                raise ValueError(f"Config {field} must be a power of two, not {value!r}")
+        ranges = {"weight_bits": (2, 18), "activation_bits": (8, 18), "cell_bits": (14, 27),
+                  "index_bits": (1, 10), "queue_depth": (16, 512), "program_depth": (8, 256),
+                  "groups": (1, self.pes), "vector_depth": (2 * self.groups, 65536),
+                  "entry_depth": (16, 1 << 20), "column_depth": (16, 65536), "cell_rows": (2, 4096),
+                  "accumulator_rows": (16, 4096), "channels": (1, 64), "slices": (1, self.row_pes),
+                  "slice_width": (1, self.row_pes // min(self.slices, self.row_pes) * self.channels)}
+        for field, (low, high) in ranges.items():
+            value = getattr(self, field)
+            if not low <= value <= high:
+                raise ValueError(f"Config {field} must be between {low} and {high}, not {value}")
+        if self.weight_bits + self.index_bits > 32:
+            raise ValueError(f"Config weight_bits + index_bits must be at most 32, "
+                             f"not {self.weight_bits + self.index_bits}")
+
+    # -- structure -----------------------------------------------------------------------------
+
+    @property
+    def row_pes(self):
+        """PEs over which the rows are interleaved: row ``r`` is on PE row ``r % row_pes``."""
+        return self.pes // self.groups
+
+    @property
+    def multipliers(self):
+        """Multipliers of the array."""
+        return self.pes * self.channels
+
+    @property
+    def rows_per_slice(self):
+        """PE rows that one element-wise slice serves."""
+        return self.row_pes // self.slices
+
+    @property
+    def lanes(self):
+        """Cells of one local row that one slice serves: PE rows times channels."""
+        return self.rows_per_slice * self.channels
+
+    @property
+    def beats(self):
+        """Cycles in which a slice takes up one local row."""
+        return self.lanes // self.slice_width
+
+    @property
+    def slot(self):
+        """Cycles between two operations of a slice; at least 4, for its partial-sum loop."""
+        return max(4, self.beats)
+
+    # -- widths --------------------------------------------------------------------------------
+
+    @property
+    def align_bits(self):
+        """Width of the left shift that aligns a matrix's products with its row's accumulator."""
+        return 3
+
+    @property
+    def operand_bits(self):
+        """Width of an aligned weight at the multiplier."""
+        return self.weight_bits + (1 << self.align_bits) - 1
+
+    @property
+    def accumulator_bits(self):
+        """Holds ``row_nonzeros`` products of full-scale weights and activations, signed."""
+        return (self.weight_bits - 1) + (self.activation_bits - 1) + bits_for(self.row_nonzeros - 1) + 1
+
+    @property
+    def entry_bits(self):
+        """Width of an encoded weight: value and skip."""
+        return self.weight_bits + self.index_bits
+
+    @property
+    def count_bits(self):
+        """Width of a pointer: entries of one column on one PE, padding included."""
+        return bits_for(self.accumulator_rows)
+
+    @property
+    def table_index_bits(self):
+        """2048-entry activation tables, as the paper."""
+        return 11
+
+    @property
+    def fraction_bits(self):
+        """Bits of a table argument below its index: the interpolation's resolution."""
+        return 9
+
+    @property
+    def argument_bits(self):
+        """Width of a table argument; also of a bias, which is kept in that format."""
+        return self.table_index_bits + self.fraction_bits
+
+    @property
+    def table_bits(self):
+        """Width of a table sample and of a gate: Q16, so that 1.0 is exact."""
+        return 18
+
+    @property
+    def gate_fraction(self):
+        """Fraction bits of a gate value."""
+        return 16
+
+    @property
+    def sum_bits(self):
+        """Width at which pre-activations are summed before they are clamped to a table argument."""
+        return self.argument_bits + 4
+
+    @property
+    def peephole_bits(self):
+        """Width of a peephole weight."""
+        return 16
+
+    @property
+    def peephole_shift_base(self):
+        """A peephole product is shifted right by this plus the layer's 0..7."""
+        return self.cell_bits - 14
+
+    @property
+    def cell_fraction_max(self):
+        """Fraction bits of the cell state are this minus the layer's 0..7."""
+        return self.cell_bits - 4
+
+    @property
+    def cell_argument_left(self):
+        """c is shifted left by this before the right shift that makes it a table argument."""
+        return 8
+
+    @property
+    def parameter_bits(self):
+        """Width of a (bias, peephole) pair."""
+        return self.argument_bits + self.peephole_bits
+
+    @cached_property
+    def fingerprint(self):
+        """CRC-32 over all fields but the name: an image fits exactly the machines that share it."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "name"}
+        return zlib.crc32(repr(sorted(fields.items())).encode())
+
+    def replace(self, **changes):
+        """A copy with ``changes``, checked anew."""
+        return dataclasses.replace(self, **changes)
+
+
+PRESETS = {config.name: config for config in [
+    # 4 x 2: simulates in a blink.
+    Config(name="tiny", pes=4, channels=2, entry_depth=1024, column_depth=256, vector_depth=256,
+           cell_rows=32, accumulator_rows=128, queue_depth=16),
+    # 8 x 8: holds the dense LSTM of a small voice-activity detector.
+    Config(name="demo", pes=8, channels=8, entry_depth=16384, column_depth=512, vector_depth=1024,
+           cell_rows=32, accumulator_rows=256),
+    # 32 x 32: the paper's 1024 multipliers, holding its 10 %-dense 153/1024/512 layer.
+    Config(name="ese", pes=32, channels=32, entry_depth=16384, column_depth=2048, vector_depth=2048,
+           cell_rows=32, accumulator_rows=512),
+]}
+
+
+def preset(name):
+    """The named preset.
+
+    Raises
+    ------
+    KeyError
+        Listing the names there are.
+    """
+    if name not in PRESETS:
+        raise KeyError(f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]

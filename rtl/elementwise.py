@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The element-wise part of an LSTM cell, beside the PEs whose rows it drains."""
+
+import enum
+
+import numpy as np
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from .activation import Activation
+from .config import bits_for
+from .fixed import round_shift, round_shift_value, saturate, saturate_value
+from .interfaces import LineWrite, accumulators, activations
+
+__all__ = ["Kind", "Beat", "Settings", "Slice"]
+
+
+class Kind(enum.IntEnum):
+    """What a slice does with the row it is given; the gates are numbered as their rows are interleaved."""
+
+    I = 0       # noqa: E741
+    F = 1
+    G = 2
+    O = 3       # noqa: E741
+    CELL_TANH = 4
+    PROJECTION = 5
+
+
+class Beat(data.StructLayout):
+    """One cycle of a slice's work: ``slice_width`` lanes of one local row.
+
+    ``first`` and ``last`` mark the phases of a row whose sums lie in several accumulators.
+    """
+
+    def __init__(self, config):
+        super().__init__({
+            "valid": 1,
+            "kind": 3,
+            "row": bits_for(config.cell_rows - 1),
+            "beat": bits_for(config.beats - 1),
+            "first": 1,
+            "last": 1,
+        })
+
+
+class Settings(data.StructLayout):
+    """Number formats of a layer and the voices of a step; constant while an instruction is under way."""
+
+    def __init__(self, config):
+        super().__init__({
+            "shift": data.ArrayLayout(5, 4),
+            "cell_argument_shift": 5,
+            "peephole_select": 3,
+            "cell_select": 3,
+            "g_sigmoid": 1,
+            "active": config.channels,
+            "reset": config.channels,
+        })
+
+
+class Slice(wiring.Component):
+    """Gates, cell state and output of the cells on ``rows_per_slice`` PE rows (paper: Assemble, AdderTree,
+    ElemMul, Sigmoid, Tanh).
+
+    A local row of a gate is drained from all PEs at once and held here; its lanes (PE rows x channels) then
+    pass one pipeline, ``slice_width`` a cycle::
+
+        hold -> AdderTree -> sum of phases -> shift -> + bias + peephole -> table -> ElemMul -> + -> c, m
+
+    For a cell row k the gates come in the order g, i, f, then tanh(c) and o, which the sequencer delays until
+    c is written. What one gate leaves for the next (g, then i.g; tanh c) waits in small memories.
+
+    Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `c_delay` to c being readable.
+    Cost: per lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), two barrel
+    shifters and a mux over ``beats`` rows; per slice `Activation`'s tables, the cell state and the biases.
+
+    Members
+    -------
+    drained : a row of every PE served, as [group][PE row]; ``capture`` takes it.
+    beat : the pipeline's control. ``settings`` must be constant while beats are in the pipeline.
+    columns : m or y of the row, assembled: complete one cycle after the last beat's delay.
+    saturated : lanes whose cell state or output was clamped, one cycle each.
+    parameters : (bias, peephole) pairs, gate by gate; ``tables`` : see `Activation`.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self._tree = (config.groups - 1).bit_length()
+        self._sum = 6 + self._tree
+        self.y_delay = self._sum + 2
+        self.m_delay = self._sum + 14
+        self.c_delay = self._sum + 15
+        width = config.slice_width
+        self._per_word = max(1, width // config.channels)
+        self._words = config.rows_per_slice // self._per_word
+        super().__init__({
+            "drained": In(data.ArrayLayout(accumulators(config), config.groups * config.rows_per_slice)),
+            "capture": In(1),
+            "beat": In(Beat(config)),
+            "settings": In(Settings(config)),
+            "columns": Out(data.ArrayLayout(activations(config), config.rows_per_slice)),
+            "saturated": Out(bits_for(width)),
+            "parameters": In(LineWrite(bits_for(config.cell_rows * 4 * self._words - 1),
+                                       self._per_word * config.parameter_bits)),
+            "parameters_valid": In(1),
+            "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
+            "tables_valid": In(1),
+        })
+
+    @property
+    def module_name(self):
+        """Name of the Verilog module, shared by all instances."""
+        return "elementwise"
+
+    @staticmethod
+    def model(config, sums, cell, bias, peephole, settings, sigmoid, tanh):
+        """One step of some cells, in the integers of the hardware.
+
+        Parameters
+        ----------
+        sums : (4, ...) accumulators of i, f, g, o.
+        cell : (...) cell state.
+        bias : (4, ...) at table-argument format; peephole : (3, ...) of i, f, o; both broadcast.
+        settings : mapping with the fields of `Settings` but the voices.
+        sigmoid, tanh : 2048 samples each.
+
+        Returns
+        -------
+        cell, m, saturated : the new state, the output in Q15, and which cells were clamped.
+        """
+        def pre_activation(gate, state, weight):
+            z = saturate(round_shift(sums[gate], settings["shift"][gate]), config.sum_bits)
+            if weight is not None:
+                shift = config.peephole_shift_base + settings["peephole_select"]
+                z = z + saturate(round_shift(weight * state, shift), config.sum_bits)
+            return saturate(z + bias[gate], config.argument_bits)
+
+        def sigmoid_of(argument):
+            return Activation.model(config, sigmoid, argument)
+
+        cell = np.asarray(cell, np.int64)
+        peephole = np.asarray(peephole, np.int64)
+        fraction = config.cell_fraction_max - settings["cell_select"]
+        g = Activation.model(config, sigmoid if settings["g_sigmoid"] else tanh, pre_activation(2, None, None))
+        i = sigmoid_of(pre_activation(0, cell, peephole[0]))
+        f = sigmoid_of(pre_activation(1, cell, peephole[1]))
+        product = round_shift(i * g, 2 * config.gate_fraction - fraction)
+        added = saturate(product, config.cell_bits)
+        kept = saturate(round_shift(f * cell, config.gate_fraction), config.cell_bits)
+        state = saturate(kept + added, config.cell_bits)
+        saturated = (added != product) | (state != kept + added)
+        o = sigmoid_of(pre_activation(3, state, peephole[2]))
+        argument = round_shift(state << config.cell_argument_left, settings["cell_argument_shift"])
+        squashed = Activation.model(config, tanh, saturate(argument, config.argument_bits))
+        shift = 2 * config.gate_fraction - (config.activation_bits - 1)
+        return state, saturate(round_shift(o * squashed, shift), config.activation_bits), saturated
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        self._control = [Signal(Beat(config), name=f"beat{k}") for k in range(self.c_delay)]
+        m.d.sync += self._control[0].eq(self.beat)
+        m.d.sync += [after.eq(before) for before, after in zip(self._control, self._control[1:], strict=False)]
+
+        held = Signal.like(self.drained, reset_less=True)
+        with m.If(self.capture):
+            m.d.sync += held.eq(self.drained)
+
+        m.submodules.activation = self._activation = Activation(config, config.slice_width)
+        m.d.comb += [
+            self._activation.load.eq(self.tables),
+            self._activation.load_valid.eq(self.tables_valid),
+        ]
+        self._memories(m)
+        m.d.sync += self.saturated.eq(sum(self._lane(m, lane, held) for lane in range(config.slice_width)))
+        return m
+
+    def _memories(self, m):
+        """Cell state and parameters, read at the first stage and delayed until the adder tree is through."""
+        config = self.config
+        first, last = self._control[0], self._control[-1]
+        m.submodules.cells = cells = memory.Memory(
+            shape=data.ArrayLayout(signed(config.cell_bits), config.slice_width),
+            depth=config.cell_rows * config.beats, init=[])
+        self._cell_write = cells.write_port(granularity=1)
+        read = cells.read_port()
+        m.submodules.parameters = parameters = memory.Memory(
+            shape=data.ArrayLayout(config.parameter_bits, self._per_word),
+            depth=config.cell_rows * 4 * self._words, init=[])
+        parameter_read = parameters.read_port()
+        parameter_write = parameters.write_port()
+        beat_bits = (config.beats - 1).bit_length()
+        word_bits = (self._words - 1).bit_length()
+        word = first.beat[beat_bits - word_bits:beat_bits]
+        m.d.comb += [
+            read.addr.eq(Cat(first.beat[:beat_bits], first.row)),
+            read.en.eq(1),
+            self._cell_write.addr.eq(Cat(last.beat[:beat_bits], last.row)),
+            parameter_read.addr.eq(Cat(word, first.kind[:2], first.row)),
+            parameter_read.en.eq(1),
+            parameter_write.addr.eq(self.parameters.address),
+            parameter_write.data.eq(self.parameters.data),
+            parameter_write.en.eq(self.parameters_valid),
+        ]
+        self._cells = self._delayed(m, read.data, 1 + self._tree)
+        self._parameters = self._delayed(m, parameter_read.data, 1 + self._tree)
+
+    def _delayed(self, m, value, cycles):
+        for k in range(cycles):
+            after = Signal(value.shape(), name=f"delayed{k}", reset_less=True)
+            m.d.sync += after.eq(value)
+            value = after
+        return value
+
+    def _channel_flag(self, flags, control, lane):
+        """The bit of ``flags`` (one a channel) that belongs to the lane of a beat."""
+        config = self.config
+        if config.slice_width >= config.channels:
+            return flags[lane % config.channels]
+        beats = (config.channels // config.slice_width).bit_length() - 1
+        lanes = Array(flags[k + lane] for k in range(0, config.channels, config.slice_width))
+        return lanes[control.beat[:beats]]
+
+    def _lane(self, m, lane, held):
+        total = self._total(m, lane, held)
+        cell = self._state(m, lane)
+        pre_activation = self._pre_activation(m, lane, total, cell)
+        gate = self._gate(m, lane, pre_activation, cell)
+        value = self._elem_mul(m, lane, gate, cell)
+        return self._update(m, lane, value) | self._assemble(m, lane, pre_activation, value)
+
+    def _total(self, m, lane, held):
+        """Stages 0 to 2: pick the lane, add its groups (AdderTree), add its phases."""
+        config = self.config
+        rows = config.rows_per_slice
+        values = []
+        for group in range(config.groups):
+            picks = Array(
+                held[group * rows + index // config.channels][index % config.channels]
+                for index in range(lane, config.lanes, config.slice_width))
+            value = Signal(signed(config.accumulator_bits), name=f"picked{lane}_{group}", reset_less=True)
+            m.d.sync += value.eq(picks[self._control[0].beat] if len(picks) > 1 else picks[0])
+            values.append(value)
+        while len(values) > 1:
+            sums = []
+            for left, right in zip(values[::2], values[1::2], strict=True):
+                added = Signal.like(left, name=f"added{lane}_{len(values)}_{len(sums)}", reset_less=True)
+                m.d.sync += added.eq(left + right)
+                sums.append(added)
+            values = sums
+
+        control = self._control[1 + self._tree]
+        m.submodules[f"phases{lane}"] = phases = memory.Memory(
+            shape=signed(config.accumulator_bits), depth=config.beats, init=[])
+        read = phases.read_port(domain="comb")
+        write = phases.write_port()
+        total = Signal(signed(config.accumulator_bits), name=f"total{lane}", reset_less=True)
+        partial = Signal.like(total, name=f"partial{lane}")
+        m.d.comb += [
+            partial.eq(values[0] + Mux(control.first, 0, read.data)),
+            read.addr.eq(control.beat),
+            write.addr.eq(control.beat),
+            write.data.eq(partial),
+            write.en.eq(control.valid),
+        ]
+        m.d.sync += total.eq(partial)
+        return total
+
+    def _state(self, m, lane):
+        """The lane's cell state at stage 2, zero for a voice that starts anew."""
+        control = self._control[2 + self._tree]
+        fresh = self._channel_flag(self.settings.reset, control, lane)
+        cell = Signal(signed(self.config.cell_bits), name=f"cell{lane}", reset_less=True)
+        m.d.comb += cell.eq(Mux(fresh, 0, self._cells[lane]))
+        return cell
+
+    def _pre_activation(self, m, lane, total, cell):
+        """Stages 2 to 6: the sum, or c for its tanh, rounded to the format of a table argument."""
+        config = self.config
+        stage = 2 + self._tree
+        settings = self.settings
+
+        def register(name, shape):
+            return Signal(shape, name=f"{name}{lane}", reset_less=True)
+
+        control = self._control[stage]
+        shift = Signal(5, name=f"shift{lane}")
+        with m.Switch(control.kind):
+            for kind in (Kind.I, Kind.F, Kind.G, Kind.O):
+                with m.Case(kind):
+                    m.d.comb += shift.eq(settings.shift[kind])
+            with m.Case(Kind.CELL_TANH):
+                m.d.comb += shift.eq(settings.cell_argument_shift)
+            with m.Default():
+                m.d.comb += shift.eq(settings.shift[0])
+        source = register("source", signed(max(config.accumulator_bits,
+                                               config.cell_bits + config.cell_argument_left)))
+        shift3 = register("shift3_", 5)
+        shift4 = register("shift4_", 3)
+        coarse = register("coarse", signed(len(source) + 1))
+        fine = register("fine", coarse.shape())
+        rounded = register("rounded", signed(config.sum_bits))
+        doubled = Cat(0, source).as_signed()
+        m.d.sync += [
+            source.eq(Mux(control.kind == Kind.CELL_TANH, cell << config.cell_argument_left, total)),
+            shift3.eq(shift),
+            coarse.eq(doubled >> Cat(0, 0, 0, shift3[3:])),
+            shift4.eq(shift3[:3]),
+            fine.eq(coarse >> shift4),
+            rounded.eq(saturate_value(round_shift_value(fine, 1), config.sum_bits)[0]),
+        ]
+        return rounded
+
+    def _gate(self, m, lane, pre_activation, cell):
+        """Stages 2 to 14: + bias + peephole . c, then the table. The gate is at stage 14."""
+        config = self.config
+        stage = self._sum
+
+        def register(name, shape):
+            return Signal(shape, name=f"{name}{lane}", reset_less=True)
+
+        word = self._parameters[lane // config.channels if self._per_word > 1 else 0]
+        product1 = register("peephole1_", signed(config.peephole_bits + config.cell_bits))
+        product2 = register("peephole2_", product1.shape())
+        shifted = register("peephole3_", signed(len(product1) + 1 - config.peephole_shift_base))
+        peephole = register("peephole4_", signed(config.sum_bits))
+        bias = self._delayed(m, word[:config.argument_bits].as_signed(), 4)
+        m.d.sync += [
+            product1.eq(word[config.argument_bits:].as_signed() * cell),
+            product2.eq(product1),
+            shifted.eq((Cat(0, product2).as_signed() >> config.peephole_shift_base)
+                       >> self.settings.peephole_select),
+            peephole.eq(saturate_value(round_shift_value(shifted, 1), config.sum_bits)[0]),
+        ]
+        kind = self._control[stage].kind
+        is_gate = ~kind[2]
+        total = register("total_argument", signed(config.sum_bits + 2))
+        argument = register("argument", config.argument_bits)
+        function = register("function", 1)
+        kind8 = self._control[stage + 1].kind
+        has_peephole = is_gate & (kind[:2] != Kind.G)
+        m.d.sync += [
+            total.eq(pre_activation + Mux(is_gate, bias, 0) + Mux(has_peephole, peephole, 0)),
+            argument.eq(saturate_value(total, config.argument_bits)[0] ^ (1 << (config.argument_bits - 1))),
+            function.eq((kind8 == Kind.CELL_TANH) | ((kind8 == Kind.G) & ~self.settings.g_sigmoid)),
+        ]
+        m.d.comb += [
+            self._activation.argument[lane].eq(argument),
+            self._activation.function[lane].eq(function),
+        ]
+        return self._activation.value[lane]
+
+    def _exchange(self, m, name, lane, stage, value, kinds):
+        """A memory of one value a beat: beats of ``kinds`` write ``value`` at ``stage``; any beat reads, one
+        slot later, into a register at ``stage``."""
+        control, before = self._control[stage], self._control[stage - 1]
+        m.submodules[f"{name}{lane}"] = storage = memory.Memory(
+            shape=value.shape(), depth=self.config.beats, init=[])
+        write = storage.write_port()
+        read = storage.read_port(domain="comb")
+        result = Signal(value.shape(), name=f"{name}_read{lane}", reset_less=True)
+        m.d.comb += [
+            write.addr.eq(control.beat),
+            write.data.eq(value),
+            write.en.eq(control.valid & control.last & Cat(control.kind == kind for kind in kinds).any()),
+            read.addr.eq(before.beat),
+        ]
+        m.d.sync += result.eq(read.data)
+        return result
+
+    def _elem_mul(self, m, lane, gate, cell):
+        """Stages 14 to 18: i . g, f . c' or o . tanh(c), rounded to the format of c or m."""
+        config = self.config
+        stage = self._sum + 8
+
+        def register(name, shape):
+            return Signal(shape, name=f"{name}{lane}", reset_less=True)
+
+        kept = self._exchange(m, "kept", lane, stage, gate, (Kind.G, Kind.CELL_TANH))
+        before = self._delayed(m, cell, stage - (2 + self._tree))
+        operand = Signal(signed(max(config.cell_bits, config.table_bits)), name=f"operand{lane}")
+        product1 = register("product1_", signed(config.table_bits + len(operand)))
+        product2 = register("product2_", product1.shape())
+        shifted = register("product3_", signed(len(product1) + 1))
+        value = register("value", signed(config.cell_bits + 1))
+        kind = self._control[stage + 2].kind
+        doubled = Cat(0, product2).as_signed()
+        input_base = 2 * config.gate_fraction - config.cell_fraction_max
+        output_shift = 2 * config.gate_fraction - (config.activation_bits - 1)
+        m.d.comb += operand.eq(Mux(self._control[stage].kind == Kind.F, before, kept))
+        m.d.sync += [product1.eq(gate * operand), product2.eq(product1)]
+        with m.Switch(kind):
+            with m.Case(Kind.I):
+                m.d.sync += shifted.eq((doubled >> input_base) >> self.settings.cell_select)
+            with m.Case(Kind.F):
+                m.d.sync += shifted.eq(doubled >> config.gate_fraction)
+            with m.Default():
+                m.d.sync += shifted.eq(doubled >> output_shift)
+        rounded = Signal(signed(len(shifted)), name=f"rounded_product{lane}")
+        narrow, clamped = saturate_value(rounded, config.cell_bits)
+        m.d.comb += rounded.eq(round_shift_value(shifted, 1))
+        m.d.sync += value.eq(Cat(narrow, clamped))
+        return value
+
+    def _update(self, m, lane, value):
+        """Stages 18 to 20: c = f . c' + i . g, for voices that are active; zero for one that is only reset."""
+        config = self.config
+        stage = self._sum + 12
+        control = self._control[stage + 2]
+        added = self._exchange(m, "added_input", lane, stage, value, (Kind.I,))
+        total = Signal(signed(config.cell_bits + 1), name=f"total_cell{lane}", reset_less=True)
+        clamped_input = Signal(name=f"clamped_input{lane}", reset_less=True)
+        m.d.sync += [
+            total.eq(value[:config.cell_bits].as_signed() + added[:config.cell_bits].as_signed()),
+            clamped_input.eq(added[-1]),
+        ]
+        state = Signal(signed(config.cell_bits), name=f"state{lane}", reset_less=True)
+        narrow, clamped = saturate_value(total, config.cell_bits)
+        saturated = Signal(name=f"saturated_cell{lane}")
+        m.d.sync += [state.eq(narrow), saturated.eq(clamped | clamped_input)]
+        active = self._channel_flag(self.settings.active, control, lane)
+        reset = self._channel_flag(self.settings.reset, control, lane)
+        writes = control.valid & control.last & (control.kind == Kind.F)
+        m.d.comb += [
+            self._cell_write.data[lane].eq(Mux(active, state, 0)),
+            self._cell_write.en[lane].eq(writes & (active | reset)),
+        ]
+        return writes & active & saturated
+
+    def _assemble(self, m, lane, pre_activation, value):
+        """Stage 18 for m, stage 6 for y: put the lane in its place in the row's columns."""
+        config = self.config
+        of_y, of_m = self._control[self._sum], self._control[self._sum + 12]
+        is_y = Signal(name=f"is_y{lane}")
+        is_m = Signal(name=f"is_m{lane}")
+        y, clamped = saturate_value(pre_activation, config.activation_bits)
+        result = Signal(signed(config.activation_bits), name=f"result{lane}")
+        control = Signal(Beat(config), name=f"result_beat{lane}")
+        active = self._channel_flag(self.settings.active, control, lane)
+        m.d.comb += [
+            is_y.eq(of_y.valid & of_y.last & (of_y.kind == Kind.PROJECTION)),
+            is_m.eq(of_m.valid & of_m.last & (of_m.kind == Kind.O)),
+            control.eq(Mux(is_y, of_y, of_m)),
+            result.eq(Mux(is_y, y, saturate_value(value[:config.cell_bits].as_signed(),
+                                                  config.activation_bits)[0])),
+        ]
+        for beat in range(config.beats):
+            index = beat * config.slice_width + lane
+            place = self.columns[index // config.channels][index % config.channels]
+            with m.If((is_y | is_m) & (control.beat == beat)):
+                m.d.sync += place.eq(Mux(active, result, 0))
+        return is_y & active & clamped

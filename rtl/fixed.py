@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounding and saturation: the one home of both, for every integer between x and y, in numpy and in Amaranth.
+
+There is one rounding mode, *round half up*: add half of what the shift drops, then shift
+arithmetically. Narrowing always saturates.
+"""
+
+import numpy as np
+from amaranth.hdl import Const, Mux, Value, ValueLike, signed
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["round_shift", "saturate", "to_fixed", "round_shift_value", "saturate_value"]
+
+
+def round_shift(value: ArrayLike, shift: ArrayLike) -> NDArray[np.int64]:
+    """``value / 2**shift``, rounded half up.
+
+    Parameters
+    ----------
+    value : integers
+        At least one bit short of 64, so that the added half cannot overflow.
+    shift : integers, 0..62
+        Broadcast against ``value``. A shift of 0 changes nothing.
+    """
+    shift = np.asarray(shift, np.int64)
+    return (np.asarray(value, np.int64) + ((np.int64(1) << shift) >> 1)) >> shift
+
+
+def saturate(value: ArrayLike, bits: int) -> NDArray[np.int64]:
+    """``value`` clamped to a signed number of ``bits`` bits: -2**(bits-1) .. 2**(bits-1)-1."""
+    limit = 1 << (bits - 1)
+    return np.clip(np.asarray(value, np.int64), -limit, limit - 1)
+
+
+def to_fixed(value: ArrayLike, fraction: ArrayLike) -> NDArray[np.int64]:
+    """Real numbers as integers with ``fraction`` fraction bits, rounded half up, not saturated.
+
+    Values whose integers would not fit 62 bits are clamped to that, far beyond any format in use.
+    """
+    scaled = np.floor(np.ldexp(np.asarray(value, np.float64), np.asarray(fraction, np.int32)) + 0.5)
+    return np.clip(scaled, -(2.0 ** 62), 2.0 ** 62).astype(np.int64)
+
+
+def round_shift_value(value: ValueLike, shift: int) -> Value:
+    """`round_shift` of a signed Amaranth value by a constant.
+
+    A barrel shifter keeps one bit below its result and leaves the rounding to ``round_shift_value(_, 1)``.
+    """
+    value = Value.cast(value)
+    if shift == 0:
+        return value
+    return (value[shift - 1:].as_signed() + 1) >> 1
+
+
+def saturate_value(value: ValueLike, bits: int) -> tuple[Value, Value]:
+    """`saturate` of a signed Amaranth value; returns the result and whether it was clamped."""
+    value = Value.cast(value)
+    if len(value) <= bits:
+        return value, Const(0, 1)
+    clamped = ~(value[bits - 1:].all() | ~value[bits - 1:].any())
+    limit = Mux(value[-1], Const(-(1 << (bits - 1)), signed(bits)), Const((1 << (bits - 1)) - 1, signed(bits)))
+    return Mux(clamped, limit, value[:bits].as_signed()), clamped

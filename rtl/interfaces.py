@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Payloads that pass between the blocks of the array."""
+
+from amaranth.hdl import signed
+from amaranth.lib import data
+
+from .config import bits_for
+
+__all__ = ["Column", "Token", "Entry", "Context", "activations", "accumulators", "LineWrite", "MAX_OPERATIONS"]
+
+#: Operations (MULTIPLY instructions) that may be under way in the array at once.
+MAX_OPERATIONS = 4
+
+
+def activations(config):
+    """One column of activations: a signed number for every channel."""
+    return data.ArrayLayout(signed(config.activation_bits), config.channels)
+
+
+def accumulators(config):
+    """One row of accumulators: a signed number for every channel."""
+    return data.ArrayLayout(signed(config.accumulator_bits), config.channels)
+
+
+class Column(data.StructLayout):
+    """A column on its way to PtrRead: the address of its pointers, or the end of an operation."""
+
+    def __init__(self, config):
+        super().__init__({
+            "index": bits_for(config.column_depth - 1),
+            "operation": bits_for(MAX_OPERATIONS - 1),
+            "end": 1,
+        })
+
+
+class Token(data.StructLayout):
+    """A column that waits in an ActQueue: its number of entries, or the end of an operation."""
+
+    def __init__(self, config):
+        super().__init__({
+            "count": config.count_bits,
+            "operation": bits_for(MAX_OPERATIONS - 1),
+            "end": 1,
+        })
+
+
+class Entry(data.StructLayout):
+    """An encoded weight as SpmatRead hands it on.
+
+    ``first`` marks the first entry of a column, ``fresh`` the first of an operation; ``end`` is no entry but
+    the end of the operation.
+    """
+
+    def __init__(self, config):
+        super().__init__({
+            "weight": signed(config.weight_bits),
+            "skip": config.index_bits,
+            "operation": bits_for(MAX_OPERATIONS - 1),
+            "first": 1,
+            "fresh": 1,
+            "end": 1,
+        })
+
+
+class Context(data.StructLayout):
+    """What a PE must know of an operation; fields as in `rtl.program.Instruction`."""
+
+    def __init__(self, config):
+        accumulator = bits_for(config.accumulator_rows - 1)
+        super().__init__({
+            "entry_base": bits_for(config.entry_depth - 1),
+            "acc_base": accumulator,
+            "phase_stride": accumulator,
+            "phase_last": 3,
+            "gated": 1,
+            "align": data.ArrayLayout(config.align_bits, 4),
+        })
+
+
+class LineWrite(data.StructLayout):
+    """A write of one line of a memory, from the loader."""
+
+    def __init__(self, address_bits, data_bits):
+        super().__init__({"address": address_bits, "data": data_bits})

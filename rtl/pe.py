@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PE: one processing element, its decoder shared by all channels."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from .act_queue import ActQueue
+from .config import bits_for
+from .interfaces import MAX_OPERATIONS, Column, Context, LineWrite, accumulators, activations
+from .ptr_read import PtrRead
+from .spmat_read import SpmatRead
+from .spmv import SpMV
+
+__all__ = ["PE"]
+
+
+class PE(wiring.Component):
+    """PtrRead -> ActQueue -> SpmatRead -> SpMV (paper, figure of the channel), for all channels at once.
+
+    ::
+
+        column --> PtrRead --> ActQueue --tokens--> SpmatRead --entries--> SpMV --> drained
+        activations -------------^   '---columns-----------------------------^
+
+    Latency: `column_delay` cycles from a column to its activations being due; then at least
+    ``ActQueue 1 + SpmatRead.delay + SpMV.delay``. Cost: see the blocks.
+
+    Members
+    -------
+    column, column_valid : the broadcast; its ``activations`` follow `column_delay` cycles later.
+    context, context_valid, context_operation : context of an operation, before its first column.
+    full : hold the broadcast.
+    drain, drain_address, drained : see `SpMV`.
+    done, busy, padding, hazard : see `SpMV`.
+    weights, weights_valid, pointers, pointers_valid : from the loader.
+    """
+
+    column_delay = PtrRead.delay
+
+    def __init__(self, config):
+        self.config = config
+        super().__init__({
+            "column": In(Column(config)),
+            "column_valid": In(1),
+            "activations": In(activations(config)),
+            "context": In(Context(config)),
+            "context_valid": In(1),
+            "context_operation": In(bits_for(MAX_OPERATIONS - 1)),
+            "full": Out(1),
+            "drain": In(1),
+            "drain_address": In(bits_for(config.accumulator_rows - 1)),
+            "drained": Out(accumulators(config)),
+            "done": Out(1),
+            "busy": Out(1),
+            "padding": Out(1),
+            "hazard": Out(1),
+            "weights": In(LineWrite(bits_for(config.entry_depth - 1), config.entry_bits)),
+            "weights_valid": In(1),
+            "pointers": In(LineWrite(bits_for(config.column_depth - 1), config.count_bits)),
+            "pointers_valid": In(1),
+        })
+
+    @property
+    def module_name(self):
+        """Name of the Verilog module, shared by all instances."""
+        return "pe"
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.ptr_read = ptr_read = PtrRead(config)
+        m.submodules.act_queue = queue = ActQueue(config)
+        m.submodules.spmat_read = spmat_read = SpmatRead(config)
+        m.submodules.spmv = spmv = SpMV(config)
+
+        context = Signal(Context(config), reset_less=True)
+        context_valid = Signal()
+        context_operation = Signal.like(self.context_operation)
+        m.d.sync += [
+            context.eq(self.context),
+            context_valid.eq(self.context_valid),
+            context_operation.eq(self.context_operation),
+        ]
+        wiring.connect(m, queue.tokens, spmat_read.tokens)
+        wiring.connect(m, queue.columns, spmv.columns)
+        wiring.connect(m, spmat_read.entries, spmv.entries)
+        m.d.comb += [
+            ptr_read.i.eq(self.column),
+            ptr_read.i_valid.eq(self.column_valid),
+            ptr_read.load.eq(self.pointers),
+            ptr_read.load_valid.eq(self.pointers_valid),
+            queue.i.eq(ptr_read.o),
+            queue.i_valid.eq(ptr_read.o_valid),
+            queue.activations.eq(self.activations),
+            self.full.eq(queue.full),
+            spmat_read.base.eq(context.entry_base),
+            spmat_read.base_valid.eq(context_valid),
+            spmat_read.base_operation.eq(context_operation),
+            spmat_read.load.eq(self.weights),
+            spmat_read.load_valid.eq(self.weights_valid),
+            spmv.context.eq(context),
+            spmv.context_valid.eq(context_valid),
+            spmv.context_operation.eq(context_operation),
+            spmv.drain.eq(self.drain),
+            spmv.drain_address.eq(self.drain_address),
+            self.drained.eq(spmv.drained),
+            self.done.eq(spmv.done),
+            self.busy.eq(spmv.busy),
+            self.padding.eq(spmv.padding),
+            self.hazard.eq(spmv.hazard),
+        ]
+        return m

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step program: what the controller walks for every frame.
+
+A model is run by a short list of instructions kept in the memory image, so that another model, another
+number of layers or another order of the work is a write, not a synthesis. This module holds the
+instruction's layout, which the packer, the controller and the cycle model share.
+
+One step of a layer is at most five kinds of instruction (in the terms of section 4 of the paper):
+
+=============  ==================================================================================
+MULTIPLY       broadcast ``count`` columns of one stored matrix: ``W_x x``, ``W_r y'`` or ``W_ym m``
+ELEMENTWISE    once the array is done: gates, cell state and ``m`` of all cells, row by row
+PROJECT        once the array is done: round the projection's sums to ``y``, row by row
+OUTPUT         once they are written: send ``count`` columns of ``y`` as one frame
+FRAME          take the next input frame, or go on without one (``TRY``)
+=============  ==================================================================================
+
+``FORMAT`` comes first and once; ``REPEAT`` goes back to the instruction ``src_base``.
+"""
+
+import enum
+
+from amaranth.hdl import Shape
+from amaranth.lib import data
+
+from .config import bits_for
+
+__all__ = ["Opcode", "When", "Source", "Instruction", "GATES"]
+
+GATES = ("i", "f", "g", "o")
+
+
+class Opcode(enum.IntEnum):
+    """What an instruction does."""
+
+    FORMAT = 0
+    FRAME = 1
+    MULTIPLY = 2
+    ELEMENTWISE = 3
+    PROJECT = 4
+    OUTPUT = 5
+    REPEAT = 6
+
+
+class When(enum.IntEnum):
+    """Condition of a FRAME or MULTIPLY, which lets the next frame's work run early, if it is there.
+
+    ``FRAME TRY`` takes a frame if there is one. ``MULTIPLY TAKEN`` runs if that succeeded; later, ``FRAME
+    WAIT`` waits for one if it did not, and ``MULTIPLY MISSED`` then makes up for what was left out.
+    """
+
+    ALWAYS = 0
+    TAKEN = 1
+    MISSED = 2
+    TRY = 1
+    WAIT = 0
+
+
+class Source(enum.IntEnum):
+    """Which columns a MULTIPLY broadcasts."""
+
+    INPUT = 0
+    RECURRENT = 1
+    COMPUTED = 2
+
+
+class Instruction(data.StructLayout):
+    """Fields of an instruction of a machine of capacity ``config``.
+
+    Attributes
+    ----------
+    words : int
+        32-bit words of one instruction in a memory image.
+    """
+
+    def __init__(self, config):
+        line = bits_for(config.vector_depth // config.groups)
+        column = bits_for(config.column_depth)
+        accumulator = bits_for(config.accumulator_rows - 1)
+        super().__init__({
+            "opcode": 3,
+            "when": 2,
+            "source": 2,
+            # MULTIPLY: wait for column after column of the ELEMENTWISE or PROJECT that is under way.
+            "follow": 1,
+            # MULTIPLY: the input frame is not needed any more afterwards.
+            "release": 1,
+            # MULTIPLY: rows are gate-interleaved (row = 4 * cell + gate), each gate with its alignment.
+            "gated": 1,
+            # MULTIPLY: columns, per group; OUTPUT: columns of y; FORMAT: columns of x.
+            "count": bits_for(config.vector_depth),
+            "order_base": column,
+            # Vector memory lines; FORMAT: of the two input buffers.
+            "src_base": line,
+            "dst_base": line,
+            "entry_base": bits_for(config.entry_depth - 1),
+            # Accumulators: row r of phase q is at base + bank * offset + q * stride + r.
+            "acc_base": accumulator,
+            "acc_offset": accumulator,
+            "phase_stride": accumulator,
+            "phase_last": 3,
+            "align": data.ArrayLayout(config.align_bits, 4),
+            # ELEMENTWISE and PROJECT.
+            "rows": bits_for(config.cell_rows),
+            "cell_base": bits_for(config.cell_rows - 1),
+            "shift": data.ArrayLayout(5, 4),
+            "cell_argument_shift": 5,
+            "peephole_select": 3,
+            "cell_select": 3,
+            "g_sigmoid": 1,
+        })
+        self.words = -(-Shape.cast(self).width // 32)
+
+    def pack(self, **fields):
+        """The instruction as an unsigned integer; fields not named are zero.
+
+        Raises
+        ------
+        ValueError
+            If a field does not exist or its value does not fit.
+        """
+        word = 0
+        for name, value in fields.items():
+            if name not in self.members:
+                raise ValueError(f"an instruction has no field {name!r}")
+            field = self[name]
+            width = Shape.cast(field.shape).width
+            if isinstance(field.shape, data.ArrayLayout):
+                element = Shape.cast(field.shape.elem_shape).width
+                values = list(value)
+            else:
+                element, values = width, [value]
+            for index, item in enumerate(values):
+                if not 0 <= int(item) < 1 << element:
+                    raise ValueError(f"instruction field {name} holds 0..{(1 << element) - 1}, not {item}")
+                word |= int(item) << (field.offset + index * element)
+        return word

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PtrRead: how many entries has this column on this PE?"""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import bits_for
+from .interfaces import Column, LineWrite, Token
+
+__all__ = ["PtrRead"]
+
+
+class PtrRead(wiring.Component):
+    """Looks up a column's pointer before the column is queued, so that an empty column costs nothing.
+
+    The entries of a matrix are stored in the order of its columns, so a pointer is only a count: the start
+    is where the previous column ended.
+
+    Latency: `delay` cycles. Cost: one memory of ``column_depth`` x ``count_bits``.
+
+    Members
+    -------
+    i : a column of the broadcast; ``i_valid`` says that there is one. It cannot be held up.
+    o : the token, ``delay`` cycles later; ``o_valid`` is low for a column without entries on this PE.
+    load, load_valid : write port of the pointer memory.
+    """
+
+    delay = 2
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__({
+            "i": In(Column(config)),
+            "i_valid": In(1),
+            "o": Out(Token(config)),
+            "o_valid": Out(1),
+            "load": In(LineWrite(bits_for(config.column_depth - 1), config.count_bits)),
+            "load_valid": In(1),
+        })
+
+    @staticmethod
+    def model(counts, indices):
+        """Tokens of the columns ``indices`` of one operation: the counts that are not zero."""
+        return [int(counts[index]) for index in indices if counts[index]]
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.counts = counts = memory.Memory(
+            shape=self._config.count_bits, depth=self._config.column_depth, init=[])
+        read = counts.read_port()
+        write = counts.write_port()
+        m.d.comb += [
+            write.addr.eq(self.load.address),
+            write.data.eq(self.load.data),
+            write.en.eq(self.load_valid),
+            read.addr.eq(self.i.index),
+            read.en.eq(1),
+        ]
+
+        valid = Signal(2)
+        operation = Signal.like(self.i.operation)
+        end = Signal()
+        count = Signal(self._config.count_bits, reset_less=True)
+        m.d.sync += [
+            valid.eq((valid << 1) | self.i_valid),
+            operation.eq(self.i.operation),
+            end.eq(self.i.end),
+            count.eq(read.data),
+            self.o.operation.eq(operation),
+            self.o.end.eq(end),
+        ]
+        m.d.comb += [
+            self.o.count.eq(count),
+            self.o_valid.eq(valid[1] & (self.o.end | (count != 0))),
+        ]
+        return m

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SpMV: one multiplier and one accumulator memory for every channel of a PE."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import bits_for
+from .interfaces import MAX_OPERATIONS, Context, Entry, accumulators, activations
+
+__all__ = ["SpMV"]
+
+
+class SpMV(wiring.Component):
+    """Multiplies each entry with its column's activations and adds the products to the entry's row.
+
+    All channels work on the same entry, so decoding, addressing and hazards exist once per PE. An
+    accumulator is read, added to and written back over `latency` cycles; an entry whose row is still on its
+    way back waits (the packer spreads short matrices over several *phases*, which are summed when drained,
+    so that this is rare). A drain takes one cycle of the accumulators' read port and clears what it reads.
+
+    Latency: `delay` cycles from an entry to its row being readable; a drained row is at ``drained``
+    `drain_delay` cycles after ``drain``. Cost: per channel a multiplier-adder of 19 x 16 + 36 bits and a
+    memory of ``accumulator_rows`` x ``accumulator_bits``; once per PE three row comparators.
+
+    Members
+    -------
+    entries : from SpmatRead.
+    columns : activations from the ActQueue; one is taken at the first entry of its column.
+    context, context_valid, context_operation : sets an operation's context before its first entry.
+    drain, drain_address : read and clear a row. Must not name a row with entries under way.
+    drained : the row.
+    done : pulses when all sums of an operation are in place.
+    busy, padding, hazard : an entry was multiplied; a padding entry passed; an entry waited.
+    """
+
+    #: Cycles from an accumulator's read address to the first cycle in which its new value can be read.
+    latency = 4
+    delay = 6
+    drain_delay = 2
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__({
+            "entries": In(stream.Signature(Entry(config))),
+            "columns": In(stream.Signature(activations(config))),
+            "context": In(Context(config)),
+            "context_valid": In(1),
+            "context_operation": In(bits_for(MAX_OPERATIONS - 1)),
+            "drain": In(1),
+            "drain_address": In(bits_for(config.accumulator_rows - 1)),
+            "drained": Out(accumulators(config)),
+            "done": Out(1),
+            "busy": Out(1),
+            "padding": Out(1),
+            "hazard": Out(1),
+        })
+
+    @staticmethod
+    def model(accumulator, context, columns):
+        """Adds one operation to ``accumulator`` (rows, channels), in place.
+
+        ``columns`` is a list of ``(activations (channels,), [(weight, skip), ...])``.
+        """
+        phase = 0
+        for values, entries in columns:
+            row = -1
+            for weight, skip in entries:
+                row += skip + 1
+                align = context["align"][row & 3 if context["gated"] else 0]
+                address = context["acc_base"] + phase * context["phase_stride"] + row
+                accumulator[address] += (weight << align) * values
+            phase = 0 if phase == context["phase_last"] else phase + 1
+        return accumulator
+
+    def elaborate(self, platform):
+        m = Module()
+        go = Signal()
+        row_valid, row = self._decode(m, go)
+        self._multiply(m, go, row_valid, row)
+        return m
+
+    def _decode(self, m, go):
+        """Stages 3 and 4: the entry's row, then its accumulator's address and its aligned weight."""
+        config = self._config
+        entry = self.entries.payload
+        m.submodules.contexts = contexts = memory.Memory(
+            shape=Context(config), depth=MAX_OPERATIONS, init=[])
+        write = contexts.write_port()
+        read = contexts.read_port(domain="comb")
+        m.d.comb += [
+            write.addr.eq(self.context_operation),
+            write.data.eq(self.context),
+            write.en.eq(self.context_valid),
+            read.addr.eq(entry.operation),
+            self.entries.ready.eq(go),
+            self.columns.ready.eq(go & self.entries.valid & entry.first),
+        ]
+
+        context = read.data
+        row = Signal(config.count_bits, reset_less=True)
+        phase = Signal(3, reset_less=True)
+        offset = Signal(bits_for(config.accumulator_rows - 1), reset_less=True)
+        weight = Signal(signed(config.weight_bits), reset_less=True)
+        align = Signal(Context(config)["align"].shape, reset_less=True)
+        gated = Signal(reset_less=True)
+        valid = Signal()
+        end = Signal()
+        padding = Signal()
+        self._values = Signal(activations(config), reset_less=True)
+        with m.If(go):
+            m.d.sync += [
+                valid.eq(self.entries.valid & ~entry.end),
+                end.eq(self.entries.valid & entry.end),
+                padding.eq(entry.weight == 0),
+                weight.eq(entry.weight),
+                align.eq(context.align),
+                gated.eq(context.gated),
+            ]
+            with m.If(self.entries.valid):
+                m.d.sync += row.eq(Mux(entry.first, 0, row + 1) + entry.skip)
+                with m.If(entry.fresh | (entry.first & (phase == context.phase_last))):
+                    m.d.sync += [phase.eq(0), offset.eq(context.acc_base)]
+                with m.Elif(entry.first):
+                    m.d.sync += [phase.eq(phase + 1), offset.eq(offset + context.phase_stride)]
+            with m.If(self.columns.ready):
+                m.d.sync += self._values.eq(self.columns.payload)
+
+        self._address = Signal.like(offset)
+        self._operand = Signal(signed(config.operand_bits), reset_less=True)
+        self._end = Signal()
+        self._padding = Signal()
+        row_valid = Signal()
+        with m.If(go):
+            m.d.sync += [
+                row_valid.eq(valid & ~padding),
+                self._padding.eq(valid & padding),
+                self._end.eq(end),
+                self._address.eq(offset + row),
+                self._operand.eq(weight << align[Mux(gated, row[:2], 0)]),
+            ]
+        return row_valid, self._address
+
+    def _multiply(self, m, go, row_valid, address):
+        """Stages 4 to 7: read and multiply, add, write back."""
+        config = self._config
+        # Stage 5, 6 and 7: where the rows under way are.
+        addresses = [Signal.like(address, name=f"address{k}", reset_less=True) for k in (5, 6, 7)]
+        valids = Signal(3)
+        drains = Signal(3)
+        ends = Signal(4)
+        conflict = Cat(valids[k] & (addresses[k] == address) for k in range(3)).any()
+        waits = row_valid & conflict
+        m.d.comb += go.eq(~(waits | self.drain))
+
+        read_address = Signal.like(address)
+        m.d.comb += [
+            read_address.eq(Mux(self.drain, self.drain_address, address)),
+            self.done.eq(ends[3]),
+        ]
+        m.d.sync += [
+            addresses[0].eq(read_address),
+            addresses[1].eq(addresses[0]),
+            addresses[2].eq(addresses[1]),
+            valids.eq((valids << 1) | (row_valid & go)),
+            drains.eq((drains << 1) | self.drain),
+            ends.eq((ends << 1) | (self._end & go)),
+            self.busy.eq(row_valid & go),
+            self.padding.eq(self._padding & go),
+            self.hazard.eq(waits & ~self.drain),
+        ]
+
+        weight = Signal.like(self._operand, name="weight5", reset_less=True)
+        m.d.sync += weight.eq(self._operand)
+        for channel in range(config.channels):
+            m.submodules[f"accumulator{channel}"] = storage = memory.Memory(
+                shape=signed(config.accumulator_bits), depth=config.accumulator_rows, init=[])
+            read = storage.read_port()
+            write = storage.write_port()
+            value4 = Signal(signed(config.activation_bits), reset_less=True, name=f"value4_{channel}")
+            value5 = Signal.like(value4, name=f"value5_{channel}")
+            product = Signal(signed(config.operand_bits + config.activation_bits), reset_less=True,
+                             name=f"product_{channel}")
+            before = Signal(signed(config.accumulator_bits), reset_less=True, name=f"before_{channel}")
+            after = Signal.like(before, name=f"after_{channel}")
+            with m.If(go):
+                m.d.sync += value4.eq(self._values[channel])
+            with m.If(drains[1]):
+                m.d.sync += after.eq(0)
+            with m.Else():
+                m.d.sync += after.eq(before + product)
+            m.d.sync += [
+                value5.eq(value4),
+                product.eq(weight * value5),
+                before.eq(read.data),
+            ]
+            m.d.comb += [
+                read.addr.eq(read_address),
+                read.en.eq(1),
+                write.addr.eq(addresses[2]),
+                write.data.eq(after),
+                write.en.eq(valids[2] | drains[2]),
+                self.drained[channel].eq(before),
+            ]
