@@ -99,6 +99,7 @@ class ActQueue(wiring.Component):
             columns.i.eq(self.activations),
             columns.i_valid.eq(self.i_valid & ~self.i.end),
         ]
-        limit = depth - self.margin
+        # One more is written in the cycle in which ``full`` rises.
+        limit = depth - self.margin - 1
         m.d.sync += self.full.eq((tokens.level >= limit) | (columns.level >= limit))
         return m
