@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Silero VAD, 16 kHz, in numpy: everything but the LSTM, which becomes a model for the machine.
+
+The network decides for every window of 512 samples (32 ms) whether somebody speaks:
+
+    audio -> windows with 64 samples of context -> STFT magnitude -> four convolutions with ReLU
+          -> LSTM 128 -> 128 -> ReLU -> weighted sum -> sigmoid -> probability
+
+Only the LSTM has a memory longer than the context, so `Silero.features` computes what goes into
+it for all windows of a clip at once, and `Silero.probability` turns what comes out into decisions.
+The weights are those of the package ``silero-vad`` (MIT licence), which is located but never
+imported: importing it needs torch.
+"""
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from sw.model import Layer, Model
+
+__all__ = ["SAMPLE_RATE", "WINDOW", "THRESHOLD", "MissingWeights", "Silero", "package_file", "windows"]
+
+SAMPLE_RATE = 16000
+WINDOW = 512
+CONTEXT = 64
+THRESHOLD = 0.5
+PACKAGE = "silero-vad"
+VERSION = "6.2.3"
+STFT_HOP = 128
+STFT_PAD = 64
+
+_SHAPES = {
+    "stft_conv.weight": (258, 1, 256),
+    "conv1.weight": (128, 129, 3), "conv1.bias": (128,),
+    "conv2.weight": (64, 128, 3), "conv2.bias": (64,),
+    "conv3.weight": (64, 64, 3), "conv3.bias": (64,),
+    "conv4.weight": (128, 64, 3), "conv4.bias": (128,),
+    "lstm_cell.weight_ih": (512, 128), "lstm_cell.weight_hh": (512, 128),
+    "lstm_cell.bias_ih": (512,), "lstm_cell.bias_hh": (512,),
+    "final_conv.weight": (1, 128, 1), "final_conv.bias": (1,),
+}
+
+
+class MissingWeights(ValueError):
+    """The package with the weights is not installed, or holds something else."""
+
+
+def package_file(name):
+    """Path of a data file of the installed ``silero-vad`` package, which is not imported.
+
+    Parameters
+    ----------
+    name : str
+        File name in the package's data folder, for example ``silero_vad_16k.safetensors``.
+
+    Raises
+    ------
+    MissingWeights
+        If the package or the file is not there; the message says how to install it.
+    """
+    try:
+        package = importlib.metadata.distribution(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingWeights(f"{PACKAGE} is not installed: pip install --no-deps {PACKAGE}=={VERSION}") from None
+    path = Path(str(package.locate_file(f"silero_vad/data/{name}")))
+    if not path.is_file():
+        raise MissingWeights(f"{PACKAGE} {package.version} has no {name}: "
+                             f"pip install --no-deps {PACKAGE}=={VERSION}")
+    return path
+
+
+def windows(audio):
+    """Cut audio into the network's windows.
+
+    Parameters
+    ----------
+    audio : ndarray, (samples,), float
+        Samples in -1 .. 1 at 16 kHz.
+
+    Returns
+    -------
+    ndarray, (T, 576), float32
+        Window ``t`` is 64 samples of context and 512 new ones; zeros before the first sample and
+        after the last. ``T = ceil(samples / 512)``.
+    """
+    count = -(-len(audio) // WINDOW)
+    padded = np.zeros(CONTEXT + count * WINDOW, dtype=np.float32)
+    padded[CONTEXT:CONTEXT + len(audio)] = audio
+    return sliding_window_view(padded, CONTEXT + WINDOW)[::WINDOW]
+
+
+def convolve(x, weight, bias, stride=1):
+    """One-dimensional convolution with one zero on either side of ``x``, as torch defines it.
+
+    Parameters
+    ----------
+    x : ndarray, (T, channels, n)
+    weight : ndarray, (filters, channels, 3)
+    bias : ndarray, (filters,)
+    stride : int
+
+    Returns
+    -------
+    ndarray, (T, filters, (n - 1) // stride + 1)
+    """
+    taps = sliding_window_view(np.pad(x, ((0, 0), (0, 0), (1, 1))), 3, axis=2)[:, :, ::stride]
+    return np.einsum("tcnk,fck->tfn", taps, weight, optimize=True) + bias[:, None]
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+@dataclass(frozen=True)
+class Silero:
+    """The network's weights, by the names they have in the safetensors file.
+
+    Attributes
+    ----------
+    tensors : dict of str to ndarray, float32
+
+    Raises
+    ------
+    MissingWeights
+        Naming the first tensor that is absent or of another shape.
+    """
+
+    tensors: dict
+
+    def __post_init__(self):
+        for name, shape in _SHAPES.items():
+            found = self.tensors[name].shape if name in self.tensors else "no such tensor"
+            if found != shape:
+                raise MissingWeights(f"Silero {name}: expected {shape}, found {found}")
+
+    @classmethod
+    def load(cls):
+        """The network as the installed ``silero-vad`` package carries it."""
+        from safetensors.numpy import load_file
+        return cls(load_file(package_file("silero_vad_16k.safetensors")))
+
+    def features(self, audio):
+        """What the LSTM sees: (T, 128) float32 ReLU outputs, one row per window of ``audio``."""
+        x = self._magnitude(windows(audio))
+        for name, stride in [("conv1", 1), ("conv2", 2), ("conv3", 2), ("conv4", 1)]:
+            x = relu(convolve(x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], stride))
+        return x[:, :, 0]
+
+    def _magnitude(self, x):
+        """STFT magnitudes (T, 129, 4) of windows (T, 576): the transform is a matrix of the file."""
+        padded = np.pad(x, ((0, 0), (0, STFT_PAD)), mode="reflect")
+        basis = self.tensors["stft_conv.weight"][:, 0]
+        spectra = sliding_window_view(padded, basis.shape[1], axis=1)[:, ::STFT_HOP] @ basis.T
+        real, imaginary = np.split(spectra.transpose(0, 2, 1), 2, axis=1)
+        return np.hypot(real, imaginary)
+
+    def lstm(self):
+        """The LSTM cell as a `Model` of one layer, 128 -> 128, without peepholes or projection."""
+        t = self.tensors
+        layer = Layer(name="lstm",
+                      w_x=t["lstm_cell.weight_ih"].reshape(4, 128, 128),
+                      w_r=t["lstm_cell.weight_hh"].reshape(4, 128, 128),
+                      bias=(t["lstm_cell.bias_ih"] + t["lstm_cell.bias_hh"]).reshape(4, 128),
+                      peephole=None, w_ym=None)
+        return Model(layers=(layer,), head=None, name="silero-vad")
+
+    def probability(self, y):
+        """Probability of speech of LSTM outputs: (..., 128) -> (...)."""
+        weight, bias = self.tensors["final_conv.weight"][0, :, 0], self.tensors["final_conv.bias"][0]
+        return 1 / (1 + np.exp(-(relu(y) @ weight + bias)))
