@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ActQueue: everything comes out, in order, however the two sides stall."""
+
+import pytest
+from bench import TINY, check_held, collect, cycles, generator, get, integers, pause, seeds, simulate, trace
+
+from rtl.act_queue import ActQueue, Fifo
+
+CONFIGS = [TINY, TINY.replace(channels=1, slice_width=1, queue_depth=32)]
+
+
+def random_columns(rng, config, count):
+    """Tokens and the activations that go with them."""
+    return [({"count": int(rng.integers(1, config.accumulator_rows + 1)),
+              "operation": int(rng.integers(4)),
+              "end": int(rng.random() < 0.1)},
+             integers(rng, config.activation_bits, config.channels)) for _ in range(count)]
+
+
+def write(ctx, dut, column):
+    """Drive one column, or none, for the cycle that follows."""
+    ctx.set(dut.i_valid, column is not None)
+    if column is not None:
+        token, activations = column
+        ctx.set(dut.i, token)
+        ctx.set(dut.activations, activations)
+
+
+def plain(token):
+    """A token as a dictionary of integers."""
+    return {name: token[name] for name in ("count", "operation", "end")}
+
+
+@seeds(3)
+@pytest.mark.parametrize("config", CONFIGS, ids=["tiny", "deep"])
+@pytest.mark.parametrize("stalls", [(0.0, 0.0, 0.0), (0.0, 0.7, 0.8), (0.0, 0.8, 0.7), (0.5, 0.2, 0.2)])
+def test_everything_comes_out_in_order(config, stalls, seed):
+    rng = generator(seed)
+    dut = ActQueue(config)
+    columns = random_columns(rng, config, 300)
+    tokens, activations = [], []
+
+    async def writer(ctx):
+        """Stop as late as is allowed: `margin` columns after ``full`` has risen."""
+        left = list(columns)
+        credit = dut.margin
+        while left:
+            credit = credit - 1 if ctx.get(dut.full) else dut.margin
+            goes = credit >= 0 and rng.random() >= stalls[0]
+            write(ctx, dut, left.pop(0) if goes else None)
+            await ctx.tick()
+        write(ctx, dut, None)
+
+    expected = ActQueue.model([token for token, _ in columns])
+    queued = [values for token, values in columns if not token["end"]]
+    simulate(dut, writer,
+             collect(dut.tokens, len(expected), tokens, rng, stalls[1]),
+             collect(dut.columns, len(queued), activations, rng, stalls[2]),
+             background=[check_held(dut.tokens), check_held(dut.columns)], limit=10_000)
+    assert [plain(token) for token in tokens] == expected
+    assert [list(values) for values in activations] == queued
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["tiny", "deep"])
+def test_full_leaves_room_for_the_margin(config):
+    """With nobody taking, ``full`` rises, and exactly what is under way still fits."""
+    dut = ActQueue(config)
+    columns = [({"count": 1 + k % 100, "operation": k % 4, "end": 0}, [k] * config.channels)
+               for k in range(2 * config.queue_depth)]
+    tokens, activations = [], []
+    written = []
+
+    async def bench(ctx):
+        while not ctx.get(dut.full):
+            write(ctx, dut, columns[len(written)])
+            written.append(columns[len(written)])
+            await ctx.tick()
+        assert len(written) > (config.queue_depth - dut.margin) // 2, "full rises too early to be of use"
+        for _ in range(dut.margin):
+            write(ctx, dut, columns[len(written)])
+            written.append(columns[len(written)])
+            await ctx.tick()
+        write(ctx, dut, None)
+        await ctx.tick()
+        await collect(dut.tokens, len(written), tokens)(ctx)
+        assert ctx.get(dut.full), "the columns are still there"
+        await collect(dut.columns, len(written), activations)(ctx)
+        await cycles(ctx, 2)
+        assert not ctx.get(dut.full)
+
+    simulate(dut, bench, limit=1000)
+    assert [plain(token) for token in tokens] == [token for token, _ in written]
+    assert [list(values) for values in activations] == [values for _, values in written]
+
+
+def test_latency_is_one_cycle_and_an_end_has_no_column():
+    dut = ActQueue(TINY)
+    watch, seen = trace(dut.i_valid, dut.tokens.valid, dut.columns.valid)
+
+    async def bench(ctx):
+        ctx.set(dut.tokens.ready, 1)
+        ctx.set(dut.columns.ready, 1)
+        for end in (0, 1, 0):
+            write(ctx, dut, ({"count": 3, "operation": 1, "end": end}, [5, -7]))
+            await ctx.tick()
+            write(ctx, dut, None)
+            await cycles(ctx, 3)
+
+    simulate(dut, bench, limit=50, background=[watch])
+    pulses = [(0, 0, 0)] * 2
+    assert seen[:12] == [(1, 0, 0), (0, 1, 1), *pulses, (1, 0, 0), (0, 1, 0), *pulses,
+                           (1, 0, 0), (0, 1, 1), *pulses]
+
+
+@seeds(2)
+@pytest.mark.parametrize("depth", [2, 8])
+def test_fifo_fills_to_its_depth(depth, seed):
+    """A writer that watches ``level`` may use every place."""
+    rng = generator(seed)
+    dut = Fifo(8, depth)
+    values = rng.integers(0, 256, 200).tolist()
+    results = []
+    watch, levels = trace(dut.level)
+
+    async def writer(ctx):
+        left = list(values)
+        while left:
+            goes = ctx.get(dut.level) < depth
+            ctx.set(dut.i_valid, goes)
+            if goes:
+                ctx.set(dut.i, left.pop(0))
+            await ctx.tick()
+        ctx.set(dut.i_valid, 0)
+
+    async def reader(ctx):
+        for _ in values:
+            await pause(ctx, rng, 0.6)
+            results.append(await get(ctx, dut.o))
+
+    simulate(dut, writer, reader, limit=5000, background=[watch, check_held(dut.o)])
+    assert results == values
+    assert max(levels) == (depth,)

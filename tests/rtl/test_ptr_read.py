@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PtrRead: the tokens of `PtrRead.model`, `PtrRead.delay` cycles after their columns."""
+
+import pytest
+from bench import TINY, cycles, generator, seeds, simulate, trace
+
+from rtl.ptr_read import PtrRead
+
+CONFIGS = [TINY, TINY.replace(column_depth=16, accumulator_rows=16)]
+
+
+@seeds(2)
+@pytest.mark.parametrize("config", CONFIGS, ids=["tiny", "small"])
+@pytest.mark.parametrize("gaps", [0.0, 0.4])
+def test_tokens_follow_their_columns(config, gaps, seed):
+    rng = generator(seed)
+    dut = PtrRead(config)
+    counts = rng.integers(0, config.accumulator_rows + 1, config.column_depth)
+    counts[rng.random(config.column_depth) < 0.4] = 0
+    counts[0], counts[-1] = config.accumulator_rows, 1
+    # Per cycle None, or the fields of a column.
+    columns = [None if rng.random() < gaps else {
+        "index": int(rng.integers(config.column_depth)),
+        "operation": int(rng.integers(4)),
+        "end": int(rng.random() < 0.1),
+    } for _ in range(400)]
+    watch, outputs = trace(dut.o_valid, dut.o.count, dut.o.operation, dut.o.end)
+
+    async def bench(ctx):
+        ctx.set(dut.load_valid, 1)
+        for address in rng.permutation(config.column_depth):
+            ctx.set(dut.load, {"address": int(address), "data": int(counts[address])})
+            await ctx.tick()
+        ctx.set(dut.load_valid, 0)
+        # An address and data without valid must not be written.
+        ctx.set(dut.load, {"address": 0, "data": 0})
+        for column in columns:
+            ctx.set(dut.i_valid, column is not None)
+            if column is not None:
+                ctx.set(dut.i, column)
+            await ctx.tick()
+        ctx.set(dut.i_valid, 0)
+        await cycles(ctx, dut.delay + 1)
+
+    simulate(dut, bench, limit=config.column_depth + 500, background=[watch])
+    first = config.column_depth
+    assert not any(valid for valid, *_ in outputs[:first + dut.delay])
+    for column, output in zip(columns, outputs[first + dut.delay:], strict=False):
+        if column is None:
+            assert not output[0]
+        elif column["end"]:
+            assert (output[0], *output[2:]) == (1, column["operation"], 1)
+        else:
+            count = PtrRead.model(counts, [column["index"]])
+            assert output[0] == len(count)
+            if count:
+                assert output[1:] == (*count, column["operation"], 0)

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SpMV: the sums of `SpMV.model`, whatever waits, stalls or is drained meanwhile."""
+
+import numpy as np
+import pytest
+from bench import TINY, cycles, feed, generator, integers, pause, put, seeds, simulate, trace
+from sparse import Drainer, Operation, random_jobs, random_operation
+
+from rtl.spmv import SpMV
+
+CONFIGS = {
+    "tiny": TINY,
+    "one channel": TINY.replace(channels=1, slice_width=1),
+    "index3": TINY.replace(index_bits=3, weight_bits=8),
+}
+
+
+class Bench:
+    """Runs jobs (see `Drainer`), and watches the counters."""
+
+    def __init__(self, config, rng, jobs, *, entry_pauses=0.0, drain_chance=1.0):
+        self.rng = rng
+        self.jobs = jobs
+        self.entry_pauses = entry_pauses
+        self.dut = SpMV(config)
+        self.drainer = Drainer(self.dut, config, rng, jobs, drain_chance)
+        self._watch, self.seen = trace(self.dut.done, self.dut.busy, self.dut.padding, self.dut.hazard,
+                                       self.dut.entries.valid & self.dut.entries.ready)
+
+    @property
+    def operations(self):
+        return [operation for job in self.jobs for operation in job]
+
+    def run(self, limit=20_000):
+        columns = [values for operation in self.operations for values, _ in operation.columns]
+        simulate(self.dut, self.entries, self.drainer.bench, feed(self.dut.columns, columns), limit=limit,
+                 background=[self._watch])
+
+    def count(self, index):
+        """Pulses of ``done``, ``busy``, ``padding``, ``hazard`` or entries taken (0 to 4)."""
+        return sum(values[index] for values in self.seen)
+
+    async def entries(self, ctx):
+        """Contexts, and entries with random pauses."""
+        dut, number = self.dut, 0
+        for index, job in enumerate(self.jobs):
+            while self.drainer.drained < index - 1:
+                await ctx.tick()
+            # A drained row takes entries `drain_delay` cycles later.
+            await cycles(ctx, dut.drain_delay - 1)
+            for operation in job:
+                ctx.set(dut.context, operation.context)
+                ctx.set(dut.context_operation, number % 4)
+                ctx.set(dut.context_valid, 1)
+                await ctx.tick()
+                ctx.set(dut.context_valid, 0)
+                for first_column, (_, pairs) in enumerate(operation.columns):
+                    for first, (weight, skip) in enumerate(pairs):
+                        await pause(ctx, self.rng, self.entry_pauses)
+                        await put(ctx, dut.entries, {
+                            "weight": weight, "skip": skip, "operation": number % 4, "first": int(first == 0),
+                            "fresh": int(first_column == 0 and first == 0), "end": 0})
+                await put(ctx, dut.entries, {"weight": int(self.rng.integers(-8, 8)), "skip": 1,
+                                             "operation": number % 4, "first": 0, "fresh": 0, "end": 1})
+                number += 1
+
+def check_counters(bench):
+    assert bench.count(0) == len(bench.operations)
+    assert bench.count(1) == sum(operation.busy for operation in bench.operations)
+    assert bench.count(2) == sum(operation.padding for operation in bench.operations)
+    assert bench.count(4) == sum(len(operation.slots) for operation in bench.operations)
+
+
+@seeds(2)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("phases", [1, 2, 3, 4])
+def test_sums_with_stalls_on_both_sides(phases, gated, seed):
+    rng = generator(seed)
+    bench = Bench(TINY, rng, random_jobs(rng, TINY, 4, phases=phases, gated=gated, rows=(4, 15)),
+                  entry_pauses=0.3, drain_chance=0.4)
+    bench.run()
+    check_counters(bench)
+
+
+@seeds(2)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_sums_at_full_speed(config, seed):
+    """No pauses: many hazards in few rows, padding in many; drains in every cycle they are allowed."""
+    rng = generator(seed)
+    few = random_jobs(rng, config, 4, phases=1, gated=True, rows=(1, 4))
+    many = random_jobs(rng, config, 4, phases=2, gated=False, rows=(16, 30), density=0.05)
+    bench = Bench(config, rng, few + many)
+    bench.run()
+    check_counters(bench)
+    assert bench.count(3) > 0
+
+
+def single(rng, columns, context=None):
+    """An operation of columns given as row lists, ascending, at weights and activations not zero."""
+    context = {"entry_base": 0, "acc_base": 0, "phase_stride": 0, "phase_last": 0, "gated": 0,
+               "align": [0] * 4, **(context or {})}
+    work = []
+    for rows in columns:
+        skips = np.diff([-1, *rows]) - 1
+        work.append((rng.integers(1, 1000, TINY.channels).tolist(),
+                     [(int(rng.integers(1, 1000)), int(skip)) for skip in skips]))
+    return Operation(context, work)
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3, 4, 5])
+def test_a_row_waits_for_its_way_back(distance):
+    """The same row ``distance`` entries later waits until `latency` cycles have passed, and no longer."""
+    rng = generator(distance)
+    operation = single(rng, [[2, *range(10, 9 + distance)], [2, 20]] * 2)
+    bench = Bench(TINY, rng, [[operation]])
+    bench.run()
+    waits = max(0, SpMV.latency - distance)
+    # Back from the second column's row 20 to the third's row 2 it is two entries.
+    between = max(0, SpMV.latency - 2)
+    assert bench.count(3) == operation.stalls == 2 * waits + between
+
+
+def test_other_rows_never_wait():
+    rng = generator(0)
+    operation = single(rng, [[0, 1], [2, 3], [0, 1], [2, 3]])
+    bench = Bench(TINY, rng, [[operation]])
+    bench.run()
+    assert bench.count(3) == operation.stalls == 0
+
+
+@seeds(6)
+def test_cycles_are_entries_and_hazards_and_the_delay(seed):
+    """Every cycle from the first entry to ``done`` is accounted for."""
+    rng = generator(seed)
+    operation = random_operation(rng, TINY, base=3, rows=6, phases=1 + seed % 3, columns=20, gated=True,
+                                 density=0.3)
+    bench = Bench(TINY, rng, [[operation]])
+    bench.run()
+    taken = [cycle for cycle, values in enumerate(bench.seen) if values[4]]
+    done, = [cycle for cycle, values in enumerate(bench.seen) if values[0]]
+    assert bench.count(3) == operation.stalls
+    assert done == taken[0] + len(operation.slots) - 1 + operation.stalls + SpMV.delay
+
+
+def test_a_row_can_be_read_after_the_delay():
+    """`delay` cycles after a lone entry its row is complete, though no operation has ended."""
+    dut = SpMV(TINY)
+    value = []
+
+    async def bench(ctx):
+        ctx.set(dut.context, {"acc_base": 5})
+        ctx.set(dut.context_valid, 1)
+        await ctx.tick()
+        ctx.set(dut.context_valid, 0)
+        ctx.set(dut.columns.payload, [30, -40])
+        ctx.set(dut.columns.valid, 1)
+        await put(ctx, dut.entries, {"weight": -3, "skip": 2, "first": 1, "fresh": 1})
+        # The entry was taken in the cycle before this one.
+        await cycles(ctx, dut.delay - 1)
+        ctx.set(dut.drain, 1)
+        ctx.set(dut.drain_address, 7)
+        await ctx.tick()
+        ctx.set(dut.drain, 0)
+        await cycles(ctx, dut.drain_delay - 1)
+        value.extend(ctx.get(dut.drained))
+
+    simulate(dut, bench, limit=50)
+    assert value == [-90, 120]
+
+
+def test_padding_adds_nothing_and_takes_one_cycle():
+    """A row next to the padding's stays zero; padding never waits."""
+    rng = generator(0)
+    context = single(rng, []).context
+    columns = [([1000, -1000], [(0, 0), (0, 0), (5, 0), (0, 2), (7, 0)])] * 3
+    operation = Operation(context, columns)
+    bench = Bench(TINY, rng, [[operation]])
+    bench.run()
+    assert (bench.count(1), bench.count(2)) == (6, 9)
+    assert bench.count(3) == operation.stalls == 0
+
+
+def test_an_operation_without_entries_is_done():
+    rng = generator(0)
+    bench = Bench(TINY, rng, [[single(rng, [])], [single(rng, []), single(rng, [[1]])]])
+    bench.run()
+    assert bench.count(0) == 3
+
+
+def test_accumulators_hold_what_the_config_promises():
+    """``row_nonzeros`` full-scale products of both signs, at the largest alignment that leaves as many."""
+    config = TINY.replace(row_nonzeros=16)
+    weight = (1 << (config.weight_bits - 1)) - 1
+    lowest = -1 << (config.activation_bits - 1)
+    context = {"entry_base": 0, "acc_base": 0, "phase_stride": 0, "phase_last": 0, "gated": 1}
+    rng = generator(0)
+    work = []
+    for align, columns in ((0, 16), (1, 8), (2, 4), (3, 2), (4, 1)):
+        # Row 3 grows to the one end and row 7 to the other.
+        work.append([Operation({**context, "align": [0, 0, 0, align]},
+                               [([lowest, -lowest - 1], [(weight, 3), (-weight, 3)])] * columns)])
+    bench = Bench(config, rng, work)
+    for index, job in enumerate(work):
+        job[0].context["acc_base"] = index % 2 * config.accumulator_rows // 2
+    bench.run()
+
+
+@seeds(1)
+def test_activations_are_those_of_the_column(seed):
+    """Columns of one entry, each with activations of its own."""
+    rng = generator(seed)
+    operation = Operation(single(rng, []).context,
+                          [(integers(rng, 16, 2), [(1, row % 32)]) for row in range(64)])
+    Bench(TINY, rng, [[operation]], entry_pauses=0.3, drain_chance=0.5).run()
