@@ -100,7 +100,7 @@ class Config:
                 raise ValueError(f"Config {field} must be a power of two, not {value!r}")
         ranges = {"weight_bits": (2, 18), "activation_bits": (8, 18), "cell_bits": (14, 27),
                   "index_bits": (1, 10), "queue_depth": (16, 512), "program_depth": (8, 256),
-                  "groups": (1, self.pes), "vector_depth": (2 * self.groups, 65536),
+                  "groups": (1, min(8, self.pes)), "vector_depth": (2 * self.groups, 65536),
                   "entry_depth": (16, 1 << 20), "column_depth": (16, 65536), "cell_rows": (2, 4096),
                   "accumulator_rows": (16, 4096), "channels": (1, 64), "slices": (1, self.row_pes),
                   "slice_width": (1, self.row_pes // min(self.slices, self.row_pes) * self.channels)}
@@ -225,6 +225,21 @@ class Config:
     def parameter_bits(self):
         """Width of a (bias, peephole) pair."""
         return self.argument_bits + self.peephole_bits
+
+    @property
+    def parameter_line_bits(self):
+        """Width of a slice's parameter memory: pairs of the PE rows that it takes up in one cycle."""
+        return max(1, self.slice_width // self.channels) * self.parameter_bits
+
+    @property
+    def parameter_lines(self):
+        """Depth of a slice's parameter memory: cell rows, gates, PE rows that are not side by side."""
+        return self.cell_rows * 4 * self.rows_per_slice // max(1, self.slice_width // self.channels)
+
+    @property
+    def line_bits(self):
+        """Width of a line number of the vector memory."""
+        return bits_for(self.vector_depth // self.groups - 1)
 
     @cached_property
     def fingerprint(self):

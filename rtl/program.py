@@ -108,6 +108,8 @@ class Instruction(data.StructLayout):
             "peephole_select": 3,
             "cell_select": 3,
             "g_sigmoid": 1,
+            # ELEMENTWISE and PROJECT: what is written is y, which a voice that is not active keeps.
+            "masked": 1,
         })
         self.words = -(-Shape.cast(self).width // 32)
 

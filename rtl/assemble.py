@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+# amaranth: UnusedElaboratable=no
+# (what is emitted once is instantiated, not elaborated)
+"""Assemble: runs the element-wise slices row by row and writes what they produce."""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from .array import PEArray
+from .config import bits_for
+from .elementwise import Beat, Kind, Settings, Slice
+from .emit import instantiate
+from .interfaces import LineWrite, accumulators, activations
+from .program import Instruction, Opcode
+
+__all__ = ["Assemble"]
+
+#: Gates of a cell row in the order of a slice's work; tanh(c) and o belong to the row before.
+ORDER = (Kind.G, Kind.I, Kind.F, Kind.CELL_TANH, Kind.O)
+
+
+class Assemble(wiring.Component):
+    """Carries out ELEMENTWISE and PROJECT: drains the array row by row into the slices, which all work in
+    step, and writes the columns they assemble to the vector memory (paper: Assemble and what follows it).
+
+    A cell row takes five slots of ``slot`` cycles, one for each of `ORDER`, and a gate a slot for every phase
+    its sums are spread over. After a reset all accumulators are cleared first. tanh(c) and o run a row behind, which covers the slices' latency; a row of a
+    projection takes a slot for each phase. Writing a row takes ``row_pes / groups`` cycles beside that.
+
+    Cost: the slices, and a mux over all columns of a row.
+
+    Members
+    -------
+    start : take an ELEMENTWISE or PROJECT ``instruction`` (only when not ``busy``), with its ``settings``.
+    go : the array has completed what the instruction drains.
+    lines_done : lines that the instruction has written.
+    drain, drain_address, drained : the array's drain.
+    write_line, write_bank, write_columns, write_valid : to the vector memory.
+    masked : the instruction writes y, which only active or reset voices may change.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        line = config.line_bits
+        super().__init__({
+            "start": In(1),
+            "instruction": In(Instruction(config)),
+            "acc_base": In(bits_for(config.accumulator_rows - 1)),
+            "settings": In(Settings(config)),
+            "go": In(1),
+            "busy": Out(1),
+            "lines_done": Out(line + 1),
+            "drain": Out(1),
+            "drain_address": Out(bits_for(config.accumulator_rows - 1)),
+            "drained": In(data.ArrayLayout(accumulators(config), config.pes)),
+            "write_valid": Out(1),
+            "write_line": Out(line),
+            "write_channels": Out(config.channels),
+            "write_columns": Out(data.ArrayLayout(activations(config), config.groups)),
+            "saturated": Out(bits_for(config.slices * config.slice_width)),
+            "parameters": In(LineWrite(bits_for(config.parameter_lines - 1),
+                                       config.slices * config.parameter_line_bits)),
+            "parameters_valid": In(1),
+            "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
+            "tables_valid": In(1),
+        })
+        self._slices = [Slice(config) for _ in range(config.slices)]
+        self._y_delay = PEArray.drain_delay + self._slices[0].y_delay
+        self._m_delay = PEArray.drain_delay + self._slices[0].m_delay
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        instruction = Signal(Instruction(config))
+        acc_base = Signal.like(self.acc_base)
+        settings = Signal(Settings(config))
+        with m.If(self.start):
+            m.d.sync += [
+                instruction.eq(self.instruction),
+                acc_base.eq(self.acc_base),
+                settings.eq(self.settings),
+            ]
+        project = instruction.opcode == Opcode.PROJECT
+        beat, row_issued = self._sequence(m, instruction, acc_base, project)
+        columns = self._compute(m, platform, beat, settings)
+        self._write(m, instruction, settings, project, row_issued, columns)
+        return m
+
+    def _sequence(self, m, instruction, acc_base, project):
+        """Walks rows, slots, phases and cycles; returns the slices' beat and a pulse per row."""
+        config = self._config
+        row = Signal(bits_for(config.cell_rows))
+        slot = Signal(range(len(ORDER)))
+        phase = Signal(3)
+        cycle = Signal(range(config.slot))
+        phase_row = Signal.like(acc_base)
+        since_row = Signal(range(self._spacing + 1))
+        kind = Signal(3)
+        behind = (slot >= 3) & ~project
+        on_time = (row != instruction.rows) & ~behind
+        delayed = behind & (row != 0)
+        works = Signal()
+        drains = Signal()
+        last_phase = Signal()
+        last_slot = Signal()
+        completes = Signal()
+        beat = Signal(Beat(config))
+        row_issued = Signal()
+        sweep = Signal.like(acc_base)
+        local = Mux(behind, row - 1, row)
+        m.d.comb += [
+            kind.eq(Array(ORDER)[slot]),
+            works.eq(on_time | delayed),
+            drains.eq(works & (project | (kind != Kind.CELL_TANH))),
+            last_phase.eq((phase == instruction.phase_last) | (~project & (kind == Kind.CELL_TANH)) | ~works),
+            last_slot.eq(project | (slot == len(ORDER) - 1)),
+            completes.eq(works & last_phase & last_slot),
+        ]
+        m.d.sync += [self.drain.eq(0), beat.valid.eq(0), row_issued.eq(0)]
+        with m.If(since_row != 0):
+            m.d.sync += since_row.eq(since_row - 1)
+        with m.FSM() as fsm:
+            with m.State("CLEAR"):
+                m.d.sync += [self.drain.eq(1), self.drain_address.eq(sweep), sweep.eq(sweep + 1)]
+                with m.If(sweep == config.accumulator_rows - 1):
+                    m.next = "IDLE"
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [row.eq(0), slot.eq(0), phase.eq(0), cycle.eq(0), phase_row.eq(0)]
+                    m.next = "WAIT"
+            with m.State("WAIT"):
+                with m.If(self.go):
+                    m.next = "RUN"
+            with m.State("RUN"):
+                with m.If((cycle != 0) | ~completes | (since_row == 0)):
+                    m.d.sync += [
+                        cycle.eq(cycle + 1),
+                        self.drain.eq(drains & (cycle == 0)),
+                        self.drain_address.eq(acc_base + phase_row + Mux(project, row, Cat(kind[:2], local))),
+                        beat.valid.eq(works & (cycle < config.beats)),
+                        beat.kind.eq(Mux(project, Kind.PROJECTION, kind)),
+                        beat.row.eq(instruction.cell_base + local),
+                        beat.beat.eq(cycle),
+                        beat.first.eq(phase == 0),
+                        beat.last.eq(last_phase),
+                    ]
+                    with m.If((cycle == 0) & completes):
+                        m.d.sync += [since_row.eq(self._spacing), row_issued.eq(1)]
+                    with m.If(cycle == config.slot - 1):
+                        m.d.sync += [cycle.eq(0), phase.eq(phase + 1),
+                                     phase_row.eq(phase_row + instruction.phase_stride)]
+                        with m.If(last_phase):
+                            m.d.sync += [phase.eq(0), phase_row.eq(0), slot.eq(slot + 1)]
+                            with m.If(last_slot):
+                                m.d.sync += [slot.eq(0), row.eq(row + 1)]
+                                with m.If(row + project == instruction.rows):
+                                    m.next = "FLUSH"
+            with m.State("FLUSH"):
+                lines = config.row_pes // config.groups
+                with m.If(self.lines_done == instruction.rows * lines):
+                    m.next = "IDLE"
+        m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
+        return beat, row_issued
+
+    @property
+    def _spacing(self):
+        """Cycles between two rows, so that one is written before the next is assembled."""
+        return self._config.beats + self._config.row_pes // self._config.groups
+
+    def _compute(self, m, platform, beat, settings):
+        """The slices, and the columns they assemble: PE row after PE row."""
+        config = self._config
+        columns = []
+        saturated = []
+        # The beat follows its drain through the array.
+        beats = [beat] + [Signal(Beat(config), name=f"beat_after{k}") for k in range(PEArray.drain_delay)]
+        drains = [self.drain] + [Signal(name=f"drain_after{k}") for k in range(PEArray.drain_delay)]
+        for values in (beats, drains):
+            m.d.sync += [after.eq(before) for before, after in zip(values, values[1:], strict=False)]
+        for index, part in enumerate(self._slices):
+            m.submodules[f"slice{index}"] = instantiate(platform, part)
+            rows = config.rows_per_slice
+            for group in range(config.groups):
+                for row in range(rows):
+                    m.d.comb += part.drained[group * rows + row].eq(
+                        self.drained[group * config.row_pes + index * rows + row])
+            width = config.parameter_line_bits
+            m.d.comb += [
+                part.capture.eq(drains[-1]),
+                part.beat.eq(beats[-1]),
+                part.settings.eq(settings),
+                part.parameters.address.eq(self.parameters.address),
+                part.parameters.data.eq(self.parameters.data.word_select(index, width)),
+                part.parameters_valid.eq(self.parameters_valid),
+                part.tables.eq(self.tables),
+                part.tables_valid.eq(self.tables_valid),
+            ]
+            columns += [part.columns[row] for row in range(rows)]
+            saturated.append(part.saturated)
+        m.d.sync += self.saturated.eq(sum(saturated))
+        return columns
+
+    def _write(self, m, instruction, settings, project, row_issued, columns):
+        """Writes a row's columns, one a group and cycle, as soon as they are assembled."""
+        config = self._config
+        lines = config.row_pes // config.groups
+        pulses = Signal(self._m_delay + config.beats)
+        m.d.sync += pulses.eq((pulses << 1) | row_issued)
+        complete = Mux(project, pulses[self._y_delay + config.beats - 2], pulses[self._m_delay + config.beats - 2])
+        index = Signal(range(lines)) if lines > 1 else Signal(1)
+        writing = Signal()
+        with m.If(complete):
+            m.d.sync += [writing.eq(1), index.eq(0)]
+        with m.Elif(writing):
+            m.d.sync += [index.eq(index + 1), writing.eq(index != lines - 1)]
+        done = Signal.like(self.lines_done)
+        with m.If(self.start):
+            m.d.sync += [done.eq(0), self.lines_done.eq(0)]
+        with m.Elif(writing):
+            m.d.sync += done.eq(done + 1)
+        with m.If(~self.start):
+            m.d.sync += self.lines_done.eq(done)
+        for group in range(config.groups):
+            picks = Array(columns[k * config.groups + group] for k in range(lines))
+            m.d.sync += self.write_columns[group].eq(picks[index] if lines > 1 else picks[0])
+        m.d.sync += [
+            self.write_valid.eq(writing),
+            self.write_line.eq(instruction.dst_base + done),
+            self.write_channels.eq(Mux(instruction.masked, settings.active | settings.reset,
+                                       (1 << config.channels) - 1)),
+        ]

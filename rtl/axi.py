@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AXI4-Lite: the subordinate in front of the registers."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["OKAY", "SLVERR", "AXI4LiteSignature", "AXI4LiteSubordinate"]
+
+OKAY = 0
+SLVERR = 2
+
+
+class AXI4LiteSignature(wiring.Signature):
+    """An AXI4-Lite bus of 32 bits, seen by the manager."""
+
+    def __init__(self, address_width):
+        address = data.StructLayout({"addr": address_width, "prot": 3})
+        super().__init__({
+            "aw": Out(stream.Signature(address)),
+            "w": Out(stream.Signature(data.StructLayout({"data": 32, "strb": 4}))),
+            "b": In(stream.Signature(2)),
+            "ar": Out(stream.Signature(address)),
+            "r": In(stream.Signature(data.StructLayout({"data": 32, "resp": 2}))),
+        })
+
+
+class AXI4LiteSubordinate(wiring.Component):
+    """Turns AXI4-Lite into single reads and writes of registers, one of each at a time.
+
+    Latency: a write is done in the cycle after its address and data are both there, a read one cycle after
+    its address; then the response. Cost: some registers.
+
+    Members
+    -------
+    bus : the bus. Writes that do not set all byte strobes get SLVERR and change nothing.
+    write, write_address, write_data : a write; ``write_known`` in the same cycle says that it is allowed.
+    read, read_address : a read; ``read_data`` and ``read_known`` are the answer in the same cycle.
+    """
+
+    def __init__(self, address_width):
+        word = address_width - 2
+        super().__init__({
+            "bus": In(AXI4LiteSignature(address_width)),
+            "write": Out(1),
+            "write_address": Out(word),
+            "write_data": Out(32),
+            "write_known": In(1),
+            "read": Out(1),
+            "read_address": Out(word),
+            "read_data": In(32),
+            "read_known": In(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        bus = self.bus
+        accepts = bus.aw.valid & bus.w.valid & (~bus.b.valid | bus.b.ready)
+        whole = bus.w.payload.strb.all()
+        m.d.comb += [
+            bus.aw.ready.eq(accepts),
+            bus.w.ready.eq(accepts),
+            self.write.eq(accepts & whole),
+            self.write_address.eq(bus.aw.payload.addr[2:]),
+            self.write_data.eq(bus.w.payload.data),
+        ]
+        with m.If(accepts):
+            m.d.sync += bus.b.valid.eq(1)
+            m.d.sync += bus.b.payload.eq(SLVERR)
+            with m.If(whole & self.write_known):
+                m.d.sync += bus.b.payload.eq(OKAY)
+        with m.Elif(bus.b.ready):
+            m.d.sync += bus.b.valid.eq(0)
+
+        requested = Signal()
+        address = Signal.like(self.read_address)
+        m.d.comb += [
+            bus.ar.ready.eq(~requested & (~bus.r.valid | bus.r.ready)),
+            self.read.eq(requested),
+            self.read_address.eq(address),
+        ]
+        m.d.sync += requested.eq(bus.ar.valid & bus.ar.ready)
+        with m.If(bus.ar.ready):
+            m.d.sync += address.eq(bus.ar.payload.addr[2:])
+        with m.If(requested):
+            m.d.sync += [bus.r.valid.eq(1), bus.r.payload.data.eq(self.read_data), bus.r.payload.resp.eq(SLVERR)]
+            with m.If(self.read_known):
+                m.d.sync += bus.r.payload.resp.eq(OKAY)
+        with m.Elif(bus.r.ready):
+            m.d.sync += bus.r.valid.eq(0)
+        return m

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Broadcast: sends the columns of an operation to the array."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from .array import PEArray
+from .config import bits_for
+from .interfaces import MAX_OPERATIONS, Column, LineWrite, activations
+from .vector_memory import VectorMemory
+
+__all__ = ["Broadcast"]
+
+
+class Broadcast(wiring.Component):
+    """Reads column after column from the vector memory, in the order that the packer chose.
+
+    The order memory names, for every pointer line, the column that each group multiplies; a good order keeps
+    the PEs' queues level, and columns without any entry are simply not in it. Column ``k`` of an operation
+    has its pointers at line ``order_base + k`` in every PE. After the last column goes the operation's end.
+
+    An operation with ``follow`` takes only columns that have been written (``lines_done``), so it can start
+    while they are still being computed.
+
+    Latency: `delay` cycles from a column's turn to ``column``; ``activations`` come `PEArray.column_delay`
+    later. Cost: one memory of ``column_depth`` x ``groups`` x line bits.
+
+    Members
+    -------
+    start : begin an operation with the given ``count``, ``order_base``, ``src_base``, ``follow``,
+        ``clear`` (channels whose activations are to be zero) and ``operation``. ``busy`` until the end is sent.
+    full : from the array. ``lines_done`` : lines of the source that have been written.
+    blocked_full, blocked_follow : why no column was sent in a cycle.
+    read_line, read_valid, columns : the vector memory's read port, used when ``read_valid``.
+    """
+
+    delay = 5
+
+    def __init__(self, config):
+        self._config = config
+        line = config.line_bits
+        columns = data.ArrayLayout(activations(config), config.groups)
+        super().__init__({
+            "start": In(1),
+            "count": In(bits_for(config.vector_depth)),
+            "order_base": In(bits_for(config.column_depth)),
+            "src_base": In(line),
+            "follow": In(1),
+            "clear": In(config.channels),
+            "operation": In(bits_for(MAX_OPERATIONS - 1)),
+            "busy": Out(1),
+            "full": In(1),
+            "lines_done": In(line + 1),
+            "blocked_full": Out(1),
+            "blocked_follow": Out(1),
+            "read_line": Out(data.ArrayLayout(line, config.groups)),
+            "read_valid": Out(1),
+            "columns": In(columns),
+            "column": Out(Column(config)),
+            "column_valid": Out(1),
+            "activations": Out(columns),
+            "order": In(LineWrite(bits_for(config.column_depth - 1), config.groups * line)),
+            "order_valid": In(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.order = order = memory.Memory(
+            shape=data.ArrayLayout(self.src_base.shape(), config.groups), depth=config.column_depth, init=[])
+        read = order.read_port()
+        write = order.write_port()
+
+        src_base = Signal.like(self.src_base)
+        follow = Signal()
+        clear = Signal.like(self.clear)
+        operation = Signal.like(self.operation)
+        left = Signal.like(self.count)
+        index = Signal(bits_for(config.column_depth - 1))
+        # Turns at stage 0 (being read) and 1 (offsets known); `left` counts the columns still to come.
+        running = Signal()
+        turns = [Signal(Column(config), name=f"turn{k}") for k in range(2)]
+        valids = Signal(2)
+        lines = Signal(data.ArrayLayout(src_base.shape(), config.groups))
+        written = Cat(lines[g] < self.lines_done for g in range(config.groups)).all()
+        waits = valids[1] & follow & ~turns[1].end & ~written
+        go = Signal()
+        m.d.comb += [
+            go.eq(~(waits | self.full)),
+            self.blocked_full.eq(self.full & (valids != 0)),
+            self.blocked_follow.eq(waits & ~self.full),
+            self.busy.eq(running | (valids != 0)),
+            read.addr.eq(index),
+            read.en.eq(go),
+            write.addr.eq(self.order.address),
+            write.data.eq(self.order.data),
+            write.en.eq(self.order_valid),
+        ]
+        with m.If(self.start):
+            m.d.sync += [
+                running.eq(1),
+                left.eq(self.count),
+                index.eq(self.order_base),
+                src_base.eq(self.src_base),
+                follow.eq(self.follow),
+                clear.eq(self.clear),
+                operation.eq(self.operation),
+            ]
+        with m.Elif(go & running):
+            m.d.sync += [index.eq(index + 1), left.eq(left - 1), running.eq(left != 0)]
+        with m.If(go):
+            m.d.sync += [
+                valids.eq((valids << 1) | running),
+                turns[0].index.eq(index),
+                turns[0].operation.eq(operation),
+                turns[0].end.eq(left == 0),
+                turns[1].eq(turns[0]),
+            ]
+        self._fetch(m, go, read, lines, src_base, clear, turns, valids)
+        return m
+
+    def _fetch(self, m, go, read, lines, src_base, clear, turns, valids):
+        """From stage 1: read the vector memory, and send the column ahead of its activations."""
+        config = self._config
+        delay = VectorMemory.delay
+        assert PEArray.column_delay == 2
+        sent = Signal()
+        ahead = Signal(Column(config))
+        clears = [Signal.like(clear, name=f"clear{k}") for k in range(delay + 1)]
+        with m.If(go):
+            m.d.sync += lines.eq(read.data)
+        for group in range(config.groups):
+            m.d.sync += self.read_line[group].eq(src_base + lines[group])
+        m.d.sync += [
+            sent.eq(valids[1] & go),
+            self.read_valid.eq(valids[1] & go & ~turns[1].end),
+            ahead.eq(turns[1]),
+            self.column.eq(ahead),
+            self.column_valid.eq(sent),
+            clears[0].eq(clear),
+        ]
+        m.d.sync += [after.eq(before) for before, after in zip(clears, clears[1:], strict=False)]
+        for group in range(config.groups):
+            for channel in range(config.channels):
+                m.d.sync += self.activations[group][channel].eq(
+                    Mux(clears[delay][channel], 0, self.columns[group][channel]))

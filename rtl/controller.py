@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The LSTM controller: walks the step program."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import bits_for
+from .elementwise import Settings
+from .interfaces import MAX_OPERATIONS, Context, LineWrite
+from .program import Instruction, Opcode, Source, When
+
+__all__ = ["Controller"]
+
+
+class Controller(wiring.Component):
+    """Carries out the instructions of `rtl.program` in order, without waiting for what they start.
+
+    A MULTIPLY occupies the controller until its last column is sent, everything else only until it is taken:
+    the array works off its queues, Assemble its rows and the output its columns while the next columns are
+    already on their way. Two banks of gate accumulators alternate, one filling while the other is drained.
+
+    Cost: one memory of ``program_depth`` instructions.
+
+    Members
+    -------
+    run : walk the program; when low, stop before taking the next frame. ``idle`` : nothing is under way.
+    frame_* : the input's oldest complete frame; ``frame_take`` takes it and ``frame_release`` frees its buffer.
+    format_* : the columns of a frame and the two buffers it may lie in.
+    multiply : start the broadcast of ``instruction`` from ``src_base``; ``clear`` names channels to be zeroed.
+    context, context_valid : the same operation, for the PEs. ``operation_done`` : one completed.
+    assemble : start Assemble on ``instruction``, which may begin once ``assemble_go``.
+    output : start the output of ``count`` columns from ``src_base``.
+    step, waiting_frame : for the counters and the status.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        instruction = Instruction(config)
+        super().__init__({
+            "run": In(1),
+            "idle": Out(1),
+            "instruction": Out(instruction),
+            "frame_ready": In(1),
+            "frame_buffer": In(1),
+            "frame_active": In(config.channels),
+            "frame_reset": In(config.channels),
+            "frame_take": Out(1),
+            "frame_release": Out(1),
+            "format": Out(1),
+            "multiply": Out(1),
+            "multiply_busy": In(1),
+            "src_base": Out(config.line_bits),
+            "clear": Out(config.channels),
+            "operation": Out(bits_for(MAX_OPERATIONS - 1)),
+            "context": Out(Context(config)),
+            "context_valid": Out(1),
+            "operation_done": In(1),
+            "assemble": Out(1),
+            "assemble_busy": In(1),
+            "assemble_go": Out(1),
+            "acc_base": Out(bits_for(config.accumulator_rows - 1)),
+            "settings": Out(Settings(config)),
+            "output": Out(1),
+            "output_busy": In(1),
+            "output_active": Out(config.channels),
+            "step": Out(1),
+            "waiting_frame": Out(1),
+            "program": In(LineWrite(bits_for(config.program_depth - 1), 32 * instruction.words)),
+            "program_valid": In(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.program = program = memory.Memory(
+            shape=len(self.program.data), depth=config.program_depth, init=[])
+        read = program.read_port()
+        write = program.write_port()
+        current = Signal(Instruction(config))
+        counter = Signal(bits_for(config.program_depth - 1))
+        # The step whose columns are sent, and the step that Assemble works on.
+        self._active, self._reset = Signal(config.channels), Signal(config.channels)
+        self._step_active, self._step_reset = Signal(config.channels), Signal(config.channels)
+        self._buffer = Signal()
+        self._missed = Signal(init=1)
+        self._bank = Signal()
+        self._describe(m, current)
+        m.d.comb += [
+            read.addr.eq(counter),
+            read.en.eq(1),
+            write.addr.eq(self.program.address),
+            write.data.eq(self.program.data),
+            write.en.eq(self.program_valid),
+            self.instruction.eq(current),
+        ]
+        self._track_operations(m)
+        with m.FSM() as fsm:
+            with m.State("IDLE"):
+                with m.If(self.run & ~self.assemble_busy):
+                    m.d.sync += counter.eq(0)
+                    m.next = "FETCH"
+            with m.State("FETCH"):
+                m.next = "DECODE"
+            with m.State("DECODE"):
+                m.d.sync += current.eq(read.data)
+                m.next = "EXECUTE"
+            with m.State("EXECUTE"):
+                with m.Switch(current.opcode):
+                    with m.Case(Opcode.FORMAT):
+                        m.d.comb += self.format.eq(1)
+                        self._next(m, counter)
+                    with m.Case(Opcode.FRAME):
+                        self._frame(m, counter, current)
+                    with m.Case(Opcode.MULTIPLY):
+                        self._multiply(m, counter, current)
+                    with m.Case(Opcode.ELEMENTWISE, Opcode.PROJECT):
+                        self._assemble(m, counter, current)
+                    with m.Case(Opcode.OUTPUT):
+                        with m.If(~self.output_busy):
+                            m.d.comb += [self.output.eq(1), self.step.eq(1)]
+                            self._next(m, counter)
+                    with m.Default():
+                        m.d.sync += counter.eq(current.src_base)
+                        m.next = "FETCH"
+            with m.State("BROADCAST"):
+                with m.If(~self.multiply_busy):
+                    m.d.comb += self.frame_release.eq(current.release)
+                    self._next(m, counter)
+        m.d.comb += self.idle.eq((fsm.ongoing("IDLE") | self.waiting_frame)
+                                 & ~self.assemble_busy & ~self.output_busy)
+        return m
+
+    def _describe(self, m, current):
+        """What the instruction means to the blocks that may be started on it."""
+        elementwise = current.opcode == Opcode.ELEMENTWISE
+        bank = self._bank & (elementwise | (current.opcode == Opcode.MULTIPLY))
+        use_second = (current.source == Source.INPUT) & self._buffer & (current.opcode == Opcode.MULTIPLY)
+        m.d.comb += [
+            self.src_base.eq(Mux(use_second, current.dst_base, current.src_base)),
+            self.clear.eq(Mux(current.source == Source.RECURRENT, self._reset, 0)),
+            self.acc_base.eq(current.acc_base + Mux(bank, current.acc_offset, 0)),
+            self.context.entry_base.eq(current.entry_base),
+            self.context.acc_base.eq(self.acc_base),
+            self.context.phase_stride.eq(current.phase_stride),
+            self.context.phase_last.eq(current.phase_last),
+            self.context.gated.eq(current.gated),
+            self.context.align.eq(current.align),
+            self.settings.shift.eq(current.shift),
+            self.settings.cell_argument_shift.eq(current.cell_argument_shift),
+            self.settings.peephole_select.eq(current.peephole_select),
+            self.settings.cell_select.eq(current.cell_select),
+            self.settings.g_sigmoid.eq(current.g_sigmoid),
+            self.settings.active.eq(Mux(elementwise, self._active, self._step_active)),
+            self.settings.reset.eq(Mux(elementwise, self._reset, self._step_reset)),
+            self.output_active.eq(self._step_active),
+        ]
+
+    def _next(self, m, counter):
+        m.d.sync += counter.eq(counter + 1)
+        m.next = "FETCH"
+
+    def _track_operations(self, m):
+        """Operations are numbered; Assemble may begin when those sent before it was started are complete."""
+        self._sent = Signal(3)
+        done = Signal(3)
+        target = Signal(3)
+        m.d.sync += done.eq(done + self.operation_done)
+        with m.If(self.assemble):
+            m.d.sync += target.eq(self._sent)
+        self._room = Signal()
+        difference = Signal(3)
+        m.d.comb += [
+            difference.eq(done - target),
+            self.assemble_go.eq(~difference[-1]),
+            self._room.eq((self._sent - done)[:3] != MAX_OPERATIONS),
+            self.operation.eq(self._sent),
+        ]
+
+    def _frame(self, m, counter, current):
+        """FRAME: fix the voices of the step whose work begins."""
+        available = self.frame_ready & self.run
+        trying = current.when == When.TRY
+        wanted = trying | self._missed
+        m.d.comb += [
+            self.frame_take.eq(wanted & available),
+            self.waiting_frame.eq(wanted & ~available & ~trying),
+        ]
+        with m.If(trying):
+            m.d.sync += self._missed.eq(~available)
+        with m.If(self.frame_take):
+            m.d.sync += [
+                self._active.eq(self.frame_active),
+                self._reset.eq(self.frame_reset),
+                self._buffer.eq(self.frame_buffer),
+            ]
+        with m.If(~self.waiting_frame):
+            self._next(m, counter)
+
+    def _multiply(self, m, counter, current):
+        """MULTIPLY: unless the frame came too early or too late for it, send it off."""
+        skip = ((current.when == When.TAKEN) & self._missed) | ((current.when == When.MISSED) & ~self._missed)
+        with m.If(skip):
+            self._next(m, counter)
+        with m.Elif(self._room):
+            m.d.comb += [self.multiply.eq(1), self.context_valid.eq(1)]
+            m.d.sync += self._sent.eq(self._sent + 1)
+            m.next = "BROADCAST"
+
+    def _assemble(self, m, counter, current):
+        """ELEMENTWISE or PROJECT. Neither may overwrite y while it is being sent."""
+        with m.If(~self.assemble_busy & ~(current.masked & self.output_busy)):
+            m.d.comb += self.assemble.eq(1)
+            with m.If(current.opcode == Opcode.ELEMENTWISE):
+                m.d.sync += [
+                    self._bank.eq(~self._bank),
+                    self._step_active.eq(self._active),
+                    self._step_reset.eq(self._reset),
+                ]
+            self._next(m, counter)

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames in and out: one column of activations a beat, behind a header that names the voices."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .act_queue import Fifo
+from .config import bits_for
+from .interfaces import activations
+from .vector_memory import VectorMemory
+
+__all__ = ["Beats", "FrameInput", "FrameOutput"]
+
+
+def Beats(config):
+    """AXI4-Stream beats: channel c in bits 16c+15..16c of ``data``.
+
+    The first beat of a frame is its header. In it, each channel's bit 0 says that the voice is active in this
+    step, and bit 1, on the way in, that it starts anew.
+    """
+    return stream.Signature(data.StructLayout({
+        "data": config.channels * config.activation_bits,
+        "last": 1,
+    }))
+
+
+class FrameInput(wiring.Component):
+    """Takes frames into two buffers of the vector memory.
+
+    A frame whose ``last`` is not on its last column is dropped as a whole and reported; the next frame is
+    taken from the beat after the wrong one's ``last``.
+
+    Latency: none; a beat is written in the cycle in which it is accepted.
+
+    Members
+    -------
+    beats : the stream. Not ready while both buffers are full, or ``hold`` (the write port is taken).
+    format : take ``count`` columns and ``bases`` as the frame's size and buffers.
+    ready, buffer, active, reset : the oldest complete frame; ``take`` it, then ``release`` its buffer.
+    short, long : a frame was dropped since it was too short, or too long.
+    write_* : to the vector memory.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        line = config.line_bits
+        super().__init__({
+            "beats": In(Beats(config)),
+            "format": In(1),
+            "count": In(bits_for(config.vector_depth)),
+            "bases": In(line).array(2),
+            "hold": In(1),
+            "ready": Out(1),
+            "buffer": Out(1),
+            "active": Out(config.channels),
+            "reset": Out(config.channels),
+            "take": In(1),
+            "release": In(1),
+            "short": Out(1),
+            "long": Out(1),
+            "write_valid": Out(1),
+            "write_line": Out(line),
+            "write_bank": Out(config.groups),
+            "write_column": Out(activations(config)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        count = Signal.like(self.count)
+        bases = [Signal.like(base, name=f"base{k}") for k, base in enumerate(self.bases)]
+        formatted = Signal()
+        index = Signal.like(self.count)
+        fill, oldest = Signal(), Signal()
+        complete, occupied = Signal(2), Signal(2)
+        active = [Signal(config.channels, name=f"active{k}") for k in range(2)]
+        reset = [Signal(config.channels, name=f"reset{k}") for k in range(2)]
+        word = self.beats.payload.data
+        accepted = self.beats.valid & self.beats.ready
+        group_bits = (config.groups - 1).bit_length()
+        with m.If(self.format):
+            m.d.sync += [count.eq(self.count), formatted.eq(1)]
+            m.d.sync += [base.eq(value) for base, value in zip(bases, self.bases, strict=True)]
+
+        m.d.comb += [
+            self.ready.eq(complete != 0),
+            self.buffer.eq(oldest),
+            self.active.eq(Mux(oldest, active[1], active[0])),
+            self.reset.eq(Mux(oldest, reset[1], reset[0])),
+            self.write_line.eq(Mux(fill, bases[1], bases[0]) + index[group_bits:]),
+            self.write_bank.eq(1 << index[:group_bits]),
+            self.write_column.eq(word),
+        ]
+        finished = Signal()
+        m.d.sync += [
+            complete.eq(complete + finished - self.take),
+            occupied.eq(occupied + finished - self.release),
+            oldest.eq(oldest ^ self.take),
+            fill.eq(fill ^ finished),
+        ]
+        flags = word.word_select
+        bits = config.activation_bits
+        with m.FSM():
+            with m.State("HEADER"):
+                m.d.comb += self.beats.ready.eq(formatted & (occupied != 2))
+                with m.If(accepted):
+                    m.d.sync += index.eq(0)
+                    for buffer in range(2):
+                        with m.If(fill == buffer):
+                            m.d.sync += [
+                                active[buffer].eq(Cat(flags(c, bits)[0] for c in range(config.channels))),
+                                reset[buffer].eq(Cat(flags(c, bits)[1] for c in range(config.channels))),
+                            ]
+                    m.d.comb += self.short.eq(self.beats.payload.last)
+                    with m.If(~self.beats.payload.last):
+                        m.next = "COLUMNS"
+            with m.State("COLUMNS"):
+                m.d.comb += [self.beats.ready.eq(~self.hold), self.write_valid.eq(accepted)]
+                with m.If(accepted):
+                    at_end = index + 1 == count
+                    m.d.sync += index.eq(index + 1)
+                    m.d.comb += [
+                        finished.eq(at_end & self.beats.payload.last),
+                        self.short.eq(~at_end & self.beats.payload.last),
+                        self.long.eq(at_end & ~self.beats.payload.last),
+                    ]
+                    with m.If(self.beats.payload.last):
+                        m.next = "HEADER"
+                    with m.Elif(at_end):
+                        m.next = "DISCARD"
+            with m.State("DISCARD"):
+                m.d.comb += self.beats.ready.eq(1)
+                with m.If(accepted & self.beats.payload.last):
+                    m.next = "HEADER"
+        return m
+
+
+class FrameOutput(wiring.Component):
+    """Sends columns of the vector memory as one frame, when the broadcast leaves the read port free.
+
+    Latency: two cycles from the column's line to the beat. Cost: a FIFO of 8 beats.
+
+    Members
+    -------
+    start : send ``count`` columns from ``src_base`` for the voices ``active``, once ``go``. ``busy`` until they
+        have all been read.
+    read_line, read_grant, columns : the vector memory.
+    blocked : the receiver takes no beat.
+    """
+
+    _depth = 8
+
+    def __init__(self, config):
+        self._config = config
+        line = config.line_bits
+        super().__init__({
+            "beats": Out(Beats(config)),
+            "start": In(1),
+            "count": In(bits_for(config.vector_depth)),
+            "src_base": In(line),
+            "active": In(config.channels),
+            "go": In(1),
+            "busy": Out(1),
+            "blocked": Out(1),
+            "sent": Out(1),
+            "read_line": Out(line),
+            "read_grant": In(1),
+            "columns": In(data.ArrayLayout(activations(config), config.groups)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.fifo = fifo = Fifo(self.beats.payload.shape(), self._depth)
+        wiring.connect(m, fifo.o, wiring.flipped(self.beats))
+        delay = VectorMemory.delay
+        group_bits = (config.groups - 1).bit_length()
+        left = Signal.like(self.count)
+        index = Signal.like(self.count)
+        base = Signal.like(self.src_base)
+        active = Signal(config.channels)
+        read = Signal()
+        reads = Signal(delay)
+        lasts = Signal(delay)
+        banks = [Signal(max(1, group_bits), name=f"bank{k}") for k in range(delay)]
+        header = Signal()
+        room = fifo.level + sum(reads) + header < self._depth - 1
+        m.d.comb += [
+            self.read_line.eq(base + index[group_bits:]),
+            self.blocked.eq(self.beats.valid & ~self.beats.ready),
+            self.sent.eq(self.beats.valid & self.beats.ready & self.beats.payload.last),
+            fifo.i_valid.eq(header | reads[-1]),
+            fifo.i.last.eq(~header & lasts[-1]),
+        ]
+        with m.If(header):
+            for channel in range(config.channels):
+                m.d.comb += fifo.i.data.word_select(channel, config.activation_bits).eq(active[channel])
+        with m.Else():
+            for channel in range(config.channels):
+                value = self.columns[banks[-1]][channel] if group_bits else self.columns[0][channel]
+                m.d.comb += fifo.i.data.word_select(channel, config.activation_bits).eq(
+                    Mux(active[channel], value, 0))
+        m.d.sync += [
+            reads.eq(Cat(read, reads)),
+            lasts.eq(Cat(left == 1, lasts)),
+            banks[0].eq(index[:group_bits]),
+            header.eq(0),
+        ]
+        m.d.sync += [after.eq(before) for before, after in zip(banks, banks[1:], strict=False)]
+        with m.FSM() as fsm:
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [left.eq(self.count), index.eq(0), base.eq(self.src_base),
+                                 active.eq(self.active)]
+                    m.next = "WAIT"
+            with m.State("WAIT"):
+                with m.If(self.go & (fifo.level < self._depth - 1)):
+                    m.d.sync += header.eq(1)
+                    m.next = "READ"
+            with m.State("READ"):
+                m.d.comb += read.eq(self.read_grant & room)
+                with m.If(read):
+                    m.d.sync += [left.eq(left - 1), index.eq(index + 1)]
+                    with m.If(left == 1):
+                        m.next = "LAND"
+            with m.State("LAND"):
+                with m.If(reads == 0):
+                    m.next = "IDLE"
+        m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
+        return m

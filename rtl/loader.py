@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loader: takes a memory image, one word after another, and refuses a wrong one."""
+
+import enum
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.crc import catalog
+from amaranth.lib.wiring import In, Out
+
+from .config import bits_for
+from .program import Instruction
+
+__all__ = ["MAGIC", "VERSION", "HEADER_WORDS", "Section", "ImageError", "Lines", "Loader"]
+
+#: First word of an image, "OESE" in memory order.
+MAGIC = int.from_bytes(b"OESE", "little")
+#: Version of the image format and of the register map.
+VERSION = 1
+#: Words in front of the first section: magic, version, fingerprint, number of sections, CRC-32 of these.
+HEADER_WORDS = 5
+
+
+class Section(enum.IntEnum):
+    """What a section fills. A section is: identifier, first line, lines, payload, CRC-32 of all these."""
+
+    MANIFEST = 0
+    PROGRAM = 1
+    ORDER = 2
+    POINTERS = 3
+    WEIGHTS = 4
+    PARAMETERS = 5
+    TABLES = 6
+
+
+class ImageError(enum.IntEnum):
+    """Why an image was refused; the detail is the section's number."""
+
+    NONE = 0
+    MAGIC = 1
+    VERSION = 2
+    FINGERPRINT = 3
+    HEADER_CRC = 4
+    SECTION = 5
+    LENGTH = 6
+    SECTION_CRC = 7
+
+
+class Lines:
+    """How the lines of each section lie in the image and in the machine.
+
+    Attributes
+    ----------
+    bits, depth, words : dict
+        By section: bits of a line, lines of its memory, 32-bit words of a line in the image. The manifest
+        goes nowhere.
+    width : int
+        Bits of the longest line in whole words.
+    """
+
+    def __init__(self, config):
+        memories = {
+            Section.MANIFEST: (32, 1 << 24),
+            Section.PROGRAM: (32 * Instruction(config).words, config.program_depth),
+            Section.ORDER: (config.groups * config.line_bits, config.column_depth),
+            Section.POINTERS: (config.pes * config.count_bits, config.column_depth),
+            Section.WEIGHTS: (config.pes * config.entry_bits, config.entry_depth),
+            Section.PARAMETERS: (config.slices * config.parameter_line_bits, config.parameter_lines),
+            Section.TABLES: (2 * config.table_bits, 1 << config.table_index_bits),
+        }
+        self.bits = {section: bits for section, (bits, _) in memories.items()}
+        self.depth = {section: depth for section, (_, depth) in memories.items()}
+        self.words = {section: -(-bits // 32) for section, bits in self.bits.items()}
+        self.width = 32 * max(self.words.values())
+
+    def select(self, line, section):
+        """The bits of the loader's ``line`` that are a complete line of ``section``."""
+        start = self.width - 32 * self.words[section]
+        return line[start:start + self.bits[section]]
+
+
+class Loader(wiring.Component):
+    """Checks an image's header and the CRC-32 of every section, and writes its lines to the memories.
+
+    A line is as many 32-bit words as it needs, lowest first. After an error every further word is ignored;
+    ``loaded`` is only set by a complete and correct image. A reset makes it expect a new one.
+
+    Latency: one word a cycle, always. Cost: a shift register of the longest line, a CRC-32.
+
+    Members
+    -------
+    word, word_valid : the image.
+    loaded, loading, error, error_section : the state.
+    line : the words of the current line, in the upper bits. ``writes`` : one bit a `Section`, when its line
+        is complete; ``address`` : the line's number.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        self._lines = Lines(config)
+        super().__init__({
+            "word": In(32),
+            "word_valid": In(1),
+            "loaded": Out(1),
+            "loading": Out(1),
+            "error": Out(bits_for(max(ImageError))),
+            "error_section": Out(8),
+            "line": Out(self._lines.width),
+            "address": Out(24),
+            "writes": Out(len(Section)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.crc = crc = catalog.CRC32_ISO_HDLC(data_width=32).create()
+        section = Signal(range(len(Section)))
+        number = Signal(8)
+        total = Signal(8)
+        left = Signal(24)
+        word_index = Signal(range(max(self._lines.words.values())))
+        crc_clear = Signal(init=1)
+        line_complete = Signal()
+        written = Signal(range(len(Section)))
+        checked = Signal(32)
+        m.d.comb += [
+            crc.start.eq(crc_clear),
+            crc.data.eq(self.word),
+            crc.valid.eq(self.word_valid),
+            checked.eq(crc.crc),
+            self.loading.eq(~self.loaded & (self.error == 0)),
+        ]
+        with m.If(line_complete):
+            m.d.comb += self.writes.eq(1 << written)
+        m.d.sync += [crc_clear.eq(0), line_complete.eq(0)]
+        with m.If(line_complete):
+            m.d.sync += self.address.eq(self.address + 1)
+
+        def refuse(error):
+            m.d.sync += [self.error.eq(error), self.error_section.eq(number)]
+            m.next = "REFUSED"
+
+        def header(state, following, wanted=None, error=None):
+            with m.State(state):
+                with m.If(self.word_valid):
+                    m.next = following
+                    if wanted is not None:
+                        with m.If(self.word != wanted):
+                            refuse(error)
+                    else:
+                        m.d.sync += total.eq(self.word)
+
+        with m.FSM():
+            header("MAGIC", "VERSION", MAGIC, ImageError.MAGIC)
+            header("VERSION", "FINGERPRINT", VERSION, ImageError.VERSION)
+            header("FINGERPRINT", "SECTIONS", self._config.fingerprint, ImageError.FINGERPRINT)
+            header("SECTIONS", "HEADER_CRC")
+            with m.State("HEADER_CRC"):
+                with m.If(self.word_valid):
+                    m.d.sync += crc_clear.eq(1)
+                    m.next = "SECTION"
+                    with m.If(self.word != checked):
+                        refuse(ImageError.HEADER_CRC)
+            with m.State("SECTION"):
+                with m.If(self.word_valid):
+                    m.d.sync += section.eq(self.word)
+                    m.next = "ADDRESS"
+                    with m.If(self.word >= len(Section)):
+                        refuse(ImageError.SECTION)
+            with m.State("ADDRESS"):
+                with m.If(self.word_valid):
+                    m.d.sync += self.address.eq(self.word)
+                    m.next = "LINES"
+                    with m.If(self.word[24:].any()):
+                        refuse(ImageError.LENGTH)
+            with m.State("LINES"):
+                with m.If(self.word_valid):
+                    m.d.sync += [left.eq(self.word), word_index.eq(0)]
+                    m.next = "PAYLOAD"
+                    with m.If(self.word == 0):
+                        m.next = "SECTION_CRC"
+                    with m.Switch(section):
+                        for key, depth in self._lines.depth.items():
+                            with m.Case(key):
+                                with m.If(self.word[24:].any() | (self.address + self.word[:24] > depth)):
+                                    refuse(ImageError.LENGTH)
+            with m.State("PAYLOAD"):
+                last = Signal()
+                with m.Switch(section):
+                    for key, words in self._lines.words.items():
+                        with m.Case(key):
+                            m.d.comb += last.eq(word_index == words - 1)
+                with m.If(self.word_valid):
+                    m.d.sync += [self.line.eq((self.line >> 32) | (self.word << (self._lines.width - 32))),
+                                 word_index.eq(word_index + 1)]
+                    with m.If(last):
+                        m.d.sync += [word_index.eq(0), line_complete.eq(1), written.eq(section),
+                                     left.eq(left - 1)]
+                        with m.If(left == 1):
+                            m.next = "SECTION_CRC"
+            with m.State("SECTION_CRC"):
+                with m.If(self.word_valid):
+                    m.d.sync += number.eq(number + 1)
+                    with m.If(self.word != checked):
+                        refuse(ImageError.SECTION_CRC)
+                    with m.Else():
+                        m.d.sync += crc_clear.eq(1)
+                        m.next = "SECTION"
+                        with m.If(number + 1 == total):
+                            m.d.sync += self.loaded.eq(1)
+                            m.next = "LOADED"
+            with m.State("LOADED"):
+                pass
+            with m.State("REFUSED"):
+                pass
+        return m

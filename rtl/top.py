@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine: everything between AXI4-Lite, frames in and frames out."""
+
+from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module, Mux, ResetInserter, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from .array import PEArray
+from .assemble import Assemble
+from .axi import AXI4LiteSubordinate
+from .broadcast import Broadcast
+from .controller import Controller
+from .frames import Beats, FrameInput, FrameOutput
+from .loader import MAGIC, VERSION, Lines, Loader, Section
+from .registers import ADDRESS, COUNTER_BASE, COUNTERS, REGISTERS, Access, Control, Interrupt
+from .vector_memory import VectorMemory
+
+__all__ = ["ADDRESS_WIDTH", "Core", "Top"]
+
+#: Byte address bits of the register bus.
+ADDRESS_WIDTH = 12
+
+
+_AXI_LITE = {"aw": {"addr": None, "prot": 3}, "w": {"data": 32, "strb": 4}, "b": {"resp": 2},
+             "ar": {"addr": None, "prot": 3}, "r": {"data": 32, "resp": 2}}
+
+
+def _axi_lite_ports(prefix, address_width):
+    """Pins of an AXI4-Lite subordinate under their AXI names."""
+    pins = {}
+    for channel, fields in _AXI_LITE.items():
+        there, back = (Out, In) if channel in "br" else (In, Out)
+        pins[f"{prefix}_{channel}valid"] = there(1)
+        pins[f"{prefix}_{channel}ready"] = back(1)
+        for field, width in fields.items():
+            pins[f"{prefix}_{channel}{field}"] = there(width or address_width)
+    return pins
+
+
+def _axi_stream_ports(prefix, config, there, back):
+    """Pins of an AXI4-Stream under their AXI names."""
+    return {
+        f"{prefix}_tdata": there(config.channels * config.activation_bits),
+        f"{prefix}_tlast": there(1),
+        f"{prefix}_tvalid": there(1),
+        f"{prefix}_tready": back(1),
+    }
+
+
+class Core(wiring.Component):
+    """All that computes: controller, broadcast, array, element-wise slices, vectors and frames.
+
+    Members
+    -------
+    run, idle, waiting_frame : see `Controller`.
+    frames, results : the two streams.
+    load_* : line writes from the loader.
+    events : increments of the counters this cycle, by name (not the cycles themselves).
+    """
+
+    def __init__(self, config):
+        self._config = config
+        self._lines = Lines(config)
+        events = {name: Out(24) for name in COUNTERS}
+        super().__init__({
+            "run": In(1),
+            "idle": Out(1),
+            "waiting_frame": Out(1),
+            "frames": In(Beats(config)),
+            "results": Out(Beats(config)),
+            "frame_short": Out(1),
+            "frame_long": Out(1),
+            "frame_sent": Out(1),
+            "line": In(self._lines.width),
+            "address": In(24),
+            "writes": In(len(Section)),
+            "events": Out(wiring.Signature(events)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.controller = controller = Controller(config)
+        m.submodules.frame_input = frame_input = FrameInput(config)
+        m.submodules.vectors = vectors = VectorMemory(config)
+        m.submodules.broadcast = broadcast = Broadcast(config)
+        m.submodules.array = array = PEArray(config)
+        m.submodules.assemble = assemble = Assemble(config)
+        m.submodules.frame_output = frame_output = FrameOutput(config)
+        wiring.connect(m, wiring.flipped(self.frames), frame_input.beats)
+        wiring.connect(m, frame_output.beats, wiring.flipped(self.results))
+        self._load(m, controller, broadcast, array, assemble)
+        self._control(m, controller, frame_input, broadcast, array, assemble, frame_output)
+        self._vectors(m, vectors, frame_input, broadcast, array, assemble, frame_output)
+        self._count(m, controller, broadcast, array, assemble, frame_output)
+        m.d.comb += [
+            self.frame_short.eq(frame_input.short),
+            self.frame_long.eq(frame_input.long),
+            self.frame_sent.eq(frame_output.sent),
+        ]
+        return m
+
+    def _load(self, m, controller, broadcast, array, assemble):
+        targets = {
+            Section.PROGRAM: (controller.program, controller.program_valid),
+            Section.ORDER: (broadcast.order, broadcast.order_valid),
+            Section.POINTERS: (array.pointers, array.pointers_valid),
+            Section.WEIGHTS: (array.weights, array.weights_valid),
+            Section.PARAMETERS: (assemble.parameters, assemble.parameters_valid),
+            Section.TABLES: (assemble.tables, assemble.tables_valid),
+        }
+        for section, (port, valid) in targets.items():
+            m.d.comb += [
+                port.address.eq(self.address),
+                port.data.eq(self._lines.select(self.line, section)),
+                valid.eq(self.writes[section]),
+            ]
+
+    def _control(self, m, controller, frame_input, broadcast, array, assemble, frame_output):
+        instruction = controller.instruction
+        m.d.comb += [
+            controller.run.eq(self.run),
+            self.idle.eq(controller.idle),
+            self.waiting_frame.eq(controller.waiting_frame),
+            frame_input.format.eq(controller.format),
+            frame_input.count.eq(instruction.count),
+            frame_input.bases[0].eq(instruction.src_base),
+            frame_input.bases[1].eq(instruction.dst_base),
+            controller.frame_ready.eq(frame_input.ready),
+            controller.frame_buffer.eq(frame_input.buffer),
+            controller.frame_active.eq(frame_input.active),
+            controller.frame_reset.eq(frame_input.reset),
+            frame_input.take.eq(controller.frame_take),
+            frame_input.release.eq(controller.frame_release),
+            broadcast.start.eq(controller.multiply),
+            broadcast.count.eq(instruction.count),
+            broadcast.order_base.eq(instruction.order_base),
+            broadcast.src_base.eq(controller.src_base),
+            broadcast.follow.eq(instruction.follow),
+            broadcast.clear.eq(controller.clear),
+            broadcast.operation.eq(controller.operation),
+            broadcast.full.eq(array.full),
+            broadcast.lines_done.eq(assemble.lines_done),
+            controller.multiply_busy.eq(broadcast.busy),
+            array.context.eq(controller.context),
+            array.context_valid.eq(controller.context_valid),
+            array.context_operation.eq(controller.operation),
+            controller.operation_done.eq(array.done),
+            assemble.start.eq(controller.assemble),
+            assemble.instruction.eq(instruction),
+            assemble.acc_base.eq(controller.acc_base),
+            assemble.settings.eq(controller.settings),
+            assemble.go.eq(controller.assemble_go),
+            controller.assemble_busy.eq(assemble.busy),
+            frame_output.start.eq(controller.output),
+            frame_output.count.eq(instruction.count),
+            frame_output.src_base.eq(instruction.src_base),
+            frame_output.active.eq(controller.output_active),
+            frame_output.go.eq(~assemble.busy),
+            controller.output_busy.eq(frame_output.busy),
+        ]
+
+    def _vectors(self, m, vectors, frame_input, broadcast, array, assemble, frame_output):
+        config = self._config
+        m.d.comb += [
+            array.column.eq(broadcast.column),
+            array.column_valid.eq(broadcast.column_valid),
+            array.activations.eq(broadcast.activations),
+            array.drain.eq(assemble.drain),
+            array.drain_address.eq(assemble.drain_address),
+            assemble.drained.eq(array.drained),
+            broadcast.columns.eq(vectors.columns),
+            frame_output.columns.eq(vectors.columns),
+            frame_output.read_grant.eq(~broadcast.read_valid),
+            vectors.read_line.eq(broadcast.read_line),
+            frame_input.hold.eq(assemble.write_valid),
+            vectors.write_line.eq(Mux(assemble.write_valid, assemble.write_line, frame_input.write_line)),
+            vectors.write_bank.eq(Mux(assemble.write_valid, (1 << config.groups) - 1,
+                                      Mux(frame_input.write_valid, frame_input.write_bank, 0))),
+            vectors.write_channels.eq(Mux(assemble.write_valid, assemble.write_channels,
+                                          (1 << config.channels) - 1)),
+        ]
+        with m.If(~broadcast.read_valid):
+            m.d.comb += [line.eq(frame_output.read_line) for line in vectors.read_line]
+        for group in range(config.groups):
+            m.d.comb += vectors.write_columns[group].eq(
+                Mux(assemble.write_valid, assemble.write_columns[group], frame_input.write_column))
+
+    def _count(self, m, controller, broadcast, array, assemble, frame_output):
+        m.d.comb += [
+            self.events.cycles.eq(self.run),
+            self.events.steps.eq(controller.step),
+            self.events.busy.eq(array.busy),
+            self.events.padding.eq(array.padding),
+            self.events.hazard.eq(array.hazard),
+            self.events.drain.eq(assemble.drain & self.run),
+            self.events.full.eq(broadcast.blocked_full),
+            self.events.follow.eq(broadcast.blocked_follow),
+            self.events.frame.eq(controller.waiting_frame),
+            self.events.output.eq(frame_output.blocked),
+            self.events.saturated.eq(assemble.saturated),
+        ]
+
+
+class Top(wiring.Component):
+    """The core behind its registers.
+
+    The core is held in reset until an image is loaded; CONTROL.RESET and CONTROL.LOAD reset it again, the
+    latter with the loader. Everything runs on ``aclk``; ``aresetn`` is synchronous to it.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        super().__init__({
+            "aclk": In(1),
+            "aresetn": In(1),
+            "irq": Out(1),
+            **_axi_lite_ports("s_axi", ADDRESS_WIDTH),
+            **_axi_stream_ports("s_axis", config, In, Out),
+            **_axi_stream_ports("m_axis", config, Out, In),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.domains.sync = sync_domain = ClockDomain("sync")
+        m.domains.core = core_domain = ClockDomain("core")
+        core_reset, load = Signal(init=1), Signal()
+        m.d.comb += [
+            sync_domain.clk.eq(self.aclk),
+            sync_domain.rst.eq(~self.aresetn),
+            core_domain.clk.eq(self.aclk),
+            core_domain.rst.eq(core_reset),
+        ]
+        core = Core(self.config)
+        loader = Loader(self.config)
+        m.submodules.core = DomainRenamer("core")(core)
+        m.submodules.loader = ResetInserter(load)(loader)
+        m.submodules.bus = bus = AXI4LiteSubordinate(ADDRESS_WIDTH)
+        self._connect(m, bus.bus, core)
+        m.d.comb += [
+            core.line.eq(loader.line),
+            core.address.eq(loader.address),
+            core.writes.eq(loader.writes),
+        ]
+        self._registers(m, bus, core, loader, core_reset, load)
+        return m
+
+    def _connect(self, m, bus, core):
+        for channel, fields in _AXI_LITE.items():
+            port = getattr(bus, channel)
+            to_manager = channel in "br"
+            pairs = [(f"{channel}valid", port.valid, to_manager), (f"{channel}ready", port.ready, not to_manager)]
+            for field in fields:
+                value = port.payload if channel == "b" else getattr(port.payload, field)
+                pairs.append((f"{channel}{field}", value, to_manager))
+            for name, value, drives in pairs:
+                pin = getattr(self, f"s_axi_{name}")
+                m.d.comb += pin.eq(value) if drives else value.eq(pin)
+        m.d.comb += [
+            core.frames.payload.data.eq(self.s_axis_tdata),
+            core.frames.payload.last.eq(self.s_axis_tlast),
+            core.frames.valid.eq(self.s_axis_tvalid),
+            self.s_axis_tready.eq(core.frames.ready),
+            self.m_axis_tdata.eq(core.results.payload.data),
+            self.m_axis_tlast.eq(core.results.payload.last),
+            self.m_axis_tvalid.eq(core.results.valid),
+            core.results.ready.eq(self.m_axis_tready),
+        ]
+
+    def _registers(self, m, bus, core, loader, core_reset, load):
+        config = self.config
+        run = Signal()
+        interrupts, enabled, pending = Signal(len(Interrupt)), Signal(len(Interrupt)), Signal(len(Interrupt))
+        was_loaded, was_refused = Signal(), Signal()
+        writes = {r.name: Signal(name=f"write_{r.name.lower()}") for r in REGISTERS if r.access is not Access.READ}
+        reset = writes["CONTROL"] & bus.write_data[1]
+        for name, signal in writes.items():
+            m.d.comb += signal.eq(bus.write & (bus.write_address == ADDRESS[name] >> 2))
+        m.d.comb += [
+            bus.write_known.eq(Cat(writes.values()).any()),
+            core.run.eq(run),
+            load.eq(writes["CONTROL"] & bus.write_data[2]),
+            loader.word.eq(bus.write_data),
+            loader.word_valid.eq(writes["LOAD"]),
+            interrupts.eq(Cat(core.frame_sent, loader.loaded & ~was_loaded, (loader.error != 0) & ~was_refused,
+                              core.frame_short, core.frame_long)),
+            self.irq.eq((pending & enabled).any()),
+        ]
+        m.d.sync += [
+            core_reset.eq(~loader.loaded | reset | load),
+            was_loaded.eq(loader.loaded),
+            was_refused.eq(loader.error != 0),
+            pending.eq(Mux(writes["INTERRUPT"], pending & ~bus.write_data, pending) | interrupts),
+        ]
+        with m.If(writes["CONTROL"]):
+            m.d.sync += run.eq(bus.write_data[0] & ~bus.write_data[2])
+        with m.If(writes["INTERRUPT_ENABLE"]):
+            m.d.sync += enabled.eq(bus.write_data)
+
+        values = {
+            "ID": MAGIC,
+            "VERSION": VERSION,
+            "FINGERPRINT": config.fingerprint,
+            "CAPACITY": config.pes | config.channels << 16 | config.groups << 24,
+            "CONTROL": run,
+            "STATUS": Cat(loader.loaded, loader.loading, core.idle & ~core_reset, core.waiting_frame,
+                          core.results.valid & ~core.results.ready),
+            "IMAGE_ERROR": Cat(loader.error, Signal(8 - len(loader.error)), loader.error_section),
+            "INTERRUPT": pending,
+            "INTERRUPT_ENABLE": enabled,
+        }
+        high = Signal(32)
+        with m.Switch(bus.read_address):
+            for name, value in values.items():
+                with m.Case(ADDRESS[name] >> 2):
+                    m.d.comb += [bus.read_data.eq(value), bus.read_known.eq(1)]
+            for index, name in enumerate(COUNTERS):
+                counter = Signal(64, name=f"count_{name}")
+                with m.Case((COUNTER_BASE >> 2) + 2 * index):
+                    m.d.comb += [bus.read_data.eq(counter), bus.read_known.eq(1)]
+                    with m.If(bus.read):
+                        m.d.sync += high.eq(counter[32:])
+                with m.Case((COUNTER_BASE >> 2) + 2 * index + 1):
+                    m.d.comb += [bus.read_data.eq(high), bus.read_known.eq(1)]
+                self._counter(m, counter, getattr(core.events, name))
+
+    def _counter(self, m, counter, increment):
+        m.d.core += counter.eq(counter + increment)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vectors x, m and y, column by column."""
+
+from amaranth.hdl import Module, Signal, signed
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import bits_for
+from .interfaces import activations
+
+__all__ = ["VectorMemory"]
+
+
+class VectorMemory(wiring.Component):
+    """Holds the columns that are broadcast (paper: Act Buffer, H Buffer): x twice, then m and y of each layer.
+
+    Column ``v`` is line ``v // groups`` of bank ``v % groups``, so that every group reads a column of its own
+    each cycle. All banks write the same line, each if its ``write_bank`` is set, in the channels of
+    ``write_channels``.
+
+    Latency: `delay` cycles from ``read_line`` to ``columns``. Cost: ``vector_depth`` x ``channels`` x
+    ``activation_bits`` of block RAM.
+    """
+
+    delay = 2
+
+    def __init__(self, config):
+        self._config = config
+        line = config.line_bits
+        columns = data.ArrayLayout(activations(config), config.groups)
+        super().__init__({
+            "read_line": In(data.ArrayLayout(line, config.groups)),
+            "columns": Out(columns),
+            "write_line": In(line),
+            "write_bank": In(config.groups),
+            "write_channels": In(config.channels),
+            "write_columns": In(columns),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        for bank in range(config.groups):
+            m.submodules[f"bank{bank}"] = storage = memory.Memory(
+                shape=data.ArrayLayout(signed(config.activation_bits), config.channels),
+                depth=config.vector_depth // config.groups, init=[])
+            read = storage.read_port()
+            write = storage.write_port(granularity=1)
+            column = Signal(activations(config), name=f"column{bank}", reset_less=True)
+            m.d.comb += [
+                read.addr.eq(self.read_line[bank]),
+                read.en.eq(1),
+                write.addr.eq(self.write_line),
+                write.data.eq(self.write_columns[bank]),
+                write.en.eq(self.write_channels & self.write_bank[bank].replicate(config.channels)),
+                self.columns[bank].eq(column),
+            ]
+            m.d.sync += column.eq(read.data)
+        return m
