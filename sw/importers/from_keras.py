@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keras models: ``.keras`` archives and whole-model ``.h5`` files, read without Keras.
+
+Both hold the layers' configuration as JSON and their weights as HDF5; nothing else is looked at, so
+custom objects and lambdas are never run. Gate order i, f, c, o along the last axis, kernels (I, 4H)
+and (H, 4H), one bias.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..model import Dense, FloatArray, Layer
+from .assembly import Linear, Part, Recurrent, Track
+from .base import LIMIT, Entry, Importer, ImportRefused, Source, open_zip, read_member, require
+
+__all__ = ["IMPORTER"]
+
+_MODELS = ("Sequential", "Functional", "Model")
+_PASSING = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "Masking")
+_OTHERS = re.compile(r"GRU|SimpleRNN|ConvLSTM|CuDNN|RNN|LSTM")
+
+
+class _Weights:
+    """Arrays of an HDF5 file, by group and order; links out of the file are refused."""
+
+    def __init__(self, file: Any, h5py: Any, name: str) -> None:
+        self._file, self._h5py, self._name = file, h5py, name
+
+    def group(self, path: str) -> Any:
+        """The group at ``path``, reached through plain links only."""
+        here = self._file
+        for step in path.split("/"):
+            if not isinstance(here, self._h5py.Group) or step not in here:
+                raise ImportRefused(f"{self._name}: no weights at {path!r}")
+            if not isinstance(here.get(step, getlink=True), self._h5py.HardLink):
+                raise ImportRefused(f"{self._name}: {path!r} links to another place")
+            here = here[step]
+        return here
+
+    def array(self, path: str) -> FloatArray:
+        data = self.group(path)
+        if not isinstance(data, self._h5py.Dataset) or data.external or data.is_virtual:
+            raise ImportRefused(f"{self._name}: {path!r} is not an array in the file itself")
+        if data.dtype.kind != "f":
+            raise ImportRefused(f"{self._name}: {path!r} is of type {data.dtype}, not floating point")
+        if data.size * 8 > LIMIT:
+            raise ImportRefused(f"{self._name}: {path!r} of shape {data.shape} is too large")
+        array: FloatArray = data[()]
+        return array if array.dtype == np.float64 else array.astype(np.float32)
+
+    def vars(self, path: str) -> list[FloatArray]:
+        """The numbered arrays that ``.keras`` keeps in ``path``."""
+        return [self.array(f"{path}/{name}") for name in sorted(self.group(path), key=int)]
+
+    def named(self, layer: str) -> list[FloatArray]:
+        """The arrays of ``layer`` that ``.h5`` lists by name."""
+        names = self.group(f"model_weights/{layer}").attrs["weight_names"]
+        return [self.array(f"model_weights/{layer}/{name.decode() if isinstance(name, bytes) else name}")
+                for name in names]
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A layer: its configuration, the layers that feed it, and where its weights are."""
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    feeds_from: tuple[str, ...]
+    group: str
+
+    @property
+    def inner(self) -> "_Node":
+        """The layer in a TimeDistributed wrapper, else this one."""
+        if self.kind != "TimeDistributed":
+            return self
+        layer = self.config["layer"]
+        return _Node(self.name, layer["class_name"], layer["config"], self.feeds_from, f"{self.group}/layer")
+
+    @property
+    def dense(self) -> bool:
+        return self.inner.kind == "Dense"
+
+    @property
+    def linear(self) -> bool:
+        return self.dense and _called(self.inner.config.get("activation")) == "linear"
+
+
+def _called(function: Any) -> str:
+    """The name of an activation, which Keras writes as a string or as an object."""
+    if function is None:
+        return "linear"
+    if isinstance(function, str):
+        return function
+    return str(function.get("config") or function.get("class_name"))
+
+
+def _cells(node_kind: str, config: Mapping[str, Any], group: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The configuration and the weights' place of each LSTM cell in an LSTM or RNN layer."""
+    if node_kind == "LSTM":
+        yield config, f"{group}/cell"
+        return
+    cell: Mapping[str, Any] = config["cell"] if node_kind == "RNN" else {"class_name": node_kind}
+    if cell["class_name"] == "LSTMCell":
+        yield cell["config"], f"{group}/cell"
+    elif cell["class_name"] == "StackedRNNCells":
+        for number, inner in enumerate(cell["config"]["cells"]):
+            if inner["class_name"] != "LSTMCell":
+                raise ImportRefused(f"a {inner['class_name']} is not an LSTM cell")
+            yield inner["config"], f"{group}/cell/cells/lstm_cell{f'_{number}' if number else ''}"
+    else:
+        raise ImportRefused(f"a {cell['class_name']} is not an LSTM cell")
+
+
+def _ways(node: _Node) -> list[tuple[str, Mapping[str, Any], str, bool]]:
+    """Each direction of a layer: its kind, configuration, place, and whether it runs backwards."""
+    if node.kind != "Bidirectional":
+        return [(node.kind, node.config, node.group, node.config.get("go_backwards") is True)]
+    if node.config.get("merge_mode") != "concat":
+        raise ImportRefused(f"merge_mode {node.config.get('merge_mode')!r}: directions are concatenated only")
+    forward = node.config["layer"]
+    backward = node.config.get("backward_layer") or forward
+    if forward["config"].get("go_backwards") is True:
+        raise ImportRefused("a Bidirectional layer whose forward layer has go_backwards")
+    return [(forward["class_name"], forward["config"], f"{node.group}/forward_layer", False),
+            (backward["class_name"], backward["config"], f"{node.group}/backward_layer", True)]
+
+
+def _check_cell(config: Mapping[str, Any]) -> None:
+    activation, recurrent = _called(config.get("activation")), _called(config.get("recurrent_activation"))
+    if activation != "tanh":
+        raise ImportRefused(f"activation {activation!r}: the machine computes 'tanh' there")
+    if recurrent != "sigmoid":
+        raise ImportRefused(f"recurrent_activation {recurrent!r}: the machine computes 'sigmoid' there")
+
+
+def _problem(node: _Node) -> str | None:
+    try:
+        for kind, config, group, _ in _ways(node):
+            for cell, _ in _cells(kind, config, group):
+                _check_cell(cell)
+    except ImportRefused as error:
+        return str(error)
+    return None
+
+
+class _KerasSource(Source):
+    """The layers of a Keras model.
+
+    Parameters
+    ----------
+    path : Path
+    model : mapping
+        The model's configuration, ``class_name`` and ``config``.
+    weights : _Weights
+    named : bool
+        Whether weights are found by layer names, as in ``.h5``, or by class names, as in ``.keras``.
+    """
+
+    def __init__(self, path: Path, model: Mapping[str, Any], weights: _Weights, named: bool) -> None:
+        self.path = path
+        self._weights = weights
+        self._named = named
+        self._nodes = {node.name: node for node in _nodes(model, "", "")}
+        self._lstms = [node for node in self._nodes.values() if _is_recurrent(node)]
+
+    def entries(self) -> list[Entry]:
+        found = []
+        for node in self._nodes.values():
+            if node in self._lstms:
+                found.append(Entry(node.name, node.kind, _summary(node), _problem(node)))
+            elif node.dense and self._predecessor(node) is not None:
+                found.append(Entry(node.name, "Dense", f"{node.inner.config.get('units')} outputs, "
+                                                       f"{_called(node.inner.config.get('activation'))}"))
+            elif _OTHERS.search(node.kind):
+                found.append(Entry(node.name, node.kind, problem=f"a {node.kind} is not an LSTM"))
+        return found
+
+    def default(self) -> list[str]:
+        starts = [node for node in self._lstms if self._predecessor(node) is None]
+        if len(starts) != 1:
+            return []
+        chain = [starts[0]]
+        while True:
+            after = self._successors(chain[-1])
+            if len(after) != 1 or not (after[0] in self._lstms or after[0].dense):
+                break
+            chain.append(after[0])
+            if after[0].dense and not after[0].linear:
+                break
+        return [node.name for node in chain] if all(node in chain for node in self._lstms) else []
+
+    def parts(self, names: Sequence[str]) -> list[Part]:
+        return [self._part(self._nodes[name]) for name in names]
+
+    def _successors(self, node: _Node) -> list[_Node]:
+        """Layers that take this one's output, through layers that do nothing in inference."""
+        found = []
+        for other in self._nodes.values():
+            if other.feeds_from[:1] == (node.name,):
+                found += self._successors(other) if other.kind in _PASSING else [other]
+        return found
+
+    def _predecessor(self, node: _Node) -> _Node | None:
+        """The LSTM or linear layer whose output this one takes."""
+        while node.feeds_from:
+            before = self._nodes[node.feeds_from[0]]
+            if before in self._lstms or (before.linear and self._predecessor(before)):
+                return before
+            if before.kind not in _PASSING:
+                return None
+            node = before
+        return None
+
+    def _part(self, node: _Node) -> Part:
+        try:
+            if node.dense:
+                return self._dense(node)
+            ways = [self._direction(node, number) for number in range(len(_ways(node)))]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ImportRefused(f"{self.path.name}: {node.kind} {node.name!r}: {error}") from None
+        return Recurrent(node.name, tuple(zip(*ways, strict=True)), tuple(_notes(node)))
+
+    def _direction(self, node: _Node, number: int) -> list[Track]:
+        kind, config, group, reverse = _ways(node)[number]
+        cells = list(_cells(kind, config, group))
+        places = [self._arrays(node, place, cell, number, n) for n, (cell, place) in enumerate(cells)]
+        return [Track(_layer(node.name if len(cells) == 1 else f"{node.name}.{n}", arrays), reverse)
+                for n, arrays in enumerate(places)]
+
+    def _arrays(self, node: _Node, place: str, cell: Mapping[str, Any], way: int, n: int) -> list[FloatArray]:
+        count = 3 if cell.get("use_bias", True) else 2
+        if not self._named:
+            return self._weights.vars(f"{place}/vars")[:count]
+        arrays = self._weights.named(node.name)
+        start = way * len(arrays) // len(_ways(node)) + n * count
+        return arrays[start:start + count]
+
+    def _dense(self, node: _Node) -> Linear:
+        arrays = (self._weights.named(node.name) if self._named
+                  else self._weights.vars(f"{node.inner.group}/vars"))
+        activation = _called(node.inner.config.get("activation"))
+        bias = arrays[1] if len(arrays) > 1 else np.zeros(arrays[0].shape[-1], arrays[0].dtype)
+        return Linear(node.name, Dense(weight=arrays[0].T, bias=bias),
+                      activation=None if activation == "linear" else activation)
+
+
+def _layer(name: str, arrays: Sequence[FloatArray]) -> Layer:
+    kernel, recurrent, *rest = arrays
+    cells = recurrent.shape[0]
+    if kernel.ndim != 2 or kernel.shape[1] != 4 * cells or recurrent.shape != (cells, 4 * cells):
+        raise ImportRefused(f"kernels of shapes {kernel.shape} and {recurrent.shape} are of no LSTM")
+    bias = rest[0] if rest else np.zeros(4 * cells, kernel.dtype)
+    if bias.shape != (4 * cells,):
+        raise ImportRefused(f"bias: expected shape ({4 * cells},), found {bias.shape}")
+    return Layer(name=name, w_x=kernel.T.reshape(4, cells, -1), w_r=recurrent.T.reshape(4, cells, cells),
+                 bias=bias.reshape(4, cells))
+
+
+def _is_recurrent(node: _Node) -> bool:
+    layer = node.config.get("layer", {}).get("class_name", "") if node.kind == "Bidirectional" else node.kind
+    if layer != "RNN":
+        return layer == "LSTM"
+    config = node.config["layer"]["config"] if node.kind == "Bidirectional" else node.config
+    return config.get("cell", {}).get("class_name") in ("LSTMCell", "StackedRNNCells")
+
+
+def _summary(node: _Node) -> str:
+    try:
+        ways = _ways(node)
+        units = [cell.get("units") for cell, _ in _cells(*ways[0][:3])]
+    except ImportRefused:
+        return ""
+    text = " -> ".join(f"{n} cells" for n in units)
+    if len(ways) == 2:
+        return f"{text}, bidirectional"
+    return text + (", backwards" if ways[0][3] else "")
+
+
+def _notes(node: _Node) -> list[str]:
+    said = []
+    for kind, config, group, reverse in _ways(node):
+        dropouts = [cell.get(key, 0) for cell, _ in _cells(kind, config, group)
+                    for key in ("dropout", "recurrent_dropout")]
+        if any(dropouts):
+            said.append(f"{node.name}: dropout {max(dropouts):g} has no part in inference")
+        if node.kind != "Bidirectional" and reverse:
+            said.append(f"{node.name}: go_backwards: outputs stay beside their inputs here; "
+                        f"Keras gives them last frame first")
+        if config.get("return_sequences") is False:
+            said.append(f"{node.name}: return_sequences=False: every output is given here; Keras gives "
+                        f"the one of the last frame that each direction meets")
+        if config.get("stateful") is True:
+            said.append(f"{node.name}: stateful: pass the state of one run to the next")
+    return list(dict.fromkeys(said))
+
+
+def _nodes(model: Mapping[str, Any], prefix: str, group: str) -> Iterator[_Node]:
+    """All layers of a model, nested models opened; names of theirs have the model's name in front."""
+    config = model["config"]
+    layers = config if isinstance(config, list) else config["layers"]
+    used: dict[str, int] = {}
+    before: tuple[str, ...] = ()
+    for layer in layers:
+        kind, name = layer["class_name"], prefix + layer["config"]["name"]
+        stem = _snake_case(kind)
+        used[stem] = used.get(stem, -1) + 1
+        place = f"{group}layers/{stem}{f'_{used[stem]}' if used[stem] else ''}"
+        if "inbound_nodes" in layer:
+            feeds = tuple(prefix + source for source in _sources(layer["inbound_nodes"]))
+        else:
+            feeds = before
+        if kind in _MODELS:
+            yield from _nodes(layer, f"{name}/", f"{place}/")
+        yield _Node(name, kind, layer["config"], feeds, place)
+        before = (name,)
+
+
+def _sources(inbound: Any) -> Iterator[str]:
+    """Names of the layers whose outputs a layer is called with: Keras 3 objects or Keras 2 lists."""
+    if isinstance(inbound, dict):
+        history = inbound.get("config", {}).get("keras_history") if "class_name" in inbound else None
+        if history:
+            yield str(history[0])
+        else:
+            for key, value in inbound.items():
+                if key != "kwargs" or isinstance(value, dict):
+                    yield from _sources(value)
+    elif isinstance(inbound, list):
+        if len(inbound) >= 3 and isinstance(inbound[0], str) and isinstance(inbound[1], int):
+            yield inbound[0]
+        else:
+            for value in inbound:
+                yield from _sources(value)
+
+
+def _snake_case(name: str) -> str:
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _open(path: Path) -> Source:
+    h5py = require("h5py", "keras", "Keras models")
+    try:
+        if path.suffix.lower() == ".keras" or _is_zip(path):
+            with open_zip(path) as archive:
+                model = json.loads(read_member(archive, "config.json", 64 << 20))
+                file = h5py.File(io.BytesIO(read_member(archive, "model.weights.h5")), "r")
+            return _KerasSource(path, model, _Weights(file, h5py, path.name), named=False)
+        file = h5py.File(path, "r")
+        if "model_config" not in file.attrs:
+            raise ImportRefused(f"{path.name}: it holds weights only, not the layers they belong to; "
+                                f"save the whole model as .keras")
+        model = json.loads(file.attrs["model_config"])
+        return _KerasSource(path, model, _Weights(file, h5py, path.name), named=True)
+    except ImportRefused:
+        raise
+    except (KeyError, TypeError, AttributeError, RecursionError, ValueError, OSError) as error:
+        raise ImportRefused(f"{path.name}: not a Keras model as Keras saves them "
+                            f"({type(error).__name__}: {error})") from None
+
+
+def _is_zip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
+
+
+IMPORTER = Importer(name="Keras", suffixes=(".keras", ".h5", ".hdf5"), open=_open,
+                    sniff=lambda head, members: head.startswith(b"\x89HDF") or "model.weights.h5" in members)

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an ONNX graph says around its LSTM nodes: constants, and which output feeds which input."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import LIMIT, ImportRefused
+
+__all__ = ["Constant", "Graph", "Labels", "Node", "linear_weight", "read_attributes"]
+
+Array = NDArray[Any]
+
+#: Operators of constants that are worked out here; none makes more elements than it is given.
+_FOLDED = {"Constant", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "Transpose", "Unsqueeze",
+           "Squeeze", "Reshape", "Flatten", "Concat", "Slice", "Split"}
+#: Operators that only move or drop elements of their first input.
+_MOVING = {"Identity", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Slice", "Gather",
+           "Dropout", "Cast"}
+#: Operators whose output is zero if their first input is.
+_KEEPING_ZERO = (_MOVING - {"Dropout"}) | {"Expand", "Tile", "Split"}
+_MOST_LABELS = 1 << 24
+
+
+class Constant(NamedTuple):
+    """A tensor that the file fixes, and the types and operators that it came through."""
+
+    array: Array
+    through: frozenset[str]
+
+
+class Labels(NamedTuple):
+    """Where each element of a tensor comes from: ``(t * B + b) * features + f`` of an LSTM's output.
+
+    ``source`` is the node that gives it, an LSTM or the last linear one; ``count`` is T * B.
+    """
+
+    array: Array
+    features: int
+    count: int
+    source: "Node"
+
+    @property
+    def rows(self) -> Array | None:
+        """``t * B + b`` of each row, if the last axis holds all features in their order."""
+        if not self.array.ndim or self.array.shape[-1] != self.features:
+            return None
+        rows = self.array // self.features
+        in_order = (self.array % self.features == np.arange(self.features)).all()
+        return rows[..., 0] if in_order and (rows == rows[..., :1]).all() else None
+
+
+class Node(NamedTuple):
+    """A node, the name by which it is selected, and the graph that it stands in."""
+
+    name: str
+    proto: Any
+    graph: "Graph"
+
+    @property
+    def kind(self) -> str:
+        return str(self.proto.op_type)
+
+    def input(self, number: int) -> str:
+        """The name of an input, empty where it is left out."""
+        return self.proto.input[number] if number < len(self.proto.input) else ""
+
+
+def read_attributes(onnx: Any, proto: Any) -> dict[str, Any]:
+    """A node's attributes by name, text as str."""
+    found = {}
+    for attribute in proto.attribute:
+        value = onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            value = value.decode(errors="replace")
+        elif isinstance(value, list):
+            value = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in value]
+        found[attribute.name] = value
+    return found
+
+
+class Graph:
+    """A graph or the body of an If, Loop or Scan, with the graphs around it.
+
+    Parameters
+    ----------
+    onnx : module
+    proto : GraphProto
+    path : Path
+        The file, beside which external tensors lie.
+    opsets : sequence of OperatorSetIdProto
+    outer : Graph, optional
+    prefix : str
+        What tells this body's names from others'.
+    """
+
+    def __init__(self, onnx: Any, proto: Any, path: Path, opsets: Any, outer: "Graph | None" = None,
+                 prefix: str = "") -> None:
+        self.onnx, self.proto, self.path, self.opsets = onnx, proto, path, opsets
+        self.outer, self.prefix = outer, prefix
+        self.producers = {name: node for node in proto.node for name in node.output if name}
+        self.tensors = {tensor.name: tensor for tensor in proto.initializer}
+        #: The nodes that matter, by their outputs' names: whoever walks fills it in.
+        self.nodes: dict[str, Node] = {}
+        self._constants: dict[str, Constant | None] = {}
+
+    def walk(self) -> Iterator[tuple["Graph", Any]]:
+        """All nodes of this graph and of the bodies in it."""
+        for number, node in enumerate(self.proto.node):
+            yield self, node
+            for attribute in node.attribute:
+                for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                    label = f"{self.prefix}{node.name or f'{node.op_type}_{number}'}.{attribute.name}/"
+                    yield from Graph(self.onnx, body, self.path, self.opsets, self, label).walk()
+
+    # -- constants -----------------------------------------------------------------------------
+
+    def constant(self, name: str) -> Constant | None:
+        """The value of ``name`` if the file fixes it."""
+        if name not in self._constants:
+            self._constants[name] = None
+            self._constants[name] = self._find_constant(name)
+        return self._constants[name]
+
+    def _find_constant(self, name: str) -> Constant | None:
+        if name in self.tensors:
+            array = self._read(self.tensors[name])
+            return Constant(array, frozenset([str(array.dtype)]))
+        node = self.producers.get(name)
+        if node is None:
+            return self.outer.constant(name) if self.outer is not None else None
+        if node.op_type not in _FOLDED or node.domain not in ("", "ai.onnx"):
+            return None
+        values = {given: self.constant(given) for given in node.input if given}
+        known = {given: value for given, value in values.items() if value is not None}
+        if len(known) < len(values):
+            return None
+        through = frozenset([node.op_type]).union(*(value.through for value in known.values()))
+        array = self._evaluate(node, name, {given: value.array for given, value in known.items()})
+        return Constant(array, through | {str(array.dtype)} if node.op_type == "Constant" else through)
+
+    def _evaluate(self, node: Any, name: str, values: dict[str, Array]) -> Array:
+        """One output of ``node`` for these inputs, by ONNX's own reference."""
+        if 8 * sum(value.size for value in values.values()) > LIMIT:
+            raise ImportRefused(f"{self.path.name}: constant {name!r} is too large")
+        helper = self.onnx.helper
+        free = [helper.make_empty_tensor_value_info(given) for given in values]
+        graph = helper.make_graph([node], "constant", free, [helper.make_empty_tensor_value_info(name)])
+        model = helper.make_model(graph, opset_imports=self.opsets)
+        try:
+            return np.asarray(self.onnx.reference.ReferenceEvaluator(model).run(None, values)[0])
+        except Exception as error:
+            raise ImportRefused(f"{self.path.name}: constant {name!r} cannot be worked out "
+                                f"({type(error).__name__}: {error})") from None
+
+    def _read(self, tensor: Any) -> Array:
+        if tensor.data_location != tensor.EXTERNAL:
+            return np.asarray(self.onnx.numpy_helper.to_array(tensor))
+        keys = {entry.key: entry.value for entry in tensor.external_data}
+        base = self.path.resolve().parent
+        file = (base / keys.get("location", "")).resolve()
+        if not file.is_relative_to(base):
+            raise ImportRefused(f"{self.path.name}: tensor {tensor.name!r} lies at {keys.get('location')!r}, "
+                                f"outside of the model's folder")
+        dtype = np.dtype(self.onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        length = math.prod(tensor.dims) * dtype.itemsize
+        if not file.is_file() or not 0 < length <= LIMIT:
+            raise ImportRefused(f"{self.path.name}: the {length:,} bytes of tensor {tensor.name!r} are not "
+                                f"in {keys.get('location')!r} beside the model")
+        with open(file, "rb") as stream:
+            stream.seek(int(keys.get("offset", 0)))
+            data = stream.read(length)
+        if len(data) != length:
+            raise ImportRefused(f"{self.path.name}: {file.name} is too short for tensor {tensor.name!r}")
+        return np.frombuffer(data, dtype).reshape(tuple(tensor.dims))
+
+    def is_zero(self, name: str) -> bool:
+        """Whether ``name`` is zero throughout, whatever its shape turns out to be."""
+        constant = self.constant(name)
+        if constant is not None:
+            return not constant.array.any()
+        node = self.producers.get(name)
+        if node is None:
+            return self.outer.is_zero(name) if self.outer is not None else False
+        if node.op_type == "ConstantOfShape":
+            value = read_attributes(self.onnx, node).get("value")
+            return value is None or not self.onnx.numpy_helper.to_array(value).any()
+        if node.op_type == "Concat":
+            return all(self.is_zero(given) for given in node.input)
+        return node.op_type in _KEEPING_ZERO and self.is_zero(node.input[0])
+
+    # -- what feeds what -----------------------------------------------------------------------
+
+    def labels(self, name: str) -> Labels | None:
+        """Where ``name``'s elements come from, if they are an LSTM's, moved or through a linear node."""
+        proto = self.producers.get(name)
+        if proto is None:
+            return self.outer.labels(name) if self.outer is not None else None
+        node = self.nodes.get(name)
+        if node is not None:
+            return self._lstm_labels(node, name) if node.kind == "LSTM" else self._linear_labels(node)
+        if proto.op_type == "Add":
+            source = next((self.nodes[given] for given in proto.input if given in self.nodes), None)
+            return self._linear_labels(source) if source is not None and self.bias_of(source) else None
+        if proto.op_type not in _MOVING:
+            return None
+        before = self.labels(proto.input[0])
+        others = {given: self.constant(given) for given in proto.input[1:] if given}
+        if before is None or proto.op_type in ("Dropout", "Cast"):
+            return before
+        known = {given: value.array for given, value in others.items() if value is not None}
+        if len(known) < len(others):
+            return None
+        try:
+            return before._replace(array=self._evaluate(proto, name, {proto.input[0]: before.array, **known}))
+        except ImportRefused:
+            return None
+
+    def bias_of(self, node: Node) -> Array | None:
+        """The bias (K,) that the one reader of a MatMul's output adds to it, if it does."""
+        output = node.proto.output[0]
+        readers = [reader for reader in self.proto.node if output in reader.input]
+        weight = linear_weight(node)
+        if node.kind != "MatMul" or weight is None or len(readers) != 1 or readers[0].op_type != "Add":
+            return None
+        bias = self.constant(next((given for given in readers[0].input if given != output), ""))
+        return bias.array if bias is not None and bias.array.shape == weight.shape[:1] else None
+
+    def _linear_labels(self, node: Node) -> Labels | None:
+        before, weight = self.labels(node.input(0)), linear_weight(node)
+        rows = before.rows if before is not None else None
+        if rows is None or before is None or weight is None or weight.shape[1] != before.features:
+            return None
+        outputs = weight.shape[0]
+        return Labels(rows[..., None] * outputs + np.arange(outputs), outputs, before.count, node)
+
+    def _lstm_labels(self, node: Node, name: str) -> Labels | None:
+        output = list(node.proto.output).index(name)
+        attributes = read_attributes(self.onnx, node.proto)
+        weights = self.constant(node.input(2))
+        if weights is None or weights.array.ndim != 3:
+            return None
+        ways, _, cells = weights.array.shape
+        batch_first = attributes.get("layout", 0) == 1
+        steps, voices = self._extent(node.input(0), batch_first)
+        features = ways * cells
+        if steps * voices * features > _MOST_LABELS:
+            return None
+        array = np.arange(steps * voices * features).reshape(steps, voices, ways, cells)
+        if output == 0:
+            order = (1, 0, 2, 3) if batch_first else (0, 2, 1, 3)
+            return Labels(array.transpose(order), features, steps * voices, node)
+        if output == 1 and ways == 1:
+            last = array[0 if attributes.get("direction") == "reverse" else -1]
+            return Labels(last if batch_first else last.swapaxes(0, 1), features, steps * voices, node)
+        return None
+
+    def _extent(self, name: str, batch_first: bool) -> tuple[int, int]:
+        """Frames and voices of an LSTM's input, as the file fixes them, else any small numbers."""
+        for value in [*self.proto.value_info, *self.proto.input]:
+            sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            if value.name == name and len(sizes) == 3:
+                steps, voices = sizes[1::-1] if batch_first else sizes[:2]
+                return steps or 3, voices or 2
+        return 3, 2
+
+
+def linear_weight(node: Node) -> Array | None:
+    """The matrix (K, P) of a MatMul or Gemm, without a Gemm's factor alpha."""
+    constant = node.graph.constant(node.input(1))
+    if constant is None or constant.array.ndim != 2:
+        return None
+    attributes = read_attributes(node.graph.onnx, node.proto)
+    if node.kind == "Gemm" and attributes.get("transA"):
+        return None
+    return constant.array if node.kind == "Gemm" and attributes.get("transB") else constant.array.T

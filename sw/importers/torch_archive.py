@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads what ``torch.save`` and ``torch.jit.save`` wrote, and runs nothing of it.
+
+A PyTorch file is a pickle with raw tensors beside it, and a pickle is a program: it names functions
+and classes, and unpickling imports and calls them. Here no name in the file is ever imported. The
+names of tensors, of storages and of a few plain containers stand for code of this module; every other
+name stands for an inert `Stub` that only keeps what it is given. So a whole saved model comes in
+without the classes it was made of, a TorchScript archive without its interpreter, and both without
+PyTorch installed.
+"""
+
+import io
+import math
+import pickle
+import pickletools
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import LIMIT, ImportRefused, open_zip, read_member
+from .tensors import Stored
+
+__all__ = ["LEGACY_MAGIC", "Stub", "read_archive"]
+
+#: First bytes of the format before PyTorch 1.6: a pickled magic number.
+LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+
+_PICKLE_LIMIT = 64 << 20
+_DTYPES = {"Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": "<u2", "Long": "<i8", "Int": "<i4",
+           "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?"}
+_TYPE_NAMES = {"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16"}
+
+
+class Stub:
+    """Stands for an object of a class that is not imported: its ``state`` is what the pickle gives it."""
+
+    origin = ""
+    state: dict[Any, Any]
+
+    def __new__(cls, *arguments: Any, **named: Any) -> "Stub":
+        stub = super().__new__(cls)
+        stub.__dict__["state"] = {}
+        return stub
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        parts = state if isinstance(state, tuple) else (state,)
+        for part in parts:
+            if isinstance(part, dict):
+                self.__dict__["state"].update(part)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.__dict__["state"][key] = value
+
+    def append(self, value: Any) -> None:
+        """Takes an element of a list-like object, and drops it."""
+
+    def extend(self, values: Any) -> None:
+        """Takes elements of a list-like object, and drops them."""
+
+
+class _Storage(NamedTuple):
+    """A raw tensor memory: the name of its element type and how to read its bytes."""
+
+    kind: str
+    read: Callable[[], bytes]
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *ignored: Any) -> Any:
+    """What ``torch._utils._rebuild_tensor_v2`` makes: a tensor on a storage."""
+    if not isinstance(storage, _Storage) or not all(
+            isinstance(number, int) and number >= 0 for number in (offset, *size, *stride)):
+        raise ImportRefused("a tensor in it is not stored as PyTorch stores them")
+    return Stored(tuple(size), _TYPE_NAMES.get(storage.kind, storage.kind),
+                  lambda: _elements(storage, offset, tuple(size), tuple(stride)))
+
+
+def _elements(storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> NDArray[Any]:
+    memory = np.frombuffer(storage.read(), _DTYPES[storage.kind])
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if math.prod(size) and last >= memory.size:
+        raise ImportRefused(f"a tensor of shape {size} reaches beyond its {memory.size} stored elements")
+    if math.prod(size) * memory.itemsize > LIMIT:
+        raise ImportRefused(f"a tensor of shape {size} is too large")
+    steps = [step * memory.itemsize for step in stride]
+    array: NDArray[Any] = np.lib.stride_tricks.as_strided(memory[offset:], size, steps, writeable=False)
+    if storage.kind == "BFloat16":
+        return np.left_shift(array, 16, dtype=np.uint32).view(np.float32)
+    return array.copy()
+
+
+def _known() -> dict[str, Any]:
+    """The only names that stand for something. Functions are made anew, lest a file mark ours."""
+    def tensor(*arguments: Any) -> Any:
+        return _tensor(*arguments)
+
+    def first(value: Any, *ignored: Any) -> Any:
+        return value
+
+    return {
+        "torch._utils._rebuild_tensor_v2": tensor, "torch._utils._rebuild_tensor_v3": tensor,
+        "torch._utils._rebuild_parameter": first, "torch._utils._rebuild_parameter_with_state": first,
+        "torch.jit._pickle.restore_type_tag": first, "collections.OrderedDict": OrderedDict,
+        "builtins.set": set, "__builtin__.set": set, "builtins.dict": dict, "__builtin__.dict": dict,
+    }
+
+
+class _Inert(pickle.Unpickler):
+    """An unpickler that imports nothing.
+
+    Parameters
+    ----------
+    file : binary file
+    storage : callable
+        ``storage(kind, key, identity)`` gives the `_Storage` that a persistent identity names.
+    """
+
+    def __init__(self, file: IO[bytes], storage: Callable[[str, str, tuple[Any, ...]], _Storage]) -> None:
+        super().__init__(file, encoding="utf-8")
+        self._storage = storage
+        self._known = _known()
+
+    def find_class(self, module: str, name: str) -> Any:
+        origin = f"{module}.{name}"
+        if origin not in self._known:
+            self._known[origin] = type("Stub", (Stub,), {"origin": origin})
+        return self._known[origin]
+
+    def persistent_load(self, identity: Any) -> Any:
+        if isinstance(identity, tuple) and identity[:1] == ("module",) and len(identity) > 1:
+            return identity[1]
+        if not isinstance(identity, tuple) or identity[:1] != ("storage",) or len(identity) < 3:
+            raise ImportRefused("it refers to something that is not a tensor storage")
+        origin = getattr(identity[1], "origin", "")
+        kind = origin.removeprefix("torch.").removesuffix("Storage")
+        return self._storage(kind, str(identity[2]), identity)
+
+
+def _unpickle(file: IO[bytes], storage: Callable[[str, str, tuple[Any, ...]], _Storage]) -> Any:
+    """The next object of ``file``, after a look at its operations: no length or index beyond its size."""
+    start = file.tell()
+    try:
+        for operation, argument, _ in pickletools.genops(file):
+            if "PUT" in operation.name and int(str(argument)) > _PICKLE_LIMIT:
+                raise ImportRefused("its pickle claims a memo of absurd size")
+        end = file.tell()
+        file.seek(start)
+        if end - start > _PICKLE_LIMIT:
+            raise ImportRefused(f"its pickle has {end - start:,} bytes; at most {_PICKLE_LIMIT:,} are read")
+        return _Inert(io.BytesIO(file.read(end - start)), storage).load()
+    except ImportRefused:
+        raise
+    except Exception as error:
+        raise ImportRefused(f"its pickle is damaged ({type(error).__name__}: {error})") from None
+
+
+def read_archive(path: Path) -> Any:
+    """The object in a PyTorch file: containers, `Stub` for modules, `Stored` for tensors.
+
+    Raises
+    ------
+    ImportRefused
+        For a damaged file, a big-endian one, or what is no PyTorch file; the message starts with its name.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            return _read_zip(path)
+        with open(path, "rb") as file:
+            return _read_legacy(file, path.stat().st_size)
+    except ImportRefused as error:
+        raise ImportRefused(f"{path.name}: {str(error).removeprefix(f'{path.name}: ')}") from None
+    except RecursionError:
+        raise ImportRefused(f"{path.name}: nested too deeply") from None
+
+
+def _read_zip(path: Path) -> Any:
+    with open_zip(path) as archive:
+        names = archive.namelist()
+        roots = [name.removesuffix("data.pkl") for name in names
+                 if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise ImportRefused("not a PyTorch archive: it has no data.pkl")
+        root = roots[0]
+        if f"{root}byteorder" in names and read_member(archive, f"{root}byteorder", 16).strip() != b"little":
+            raise ImportRefused("its tensors are big-endian; save it again on a little-endian machine")
+
+        def storage(kind: str, key: str, identity: tuple[Any, ...]) -> _Storage:
+            def read() -> bytes:
+                with open_zip(path) as reopened:
+                    return read_member(reopened, f"{root}data/{key}")
+            return _Storage(kind, read)
+
+        return _unpickle(io.BytesIO(read_member(archive, f"{root}data.pkl", _PICKLE_LIMIT)), storage)
+
+
+def _read_legacy(file: IO[bytes], size: int) -> Any:
+    """The format before PyTorch 1.6: magic, version, system, object, storage keys, storages."""
+    if file.read(len(LEGACY_MAGIC)) != LEGACY_MAGIC:
+        raise ImportRefused("not a PyTorch file")
+    memories: dict[str, bytes] = {}
+    kinds: dict[str, str] = {}
+
+    def storage(kind: str, key: str, identity: tuple[Any, ...]) -> _Storage:
+        view = identity[5] if len(identity) > 5 else None
+        if view is not None:
+            raise ImportRefused("it has storages that are views of others; "
+                                "save it again with a newer PyTorch")
+        kinds[key] = kind
+        return _Storage(kind, lambda: memories[key])
+
+    version, _system, found, keys = (_unpickle(file, storage) for _ in range(4))
+    if version != 1001 or not isinstance(keys, list) or set(map(str, keys)) != set(kinds):
+        raise ImportRefused("not a PyTorch file of a known version")
+    for key in map(str, keys):
+        if kinds[key] not in _DTYPES:
+            raise ImportRefused(f"it has tensors of type {kinds[key]}, which are not read")
+        count = int.from_bytes(file.read(8), "little")
+        length = count * np.dtype(_DTYPES[kinds[key]]).itemsize
+        if length > size - file.tell():
+            raise ImportRefused("it is cut short")
+        memories[key] = file.read(length)
+    return found
