@@ -267,9 +267,9 @@ class Slice(wiring.Component):
         return total
 
     def _state(self, m, lane):
-        """The lane's cell state at stage 2, zero for a voice that starts anew."""
+        """The lane's cell state at stage 2; for a voice that starts anew the old one, of i and f, is zero."""
         control = self._control[2 + self._tree]
-        fresh = self._channel_flag(self.settings.reset, control, lane)
+        fresh = self._channel_flag(self.settings.reset, control, lane) & (control.kind <= Kind.F)
         cell = Signal(signed(self.config.cell_bits), name=f"cell{lane}", reset_less=True)
         m.d.comb += cell.eq(Mux(fresh, 0, self._cells[lane]))
         return cell

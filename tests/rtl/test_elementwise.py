@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slice: gates, cell state, m and y of `Slice.model`, in every cycle at the place where they are due."""
+
+import numpy as np
+import pytest
+from bench import TINY, generator, integers, raw, seeds, simulate, trace
+
+from rtl.elementwise import Kind, Slice
+from rtl.fixed import round_shift, saturate
+
+CONFIGS = {
+    "tiny": TINY,
+    "one channel": TINY.replace(channels=1, slice_width=1),
+    "eight channels": TINY.replace(channels=8),
+    "one slice": TINY.replace(slices=1),
+    "wide slice": TINY.replace(slices=1, slice_width=4),
+    "narrow slice": TINY.replace(slices=2, slice_width=1),
+    "two groups": TINY.replace(groups=2, slices=1),
+    "four groups": TINY.replace(groups=4, slices=1, cell_bits=27),
+}
+
+
+def spread(rng, bits, size):
+    """Signed integers of every magnitude up to ``bits`` bits."""
+    return np.array(integers(rng, bits, size), np.int64) >> rng.integers(0, bits, size)
+
+
+def curve(function, exponent):
+    """A table as an image has it: 2048 samples over [-2**exponent, 2**exponent), Q16."""
+    at = (np.arange(2048) - 1024) * 2.0 ** (exponent - 10)
+    return np.floor(function(at) * 65536 + 0.5).astype(np.int64)
+
+
+class Bench:
+    """A script of beats, and in which cycle each column and each saturation must be seen."""
+
+    def __init__(self, config, rng, real_tables):
+        self.config = config
+        self.rng = rng
+        self.dut = Slice(config)
+        self.rows, self.channels = config.rows_per_slice, config.channels
+        self.beats_at = {}
+        self.captures_at = {}
+        self.settings_at = {}
+        self.columns_at = {}
+        self.saturated_at = {}
+        self.cycle = 0
+        self.cell = np.zeros((config.cell_rows, self.rows, self.channels), np.int64)
+        # Parameters of PE row p and cell row k: bias[k, gate, p].
+        shape = (config.cell_rows, 4, self.rows)
+        self.bias = spread(rng, config.argument_bits, shape)
+        self.peephole = spread(rng, config.peephole_bits, shape)
+        if real_tables:
+            self.tables = [curve(lambda v: 1 / (1 + np.exp(-v)), 4), curve(np.tanh, 3)]
+        else:
+            self.tables = np.array(integers(rng, config.table_bits, (2, 2048)))
+
+    # -- the script --------------------------------------------------------------------------------
+
+    def slot(self, kind, row, sums=None, first=1, last=1):
+        """One slot: a capture if it has sums, (group, PE row, channel), and its beats. Returns its cycle."""
+        start = self.cycle
+        if sums is not None:
+            self.captures_at[start] = sums
+        for beat in range(self.config.beats):
+            self.beats_at[start + beat] = {"valid": 1, "kind": int(kind), "row": row, "beat": beat,
+                                           "first": first, "last": last}
+        self.cycle += self.config.slot + int(self.rng.integers(0, 3))
+        return start
+
+    def summed(self, kind, row, phases):
+        """Slots for each phase of a row of random sums. Returns the last one's cycle and the total."""
+        config = self.config
+        bits = config.accumulator_bits - (config.groups * phases - 1).bit_length()
+        total = np.zeros((self.rows, self.channels), np.int64)
+        for phase in range(phases):
+            sums = spread(self.rng, bits, (config.groups, self.rows, self.channels))
+            total += sums.sum(axis=0)
+            start = self.slot(kind, row, sums.reshape(-1, self.channels).tolist(), int(phase == 0),
+                              int(phase == phases - 1))
+        return start, total
+
+    def lanes(self, values, start, delay):
+        """(cycle, lanes, values) of each beat of a row of (PE row, channel) values."""
+        flat = values.reshape(-1)
+        for beat in range(self.config.beats):
+            lanes = range(beat * self.config.slice_width, (beat + 1) * self.config.slice_width)
+            yield start + beat + delay, lanes, flat[lanes]
+
+    def expect(self, columns, start, delay):
+        for cycle, lanes, values in self.lanes(columns, start, delay):
+            self.columns_at[cycle] = dict(zip(lanes, values.tolist(), strict=True))
+
+    def expect_saturated(self, flags, start, delay):
+        for cycle, _, values in self.lanes(flags, start, delay):
+            self.saturated_at[cycle] = int(values.sum())
+
+    def new_settings(self):
+        """Random number formats and voices, once the pipeline is empty."""
+        rng = self.rng
+        self.cycle += self.dut.c_delay + self.config.beats
+        settings = {
+            "shift": rng.integers(0, 32, 4).tolist(),
+            "cell_argument_shift": int(rng.integers(0, 32)),
+            "peephole_select": int(rng.integers(0, 8)),
+            "cell_select": int(rng.integers(0, 8)),
+            "g_sigmoid": int(rng.integers(0, 2)),
+        }
+        active = rng.random(self.channels) < 0.75
+        reset = rng.random(self.channels) < 0.25
+        masks = {name: int(flags @ (1 << np.arange(self.channels)))
+                 for name, flags in (("active", active), ("reset", reset))}
+        self.settings_at[self.cycle] = {**settings, **masks}
+        return settings, active, reset
+
+    def step(self, rows, base, phases):
+        """An ELEMENTWISE of ``rows`` cell rows from ``base``; tanh(c) and o follow a row behind."""
+        settings, active, reset = self.new_settings()
+        behind = None
+        for row in [*range(base, base + rows), None]:
+            if row is not None:
+                g = self.summed(Kind.G, row, phases)[1]
+                i = self.summed(Kind.I, row, phases)[1]
+                start, f = self.summed(Kind.F, row, phases)
+            if behind is not None:
+                # As early as c allows, which is not before the row's other gates.
+                self.cycle = max(self.cycle, behind[0] + self.dut.c_delay)
+                self.slot(Kind.CELL_TANH, behind[1])
+                self.output(settings, active, reset, *behind, phases)
+            if row is not None:
+                behind = (start, row, i, f, g)
+
+    def output(self, settings, active, reset, forget_start, row, i, f, g, phases):
+        start, o = self.summed(Kind.O, row, phases)
+        before = np.where(reset, 0, self.cell[row])
+        cell, m, saturated = Slice.model(
+            self.config, np.stack([i, f, g, o]), before, self.bias[row][:, :, None],
+            self.peephole[row][[0, 1, 3]][:, :, None], settings, *self.tables)
+        self.cell[row] = np.where(active, cell, before)
+        self.expect(np.where(active, m, 0), start, self.dut.m_delay)
+        self.expect_saturated(saturated & active, forget_start, self.dut.c_delay + 1)
+
+    def project(self, rows, phases):
+        """A PROJECT: sums, rounded and saturated to y."""
+        settings, active, _ = self.new_settings()
+        for row in range(rows):
+            start, total = self.summed(Kind.PROJECTION, row, phases)
+            y = round_shift(total, settings["shift"][0])
+            clamped = saturate(y, self.config.activation_bits)
+            self.expect(np.where(active, clamped, 0), start, self.dut.y_delay)
+            self.expect_saturated((clamped != y) & active, start, self.dut.y_delay)
+
+    # -- the simulation ----------------------------------------------------------------------------
+
+    async def load(self, ctx):
+        config, dut = self.config, self.dut
+        mask = (1 << config.table_bits) - 1
+        ctx.set(dut.tables_valid, 1)
+        for address in range(2048):
+            even, odd = (int(v) & mask for v in self.tables[address // 1024][address % 1024 * 2:][:2])
+            ctx.set(dut.tables, {"address": address, "data": even | odd << config.table_bits})
+            await ctx.tick()
+        ctx.set(dut.tables_valid, 0)
+        words = self.parameter_words()
+        ctx.set(dut.parameters_valid, 1)
+        for address, data in enumerate(words):
+            ctx.set(dut.parameters, {"address": address, "data": data})
+            await ctx.tick()
+        ctx.set(dut.parameters_valid, 0)
+        return len(words) + 2048
+
+    def parameter_words(self):
+        """Lines of the parameter memory: cell row, then gate, then PE rows, as many as a beat takes up."""
+        config = self.config
+        together = max(1, config.slice_width // config.channels)
+        pairs = (self.bias & ((1 << config.argument_bits) - 1)
+                 | (self.peephole & ((1 << config.peephole_bits) - 1)) << config.argument_bits)
+        return [sum(int(pair) << (k * config.parameter_bits) for k, pair in enumerate(word))
+                for word in pairs.reshape(-1, together)]
+
+    def run(self):
+        config, dut, rng = self.config, self.dut, self.rng
+        total = self.cycle + dut.c_delay + config.beats + 2
+        watch, seen = trace(raw(dut.columns), dut.saturated)
+        beats = {key: bits for key, bits in (("kind", 6), ("row", config.cell_rows), ("beat", config.beats),
+                                             ("first", 2), ("last", 2))}
+        loaded = []
+
+        async def bench(ctx):
+            loaded.append(await self.load(ctx))
+            for cycle in range(total):
+                if cycle in self.settings_at:
+                    ctx.set(dut.settings, self.settings_at[cycle])
+                ctx.set(dut.capture, cycle in self.captures_at)
+                if cycle in self.captures_at:
+                    ctx.set(dut.drained, self.captures_at[cycle])
+                elif cycle - 1 in self.captures_at:
+                    ctx.set(dut.drained, [integers(rng, 30, self.channels)] * (config.groups * self.rows))
+                noise = {"valid": 0, **{name: int(rng.integers(limit)) for name, limit in beats.items()}}
+                ctx.set(dut.beat, self.beats_at.get(cycle, noise))
+                await ctx.tick()
+
+        simulate(dut, bench, limit=total + 10_000, background=[watch])
+        self.compare(seen[loaded[0]:])
+
+    def compare(self, seen):
+        bits = self.config.activation_bits
+        lanes = np.zeros(self.rows * self.channels, np.int64)
+        for cycle, (columns, saturated) in enumerate(seen):
+            for lane, value in self.columns_at.get(cycle, {}).items():
+                lanes[lane] = value
+            fields = np.array([columns >> (bits * lane) & ((1 << bits) - 1) for lane in range(len(lanes))])
+            got = (fields ^ 1 << (bits - 1)) - (1 << (bits - 1))
+            np.testing.assert_array_equal(got, lanes, f"columns in cycle {cycle}")
+            assert saturated == self.saturated_at.get(cycle, 0), f"saturated in cycle {cycle}"
+
+
+@seeds(2)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_steps_equal_the_model(config, seed):
+    """Steps of one, two and four phases, a projection between them, tables real and random."""
+    rng = generator(seed)
+    bench = Bench(config, rng, real_tables=seed % 2 == 0)
+    for phases in (1, 2, 1, 4, 1, 1):
+        bench.step(rows=3, base=config.cell_rows - 4, phases=phases)
+        bench.project(rows=2, phases=phases)
+    bench.step(rows=1, base=0, phases=1)
+    bench.run()
+    assert any(bench.saturated_at.values())
+    assert len({value for lanes in bench.columns_at.values() for value in lanes.values()}) > 10
