@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load-balance-aware pruning: every PE keeps the same number of weights of every matrix.
+
+Row r lives on PE row ``r % (pes // groups)`` and column j in column group ``j % groups``. The weights of one
+matrix that meet on one PE are its *slice*; each slice keeps its ``int(density * slice_size)`` weights of
+largest magnitude, so that no PE waits for another. Of equal magnitudes, those first in row-major order stay.
+Sizes need not be multiples of the PEs: slices then differ in size, and each keeps its own share.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .model import FloatArray, Layer, Model
+
+__all__ = ["Density", "MatrixCounts", "PruneError", "format_report", "prune", "report", "slice_counts"]
+
+TENSORS = ("w_x", "w_r", "w_ym")
+
+Density = float | Mapping[str, float] | Mapping[str, float | Mapping[str, float]]
+"""One density for all matrices, or by tensor (``{"w_x": 0.2, "w_r": 0.1}``), or by layer name, where each
+value is again a density or a mapping by tensor. What a mapping leaves out is not pruned."""
+
+
+class PruneError(ValueError):
+    """A density or a machine size that makes no sense."""
+
+
+class MatrixCounts(NamedTuple):
+    """How the non-zeros of one matrix lie on the PEs."""
+
+    layer: str
+    matrix: str
+    shape: tuple[int, int]
+    nonzeros: int
+    smallest: int
+    largest: int
+
+    @property
+    def density(self) -> float:
+        """Share of the elements that are not zero."""
+        return self.nonzeros / (self.shape[0] * self.shape[1])
+
+
+def _row_pes(pes: int, groups: int) -> int:
+    if pes < 1 or groups < 1 or pes % groups:
+        raise PruneError(f"pes must be a positive multiple of groups, not {pes} with {groups} groups")
+    return pes // groups
+
+
+def _checked(owner: str, density: object) -> float:
+    if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 <= density <= 1:
+        raise PruneError(f"density of {owner} must be a number between 0 and 1, not {density!r}")
+    return float(density)
+
+
+def _by_tensor(owner: str, density: object) -> dict[str, float]:
+    if not isinstance(density, Mapping):
+        return dict.fromkeys(TENSORS, _checked(owner, density))
+    for key in density:
+        if key not in TENSORS:
+            raise PruneError(f"density of {owner}: {key!r} is none of {', '.join(TENSORS)}")
+    return {tensor: _checked(f"{owner} {tensor}", density.get(tensor, 1.0)) for tensor in TENSORS}
+
+
+def _by_layer(model: Model, density: Density) -> dict[str, dict[str, float]]:
+    names = [layer.name for layer in model.layers]
+    if not isinstance(density, Mapping) or all(key in TENSORS for key in density):
+        return dict.fromkeys(names, _by_tensor("the model", density))
+    for key in density:
+        if key not in names:
+            raise PruneError(f"density: {key!r} is neither a tensor ({', '.join(TENSORS)}) "
+                             f"nor a layer ({', '.join(names)})")
+    return {name: _by_tensor(f"layer {name!r}", density.get(name, 1.0)) for name in names}
+
+
+def _keep_largest(magnitudes: NDArray[Any], count: int) -> NDArray[np.bool_]:
+    """Mask (flat) of the ``count`` largest; the first of equals stay."""
+    keep = np.zeros(magnitudes.size, bool)
+    if count == 0:
+        return keep
+    threshold = np.partition(magnitudes, magnitudes.size - count)[magnitudes.size - count]
+    np.greater(magnitudes, threshold, out=keep)
+    ties = np.flatnonzero(magnitudes == threshold)
+    keep[ties[:count - np.count_nonzero(keep)]] = True
+    return keep
+
+
+def _pruned(values: FloatArray, density: float, row_pes: int, groups: int) -> FloatArray:
+    """A matrix (rows, columns) of which each slice keeps its largest."""
+    result = np.zeros_like(values)
+    for pe in range(min(row_pes, values.shape[0])):
+        for group in range(min(groups, values.shape[1])):
+            part = values[pe::row_pes, group::groups]
+            keep = _keep_largest(np.abs(part).ravel(), int(density * part.size)).reshape(part.shape)
+            result[pe::row_pes, group::groups] = np.where(keep, part, 0)
+    return result
+
+
+def _pruned_layer(layer: Layer, density: Mapping[str, float], row_pes: int, groups: int) -> Layer:
+    def gates(tensor: str) -> FloatArray:
+        return np.stack([_pruned(values, density[tensor], row_pes, groups)
+                         for values in getattr(layer, tensor)])
+
+    w_ym = None if layer.w_ym is None else _pruned(layer.w_ym, density["w_ym"], row_pes, groups)
+    return dataclasses.replace(layer, w_x=gates("w_x"), w_r=gates("w_r"), w_ym=w_ym)
+
+
+def prune(model: Model, density: Density, pes: int, groups: int = 1, balanced: bool = True) -> Model:
+    """A copy of ``model`` with the smallest weights set to zero.
+
+    Parameters
+    ----------
+    density : float or mapping
+        Share of the weights that stay; see `Density`. Each gate's W_x and W_r is a matrix of its own.
+    pes, groups : int
+        The machine's PEs and column groups.
+    balanced : bool
+        False keeps the largest of the whole matrix, wherever they lie: the usual magnitude pruning, to
+        compare with.
+
+    Raises
+    ------
+    PruneError
+        For a density outside 0..1, an unknown name, or PEs that are no multiple of the groups.
+    """
+    row_pes = _row_pes(pes, groups)
+    if not balanced:
+        row_pes = groups = 1
+    densities = _by_layer(model, density)
+    return dataclasses.replace(model, layers=tuple(
+        _pruned_layer(layer, densities[layer.name], row_pes, groups) for layer in model.layers))
+
+
+def slice_counts(values: NDArray[Any], pes: int, groups: int = 1) -> NDArray[np.int64]:
+    """Non-zeros (pes // groups, groups) of each slice of a matrix (rows, columns)."""
+    row_pes = _row_pes(pes, groups)
+    counts = np.zeros((row_pes, groups), np.int64)
+    rows, columns = np.nonzero(values)
+    np.add.at(counts, (rows % row_pes, columns % groups), 1)
+    return counts
+
+
+def report(model: Model, pes: int, groups: int = 1) -> list[MatrixCounts]:
+    """How evenly the non-zeros of each matrix lie on the PEs."""
+    rows = []
+    for layer in model.layers:
+        for matrix in layer.matrices():
+            counts = slice_counts(matrix.values, pes, groups)
+            shape = (matrix.values.shape[0], matrix.values.shape[1])
+            rows.append(MatrixCounts(layer.name, matrix.label, shape, int(counts.sum()),
+                                     int(counts.min()), int(counts.max())))
+    return rows
+
+
+def format_report(rows: list[MatrixCounts]) -> str:
+    """`report` as a table."""
+    lines = [f"{'layer':<12} {'matrix':<8} {'size':>10} {'non-zeros':>10} {'density':>8} "
+             f"{'per PE, min..max':>17}"]
+    for row in rows:
+        size = f"{row.shape[0]}x{row.shape[1]}"
+        lines.append(f"{row.layer:<12} {row.matrix:<8} {size:>10} {row.nonzeros:>10} {row.density:>8.2%} "
+                     f"{row.smallest:>8}..{row.largest}")
+    return "\n".join(lines)

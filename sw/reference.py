@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine in numpy: the same integers as the RTL, bit for bit, vectorised over channels.
+
+All sums are exact. Products are summed by floating-point BLAS, which is exact because a `QuantizedModel`
+bounds every partial sum below 2**53; everything else is 64-bit integers.
+
+Sizes: channels C, inputs I, cells H, outputs P.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rtl.config import Config
+from rtl.fixed import round_shift, saturate
+
+from .quantized import Formats, IntArray, QuantizedLayer, QuantizedModel, m_fraction
+
+__all__ = ["AccumulatorOverflow", "ChannelState", "Observer", "Reference", "lookup"]
+
+Int64Array = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+Observer = Callable[[int, str, Int64Array], None]
+"""Called with a layer's number, ``x``, ``z`` (table arguments, (4, C, H)), ``c``, ``m`` or ``y``: value."""
+
+_EXACT_BITS = 54  # a float64 holds every signed integer of so many bits
+
+
+class AccumulatorOverflow(ValueError):
+    """A sum beyond the accumulators: the formats' proof or the activations' widths were violated."""
+
+
+class ChannelState(NamedTuple):
+    """What one channel keeps in one layer: ``c`` (H,) and ``y`` (P,)."""
+
+    c: Int64Array
+    y: Int64Array
+
+
+def lookup(table: IntArray, argument: IntArray, config: Config) -> Int64Array:
+    """The interpolated value of ``table`` at signed table arguments; the last sample is its own neighbour."""
+    offset = np.asarray(argument, np.int64) + (1 << (config.argument_bits - 1))
+    index = offset >> config.fraction_bits
+    left = np.asarray(table, np.int64)[index]
+    slope = np.diff(table, append=table[-1:]).astype(np.int64)[index]
+    slope *= offset & ((1 << config.fraction_bits) - 1)
+    return left + round_shift(slope, config.fraction_bits)
+
+
+def accumulate(weights: NDArray[np.float64], vectors: Int64Array, bits: int) -> Int64Array:
+    """``vectors @ weights.T`` of integers, exactly.
+
+    Parameters
+    ----------
+    weights : float64 (rows, columns), integers
+    vectors : int64 (C, columns)
+    bits : int
+        Width of an accumulator, at most 54.
+
+    Raises
+    ------
+    AccumulatorOverflow
+        Naming the first row and channel whose sum does not fit.
+    """
+    sums = vectors.astype(np.float64) @ weights.T
+    limit = 2.0 ** (bits - 1)
+    if sums.max() >= limit or sums.min() < -limit:
+        channel, row = np.argwhere((sums >= limit) | (sums < -limit))[0]
+        raise AccumulatorOverflow(f"row {row}, channel {channel}: sum {sums[channel, row]:.0f} does not fit "
+                                  f"{bits}-bit accumulators")
+    return sums.astype(np.int64)
+
+
+class _Outcome(NamedTuple):
+    """What a layer computes in one step; the last two mark the values that were clamped."""
+
+    z: Int64Array
+    c: Int64Array
+    m: Int64Array
+    y: Int64Array
+    cell_saturated: BoolArray
+    output_saturated: BoolArray
+
+
+class _Cell:
+    """The arithmetic of one layer, without state."""
+
+    def __init__(self, layer: QuantizedLayer, formats: Formats, model: QuantizedModel) -> None:
+        self._config = model.config
+        self._formats = formats
+        self._gate_weights = layer.aligned().reshape(4 * layer.cells, -1).astype(np.float64)
+        self._gate_shift = np.reshape(formats.gate_shift, (4, 1, 1))
+        self._bias = layer.bias.astype(np.int64)[:, None, :]
+        self._peephole = None if layer.peephole is None else layer.peephole.astype(np.int64)
+        self._projection = None if layer.w_ym is None else layer.w_ym.astype(np.float64)
+        self._sigmoid_table, self._tanh_table = model.sigmoid_table, model.tanh_table
+        self._g_table = self._tanh_table if layer.g_activation == "tanh" else self._sigmoid_table
+
+    def _gate_sums(self, x: Int64Array, y: Int64Array) -> Int64Array:
+        """Products of x and y', and the biases (4, C, H), at the fraction of the table arguments."""
+        config = self._config
+        sums = accumulate(self._gate_weights, np.concatenate([x, y], axis=1), config.accumulator_bits)
+        gates = sums.reshape(len(x), 4, -1).transpose(1, 0, 2)
+        return saturate(round_shift(gates, self._gate_shift), config.sum_bits) + self._bias
+
+    def _peephole_product(self, number: int, c: Int64Array) -> Int64Array | int:
+        """Of i, f, o (``number`` 0, 1, 2) with the cell state, at the fraction of the table arguments."""
+        if self._peephole is None:
+            return 0
+        product = round_shift(self._peephole[number] * c, self._formats.peephole_shift)
+        return saturate(product, self._config.sum_bits)
+
+    def _lookup(self, table: IntArray, argument: Int64Array) -> Int64Array:
+        return lookup(table, argument, self._config)
+
+    def step(self, x: Int64Array, before: Int64Array, y: Int64Array) -> _Outcome:
+        """One step from x (C, I) and the state: ``before``, the old c (C, H), and ``y``, the old y (C, P)."""
+        config, formats = self._config, self._formats
+        z = self._gate_sums(x, y)
+        z[0] += self._peephole_product(0, before)
+        z[1] += self._peephole_product(1, before)
+        z[:3] = saturate(z[:3], config.argument_bits)
+        i, f = self._lookup(self._sigmoid_table, z[:2])
+        g = self._lookup(self._g_table, z[2])
+
+        product = round_shift(i * g, 2 * config.gate_fraction - formats.cell_fraction)
+        added = saturate(product, config.cell_bits)
+        kept = saturate(round_shift(f * before, config.gate_fraction), config.cell_bits)
+        c = saturate(kept + added, config.cell_bits)
+        cell_saturated = (added != product) | (c != kept + added)
+
+        z[3] = saturate(z[3] + self._peephole_product(2, c), config.argument_bits)
+        o = self._lookup(self._sigmoid_table, z[3])
+        argument = round_shift(c << config.cell_argument_left, formats.cell_argument_shift)
+        squashed = self._lookup(self._tanh_table, saturate(argument, config.argument_bits))
+        m = round_shift(o * squashed, 2 * config.gate_fraction - m_fraction(config))
+        m = saturate(m, config.activation_bits)
+        y, output_saturated = self._project(m)
+        return _Outcome(z, c, m, y, cell_saturated, output_saturated)
+
+    def _project(self, m: Int64Array) -> tuple[Int64Array, BoolArray]:
+        if self._projection is None or self._formats.output_shift is None:
+            return m, np.zeros(m.shape, bool)
+        sums = accumulate(self._projection, m, self._config.accumulator_bits)
+        exact = round_shift(sums, self._formats.output_shift)
+        y = saturate(exact, self._config.activation_bits)
+        return y, y != exact
+
+
+def _ignore(layer: int, tensor: str, values: Int64Array) -> None:
+    pass
+
+
+class Reference:
+    """A machine with ``channels`` voices that runs a `QuantizedModel`.
+
+    Parameters
+    ----------
+    model : `QuantizedModel`
+    channels : int
+
+    Attributes
+    ----------
+    c : list of int64 (C, H), y : list of int64 (C, P)
+        The state of each layer.
+    layer_saturations : list of dict
+        For each layer, how many values of active channels were clamped: ``cell``, ``output`` (of the
+        projection; m is clamped by design, where 1.0 becomes the largest number, and is not counted).
+
+    Raises
+    ------
+    ValueError
+        For less than one channel, or accumulators wider than the 54 bits that are summed exactly here.
+    """
+
+    def __init__(self, model: QuantizedModel, channels: int) -> None:
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, not {channels}")
+        if model.config.accumulator_bits > _EXACT_BITS:
+            raise ValueError(f"accumulator_bits must be at most {_EXACT_BITS} for an exact reference, "
+                             f"not {model.config.accumulator_bits}")
+        self.model = model
+        self.channels = channels
+        self.c = [np.zeros((channels, layer.cells), np.int64) for layer in model.layers]
+        self.y = [np.zeros((channels, layer.outputs), np.int64) for layer in model.layers]
+        self.layer_saturations = [{"cell": 0, "output": 0} for _ in model.layers]
+        self._layers = [_Cell(layer, formats, model)
+                        for layer, formats in zip(model.layers, model.formats, strict=True)]
+
+    @property
+    def saturations(self) -> dict[str, int]:
+        """`layer_saturations`, summed."""
+        return {name: sum(counts[name] for counts in self.layer_saturations) for name in ("cell", "output")}
+
+    def get_state(self, channel: int) -> list[ChannelState]:
+        """A copy of the state of one channel, layer by layer."""
+        return [ChannelState(c[channel].copy(), y[channel].copy())
+                for c, y in zip(self.c, self.y, strict=True)]
+
+    def set_state(self, channel: int, state: list[ChannelState]) -> None:
+        """Replace the state of one channel.
+
+        Raises
+        ------
+        ValueError
+            For a state of the wrong shape, or numbers that do not fit.
+        """
+        if len(state) != len(self._layers):
+            raise ValueError(f"state: expected {len(self._layers)} layers, found {len(state)}")
+        config = self.model.config
+        checked = [
+            ChannelState(
+                _checked(f"c of layer {layer.name!r}", c, (layer.cells,), config.cell_bits),
+                _checked(f"y of layer {layer.name!r}", y, (layer.outputs,), config.activation_bits))
+            for layer, (c, y) in zip(self.model.layers, state, strict=True)]
+        for number, (c, y) in enumerate(checked):
+            self.c[number][channel], self.y[number][channel] = c, y
+
+    def step(self, x: ArrayLike, active: ArrayLike | None = None, reset: ArrayLike | None = None,
+             observe: Observer = _ignore) -> Int64Array:
+        """One step of all layers.
+
+        Parameters
+        ----------
+        x : integers (C, I)
+            At the first layer's ``x_fraction``; see `QuantizedModel.quantize_input`.
+        active : bool (C,), optional
+            Channels that take the step; the others keep their state and output zeros. All by default.
+        reset : bool (C,), optional
+            Channels, active or not, whose state is zeroed first, in all layers. None by default.
+        observe : `Observer`, optional
+            Sees the inner values of every layer, those of inactive channels among them.
+
+        Returns
+        -------
+        y : int64 (C, P) of the last layer
+
+        Raises
+        ------
+        ValueError
+            For arrays of the wrong shape, or activations beyond ``activation_bits``.
+        AccumulatorOverflow
+            Never, for a `QuantizedModel` whose arrays were left as they were checked.
+        """
+        now = _checked("x", x, (self.channels, self.model.inputs), self.model.config.activation_bits)
+        running = self._flags("active", active, True)
+        cleared = self._flags("reset", reset, False)
+        for number, cell in enumerate(self._layers):
+            self.c[number][cleared] = 0
+            self.y[number][cleared] = 0
+            outcome = cell.step(now, self.c[number], self.y[number])
+            for tensor, values in (("x", now), ("z", outcome.z), ("c", outcome.c), ("m", outcome.m),
+                                   ("y", outcome.y)):
+                observe(number, tensor, values)
+            now = outcome.y
+            self.c[number][running] = outcome.c[running]
+            self.y[number][running] = outcome.y[running]
+            counts = self.layer_saturations[number]
+            counts["cell"] += int(np.count_nonzero(outcome.cell_saturated[running]))
+            counts["output"] += int(np.count_nonzero(outcome.output_saturated[running]))
+        return np.where(running[:, None], now, 0)
+
+    def run(self, frames: ArrayLike, active: ArrayLike | None = None, reset: ArrayLike | None = None,
+            observe: Observer = _ignore) -> Int64Array:
+        """`step` for frames (T, C, I) with masks (T, C); the state goes on from where it was.
+
+        Returns
+        -------
+        y : int64 (T, C, P)
+        """
+        x = np.asarray(frames)
+        if x.ndim != 3:
+            raise ValueError(f"frames: expected shape (T, {self.channels}, {self.model.inputs}), "
+                             f"found {x.shape}")
+        masks = [np.broadcast_to(default if mask is None else np.asarray(mask, bool), x.shape[:2])
+                 for mask, default in ((active, True), (reset, False))]
+        y = np.empty((len(x), self.channels, self.model.outputs), np.int64)
+        for t in range(len(x)):
+            y[t] = self.step(x[t], masks[0][t], masks[1][t], observe)
+        return y
+
+    def _flags(self, name: str, values: ArrayLike | None, default: bool) -> BoolArray:
+        flags = np.full(self.channels, default) if values is None else np.asarray(values, bool)
+        if flags.shape != (self.channels,):
+            raise ValueError(f"{name}: expected shape ({self.channels},), found {flags.shape}")
+        return flags
+
+
+def _checked(name: str, values: ArrayLike, shape: tuple[int, ...], bits: int) -> Int64Array:
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected integers, found type {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, found {array.shape}")
+    limit = 1 << (bits - 1)
+    if array.size and (array.min() < -limit or array.max() >= limit):
+        raise ValueError(f"{name}: values must be within {-limit}..{limit - 1}, "
+                         f"found {array.min()}..{array.max()}")
+    return array.astype(np.int64)
