@@ -17,11 +17,10 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .float_reference import LayerState, initial_state, run
+from .float_reference import LayerState, initial_state
 from .model import Dense, FloatArray, Model, ModelError, read_npz
 
-__all__ = ["Direction", "FloatRunner", "LayerState", "Network", "Runner", "Stage", "State",
-           "reverse_sequences"]
+__all__ = ["Direction", "LayerState", "Network", "Runner", "Stage", "State", "reverse_sequences"]
 
 
 State = tuple[LayerState, ...]
@@ -32,25 +31,6 @@ class Runner(Protocol):
 
     def run(self, x: FloatArray, lengths: NDArray[np.intp], state: State) -> tuple[FloatArray, State]:
         """Outputs (T, B, P), zero from ``lengths[b]`` on, and each voice's state after its last frame."""
-
-
-class FloatRunner:
-    """Runs a model in float64, sequences of one length at a time."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def run(self, x: FloatArray, lengths: NDArray[np.intp], state: State) -> tuple[FloatArray, State]:
-        """As `Runner.run`."""
-        outputs = np.zeros((*x.shape[:2], self._model.outputs))
-        after = tuple(LayerState(layer.c.copy(), layer.y.copy()) for layer in state)
-        for length in np.unique(lengths):
-            voices = np.flatnonzero(lengths == length)
-            before = [LayerState(layer.c[voices], layer.y[voices]) for layer in state]
-            outputs[:length, voices], final = run(self._model, x[:length, voices], before)
-            for layer, end in zip(after, final, strict=True):
-                layer.c[voices], layer.y[voices] = end
-        return outputs, after
 
 
 def reverse_sequences(x: FloatArray, lengths: NDArray[np.intp]) -> FloatArray:

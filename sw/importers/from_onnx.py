@@ -294,7 +294,7 @@ def _linear(node: Node) -> Linear:
             bias = constant.array * np.float32(attributes.get("beta", 1.0))
             bias = np.broadcast_to(bias, (1, weight.shape[0]))[0]
     labels = node.graph.labels(node.input(0))
-    partial = labels is not None and labels.rows is not None and labels.rows.size < labels.count
+    partial = labels is not None and labels.rows is not None and labels.rows.size < labels.total
     notes = (f"{node.name}: the graph computes it for some frames only; here every frame has it",)
     return Linear(node.name, Dense(weight=weight.astype(np.float32), bias=bias.astype(np.float32)),
                   notes if partial else ())

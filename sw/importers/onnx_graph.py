@@ -36,12 +36,12 @@ class Constant(NamedTuple):
 class Labels(NamedTuple):
     """Where each element of a tensor comes from: ``(t * B + b) * features + f`` of an LSTM's output.
 
-    ``source`` is the node that gives it, an LSTM or the last linear one; ``count`` is T * B.
+    ``source`` is the node that gives it, an LSTM or the last linear one; ``total`` is T * B.
     """
 
     array: Array
     features: int
-    count: int
+    total: int
     source: "Node"
 
     @property
@@ -236,7 +236,7 @@ class Graph:
         if rows is None or before is None or weight is None or weight.shape[1] != before.features:
             return None
         outputs = weight.shape[0]
-        return Labels(rows[..., None] * outputs + np.arange(outputs), outputs, before.count, node)
+        return Labels(rows[..., None] * outputs + np.arange(outputs), outputs, before.total, node)
 
     def _lstm_labels(self, node: Node, name: str) -> Labels | None:
         output = list(node.proto.output).index(name)

@@ -83,17 +83,17 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *ignored: Any) ->
 
 
 def _elements(storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> NDArray[Any]:
-    memory = np.frombuffer(storage.read(), _DTYPES[storage.kind])
+    memory: NDArray[Any] = np.frombuffer(storage.read(), _DTYPES[storage.kind])
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) and last >= memory.size:
         raise ImportRefused(f"a tensor of shape {size} reaches beyond its {memory.size} stored elements")
     if math.prod(size) * memory.itemsize > LIMIT:
         raise ImportRefused(f"a tensor of shape {size} is too large")
     steps = [step * memory.itemsize for step in stride]
-    array: NDArray[Any] = np.lib.stride_tricks.as_strided(memory[offset:], size, steps, writeable=False)
+    array = np.lib.stride_tricks.as_strided(memory[offset:], size, steps, writeable=False)
     if storage.kind == "BFloat16":
-        return np.left_shift(array, 16, dtype=np.uint32).view(np.float32)
-    return array.copy()
+        array = np.left_shift(array, 16, dtype=np.uint32).view(np.float32)
+    return np.array(array)
 
 
 def _known() -> dict[str, Any]:
