@@ -1,6 +1,5 @@
-# SPDX-License-Identifier: Apache-2.0
 # amaranth: UnusedElaboratable=no
-# (what is emitted once is instantiated, not elaborated)
+# SPDX-License-Identifier: Apache-2.0
 """The array of PEs."""
 
 from amaranth.hdl import Cat, Module, Signal

@@ -1,6 +1,5 @@
-# SPDX-License-Identifier: Apache-2.0
 # amaranth: UnusedElaboratable=no
-# (what is emitted once is instantiated, not elaborated)
+# SPDX-License-Identifier: Apache-2.0
 """Assemble: runs the element-wise slices row by row and writes what they produce."""
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal

@@ -38,9 +38,9 @@ class Config:
         Column groups, a power of two. Group ``g`` takes the columns ``j`` with ``j % groups == g``;
         row ``r`` lives on the PEs ``r % (pes // groups)`` of every group and is summed at the drain.
     slices : int
-        Element-wise slices; each serves ``pes // groups // slices`` PE rows.
+        Element-wise slices; each serves ``pes // groups // slices`` PE rows. 0: one for each.
     slice_width : int
-        Cells that a slice takes up per cycle.
+        Cells that a slice takes up per cycle. 0: two where there are two.
     weight_bits, activation_bits, cell_bits : int
         Signed widths of weights, of x, y and m, and of the cell state c.
     index_bits : int
@@ -74,7 +74,7 @@ class Config:
     channels: int
     groups: int = 1
     slices: int = 0
-    slice_width: int = 2
+    slice_width: int = 0
     weight_bits: int = 12
     activation_bits: int = 16
     cell_bits: int = 24
@@ -91,6 +91,8 @@ class Config:
     def __post_init__(self):
         if self.slices == 0:
             object.__setattr__(self, "slices", max(1, self.pes // max(1, self.groups)))
+        if self.slice_width == 0:
+            object.__setattr__(self, "slice_width", min(2, max(1, self.lanes)))
         powers = ("pes", "channels", "groups", "slices", "slice_width", "queue_depth", "entry_depth",
                   "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "row_nonzeros",
                   "program_depth")

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interleaved compressed sparse columns: a matrix as the PEs read it, and back.
+
+Row ``r`` of a matrix is on PE row ``r % row_pes``, column ``j`` goes to group ``j % groups``. A PE's part of a
+column is a list of entries in the order of its local rows; an entry is a weight and the number of zero rows
+skipped since the previous entry. A gap that the skip cannot express is bridged by entries of weight zero
+(paper, section 4.1). How many entries a column has on a PE is its pointer.
+
+Local rows: of the stacked gates, row ``4 * (cell // row_pes) + gate``; of a projection, ``row // row_pes``.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtl.config import Config
+
+__all__ = ["EncodeError", "Stream", "encode", "decode", "column_order"]
+
+Int64Array = NDArray[np.int64]
+
+#: Columns among which `column_order` chooses the next.
+ORDER_WINDOW = 64
+
+
+class EncodeError(ValueError):
+    """An encoded matrix is not valid; the message says where."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """One matrix, encoded for all PEs.
+
+    Attributes
+    ----------
+    shape : tuple
+        Of the matrix: (4, H, columns) stacked gates, or (rows, columns).
+    order : int64 (slots, groups)
+        Column broadcast to each group in each slot, or -1 for none.
+    counts : int64 (slots, pes)
+        Entries of the slot's column on each PE: the pointers.
+    weights, skips : int16 (lines, pes)
+        Entries of each PE one after another; a PE with fewer is filled up with zeros.
+    lengths : int64 (pes,)
+        Entries of each PE, padding included.
+    nonzeros : int64 (pes,)
+        Entries of each PE that are weights.
+    """
+
+    shape: tuple[int, ...]
+    order: Int64Array
+    counts: Int64Array
+    weights: NDArray[np.int16]
+    skips: NDArray[np.int16]
+    lengths: Int64Array
+    nonzeros: Int64Array
+
+    @property
+    def lines(self) -> int:
+        """Lines of the weight memory that the stream takes: entries of its longest PE."""
+        return len(self.weights)
+
+    @property
+    def padding(self) -> int:
+        """Padding entries of all PEs."""
+        return int(self.lengths.sum() - self.nonzeros.sum())
+
+
+def _locate(matrix: NDArray[Any], config: Config) -> tuple[Int64Array, Int64Array, Int64Array, NDArray[Any]]:
+    """PE, local row, column and value of every non-zero."""
+    index = np.nonzero(matrix)
+    values = matrix[index]
+    row, column = index[-2], index[-1]
+    pe = row % config.row_pes + config.row_pes * (column % config.groups)
+    local = row // config.row_pes
+    if matrix.ndim == 3:
+        local = 4 * local + index[0]
+    return pe, local, column, values
+
+
+def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
+    """An order of columns that keeps the PEs level, so that shallow queues keep all of them busy.
+
+    Greedy: of the ``window`` columns that have waited longest, the next is the one after which the entries of
+    the PEs so far differ least (sum of squares). A window keeps it near the order in which columns are computed.
+
+    Parameters
+    ----------
+    counts : int64 (columns, pes)
+
+    Returns
+    -------
+    int64 (columns,) : a permutation.
+    """
+    columns = len(counts)
+    excess = counts - counts.mean(axis=1, keepdims=True)
+    norms = (excess * excess).sum(axis=1)
+    level = np.zeros(counts.shape[1])
+    waiting = np.arange(min(window, columns))
+    following = len(waiting)
+    order = np.empty(columns, np.int64)
+    for position in range(columns):
+        best = int(np.argmin(norms[waiting] + 2 * (excess[waiting] @ level)))
+        column = waiting[best]
+        order[position] = column
+        level += excess[column]
+        if following < columns:
+            waiting = np.append(np.delete(waiting, best), following)
+            following += 1
+        else:
+            waiting = np.delete(waiting, best)
+    return order
+
+
+def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Stream:
+    """The stream of ``matrix``: (4, H, columns) gates i, f, g, o, or (rows, columns); integers.
+
+    With ``balance`` the columns are put in `column_order`; columns without any entry are left out.
+
+    Raises
+    ------
+    EncodeError
+        For a weight that does not fit ``weight_bits``.
+    """
+    limit = 1 << (config.weight_bits - 1)
+    if matrix.size and (matrix.max() >= limit or matrix.min() < -limit):
+        raise EncodeError(f"a weight of {matrix.max()} or {matrix.min()} does not fit {config.weight_bits} bits")
+    pe, local, column, values = _locate(matrix, config)
+    columns = matrix.shape[-1]
+    # Padded lengths of each (column, PE), from the gaps in (PE, column, row) order.
+    by_place = np.lexsort((local, column, pe))
+    pe, local, column, values = pe[by_place], local[by_place], column[by_place], values[by_place]
+    first = np.ones(len(pe), bool)
+    first[1:] = (pe[1:] != pe[:-1]) | (column[1:] != column[:-1])
+    before = np.where(first, -1, np.concatenate([[-1], local[:-1]])) if len(local) else local
+    gap = local - before - 1
+    padding = gap >> config.index_bits
+    counts = np.zeros((columns, config.pes), np.int64)
+    np.add.at(counts, (column, pe), padding + 1)
+
+    order = _slots(counts, config, balance)
+    position = np.full(columns, -1, np.int64)
+    for group in range(config.groups):
+        used = order[:, group] >= 0
+        position[order[used, group]] = np.flatnonzero(used)
+    by_slot = np.lexsort((local, position[column], pe))
+    pe, values, gap, padding = pe[by_slot], values[by_slot], gap[by_slot], padding[by_slot]
+
+    lengths = np.bincount(pe, weights=padding + 1, minlength=config.pes).astype(np.int64)
+    nonzeros = np.bincount(pe, minlength=config.pes).astype(np.int64)
+    lines = int(lengths.max(initial=0))
+    last = np.cumsum(padding + 1) - 1 - (np.cumsum(lengths) - lengths)[pe]
+    weights = np.zeros((lines, config.pes), np.int16)
+    skips = np.zeros((lines, config.pes), np.int16)
+    skips[:] = np.where(np.arange(lines)[:, None] < lengths, (1 << config.index_bits) - 1, 0)
+    weights[last, pe] = values
+    skips[last, pe] = gap & ((1 << config.index_bits) - 1)
+    return Stream(matrix.shape, order, _slot_counts(counts, order, config), weights, skips, lengths, nonzeros)
+
+
+def _slots(counts: Int64Array, config: Config, balance: bool) -> Int64Array:
+    """Which column each group takes in each slot."""
+    orders = []
+    for group in range(config.groups):
+        columns = np.arange(group, len(counts), config.groups)
+        pes = slice(group * config.row_pes, (group + 1) * config.row_pes)
+        columns = columns[counts[columns, pes].any(axis=1)]
+        if balance:
+            columns = columns[column_order(counts[columns, pes])]
+        orders.append(columns)
+    order = np.full((max(map(len, orders)), config.groups), -1, np.int64)
+    for group, columns in enumerate(orders):
+        order[:len(columns), group] = columns
+    return order
+
+
+def _slot_counts(counts: Int64Array, order: Int64Array, config: Config) -> Int64Array:
+    result = np.zeros((len(order), config.pes), np.int64)
+    for group in range(config.groups):
+        pes = slice(group * config.row_pes, (group + 1) * config.row_pes)
+        used = order[:, group] >= 0
+        result[used, pes] = counts[order[used, group], pes]
+    return result
+
+
+def decode(stream: Stream, config: Config) -> NDArray[np.int32]:
+    """The matrix that `encode` was given, exactly.
+
+    Raises
+    ------
+    EncodeError
+        If pointers and entries do not fit together or name a row that the matrix does not have.
+    """
+    matrix = np.zeros(stream.shape, np.int32)
+    for pe in range(config.pes):
+        group, row_pe = divmod(pe, config.row_pes)
+        counts = stream.counts[:, pe]
+        length = int(counts.sum())
+        if length > stream.lines:
+            raise EncodeError(f"PE {pe}: pointers name {length} entries, there are {stream.lines}")
+        if not length:
+            continue
+        weights = stream.weights[:length, pe].astype(np.int32)
+        slots = np.repeat(np.arange(len(counts)), counts)
+        steps = np.cumsum(stream.skips[:length, pe].astype(np.int64) + 1)
+        starts = np.cumsum(counts) - counts
+        base = np.where(starts > 0, steps[np.maximum(starts - 1, 0)], 0)
+        local = steps - base[slots] - 1
+        column = stream.order[slots, group]
+        real = weights != 0
+        local, column, weights = local[real], column[real], weights[real]
+        gates = matrix.ndim == 3
+        row = (local >> 2 if gates else local) * config.row_pes + row_pe
+        if len(row) and (row.max() >= stream.shape[-2] or column.min() < 0 or column.max() >= stream.shape[-1]):
+            raise EncodeError(f"PE {pe}: an entry lies outside of the {stream.shape} matrix")
+        if gates:
+            matrix[local & 3, row, column] = weights
+        else:
+            matrix[row, column] = weights
+    return matrix
