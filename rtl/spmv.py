@@ -17,7 +17,8 @@ class SpMV(wiring.Component):
     All channels work on the same entry, so decoding, addressing and hazards exist once per PE. An
     accumulator is read, added to and written back over `latency` cycles; an entry whose row is still on its
     way back waits (the packer spreads short matrices over several *phases*, which are summed when drained,
-    so that this is rare). A drain takes one cycle of the accumulators' read port and clears what it reads.
+    so that this is rare). A drain takes one cycle of the accumulators' read port and clears what it reads; an
+    entry that follows it into the same row waits in the same way.
 
     Latency: `delay` cycles from an entry to its row being readable; a drained row is at ``drained``
     `drain_delay` cycles after ``drain``. Cost: per channel a multiplier-adder of 19 x 16 + 36 bits and a
@@ -149,7 +150,7 @@ class SpMV(wiring.Component):
         valids = Signal(3)
         drains = Signal(3)
         ends = Signal(4)
-        conflict = Cat(valids[k] & (addresses[k] == address) for k in range(3)).any()
+        conflict = Cat((valids[k] | drains[k]) & (addresses[k] == address) for k in range(3)).any()
         waits = row_valid & conflict
         m.d.comb += go.eq(~(waits | self.drain))
 
