@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The emitted Verilog, running: a fast harness that Python drives, and what cocotb benches stand on."""

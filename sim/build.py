@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Emits Verilog and compiles it with the harness to a shared library, once for each content.
+
+Both are kept under ``$OPENESE_CACHE``, else ``$XDG_CACHE_HOME/openese``, else ``~/.cache/openese``.
+A file's name is the hash of all that went into it, so it is never stale; builds of the same content
+wait for each other, and a file appears whole or not at all.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import amaranth
+
+import rtl
+from rtl.build import verilog
+from rtl.config import Config
+
+from . import verilator
+
+__all__ = ["TOP", "cache_folder", "digest", "emitted", "exclusive", "library"]
+
+TOP = "openese"
+KEPT = 24  # files of a kind; the least recently used go first
+
+_HARNESS = Path(__file__).with_name("harness.cpp")
+# Everything starts at the value that the Verilog gives it, else at 0, or at random where the harness is
+# asked to scramble. Measured on 32 x 32: -march=native is worth a fifth; -O3 and threads are worth nothing.
+_OPTIONS = ("-O3", "--x-assign", "fast", "--x-initial", "unique", "-Wno-fatal",
+            "--timescale", "1ps/1ps")
+_COMPILE = "-fPIC -fvisibility=hidden -march=native"
+_OPTIMIZE = ("OPT_FAST=-O2", "OPT_SLOW=-O1", "OPT_GLOBAL=-O1")
+
+_log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """The folder that keeps what was built; made if need be."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("OPENESE_CACHE") or Path(home) / "openese")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def digest(sources: Sequence[Path], *parts: str) -> str:
+    """16 hex digits for the bytes of ``sources`` and for ``parts``."""
+    found = hashlib.sha256()
+    for part in [*(Path(source).read_bytes() for source in sources), *(part.encode() for part in parts)]:
+        found.update(len(part).to_bytes(8, "little") + part)
+    return found.hexdigest()[:16]
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Holds ``path`` with ``.lock`` appended against other processes."""
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def emitted(config: Config) -> Path:
+    """The Verilog of ``config`` as `rtl.build` writes it."""
+    modules = sorted(Path(rtl.__path__[0]).glob("*.py"))
+    path = cache_folder() / f"{digest(modules, repr(config), amaranth.__version__)}.v"
+    with exclusive(path):
+        if not path.exists():
+            part = path.with_suffix(".part")
+            part.write_text(verilog(config))
+            part.replace(path)
+        path.touch()
+    _forget(path)
+    return path
+
+
+def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
+    """The shared library of the machine ``openese`` in ``sources``.
+
+    Parameters
+    ----------
+    sources : sequence of Path
+        Verilog files.
+    trace : bool
+        Able to write VCD traces, which makes it slower.
+
+    Returns
+    -------
+    Path
+        The library, built unless there is one of the same content.
+
+    Raises
+    ------
+    sim.verilator.ToolError
+        A tool is missing, or does not take the sources.
+    """
+    tool = verilator.find()
+    options = (*_OPTIONS, *(["--trace-vcd"] if trace else []))
+    key = digest([*sources, _HARNESS], tool.version, _processor(), *options, _COMPILE, *_OPTIMIZE)
+    built = cache_folder() / f"{key}.so"
+    with exclusive(built):
+        if not built.exists():
+            _log.info("building a simulator: %s", built)
+            _build(tool, sources, options, built)
+        built.touch()
+    _forget(built)
+    return built
+
+
+def _processor() -> str:
+    """What -march=native stands for here: a home folder may be shared by unlike machines."""
+    return subprocess.run(["g++", "-march=native", "-Q", "--help=target", "--version"], text=True,
+                          capture_output=True).stdout
+
+
+def _build(tool: verilator.Verilator, sources: Sequence[Path], options: Sequence[str], built: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=f"{built.stem}-", dir=built.parent) as folder:
+        tool.run([
+            "--cc", "--exe", "--build", "-j", str(min(4, os.cpu_count() or 1)), "--Mdir", folder,
+            "--top-module", TOP, "--prefix", f"V{TOP}", *options,
+            "-CFLAGS", _COMPILE, "-LDFLAGS", "-shared", "-MAKEFLAGS", " ".join(_OPTIMIZE),
+            *(source.resolve() for source in map(Path, sources)), _HARNESS, "-o", built.name,
+        ], log=built.with_suffix(".log"))
+        shutil.move(Path(folder) / built.name, built)
+
+
+def _forget(newest: Path) -> None:
+    alike = sorted(newest.parent.glob(f"*{newest.suffix}"), key=lambda path: path.stat().st_mtime)
+    for path in alike[:-KEPT]:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".log").unlink(missing_ok=True)

