@@ -346,6 +346,10 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     with open(path, "rb") as file:
         try:
             with np.load(file, allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}
+                arrays = {key: archive[key] for key in archive.files}
         except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise ModelError(f"{os.fspath(path)}: not an .npz of plain arrays ({error})") from None
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ModelError(f"{os.fspath(path)}: not an .npz of plain arrays ({key!r} is no array)")
+    return arrays
