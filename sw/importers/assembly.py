@@ -9,7 +9,7 @@ from ..float_reference import initial_state
 from ..model import Dense, Layer, Model, ModelError
 from ..network import Direction, LayerState, Network, Stage
 
-__all__ = ["Linear", "Part", "Recurrent", "Track", "assemble"]
+__all__ = ["Linear", "Part", "Recurrent", "Row", "Stack", "Track", "assemble"]
 
 
 class Track(NamedTuple):
@@ -20,12 +20,18 @@ class Track(NamedTuple):
     initial: LayerState | None = None
 
 
+#: Layers of one direction, each fed by the one before it.
+Stack = tuple[Track, ...]
+#: One or two stacks that read the same input; their outputs are concatenated.
+Row = tuple[Stack, ...]
+
+
 @dataclass(frozen=True)
 class Recurrent:
-    """An LSTM as its source holds it: for each stacked layer, the one or two tracks side by side."""
+    """An LSTM as its source holds it: rows, each fed by the one before it."""
 
     name: str
-    layers: tuple[tuple[Track, ...], ...]
+    rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -57,7 +63,7 @@ def assemble(parts: Sequence[Part], name: str) -> Network:
     ModelError
         If sizes do not fit, naming both parts, or if there is no LSTM.
     """
-    rows: list[tuple[Track, ...]] = []
+    rows: list[Row] = []
     notes: list[str] = []
     linear: Dense | None = None
     before: tuple[str, int] | None = None
@@ -76,9 +82,9 @@ def assemble(parts: Sequence[Part], name: str) -> Network:
                 notes.append(f"{part.name}: its activation {part.activation!r} is left to the host")
             linear = part.dense if linear is None else _compose(linear, part.dense)
             continue
-        first, *others = part.layers
+        first, *others = part.rows
         if linear is not None:
-            first = tuple(track._replace(layer=_fold(linear, track.layer)) for track in first)
+            first = tuple(_folded(linear, stack) for stack in first)
             notes.append(f"the linear layer before {part.name!r} is multiplied into its input weights")
             linear = None
         rows += [first, *others]
@@ -90,39 +96,42 @@ def assemble(parts: Sequence[Part], name: str) -> Network:
 def _sizes(part: Part) -> tuple[int, int]:
     if isinstance(part, Linear):
         return part.dense.weight.shape[1], part.dense.weight.shape[0]
-    return part.layers[0][0].layer.inputs, sum(track.layer.outputs for track in part.layers[-1])
+    return part.rows[0][0][0].layer.inputs, sum(stack[-1].layer.outputs for stack in part.rows[-1])
 
 
 def _compose(first: Dense, second: Dense) -> Dense:
     return Dense(weight=second.weight @ first.weight, bias=second(first.bias))
 
 
-def _fold(linear: Dense, layer: Layer) -> Layer:
-    return replace(layer, w_x=layer.w_x @ linear.weight, bias=layer.bias + layer.w_x @ linear.bias)
+def _folded(linear: Dense, stack: Stack) -> Stack:
+    layer = stack[0].layer
+    layer = replace(layer, w_x=layer.w_x @ linear.weight, bias=layer.bias + layer.w_x @ linear.bias)
+    return (stack[0]._replace(layer=layer), *stack[1:])
 
 
-def _stages(rows: Iterable[tuple[Track, ...]], name: str) -> list[Stage]:
-    """Stages in order; a run of forward-only layers is one stage."""
-    groups: list[list[tuple[Track, ...]]] = []
+def _stages(rows: Iterable[Row], name: str) -> list[Stage]:
+    """Stages in order; rows of one forward stack that follow each other are one stage."""
+    groups: list[Row] = []
     for row in rows:
-        plain = len(row) == 1 and not row[0].reverse
-        if plain and groups and len(groups[-1][0]) == 1 and not groups[-1][0][0].reverse:
-            groups[-1].append(row)
+        if groups and _forward_only(row) and _forward_only(groups[-1]):
+            groups[-1] = (groups[-1][0] + row[0],)
         else:
-            groups.append([row])
-    stages = []
-    for number, group in enumerate(groups):
-        label = name if len(groups) == 1 else f"{name}.stage{number}"
-        stages.append(Stage(tuple(_direction(tracks, label) for tracks in zip(*group, strict=True))))
-    return stages
+            groups.append(row)
+    labels = [name] if len(groups) == 1 else [f"{name}.stage{number}" for number in range(len(groups))]
+    return [Stage(tuple(_direction(stack, label) for stack in row))
+            for row, label in zip(groups, labels, strict=True)]
 
 
-def _direction(tracks: Sequence[Track], label: str) -> Direction:
-    reverse = tracks[0].reverse
-    model = Model(layers=tuple(track.layer for track in tracks), name=label + (".reverse" if reverse else ""))
-    initial = None
-    if any(track.initial is not None for track in tracks):
-        voices = max(track.initial.c.shape[0] for track in tracks if track.initial is not None)
-        initial = tuple(track.initial or zero for track, zero in
-                        zip(tracks, initial_state(model, voices), strict=True))
+def _forward_only(row: Row) -> bool:
+    return len(row) == 1 and not row[0][0].reverse
+
+
+def _direction(stack: Stack, label: str) -> Direction:
+    reverse = stack[0].reverse
+    model = Model(layers=tuple(track.layer for track in stack), name=label + (".reverse" if reverse else ""))
+    given = [track.initial for track in stack if track.initial is not None]
+    if not given:
+        return Direction(model=model, reverse=reverse)
+    zero = initial_state(model, given[0].c.shape[0])
+    initial = tuple(track.initial or nothing for track, nothing in zip(stack, zero, strict=True))
     return Direction(model=model, reverse=reverse, initial=initial)

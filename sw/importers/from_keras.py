@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..model import Dense, FloatArray, Layer
-from .assembly import Linear, Part, Recurrent, Track
+from .assembly import Linear, Part, Recurrent, Stack, Track
 from .base import LIMIT, Entry, Importer, ImportRefused, Source, open_zip, read_member, require
 
 __all__ = ["IMPORTER"]
@@ -223,17 +223,17 @@ class _KerasSource(Source):
         try:
             if node.dense:
                 return self._dense(node)
-            ways = [self._direction(node, number) for number in range(len(_ways(node)))]
+            row = tuple(self._stack(node, number) for number in range(len(_ways(node))))
         except (KeyError, TypeError, ValueError) as error:
             raise ImportRefused(f"{self.path.name}: {node.kind} {node.name!r}: {error}") from None
-        return Recurrent(node.name, tuple(zip(*ways, strict=True)), tuple(_notes(node)))
+        return Recurrent(node.name, (row,), tuple(_notes(node)))
 
-    def _direction(self, node: _Node, number: int) -> list[Track]:
+    def _stack(self, node: _Node, number: int) -> Stack:
         kind, config, group, reverse = _ways(node)[number]
         cells = list(_cells(kind, config, group))
         places = [self._arrays(node, place, cell, number, n) for n, (cell, place) in enumerate(cells)]
-        return [Track(_layer(node.name if len(cells) == 1 else f"{node.name}.{n}", arrays), reverse)
-                for n, arrays in enumerate(places)]
+        return tuple(Track(_layer(node.name if len(cells) == 1 else f"{node.name}.{n}", arrays), reverse)
+                     for n, arrays in enumerate(places))
 
     def _arrays(self, node: _Node, place: str, cell: Mapping[str, Any], way: int, n: int) -> list[FloatArray]:
         count = 3 if cell.get("use_bias", True) else 2

@@ -88,7 +88,7 @@ class _Lstm:
         return array if array.dtype == np.float64 else array.astype(np.float32)
 
     def build(self) -> Recurrent:
-        """The node as one layer of one or two tracks."""
+        """The node as one row."""
         ways = len(self.ways)
         r = self.tensor("R", "directions, 4H, H", (ways, 0, 0))
         cells = self.attributes.get("hidden_size") or (r.shape[2] if r is not None else 0)
@@ -100,7 +100,7 @@ class _Lstm:
         b = np.zeros((ways, 8 * cells), w.dtype) if b is None else b
         p = self.tensor("P", "directions, 3H", (ways, 3 * cells))
         initial = self._initial(cells)
-        tracks = []
+        row = []
         for d, reverse in enumerate(self.ways):
             g_activation, scale = self._gates[d]
             gates = _scaled(w[d].reshape(4, cells, -1)[_GATES], r[d].reshape(4, cells, cells)[_GATES],
@@ -112,8 +112,8 @@ class _Lstm:
             name = self.node.name if ways == 1 else f"{self.node.name}.{'reverse' if reverse else 'forward'}"
             layer = Layer(name=name, w_x=gates[0], w_r=gates[1], bias=gates[2], peephole=peephole,
                           g_activation=g_activation)
-            tracks.append(Track(layer, reverse, initial[d]))
-        return Recurrent(self.node.name, (tuple(tracks),), tuple(self._notes()))
+            row.append((Track(layer, reverse, initial[d]),))
+        return Recurrent(self.node.name, (tuple(row),), tuple(self._notes()))
 
     def _initial(self, cells: int) -> list[LayerState | None]:
         states = {}

@@ -205,7 +205,9 @@ class Graph:
             return self._lstm_labels(node, name) if node.kind == "LSTM" else self._linear_labels(node)
         if proto.op_type == "Add":
             source = next((self.nodes[given] for given in proto.input if given in self.nodes), None)
-            return self._linear_labels(source) if source is not None and self.bias_of(source) else None
+            if source is None or self.bias_of(source) is None:
+                return None
+            return self._linear_labels(source)
         if proto.op_type not in _MOVING:
             return None
         before = self.labels(proto.input[0])

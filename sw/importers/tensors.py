@@ -161,11 +161,11 @@ class _Torch(_Found):
         return (inputs or (0,))[-1], (outputs or (0,))[-1] * len(last)
 
     def build(self) -> Recurrent:
-        layers = []
+        rows = []
         for k, ways in enumerate(self.suffixes):
             name = self.label if len(self.suffixes) == 1 else f"{self.label}.{k}"
-            layers.append(tuple(Track(self.layer(way, name), way.endswith("_reverse")) for way in ways))
-        return Recurrent(self.label, tuple(layers), tuple(self.notes()))
+            rows.append(tuple((Track(self.layer(way, name), way.endswith("_reverse")),) for way in ways))
+        return Recurrent(self.label, tuple(rows), tuple(self.notes()))
 
     def layer(self, suffix: str, name: str) -> Layer:
         w_r = self.values(f"weight_hh{suffix}")
@@ -209,7 +209,7 @@ class _Flat(_Found):
 
     def build(self) -> Recurrent:
         layer = self._kaldi() if "w_gifo_x" in self.tensors else self._paper()
-        return Recurrent(self.label, ((Track(layer),),), tuple(_type_notes(self)))
+        return Recurrent(self.label, (((Track(layer),),),), tuple(_type_notes(self)))
 
     def _kaldi(self) -> Layer:
         bias = self.values("bias")
