@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 from bench import TINY, generator, integers, raw, seeds, simulate, trace
+from cells import Cells, mask, random_settings, spread
 
 from rtl.elementwise import Kind, Slice
-from rtl.fixed import round_shift, saturate
 
 CONFIGS = {
     "tiny": TINY,
@@ -18,17 +18,6 @@ CONFIGS = {
     "two groups": TINY.replace(groups=2, slices=1),
     "four groups": TINY.replace(groups=4, slices=1, cell_bits=27),
 }
-
-
-def spread(rng, bits, size):
-    """Signed integers of every magnitude up to ``bits`` bits."""
-    return np.array(integers(rng, bits, size), np.int64) >> rng.integers(0, bits, size)
-
-
-def curve(function, exponent):
-    """A table as an image has it: 2048 samples over [-2**exponent, 2**exponent), Q16."""
-    at = (np.arange(2048) - 1024) * 2.0 ** (exponent - 10)
-    return np.floor(function(at) * 65536 + 0.5).astype(np.int64)
 
 
 class Bench:
@@ -45,15 +34,7 @@ class Bench:
         self.columns_at = {}
         self.saturated_at = {}
         self.cycle = 0
-        self.cell = np.zeros((config.cell_rows, self.rows, self.channels), np.int64)
-        # Parameters of PE row p and cell row k: bias[k, gate, p].
-        shape = (config.cell_rows, 4, self.rows)
-        self.bias = spread(rng, config.argument_bits, shape)
-        self.peephole = spread(rng, config.peephole_bits, shape)
-        if real_tables:
-            self.tables = [curve(lambda v: 1 / (1 + np.exp(-v)), 4), curve(np.tanh, 3)]
-        else:
-            self.tables = np.array(integers(rng, config.table_bits, (2, 2048)))
+        self.cells = Cells(config, rng, self.rows, real_tables)
 
     # -- the script --------------------------------------------------------------------------------
 
@@ -99,23 +80,13 @@ class Bench:
         """Random number formats and voices, once the pipeline is empty."""
         rng = self.rng
         self.cycle += self.dut.c_delay + self.config.beats
-        settings = {
-            "shift": rng.integers(0, 32, 4).tolist(),
-            "cell_argument_shift": int(rng.integers(0, 32)),
-            "peephole_select": int(rng.integers(0, 8)),
-            "cell_select": int(rng.integers(0, 8)),
-            "g_sigmoid": int(rng.integers(0, 2)),
-        }
-        active = rng.random(self.channels) < 0.75
-        reset = rng.random(self.channels) < 0.25
-        masks = {name: int(flags @ (1 << np.arange(self.channels)))
-                 for name, flags in (("active", active), ("reset", reset))}
-        self.settings_at[self.cycle] = {**settings, **masks}
-        return settings, active, reset
+        formats, active, reset = random_settings(rng, self.channels)
+        self.settings_at[self.cycle] = {**formats, "active": mask(active), "reset": mask(reset)}
+        return formats, active, reset
 
     def step(self, rows, base, phases):
         """An ELEMENTWISE of ``rows`` cell rows from ``base``; tanh(c) and o follow a row behind."""
-        settings, active, reset = self.new_settings()
+        formats, active, reset = self.new_settings()
         behind = None
         for row in [*range(base, base + rows), None]:
             if row is not None:
@@ -126,57 +97,26 @@ class Bench:
                 # As early as c allows, which is not before the row's other gates.
                 self.cycle = max(self.cycle, behind[0] + self.dut.c_delay)
                 self.slot(Kind.CELL_TANH, behind[1])
-                self.output(settings, active, reset, *behind, phases)
+                self.output(formats, active, reset, *behind, phases)
             if row is not None:
                 behind = (start, row, i, f, g)
 
-    def output(self, settings, active, reset, forget_start, row, i, f, g, phases):
+    def output(self, formats, active, reset, forget_start, row, i, f, g, phases):
         start, o = self.summed(Kind.O, row, phases)
-        before = np.where(reset, 0, self.cell[row])
-        cell, m, saturated = Slice.model(
-            self.config, np.stack([i, f, g, o]), before, self.bias[row][:, :, None],
-            self.peephole[row][[0, 1, 3]][:, :, None], settings, *self.tables)
-        self.cell[row] = np.where(active, cell, before)
-        self.expect(np.where(active, m, 0), start, self.dut.m_delay)
-        self.expect_saturated(saturated & active, forget_start, self.dut.c_delay + 1)
+        m, saturated = self.cells.step(row, [i, f, g, o], formats, active, reset)
+        self.expect(m, start, self.dut.m_delay)
+        self.expect_saturated(saturated, forget_start, self.dut.c_delay + 1)
 
     def project(self, rows, phases):
         """A PROJECT: sums, rounded and saturated to y."""
-        settings, active, _ = self.new_settings()
+        formats, active, _ = self.new_settings()
         for row in range(rows):
             start, total = self.summed(Kind.PROJECTION, row, phases)
-            y = round_shift(total, settings["shift"][0])
-            clamped = saturate(y, self.config.activation_bits)
-            self.expect(np.where(active, clamped, 0), start, self.dut.y_delay)
-            self.expect_saturated((clamped != y) & active, start, self.dut.y_delay)
+            y, saturated = self.cells.project(total, formats, active)
+            self.expect(y, start, self.dut.y_delay)
+            self.expect_saturated(saturated, start, self.dut.y_delay)
 
     # -- the simulation ----------------------------------------------------------------------------
-
-    async def load(self, ctx):
-        config, dut = self.config, self.dut
-        mask = (1 << config.table_bits) - 1
-        ctx.set(dut.tables_valid, 1)
-        for address in range(2048):
-            even, odd = (int(v) & mask for v in self.tables[address // 1024][address % 1024 * 2:][:2])
-            ctx.set(dut.tables, {"address": address, "data": even | odd << config.table_bits})
-            await ctx.tick()
-        ctx.set(dut.tables_valid, 0)
-        words = self.parameter_words()
-        ctx.set(dut.parameters_valid, 1)
-        for address, data in enumerate(words):
-            ctx.set(dut.parameters, {"address": address, "data": data})
-            await ctx.tick()
-        ctx.set(dut.parameters_valid, 0)
-        return len(words) + 2048
-
-    def parameter_words(self):
-        """Lines of the parameter memory: cell row, then gate, then PE rows, as many as a beat takes up."""
-        config = self.config
-        together = max(1, config.slice_width // config.channels)
-        pairs = (self.bias & ((1 << config.argument_bits) - 1)
-                 | (self.peephole & ((1 << config.peephole_bits) - 1)) << config.argument_bits)
-        return [sum(int(pair) << (k * config.parameter_bits) for k, pair in enumerate(word))
-                for word in pairs.reshape(-1, together)]
 
     def run(self):
         config, dut, rng = self.config, self.dut, self.rng
@@ -187,7 +127,7 @@ class Bench:
         loaded = []
 
         async def bench(ctx):
-            loaded.append(await self.load(ctx))
+            loaded.append(await self.cells.load(ctx, dut))
             for cycle in range(total):
                 if cycle in self.settings_at:
                     ctx.set(dut.settings, self.settings_at[cycle])

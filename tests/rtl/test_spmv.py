@@ -168,7 +168,7 @@ def test_a_row_can_be_read_after_the_delay():
 
 @pytest.mark.parametrize("cycle", range(7))
 def test_an_entry_may_come_right_behind_the_drain_of_its_row(cycle):
-    """Its decoding takes two cycles, so the entry of cycle 0 meets the drain of cycle 2; later ones follow."""
+    """Decoding takes two cycles, so the entry of cycle 0 meets the drain of cycle 2; later ones follow."""
     dut = SpMV(TINY)
     values = []
 
