@@ -205,7 +205,7 @@ class Assemble(wiring.Component):
         config = self._config
         lines = config.row_pes // config.groups
         pulses = Signal(self._m_delay + config.beats)
-        m.d.sync += pulses.eq((pulses << 1) | row_issued)
+        m.d.sync += pulses.eq(Mux(self.start, 0, (pulses << 1) | row_issued))
         complete = Mux(project, pulses[self._y_delay + config.beats - 2], pulses[self._m_delay + config.beats - 2])
         index = Signal(range(lines)) if lines > 1 else Signal(1)
         writing = Signal()

@@ -37,8 +37,9 @@ def to_fixed(value: ArrayLike, fraction: ArrayLike) -> NDArray[np.int64]:
 
     Values whose integers would not fit 62 bits are clamped to that, far beyond any format in use.
     """
-    scaled = np.floor(np.ldexp(np.asarray(value, np.float64), np.asarray(fraction, np.int32)) + 0.5)
-    return np.clip(scaled, -(2.0 ** 62), 2.0 ** 62).astype(np.int64)
+    with np.errstate(over="ignore"):
+        scaled = np.ldexp(np.asarray(value, np.float64), np.asarray(fraction, np.int32))
+    return np.clip(np.floor(scaled + 0.5), -(2.0 ** 62), 2.0 ** 62).astype(np.int64)
 
 
 def round_shift_value(value: ValueLike, shift: int) -> Value:

@@ -223,7 +223,8 @@ class _Scheduler:
         for name, matrix in matrices.items():
             columns = np.arange(matrix.shape[-1])
             tail = self._tail(number, matrix) if name == early[-1] else 0
-            split = [columns[:len(columns) - tail], columns[len(columns) - tail:]]
+            # A part begins in group 0.
+            split = np.split(columns, [(len(columns) - tail) // self._config.groups * self._config.groups])
             stored[name] = [self._add(number, name, part, chosen)
                             for part, chosen in enumerate(split) if len(chosen)]
         return stored
@@ -243,14 +244,11 @@ class _Scheduler:
             return 0
         wait = self._output_phases * config.slot + config.row_pes // config.groups + 45
         tail = math.ceil(wait / max(1.0, _mean_entries(matrix, config)))
-        tail = min(tail, columns // 2) // config.groups * config.groups
-        return tail
+        return min(tail * config.groups, columns // 2)
 
     def _add(self, layer: int, name: str, part: int, columns: NDArray[np.int64]) -> Operation:
         matrix = getattr(self._model.layers[layer], name)
         first = int(columns[0])
-        if first % self._config.groups:
-            raise AssertionError("parts begin at a multiple of the groups")
         stream = encode(matrix[..., first:first + len(columns)], self._config, self._balance)
         operation = Operation(
             layer=layer, matrix=name, part=part, columns=columns, stream=stream,
