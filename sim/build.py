@@ -25,12 +25,13 @@ from rtl.config import Config
 
 from . import verilator
 
-__all__ = ["TOP", "cache_folder", "digest", "emitted", "exclusive", "library"]
+__all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "exclusive", "library"]
 
+HERE = Path(__file__).parent
 TOP = "openese"
 KEPT = 24  # files of a kind; the least recently used go first
 
-_HARNESS = Path(__file__).with_name("harness.cpp")
+_HARNESS = HERE / "harness.cpp"
 # Everything starts at the value that the Verilog gives it, else at 0, or at random where the harness is
 # asked to scramble. Measured on 32 x 32: -march=native is worth a fifth; -O3 and threads are worth nothing.
 _OPTIONS = ("-O3", "--x-assign", "fast", "--x-initial", "unique", "-Wno-fatal",

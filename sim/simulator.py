@@ -4,7 +4,6 @@
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -316,8 +315,9 @@ class Simulator:
         if data.dtype != np.uint8 or not data.flags.c_contiguous:
             raise SimulationError(f"memory contents must be contiguous uint8, not {data.dtype}")
         self._memory = data
-        self._call("memory", ctypes.byref(_MemoryTraits(
-            data.ctypes.data, base, data.size, latency, jitter, outstanding, interleave, share, seed, *error)))
+        traits = _MemoryTraits(data.ctypes.data, base, data.size, latency, jitter, outstanding, interleave,
+                               share, seed, *error)
+        self._call("memory", ctypes.byref(traits))
 
     # -- traces --------------------------------------------------------------------------------
 

@@ -74,8 +74,9 @@ class Verilator:
         if log:
             log.write_text(done.stdout)
         if done.returncode:
-            found = re.search(r"^.*(?:%Error|error:|Error \d).*$", done.stdout, re.MULTILINE)
-            reason = found[0].strip() if found else f"exit status {done.returncode}"
+            errors = re.findall(r"^(?:%Error(?!: Exiting)|.*error:).*$|^%Warning.*$", done.stdout, re.MULTILINE)
+            errors.sort(key=lambda line: line.startswith("%Warning"))
+            reason = errors[0] if errors else f"exit status {done.returncode}"
             raise ToolError(f"Verilator failed: {reason}" + (f" (all of it: {log})" if log else ""))
         return done.stdout
 

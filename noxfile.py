@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The project's commands, each in an environment that it makes for itself: ``pip install nox``, then ``nox``."""
+
+import nox
+
+nox.needs_version = ">=2024.4.15"  # options.reuse_venv by name
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests"]
+
+# The package that carries Silero VAD's weights; what it depends on, PyTorch among it, is not needed.
+SILERO = "silero-vad==6.2.3"
+
+
+def _install(session, *extras):
+    session.install("-e", f".[{','.join(extras)}]")
+    session.install("--no-deps", SILERO)
+
+
+def _lint(session):
+    session.run("ruff", "check")
+    session.run("mypy")
+    session.run("python", "-m", "sim.lint")
+
+
+@nox.session
+def tests(session):
+    """Everything that must pass: lint, and all tests, those of the emitted Verilog among them."""
+    _install(session, "sim", "keras", "onnx", "safetensors", "dev")
+    _lint(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def sim(session):
+    """The emitted Verilog in Verilator: the benches under cocotb, and the fast harness."""
+    _install(session, "sim", "safetensors", "dev")
+    session.run("pytest", "-m", "sim", *session.posargs)
+
+
+@nox.session
+def lint(session):
+    """Style (ruff), types (mypy) and the emitted Verilog (Verilator with all warnings)."""
+    _install(session, "sim", "dev")
+    _lint(session)
+
+
+@nox.session
+def oracles(session):
+    """The tests that compare with PyTorch and Keras, which are large to install."""
+    _install(session, "keras", "onnx", "safetensors", "dev", "oracles")
+    session.run("pytest", "-m", "not sim", *session.posargs, env={"KERAS_BACKEND": "torch"})

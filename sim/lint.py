@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m sim.lint``: has Verilator judge the Verilog of every preset, with all warnings on."""
+
+import sys
+
+import click
+
+from rtl.config import PRESETS
+
+from . import build, verilator
+
+__all__ = ["lint", "main"]
+
+_WAIVERS = build.HERE / "lint.vlt"
+
+
+def lint(name: str) -> None:
+    """Lint the Verilog of the preset ``name``.
+
+    Raises
+    ------
+    sim.verilator.ToolError
+        With the first warning that is not waived.
+    """
+    verilator.find().run(["--lint-only", "-Wall", "--top-module", build.TOP, _WAIVERS,
+                          build.emitted(PRESETS[name])])
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(sorted(PRESETS)))
+def main(names: tuple[str, ...]) -> None:
+    """Lint the Verilog of presets NAMES, or of all."""
+    for name in names or sorted(PRESETS):
+        try:
+            lint(name)
+        except verilator.ToolError as error:
+            sys.exit(f"{name}: {error}")
+        print(f"{name}: clean")
+
+
+if __name__ == "__main__":
+    main()
