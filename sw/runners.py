@@ -60,7 +60,7 @@ class MachineRunner:
     Attributes
     ----------
     input_saturations : int
-        Inputs so far that did not fit their format.
+        Numbers given so far, of frames and of states, that did not fit their formats.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -90,9 +90,15 @@ class MachineRunner:
 
     def _to_integers(self, state: State, voice: int) -> list[ChannelState]:
         model, config = self._machine.model, self._machine.model.config
-        return [ChannelState(saturate(to_fixed(held.c[voice], formats.cell_fraction), config.cell_bits),
-                             saturate(to_fixed(held.y[voice], layer.y_fraction), config.activation_bits))
+        return [ChannelState(self._fitted(held.c[voice], formats.cell_fraction, config.cell_bits),
+                             self._fitted(held.y[voice], layer.y_fraction, config.activation_bits))
                 for held, layer, formats in zip(state, model.layers, model.formats, strict=True)]
+
+    def _fitted(self, values: FloatArray, fraction: int, bits: int) -> NDArray[np.int64]:
+        exact = to_fixed(values, fraction)
+        fitted = saturate(exact, bits)
+        self.input_saturations += int(np.count_nonzero(fitted != exact))
+        return fitted
 
     def _from_integers(self, found: list[ChannelState], after: State, voice: int) -> None:
         model = self._machine.model

@@ -232,7 +232,8 @@ def as_sliced(tensors):
         for part, (start, end) in (("high", (half, 2 * half)), ("low", (0, half))):
             limits = [f"{name}_{part}_start", f"{name}_{part}_end"]
             pieces |= dict(zip(limits, (np.array([start]), np.array([end])), strict=True))
-            nodes.append(helper.make_node("Slice", [f"{name}_all", *limits, f"{name}_axis"], [f"{name}_{part}"]))
+            inputs = [f"{name}_all", *limits, f"{name}_axis"]
+            nodes.append(helper.make_node("Slice", inputs, [f"{name}_{part}"]))
         nodes += [helper.make_node("Concat", [f"{name}_high", f"{name}_low"], [f"{name}_flat"], axis=0),
                   helper.make_node("Unsqueeze", [f"{name}_flat", f"{name}_axis"], [name])]
     return nodes, pieces, 0.0

@@ -232,12 +232,8 @@ class _Flat(_Found):
         cells = (self.tensors["w_ix"].shape or (0,))[0]
         parts: dict[str, Any] = {}
         for of, ours in (("x", "w_x"), ("r", "w_r")):
-            gates = [self.values(f"w_{gate}{of}") for gate in "ifco"]
-            for gate, values in zip("ifco", gates, strict=True):
-                if values.ndim != 2 or values.shape != (cells, gates[0].shape[-1]):
-                    raise ImportRefused(f"{self.label}: w_{gate}{of}: expected shape "
-                                        f"({cells}, {gates[0].shape[-1]}), found {values.shape}")
-            parts[ours] = np.stack(gates)
+            columns = (self.values(f"w_i{of}").shape or (0,))[-1]
+            parts[ours] = np.stack([self.values(f"w_{gate}{of}", (cells, columns)) for gate in "ifco"])
         return Layer(name=self.label, bias=np.stack([self.values(f"b_{gate}", (cells,)) for gate in "ifco"]),
                      **parts, peephole=self._peepholes([f"w_{gate}c" for gate in "ifo"], cells),
                      w_ym=self.values("w_ym") if "w_ym" in self.tensors else None)
