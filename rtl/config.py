@@ -100,12 +100,14 @@ class Config:
             value = getattr(self, field)
             if not isinstance(value, int) or not _power_of_two(value):
                 raise ValueError(f"Config {field} must be a power of two, not {value!r}")
-        ranges = {"weight_bits": (2, 18), "activation_bits": (8, 18), "cell_bits": (14, 27),
-                  "index_bits": (1, 10), "queue_depth": (16, 512), "program_depth": (8, 256),
-                  "groups": (1, min(8, self.pes)), "vector_depth": (2 * self.groups, 65536),
+        ranges = {"weight_bits": (2, 18), "activation_bits": (8, 18),
+                  "cell_bits": (max(14, self.activation_bits), 27), "index_bits": (1, 10),
+                  "queue_depth": (16, 512), "program_depth": (8, 256),
+                  # Assemble writes a column of every group at once, out of one a PE row.
+                  "groups": (1, min(8, max(1, self.row_pes))), "vector_depth": (2 * self.groups, 65536),
                   "entry_depth": (16, 1 << 20), "column_depth": (16, 65536), "cell_rows": (2, 4096),
                   "accumulator_rows": (16, 4096), "channels": (1, 64), "slices": (1, self.row_pes),
-                  "slice_width": (1, self.row_pes // min(self.slices, self.row_pes) * self.channels)}
+                  "slice_width": (1, max(1, self.row_pes // self.slices) * self.channels)}
         for field, (low, high) in ranges.items():
             value = getattr(self, field)
             if not low <= value <= high:

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from bench import TINY, generator, integers, raw, seeds, simulate, trace
+from bench import TINY, generator, integers, raw, simulate, trace
 from cells import Cells, mask, random_settings, spread
 
 from rtl.elementwise import Kind, Slice
@@ -16,7 +16,7 @@ CONFIGS = {
     "wide slice": TINY.replace(slices=1, slice_width=4),
     "narrow slice": TINY.replace(slices=2, slice_width=1),
     "two groups": TINY.replace(groups=2, slices=1),
-    "four groups": TINY.replace(groups=4, slices=1, cell_bits=27),
+    "four groups": TINY.replace(pes=16, groups=4, slices=1, cell_bits=27),
 }
 
 
@@ -155,13 +155,13 @@ class Bench:
             assert saturated == self.saturated_at.get(cycle, 0), f"saturated in cycle {cycle}"
 
 
-@seeds(2)
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_steps_equal_the_model(config, seed):
+@pytest.mark.parametrize("seed, name", list(enumerate(CONFIGS)))
+def test_steps_equal_the_model(name, seed):
     """Steps of one, two and four phases, a projection between them, tables real and random."""
     rng = generator(seed)
+    config = CONFIGS[name]
     bench = Bench(config, rng, real_tables=seed % 2 == 0)
-    for phases in (1, 2, 1, 4, 1, 1):
+    for phases in (1, 2, 4, 1):
         bench.step(rows=3, base=config.cell_rows - 4, phases=phases)
         bench.project(rows=2, phases=phases)
     bench.step(rows=1, base=0, phases=1)

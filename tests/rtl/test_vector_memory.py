@@ -11,7 +11,7 @@ CONFIGS = {
     "tiny": TINY,
     "one channel": TINY.replace(channels=1, slice_width=1, vector_depth=16),
     "two groups": TINY.replace(groups=2, slices=2, vector_depth=32),
-    "four groups": TINY.replace(groups=4, slices=1, channels=4, vector_depth=64),
+    "four groups": TINY.replace(pes=16, groups=4, slices=1, channels=4, vector_depth=64),
 }
 
 

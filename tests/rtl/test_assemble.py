@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Assemble: instruction after instruction, the columns it writes and the rows it drains."""
+
+from collections import deque
+
+import numpy as np
+import pytest
+from bench import TINY, cycles, generator, integers, pause, simulate, trace
+from cells import Cells, mask, random_settings, spread
+
+from rtl.array import PEArray
+from rtl.assemble import Assemble
+from rtl.program import Opcode
+
+CONFIGS = {
+    "tiny": TINY,
+    "one channel": TINY.replace(channels=1, slice_width=1),
+    "eight channels": TINY.replace(channels=8),
+    "one slice": TINY.replace(slices=1),
+    "wide slice": TINY.replace(slices=2, slice_width=4),
+    "two groups": TINY.replace(groups=2, slices=1),
+    "four groups": TINY.replace(pes=16, groups=4, slices=2),
+}
+
+
+class Bench:
+    """Random instructions, back to back or not, on an array that is only its accumulators."""
+
+    def __init__(self, config, rng, real_tables, pauses):
+        self.config = config
+        self.rng = rng
+        self.pauses = pauses
+        self.dut = dut = Assemble(config)
+        self.cells = Cells(config, rng, config.row_pes, real_tables)
+        self.accumulator = np.zeros((config.pes, config.accumulator_rows, config.channels), np.int64)
+        self.lines = config.row_pes // config.groups
+        self.writes, self.expected, self.saturated, self.starts = [], [], 0, []
+        self._watch, self.seen = trace(dut.saturated, dut.busy, dut.drain)
+
+    def run(self, opcodes):
+        simulate(self.dut, lambda ctx: self.instructions(ctx, opcodes),
+                 background=[self.array, self.record, self._watch], limit=60_000)
+        assert len(self.writes) == len(self.expected)
+        for number, (got, expected) in enumerate(zip(self.writes, self.expected, strict=True)):
+            assert got == expected, f"line {number}"
+        assert sum(values[0] for values in self.seen) == self.saturated
+        assert not self.accumulator.any(), "every row that was given sums was drained"
+
+    async def instructions(self, ctx, opcodes):
+        dut, rng = self.dut, self.rng
+        await self.cells.load(ctx, dut)
+        for opcode in opcodes:
+            while ctx.get(dut.busy):
+                await ctx.tick()
+            assert len(self.writes) == len(self.expected), "idle, but not everything is written"
+            await pause(ctx, rng, self.pauses)
+            instruction, ports = self.instruction(opcode)
+            ctx.set(dut.instruction, instruction)
+            for name, value in ports.items():
+                ctx.set(getattr(dut, name), value)
+            ctx.set(dut.start, 1)
+            ctx.set(dut.go, 0)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            # What is on the ports later does not count.
+            ctx.set(dut.instruction, {"rows": 1, "opcode": Opcode.FRAME})
+            await pause(ctx, rng, self.pauses)
+            ctx.set(dut.go, 1)
+            self.starts.append((len(self.seen), len(self.expected)))
+        while ctx.get(dut.busy):
+            await ctx.tick()
+        await cycles(ctx, 100)
+
+    def instruction(self, opcode):
+        """A random instruction and what it must write."""
+        config, rng = self.config, self.rng
+        elementwise = opcode is Opcode.ELEMENTWISE
+        rows, phases = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+        height = rows * 4 if elementwise else rows
+        while phases * height > config.accumulator_rows:
+            phases -= 1
+        stride = height + int(rng.integers(0, config.accumulator_rows // phases - height + 1))
+        base = int(rng.integers(0, config.accumulator_rows - (phases - 1) * stride - height + 1))
+        cell_base = int(rng.integers(0, config.cell_rows - rows + 1))
+        destination = int(rng.integers(0, config.vector_depth // config.groups - rows * self.lines + 1))
+        masked = int(rng.integers(2))
+        formats, active, reset = random_settings(rng, config.channels)
+        voices = {"active": mask(active), "reset": mask(reset)}
+
+        bits = config.accumulator_bits - (config.groups * phases - 1).bit_length()
+        sums = spread(rng, bits, (config.groups, config.row_pes, phases, height, config.channels))
+        for phase in range(phases):
+            place = base + phase * stride
+            self.accumulator[:, place:place + height] = sums[:, :, phase].reshape(
+                config.pes, height, config.channels)
+        # (height, PE rows, channels)
+        total = sums.sum(axis=(0, 2)).transpose(1, 0, 2)
+        for row in range(rows):
+            if elementwise:
+                gates = list(total[4 * row:4 * row + 4])
+                columns, clamped = self.cells.step(cell_base + row, gates, formats, active, reset)
+            else:
+                columns, clamped = self.cells.project(total[row], formats, active)
+            self.saturated += int(clamped.sum())
+            channels = mask(active | reset) if masked else (1 << config.channels) - 1
+            for line in range(self.lines):
+                self.expected.append((destination + row * self.lines + line, channels,
+                                      columns[line * config.groups:(line + 1) * config.groups].tolist()))
+        instruction = {**formats, "opcode": opcode, "rows": rows, "phase_stride": stride,
+                       "phase_last": phases - 1, "cell_base": cell_base, "dst_base": destination,
+                       "masked": masked}
+        return instruction, {"acc_base": base, "settings": {**formats, **voices}}
+
+    async def array(self, ctx):
+        """Drained rows come `PEArray.drain_delay` cycles later; otherwise there is noise."""
+        config, dut = self.config, self.dut
+        late = deque([None] * (PEArray.drain_delay - 1))
+        rows = None
+        while True:
+            _, _, drain, address = await ctx.tick().sample(dut.drain, dut.drain_address)
+            late.append(None)
+            if drain:
+                late[-1] = self.accumulator[:, address].tolist()
+                self.accumulator[:, address] = 0
+            before, rows = rows, late.popleft()
+            if rows is not None:
+                ctx.set(dut.drained, rows)
+            elif before is not None:
+                noise = integers(self.rng, config.accumulator_bits, config.channels)
+                ctx.set(dut.drained, [noise] * config.pes)
+
+    async def record(self, ctx):
+        """Writes; ``lines_done`` may count a line from the cycle after its write."""
+        dut, before = self.dut, 0
+        async for _, _, start, valid, line, channels, columns, done in ctx.tick().sample(
+                dut.start, dut.write_valid, dut.write_line, dut.write_channels, dut.write_columns,
+                dut.lines_done):
+            if self.starts:
+                assert done <= len(self.writes) - before
+                assert done >= len(self.writes) - before - 1
+            if start:
+                before = len(self.writes)
+            if valid:
+                self.writes.append((line, channels, [list(column) for column in columns]))
+
+
+@pytest.mark.parametrize("seed, name", list(enumerate(CONFIGS)))
+def test_columns_of_random_instructions(name, seed):
+    """Every kind behind every kind, some back to back, others with pauses before and after the start."""
+    rng = generator(seed)
+    bench = Bench(CONFIGS[name], rng, real_tables=seed % 2 == 0, pauses=seed % 3 * 0.4)
+    bench.run([Opcode.ELEMENTWISE, Opcode.PROJECT, Opcode.PROJECT, Opcode.ELEMENTWISE, Opcode.ELEMENTWISE,
+               Opcode.PROJECT, Opcode.ELEMENTWISE])
+
+
+def test_a_reset_clears_every_accumulator():
+    """Whatever the accumulators held, they are drained once before the first instruction."""
+    config = TINY
+    bench = Bench(config, generator(0), real_tables=True, pauses=0.0)
+    bench.accumulator[:] = 1
+    bench.run([])
+    assert sum(values[2] for values in bench.seen) == config.accumulator_rows
+    assert not bench.expected
