@@ -119,7 +119,7 @@ class Bench:
         return self._fractions(magnitudes, self._config.weight_bits)
 
     def input_fractions(self, peak: float) -> range:
-        """Binary points of x worth a try, likewise, where ``peak`` is the largest magnitude of all frames."""
+        """Binary points of x worth a try, likewise, where ``peak`` is the largest magnitude to be expected."""
         magnitudes = np.abs(self.x[self.x != 0])
         return self._fractions(np.append(magnitudes, peak), self._config.activation_bits)
 

@@ -3,19 +3,19 @@
 
 What is chosen by what:
 
-- Binary point of each weight matrix, and of the first layer's x: by the error that it alone makes at the
-  layer's output, measured on real frames, from the scale that clips nothing to the one that clips the largest
-  percent. Where the best of W_x and W_r of a gate cannot meet in one accumulator (their alignment is limited,
-  and no row may ever overflow), the pair of least summed error that can.
-- Range of the tables: the narrowest whose measured error is within a tenth of the best.
-- Binary points of c and of a projection's y: by their range over all frames, doubled, since frames to come
-  may exceed those seen, and both have bits to spare.
+- Binary point of each weight matrix: by the error that it alone makes at the layer's output, measured on real
+  frames, from the scale that clips nothing to the one that clips the largest percent. Where the best of W_x
+  and W_r of a gate cannot meet in one accumulator (their alignment is limited, and no row may ever overflow),
+  the pair of least summed error among those nearest to them that can.
+- Binary point of the first layer's x: likewise, from the scale that holds twice what was seen; of those whose
+  error is within a tenth of the least, the one that holds most, since frames to come may exceed those seen.
+- Binary points of c and of a projection's y: so that they hold twice what was seen; they have bits to spare.
+- Range of the tables: the narrowest whose measured error is within a tenth of the least.
 - Peepholes and biases: as fine as they fit.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +95,7 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: 
     tables = _choose_tables(benches, config, sigmoid_range, tanh_range)
     layers: list[QuantizedLayer] = []
     for bench, seen in zip(benches, ranges(model, x), strict=True):
-        x_fractions = [layers[-1].y_fraction] if layers else bench.input_fractions(seen["x"].peak)
+        x_fractions = [layers[-1].y_fraction] if layers else bench.input_fractions(HEADROOM * seen["x"].peak)
         layers.append(_LayerQuantizer(bench, seen, config, tables).quantize(x_fractions))
     quantized = QuantizedModel(
         layers=tuple(layers), config=config, head=model.head, name=model.name,
@@ -131,12 +131,16 @@ def _choose_tables(benches: Sequence[Bench], config: Config, sigmoid_range: int 
             function = bench.layer.g_activation if gate == "g" else "sigmoid"
             arguments[function].append((bench.z[:, number], np.asarray(bench.layer.bias[number], np.float64)))
         arguments["tanh"].append((bench.c, np.zeros(bench.layer.cells)))
-    errors = {function: {str(r): _table_error(function, r, arguments[function], config) for r in candidates}
+    errors = {function: {r: _table_error(function, r, arguments[function], config) for r in candidates}
               for function, candidates in (("sigmoid", SIGMOID_RANGES), ("tanh", TANH_RANGES))}
-    chosen = {function: next(int(r) for r, error in by_range.items() if error <= 1.1 * min(by_range.values()))
-              for function, by_range in errors.items()}
-    return _Tables(chosen["sigmoid"] if sigmoid_range is None else sigmoid_range,
-                   chosen["tanh"] if tanh_range is None else tanh_range, errors)
+    return _Tables(_first_within_a_tenth(errors["sigmoid"]) if sigmoid_range is None else sigmoid_range,
+                   _first_within_a_tenth(errors["tanh"]) if tanh_range is None else tanh_range,
+                   {function: {str(r): error for r, error in of.items()} for function, of in errors.items()})
+
+
+def _first_within_a_tenth(errors: Mapping[int, float]) -> int:
+    """The first choice that is hardly worse than the best."""
+    return next(choice for choice, error in errors.items() if error <= 1.1 * min(errors.values()))
 
 
 def _table_error(function: str, table_range: int, arguments: Sequence[tuple[Float64Array, Float64Array]],
@@ -202,15 +206,17 @@ class _LayerQuantizer:
         if self._layer.w_ym is None:
             return None, of_m
         y_fraction = max_fraction(HEADROOM * self._seen["y"].peak, bits)
-        candidates = self._bench.weight_fractions("w_ym", 0) or [y_fraction]
-        fraction = min(self._cheapest("w_ym", 0, candidates), y_fraction + SHIFTS[-1] - of_m)
+        cheapest = self._cheapest("w_ym", 0, self._bench.weight_fractions("w_ym", 0))
+        highest = y_fraction + SHIFTS[-1] - of_m
+        fraction = highest if cheapest is None else min(cheapest, highest)
         while self._bench.row_sums("w_ym", 0, fraction).max() >= row_limit(self._config):
             fraction -= 1
         return fraction, min(y_fraction, fraction + of_m)
 
     def _choose_gates(self, x_fractions: Sequence[int], y_fraction: int) -> tuple[int, list[_Gate]]:
         """Binary point of x and formats of the four gates, of least summed cost."""
-        options: list[tuple[float, int, list[_Gate]]] = []
+        costs: dict[int, float] = {}
+        options: dict[int, list[_Gate]] = {}
         refusal = QuantizeError(f"{self._owner}: x has no binary point")
         for x_fraction in x_fractions:
             try:
@@ -218,61 +224,53 @@ class _LayerQuantizer:
             except QuantizeError as error:
                 refusal = error
                 continue
-            cost = sum(self._gate_cost(number, gate) for number, gate in enumerate(gates))
-            options.append((cost + self._bench.input_cost(x_fraction), x_fraction, gates))
+            options[x_fraction] = gates
+            costs[x_fraction] = self._bench.input_cost(x_fraction) + sum(
+                self._gate_cost(number, gate) for number, gate in enumerate(gates))
         if not options:
             raise refusal
-        _, x_fraction, gates = min(options, key=lambda option: option[0])
-        return x_fraction, gates
+        x_fraction = _first_within_a_tenth(costs)
+        return x_fraction, options[x_fraction]
 
     def _choose_gate(self, number: int, x_fraction: int, y_fraction: int) -> _Gate:
-        """The best formats of both matrices, or else the best of those that can meet in one accumulator."""
+        """For every accumulator fraction, the binary points nearest to the best; of these, the cheapest."""
         inputs = (x_fraction, y_fraction)
-        tried = [self._fractions(tensor, number, fraction)
-                 for tensor, fraction in zip(_GATE_TENSORS, inputs, strict=True)]
-        tried[0] = tried[0] or [fraction + y_fraction - x_fraction for fraction in tried[1]]
-        tried[0] = tried[0] or [self._arguments[number] - x_fraction]
-        tried[1] = tried[1] or [fraction + x_fraction - y_fraction for fraction in tried[0]]
-        ideal = tuple(self._cheapest(tensor, number, fractions)
-                      for tensor, fractions in zip(_GATE_TENSORS, tried, strict=True))
-        gate = self._meet(number, ideal, inputs)
-        if gate:
-            return gate
-        bits = self._config.weight_bits
-        near = itertools.product(*(range(fractions[0] - bits, fractions[-1] + bits) for fractions in tried))
-        gates = [gate for pair in near if (gate := self._meet(number, pair, inputs))]
-        gates = [gate for gate in gates if not any(_nearer(other, gate, ideal) for other in gates)]
+        best = [self._cheapest(tensor, number, self._bench.weight_fractions(tensor, number))
+                for tensor in _GATE_TENSORS]
+        argument = self._arguments[number]
+        gates: dict[tuple[int, ...], _Gate] = {}
+        for shift in SHIFTS:
+            gate = self._meet(number, best, inputs, argument + shift)
+            if gate:
+                gates.setdefault(_offsets(gate, best), gate)
         if not gates:
             raise QuantizeError(
-                f"{self._owner} gate {GATES[number]}: x with {x_fraction} and y with {y_fraction} fraction "
-                f"bits meet in no {self._config.accumulator_bits}-bit accumulator that no row can overflow")
-        return min(gates, key=lambda gate: self._gate_cost(number, gate))
+                f"{self._owner} gate {GATES[number]}: products of x ({x_fraction} fraction bits) and y "
+                f"({y_fraction}) meet in no {self._config.accumulator_bits}-bit accumulator with at least "
+                f"{argument} fraction bits that no row can overflow")
+        nearest = [gate for away, gate in gates.items() if not any(_nearer(other, away) for other in gates)]
+        return min(nearest, key=lambda gate: self._gate_cost(number, gate))
 
-    def _fractions(self, tensor: str, number: int, input_fraction: int) -> list[int]:
-        """Binary points worth a try that leave a legal shift from the sums to the table argument."""
-        top = self._arguments[number] + SHIFTS[-1] - input_fraction
-        return sorted({min(fraction, top) for fraction in self._bench.weight_fractions(tensor, number)})
+    def _meet(self, number: int, best: Sequence[int | None], inputs: Sequence[int],
+              total: int) -> _Gate | None:
+        """The gate whose products have ``total`` fraction bits, if no row can overflow."""
+        most = (1 << self._config.align_bits) - 1
+        fractions = [total - of_input if wanted is None else
+                     min(max(wanted, total - of_input - most), total - of_input)
+                     for wanted, of_input in zip(best, inputs, strict=True)]
+        aligns = [total - own - of_input for own, of_input in zip(fractions, inputs, strict=True)]
+        rows = sum(self._bench.row_sums(tensor, number, own) << align
+                   for tensor, own, align in zip(_GATE_TENSORS, fractions, aligns, strict=True))
+        if np.max(rows) >= row_limit(self._config):
+            return None
+        return _Gate((fractions[0], fractions[1]), (aligns[0], aligns[1]))
 
-    def _cheapest(self, tensor: str, number: int, fractions: Sequence[int]) -> int:
-        return min(fractions, key=lambda fraction: self._bench.weight_cost(tensor, number, fraction))
+    def _cheapest(self, tensor: str, number: int, fractions: Sequence[int]) -> int | None:
+        return min(fractions, key=lambda f: self._bench.weight_cost(tensor, number, f), default=None)
 
     def _gate_cost(self, number: int, gate: _Gate) -> float:
         return sum(self._bench.weight_cost(tensor, number, fraction)
                    for tensor, fraction in zip(_GATE_TENSORS, gate.fractions, strict=True))
-
-    def _meet(self, number: int, fractions: tuple[int, ...], inputs: tuple[int, int]) -> _Gate | None:
-        """The gate with these binary points of its weights and inputs, if its products can be added up."""
-        argument = self._arguments[number]
-        matrices = list(zip(_GATE_TENSORS, fractions, inputs, strict=True))
-        total = max([argument, *(own + of_input for _, own, of_input in matrices)])
-        aligns = [total - own - of_input for _, own, of_input in matrices]
-        if max(aligns) >= 1 << self._config.align_bits or total - argument not in SHIFTS:
-            return None
-        rows = sum(self._bench.row_sums(tensor, number, own) << align
-                   for (tensor, own, _), align in zip(matrices, aligns, strict=True))
-        if np.max(rows) >= row_limit(self._config):
-            return None
-        return _Gate((fractions[0], fractions[1]), (aligns[0], aligns[1]))
 
     def _choose_cell(self) -> int:
         """The finest format that holds twice what c reached, and that the tanh's argument can be had from."""
@@ -293,8 +291,13 @@ class _LayerQuantizer:
         return select, saturate(to_fixed(self._layer.peephole, coarsest + select), config.peephole_bits)
 
 
-def _nearer(other: _Gate, gate: _Gate, ideal: tuple[int, ...]) -> bool:
-    """Whether ``other`` lies between ``gate`` and the ideal binary points, and so is no worse."""
-    return other != gate and all(
-        min(own, best) <= between <= max(own, best)
-        for between, own, best in zip(other.fractions, gate.fractions, ideal, strict=True))
+def _offsets(gate: _Gate, best: Sequence[int | None]) -> tuple[int, ...]:
+    """How far the binary points of both matrices are from the best; zeros have no best."""
+    return tuple(0 if wanted is None else own - wanted
+                 for own, wanted in zip(gate.fractions, best, strict=True))
+
+
+def _nearer(other: tuple[int, ...], offsets: tuple[int, ...]) -> bool:
+    """Whether ``other`` lies between ``offsets`` and the best, and so is no worse."""
+    return other != offsets and all(
+        min(away, 0) <= between <= max(away, 0) for between, away in zip(other, offsets, strict=True))

@@ -44,8 +44,8 @@ def speech_like(seed, steps, voices, inputs):
     frames = rng.normal(size=(steps, voices, inputs))
     for t in range(1, steps):
         frames[t] = 0.8 * frames[t - 1] + 0.6 * frames[t]
-    loudness = np.exp(np.cumsum(rng.normal(scale=0.1, size=(steps, voices, 1)), axis=0))
-    return frames * np.clip(loudness, 0.1, 4.0)
+    cycles = np.linspace(0, 2 * np.pi * steps / 40, steps)[:, None, None]
+    return frames * np.exp(np.sin(cycles + rng.uniform(0, 2 * np.pi, (voices, 1))))
 
 
 def _random_aligned(rng, config, rows, widths):

@@ -73,5 +73,5 @@ def test_wrong_shapes_are_named():
         run(model, np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"^state: expected 1 layers, found 0$"):
         run(model, np.zeros((2, 1, 3)), [])
-    with pytest.raises(ValueError, match=r"state of layer 'lstm0', y: expected shape \(1, 2\), found \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"of layer 'lstm0', y: expected shape \(1, 2\), found \(2, 2\)"):
         run(model, np.zeros((2, 1, 3)), [LayerState(np.zeros((1, 5)), np.zeros((2, 2)))])
