@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Assemble: runs the element-wise slices row by row and writes what they produce."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -36,7 +36,7 @@ class Assemble(wiring.Component):
     lines_done : lines that the instruction has written.
     drain, drain_address, drained : the array's drain.
     write_line, write_bank, write_columns, write_valid : to the vector memory.
-    masked : the instruction writes y, which only active or reset voices may change.
+    state_* : while not ``busy``, the host's way to the cell state; see `rtl.state`.
     """
 
     def __init__(self, config):
@@ -58,6 +58,11 @@ class Assemble(wiring.Component):
             "write_channels": Out(config.channels),
             "write_columns": Out(data.ArrayLayout(activations(config), config.groups)),
             "saturated": Out(bits_for(config.slices * config.slice_width)),
+            "state_row": In(bits_for(config.cell_rows - 1)),
+            "state_beat": In(bits_for(config.beats - 1)),
+            "state_cells": Out(data.ArrayLayout(signed(config.cell_bits), config.slices * config.slice_width)),
+            "state_write": In(config.slices * config.slice_width),
+            "state_data": In(signed(config.cell_bits)),
             "parameters": In(LineWrite(bits_for(config.parameter_lines - 1),
                                        config.slices * config.parameter_line_bits)),
             "parameters_valid": In(1),
@@ -125,6 +130,7 @@ class Assemble(wiring.Component):
                 with m.If(sweep == config.accumulator_rows - 1):
                     m.next = "IDLE"
             with m.State("IDLE"):
+                m.d.sync += [beat.row.eq(self.state_row), beat.beat.eq(self.state_beat)]
                 with m.If(self.start):
                     m.d.sync += [row.eq(0), slot.eq(0), phase.eq(0), cycle.eq(0), phase_row.eq(0)]
                     m.next = "WAIT"
@@ -189,12 +195,16 @@ class Assemble(wiring.Component):
                 part.capture.eq(drains[-1]),
                 part.beat.eq(beats[-1]),
                 part.settings.eq(settings),
+                part.cell_write.eq(self.state_write[index * config.slice_width:(index + 1) * config.slice_width]),
+                part.cell_data.eq(self.state_data),
                 part.parameters.address.eq(self.parameters.address),
                 part.parameters.data.eq(self.parameters.data.word_select(index, width)),
                 part.parameters_valid.eq(self.parameters_valid),
                 part.tables.eq(self.tables),
                 part.tables_valid.eq(self.tables_valid),
             ]
+            m.d.comb += [self.state_cells[index * config.slice_width + lane].eq(part.cells[lane])
+                         for lane in range(config.slice_width)]
             columns += [part.columns[row] for row in range(rows)]
             saturated.append(part.saturated)
         m.d.sync += self.saturated.eq(sum(saturated))

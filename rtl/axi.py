@@ -33,6 +33,7 @@ class AXI4LiteSubordinate(wiring.Component):
 
     Members
     -------
+    hold : take no access yet.
     bus : the bus. Writes that do not set all byte strobes get SLVERR and change nothing.
     write, write_address, write_data : a write; ``write_known`` in the same cycle says that it is allowed.
     read, read_address : a read; ``read_data`` and ``read_known`` are the answer in the same cycle.
@@ -42,6 +43,7 @@ class AXI4LiteSubordinate(wiring.Component):
         word = address_width - 2
         super().__init__({
             "bus": In(AXI4LiteSignature(address_width)),
+            "hold": In(1),
             "write": Out(1),
             "write_address": Out(word),
             "write_data": Out(32),
@@ -55,7 +57,7 @@ class AXI4LiteSubordinate(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         bus = self.bus
-        accepts = bus.aw.valid & bus.w.valid & (~bus.b.valid | bus.b.ready)
+        accepts = ~self.hold & bus.aw.valid & bus.w.valid & (~bus.b.valid | bus.b.ready)
         whole = bus.w.payload.strb.all()
         m.d.comb += [
             bus.aw.ready.eq(accepts),
@@ -75,7 +77,7 @@ class AXI4LiteSubordinate(wiring.Component):
         requested = Signal()
         address = Signal.like(self.read_address)
         m.d.comb += [
-            bus.ar.ready.eq(~requested & (~bus.r.valid | bus.r.ready)),
+            bus.ar.ready.eq(~self.hold & ~requested & (~bus.r.valid | bus.r.ready)),
             self.read.eq(requested),
             self.read_address.eq(address),
         ]

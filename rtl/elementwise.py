@@ -81,6 +81,8 @@ class Slice(wiring.Component):
     beat : the pipeline's control. ``settings`` must be constant while beats are in the pipeline.
     columns : m or y of the row, assembled: complete one cycle after the last beat's delay.
     saturated : lanes whose cell state or output was clamped, one cycle each.
+    cells : the cell state at the row and beat of ``beat``; ``cell_write`` sets lanes of it to ``cell_data`` (for
+        the host, with a beat that is held and not valid).
     parameters : (bias, peephole) pairs, gate by gate; ``tables`` : see `Activation`.
     """
 
@@ -101,6 +103,9 @@ class Slice(wiring.Component):
             "settings": In(Settings(config)),
             "columns": Out(data.ArrayLayout(activations(config), config.rows_per_slice)),
             "saturated": Out(bits_for(width)),
+            "cells": Out(data.ArrayLayout(signed(config.cell_bits), width)),
+            "cell_write": In(width),
+            "cell_data": In(signed(config.cell_bits)),
             "parameters": In(LineWrite(bits_for(config.parameter_lines - 1), config.parameter_line_bits)),
             "parameters_valid": In(1),
             "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
@@ -203,6 +208,7 @@ class Slice(wiring.Component):
             parameter_write.en.eq(self.parameters_valid),
         ]
         self._cells = self._delayed(m, read.data, 1 + self._tree)
+        m.d.comb += self.cells.eq(self._cells)
         self._parameters = self._delayed(m, parameter_read.data, 1 + self._tree)
 
     def _delayed(self, m, value, cycles):
@@ -422,8 +428,8 @@ class Slice(wiring.Component):
         reset = self._channel_flag(self.settings.reset, control, lane)
         writes = control.valid & control.last & (control.kind == Kind.F)
         m.d.comb += [
-            self._cell_write.data[lane].eq(Mux(active, state, 0)),
-            self._cell_write.en[lane].eq(writes & (active | reset)),
+            self._cell_write.data[lane].eq(Mux(self.cell_write[lane], self.cell_data, Mux(active, state, 0))),
+            self._cell_write.en[lane].eq((writes & (active | reset)) | self.cell_write[lane]),
         ]
         return writes & active & saturated
 

@@ -89,6 +89,11 @@ _FIXED = [
              "bit 0 a frame was sent; 1 an image was loaded; 2 it was refused; 3 a frame was dropped since TLAST "
              "came early; 4 since it came late. Write ones to clear"),
     Register("INTERRUPT_ENABLE", 0x034, Access.READ_WRITE, "which of these raise `irq`"),
+    Register("STATE_SELECT", 0x040, Access.READ_WRITE,
+             "one number of a voice's state, only while nothing is under way (else SLVERR): index in 15..0, channel "
+             "in 23..16; bit 31: 1 the cell state, index = cell row x PE rows + PE row; 0 y, index = its column in "
+             "the vector memory"),
+    Register("STATE_DATA", 0x044, Access.READ_WRITE, "that number, signed"),
 ]
 
 COUNTER_BASE = 0x080

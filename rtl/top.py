@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machine: everything between AXI4-Lite, frames in and frames out."""
 
-from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module, Mux, ResetInserter, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,7 @@ from .controller import Controller
 from .frames import Beats, FrameInput, FrameOutput
 from .loader import MAGIC, VERSION, Lines, Loader, Section
 from .registers import ADDRESS, COUNTER_BASE, COUNTERS, REGISTERS, Access, Control, Interrupt
+from .state import Select, StateAccess
 from .vector_memory import VectorMemory
 
 __all__ = ["ADDRESS_WIDTH", "Core", "Top"]
@@ -55,7 +56,8 @@ class Core(wiring.Component):
     run, idle, waiting_frame : see `Controller`.
     frames, results : the two streams.
     load_* : line writes from the loader.
-    events : increments of the counters this cycle, by name (not the cycles themselves).
+    events : increments of the counters this cycle, by name.
+    state_* : one number of a voice's state, while ``idle``; see `StateAccess`.
     """
 
     def __init__(self, config):
@@ -75,6 +77,10 @@ class Core(wiring.Component):
             "address": In(24),
             "writes": In(len(Section)),
             "events": Out(wiring.Signature(events)),
+            "state_select": In(Select()),
+            "state_write": In(1),
+            "state_data": In(32),
+            "state_value": Out(signed(32)),
         })
 
     def elaborate(self, platform):
@@ -87,11 +93,13 @@ class Core(wiring.Component):
         m.submodules.array = array = PEArray(config)
         m.submodules.assemble = assemble = Assemble(config)
         m.submodules.frame_output = frame_output = FrameOutput(config)
+        m.submodules.state = state = StateAccess(config)
         wiring.connect(m, wiring.flipped(self.frames), frame_input.beats)
         wiring.connect(m, frame_output.beats, wiring.flipped(self.results))
         self._load(m, controller, broadcast, array, assemble)
         self._control(m, controller, frame_input, broadcast, array, assemble, frame_output)
-        self._vectors(m, vectors, frame_input, broadcast, array, assemble, frame_output)
+        self._vectors(m, vectors, frame_input, broadcast, array, assemble, frame_output, state)
+        self._state(m, state, vectors, assemble)
         self._count(m, controller, broadcast, array, assemble, frame_output)
         m.d.comb += [
             self.frame_short.eq(frame_input.short),
@@ -160,7 +168,7 @@ class Core(wiring.Component):
             controller.output_busy.eq(frame_output.busy),
         ]
 
-    def _vectors(self, m, vectors, frame_input, broadcast, array, assemble, frame_output):
+    def _vectors(self, m, vectors, frame_input, broadcast, array, assemble, frame_output, state):
         config = self._config
         m.d.comb += [
             array.column.eq(broadcast.column),
@@ -173,18 +181,48 @@ class Core(wiring.Component):
             frame_output.columns.eq(vectors.columns),
             frame_output.read_grant.eq(~broadcast.read_valid),
             vectors.read_line.eq(broadcast.read_line),
-            frame_input.hold.eq(assemble.write_valid),
-            vectors.write_line.eq(Mux(assemble.write_valid, assemble.write_line, frame_input.write_line)),
-            vectors.write_bank.eq(Mux(assemble.write_valid, (1 << config.groups) - 1,
-                                      Mux(frame_input.write_valid, frame_input.write_bank, 0))),
-            vectors.write_channels.eq(Mux(assemble.write_valid, assemble.write_channels,
-                                          (1 << config.channels) - 1)),
+            frame_input.hold.eq(assemble.write_valid | state.bank.any()),
         ]
         with m.If(~broadcast.read_valid):
-            m.d.comb += [line.eq(frame_output.read_line) for line in vectors.read_line]
+            line = Mux(frame_output.busy, frame_output.read_line, state.line)
+            m.d.comb += [bank_line.eq(line) for bank_line in vectors.read_line]
+        # The write port belongs to Assemble, then to the host's state access, then to the frames.
         for group in range(config.groups):
-            m.d.comb += vectors.write_columns[group].eq(
-                Mux(assemble.write_valid, assemble.write_columns[group], frame_input.write_column))
+            m.d.comb += vectors.write_columns[group].eq(frame_input.write_column)
+        m.d.comb += [
+            vectors.write_line.eq(frame_input.write_line),
+            vectors.write_bank.eq(Mux(frame_input.write_valid, frame_input.write_bank, 0)),
+            vectors.write_channels.eq((1 << config.channels) - 1),
+        ]
+        with m.If(assemble.write_valid):
+            m.d.comb += [
+                vectors.write_line.eq(assemble.write_line),
+                vectors.write_bank.eq((1 << config.groups) - 1),
+                vectors.write_channels.eq(assemble.write_channels),
+                vectors.write_columns.eq(assemble.write_columns),
+            ]
+        with m.Elif(state.bank.any()):
+            m.d.comb += [
+                vectors.write_line.eq(state.line),
+                vectors.write_bank.eq(state.bank),
+                vectors.write_channels.eq(state.write_channels),
+                vectors.write_columns.eq(state.data[:config.activation_bits].replicate(
+                    config.groups * config.channels)),
+            ]
+
+    def _state(self, m, state, vectors, assemble):
+        m.d.comb += [
+            state.select.eq(self.state_select),
+            state.write.eq(self.state_write),
+            state.data.eq(self.state_data),
+            self.state_value.eq(state.value),
+            state.columns.eq(vectors.columns),
+            state.cells.eq(assemble.state_cells),
+            assemble.state_row.eq(state.cell_row),
+            assemble.state_beat.eq(state.cell_beat),
+            assemble.state_write.eq(state.cell_write),
+            assemble.state_data.eq(state.data),
+        ]
 
     def _count(self, m, controller, broadcast, array, assemble, frame_output):
         m.d.comb += [
@@ -270,14 +308,21 @@ class Top(wiring.Component):
     def _registers(self, m, bus, core, loader, core_reset, load):
         config = self.config
         run = Signal()
+        select, state_busy = Signal(Select()), Signal(range(StateAccess.delay + 1))
         interrupts, enabled, pending = Signal(len(Interrupt)), Signal(len(Interrupt)), Signal(len(Interrupt))
         was_loaded, was_refused = Signal(), Signal()
         writes = {r.name: Signal(name=f"write_{r.name.lower()}") for r in REGISTERS if r.access is not Access.READ}
         reset = writes["CONTROL"] & bus.write_data[1]
+        state_write = writes["STATE_DATA"]
+        usable = core.idle & ~core_reset
         for name, signal in writes.items():
             m.d.comb += signal.eq(bus.write & (bus.write_address == ADDRESS[name] >> 2))
         m.d.comb += [
-            bus.write_known.eq(Cat(writes.values()).any()),
+            bus.write_known.eq(Cat(writes.values()).any() & (usable | ~(state_write | writes["STATE_SELECT"]))),
+            bus.hold.eq(state_busy != 0),
+            core.state_select.eq(select),
+            core.state_data.eq(bus.write_data),
+            core.state_write.eq(state_write & usable),
             core.run.eq(run),
             load.eq(writes["CONTROL"] & bus.write_data[2]),
             loader.word.eq(bus.write_data),
@@ -292,6 +337,12 @@ class Top(wiring.Component):
             was_refused.eq(loader.error != 0),
             pending.eq(Mux(writes["INTERRUPT"], pending & ~bus.write_data, pending) | interrupts),
         ]
+        with m.If(writes["STATE_SELECT"] | state_write):
+            m.d.sync += state_busy.eq(StateAccess.delay)
+        with m.Elif(state_busy != 0):
+            m.d.sync += state_busy.eq(state_busy - 1)
+        with m.If(writes["STATE_SELECT"]):
+            m.d.sync += select.eq(bus.write_data)
         with m.If(writes["CONTROL"]):
             m.d.sync += run.eq(bus.write_data[0] & ~bus.write_data[2])
         with m.If(writes["INTERRUPT_ENABLE"]):
@@ -308,6 +359,8 @@ class Top(wiring.Component):
             "IMAGE_ERROR": Cat(loader.error, Signal(8 - len(loader.error)), loader.error_section),
             "INTERRUPT": pending,
             "INTERRUPT_ENABLE": enabled,
+            "STATE_SELECT": select,
+            "STATE_DATA": core.state_value,
         }
         high = Signal(32)
         with m.Switch(bus.read_address):
