@@ -20,6 +20,7 @@ from rich.table import Table
 from examples.silero_vad.clips import CLIPS, lay_out, pick_up, schedule
 from examples.silero_vad.task import Task
 from rtl.config import PRESETS, Config, preset
+from sw.model import Model
 from sw.prune import prune
 from sw.quantize import QuantizedModel, quantize
 from sw.reference import Reference
@@ -27,7 +28,7 @@ from sw.reference import Reference
 __all__ = ["KEEP", "Trial", "lowest", "steps_down", "trial"]
 
 KEEP = 0.99
-COARSE, FINE = 5, 1  # percent
+COARSE, FINE = 10, 1  # percent
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ class Trial:
     ----------
     density : float
         That was asked for; what is left is a little less, as every slice rounds down.
+    pruned : Model
+        In floating point.
     model : QuantizedModel
+        The same in integers.
     changed : ndarray, (clips,)
         Windows decided otherwise than by the dense float network.
     kept, calibration, held_out : float
@@ -49,6 +53,7 @@ class Trial:
     """
 
     density: float
+    pruned: Model
     model: QuantizedModel
     changed: np.ndarray
     kept: float
@@ -66,7 +71,7 @@ def trial(task: Task, density: float, config: Config) -> Trial:
     reference = Reference(model, config.channels)
     y = reference.run(model.quantize_input(frames)[0], active, reset)
     changed = task.changed(pick_up(model.dequantize_output(y), turns))
-    return Trial(density=density, model=model, changed=changed, kept=task.kept(changed),
+    return Trial(density=density, pruned=pruned, model=model, changed=changed, kept=task.kept(changed),
                  calibration=task.kept(changed, task.calibrates),
                  held_out=task.kept(changed, ~task.calibrates),
                  saturations=sum(reference.saturations.values()))
@@ -79,7 +84,7 @@ def steps_down(first: int, last: int, step: int) -> list[float]:
 
 def lowest(task: Task, config: Config, keep: float = KEEP,
            progress: Callable[[Trial], None] = lambda trial: None) -> list[Trial]:
-    """Walk down from the dense model, in steps of 5 % and then of 1 %, while ``keep`` holds.
+    """Walk down from the dense model, in steps of 10 % and then of 1 %, while ``keep`` holds.
 
     What is kept does not fall steadily with the density, so a lower one may by luck do better than the
     first that fails. The walk stops there all the same: all tried densities above the answer hold too.

@@ -79,4 +79,4 @@ class Task:
         """Share of the decisions that are kept, over all clips or over those of a mask ``which``."""
         which = np.ones(len(self.clips), bool) if which is None else which
         lengths = np.array([len(vectors) for vectors in self.features])
-        return 1 - changed[which].sum() / lengths[which].sum()
+        return float(1 - changed[which].sum() / lengths[which].sum())

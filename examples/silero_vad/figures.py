@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of the main job: gathered once, printed as a table, kept as JSON."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from rich.table import Table
+
+from examples.silero_vad.clips import Turn, pick_up
+from examples.silero_vad.density import Trial
+from examples.silero_vad.machine import Heard
+from examples.silero_vad.task import Task
+from sw.image import Image
+from sw.schedule import Schedule
+
+__all__ = ["Deviation", "Expected", "Figures", "Job", "Matrix", "gather", "table"]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the integer reference says: ``outputs`` (T, channels, P), and saturations counted."""
+
+    headers: np.ndarray
+    outputs: np.ndarray
+    input_saturations: int
+    saturations: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that was made and run."""
+
+    task: Task
+    chosen: Trial
+    plan: Schedule
+    image: Image
+    turns: list[Turn]
+    expected: Expected
+    heard: Heard
+
+    @property
+    def outputs(self) -> list[np.ndarray]:
+        """The machine's outputs as real numbers, clip by clip: (T_clip, P)."""
+        return pick_up(self.chosen.model.dequantize_output(self.heard.outputs), self.turns)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One stored matrix of a layer, its gates stacked.
+
+    Attributes
+    ----------
+    density : float
+        Share of weights that are not zero.
+    entries : (int, int)
+        Encoded weights, padding included, of the PE that has fewest and of the one that has most.
+    padding : int
+        Entries that only bridge a gap, over all PEs.
+    """
+
+    layer: str
+    matrix: str
+    density: float
+    entries: tuple[int, int]
+    padding: int
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far the machine's outputs are from those of a float model: largest, RMS, decisions changed."""
+
+    largest: float
+    rms: float
+    changed: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that the main job measures.
+
+    Attributes
+    ----------
+    density : float
+        Asked of the pruning.
+    kept, held_out : float
+        Shares of the dense float network's decisions that the machine makes too: on all clips, and on
+        those that the number formats were not chosen on.
+    from_pruned, from_dense : Deviation
+        From the float model with the same weights left, which is what the integers cost, and from the
+        dense one, which is what all of it costs.
+    steps, cycles_per_step, busy :
+        Of the simulated machine; ``busy`` is the share of multiplier cycles spent on weights.
+    words, wrong_words : int
+        Output words that were compared with the reference, headers included, and that differ.
+    saturations, reference_saturations : int
+        In cell states and outputs, as the machine and as the reference count them.
+    """
+
+    model: str
+    config: str
+    pes: int
+    channels: int
+    clips: int
+    seconds: float
+    windows: int
+    density: float
+    kept: float
+    held_out: float
+    matrices: tuple[Matrix, ...]
+    image_bytes: int
+    float_bytes: int
+    from_pruned: Deviation
+    from_dense: Deviation
+    input_saturations: int
+    reference_saturations: int
+    steps: int
+    words: int
+    wrong_words: int
+    saturations: int
+    cycles_per_step: float
+    busy: float
+    cycles_per_second: float
+
+    @property
+    def right(self):
+        """Is every word, and every count of saturations, what the reference says?"""
+        return not self.wrong_words and self.saturations == self.reference_saturations
+
+    def to_dict(self):
+        """Plain types, ready for JSON."""
+        return dataclasses.asdict(self) | {"right": self.right}
+
+
+def _deviation(task: Task, outputs: list[np.ndarray], right: list[np.ndarray]) -> Deviation:
+    error = np.concatenate(outputs) - np.concatenate(right)
+    decided = zip(task.decisions(outputs), task.decisions(right), strict=True)
+    return Deviation(largest=float(np.abs(error).max()), rms=float(np.sqrt(np.mean(error * error))),
+                     changed=sum(int(np.count_nonzero(ours != theirs)) for ours, theirs in decided))
+
+
+def _matrices(plan: Schedule) -> tuple[Matrix, ...]:
+    """The stored matrices; of one that is stored in parts, the sum."""
+    lengths: dict[tuple[int, str], np.ndarray] = {}
+    for operation in plan.operations:
+        place = operation.layer, operation.matrix
+        lengths[place] = lengths.get(place, 0) + operation.stream.lengths
+    found = []
+    for (number, name), entries in lengths.items():
+        layer = plan.model.layers[number]
+        weights = getattr(layer, name)
+        nonzeros = int(np.count_nonzero(weights))
+        found.append(Matrix(layer=layer.name, matrix=name, density=nonzeros / weights.size,
+                            entries=(int(entries.min()), int(entries.max())),
+                            padding=int(entries.sum()) - nonzeros))
+    return tuple(found)
+
+
+def gather(job: Job) -> Figures:
+    """Compare what was heard with the reference and with both float models."""
+    task, chosen, heard, expected = job.task, job.chosen, job.heard, job.expected
+    config, dense = job.plan.config, task.silero.lstm()
+    outputs, counters = job.outputs, heard.counters
+    changed = task.changed(outputs)
+    wrong = (heard.headers != expected.headers).sum() + (heard.outputs != expected.outputs).sum()
+    return Figures(
+        model=chosen.model.name, config=config.name, pes=config.pes, channels=config.channels,
+        clips=len(task.clips), seconds=sum(clip.seconds for clip in task.clips), windows=task.windows,
+        density=chosen.density, kept=task.kept(changed), held_out=task.kept(changed, ~task.calibrates),
+        matrices=_matrices(job.plan), image_bytes=job.image.bytes, float_bytes=4 * dense.parameters,
+        from_pruned=_deviation(task, outputs, task.float_outputs(chosen.pruned)),
+        from_dense=_deviation(task, outputs, task.dense_outputs),
+        input_saturations=expected.input_saturations, reference_saturations=expected.saturations,
+        steps=counters["steps"], words=heard.headers.size + heard.outputs.size, wrong_words=int(wrong),
+        saturations=counters["saturated"], cycles_per_step=counters["cycles"] / counters["steps"],
+        busy=counters["busy"] / (counters["cycles"] * config.pes),
+        cycles_per_second=heard.cycles_per_second)
+
+
+def table(figures: Figures) -> Table:
+    """The figures for people."""
+    f = figures
+    verdict = "[bold green]yes[/]" if f.right else "[bold red]NO[/]"
+    rows = Table(title=f"{f.model} on {f.config}: {f.pes} PEs x {f.channels} channels", show_header=False)
+    rows.add_column(style="bold")
+    rows.add_column()
+    rows.add_row("speech", f"{f.clips} clips, {f.seconds:.1f} s, {f.windows:,} windows in {f.steps} steps")
+    for matrix in f.matrices:
+        rows.add_row(f"{matrix.layer} {matrix.matrix}",
+                     f"density {matrix.density:.2%}; entries per PE {matrix.entries[0]:,} .. "
+                     f"{matrix.entries[1]:,}, {matrix.padding:,} padding in all")
+    rows.add_row("memory image", f"{f.image_bytes:,} bytes; float32 weights {f.float_bytes:,}: "
+                                 f"{f.float_bytes / f.image_bytes:.2f} x smaller")
+    rows.add_row("cycles per step", f"{f.cycles_per_step:,.0f}")
+    rows.add_row("multipliers busy", f"{f.busy:.2%}")
+    rows.add_row("RTL == reference", f"{verdict}: {f.words - f.wrong_words:,} of {f.words:,} output words")
+    for name, error in (("error, against the same weights in float", f.from_pruned),
+                        ("error, against the dense float network", f.from_dense)):
+        rows.add_row(name, f"max {error.largest:.4f}, RMS {error.rms:.5f}; {error.changed} of {f.windows:,} "
+                           f"decisions changed ({error.changed / f.windows:.2%})")
+    rows.add_row("decisions kept", f"{f.kept:.2%}; {f.held_out:.2%} on clips held out from calibration")
+    rows.add_row("saturations", f"{f.saturations} in cell states and outputs (reference "
+                                f"{f.reference_saturations}), {f.input_saturations} at the input")
+    rows.add_row("simulation", f"{f.cycles_per_second:,.0f} cycles per second")
+    return rows
