@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import bits_for
 from .emit import instantiate
-from .interfaces import MAX_OPERATIONS, Column, Context, LineWrite, accumulators, activations
+from .interfaces import MAX_OPERATIONS, Column, Context, LineWrite, activations
 from .pe import PE
 from .spmv import SpMV
 
@@ -48,7 +48,7 @@ class PEArray(wiring.Component):
             "full": Out(1),
             "drain": In(1),
             "drain_address": In(bits_for(config.accumulator_rows - 1)),
-            "drained": Out(data.ArrayLayout(accumulators(config), config.pes)),
+            "drained": Out(config.pes * config.channels * config.accumulator_bits),
             "done": Out(1),
             "busy": Out(count),
             "padding": Out(count),
@@ -84,7 +84,7 @@ class PEArray(wiring.Component):
                     getattr(pe, name).data.eq(line.data.word_select(index, bits)),
                     getattr(pe, f"{name}_valid").eq(getattr(self, f"{name}_valid")),
                 ]
-            m.d.comb += self.drained[index].eq(pe.drained)
+            m.d.comb += self.drained.word_select(index, len(pe.drained)).eq(pe.drained)
 
         m.d.sync += self.full.eq(Cat(pe.full for pe in pes).any())
         self._join(m, [pe.done for pe in pes])

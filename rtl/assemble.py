@@ -10,7 +10,7 @@ from .array import PEArray
 from .config import bits_for
 from .elementwise import Beat, Kind, Settings, Slice
 from .emit import instantiate
-from .interfaces import LineWrite, accumulators, activations
+from .interfaces import LineWrite, activations
 from .program import Instruction, Opcode
 
 __all__ = ["Assemble"]
@@ -52,7 +52,7 @@ class Assemble(wiring.Component):
             "lines_done": Out(line + 1),
             "drain": Out(1),
             "drain_address": Out(bits_for(config.accumulator_rows - 1)),
-            "drained": In(data.ArrayLayout(accumulators(config), config.pes)),
+            "drained": In(config.pes * config.channels * config.accumulator_bits),
             "write_valid": Out(1),
             "write_line": Out(line),
             "write_channels": Out(config.channels),
@@ -186,10 +186,10 @@ class Assemble(wiring.Component):
         for index, part in enumerate(self._slices):
             m.submodules[f"slice{index}"] = instantiate(platform, part)
             rows = config.rows_per_slice
+            width = rows * config.channels * config.accumulator_bits
             for group in range(config.groups):
-                for row in range(rows):
-                    m.d.comb += part.drained[group * rows + row].eq(
-                        self.drained[group * config.row_pes + index * rows + row])
+                m.d.comb += part.drained.word_select(group, width).eq(
+                    self.drained.word_select(group * config.slices + index, width))
             width = config.parameter_line_bits
             m.d.comb += [
                 part.capture.eq(drains[-1]),
@@ -205,7 +205,8 @@ class Assemble(wiring.Component):
             ]
             m.d.comb += [self.state_cells[index * config.slice_width + lane].eq(part.cells[lane])
                          for lane in range(config.slice_width)]
-            columns += [part.columns[row] for row in range(rows)]
+            width = config.channels * config.activation_bits
+            columns += [part.columns.word_select(row, width) for row in range(rows)]
             saturated.append(part.saturated)
         m.d.sync += self.saturated.eq(sum(saturated))
         return columns

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from .activation import Activation
 from .config import bits_for
 from .fixed import round_shift, round_shift_value, saturate, saturate_value
-from .interfaces import LineWrite, accumulators, activations
+from .interfaces import LineWrite
 
 __all__ = ["Kind", "Beat", "Settings", "Slice"]
 
@@ -77,7 +77,7 @@ class Slice(wiring.Component):
 
     Members
     -------
-    drained : a row of every PE served, as [group][PE row]; ``capture`` takes it.
+    drained : a row of every PE served, group after group, PE row after PE row; ``capture`` takes it.
     beat : the pipeline's control. ``settings`` must be constant while beats are in the pipeline.
     columns : m or y of the row, assembled: complete one cycle after the last beat's delay.
     saturated : lanes whose cell state or output was clamped, one cycle each.
@@ -97,11 +97,11 @@ class Slice(wiring.Component):
         self._per_word = max(1, width // config.channels)
         self._words = config.rows_per_slice // self._per_word
         super().__init__({
-            "drained": In(data.ArrayLayout(accumulators(config), config.groups * config.rows_per_slice)),
+            "drained": In(config.groups * config.lanes * config.accumulator_bits),
             "capture": In(1),
             "beat": In(Beat(config)),
             "settings": In(Settings(config)),
-            "columns": Out(data.ArrayLayout(activations(config), config.rows_per_slice)),
+            "columns": Out(config.lanes * config.activation_bits),
             "saturated": Out(bits_for(width)),
             "cells": Out(data.ArrayLayout(signed(config.cell_bits), width)),
             "cell_write": In(width),
@@ -238,11 +238,10 @@ class Slice(wiring.Component):
     def _total(self, m, lane, held):
         """Stages 0 to 2: pick the lane, add its groups (AdderTree), add its phases."""
         config = self.config
-        rows = config.rows_per_slice
         values = []
         for group in range(config.groups):
             picks = Array(
-                held[group * rows + index // config.channels][index % config.channels]
+                held.word_select(group * config.lanes + index, config.accumulator_bits).as_signed()
                 for index in range(lane, config.lanes, config.slice_width))
             value = Signal(signed(config.accumulator_bits), name=f"picked{lane}_{group}", reset_less=True)
             m.d.sync += value.eq(picks[self._control[0].beat] if len(picks) > 1 else picks[0])
@@ -452,7 +451,7 @@ class Slice(wiring.Component):
         ]
         for beat in range(config.beats):
             index = beat * config.slice_width + lane
-            place = self.columns[index // config.channels][index % config.channels]
+            place = self.columns.word_select(index, config.activation_bits)
             with m.If((is_y | is_m) & (control.beat == beat)):
                 m.d.sync += place.eq(Mux(active, result, 0))
         return is_y & active & clamped

@@ -2,6 +2,7 @@
 """Verilog in which a repeated block is one module with many instances."""
 
 import re
+from collections import Counter
 
 from amaranth.back import verilog
 from amaranth.hdl import ClockSignal, Instance, ResetSignal
@@ -37,20 +38,60 @@ def instantiate(platform, block):
     return platform.instance(block) if isinstance(platform, VerilogPlatform) else block
 
 
-def _tidy(text):
-    """Shortens what Yosys writes: zero-filled memories by a loop, and no more names than there are signals."""
-    def fill(match):
-        lines = match.group(0).splitlines()
-        name = re.match(r"\s*(\S.*)\[0\] = ", lines[1]).group(1)
-        if any(not re.search(r"= \d+'h0+;$", line) for line in lines[1:-1]):
-            return match.group(0)
-        width = re.search(r"= (\d+)'h", lines[1]).group(1)
-        loop = f"    for (integer k = 0; k < {len(lines) - 2}; k = k + 1) {name}[k] = {width}'h0;"
-        return f"  initial begin\n{loop}\n  end\n"
+def _fill_by_loop(match):
+    """A memory that starts with zeros, in one line."""
+    lines = match.group(0).splitlines()
+    name = re.match(r"\s*(\S.*)\[0\] = ", lines[1]).group(1)
+    if any(not re.search(r"= \d+'h0+;$", line) for line in lines[1:-1]):
+        return match.group(0)
+    width = re.search(r"= (\d+)'h", lines[1]).group(1)
+    loop = f"    for (integer k = 0; k < {len(lines) - 2}; k = k + 1) {name}[k] = {width}'h0;"
+    return f"  initial begin\n{loop}\n  end\n"
 
-    text = re.sub(r"(?m)^  initial begin\n(?:    \S.*\[\d+\] = .*;\n)+  end\n", fill, text)
+
+_NAME = re.compile(r"\\\S+ |[A-Za-z_$][\w$]*")
+_ALIAS = re.compile(r"  assign (\\\S+ |[A-Za-z_$][\w$]*) = .*;$")
+_WIRE = re.compile(r"  wire (?:\[\d+:\d+\] )?(\\\S+ |[A-Za-z_$][\w$]*);$")
+
+
+def _drop_aliases(module):
+    """Removes wires that nothing reads: names of the fields of ports and of what passes through."""
+    lines = module.splitlines()
+    while True:
+        uses = Counter(name for line in lines for name in _NAME.findall(line))
+        unread = {match.group(1) for match in map(_ALIAS.match, lines) if match and uses[match.group(1)] == 2}
+        unread &= {match.group(1) for match in map(_WIRE.match, lines) if match}
+        unread |= {match.group(1) for match in map(_WIRE.match, lines) if match and uses[match.group(1)] == 1}
+        if not unread:
+            return "\n".join(lines)
+
+        def keep(line, unread=unread):
+            match = _ALIAS.match(line) or _WIRE.match(line)
+            return match is None or match.group(1) not in unread
+        lines = [line for line in lines if keep(line)]
+
+
+def _plain_names(text):
+    """Modules named for their place in the hierarchy, as plain identifiers."""
+    taken = set()
+    names = {}
+    for name in re.findall(r"(?m)^module (\S+?) ?\(", text):
+        plain = re.sub(r"\W+", "_", re.sub(r"\$\d+$", "", name.lstrip("\\")))
+        while plain in taken:
+            plain += "_"
+        taken.add(plain)
+        names[name] = plain
+    return re.sub(r"(?m)^(module|  )(\s?)(\\\S+) (?= \S|\()",
+                  lambda match: f"{match[1]}{match[2]}{names.get(match[3], match[3] + ' ')}", text)
+
+
+def _tidy(text):
+    """Shortens what Yosys writes, without changing what it means."""
+    text = _plain_names(text)
+    text = re.sub(r"(?m)^  initial begin\n(?:    \S.*\[\d+\] = .*;\n)+  end\n", _fill_by_loop, text)
     text = re.sub(r"(?m)^  \(\* init = .* \*\)\n", "", text)
-    return text
+    head, *modules = re.split(r"(?m)^(?=module )", text)
+    return head + "\n\n".join(_drop_aliases(module) for module in modules) + "\n"
 
 
 def emit(top, name):

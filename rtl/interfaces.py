@@ -6,7 +6,7 @@ from amaranth.lib import data
 
 from .config import bits_for
 
-__all__ = ["Column", "Token", "Entry", "Context", "activations", "accumulators", "LineWrite", "MAX_OPERATIONS"]
+__all__ = ["Column", "Token", "Entry", "Context", "activations", "LineWrite", "MAX_OPERATIONS"]
 
 #: Operations (MULTIPLY instructions) that may be under way in the array at once.
 MAX_OPERATIONS = 4
@@ -15,11 +15,6 @@ MAX_OPERATIONS = 4
 def activations(config):
     """One column of activations: a signed number for every channel."""
     return data.ArrayLayout(signed(config.activation_bits), config.channels)
-
-
-def accumulators(config):
-    """One row of accumulators: a signed number for every channel."""
-    return data.ArrayLayout(signed(config.accumulator_bits), config.channels)
 
 
 class Column(data.StructLayout):

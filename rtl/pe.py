@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from .act_queue import ActQueue
 from .config import bits_for
-from .interfaces import MAX_OPERATIONS, Column, Context, LineWrite, accumulators, activations
+from .interfaces import MAX_OPERATIONS, Column, Context, LineWrite, activations
 from .ptr_read import PtrRead
 from .spmat_read import SpmatRead
 from .spmv import SpMV
@@ -50,7 +50,7 @@ class PE(wiring.Component):
             "full": Out(1),
             "drain": In(1),
             "drain_address": In(bits_for(config.accumulator_rows - 1)),
-            "drained": Out(accumulators(config)),
+            "drained": Out(config.channels * config.accumulator_bits),
             "done": Out(1),
             "busy": Out(1),
             "padding": Out(1),

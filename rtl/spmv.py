@@ -6,7 +6,7 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import bits_for
-from .interfaces import MAX_OPERATIONS, Context, Entry, accumulators, activations
+from .interfaces import MAX_OPERATIONS, Context, Entry, activations
 
 __all__ = ["SpMV"]
 
@@ -30,7 +30,7 @@ class SpMV(wiring.Component):
     columns : activations from the ActQueue; one is taken at the first entry of its column.
     context, context_valid, context_operation : sets an operation's context before its first entry.
     drain, drain_address : read and clear a row. Must not name a row with entries under way.
-    drained : the row.
+    drained : the row, channel 0 lowest.
     done : pulses when all sums of an operation are in place.
     busy, padding, hazard : an entry was multiplied; a padding entry passed; an entry waited.
     """
@@ -50,7 +50,7 @@ class SpMV(wiring.Component):
             "context_operation": In(bits_for(MAX_OPERATIONS - 1)),
             "drain": In(1),
             "drain_address": In(bits_for(config.accumulator_rows - 1)),
-            "drained": Out(accumulators(config)),
+            "drained": Out(config.channels * config.accumulator_bits),
             "done": Out(1),
             "busy": Out(1),
             "padding": Out(1),
@@ -201,5 +201,5 @@ class SpMV(wiring.Component):
                 write.addr.eq(addresses[2]),
                 write.data.eq(after),
                 write.en.eq(valids[2] | drains[2]),
-                self.drained[channel].eq(before),
+                self.drained.word_select(channel, config.accumulator_bits).eq(before),
             ]
