@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FrameInput and FrameOutput: whole frames in and out, wrong ones dropped, stalls on every side."""
+
+from collections import deque
+
+import numpy as np
+import pytest
+from bench import TINY, check_held, cycles, generator, integers, pause, put, seeds, simulate, trace
+
+from rtl.frames import FrameInput, FrameOutput
+from rtl.vector_memory import VectorMemory
+
+CONFIGS = {
+    "tiny": TINY,
+    "one channel": TINY.replace(channels=1, slice_width=1),
+    "two groups": TINY.replace(groups=2, slices=2),
+}
+stalls = pytest.mark.parametrize("chance", [0.0, 0.5], ids=["no stalls", "stalls"])
+configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+def pack(config, column):
+    """A column as the bits of a beat."""
+    bits = config.activation_bits
+    return sum((value & ((1 << bits) - 1)) << (k * bits) for k, value in enumerate(column))
+
+
+def random_frames(rng, config, count, right):
+    """(length, active, reset, columns): of ``right`` columns each, some shorter or longer."""
+    frames = []
+    for _ in range(count):
+        length = right if rng.random() < 0.6 else int(rng.integers(0, 2 * right))
+        active, reset = (int(rng.integers(0, 1 << config.channels)) for _ in range(2))
+        frames.append((length, active, reset, [integers(rng, config.activation_bits, config.channels)
+                                               for _ in range(length)]))
+    return frames
+
+
+def beats(rng, config, frame):
+    """A frame's beats; what the header does not define is noise."""
+    length, active, reset, columns = frame
+    noise = integers(rng, config.activation_bits, config.channels)
+    header = [word & ~3 | active >> k & 1 | (reset >> k & 1) << 1 for k, word in enumerate(noise)]
+    rows = [header, *columns]
+    return [{"data": pack(config, row), "last": int(k == length)} for k, row in enumerate(rows)]
+
+
+@seeds(2)
+@configs
+@stalls
+def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
+    rng = generator(seed)
+    dut = FrameInput(config)
+    right = int(rng.integers(2, 8))
+    lines = config.vector_depth // config.groups
+    frames = random_frames(rng, config, 30, right)
+    good = [frame for frame in frames if frame[0] == right]
+    memory = np.zeros((lines, config.groups, config.channels), np.int64)
+    bases = [3, lines - 10]
+    taken = []
+    watch, seen = trace(dut.short, dut.long)
+
+    async def source(ctx):
+        # Nothing is accepted before the format is known.
+        for k, base in enumerate(bases):
+            ctx.set(dut.bases[k], base)
+        ctx.set(dut.count, right)
+        ctx.set(dut.beats.valid, 1)
+        await cycles(ctx, 3)
+        assert not ctx.get(dut.beats.ready)
+        ctx.set(dut.beats.valid, 0)
+        ctx.set(dut.format, 1)
+        await ctx.tick()
+        ctx.set(dut.format, 0)
+        ctx.set(dut.count, 1)
+        for frame in frames:
+            for beat in beats(rng, config, frame):
+                await pause(ctx, rng, chance)
+                await put(ctx, dut.beats, beat)
+
+    async def write(ctx):
+        async for _, _, valid, hold, line, bank, column in ctx.tick().sample(
+                dut.write_valid, dut.hold, dut.write_line, dut.write_bank, dut.write_column):
+            if valid:
+                assert not hold
+                group, = [k for k in range(config.groups) if bank >> k & 1]
+                memory[line, group] = list(column)
+
+    async def hold(ctx):
+        while chance:
+            ctx.set(dut.hold, rng.random() < chance / 2)
+            await ctx.tick()
+
+    async def consume(ctx):
+        held = deque()
+        while len(taken) < len(good) or held:
+            take = ctx.get(dut.ready) and len(held) < 2 and rng.random() < 0.5
+            release = bool(held) and rng.random() < 0.1
+            if take:
+                buffer = ctx.get(dut.buffer)
+                assert buffer == len(taken) % 2
+                taken.append((ctx.get(dut.active), ctx.get(dut.reset)))
+                held.append((buffer, good[len(taken) - 1][3]))
+            if release:
+                buffer, columns = held.popleft()
+                places = bases[buffer] * config.groups + np.arange(right)
+                assert memory.reshape(-1, config.channels)[places].tolist() == columns
+            ctx.set(dut.take, take)
+            ctx.set(dut.release, release)
+            await ctx.tick()
+        ctx.set(dut.take, 0)
+        ctx.set(dut.release, 0)
+
+    simulate(dut, source, consume, limit=8000, background=[watch, write, hold])
+    assert taken == [frame[1:3] for frame in good]
+    assert sum(values[0] for values in seen) == sum(frame[0] < right for frame in frames)
+    assert sum(values[1] for values in seen) == sum(frame[0] > right for frame in frames)
+
+
+def test_the_input_takes_two_frames_and_no_more():
+    """A third frame waits until a buffer is released, not only taken."""
+    dut = FrameInput(TINY)
+    frame = (2, 3, 0, [[1, 2], [3, 4]])
+    watch, seen = trace(dut.beats.valid & dut.beats.ready)
+
+    async def source(ctx):
+        ctx.set(dut.count, 2)
+        ctx.set(dut.format, 1)
+        await ctx.tick()
+        ctx.set(dut.format, 0)
+        for _ in range(3):
+            for beat in beats(generator(0), TINY, frame):
+                await put(ctx, dut.beats, beat)
+
+    async def consume(ctx):
+        await cycles(ctx, 20)
+        assert sum(values[0] for values in seen) == 6
+        ctx.set(dut.take, 1)
+        await ctx.tick()
+        ctx.set(dut.take, 0)
+        await cycles(ctx, 10)
+        assert sum(values[0] for values in seen) == 6
+        ctx.set(dut.release, 1)
+        await ctx.tick()
+        ctx.set(dut.release, 0)
+
+    simulate(dut, source, consume, limit=100, background=[watch])
+    # At full speed: a beat in every cycle from the format on.
+    assert [values[0] for values in seen[:8]] == [0, 1, 1, 1, 1, 1, 1, 0]
+
+
+@seeds(2)
+@configs
+@pytest.mark.parametrize("grants, chance", [(1.0, 0.0), (1.0, 0.6), (0.4, 0.0), (0.5, 0.5)])
+def test_frames_are_sent_whole(config, grants, chance, seed):
+    rng = generator(seed)
+    dut = FrameOutput(config)
+    lines = config.vector_depth // config.groups
+    memory = np.array(integers(rng, config.activation_bits, (lines, config.groups, config.channels)))
+    jobs = [{"count": int(rng.integers(1, 25)), "src_base": int(rng.integers(0, lines - 25)),
+             "active": int(rng.integers(0, 1 << config.channels))} for _ in range(8)]
+    expected = []
+    for job in jobs:
+        keep = np.array([job["active"] >> k & 1 for k in range(config.channels)])
+        columns = memory.reshape(-1, config.channels)[job["src_base"] * config.groups:][:job["count"]]
+        rows = [keep.tolist(), *(columns * keep).tolist()]
+        expected += [(pack(config, row), k == len(rows) - 1) for k, row in enumerate(rows)]
+    got = []
+    watch, seen = trace(dut.sent, dut.blocked)
+
+    async def start(ctx):
+        for job in jobs:
+            while ctx.get(dut.busy):
+                await ctx.tick()
+            for name, value in job.items():
+                ctx.set(getattr(dut, name), value)
+            ctx.set(dut.start, 1)
+            ctx.set(dut.go, 0)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            for name in job:
+                ctx.set(getattr(dut, name), 1)
+            for _ in range(rng.integers(0, 4)):
+                await ctx.tick()
+                assert ctx.get(dut.busy)
+            ctx.set(dut.go, 1)
+
+    async def vectors(ctx):
+        """`VectorMemory.delay` cycles behind; without a grant somebody else reads."""
+        late = deque([memory[0]] * (VectorMemory.delay - 1))
+        while True:
+            ctx.set(dut.read_grant, rng.random() < grants)
+            _, _, line, grant = await ctx.tick().sample(dut.read_line, dut.read_grant)
+            late.append(memory[line if grant else rng.integers(lines)])
+            ctx.set(dut.columns, late.popleft().tolist())
+
+    async def sink(ctx):
+        for _ in expected:
+            await pause(ctx, rng, chance)
+            ctx.set(dut.beats.ready, 1)
+            while True:
+                _, _, valid, beat = await ctx.tick().sample(dut.beats.valid, dut.beats.payload)
+                if valid:
+                    break
+            ctx.set(dut.beats.ready, 0)
+            got.append((beat.data, bool(beat.last)))
+        await cycles(ctx, 10)
+
+    simulate(dut, start, sink, limit=6000, background=[vectors, watch, check_held(dut.beats)])
+    assert got == expected
+    assert sum(values[0] for values in seen) == len(jobs)
+    assert (sum(values[1] for values in seen) > 0) == (chance > 0)
