@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from rtl.config import Config
 from rtl.fixed import to_fixed
 
-from . import float_reference
+from .float_reference import FloatReference, initial_state
 from .model import GATES, FloatArray, Layer, Model
 from .quantize_report import LayerError, Report, TensorReport
 from .quantized import Formats, IntArray, QuantizedLayer, QuantizedModel, m_fraction
@@ -124,12 +124,12 @@ def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike,
     running = [_running_tallies(integers, formats, config) for _, integers, formats in layers]
     real = np.asarray(frames, np.float64)
     steps, voices, _ = real.shape
-    reference = Reference(quantized, voices)
-    state = float_reference.initial_state(model, voices)
+    floating, reference = FloatReference(model), Reference(quantized, voices)
+    state = initial_state(model, voices)
     for x in real:
         exact: dict[tuple[int, str], NDArray[np.float64]] = {}
         found: dict[tuple[int, str], NDArray[np.int64]] = {}
-        _, state = float_reference.step(model, x, state, _recorder(exact))
+        _, state = floating.step(x, state, _recorder(exact))
         reference.step(quantized.quantize_input(x)[0], observe=_recorder(found))
         for (number, tensor), values in exact.items():
             running[number][tensor].add(values, found[number, tensor])

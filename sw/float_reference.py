@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .model import Layer, Model
 
-__all__ = ["LayerState", "Observer", "initial_state", "run", "sigmoid", "step"]
+__all__ = ["FloatReference", "LayerState", "Observer", "initial_state", "run", "sigmoid"]
 
 Float64Array = NDArray[np.float64]
 
@@ -42,44 +42,66 @@ def _ignore(layer: int, tensor: str, values: Float64Array) -> None:
     pass
 
 
-def _layer_step(number: int, layer: Layer, x: Float64Array, state: LayerState,
-                observe: Observer) -> LayerState:
-    z = x @ layer.w_x.transpose(0, 2, 1) + state.y @ layer.w_r.transpose(0, 2, 1) + layer.bias[:, None, :]
-    if layer.peephole is not None:
-        z[0] += layer.peephole[0] * state.c
-        z[1] += layer.peephole[1] * state.c
-    g = np.tanh(z[2]) if layer.g_activation == "tanh" else sigmoid(z[2])
-    c = sigmoid(z[1]) * state.c + sigmoid(z[0]) * g
-    if layer.peephole is not None:
-        z[3] += layer.peephole[2] * c
-    m = sigmoid(z[3]) * np.tanh(c)
-    y = m if layer.w_ym is None else m @ layer.w_ym.T
-    for tensor, values in (("x", x), ("z", z), ("c", c), ("m", m), ("y", y)):
-        observe(number, tensor, values)
-    return LayerState(c, y)
+class _Cell:
+    """One layer, its weights laid out for one product a step."""
+
+    def __init__(self, number: int, layer: Layer) -> None:
+        self._number = number
+        self._weights = np.concatenate([layer.w_x, layer.w_r], axis=2, dtype=np.float64)
+        self._weights = self._weights.reshape(4 * layer.cells, -1).T
+        self._bias = layer.bias.astype(np.float64)[:, None, :]
+        self._peephole = None if layer.peephole is None else layer.peephole.astype(np.float64)
+        self._projection = None if layer.w_ym is None else layer.w_ym.astype(np.float64).T
+        self._g_activation = np.tanh if layer.g_activation == "tanh" else sigmoid
+
+    def step(self, x: Float64Array, state: LayerState, observe: Observer) -> LayerState:
+        sums = np.concatenate([x, state.y], axis=1) @ self._weights
+        z = sums.reshape(len(x), 4, -1).transpose(1, 0, 2) + self._bias
+        if self._peephole is not None:
+            z[0] += self._peephole[0] * state.c
+            z[1] += self._peephole[1] * state.c
+        c = sigmoid(z[1]) * state.c + sigmoid(z[0]) * self._g_activation(z[2])
+        if self._peephole is not None:
+            z[3] += self._peephole[2] * c
+        m = sigmoid(z[3]) * np.tanh(c)
+        y = m if self._projection is None else m @ self._projection
+        for tensor, values in (("x", x), ("z", z), ("c", c), ("m", m), ("y", y)):
+            observe(self._number, tensor, values)
+        return LayerState(c, y)
 
 
-def step(model: Model, x: Float64Array, state: Sequence[LayerState],
-         observe: Observer = _ignore) -> tuple[Float64Array, list[LayerState]]:
-    """One step of all layers.
+class FloatReference:
+    """A model that takes one step at a time.
 
     Parameters
     ----------
-    x : ndarray (B, I)
-    state : one `LayerState` per layer
-    observe : `Observer`, optional
-        Sees the inner values of every layer.
-
-    Returns
-    -------
-    y : ndarray (B, P) of the last layer
-    state : list of `LayerState`
+    model : `Model`
     """
-    after = []
-    for number, (layer, before) in enumerate(zip(model.layers, state, strict=True)):
-        after.append(_layer_step(number, layer, x, before, observe))
-        x = after[-1].y
-    return x, after
+
+    def __init__(self, model: Model) -> None:
+        self._layers = [_Cell(number, layer) for number, layer in enumerate(model.layers)]
+
+    def step(self, x: Float64Array, state: Sequence[LayerState],
+             observe: Observer = _ignore) -> tuple[Float64Array, list[LayerState]]:
+        """One step of all layers.
+
+        Parameters
+        ----------
+        x : ndarray (B, I)
+        state : one `LayerState` per layer
+        observe : `Observer`, optional
+            Sees the inner values of every layer.
+
+        Returns
+        -------
+        y : ndarray (B, P) of the last layer
+        state : list of `LayerState`
+        """
+        after = []
+        for layer, before in zip(self._layers, state, strict=True):
+            after.append(layer.step(x, before, observe))
+            x = after[-1].y
+        return x, after
 
 
 def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,
@@ -110,8 +132,9 @@ def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,
     steps, voices, _ = frames.shape
     now = initial_state(model, voices) if state is None else _checked(model, voices, state)
     y = np.empty((steps, voices, model.outputs))
+    reference = FloatReference(model)
     for t in range(steps):
-        y[t], now = step(model, frames[t], now, observe)
+        y[t], now = reference.step(frames[t], now, observe)
     return y, now
 
 
