@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Controller: random programs, carried out in order, against blocks that take their time."""
+
+import pytest
+from bench import TINY, cycles, generator, seeds, simulate
+
+from rtl.controller import Controller
+from rtl.interfaces import MAX_OPERATIONS
+from rtl.program import Instruction, Opcode, Source, When
+
+FORMATS = ("cell_argument_shift", "peephole_select", "cell_select", "g_sigmoid")
+
+
+def random_program(rng, config, length):
+    """FORMAT, then a loop of anything that begins with a FRAME."""
+    def number(limit):
+        return int(rng.integers(limit))
+
+    program = [{"opcode": Opcode.FORMAT, "count": 7}, {"opcode": Opcode.FRAME, "when": When.WAIT}]
+    for _ in range(length):
+        opcode = rng.choice([Opcode.MULTIPLY] * 5 + [Opcode.ELEMENTWISE, Opcode.PROJECT, Opcode.OUTPUT])
+        program.append({
+            "opcode": Opcode(opcode), "when": When(number(3)), "source": Source(number(3)),
+            "release": number(2), "count": number(100), "src_base": number(200), "dst_base": number(200),
+            "entry_base": number(config.entry_depth), "order_base": number(config.column_depth),
+            "acc_base": number(config.accumulator_rows), "acc_offset": number(config.accumulator_rows),
+            "phase_stride": number(20), "phase_last": number(4), "gated": number(2), "rows": number(8),
+            "align": rng.integers(0, 8, 4).tolist(), "shift": rng.integers(0, 32, 4).tolist(),
+            "cell_argument_shift": number(32), "peephole_select": number(8), "cell_select": number(8),
+            "g_sigmoid": number(2), "masked": number(2)})
+    program.insert(2 + int(rng.integers(length)), {"opcode": Opcode.FRAME, "when": When.TRY})
+    program.append({"opcode": Opcode.REPEAT, "src_base": 1})
+    return program
+
+
+class Reference:
+    """What a program does next, as soon as it is known whether a FRAME TRY got its frame."""
+
+    def __init__(self, config, program, frames):
+        self.rows = config.accumulator_rows
+        self.program = program
+        self.frames = frames
+        self.counter = 0
+        self.missed = True
+        self.bank = 0
+        self.voices = self.step = (0, 0)
+        self.buffer = 0
+        self.taken = 0
+
+    def next(self, kind):
+        """The next event, given that it is of ``kind``: what it must show."""
+        while True:
+            instruction = self.program[self.counter]
+            opcode = instruction["opcode"]
+            self.counter += 1
+            if opcode is Opcode.REPEAT:
+                self.counter = instruction["src_base"]
+            elif opcode is Opcode.FORMAT:
+                return "format", instruction["count"]
+            elif opcode is Opcode.FRAME:
+                if instruction["when"] == When.TRY:
+                    self.missed = kind != "take"
+                    if self.missed:
+                        continue
+                elif not self.missed:
+                    continue
+                self.voices, self.buffer = self.frames[self.taken], self.taken % 2
+                self.taken += 1
+                return "take", None
+            elif opcode is Opcode.MULTIPLY:
+                if instruction["when"] == When.TAKEN and self.missed:
+                    continue
+                if instruction["when"] == When.MISSED and not self.missed:
+                    continue
+                return "multiply", self.multiply(instruction)
+            elif opcode is Opcode.OUTPUT:
+                return "output", (instruction["count"], instruction["src_base"], self.step[0])
+            else:
+                return "assemble", self.assemble(instruction)
+
+    def place(self, instruction):
+        return (instruction["acc_base"] + self.bank * instruction["acc_offset"]) % self.rows
+
+    def multiply(self, instruction):
+        second = instruction["source"] is Source.INPUT and self.buffer
+        clear = self.voices[1] if instruction["source"] is Source.RECURRENT else 0
+        names = ("entry_base", "phase_stride", "phase_last", "gated", "align")
+        context = {name: instruction[name] for name in names}
+        return (instruction["dst_base" if second else "src_base"], clear, instruction["count"],
+                instruction["order_base"], {**context, "acc_base": self.place(instruction)})
+
+    def assemble(self, instruction):
+        place = instruction["acc_base"]
+        if instruction["opcode"] is Opcode.ELEMENTWISE:
+            place = self.place(instruction)
+            self.bank ^= 1
+            self.step = self.voices
+        return (place, instruction["rows"], [instruction[name] for name in FORMATS], instruction["shift"],
+                *self.step)
+
+
+class Bench:
+    """The controller among blocks that are busy for random times."""
+
+    def __init__(self, config, rng, program, frames):
+        self.config = config
+        self.rng = rng
+        self.dut = Controller(config)
+        self.program = program
+        self.frames = frames
+        self.reference = Reference(config, program, frames)
+        self.sent = self.done = 0
+        self.longest = int(rng.integers(1, 25))
+
+    def time(self):
+        return int(self.rng.integers(1, self.longest + 1))
+
+    async def load(self, ctx):
+        layout = Instruction(self.config)
+        ctx.set(self.dut.program_valid, 1)
+        for address, fields in enumerate(self.program):
+            ctx.set(self.dut.program, {"address": address, "data": layout.pack(**fields)})
+            await ctx.tick()
+        ctx.set(self.dut.program_valid, 0)
+
+    async def run(self, ctx, limit):
+        """Drive the blocks and compare every event, until the frames are used up."""
+        dut, rng = self.dut, self.rng
+        await self.load(ctx)
+        multiply = assemble = output = 0
+        target, queue = None, []
+        for _ in range(limit):
+            ready = self.reference.taken < len(self.frames) and rng.random() < 0.3
+            ctx.set(dut.run, rng.random() < 0.9)
+            ctx.set(dut.frame_ready, ready)
+            if self.reference.taken < len(self.frames):
+                active, reset = self.frames[self.reference.taken]
+                ctx.set(dut.frame_active, active)
+                ctx.set(dut.frame_reset, reset)
+            ctx.set(dut.frame_buffer, self.reference.taken % 2)
+            ctx.set(dut.multiply_busy, multiply > 0)
+            ctx.set(dut.assemble_busy, assemble > 0)
+            ctx.set(dut.output_busy, output > 0)
+            # Operations complete in order, some time after their last column.
+            finished = bool(queue) and queue[0] == 0 and rng.random() < 0.5
+            ctx.set(dut.operation_done, finished)
+            for kind in ("format", "multiply", "assemble", "output"):
+                if ctx.get(getattr(dut, kind)):
+                    self.check(ctx, kind)
+            if ctx.get(dut.frame_take):
+                assert ready and ctx.get(dut.run)
+                self.check(ctx, "take")
+            if ctx.get(dut.multiply):
+                assert multiply == 0
+                multiply = self.time() + 1
+                queue.append(self.time())
+                self.sent += 1
+                assert self.sent - self.done <= MAX_OPERATIONS
+            if ctx.get(dut.output):
+                assert output == 0
+                output = self.time() + 1
+            if ctx.get(dut.assemble):
+                assert assemble == 0
+                assert not (output and ctx.get(dut.instruction.masked)), "y would change while it is sent"
+                assemble, target = self.time() + 1, self.sent
+            elif assemble:
+                ready = ctx.get(dut.assemble_go)
+                if target is not None:
+                    assert ready == (self.done >= target), "go is exactly: all sent before are done"
+                    target = None if ready else target
+                if target is not None:
+                    assemble += 1
+            assert ctx.get(dut.step) == ctx.get(dut.output)
+            if ctx.get(dut.idle):
+                assert not (assemble or output or multiply)
+            await ctx.tick()
+            multiply, assemble, output = (max(0, left - 1) for left in (multiply, assemble, output))
+            if finished:
+                queue.pop(0)
+                self.done += 1
+            elif queue:
+                queue[0] = max(0, queue[0] - 1)
+        assert self.reference.taken == len(self.frames), "the program has come to a stop"
+
+    def check(self, ctx, kind):
+        dut = self.dut
+        instruction = dut.instruction
+        if kind == "format":
+            got = ctx.get(instruction.count)
+        elif kind == "take":
+            got = None
+        elif kind == "multiply":
+            assert ctx.get(dut.context_valid)
+            assert ctx.get(dut.operation) == self.sent % MAX_OPERATIONS
+            context = ctx.get(dut.context)
+            fields = {name: context[name] for name in ("entry_base", "phase_stride", "phase_last", "gated")}
+            got = (ctx.get(dut.src_base), ctx.get(dut.clear), ctx.get(instruction.count),
+                   ctx.get(instruction.order_base),
+                   {**fields, "align": list(context.align), "acc_base": context.acc_base})
+        elif kind == "output":
+            got = (ctx.get(instruction.count), ctx.get(dut.src_base), ctx.get(dut.output_active))
+        else:
+            settings = ctx.get(dut.settings)
+            got = (ctx.get(dut.acc_base), ctx.get(instruction.rows), [settings[name] for name in FORMATS],
+                   list(settings.shift), settings.active, settings.reset)
+        assert (kind, got) == self.reference.next(kind)
+
+
+@seeds(6)
+def test_random_programs(seed):
+    rng = generator(seed)
+    program = random_program(rng, TINY, int(rng.integers(4, 30)))
+    frames = [tuple(rng.integers(0, 1 << TINY.channels, 2).tolist()) for _ in range(12)]
+    bench = Bench(TINY, rng, program, frames)
+    simulate(bench.dut, lambda ctx: bench.run(ctx, 6000), limit=8000)
+
+
+@pytest.mark.parametrize("release", [0, 1])
+def test_a_buffer_is_released_after_the_last_column_is_sent(release):
+    dut = Controller(TINY)
+    layout = Instruction(TINY)
+    program = [{"opcode": Opcode.MULTIPLY, "release": release}, {"opcode": Opcode.FRAME, "when": When.WAIT}]
+    seen = []
+
+    async def bench(ctx):
+        ctx.set(dut.program_valid, 1)
+        for address, fields in enumerate(program):
+            ctx.set(dut.program, {"address": address, "data": layout.pack(**fields)})
+            await ctx.tick()
+        ctx.set(dut.program_valid, 0)
+        ctx.set(dut.run, 1)
+        while not ctx.get(dut.multiply):
+            await ctx.tick()
+        await ctx.tick()
+        ctx.set(dut.multiply_busy, 1)
+        for _ in range(10):
+            assert not ctx.get(dut.frame_release)
+            await ctx.tick()
+        ctx.set(dut.multiply_busy, 0)
+        for _ in range(10):
+            seen.append(ctx.get(dut.frame_release))
+            await ctx.tick()
+        assert ctx.get(dut.waiting_frame) and ctx.get(dut.idle)
+
+    simulate(dut, bench, limit=100)
+    assert seen == [release, *[0] * 9]
+
+
+def test_a_cleared_run_keeps_the_program_from_starting():
+    dut = Controller(TINY)
+
+    async def bench(ctx):
+        ctx.set(dut.program, {"address": 0, "data": Instruction(TINY).pack(opcode=Opcode.FORMAT)})
+        ctx.set(dut.program_valid, 1)
+        await ctx.tick()
+        ctx.set(dut.program_valid, 0)
+        for _ in range(10):
+            assert ctx.get(dut.idle) and not ctx.get(dut.format)
+            await ctx.tick()
+        ctx.set(dut.run, 1)
+        for _ in range(10):
+            if ctx.get(dut.format):
+                return
+            await cycles(ctx, 1)
+        raise AssertionError("the program has not started")
+
+    simulate(dut, bench, limit=100)
