@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from .float_reference import LayerState, initial_state
 from .model import Dense, FloatArray, Model, ModelError, read_npz
 
-__all__ = ["Direction", "LayerState", "Network", "Runner", "Stage", "State", "reverse_sequences"]
+__all__ = ["Direction", "LayerState", "Network", "Runner", "Stage", "State", "check_sequences",
+           "reverse_sequences"]
 
 
 State = tuple[LayerState, ...]
@@ -257,7 +258,7 @@ class Network:
         ModelError
             For shapes or lengths that do not fit.
         """
-        x, counts = _sequences(x, lengths, self.inputs)
+        x, counts = check_sequences(x, lengths, self.inputs)
         states = [d.start(x.shape[1]) if initial is None else _checked_state(d.model, initial[n])
                   for n, d in enumerate(self.directions)]
         number = 0
@@ -276,7 +277,7 @@ class Network:
     def fed(self, x: ArrayLike, runners: Sequence[Runner],
             lengths: ArrayLike | None = None) -> Iterator[tuple[Direction, FloatArray]]:
         """Each direction with the sequences it is fed, (T, B, I): what its calibration needs."""
-        x, counts = _sequences(x, lengths, self.inputs)
+        x, counts = check_sequences(x, lengths, self.inputs)
         number = 0
         for stage in self.stages:
             for direction in stage.directions:
@@ -368,9 +369,15 @@ def _direction_from(arrays: Mapping[str, NDArray[Any]]) -> Direction:
     return Direction(model=model, reverse=bool(arrays.get("reverse", False)), initial=state)
 
 
-def _sequences(x: ArrayLike, lengths: ArrayLike | None,
-               inputs: int) -> tuple[FloatArray, NDArray[np.intp]]:
-    """Checked sequences with zero padding, and their lengths."""
+def check_sequences(x: ArrayLike, lengths: ArrayLike | None,
+                    inputs: int) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Sequences (T, B, ``inputs``) with zero padding, and their lengths, by default all T.
+
+    Raises
+    ------
+    ModelError
+        For another shape, numbers that are not finite, or lengths that do not fit.
+    """
     frames = np.asarray(x, np.float64)
     if frames.ndim != 3 or frames.shape[2] != inputs:
         raise ModelError(f"x: expected shape (T, B, I) = (any, any, {inputs}), found {frames.shape}")

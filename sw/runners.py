@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs the models of a `Network` over whole sequences: the float model, or a machine of integers."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,9 @@ from .quantized import QuantizedModel
 from .reference import ChannelState
 
 __all__ = ["FloatRunner", "Machine", "MachineRunner"]
+
+
+STEPS = 64  # between two reports of progress
 
 
 class Machine(Protocol):
@@ -57,15 +61,27 @@ class MachineRunner:
 
     A channel whose sequence has ended is left out of the channel mask, so it keeps its state.
 
+    Parameters
+    ----------
+    machine : Machine
+    advance : callable, optional
+        Called with a number of steps when they are done.
+
     Attributes
     ----------
     input_saturations : int
         Numbers given so far, of frames and of states, that did not fit their formats.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, advance: Callable[[int], None] = lambda steps: None) -> None:
         self._machine = machine
+        self._advance = advance
         self.input_saturations = 0
+
+    def zero_state(self, voices: int) -> State:
+        """The state of voices that start anew."""
+        return tuple(LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.outputs)))
+                     for layer in self._machine.model.layers)
 
     def run(self, x: FloatArray, lengths: NDArray[np.intp], state: State) -> tuple[FloatArray, State]:
         """As `network.Runner.run`, in real numbers outside and the machine's integers inside."""
@@ -82,8 +98,11 @@ class MachineRunner:
             self.input_saturations += saturated
             active = np.zeros((steps, machine.channels), bool)
             active[:, :len(voices)] = np.arange(steps)[:, None] < lengths[voices]
-            y = machine.run(frames, active)
-            outputs[:steps, voices] = machine.model.dequantize_output(y[:, :len(voices)])
+            for first in range(0, steps, STEPS):
+                part = slice(first, min(first + STEPS, steps))
+                y = machine.run(frames[part], active[part])
+                outputs[part, voices] = machine.model.dequantize_output(y[:, :len(voices)])
+                self._advance(part.stop - part.start)
             for channel, voice in enumerate(voices):
                 self._from_integers(machine.get_state(channel), after, int(voice))
         return outputs, after

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: one command for each step of the way from a trained model to the machine.
+
+Errors are one line on stderr and exit status 2; ``--debug`` shows where they came from.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rtl.config import PRESETS, Config
+
+from . import bundle, importers, show
+from .device import Device
+from .image import Image, write_memory_files
+from .model import FloatArray
+from .network import Network, check_sequences
+from .prune import TENSORS, Density
+from .prune import report as prune_report
+from .quantized import QuantizedModel
+from .reference import Reference
+from .runners import FloatRunner, Machine, MachineRunner
+from .sequences import Sequences
+
+__all__ = ["main", "openese"]
+
+PATH = click.Path(path_type=Path)
+
+output_option = click.option("--output", "-o", type=PATH, required=True, metavar="PATH",
+                             help="What to write.")
+select_option = click.option("--select", metavar="NAMES",
+                             help="What to take, by the names of `import --list`; several, with commas, are "
+                                  "stacked.")
+preset_option = click.option("--preset", type=click.Choice(sorted(PRESETS)), default="demo",
+                             show_default=True, help="The machine.")
+set_option = click.option("--set", "settings", multiple=True, metavar="FIELD=N",
+                          help="Another value for a field of the machine's configuration, as weight_bits=8.")
+calibrate_option = click.option("--calibrate", type=PATH, metavar="FRAMES",
+                                help="Real frames, on which number formats are chosen.")
+density_help = ("Share of the weights that stay: 0.1, or for some matrices w_r=0.1, LAYER=0.2 or "
+                "LAYER.w_ym=0.5. May be repeated.")
+
+
+@click.group(context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100})
+@click.version_option(package_name="openese")
+@click.option("--debug", is_flag=True, help="Show where an error came from.")
+def openese(debug: bool) -> None:
+    """Take a trained LSTM to the OpenESE machine, and run it there.
+
+    \b
+    The short way:
+      openese compile net.onnx --preset demo --density 0.1 --calibrate speech.npy -o net.img
+      openese run net.img speech.npy -o out.npy
+
+    \b
+    The same, step by step:
+      openese import net.onnx -o net.npz
+      openese prune net.npz --preset demo --density 0.1 -o sparse.npz
+      openese quantize sparse.npz --preset demo --calibrate speech.npy -o quantized.npz
+      openese pack quantized.npz -o net.img
+
+    Frames are .npy arrays (T, I) of one voice or (T, B, I) of several, or .npz files with the arrays
+    frames (T, B, I) and lengths (B,). A network with backward layers becomes a folder, with one file for
+    each direction, wherever any other becomes a file.
+    """
+
+
+@openese.command("import")
+@click.argument("file", type=PATH)
+@click.option("--output", "-o", type=PATH, metavar="PATH", help="The .npz to write.")
+@select_option
+@click.option("--list", "only_list", is_flag=True, help="List what can be selected, and write nothing.")
+def import_(file: Path, output: Path | None, select: str | None, only_list: bool) -> None:
+    """Read a trained LSTM from FILE into a model.
+
+    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy; nothing in it is executed.
+
+    \b
+    Examples:
+      openese import net.onnx --list
+      openese import net.onnx --select encoder/LSTM,encoder/LSTM_1 -o net.npz
+      openese import checkpoint.pt --select model.lstm,model.linear -o net.npz
+    """
+    if only_list:
+        show.entries(importers.entries(file))
+        return
+    if output is None:
+        raise click.UsageError("import needs --output PATH, or --list")
+    network = importers.load(file, select)
+    network.save(output)
+    show.network(network)
+
+
+@openese.command()
+@click.argument("model", type=PATH)
+@click.option("--density", multiple=True, required=True, metavar="D", help=density_help)
+@output_option
+@preset_option
+@set_option
+@click.option("--global", "unbalanced", is_flag=True,
+              help="Keep the largest weights of a matrix wherever they lie, to compare.")
+def prune(model: Path, density: Sequence[str], output: Path, preset: str, settings: Sequence[str],
+          unbalanced: bool) -> None:
+    """Set the smallest weights of MODEL to zero.
+
+    Every PE of the machine keeps the same number of weights of every matrix.
+
+    \b
+    Examples:
+      openese prune net.npz --density 0.1 --preset ese -o sparse.npz
+      openese prune net.npz --density w_x=0.2 --density w_r=0.1 -o sparse.npz
+    """
+    config = _config(preset, settings)
+    network = bundle.prune_network(Network.load(model), _density(density), config, not unbalanced)
+    network.save(output)
+    show.counts([row for direction in network.directions
+                 for row in prune_report(direction.model, config.pes, config.groups)])
+
+
+@openese.command()
+@click.argument("model", type=PATH)
+@output_option
+@preset_option
+@set_option
+@calibrate_option
+def quantize(model: Path, output: Path, preset: str, settings: Sequence[str], calibrate: Path | None) -> None:
+    """Turn MODEL into integers.
+
+    Number formats are chosen on real frames, as the machine will meet them.
+
+    \b
+    Example:
+      openese quantize sparse.npz --preset demo --calibrate speech.npy -o quantized.npz
+    """
+    network = Network.load(model)
+    models = _quantized(network, calibrate, _config(preset, settings))
+    bundle.save(output, network, models, ".npz")
+    for quantized in models:
+        show.quantized(quantized)
+
+
+@openese.command()
+@click.argument("quantized", type=PATH)
+@output_option
+@click.option("--hex", "folder", type=PATH, metavar="FOLDER",
+              help="Also write memory files for $readmemh and Vivado.")
+def pack(quantized: Path, output: Path, folder: Path | None) -> None:
+    """Pack QUANTIZED into a memory image.
+
+    \b
+    Example:
+      openese pack quantized.npz -o net.img
+    """
+    network, models = bundle.load_quantized(quantized)
+    images = [bundle.pack_model(model) for model in models]
+    _save_images(output, network, images)
+    if folder is not None:
+        for number, image in enumerate(images):
+            write_memory_files(image, folder if len(images) == 1 else folder / str(number))
+
+
+@openese.command("compile")
+@click.argument("file", type=PATH)
+@output_option
+@select_option
+@click.option("--density", multiple=True, metavar="D", help=density_help + " Nothing is pruned without it.")
+@preset_option
+@set_option
+@calibrate_option
+def compile_(file: Path, output: Path, select: str | None, density: Sequence[str], preset: str,
+             settings: Sequence[str], calibrate: Path | None) -> None:
+    """All of it: import, prune, quantize and pack FILE.
+
+    \b
+    Example:
+      openese compile net.onnx --preset demo --density 0.1 --calibrate speech.npy -o net.img
+    """
+    config = _config(preset, settings)
+    network = importers.load(file, select)
+    show.notes(network)
+    if density:
+        network = bundle.prune_network(network, _density(density), config)
+    models = _quantized(network, calibrate, config)
+    _save_images(output, network, [bundle.pack_model(model) for model in models])
+
+
+@openese.command()
+@click.argument("path", type=PATH)
+def info(path: Path) -> None:
+    """Say what PATH holds.
+
+    That is a model, a quantized model, an image, or a file to import.
+
+    \b
+    Examples:
+      openese info net.img
+      openese info checkpoint.pt
+    """
+    kind = bundle.kind(path)
+    if kind == "images":
+        for image in bundle.load_images(path)[1]:
+            show.image(image)
+    elif kind == "quantized":
+        for model in bundle.load_quantized(path)[1]:
+            show.quantized(model)
+    elif kind == "network":
+        show.network(Network.load(path))
+    else:
+        show.entries(importers.entries(path))
+
+
+@openese.command()
+@click.argument("image", type=PATH)
+@click.option("--quantized", type=PATH, metavar="PATH", help="The quantized model that it should hold.")
+def verify(image: Path, quantized: Path | None) -> None:
+    """Check that IMAGE is whole.
+
+    Format and CRCs are checked, and that what it decodes to packs into the same bytes again.
+
+    \b
+    Example:
+      openese verify net.img --quantized quantized.npz
+    """
+    _, images = bundle.load_images(image)
+    wanted: Sequence[QuantizedModel | None] = [None] * len(images)
+    if quantized is not None:
+        wanted = bundle.load_quantized(quantized)[1]
+    for held, packed in zip(images, wanted, strict=True):
+        bundle.verify_image(held, packed)
+        show.line(f"{held.manifest['name']}: {held.bytes:,} bytes, all CRCs match, packs into the same bytes "
+                  f"again{'' if packed is None else ', holds the quantized model'}")
+
+
+@openese.command()
+@click.argument("image", type=PATH)
+@click.argument("frames", type=PATH)
+@output_option
+@click.option("--backend", type=click.Choice(["reference", "sim"]), default="reference", show_default=True,
+              help="The machine's twin in numpy, or its Verilog in Verilator.")
+@click.option("--model", type=PATH, metavar="MODEL",
+              help="The model in floating point: apply its head, and tell the error against it.")
+@click.option("--check", is_flag=True, help="Also run the reference, and fail unless every output word is "
+                                            "the same.")
+def run(image: Path, frames: Path, output: Path, backend: str, model: Path | None, check: bool) -> None:
+    """Run FRAMES through IMAGE.
+
+    The outputs are a .npy array, (T, P) or (T, B, P) as the frames.
+
+    \b
+    Examples:
+      openese run net.img speech.npy -o out.npy
+      openese run net.img speech.npy -o out.npy --backend sim --check --model sparse.npz
+    """
+    packed, images = bundle.load_images(image)
+    exact = Network.load(model) if model is not None else None
+    network = exact or packed
+    sequences = Sequences.load(frames)
+    with ExitStack() as stack:
+        machines = [_machine(held, backend, stack) for held in images]
+        y = _run(network, machines, sequences, backend)
+    if check:
+        twins: list[Machine] = [Reference(held.model(), held.config.channels) for held in images]
+        _check(y, _run(network, twins, sequences, "reference"))
+    sequences.save(output, y)
+    if exact is not None:
+        runners = [FloatRunner(direction.model) for direction in exact.directions]
+        show.error(y, exact.run(sequences.frames, runners, sequences.lengths)[0])
+
+
+def _config(preset: str, settings: Sequence[str]) -> Config:
+    """The preset with some of its fields replaced."""
+    changes = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in Config.__dataclass_fields__ or name == "name" or not value.isdecimal():
+            raise click.BadParameter(f"--set {setting!r}: expected FIELD=N, with one of the fields "
+                                     f"{', '.join(sorted(Config.__dataclass_fields__.keys() - {'name'}))}")
+        changes[name] = int(value)
+    return PRESETS[preset].replace(**changes) if changes else PRESETS[preset]
+
+
+def _density(values: Sequence[str]) -> Density:
+    """What `prune` takes: one number, or numbers by matrix, or by layer."""
+    parsed: dict[str, float] = {}
+    for value in values:
+        name, _, number = value.rpartition("=")
+        try:
+            parsed[name] = float(number)
+        except ValueError:
+            raise click.BadParameter(f"--density {value!r}: expected a number, or NAME=number") from None
+    if "" in parsed:
+        if len(parsed) > 1:
+            raise click.BadParameter("--density: one number for all, or only numbers with names")
+        return parsed[""]
+    if parsed.keys() <= set(TENSORS):
+        return parsed
+    layers: dict[str, dict[str, float]] = {}
+    for name, share in parsed.items():
+        layer, _, tensor = name.rpartition(".")
+        if layer and tensor in TENSORS:
+            layers.setdefault(layer, {})[tensor] = share
+        else:
+            layers[name] = dict.fromkeys(TENSORS, share)
+    return layers
+
+
+def _quantized(network: Network, calibrate: Path | None, config: Config) -> list[QuantizedModel]:
+    if calibrate is None:
+        click.echo("openese: no --calibrate FRAMES: formats are chosen on random numbers, a guess", err=True)
+        sequences = Sequences(bundle.random_frames(network))
+    else:
+        sequences = Sequences.load(calibrate)
+    with Console(stderr=True).status("choosing number formats"):
+        return bundle.quantize_network(network, sequences.frames, config, sequences.lengths)
+
+
+def _save_images(path: Path, network: Network | None, images: Sequence[Image]) -> None:
+    bundle.save(path, network, images, ".img")
+    for image in images:
+        show.image(image)
+
+
+def _machine(image: Image, backend: str, stack: ExitStack) -> Machine:
+    """A machine with the image in it; ``stack`` closes it."""
+    if backend == "reference":
+        return Reference(image.model(), image.config.channels)
+    from sim.simulator import Simulator
+    with Console(stderr=True).status("building the simulator"):
+        simulator = stack.enter_context(Simulator(image.config))
+    return Device(simulator, image)
+
+
+def _run(network: Network | None, machines: Sequence[Machine], sequences: Sequences,
+         title: str) -> FloatArray:
+    """Outputs of all sequences, with a progress bar; without a network, of the one machine's model."""
+    channels = machines[0].channels
+    with _progress(title, len(machines) * sequences.machine_steps(channels)) as advance:
+        runners = [MachineRunner(machine, advance) for machine in machines]
+        if network is not None:
+            y, _ = network.run(sequences.frames, runners, sequences.lengths)
+        else:
+            x, lengths = check_sequences(sequences.frames, sequences.lengths, machines[0].model.inputs)
+            y, _ = runners[0].run(x, lengths, runners[0].zero_state(x.shape[1]))
+    show.ran(machines, sum(runner.input_saturations for runner in runners))
+    return y
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, where that is a terminal; what it gives is called with steps done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True,
+                  disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda steps: progress.advance(task, steps)
+
+
+def _check(found: FloatArray, wanted: FloatArray) -> None:
+    different = int(np.count_nonzero(found != wanted))
+    if different:
+        raise bundle.BundleError(f"{different:,} of {found.size:,} output words differ from the reference's")
+    show.line(f"all {found.size:,} output words are the reference's")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        openese.main(given, prog_name="openese", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return _failed("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        return _failed(*_explained(error))
+    return 0
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """One line and an exit status: 2 for bad use or bad input, 1 for an error of the program itself."""
+    if isinstance(error, click.ClickException):
+        return error.format_message(), 2
+    if isinstance(error, OSError) and error.strerror:
+        return (f"{error.filename}: " if error.filename else "") + error.strerror, 2
+    if isinstance(error, ValueError):
+        return str(error), 2
+    if isinstance(error, MemoryError):
+        return "not enough memory", 1
+    return f"{type(error).__name__}: {error} (an error of this program: --debug shows where)", 1
+
+
+def _failed(reason: str, status: int) -> int:
+    click.echo(f"openese: {' '.join(reason.split())}", err=True)
+    return status
