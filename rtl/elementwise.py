@@ -256,7 +256,7 @@ class Slice(wiring.Component):
 
         control = self._control[1 + self._tree]
         m.submodules[f"phases{lane}"] = phases = memory.Memory(
-            shape=signed(config.accumulator_bits), depth=config.beats, init=[])
+            shape=signed(config.accumulator_bits), depth=max(2, config.beats), init=[])
         read = phases.read_port(domain="comb")
         write = phases.write_port()
         total = Signal(signed(config.accumulator_bits), name=f"total{lane}", reset_less=True)
@@ -360,7 +360,7 @@ class Slice(wiring.Component):
         slot later, into a register at ``stage``."""
         control, before = self._control[stage], self._control[stage - 1]
         m.submodules[f"{name}{lane}"] = storage = memory.Memory(
-            shape=value.shape(), depth=self.config.beats, init=[])
+            shape=value.shape(), depth=max(2, self.config.beats), init=[])
         write = storage.write_port()
         read = storage.read_port(domain="comb")
         result = Signal(value.shape(), name=f"{name}_read{lane}", reset_less=True)
