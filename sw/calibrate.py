@@ -119,9 +119,12 @@ class Bench:
         return self._fractions(magnitudes, self._config.weight_bits)
 
     def input_fractions(self, peak: float) -> range:
-        """Binary points of x worth a try, likewise, where ``peak`` is the largest magnitude to be expected."""
+        """Binary points of x worth a try, likewise; ``peak`` is the largest magnitude of all frames.
+
+        One bit is kept free: frames to come may be twice as loud.
+        """
         magnitudes = np.abs(self.x[self.x != 0])
-        return self._fractions(np.append(magnitudes, peak), self._config.activation_bits)
+        return self._fractions(np.append(magnitudes, peak), self._config.activation_bits - 1)
 
     @staticmethod
     def _fractions(magnitudes: NDArray[Any], bits: int) -> range:
@@ -148,10 +151,10 @@ class Bench:
         return self._row_sums[key]
 
     def input_cost(self, fraction: int) -> float:
-        """Cost of x in ``activation_bits`` with that many fraction bits."""
+        """Cost of x with that many fraction bits, clipped at half of what ``activation_bits`` hold."""
         key = ("x", 0, fraction)
         if key not in self._costs:
-            x = saturate(to_fixed(self.x, fraction), self._config.activation_bits)
+            x = saturate(to_fixed(self.x, fraction), self._config.activation_bits - 1)
             self._costs[key] = self._cost(self.layer, np.ldexp(x.astype(np.float64), -fraction))
         return self._costs[key]
 

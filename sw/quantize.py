@@ -7,9 +7,11 @@ What is chosen by what:
   frames, from the scale that clips nothing to the one that clips the largest percent. Where the best of W_x
   and W_r of a gate cannot meet in one accumulator (their alignment is limited, and no row may ever overflow),
   the pair of least summed error among those nearest to them that can.
-- Binary point of the first layer's x: likewise, from the scale that holds twice what was seen; of those whose
-  error is within a tenth of the least, the one that holds most, since frames to come may exceed those seen.
-- Binary points of c and of a projection's y: so that they hold twice what was seen; they have bits to spare.
+- Binary point of the first layer's x: likewise, but clipped at half of what it holds, since frames to come
+  may be twice as loud; of those whose error is within a tenth of the least, the one that holds most.
+- Binary points of a projection's y and of c: so that y holds twice and c eight times what was seen. A c that
+  saturates does harm for many steps, and its bits are to spare: at 12-bit weights the three that are given up
+  change the error of y by less than a hundredth.
 - Range of the tables: the narrowest whose measured error is within a tenth of the least.
 - Peepholes and biases: as fine as they fit.
 """
@@ -45,7 +47,8 @@ __all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize"]
 
 SIGMOID_RANGES = range(4, 8)
 TANH_RANGES = range(3, 8)
-HEADROOM = 2.0
+Y_HEADROOM = 2.0
+CELL_HEADROOM = 8.0
 _TABLE_SAMPLES = 100_000
 _GATE_TENSORS = ("w_x", "w_r")
 
@@ -95,7 +98,7 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: 
     tables = _choose_tables(benches, config, sigmoid_range, tanh_range)
     layers: list[QuantizedLayer] = []
     for bench, seen in zip(benches, ranges(model, x), strict=True):
-        x_fractions = [layers[-1].y_fraction] if layers else bench.input_fractions(HEADROOM * seen["x"].peak)
+        x_fractions = [layers[-1].y_fraction] if layers else bench.input_fractions(seen["x"].peak)
         layers.append(_LayerQuantizer(bench, seen, config, tables).quantize(x_fractions))
     quantized = QuantizedModel(
         layers=tuple(layers), config=config, head=model.head, name=model.name,
@@ -205,7 +208,7 @@ class _LayerQuantizer:
         of_m, bits = m_fraction(self._config), self._config.activation_bits
         if self._layer.w_ym is None:
             return None, of_m
-        y_fraction = max_fraction(HEADROOM * self._seen["y"].peak, bits)
+        y_fraction = max_fraction(Y_HEADROOM * self._seen["y"].peak, bits)
         cheapest = self._cheapest("w_ym", 0, self._bench.weight_fractions("w_ym", 0))
         highest = y_fraction + SHIFTS[-1] - of_m
         fraction = highest if cheapest is None else min(cheapest, highest)
@@ -273,10 +276,10 @@ class _LayerQuantizer:
                    for tensor, fraction in zip(_GATE_TENSORS, gate.fractions, strict=True))
 
     def _choose_cell(self) -> int:
-        """The finest format that holds twice what c reached, and that the tanh's argument can be had from."""
+        """The finest format with that headroom, and from which the tanh's argument can be had."""
         config = self._config
         finest = config.cell_fraction_max
-        wanted = finest - max_fraction(HEADROOM * self._seen["c"].peak, config.cell_bits)
+        wanted = finest - max_fraction(CELL_HEADROOM * self._seen["c"].peak, config.cell_bits)
         coarsest = finest + config.cell_argument_left - self._of_tanh
         return min(max(wanted, SELECTS[0]), SELECTS[-1], coarsest)
 
