@@ -2,6 +2,7 @@
 """ONNX LSTMs: the node tests that ONNX ships, random ones against onnxruntime, and graphs around them."""
 
 import warnings
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -9,13 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from import_tools import assert_close, run_float
 
-from sw import importers
+from rtl.config import preset
+from sim.simulator import Simulator
+from sw import bundle, importers
+from sw.device import Device
 from sw.importers import ImportRefused
+from sw.reference import Reference
+from sw.runners import MachineRunner
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+#: How far the integer reference may be from the outputs that ONNX expects.
+INTEGER_BOUND = 5e-4
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 
 
@@ -68,23 +76,55 @@ def node_tests():
 NODE_TESTS = node_tests()
 
 
-@pytest.mark.parametrize("name", NODE_TESTS)
-def test_node(tmp_path, name):
+def node_network(tmp_path, name):
+    """A node test's network, its input (T, B, I), and its named outputs in ONNX's shapes for layout 0."""
     case = NODE_TESTS[name]
     node = case.model.graph.node[0]
     (values, expected), = case.data_sets
     named = dict(zip((value.name for value in case.model.graph.input), values, strict=True))
     x = named.pop("X")
+    outputs = dict(zip((value.name for value in case.model.graph.output), expected, strict=True))
     model = model_of([node], named, opset=case.model.opset_import[0].version)
-    network = importers.load(saved(tmp_path, model))
-    batch_first = any(attribute.name == "layout" and attribute.i for attribute in node.attribute)
-    found = as_onnx(*run_float(network, x.swapaxes(0, 1) if batch_first else x))
-    outputs = dict(zip(("Y", "Y_h", "Y_c"), found, strict=True))
-    for value, wanted in zip(case.model.graph.output, expected, strict=True):
-        result = outputs[value.name]
-        if batch_first:
-            result = result.transpose(2, 0, 1, 3) if result.ndim == 4 else result.swapaxes(0, 1)
-        assert_close(result, wanted)
+    if any(attribute.name == "layout" and attribute.i for attribute in node.attribute):
+        x = x.swapaxes(0, 1)
+        outputs = {key: value.transpose(1, 2, 0, 3) if key == "Y" else value.swapaxes(0, 1)
+                   for key, value in outputs.items()}
+    return importers.load(saved(tmp_path, model)), x, outputs
+
+
+@pytest.mark.parametrize("name", NODE_TESTS)
+def test_node(tmp_path, name):
+    network, x, outputs = node_network(tmp_path, name)
+    found = dict(zip(("Y", "Y_h", "Y_c"), as_onnx(*run_float(network, x)), strict=True))
+    assert outputs
+    for key, wanted in outputs.items():
+        assert_close(found[key], wanted)
+
+
+@pytest.mark.parametrize("name", NODE_TESTS)
+def test_node_in_integers(tmp_path, name):
+    """The integer reference, 12-bit weights and 16-bit activations, is near enough for any use."""
+    network, x, outputs = node_network(tmp_path, name)
+    models = bundle.quantize_network(network, x, preset("tiny"))
+    runners = [MachineRunner(Reference(model, channels=2)) for model in models]
+    found = dict(zip(("Y", "Y_h", "Y_c"), as_onnx(*network.run(x, runners)), strict=True))
+    for key, wanted in outputs.items():
+        assert abs(found[key] - wanted).max() < INTEGER_BOUND
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("name", [name for name in NODE_TESTS if name.endswith(("peepholes", "bidirectional"))])
+def test_node_in_verilog(tmp_path, name):
+    """Every word of the machine's outputs and states is the integer reference's."""
+    network, x, _ = node_network(tmp_path, name)
+    images = [bundle.pack_model(model) for model in bundle.quantize_network(network, x, preset("tiny"))]
+    with ExitStack() as stack:
+        links = [stack.enter_context(Simulator(image.config)) for image in images]
+        devices = [MachineRunner(Device(link, image)) for link, image in zip(links, images, strict=True)]
+        found = as_onnx(*network.run(x, devices))
+    twins = [MachineRunner(Reference(image.model(), channels=2)) for image in images]
+    for ours, wanted in zip(found, as_onnx(*network.run(x, twins)), strict=True):
+        np.testing.assert_array_equal(ours, wanted)
 
 
 def test_there_are_node_tests():
