@@ -1,20 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front end, the decoder and the recordings of the main job.
+"""The main job: its network, its recordings, its search for a density, its figures, and all of it.
 
-What needs the weights is skipped where ``silero-vad`` is not installed, and what needs onnxruntime
-where that is missing; the nox session ``oracles`` has both.
+What needs the weights is skipped where ``silero-vad`` is not installed, what needs onnxruntime or
+matplotlib where those are missing.
 """
 
+import dataclasses
 import hashlib
+import json
 import re
+import shutil
 import wave
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file
 
-from examples.silero_vad import clips, network
+from examples.silero_vad import clips, density, figures, network
+from examples.silero_vad.task import Task
+from rtl.config import PRESETS
+from rtl.registers import COUNTERS
 from sw import float_reference
+from sw.image import pack
+from sw.reference import Reference
+from sw.schedule import schedule as place
 
 GOLDEN = Path(__file__).parent / "data" / "silero_vad.npz"
 SEED = 20170222
@@ -22,7 +34,6 @@ SEED = 20170222
 
 @pytest.fixture(scope="module")
 def silero():
-    pytest.importorskip("safetensors")
     try:
         return network.Silero.load()
     except network.MissingWeights as error:
@@ -39,7 +50,7 @@ def oracle(silero):
 
 def probability(silero, audio):
     """The whole network in float: (T,) probabilities of speech."""
-    y, _ = float_reference.run(silero.lstm(), silero.features(audio)[:, None])
+    y, _ = float_reference.run(silero.lstm, silero.features(audio)[:, None])
     return silero.probability(y[:, 0])
 
 
@@ -79,9 +90,9 @@ def test_convolve_is_the_sum_it_says(n, stride):
 
 def test_weights_of_another_shape_are_named(silero):
     with pytest.raises(network.MissingWeights, match=r"conv2.bias: expected \(64,\), found \(3,\)"):
-        network.Silero({**silero.tensors, "conv2.bias": np.zeros(3)})
+        network.Silero({**silero.tensors, "conv2.bias": np.zeros(3)}, silero.lstm)
     with pytest.raises(network.MissingWeights, match=r"stft_conv.weight: .* found no such tensor"):
-        network.Silero({})
+        network.Silero({}, silero.lstm)
 
 
 def test_missing_package_says_what_to_install(monkeypatch):
@@ -112,9 +123,10 @@ def test_golden_probabilities_come_from_onnxruntime(silero, oracle):
         np.testing.assert_allclose(golden[name], expected, atol=1e-6, err_msg=name)
 
 
-def test_untouched_graph_gives_the_same_as_its_weights_in_our_network(oracle):
+def test_untouched_graph_gives_the_same_as_its_weights_in_our_network(oracle, tmp_path):
     graph = oracle.graph()
-    ours = network.Silero(oracle.tensors_of(graph))
+    save_file(oracle.tensors_of(graph), tmp_path / "graph.safetensors")
+    ours = network.Silero.load(tmp_path / "graph.safetensors")
     for clip in clips.load_all():
         np.testing.assert_allclose(probability(ours, clip.audio), oracle.probabilities(graph, clip.audio),
                                    atol=5e-6, err_msg=clip.name)
@@ -174,3 +186,105 @@ def test_every_clip_has_a_channel_of_its_own(channels):
 def test_schedule_keeps_the_channels_busy():
     assert [turn.stop - turn.start for turn in clips.schedule([3, 5, 2], 2)] == [3, 5, 2]
     assert max(turn.stop for turn in clips.schedule([3, 5, 2], 2)) == 5
+
+
+# -- the search for a density --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails, answer", [
+    (lambda percent: percent < 59, 59),
+    (lambda percent: percent <= 60, 61),
+    (lambda percent: percent < 59 or percent == 80, 81),  # lower ones that would do again are out of reach
+    (lambda percent: False, 1),
+    (lambda percent: percent < 100, 100),
+])
+def test_search_stops_at_the_first_density_that_fails(monkeypatch, fails, answer):
+    tried = []
+
+    def trial(task, share, config):
+        tried.append(share)
+        return SimpleNamespace(density=share, kept=0.98 if fails(round(100 * share)) else 0.99)
+
+    monkeypatch.setattr(density, "trial", trial)
+    held = density.lowest(None, None)
+    assert held[-1].density == answer / 100
+    assert [made.density for made in held] == [share for share in tried if not fails(round(100 * share))]
+
+
+def test_search_says_when_nothing_holds(monkeypatch):
+    monkeypatch.setattr(density, "trial", lambda *_: SimpleNamespace(density=1.0, kept=0.5))
+    with pytest.raises(ValueError, match="not even the dense model keeps 99.0% of the decisions"):
+        density.lowest(None, None)
+
+
+# -- figures -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def job(silero):
+    """The job on two short clips, where the reference stands for the machine, too."""
+    task = Task(silero, [clips.load(clips.CLIPS / f"cards-00{k}.wav") for k in (1, 4)])
+    chosen = density.trial(task, 0.59, PRESETS["demo"])
+    plan = place(chosen.model, PRESETS["demo"])
+    turns = clips.schedule([len(vectors) for vectors in task.features], 8)
+    frames, active, reset = clips.lay_out(task.features, turns, 8)
+    words = Reference(chosen.model, 8).run(chosen.model.quantize_input(frames)[0], active, reset)
+    counters = {**dict.fromkeys(COUNTERS, 0), "cycles": 1000, "steps": len(frames), "busy": 4000}
+    return figures.Job(task, chosen, plan, pack(plan), turns, words, words, 0, 0, counters, 1e5)
+
+
+def test_figures_of_a_right_machine(job):
+    found = figures.gather(job)
+    assert found.right and not found.wrong_words and found.words == job.words.size
+    assert found.busy == 0.5 and found.cycles_per_step == 1000 / found.steps
+    assert found.kept == 1 - found.from_dense.changed / found.windows == job.chosen.kept
+    assert found.from_pruned.largest < 0.02 and found.from_pruned.rms < 1e-3 < found.from_dense.rms
+    for matrix in found.matrices:
+        least, most = matrix.entries
+        assert 0 < least <= most <= least + matrix.padding + 8  # rounding may make a kept weight zero
+        assert matrix.density == pytest.approx(0.59, abs=1e-3)
+    assert json.loads(json.dumps(found.to_dict()))["right"] is True
+
+
+@pytest.mark.parametrize("wrong", ["word", "saturations"])
+def test_figures_of_a_wrong_machine(job, wrong):
+    if wrong == "word":
+        words = job.words.copy()
+        words[5, 0, 7] ^= 1
+        found = figures.gather(dataclasses.replace(job, words=words))
+        assert found.wrong_words == 1
+    else:
+        found = figures.gather(dataclasses.replace(job, counters={**job.counters, "saturated": 1}))
+    assert not found.right and found.to_dict()["right"] is False
+
+
+def test_picture_is_drawn(job, tmp_path):
+    pytest.importorskip("matplotlib")
+    from examples.silero_vad import machine, picture
+    seen = machine.Trace(np.arange(0, 550, 50), np.linspace(0, 1, 10), np.array([200]))
+    picture.draw(job, seen, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -- all of it -----------------------------------------------------------------------------------
+
+
+def test_missing_clips_are_one_line(silero, tmp_path):
+    pytest.importorskip("matplotlib")
+    from examples.silero_vad.__main__ import main
+    done = CliRunner().invoke(main, ["--clips", str(tmp_path)])
+    assert done.exit_code == 2
+    assert done.output.splitlines()[-1] == f"demo: {tmp_path}: expected at least 2 WAV files, found 0"
+
+
+@pytest.mark.sim
+def test_main_job_on_two_clips(silero, tmp_path):
+    pytest.importorskip("matplotlib")
+    from examples.silero_vad.__main__ import main
+    for k in (1, 4):
+        shutil.copy(clips.CLIPS / f"cards-00{k}.wav", tmp_path)
+    done = CliRunner().invoke(main, ["--clips", str(tmp_path), "-o", str(tmp_path), "--keep", "0.9"])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "demo.json").read_text())
+    assert found["right"] and found["steps"] == 49 and found["words"] == 49 * 8 * 128
+    assert 0.9 < found["busy"] <= 1 and found["kept"] >= 0.9

@@ -2,26 +2,28 @@
 """``python -m examples.silero_vad``: the whole way from a trained network to decisions by the RTL."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from examples.silero_vad import machine, picture
-from examples.silero_vad.clips import CLIPS, lay_out, schedule
-from examples.silero_vad.density import KEEP, Trial, lowest
-from examples.silero_vad.figures import Expected, Figures, Job, gather, table
+from examples.silero_vad import picture
+from examples.silero_vad.clips import lay_out, schedule
+from examples.silero_vad.density import KEEP, Trial, clips_option, lowest
+from examples.silero_vad.figures import Figures, Job, gather, table
+from examples.silero_vad.machine import Trace, Watched, trace
 from examples.silero_vad.task import Task
-from rtl.config import PRESETS, Config, preset
+from rtl.config import PRESETS, Config
+from sw.device import Device
 from sw.image import pack
 from sw.reference import Reference
 from sw.schedule import schedule as place
 
-OUTPUT = Path("build/demo")
 TRACE_SKIPS, TRACE_STEPS, TRACE_INTERVAL = 3, 2, 50  # steps, steps, cycles
 
 
@@ -44,7 +46,7 @@ def choose(task: Task, config: Config, keep: float, progress: Progress) -> Trial
     return chosen
 
 
-def listen(task: Task, chosen: Trial, config: Config, progress: Progress) -> tuple[Job, machine.Trace]:
+def listen(task: Task, chosen: Trial, config: Config, progress: Progress) -> tuple[Job, Trace]:
     """Pack the chosen model and run all clips through the reference and the RTL."""
     turns = schedule([len(vectors) for vectors in task.features], config.channels)
     vectors, active, reset = lay_out(task.features, turns, config.channels)
@@ -54,56 +56,61 @@ def listen(task: Task, chosen: Trial, config: Config, progress: Progress) -> tup
         image = pack(plan)
     with _stage(progress, "integer reference"):
         reference = Reference(chosen.model, config.channels)
-        outputs = reference.run(frames, active, reset)
-        expected = Expected(active, outputs, saturated, sum(reference.saturations.values()))
+        expected = reference.run(frames, active, reset)
     with _stage(progress, "emit and build the simulator"):
-        simulator = machine.loaded(config, image)
+        simulator = Watched(config)
     with simulator, _stage(progress, "RTL", len(frames)) as line:
-        heard = machine.run(simulator, frames, active, reset, outputs.shape[2],
-                            lambda steps: progress.advance(line, steps))
-        period = heard.counters["cycles"] // heard.counters["steps"]
-        start = TRACE_SKIPS * period
-        trace = machine.trace(simulator, frames, active, reset, start, start + TRACE_STEPS * period,
-                              TRACE_INTERVAL)
-    return Job(task, chosen, plan, image, turns, expected, heard), trace
+        simulator.progress = partial(progress.advance, line)
+        device = Device(simulator, image)
+        words = device.run(frames, active, reset)
+        counters = device.counters()
+        period = counters["cycles"] // counters["steps"]
+        seen = trace(simulator, frames, TRACE_SKIPS * period, (TRACE_SKIPS + TRACE_STEPS) * period,
+                     TRACE_INTERVAL)
+    return Job(task, chosen, plan, image, turns, expected, words, saturated,
+               sum(reference.saturations.values()), counters, simulator.cycles_per_second), seen
 
 
-def keep_files(job: Job, trace: machine.Trace, found: Figures, folder: Path) -> None:
+def keep_files(job: Job, seen: Trace, found: Figures, folder: Path) -> None:
     """Write the figures, the picture and the memory image."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "demo.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n")
-    picture.draw(job, trace, folder / "demo.png")
+    picture.draw(job, seen, folder / "demo.png")
     job.image.save(folder / "silero_vad.oese")
 
 
-def main(config: Annotated[str, typer.Option(help=f"The machine: {', '.join(PRESETS)}.")] = "demo",
-         keep: Annotated[float, typer.Option(min=0, max=1, help="Share of decisions to keep.")] = KEEP,
-         clips: Annotated[Path, typer.Option(help="Folder of WAV files, 16 kHz, 16 bits, mono.")] = CLIPS,
-         output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = OUTPUT,
-         ) -> None:
+@click.command()
+@click.option("--preset", "name", type=click.Choice(sorted(PRESETS)), default="demo", show_default=True,
+              help="The machine.")
+@click.option("--keep", type=click.FloatRange(0, 1), default=KEEP, show_default=True,
+              help="Share of the decisions that pruning must keep.")
+@clips_option
+@click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), default="build/demo",
+              show_default=True, help="Folder for figures, picture and memory image.")
+def main(name: str, keep: float, clips: Path, output: Path) -> None:
     """Prune Silero VAD, pack it, run recorded speech through the RTL, and compare every word.
 
-    Exits with 1 if a word or a count of saturations differs from the integer reference, with 2 if
+    Exits with 1 if a word or the count of saturations is not the integer reference's, and with 2 if
     something is missing.
     """
     console = Console()
+    columns = TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn()
     try:
-        with Progress(TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn(),
-                      console=console) as progress:
+        with Progress(*columns, console=console) as progress:
             with _stage(progress, "front end and float network"):
                 task = Task.load(clips)
                 task.changed(task.dense_outputs)
-            chosen = choose(task, preset(config), keep, progress)
-            job, trace = listen(task, chosen, preset(config), progress)
+            chosen = choose(task, PRESETS[name], keep, progress)
+            job, seen = listen(task, chosen, PRESETS[name], progress)
     except ValueError as error:
-        console.print(f"[red]{error}[/]")
-        raise typer.Exit(2) from None
+        console.print(f"demo: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
     found = gather(job)
-    keep_files(job, trace, found, output)
+    keep_files(job, seen, found, output)
     console.print(table(found))
     console.print(f"Figures, picture and memory image: {output}/")
-    raise typer.Exit(0 if found.right else 1)
+    sys.exit(0 if found.right else 1)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -10,22 +10,21 @@ all clips through the integer reference. No weight is trained anew.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
+import click
 import numpy as np
-import typer
 from rich.console import Console
 from rich.table import Table
 
 from examples.silero_vad.clips import CLIPS, lay_out, pick_up, schedule
 from examples.silero_vad.task import Task
-from rtl.config import PRESETS, Config, preset
+from rtl.config import PRESETS, Config
 from sw.model import Model
 from sw.prune import prune
 from sw.quantize import QuantizedModel, quantize
 from sw.reference import Reference
 
-__all__ = ["KEEP", "Trial", "lowest", "steps_down", "trial"]
+__all__ = ["KEEP", "Trial", "clips_option", "lowest", "steps_down", "trial"]
 
 KEEP = 0.99
 COARSE, FINE = 10, 1  # percent
@@ -64,7 +63,7 @@ class Trial:
 
 def trial(task: Task, density: float, config: Config) -> Trial:
     """Prune to ``density`` for the PEs of ``config``, quantize, and hear all clips."""
-    pruned = prune(task.silero.lstm(), density, config.pes, config.groups)
+    pruned = prune(task.silero.lstm, density, config.pes, config.groups)
     model = quantize(pruned, task.calibration_frames, config)
     turns = schedule([len(vectors) for vectors in task.features], config.channels)
     frames, active, reset = lay_out(task.features, turns, config.channels)
@@ -120,20 +119,28 @@ def lowest(task: Task, config: Config, keep: float = KEEP,
     return held
 
 
-def main(config: Annotated[str, typer.Option(help=f"Preset: {', '.join(PRESETS)}.")] = "demo",
-         clips: Annotated[Path, typer.Option(help="Folder of WAV files, 16 kHz, 16 bits, mono.")] = CLIPS,
-         step: Annotated[int, typer.Option(min=1, max=50, help="In percent.")] = COARSE) -> None:
+clips_option = click.option(
+    "--clips", type=click.Path(path_type=Path), default=CLIPS, metavar="FOLDER",
+    help="WAV files, 16 kHz, 16 bits, mono, instead of the project's own.")
+
+
+@click.command()
+@click.option("--preset", "name", type=click.Choice(sorted(PRESETS)), default="demo", show_default=True,
+              help="The machine.")
+@clips_option
+@click.option("--step", type=click.IntRange(1, 50), default=5, show_default=True, help="In percent.")
+def main(name: str, clips: Path, step: int) -> None:
     """Print how many of Silero VAD's decisions survive one-shot pruning, density by density."""
     task = Task.load(clips)
-    table = Table(title=f"{task.windows} windows, {len(task.clips)} clips, preset {config}")
+    rows = Table(title=f"{task.windows:,} windows, {len(task.clips)} clips, preset {name}")
     for heading in ("density", "changed", "kept", "calibration clips", "held-out clips", "saturations"):
-        table.add_column(heading, justify="right")
+        rows.add_column(heading, justify="right")
     for density in steps_down(100, step, step):
-        made = trial(task, density, preset(config))
-        table.add_row(f"{made.density:.0%}", f"{made.changed.sum()}", f"{made.kept:.2%}",
-                      f"{made.calibration:.2%}", f"{made.held_out:.2%}", f"{made.saturations}")
-    Console().print(table)
+        made = trial(task, density, PRESETS[name])
+        rows.add_row(f"{made.density:.0%}", f"{made.changed.sum()}", f"{made.kept:.2%}",
+                     f"{made.calibration:.2%}", f"{made.held_out:.2%}", f"{made.saturations}")
+    Console().print(rows)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -3,46 +3,52 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from rich.table import Table
 
 from examples.silero_vad.clips import Turn, pick_up
 from examples.silero_vad.density import Trial
-from examples.silero_vad.machine import Heard
 from examples.silero_vad.task import Task
 from sw.image import Image
 from sw.schedule import Schedule
 
-__all__ = ["Deviation", "Expected", "Figures", "Job", "Matrix", "gather", "table"]
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What the integer reference says: ``outputs`` (T, channels, P), and saturations counted."""
-
-    headers: np.ndarray
-    outputs: np.ndarray
-    input_saturations: int
-    saturations: int
+__all__ = ["Deviation", "Figures", "Job", "Matrix", "gather", "table"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that was made and run."""
+    """Everything that was made and run.
+
+    Attributes
+    ----------
+    expected, words : ndarray, (T, channels, P)
+        Output words of the integer reference, and of the RTL.
+    input_saturations, reference_saturations : int
+        Inputs that did not fit, and what the reference counted in cell states and outputs.
+    counters : dict of str to int
+        The machine's, by the names of `rtl.registers.COUNTERS`.
+    cycles_per_second : float
+        Of the simulation.
+    """
 
     task: Task
     chosen: Trial
     plan: Schedule
     image: Image
     turns: list[Turn]
-    expected: Expected
-    heard: Heard
+    expected: np.ndarray
+    words: np.ndarray
+    input_saturations: int
+    reference_saturations: int
+    counters: dict[str, int]
+    cycles_per_second: float
 
-    @property
+    @cached_property
     def outputs(self) -> list[np.ndarray]:
-        """The machine's outputs as real numbers, clip by clip: (T_clip, P)."""
-        return pick_up(self.chosen.model.dequantize_output(self.heard.outputs), self.turns)
+        """The RTL's outputs as real numbers, clip by clip: (T_clip, P)."""
+        return pick_up(self.chosen.model.dequantize_output(self.words), self.turns)
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class Figures:
     steps, cycles_per_step, busy :
         Of the simulated machine; ``busy`` is the share of multiplier cycles spent on weights.
     words, wrong_words : int
-        Output words that were compared with the reference, headers included, and that differ.
+        Output words that were compared with the reference, and that differ.
     saturations, reference_saturations : int
         In cell states and outputs, as the machine and as the reference count them.
     """
@@ -158,11 +164,8 @@ def _matrices(plan: Schedule) -> tuple[Matrix, ...]:
 
 def gather(job: Job) -> Figures:
     """Compare what was heard with the reference and with both float models."""
-    task, chosen, heard, expected = job.task, job.chosen, job.heard, job.expected
-    config, dense = job.plan.config, task.silero.lstm()
-    outputs, counters = job.outputs, heard.counters
-    changed = task.changed(outputs)
-    wrong = (heard.headers != expected.headers).sum() + (heard.outputs != expected.outputs).sum()
+    task, chosen, outputs, counters = job.task, job.chosen, job.outputs, job.counters
+    config, dense, changed = job.plan.config, task.silero.lstm, task.changed(job.outputs)
     return Figures(
         model=chosen.model.name, config=config.name, pes=config.pes, channels=config.channels,
         clips=len(task.clips), seconds=sum(clip.seconds for clip in task.clips), windows=task.windows,
@@ -170,11 +173,12 @@ def gather(job: Job) -> Figures:
         matrices=_matrices(job.plan), image_bytes=job.image.bytes, float_bytes=4 * dense.parameters,
         from_pruned=_deviation(task, outputs, task.float_outputs(chosen.pruned)),
         from_dense=_deviation(task, outputs, task.dense_outputs),
-        input_saturations=expected.input_saturations, reference_saturations=expected.saturations,
-        steps=counters["steps"], words=heard.headers.size + heard.outputs.size, wrong_words=int(wrong),
+        input_saturations=job.input_saturations, reference_saturations=job.reference_saturations,
+        steps=counters["steps"], words=job.words.size,
+        wrong_words=int(np.count_nonzero(job.words != job.expected)),
         saturations=counters["saturated"], cycles_per_step=counters["cycles"] / counters["steps"],
         busy=counters["busy"] / (counters["cycles"] * config.pes),
-        cycles_per_second=heard.cycles_per_second)
+        cycles_per_second=job.cycles_per_second)
 
 
 def table(figures: Figures) -> Table:
@@ -186,19 +190,19 @@ def table(figures: Figures) -> Table:
     rows.add_column()
     rows.add_row("speech", f"{f.clips} clips, {f.seconds:.1f} s, {f.windows:,} windows in {f.steps} steps")
     for matrix in f.matrices:
+        least, most = matrix.entries
         rows.add_row(f"{matrix.layer} {matrix.matrix}",
-                     f"density {matrix.density:.2%}; entries per PE {matrix.entries[0]:,} .. "
-                     f"{matrix.entries[1]:,}, {matrix.padding:,} padding in all")
-    rows.add_row("memory image", f"{f.image_bytes:,} bytes; float32 weights {f.float_bytes:,}: "
-                                 f"{f.float_bytes / f.image_bytes:.2f} x smaller")
+                     f"density {matrix.density:.2%}; entries per PE: min {least:,}, max {most:,} "
+                     f"(padding in all: {matrix.padding:,})")
+    rows.add_row("memory image", f"{f.image_bytes:,} bytes: {f.float_bytes / f.image_bytes:.2f} x smaller "
+                                 f"than float32 ({f.float_bytes:,})")
     rows.add_row("cycles per step", f"{f.cycles_per_step:,.0f}")
     rows.add_row("multipliers busy", f"{f.busy:.2%}")
     rows.add_row("RTL == reference", f"{verdict}: {f.words - f.wrong_words:,} of {f.words:,} output words")
-    for name, error in (("error, against the same weights in float", f.from_pruned),
-                        ("error, against the dense float network", f.from_dense)):
-        rows.add_row(name, f"max {error.largest:.4f}, RMS {error.rms:.5f}; {error.changed} of {f.windows:,} "
-                           f"decisions changed ({error.changed / f.windows:.2%})")
-    rows.add_row("decisions kept", f"{f.kept:.2%}; {f.held_out:.2%} on clips held out from calibration")
+    for name, error in (("same weights in float", f.from_pruned), ("dense float network", f.from_dense)):
+        rows.add_row(f"error: {name}", f"max {error.largest:.4f}, RMS {error.rms:.5f}; {error.changed} of "
+                                       f"{f.windows:,} decisions changed ({error.changed / f.windows:.2%})")
+    rows.add_row("decisions kept", f"{f.kept:.2%}; on clips held out from calibration {f.held_out:.2%}")
     rows.add_row("saturations", f"{f.saturations} in cell states and outputs (reference "
                                 f"{f.reference_saturations}), {f.input_saturations} at the input")
     rows.add_row("simulation", f"{f.cycles_per_second:,.0f} cycles per second")

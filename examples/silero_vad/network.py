@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from safetensors.numpy import load_file
 
-from sw.model import Layer, Model
+from sw import importers
+from sw.model import Model
 
 __all__ = ["SAMPLE_RATE", "WINDOW", "THRESHOLD", "MissingWeights", "Silero", "package_file", "windows"]
 
@@ -38,8 +40,6 @@ _SHAPES = {
     "conv2.weight": (64, 128, 3), "conv2.bias": (64,),
     "conv3.weight": (64, 64, 3), "conv3.bias": (64,),
     "conv4.weight": (128, 64, 3), "conv4.bias": (128,),
-    "lstm_cell.weight_ih": (512, 128), "lstm_cell.weight_hh": (512, 128),
-    "lstm_cell.bias_ih": (512,), "lstm_cell.bias_hh": (512,),
     "final_conv.weight": (1, 128, 1), "final_conv.bias": (1,),
 }
 
@@ -116,11 +116,14 @@ def relu(x):
 
 @dataclass(frozen=True)
 class Silero:
-    """The network's weights, by the names they have in the safetensors file.
+    """The network.
 
     Attributes
     ----------
     tensors : dict of str to ndarray, float32
+        All weights, by the names they have in the safetensors file.
+    lstm : Model
+        One layer, 128 -> 128, without peepholes or projection.
 
     Raises
     ------
@@ -129,6 +132,7 @@ class Silero:
     """
 
     tensors: dict
+    lstm: Model
 
     def __post_init__(self):
         for name, shape in _SHAPES.items():
@@ -137,10 +141,10 @@ class Silero:
                 raise MissingWeights(f"Silero {name}: expected {shape}, found {found}")
 
     @classmethod
-    def load(cls):
-        """The network as the installed ``silero-vad`` package carries it."""
-        from safetensors.numpy import load_file
-        return cls(load_file(package_file("silero_vad_16k.safetensors")))
+    def load(cls, path=None):
+        """The network in a safetensors file; by default as the installed ``silero-vad`` package has it."""
+        path = path or package_file("silero_vad_16k.safetensors")
+        return cls(load_file(path), importers.load(path, "lstm_cell").model)
 
     def features(self, audio):
         """What the LSTM sees: (T, 128) float32 ReLU outputs, one row per window of ``audio``."""
@@ -156,16 +160,6 @@ class Silero:
         spectra = sliding_window_view(padded, basis.shape[1], axis=1)[:, ::STFT_HOP] @ basis.T
         real, imaginary = np.split(spectra.transpose(0, 2, 1), 2, axis=1)
         return np.hypot(real, imaginary)
-
-    def lstm(self):
-        """The LSTM cell as a `Model` of one layer, 128 -> 128, without peepholes or projection."""
-        t = self.tensors
-        layer = Layer(name="lstm",
-                      w_x=t["lstm_cell.weight_ih"].reshape(4, 128, 128),
-                      w_r=t["lstm_cell.weight_hh"].reshape(4, 128, 128),
-                      bias=(t["lstm_cell.bias_ih"] + t["lstm_cell.bias_hh"]).reshape(4, 128),
-                      peephole=None, w_ym=None)
-        return Model(layers=(layer,), head=None, name="silero-vad")
 
     def probability(self, y):
         """Probability of speech of LSTM outputs: (..., 128) -> (...)."""

@@ -15,10 +15,11 @@ from examples.silero_vad.task import Task
 
 __all__ = ["draw"]
 
+DPI = 100
 FLOAT, RTL, CHANGED = "#9a9a9a", "#0b5fa5", "#d1495b"
 
 
-def draw(job: Job, trace: Trace, path: Path) -> None:
+def draw(job: Job, seen: Trace, path: Path) -> None:
     """Write a PNG: the clip on which most decisions changed, and the busy share over some steps."""
     matplotlib.use("Agg")
     figure, (spectrum, decisions, busy) = pyplot.subplots(
@@ -27,8 +28,8 @@ def draw(job: Job, trace: Trace, path: Path) -> None:
     _spectrum(spectrum, job.task, number)
     decisions.sharex(spectrum)
     _decisions(decisions, job, number)
-    _busy(busy, job, trace)
-    figure.savefig(path, dpi=150)
+    _busy(busy, job, seen)
+    figure.savefig(path, dpi=DPI)
     pyplot.close(figure)
 
 
@@ -37,9 +38,10 @@ def _spectrum(axes: Axes, task: Task, number: int) -> None:
     magnitude = task.silero.magnitude(clip.audio)
     level = 20 * np.log10(np.maximum(magnitude.transpose(1, 0, 2).reshape(magnitude.shape[1], -1), 1e-4))
     seconds = len(magnitude) * WINDOW / SAMPLE_RATE
-    axes.imshow(level, origin="lower", aspect="auto", cmap="magma", vmin=-50, vmax=level.max(),
+    axes.imshow(level, origin="lower", aspect="auto", interpolation="nearest", cmap="magma", vmin=-50,
                 extent=(0, seconds, 0, SAMPLE_RATE / 2000))
-    axes.set(ylabel="kHz", title=f"What is heard: {clip.name}")
+    axes.set(ylabel="kHz")
+    axes.set_title(f"What is heard: {clip.name}", loc="left")
     axes.tick_params(labelbottom=False)
 
 
@@ -55,14 +57,15 @@ def _decisions(axes: Axes, job: Job, number: int) -> None:
     axes.stairs(ours, limits, baseline=None, color=RTL, lw=1.2,
                 label=f"RTL: {job.chosen.density:.0%} of the weights, 12 bits")
     axes.axhline(THRESHOLD, color="black", lw=0.8, ls=":")
-    axes.set(ylim=(-0.03, 1.03), ylabel="probability", xlabel="seconds", title="What is decided: speech?")
-    axes.legend(loc="lower center", fontsize=9)
+    axes.set(ylim=(-0.03, 1.03), ylabel="probability", xlabel="seconds")
+    axes.set_title("What is decided: speech?", loc="left")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0)
 
 
-def _busy(axes: Axes, job: Job, trace: Trace) -> None:
+def _busy(axes: Axes, job: Job, seen: Trace) -> None:
     config = job.plan.config
-    axes.stairs(100 * trace.busy, trace.cycles, color=RTL, fill=True, alpha=0.85)
-    for cycle in trace.steps:
+    axes.stairs(100 * seen.busy, seen.cycles, color=RTL, fill=True, alpha=0.85)
+    for cycle in seen.steps:
         axes.axvline(cycle, color="black", lw=1, ls="--")
-    axes.set(xlim=trace.cycles[[0, -1]], ylim=(0, 105), ylabel="busy, %", xlabel="clock cycles",
-             title=f"How busy the {config.multipliers} multipliers are (dashed: a step is done)")
+    axes.set(xlim=seen.cycles[[0, -1]], ylim=(0, 105), ylabel="busy, %", xlabel="clock cycles")
+    axes.set_title(f"How busy the {config.multipliers} multipliers are (dashed: a step is done)", loc="left")

@@ -64,7 +64,7 @@ class Task:
     @cached_property
     def dense_outputs(self):
         """Outputs of the dense float LSTM: list of (T_clip, 128)."""
-        return self.float_outputs(self.silero.lstm())
+        return self.float_outputs(self.silero.lstm)
 
     def decisions(self, outputs):
         """Is there speech? List of (T_clip,) bool."""
