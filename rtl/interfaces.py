@@ -40,7 +40,8 @@ class Token(data.StructLayout):
 
 
 class Entry(data.StructLayout):
-    """An encoded weight as SpmatRead hands it on.
+    """An encoded weight as SpmatRead hands it on: it advances the row by ``skip + 1``, or, where the weight is
+    zero and so only bridges a gap, by ``(skip + 1) << index_bits``.
 
     ``first`` marks the first entry of a column, ``fresh`` the first of an operation; ``end`` is no entry but
     the end of the operation.

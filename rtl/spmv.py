@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SpMV: one multiplier and one accumulator memory for every channel of a PE."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -58,7 +58,7 @@ class SpMV(wiring.Component):
         })
 
     @staticmethod
-    def model(accumulator, context, columns):
+    def model(accumulator, context, columns, index_bits):
         """Adds one operation to ``accumulator`` (rows, channels), in place.
 
         ``columns`` is a list of ``(activations (channels,), [(weight, skip), ...])``.
@@ -67,7 +67,9 @@ class SpMV(wiring.Component):
         for values, entries in columns:
             row = -1
             for weight, skip in entries:
-                row += skip + 1
+                row += skip + 1 if weight else (skip + 1) << index_bits
+                if not weight:
+                    continue
                 align = context["align"][row & 3 if context["gated"] else 0]
                 address = context["acc_base"] + phase * context["phase_stride"] + row
                 accumulator[address] += (weight << align) * values
@@ -109,17 +111,20 @@ class SpMV(wiring.Component):
         end = Signal()
         padding = Signal()
         self._values = Signal(activations(config), reset_less=True)
+        is_padding = entry.weight == 0
+        bridged = (1 << config.index_bits) - 1
+        step = Mux(is_padding, Cat(Const(bridged, config.index_bits), entry.skip), entry.skip)
         with m.If(go):
             m.d.sync += [
                 valid.eq(self.entries.valid & ~entry.end),
                 end.eq(self.entries.valid & entry.end),
-                padding.eq(entry.weight == 0),
+                padding.eq(is_padding),
                 weight.eq(entry.weight),
                 align.eq(context.align),
                 gated.eq(context.gated),
             ]
             with m.If(self.entries.valid):
-                m.d.sync += row.eq(Mux(entry.first, 0, row + 1) + entry.skip)
+                m.d.sync += row.eq(Mux(entry.first, 0, row + 1) + step)
                 with m.If(entry.fresh | (entry.first & (phase == context.phase_last))):
                     m.d.sync += [phase.eq(0), offset.eq(context.acc_base)]
                 with m.Elif(entry.first):

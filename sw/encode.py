@@ -4,7 +4,7 @@
 Row ``r`` of a matrix is on PE row ``r % row_pes``, column ``j`` goes to group ``j % groups``. A PE's part of a
 column is a list of entries in the order of its local rows; an entry is a weight and the number of zero rows
 skipped since the previous entry. A gap that the skip cannot express is bridged by entries of weight zero
-(paper, section 4.1). How many entries a column has on a PE is its pointer.
+(paper, section 4.1), whose skip counts in units of ``2**index_bits`` rows: one bridges almost any gap. How many entries a column has on a PE is its pointer.
 
 Local rows: of the stacked gates, row ``4 * (cell // row_pes) + gate``; of a projection, ``row // row_pes``.
 """
@@ -136,7 +136,7 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Stream
     first[1:] = (pe[1:] != pe[:-1]) | (column[1:] != column[:-1])
     before = np.where(first, -1, np.concatenate([[-1], local[:-1]])) if len(local) else local
     gap = local - before - 1
-    padding = gap >> config.index_bits
+    padding = _bridges(gap, config)
     counts = np.zeros((columns, config.pes), np.int64)
     np.add.at(counts, (column, pe), padding + 1)
 
@@ -154,10 +154,21 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Stream
     last = np.cumsum(padding + 1) - 1 - (np.cumsum(lengths) - lengths)[pe]
     weights = np.zeros((lines, config.pes), np.int16)
     skips = np.zeros((lines, config.pes), np.int16)
-    skips[:] = np.where(np.arange(lines)[:, None] < lengths, (1 << config.index_bits) - 1, 0)
     weights[last, pe] = values
     skips[last, pe] = gap & ((1 << config.index_bits) - 1)
+    # All bridges of a gap are full but the one in front of the weight.
+    most = 1 << config.index_bits
+    for behind in range(1, int(padding.max(initial=0)) + 1):
+        bridge = padding >= behind
+        left = (gap[bridge] >> config.index_bits) - (padding[bridge] - 1) * most
+        skips[last[bridge] - behind, pe[bridge]] = left - 1 if behind == 1 else most - 1
     return Stream(matrix.shape, order, _slot_counts(counts, order, config), weights, skips, lengths, nonzeros)
+
+
+def _bridges(gap: Int64Array, config: Config) -> Int64Array:
+    """Padding entries in front of a weight after ``gap`` zero rows: each bridges up to ``4**index_bits``."""
+    units = gap >> config.index_bits
+    return -(-units >> config.index_bits)
 
 
 def _slots(counts: Int64Array, config: Config, balance: bool) -> Int64Array:
@@ -204,7 +215,8 @@ def decode(stream: Stream, config: Config) -> NDArray[np.int32]:
             continue
         weights = stream.weights[:length, pe].astype(np.int32)
         slots = np.repeat(np.arange(len(counts)), counts)
-        steps = np.cumsum(stream.skips[:length, pe].astype(np.int64) + 1)
+        advance = stream.skips[:length, pe].astype(np.int64) + 1
+        steps = np.cumsum(np.where(weights == 0, advance << config.index_bits, advance))
         starts = np.cumsum(counts) - counts
         base = np.where(starts > 0, steps[np.maximum(starts - 1, 0)], 0)
         local = steps - base[slots] - 1

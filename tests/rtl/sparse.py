@@ -4,7 +4,7 @@
 from collections import deque
 
 import numpy as np
-from bench import integers
+from bench import integers, unpack
 
 from rtl.spmv import SpMV
 
@@ -17,8 +17,9 @@ def encode(rows, weights, index_bits):
     entries, at = [], 0
     for row, weight in zip(rows, weights, strict=True):
         while row - at > longest:
-            entries.append((0, longest))
-            at += longest + 1
+            units = min((row - at) >> index_bits, longest + 1)
+            entries.append((0, units - 1))
+            at += units << index_bits
         entries.append((weight, row - at))
         at = row + 1
     return entries
@@ -30,8 +31,9 @@ class Operation:
     ``columns`` are all that are broadcast; SpMV sees those that have entries.
     """
 
-    def __init__(self, context, columns):
+    def __init__(self, context, columns, index_bits=6):
         self.context = context
+        self.index_bits = index_bits
         self.columns = columns
 
     @property
@@ -46,7 +48,7 @@ class Operation:
         for _, entries in self.queued:
             row = -1
             for weight, skip in entries:
-                row += skip + 1
+                row += skip + 1 if weight else (skip + 1) << self.index_bits
                 address = self.context["acc_base"] + phase * self.context["phase_stride"] + row
                 slots.append(address if weight else None)
             phase = 0 if phase == self.context["phase_last"] else phase + 1
@@ -76,7 +78,7 @@ class Operation:
     def add_to(self, accumulator):
         """`SpMV.model` on ``accumulator`` (rows, channels), in place."""
         columns = [(np.array(values), entries) for values, entries in self.queued]
-        SpMV.model(accumulator, self.context, columns)
+        SpMV.model(accumulator, self.context, columns, self.index_bits)
 
 
 def random_operation(rng, config, *, base, rows, phases, columns, gated, density, entry_base=0, empty=False):
@@ -99,10 +101,10 @@ def random_operation(rng, config, *, base, rows, phases, columns, gated, density
         chosen = np.flatnonzero(rng.random(rows) < density)
         if not len(chosen) and not empty:
             chosen = rng.integers(0, rows, 1)
-        weights = integers(rng, config.weight_bits, len(chosen))
+        weights = [weight or 1 for weight in integers(rng, config.weight_bits, len(chosen))]
         work.append((integers(rng, config.activation_bits, config.channels),
                      encode(chosen.tolist(), weights, config.index_bits)))
-    return Operation(context, work)
+    return Operation(context, work, config.index_bits)
 
 
 def random_jobs(rng, config, count, *, phases, gated, rows=(4, 16), density=0.3, empty=False):
@@ -174,4 +176,5 @@ class Drainer:
             _, _, value = await ctx.tick().sample(dut.drained)
             check = due.popleft()
             if check is not None:
-                assert list(value) == check[1], f"row {check[0]} after {self.done} operations"
+                got = unpack(value, self.config.accumulator_bits, self.config.channels)
+                assert got == check[1], f"row {check[0]} after {self.done} operations"

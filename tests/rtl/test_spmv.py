@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from bench import TINY, cycles, feed, generator, integers, pause, put, seeds, simulate, trace
+from bench import TINY, cycles, feed, generator, integers, pause, put, seeds, simulate, trace, unpack
 from sparse import Drainer, Operation, random_jobs, random_operation
 
 from rtl.spmv import SpMV
@@ -160,7 +160,7 @@ def test_a_row_can_be_read_after_the_delay():
         await ctx.tick()
         ctx.set(dut.drain, 0)
         await cycles(ctx, dut.drain_delay - 1)
-        value.extend(ctx.get(dut.drained))
+        value.extend(unpack(ctx.get(dut.drained), TINY.accumulator_bits, 2))
 
     simulate(dut, bench, limit=50)
     assert value == [-90, 120]
@@ -185,7 +185,7 @@ def test_an_entry_may_come_right_behind_the_drain_of_its_row(cycle):
                 await ctx.tick()
         ctx.set(dut.drain, 1)
         await cycles(ctx, dut.drain_delay)
-        values.extend(ctx.get(dut.drained))
+        values.extend(unpack(ctx.get(dut.drained), TINY.accumulator_bits, 2))
 
     simulate(dut, bench, limit=100)
     assert values == [30, -40]
@@ -196,8 +196,9 @@ def test_padding_adds_nothing_and_takes_one_cycle():
     rng = generator(0)
     context = single(rng, []).context
     columns = [([1000, -1000], [(0, 0), (0, 0), (5, 0), (0, 2), (7, 0)])] * 3
-    operation = Operation(context, columns)
-    bench = Bench(TINY, rng, [[operation]])
+    config = TINY.replace(index_bits=2)
+    operation = Operation(context, columns, config.index_bits)
+    bench = Bench(config, rng, [[operation]])
     bench.run()
     assert (bench.count(1), bench.count(2)) == (6, 9)
     assert bench.count(3) == operation.stalls == 0
