@@ -13,7 +13,7 @@ from amaranth.sim import Simulator
 from rtl.config import preset
 
 __all__ = ["TINY", "seeds", "generator", "integers", "simulate", "cycles", "until", "put", "get", "pause",
-           "feed", "collect", "check_held", "raw", "trace"]
+           "feed", "collect", "check_held", "pack", "unpack", "raw", "trace"]
 
 TINY = preset("tiny")
 
@@ -134,6 +134,17 @@ def check_held(stream):
                 assert value == offered, "the payload changed before it was taken"
             offered = value if valid and not ready else None
     return bench
+
+
+def pack(values, bits):
+    """Signed integers as fields of ``bits`` bits of one integer, the first lowest."""
+    return sum((value & ((1 << bits) - 1)) << (k * bits) for k, value in enumerate(values))
+
+
+def unpack(word, bits, count):
+    """The ``count`` signed integers that `pack` made one of."""
+    fields = [word >> (k * bits) & ((1 << bits) - 1) for k in range(count)]
+    return [field - (field >> (bits - 1) << bits) for field in fields]
 
 
 def raw(view):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
-from bench import TINY, generator, seeds, simulate, trace, until
+from bench import TINY, generator, seeds, simulate, trace, unpack, until
 from sparse import random_operation
 
 from rtl.array import PEArray
@@ -143,8 +143,8 @@ class Bench:
             _, _, drained = await ctx.tick().sample(array.drained)
             now = due.popleft()
             if now is not None:
-                got = [list(row) for row in drained]
-                assert got == self.accumulator[:, now].tolist(), f"row {now}"
+                expected = self.accumulator[:, now].reshape(-1).tolist()
+                assert unpack(drained, self.config.accumulator_bits, len(expected)) == expected, f"row {now}"
 
     def check_counters(self):
         parts = [part for parts, _ in self.operations for part in parts]

@@ -5,7 +5,7 @@ from collections import deque
 
 import numpy as np
 import pytest
-from bench import TINY, check_held, cycles, generator, integers, pause, put, seeds, simulate, trace
+from bench import TINY, check_held, cycles, generator, integers, pack, pause, put, seeds, simulate, trace
 
 from rtl.frames import FrameInput, FrameOutput
 from rtl.vector_memory import VectorMemory
@@ -17,12 +17,6 @@ CONFIGS = {
 }
 stalls = pytest.mark.parametrize("chance", [0.0, 0.5], ids=["no stalls", "stalls"])
 configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-
-
-def pack(config, column):
-    """A column as the bits of a beat."""
-    bits = config.activation_bits
-    return sum((value & ((1 << bits) - 1)) << (k * bits) for k, value in enumerate(column))
 
 
 def random_frames(rng, config, count, right):
@@ -41,8 +35,8 @@ def beats(rng, config, frame):
     length, active, reset, columns = frame
     noise = integers(rng, config.activation_bits, config.channels)
     header = [word & ~3 | active >> k & 1 | (reset >> k & 1) << 1 for k, word in enumerate(noise)]
-    rows = [header, *columns]
-    return [{"data": pack(config, row), "last": int(k == length)} for k, row in enumerate(rows)]
+    return [{"data": pack(row, config.activation_bits), "last": int(k == length)}
+            for k, row in enumerate([header, *columns])]
 
 
 @seeds(2)
@@ -164,7 +158,7 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
         keep = np.array([job["active"] >> k & 1 for k in range(config.channels)])
         columns = memory.reshape(-1, config.channels)[job["src_base"] * config.groups:][:job["count"]]
         rows = [keep.tolist(), *(columns * keep).tolist()]
-        expected += [(pack(config, row), k == len(rows) - 1) for k, row in enumerate(rows)]
+        expected += [(pack(row, config.activation_bits), k == len(rows) - 1) for k, row in enumerate(rows)]
     got = []
     watch, seen = trace(dut.sent, dut.blocked)
 

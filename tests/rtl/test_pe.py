@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from bench import TINY, cycles, generator, integers, seeds, simulate, trace
+from bench import TINY, cycles, generator, integers, seeds, simulate, trace, unpack
 from sparse import Drainer, Operation, random_jobs
 
 from rtl.act_queue import ActQueue
@@ -119,7 +119,7 @@ class Bench:
 
 @seeds(2)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-@pytest.mark.parametrize("gaps, drain_chance", [(0.0, 1.0), (0.4, 0.4), (0.0, 0.4)])
+@pytest.mark.parametrize("gaps, drain_chance", [(0.0, 1.0), (0.3, 0.4)])
 def test_columns_become_sums(config, gaps, drain_chance, seed):
     rng = generator(seed)
     jobs = random_jobs(rng, config, 6, phases=1 + seed, gated=True, rows=(4, 20), density=0.15, empty=True)
@@ -194,7 +194,7 @@ def test_column_delay_is_that_of_the_pointers():
             ctx.set(dut.column_valid, 0)
         ctx.set(dut.drain, 1)
         await cycles(ctx, SpMV.drain_delay)
-        value.append(ctx.get(dut.drained)[0])
+        value.append(unpack(ctx.get(dut.drained), TINY.accumulator_bits, 1)[0])
 
     simulate(dut, bench, limit=100)
     assert value == [100 + dut.column_delay]
