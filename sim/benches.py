@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs cocotb benches on the emitted Verilog, from pytest.
+
+A machine is built once for each content, as by `build`. A bench that fails raises, with its message, where
+cocotb's own runner would end the process.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from unittest import mock
+from xml.etree import ElementTree
+
+import find_libpython
+from cocotb import __version__ as cocotb_version
+from cocotb_tools.runner import Runner, get_runner
+
+from rtl.config import Config
+
+from . import build, verilator
+
+__all__ = ["CONFIG", "BenchFailure", "run"]
+
+CONFIG = "OPENESE_CONFIG"  # environment variable that tells a bench its configuration
+
+_PORTS = build.HERE / "ports.vlt"
+_OPTIONS = ("--no-public-flat-rw", "--x-initial", "unique", "-Wno-fatal")
+# Most of the time goes into the build and into Python, little into the machine.
+_OPTIMIZE = "OPT_FAST=-O0 OPT_GLOBAL=-O1"
+
+
+class BenchFailure(AssertionError):
+    """Benches that failed, each with its message."""
+
+
+def run(module: str, config: Config, folder: Path, *, seed: int = 1) -> None:
+    """Run all benches of a module on one machine.
+
+    Parameters
+    ----------
+    module : str
+        Importable name of the module with the ``cocotb.test`` functions.
+    config : Config
+        Of the machine.
+    folder : Path
+        Takes the results, and ``dump.vcd`` when the environment variable ``WAVES`` is 1.
+    seed : int
+        Of everything random in the benches.
+
+    Raises
+    ------
+    BenchFailure
+        Naming the benches that failed, with their messages.
+    sim.verilator.ToolError
+        A tool is missing.
+    """
+    if not find_libpython.find_libpython():
+        library = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
+        raise verilator.ToolError(f"cocotb needs Python as a shared library: apt install {library}")
+    runner = get_runner("verilator")
+    results = folder / "results.xml"
+    try:
+        runner.test(module, hdl_toplevel=build.TOP, hdl_toplevel_lang="verilog",
+                    build_dir=_built(runner, config), test_dir=folder, results_xml=str(results), seed=seed,
+                    extra_env={CONFIG: json.dumps(dataclasses.asdict(config))})
+    except SystemExit:
+        pass  # the results say why, or are missing
+    failures = _failures(results)
+    if failures:
+        raise BenchFailure(f"seed {seed}: " + "\n".join(failures))
+
+
+def _built(runner: Runner, config: Config) -> Path:
+    """The folder with the simulator, and nothing else, of the machine."""
+    tool = verilator.find()
+    sources = [_PORTS, build.emitted(config)]
+    waves = os.environ.get("WAVES") == "1"
+
+    def make(folder: Path) -> Path:
+        with mock.patch.dict(os.environ, tool.environment):
+            os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} {_OPTIMIZE}".strip()
+            runner.build(sources=sources, hdl_toplevel=build.TOP, build_dir=folder, waves=waves,
+                         timescale=("1ns", "1ps"), build_args=_OPTIONS)
+        program = folder / "program"
+        program.mkdir()
+        return (folder / build.TOP).rename(program / build.TOP).parent
+
+    key = build.digest(sources, tool.version, cocotb_version, str(waves), *_OPTIONS, _OPTIMIZE)
+    return build.kept(f"{key}.cocotb", make)
+
+
+def _failures(results: Path) -> list[str]:
+    if not results.exists():
+        return ["the simulation ended without results"]
+    cases = list(ElementTree.parse(results).iter("testcase"))
+    if not cases:
+        return ["there is no bench"]
+    return [f"{case.get('name')}: {found.get('type')}: {found.get('message')}"
+            for case in cases for found in [*case.findall("failure"), *case.findall("error")]]

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every cocotb bench of the machine stands on: clock, reset, and bus partners of others' making."""
+
+import itertools
+import json
+import os
+import random
+from collections.abc import Iterator
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, with_timeout
+from cocotbext.axi import (
+    AxiLiteBus,
+    AxiLiteMaster,
+    AxiResp,
+    AxiStreamBus,
+    AxiStreamFrame,
+    AxiStreamSink,
+    AxiStreamSource,
+)
+from numpy.typing import ArrayLike, NDArray
+
+from rtl.config import Config
+
+from .benches import CONFIG
+
+__all__ = ["PERIOD", "TB", "stalled"]
+
+PERIOD = 5  # ns: 200 MHz
+PATIENCE = 2  # ms of simulated time that one transfer may take
+
+#: A bench that runs without and with pauses of the senders and of the receivers.
+stalled = cocotb.parametrize(idle=(False, True), backpressure=(False, True))
+
+
+class TB:
+    """The machine with an AXI4-Lite master on s_axi and a source and a sink of frames.
+
+    Parameters
+    ----------
+    dut : cocotb handle
+        The top.
+
+    Attributes
+    ----------
+    config : Config
+        Of the machine.
+    axil, source, sink
+        The partners, of cocotbext-axi.
+    """
+
+    def __init__(self, dut):
+        self.dut = dut
+        self.config = Config(**json.loads(os.environ[CONFIG]))
+        cocotb.start_soon(Clock(dut.aclk, PERIOD, unit="ns").start())
+        reset = {"clock": dut.aclk, "reset": dut.aresetn, "reset_active_level": False}
+        self.axil = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi"), **reset)
+        self.source = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis"), **reset)
+        self.sink = AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis"), **reset)
+
+    @classmethod
+    async def start(cls, dut, *, idle: bool = False, backpressure: bool = False) -> "TB":
+        """A bench out of reset, whose partners pause as told."""
+        tb = cls(dut)
+        if idle:
+            tb.set_idle(_pauses)
+        if backpressure:
+            tb.set_backpressure(_pauses)
+        await tb.reset()
+        return tb
+
+    def set_idle(self, pauses) -> None:
+        """Give each sender of ours its own generator of pauses, made by ``pauses()``."""
+        for channel in (self.source, self.axil.write_if.aw_channel, self.axil.write_if.w_channel,
+                        self.axil.read_if.ar_channel):
+            channel.set_pause_generator(pauses())
+
+    def set_backpressure(self, pauses) -> None:
+        """Give each receiver of ours its own generator of pauses, made by ``pauses()``."""
+        for channel in (self.sink, self.axil.write_if.b_channel, self.axil.read_if.r_channel):
+            channel.set_pause_generator(pauses())
+
+    async def clock(self, cycles: int = 1) -> None:
+        """Wait for rising edges."""
+        await ClockCycles(self.dut.aclk, cycles)
+
+    async def reset(self, cycles: int = 16) -> None:
+        """Hold the machine in reset; the partners drop what they were about."""
+        self.dut.aresetn.value = 0
+        await self.clock(cycles)
+        self.dut.aresetn.value = 1
+        await self.clock()
+
+    async def write(self, address: int, value: int) -> AxiResp:
+        """Write a register; the response."""
+        done = self.axil.write(address, value.to_bytes(4, "little"))
+        return (await with_timeout(done, PATIENCE, "ms")).resp
+
+    async def read(self, address: int) -> tuple[int, AxiResp]:
+        """Read a register; the value and the response."""
+        done = await with_timeout(self.axil.read(address, 4), PATIENCE, "ms")
+        return int.from_bytes(done.data, "little"), done.resp
+
+    async def load(self, address: int, words: ArrayLike) -> None:
+        """Write words to one address, as many under way as the master allows."""
+        writes = [self.axil.init_write(address, int(word).to_bytes(4, "little"))
+                  for word in np.asarray(words, np.uint32)]
+        for write in writes:
+            await with_timeout(write.wait(), PATIENCE, "ms")
+            assert write.data.resp == AxiResp.OKAY, f"write to 0x{address:03x}: {write.data.resp!r}"
+
+    async def send_frame(self, header: ArrayLike, columns: ArrayLike) -> None:
+        """Queue a frame: header (C,) of bit 0 active and bit 1 reset, columns (I, C) of activations."""
+        beats = np.vstack([np.asarray(header, "<u2"), np.asarray(columns, "<i2").view("<u2")])
+        await self.source.send(AxiStreamFrame(beats.tobytes()))
+
+    async def receive_frame(self) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
+        """The next frame: header (C,), columns (P, C)."""
+        frame = await with_timeout(self.sink.recv(), PATIENCE, "ms")
+        beats = np.frombuffer(bytes(frame.tdata), "<u2").reshape(-1, self.config.channels)
+        return beats[0], beats[1:].view("<i2")
+
+
+def _pauses() -> Iterator[bool]:
+    chance = random.Random(random.getrandbits(32))  # cocotb seeds the module's own for each bench
+    return (chance.random() < 0.5 for _ in itertools.repeat(None))
