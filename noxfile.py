@@ -25,15 +25,22 @@ def _lint(session):
 @nox.session
 def tests(session):
     """Everything that must pass: lint, and all tests, those of the emitted Verilog among them."""
-    _install(session, "sim", "keras", "onnx", "safetensors", "dev")
+    _install(session, "sim", "keras", "onnx", "safetensors", "demo", "dev")
     _lint(session)
     session.run("pytest", *session.posargs)
 
 
 @nox.session
+def demo(session):
+    """The main job: a trained voice activity detector and recorded speech, all the way through the RTL."""
+    _install(session, "sim", "safetensors", "demo")
+    session.run("python", "-m", "examples.silero_vad", *session.posargs)
+
+
+@nox.session
 def sim(session):
     """The emitted Verilog in Verilator: the benches under cocotb, and the fast harness."""
-    _install(session, "sim", "safetensors", "dev")
+    _install(session, "sim", "onnx", "safetensors", "dev")
     session.run("pytest", "-m", "sim", *session.posargs)
 
 
