@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import bits_for
 from .emit import instantiate
-from .interfaces import MAX_OPERATIONS, Column, Context, LineWrite, activations
+from .interfaces import BLOCKS, MAX_OPERATIONS, Column, Context, LineWrite, activations
 from .pe import PE
 from .spmv import SpMV
 
@@ -29,7 +29,9 @@ class PEArray(wiring.Component):
     full : no more columns, please.
     done : pulses when all PEs have completed an operation.
     busy, padding, hazard : how many PEs did so, in one cycle.
-    weights, pointers : a line for all PEs, from the loader.
+    weights, pointers : a line for all PEs, from the loader or the stream.
+    streamed, written : see `SpmatRead`. ``released`` : pulses when all PEs are through a block. ``starved`` : how
+        many wait for an entry.
     """
 
     column_delay = PE.column_delay
@@ -38,6 +40,7 @@ class PEArray(wiring.Component):
     def __init__(self, config):
         self._config = config
         count = bits_for(config.pes)
+        streaming = {"streamed": In(1), "written": In(config.position_bits), "released": Out(1), "starved": Out(count)}
         super().__init__({
             "column": In(Column(config)),
             "column_valid": In(1),
@@ -57,14 +60,16 @@ class PEArray(wiring.Component):
             "weights_valid": In(1),
             "pointers": In(LineWrite(bits_for(config.column_depth - 1), config.pes * config.count_bits)),
             "pointers_valid": In(1),
+            **(streaming if config.stream else {}),
         })
 
     def elaborate(self, platform):
         m = Module()
         config = self._config
         registered = {}
+        streaming = ("streamed", "written") if config.stream else ()
         for name in ("column", "column_valid", "activations", "context", "context_valid",
-                     "context_operation", "drain", "drain_address"):
+                     "context_operation", "drain", "drain_address", *streaming):
             port = getattr(self, name)
             registered[name] = Signal(port.shape(), name=f"{name}_registered",
                                       reset_less=not name.endswith("valid") and name != "drain")
@@ -87,20 +92,25 @@ class PEArray(wiring.Component):
             m.d.comb += self.drained.word_select(index, len(pe.drained)).eq(pe.drained)
 
         m.d.sync += self.full.eq(Cat(pe.full for pe in pes).any())
-        self._join(m, [pe.done for pe in pes])
-        for name in ("busy", "padding", "hazard"):
+        m.d.comb += self.done.eq(self._join(m, "done", [pe.done for pe in pes], MAX_OPERATIONS))
+        counted = ["busy", "padding", "hazard"]
+        if config.stream:
+            m.d.comb += self.released.eq(self._join(m, "released", [pe.released for pe in pes], BLOCKS))
+            counted.append("starved")
+        for name in counted:
             m.d.sync += getattr(self, name).eq(self._count(m, name, [getattr(pe, name) for pe in pes]))
         return m
 
-    def _join(self, m, pulses):
-        """``done`` pulses once for every pulse that all PEs have given."""
+    def _join(self, m, name, pulses, most):
+        """Pulses once for every pulse that all PEs have given; none is more than ``most`` ahead."""
         waiting = []
-        everyone = Signal()
+        everyone = Signal(name=f"{name}_everyone")
         for index, pulse in enumerate(pulses):
-            ahead = Signal(range(MAX_OPERATIONS + 1), name=f"ahead{index}")
+            ahead = Signal(range(most + 1), name=f"{name}_ahead{index}")
             m.d.sync += ahead.eq(ahead + pulse - everyone)
             waiting.append(ahead != 0)
-        m.d.comb += [everyone.eq(Cat(waiting).all()), self.done.eq(everyone)]
+        m.d.comb += everyone.eq(Cat(waiting).all())
+        return everyone
 
     def _count(self, m, name, bits):
         """Number of ones, in registered steps of eight."""

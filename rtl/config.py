@@ -62,6 +62,8 @@ class Config:
         overflow an accumulator, whatever the activations.
     program_depth : int
         Instructions of the step program.
+    stream : bool
+        Can read the weights from memory in every step, for models of which ``entry_depth`` is only a buffer.
 
     Raises
     ------
@@ -87,6 +89,7 @@ class Config:
     accumulator_rows: int = 512
     row_nonzeros: int = 512
     program_depth: int = 64
+    stream: bool = False
 
     def __post_init__(self):
         if self.slices == 0:
@@ -115,6 +118,12 @@ class Config:
         if self.weight_bits + self.index_bits > 32:
             raise ValueError(f"Config weight_bits + index_bits must be at most 32, "
                              f"not {self.weight_bits + self.index_bits}")
+
+        if self.stream and (not _power_of_two(self.stream_bits) or not 32 <= self.stream_bits <= 1024):
+            raise ValueError(f"Config stream needs pes x (weight_bits + index_bits) to be an AXI4 data width: a power "
+                             f"of two between 32 and 1024, not {self.stream_bits}")
+        if self.stream and self.entry_depth < 128:
+            raise ValueError(f"Config stream needs an entry_depth of at least 128, not {self.entry_depth}")
 
     # -- structure -----------------------------------------------------------------------------
 
@@ -169,6 +178,16 @@ class Config:
     def entry_bits(self):
         """Width of an encoded weight: value and skip."""
         return self.weight_bits + self.index_bits
+
+    @property
+    def stream_bits(self):
+        """Bits of a line of weights: one entry for every PE."""
+        return self.pes * self.entry_bits
+
+    @property
+    def position_bits(self):
+        """Width of a place in the weights: an address, with a bit more where the memory is a ring."""
+        return bits_for(self.entry_depth - 1) + self.stream
 
     @property
     def count_bits(self):
@@ -266,6 +285,9 @@ PRESETS = {config.name: config for config in [
     # 32 x 32: the paper's 1024 multipliers, holding its 10 %-dense 153/1024/512 layer.
     Config(name="ese", pes=32, channels=32, entry_depth=16384, column_depth=2048, vector_depth=2048,
            cell_rows=32, accumulator_rows=512),
+    # The same with 16-bit entries read from memory in every step, 512 bits a cycle, as the paper does.
+    Config(name="ese_stream", pes=32, channels=32, index_bits=4, entry_depth=1024, column_depth=2048,
+           vector_depth=2048, cell_rows=32, accumulator_rows=512, stream=True),
 ]}
 
 

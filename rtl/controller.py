@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The LSTM controller: walks the step program."""
 
-from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import memory, wiring
+from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import bits_for
@@ -31,12 +31,14 @@ class Controller(wiring.Component):
     context, context_valid : the same operation, for the PEs. ``operation_done`` : one completed.
     assemble : start Assemble on ``instruction``, which may begin once ``assemble_go``.
     output : start the output of ``count`` columns from ``src_base``.
+    streamed, decisions : where weights are streamed, `StreamFetch` has decided which frames are taken early.
     step, waiting_frame : for the counters and the status.
     """
 
     def __init__(self, config):
         self._config = config
         instruction = Instruction(config)
+        streaming = {"streamed": In(1), "decisions": In(stream.Signature(1))}
         super().__init__({
             "run": In(1),
             "idle": Out(1),
@@ -68,6 +70,7 @@ class Controller(wiring.Component):
             "waiting_frame": Out(1),
             "program": In(LineWrite(bits_for(config.program_depth - 1), 32 * instruction.words)),
             "program_valid": In(1),
+            **(streaming if config.stream else {}),
         })
 
     def elaborate(self, platform):
@@ -140,7 +143,6 @@ class Controller(wiring.Component):
             self.src_base.eq(Mux(use_second, current.dst_base, current.src_base)),
             self.clear.eq(Mux(current.source == Source.RECURRENT, self._reset, 0)),
             self.acc_base.eq(current.acc_base + Mux(bank, current.acc_offset, 0)),
-            self.context.entry_base.eq(current.entry_base),
             self.context.acc_base.eq(self.acc_base),
             self.context.phase_stride.eq(current.phase_stride),
             self.context.phase_last.eq(current.phase_last),
@@ -155,6 +157,19 @@ class Controller(wiring.Component):
             self.settings.reset.eq(Mux(elementwise, self._reset, self._step_reset)),
             self.output_active.eq(self._step_active),
         ]
+
+        if not self._config.stream:
+            m.d.comb += self.context.entry_base.eq(current.entry_base)
+            return
+        # In a stream, an operation's lines begin where those of the operation before end.
+        position = Signal(self._config.position_bits)
+        begin = Mux(self.streamed, position, current.entry_base)
+        m.d.comb += [
+            self.context.entry_base.eq(begin),
+            self.context.entry_stop.eq(begin + current.entry_lines),
+        ]
+        with m.If(self.multiply):
+            m.d.sync += position.eq(self.context.entry_stop)
 
     def _next(self, m, counter):
         m.d.sync += counter.eq(counter + 1)
@@ -179,9 +194,15 @@ class Controller(wiring.Component):
 
     def _frame(self, m, counter, current):
         """FRAME: fix the voices of the step whose work begins."""
-        available = self.frame_ready & self.run
         trying = current.when == When.TRY
         wanted = trying | self._missed
+        available = self.frame_ready & self.run
+        undecided = Const(0)
+        if self._config.stream:
+            following = self.streamed & trying
+            undecided = following & ~self.decisions.valid
+            available = Mux(following, self.decisions.valid & self.decisions.payload, available)
+            m.d.comb += self.decisions.ready.eq(following)
         m.d.comb += [
             self.frame_take.eq(wanted & available),
             self.waiting_frame.eq(wanted & ~available & ~trying),
@@ -194,7 +215,7 @@ class Controller(wiring.Component):
                 self._reset.eq(self.frame_reset),
                 self._buffer.eq(self.frame_buffer),
             ]
-        with m.If(~self.waiting_frame):
+        with m.If(~self.waiting_frame & ~undecided):
             self._next(m, counter)
 
     def _multiply(self, m, counter, current):

@@ -37,6 +37,7 @@ class FrameInput(wiring.Component):
     -------
     beats : the stream. Not ready while both buffers are full, or ``hold`` (the write port is taken).
     format : take ``count`` columns and ``bases`` as the frame's size and buffers.
+    complete : pulses when a frame has come in as a whole.
     ready, buffer, active, reset : the oldest complete frame; ``take`` it, then ``release`` its buffer.
     short, long : a frame was dropped since it was too short, or too long.
     write_* : to the vector memory.
@@ -51,6 +52,7 @@ class FrameInput(wiring.Component):
             "count": In(bits_for(config.vector_depth)),
             "bases": In(line).array(2),
             "hold": In(1),
+            "complete": Out(1),
             "ready": Out(1),
             "buffer": Out(1),
             "active": Out(config.channels),
@@ -74,6 +76,7 @@ class FrameInput(wiring.Component):
         index = Signal.like(self.count)
         fill, oldest = Signal(), Signal()
         complete, occupied = Signal(2), Signal(2)
+        finished = Signal()
         active = [Signal(config.channels, name=f"active{k}") for k in range(2)]
         reset = [Signal(config.channels, name=f"reset{k}") for k in range(2)]
         word = self.beats.payload.data
@@ -84,6 +87,7 @@ class FrameInput(wiring.Component):
             m.d.sync += [base.eq(value) for base, value in zip(bases, self.bases, strict=True)]
 
         m.d.comb += [
+            self.complete.eq(finished),
             self.ready.eq(complete != 0),
             self.buffer.eq(oldest),
             self.active.eq(Mux(oldest, active[1], active[0])),
@@ -92,7 +96,6 @@ class FrameInput(wiring.Component):
             self.write_bank.eq(1 << index[:group_bits]),
             self.write_column.eq(word),
         ]
-        finished = Signal()
         m.d.sync += [
             complete.eq(complete + finished - self.take),
             occupied.eq(occupied + finished - self.release),

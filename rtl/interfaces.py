@@ -6,10 +6,13 @@ from amaranth.lib import data
 
 from .config import bits_for
 
-__all__ = ["Column", "Token", "Entry", "Context", "activations", "LineWrite", "MAX_OPERATIONS"]
+__all__ = ["Column", "Token", "Entry", "Context", "activations", "LineWrite", "BLOCKS", "MAX_OPERATIONS"]
 
 #: Operations (MULTIPLY instructions) that may be under way in the array at once.
 MAX_OPERATIONS = 4
+
+#: Parts of the weight memories that are given back to a stream as a whole.
+BLOCKS = 8
 
 
 def activations(config):
@@ -59,12 +62,16 @@ class Entry(data.StructLayout):
 
 
 class Context(data.StructLayout):
-    """What a PE must know of an operation; fields as in `rtl.program.Instruction`."""
+    """What a PE must know of an operation; fields as in `rtl.program.Instruction`.
+
+    ``entry_stop`` is where its lines end, which a stream is read to even by a PE that has fewer entries.
+    """
 
     def __init__(self, config):
         accumulator = bits_for(config.accumulator_rows - 1)
         super().__init__({
-            "entry_base": bits_for(config.entry_depth - 1),
+            "entry_base": config.position_bits,
+            **({"entry_stop": config.position_bits} if config.stream else {}),
             "acc_base": accumulator,
             "phase_stride": accumulator,
             "phase_last": 3,

@@ -31,6 +31,7 @@ class Section(enum.IntEnum):
     WEIGHTS = 4
     PARAMETERS = 5
     TABLES = 6
+    STREAM = 7
 
 
 class ImageError(enum.IntEnum):
@@ -53,7 +54,7 @@ class Lines:
     ----------
     bits, depth, words : dict
         By section: bits of a line, lines of its memory, 32-bit words of a line in the image. The manifest
-        goes nowhere.
+        and weights to be streamed go nowhere.
     width : int
         Bits of the longest line in whole words.
     """
@@ -67,6 +68,7 @@ class Lines:
             Section.WEIGHTS: (config.pes * config.entry_bits, config.entry_depth),
             Section.PARAMETERS: (config.slices * config.parameter_line_bits, config.parameter_lines),
             Section.TABLES: (2 * config.table_bits, 1 << config.table_index_bits),
+            Section.STREAM: (config.stream_bits, 1 << 24),
         }
         self.bits = {section: bits for section, (bits, _) in memories.items()}
         self.depth = {section: depth for section, (_, depth) in memories.items()}

@@ -34,12 +34,14 @@ class PE(wiring.Component):
     drain, drain_address, drained : see `SpMV`.
     done, busy, padding, hazard : see `SpMV`.
     weights, weights_valid, pointers, pointers_valid : from the loader.
+    streamed, written, released, starved : where weights can be streamed; see `SpmatRead`.
     """
 
     column_delay = PtrRead.delay
 
     def __init__(self, config):
         self.config = config
+        streaming = {"streamed": In(1), "written": In(config.position_bits), "released": Out(1), "starved": Out(1)}
         super().__init__({
             "column": In(Column(config)),
             "column_valid": In(1),
@@ -59,6 +61,7 @@ class PE(wiring.Component):
             "weights_valid": In(1),
             "pointers": In(LineWrite(bits_for(config.column_depth - 1), config.count_bits)),
             "pointers_valid": In(1),
+            **(streaming if config.stream else {}),
         })
 
     @property
@@ -110,4 +113,12 @@ class PE(wiring.Component):
             self.padding.eq(spmv.padding),
             self.hazard.eq(spmv.hazard),
         ]
+        if config.stream:
+            m.d.comb += [
+                spmat_read.stop.eq(context.entry_stop),
+                spmat_read.streamed.eq(self.streamed),
+                spmat_read.written.eq(self.written),
+                self.released.eq(spmat_read.released),
+                self.starved.eq(spmat_read.starved),
+            ]
         return m

@@ -93,7 +93,9 @@ class Instruction(data.StructLayout):
             # Vector memory lines; FORMAT: of the two input buffers.
             "src_base": line,
             "dst_base": line,
-            "entry_base": bits_for(config.entry_depth - 1),
+            # First line of the weights; in the memory that they are streamed from, if they are.
+            "entry_base": 24 if config.stream else bits_for(config.entry_depth - 1),
+            **({"entry_lines": 24, "streamed": 1} if config.stream else {}),
             # Accumulators: row r of phase q is at base + bank * offset + q * stride + r.
             "acc_base": accumulator,
             "acc_offset": accumulator,

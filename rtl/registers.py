@@ -44,6 +44,7 @@ class Interrupt(enum.IntFlag):
     IMAGE_REFUSED = 4
     FRAME_SHORT = 8
     FRAME_LONG = 16
+    STREAM_FAILED = 32
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ COUNTERS = {
     "drain": "cycles in which the accumulators were read out instead (all PEs at once)",
     "full": "cycles the broadcast waited for a full ActQueue",
     "follow": "cycles the broadcast waited for m or y to be computed",
+    "starved": "cycles a PE waited for streamed weights, summed over the PEs",
     "frame": "cycles the controller waited for a frame",
     "output": "cycles the receiver did not take a frame",
     "saturated": "cell states and outputs that were clamped",
@@ -87,13 +89,18 @@ _FIXED = [
     Register("LOAD", 0x02C, Access.WRITE, "next word of the image"),
     Register("INTERRUPT", 0x030, Access.CLEAR,
              "bit 0 a frame was sent; 1 an image was loaded; 2 it was refused; 3 a frame was dropped since TLAST "
-             "came early; 4 since it came late. Write ones to clear"),
+             "came early; 4 since it came late; 5 a weight could not be read. Write ones to clear"),
     Register("INTERRUPT_ENABLE", 0x034, Access.READ_WRITE, "which of these raise `irq`"),
     Register("STATE_SELECT", 0x040, Access.READ_WRITE,
              "one number of a voice's state, only while nothing is under way (else SLVERR): index in 15..0, channel "
              "in 23..16; bit 31: 1 the cell state, index = cell row x PE rows + PE row; 0 y, index = its column in "
              "the vector memory"),
     Register("STATE_DATA", 0x044, Access.READ_WRITE, "that number, signed"),
+    Register("STREAM_BASE_LOW", 0x048, Access.READ_WRITE,
+             "byte address of the streamed weights, a multiple of 4096; only where weights can be streamed"),
+    Register("STREAM_BASE_HIGH", 0x04C, Access.READ_WRITE, "its upper half"),
+    Register("STREAM_ERROR", 0x050, Access.READ,
+             "RRESP of the read that failed (1..0; 0: none) and its line (31..8). The stream stays stopped until RESET"),
 ]
 
 COUNTER_BASE = 0x080

@@ -2,11 +2,11 @@
 """SpmatRead: fetches the encoded weights of one PE."""
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import bits_for
-from .interfaces import MAX_OPERATIONS, Entry, LineWrite, Token
+from .interfaces import BLOCKS, MAX_OPERATIONS, Entry, LineWrite, Token
 
 __all__ = ["SpmatRead"]
 
@@ -15,7 +15,9 @@ class SpmatRead(wiring.Component):
     """Turns tokens into entries, one entry a cycle and without a gap between columns (paper: SpmatRead).
 
     The weights of an operation lie one after another from its ``entry_base``, so an address is the previous
-    one plus one, except at the first column of an operation.
+    one plus one, except at the first column of an operation. Where they are streamed, the memory is a ring: an
+    entry waits until it is ``written``, and at the end of an operation the lines that only other PEs need are
+    skipped, so that every PE passes every line.
 
     Latency: `delay` cycles from token to entry. Cost: one memory of ``entry_depth`` x ``entry_bits`` with
     its output register, an address counter and a count.
@@ -25,6 +27,8 @@ class SpmatRead(wiring.Component):
     tokens : from the ActQueue.
     entries : to SpMV. While ``ready`` is low everything holds.
     base, base_valid, base_operation : sets the ``entry_base`` of an operation before its first token.
+    stop : its ``entry_stop``, set with it. ``streamed``, ``written`` : the weights are streamed, up to here.
+    released : pulses when a block of the ring has been read. ``starved`` : an entry waits to be written.
     load, load_valid : write port of the weight memory.
     """
 
@@ -33,14 +37,22 @@ class SpmatRead(wiring.Component):
     def __init__(self, config):
         self._config = config
         address = bits_for(config.entry_depth - 1)
+        streaming = {
+            "stop": In(config.position_bits),
+            "streamed": In(1),
+            "written": In(config.position_bits),
+            "released": Out(1),
+            "starved": Out(1),
+        }
         super().__init__({
             "tokens": In(stream.Signature(Token(config))),
             "entries": Out(stream.Signature(Entry(config))),
-            "base": In(address),
+            "base": In(config.position_bits),
             "base_valid": In(1),
             "base_operation": In(bits_for(MAX_OPERATIONS - 1)),
             "load": In(LineWrite(address, config.entry_bits)),
             "load_valid": In(1),
+            **(streaming if config.stream else {}),
         })
 
     @staticmethod
@@ -56,8 +68,8 @@ class SpmatRead(wiring.Component):
         config = self._config
         m.submodules.weights = weights = memory.Memory(
             shape=config.entry_bits, depth=config.entry_depth, init=[])
-        m.submodules.bases = bases = memory.Memory(
-            shape=len(self.base), depth=MAX_OPERATIONS, init=[])
+        limits = data.StructLayout({"base": config.position_bits, "stop": config.position_bits})
+        m.submodules.bases = bases = memory.Memory(shape=limits, depth=MAX_OPERATIONS, init=[])
         base_write = bases.write_port()
         base_read = bases.read_port(domain="comb")
         write = weights.write_port()
@@ -65,16 +77,21 @@ class SpmatRead(wiring.Component):
         token = self.tokens.payload
         go = self.entries.ready
 
-        address = Signal(len(self.base), reset_less=True)
         left = Signal(config.count_bits)
         fresh = Signal(init=1)
+        address = Signal(len(read.addr), reset_less=True)
+        position = Signal(config.position_bits, reset_less=True)
+        where = Mux(fresh, base_read.data.base, position)
+        wants = (left != 0) | (self.tokens.valid & ~token.end)
+        ends = (left == 0) & self.tokens.valid & token.end
+        takes, skips, finishes = Signal(), Signal(), Signal()
         stages = [Signal(Entry(config), name=f"stage{k}") for k in range(3)]
         valids = Signal(3)
         fetch = stages[0]
 
         m.d.comb += [
             base_write.addr.eq(self.base_operation),
-            base_write.data.eq(self.base),
+            base_write.data.base.eq(self.base),
             base_write.en.eq(self.base_valid),
             base_read.addr.eq(token.operation),
             write.addr.eq(self.load.address),
@@ -82,35 +99,47 @@ class SpmatRead(wiring.Component):
             write.en.eq(self.load_valid),
             read.addr.eq(address),
             read.en.eq(go),
-            self.tokens.ready.eq(go & (left == 0)),
+            self.tokens.ready.eq(go & (left == 0) & (takes | finishes)),
             self.entries.valid.eq(valids[2]),
             self.entries.payload.eq(stages[2]),
         ]
 
+        if config.stream:
+            there = ~self.streamed | (where != self.written)
+            beyond = self.streamed & (where != base_read.data.stop)
+            block = where[:bits_for(config.entry_depth // BLOCKS - 1)]
+            m.d.comb += [
+                base_write.data.stop.eq(self.stop),
+                takes.eq(wants & there),
+                skips.eq(ends & beyond & there),
+                finishes.eq(ends & ~beyond),
+            ]
+            m.d.sync += [
+                self.released.eq(go & (takes | skips) & self.streamed & block.all()),
+                self.starved.eq(go & wants & ~there),
+            ]
+        else:
+            m.d.comb += [takes.eq(wants), finishes.eq(ends)]
+
         with m.If(go):
             m.d.sync += [
-                valids.eq((valids << 1) | (left != 0) | self.tokens.valid),
-                fetch.first.eq(0),
-                fetch.fresh.eq(0),
-                fetch.end.eq(0),
+                valids.eq((valids << 1) | takes | finishes),
+                fetch.first.eq(takes & (left == 0)),
+                fetch.fresh.eq(takes & fresh),
+                fetch.end.eq(finishes),
                 stages[1].eq(stages[0]),
                 stages[2].eq(stages[1]),
                 stages[2].weight.eq(read.data[:config.weight_bits]),
                 stages[2].skip.eq(read.data[config.weight_bits:]),
             ]
-            with m.If(left != 0):
-                m.d.sync += [address.eq(address + 1), left.eq(left - 1)]
-            with m.Elif(self.tokens.valid):
-                m.d.sync += [
-                    fetch.operation.eq(token.operation),
-                    fetch.end.eq(token.end),
-                    fetch.first.eq(~token.end),
-                    fetch.fresh.eq(fresh),
-                    fresh.eq(token.end),
-                ]
-                with m.If(~token.end):
-                    m.d.sync += [
-                        address.eq(Mux(fresh, base_read.data, address + 1)),
-                        left.eq(token.count - 1),
-                    ]
+            with m.If(takes | skips):
+                m.d.sync += [address.eq(where), position.eq(where + 1), fresh.eq(0)]
+            with m.If(finishes):
+                m.d.sync += fresh.eq(1)
+            with m.If(left == 0):
+                m.d.sync += fetch.operation.eq(token.operation)
+                with m.If(takes):
+                    m.d.sync += left.eq(token.count - 1)
+            with m.Elif(takes):
+                m.d.sync += left.eq(left - 1)
         return m

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machine: everything between AXI4-Lite, frames in and frames out."""
 
-from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module, Mux, ResetInserter, Signal, signed
-from amaranth.lib import wiring
+from amaranth.hdl import Cat, ClockDomain, Const, DomainRenamer, Module, Mux, ResetInserter, Signal, signed
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .array import PEArray
@@ -14,6 +14,7 @@ from .frames import Beats, FrameInput, FrameOutput
 from .loader import MAGIC, VERSION, Lines, Loader, Section
 from .registers import ADDRESS, COUNTER_BASE, COUNTERS, REGISTERS, Access, Control, Interrupt
 from .state import Select, StateAccess
+from .stream import Burst, StreamFetch, StreamReader
 from .vector_memory import VectorMemory
 
 __all__ = ["ADDRESS_WIDTH", "Core", "Top"]
@@ -38,6 +39,22 @@ def _axi_lite_ports(prefix, address_width):
     return pins
 
 
+_AXI_READ = {"ar": {"addr": 64, "len": 8, "size": 3, "burst": 2, "id": 1, "lock": 1, "cache": 4, "prot": 3, "qos": 4},
+             "r": {"data": None, "resp": 2, "last": 1, "id": 1}}
+
+
+def _axi_read_ports(prefix, data_width):
+    """Pins of the read channels of an AXI4 manager under their AXI names."""
+    pins = {}
+    for channel, fields in _AXI_READ.items():
+        there, back = (In, Out) if channel == "r" else (Out, In)
+        pins[f"{prefix}_{channel}valid"] = there(1)
+        pins[f"{prefix}_{channel}ready"] = back(1)
+        for field, width in fields.items():
+            pins[f"{prefix}_{channel}{field}"] = there(width or data_width)
+    return pins
+
+
 def _axi_stream_ports(prefix, config, there, back):
     """Pins of an AXI4-Stream under their AXI names."""
     return {
@@ -57,6 +74,7 @@ class Core(wiring.Component):
     frames, results : the two streams.
     load_* : line writes from the loader.
     events : increments of the counters this cycle, by name.
+    bursts, stream_line, stream_valid : to and from `StreamReader`, where weights can be streamed.
     state_* : one number of a voice's state, while ``idle``; see `StateAccess`.
     """
 
@@ -64,6 +82,11 @@ class Core(wiring.Component):
         self._config = config
         self._lines = Lines(config)
         events = {name: Out(24) for name in COUNTERS}
+        streaming = {
+            "bursts": Out(stream.Signature(Burst(config))),
+            "stream_line": In(config.stream_bits),
+            "stream_valid": In(1),
+        }
         super().__init__({
             "run": In(1),
             "idle": Out(1),
@@ -81,6 +104,7 @@ class Core(wiring.Component):
             "state_write": In(1),
             "state_data": In(32),
             "state_value": Out(signed(32)),
+            **(streaming if config.stream else {}),
         })
 
     def elaborate(self, platform):
@@ -100,6 +124,8 @@ class Core(wiring.Component):
         self._control(m, controller, frame_input, broadcast, array, assemble, frame_output)
         self._vectors(m, vectors, frame_input, broadcast, array, assemble, frame_output, state)
         self._state(m, state, vectors, assemble)
+        if config.stream:
+            self._stream(m, controller, frame_input, array)
         self._count(m, controller, broadcast, array, assemble, frame_output)
         m.d.comb += [
             self.frame_short.eq(frame_input.short),
@@ -210,6 +236,29 @@ class Core(wiring.Component):
                     config.groups * config.channels)),
             ]
 
+    def _stream(self, m, controller, frame_input, array):
+        """Lines from memory go where the loader's went."""
+        m.submodules.fetch = fetch = StreamFetch(self._config)
+        wiring.connect(m, fetch.decisions, controller.decisions)
+        wiring.connect(m, fetch.bursts, wiring.flipped(self.bursts))
+        m.d.comb += [
+            fetch.run.eq(self.run),
+            fetch.frame_complete.eq(frame_input.complete),
+            fetch.arrived.eq(self.stream_valid),
+            fetch.released.eq(array.released),
+            fetch.program.eq(controller.program),
+            fetch.program_valid.eq(controller.program_valid),
+            controller.streamed.eq(fetch.streamed),
+            array.streamed.eq(fetch.streamed),
+            array.written.eq(fetch.written),
+        ]
+        with m.If(fetch.streamed):
+            m.d.comb += [
+                array.weights.address.eq(fetch.write_address),
+                array.weights.data.eq(self.stream_line),
+                array.weights_valid.eq(self.stream_valid),
+            ]
+
     def _state(self, m, state, vectors, assemble):
         m.d.comb += [
             state.select.eq(self.state_select),
@@ -238,6 +287,8 @@ class Core(wiring.Component):
             self.events.output.eq(frame_output.blocked),
             self.events.saturated.eq(assemble.saturated),
         ]
+        if self._config.stream:
+            m.d.comb += self.events.starved.eq(array.starved)
 
 
 class Top(wiring.Component):
@@ -256,6 +307,7 @@ class Top(wiring.Component):
             **_axi_lite_ports("s_axi", ADDRESS_WIDTH),
             **_axi_stream_ports("s_axis", config, In, Out),
             **_axi_stream_ports("m_axis", config, Out, In),
+            **(_axi_read_ports("m_axi", config.stream_bits) if config.stream else {}),
         })
 
     def elaborate(self, platform):
@@ -280,8 +332,28 @@ class Top(wiring.Component):
             core.address.eq(loader.address),
             core.writes.eq(loader.writes),
         ]
-        self._registers(m, bus, core, loader, core_reset, load)
+        reader = None
+        if self.config.stream:
+            m.submodules.reader = reader = StreamReader(self.config)
+            self._connect_reader(m, reader, core, core_reset)
+        self._registers(m, bus, core, loader, reader, core_reset, load)
         return m
+
+    def _connect_reader(self, m, reader, core, core_reset):
+        wiring.connect(m, core.bursts, reader.bursts)
+        m.d.comb += [
+            reader.flush.eq(core_reset),
+            core.stream_line.eq(reader.line),
+            core.stream_valid.eq(reader.line_valid),
+        ]
+        for channel, fields in _AXI_READ.items():
+            port = getattr(reader.bus, channel)
+            to_memory = channel == "ar"
+            pairs = [("valid", port.valid, to_memory), ("ready", port.ready, not to_memory)]
+            pairs += [(field, getattr(port.payload, field), to_memory) for field in fields]
+            for name, value, drives in pairs:
+                pin = getattr(self, f"m_axi_{channel}{name}")
+                m.d.comb += pin.eq(value) if drives else value.eq(pin)
 
     def _connect(self, m, bus, core):
         for channel, fields in _AXI_LITE.items():
@@ -305,13 +377,17 @@ class Top(wiring.Component):
             core.results.ready.eq(self.m_axis_tready),
         ]
 
-    def _registers(self, m, bus, core, loader, core_reset, load):
+    def _registers(self, m, bus, core, loader, reader, core_reset, load):
         config = self.config
         run = Signal()
         select, state_busy = Signal(Select()), Signal(range(StateAccess.delay + 1))
         interrupts, enabled, pending = Signal(len(Interrupt)), Signal(len(Interrupt)), Signal(len(Interrupt))
-        was_loaded, was_refused = Signal(), Signal()
-        writes = {r.name: Signal(name=f"write_{r.name.lower()}") for r in REGISTERS if r.access is not Access.READ}
+        was_loaded, was_refused, failed = Signal(), Signal(), Signal()
+        stream_error = reader.error != 0 if reader else Const(0)
+        stream_failed = stream_error & ~failed
+        outstanding = ~reader.idle if reader else Const(0)
+        writes = {r.name: Signal(name=f"write_{r.name.lower()}") for r in REGISTERS
+                  if r.access is not Access.READ and (reader or not r.name.startswith("STREAM"))}
         reset = writes["CONTROL"] & bus.write_data[1]
         state_write = writes["STATE_DATA"]
         usable = core.idle & ~core_reset
@@ -328,11 +404,13 @@ class Top(wiring.Component):
             loader.word.eq(bus.write_data),
             loader.word_valid.eq(writes["LOAD"]),
             interrupts.eq(Cat(core.frame_sent, loader.loaded & ~was_loaded, (loader.error != 0) & ~was_refused,
-                              core.frame_short, core.frame_long)),
+                              core.frame_short, core.frame_long, stream_failed)),
             self.irq.eq((pending & enabled).any()),
         ]
         m.d.sync += [
-            core_reset.eq(~loader.loaded | reset | load),
+            # What was asked of the memory must come back before the core may ask for more.
+            core_reset.eq(~loader.loaded | reset | load | (core_reset & outstanding)),
+            failed.eq(stream_error),
             was_loaded.eq(loader.loaded),
             was_refused.eq(loader.error != 0),
             pending.eq(Mux(writes["INTERRUPT"], pending & ~bus.write_data, pending) | interrupts),
@@ -362,6 +440,17 @@ class Top(wiring.Component):
             "STATE_SELECT": select,
             "STATE_DATA": core.state_value,
         }
+        if reader:
+            values |= {
+                "STREAM_BASE_LOW": reader.base[:32],
+                "STREAM_BASE_HIGH": reader.base[32:],
+                "STREAM_ERROR": Cat(reader.error, Const(0, 6), reader.error_line),
+            }
+            base = Signal(64)
+            m.d.comb += reader.base.eq(base)
+            for name, half in (("STREAM_BASE_LOW", base[:32]), ("STREAM_BASE_HIGH", base[32:])):
+                with m.If(writes[name]):
+                    m.d.sync += half.eq(bus.write_data)
         high = Signal(32)
         with m.Switch(bus.read_address):
             for name, value in values.items():

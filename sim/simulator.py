@@ -89,6 +89,7 @@ class Simulator:
                                   f"has {config.channels}")
         self._traceable = trace
         self._memory: NDArray[np.uint8] | None = None
+        self._traits: dict[str, Any] = {}
         self._machine = self._library.openese_create(scramble)
         self.reset()
 
@@ -318,6 +319,12 @@ class Simulator:
         traits = _MemoryTraits(data.ctypes.data, base, data.size, latency, jitter, outstanding, interleave,
                                share, seed, *error)
         self._call("memory", ctypes.byref(traits))
+
+    def place(self, data: NDArray[np.uint8], **traits: Any) -> int:
+        """`attach_memory` with ``data`` at address 0, which is returned; other traits as given, or as before."""
+        self._traits |= traits
+        self.attach_memory(data, 0, **self._traits)
+        return 0
 
     # -- traces --------------------------------------------------------------------------------
 

@@ -35,6 +35,9 @@ class Link(Protocol):
     def load(self, address: int, words: ArrayLike) -> None:
         """Write words to one register, one after another."""
 
+    def place(self, data: NDArray[np.uint8]) -> int:
+        """Put bytes into the memory behind the machine's AXI4 port; returns their address."""
+
     def run_frames(self, header: ArrayLike, columns: ArrayLike,
                    outputs: int) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
         """Send frames, headers (T, C) and columns (T, I, C); receive as many, headers and (T, P, C)."""
@@ -67,6 +70,7 @@ class Device:
         self.model = image.model()
         self.channels = image.config.channels
         self._identify()
+        self._place_stream()
         self.load(image.words())
 
     def _identify(self) -> None:
@@ -77,6 +81,15 @@ class Device:
             if found[name] != value:
                 raise DeviceError(f"the machine's {name} is {found[name]:08x}; config {config.name!r} "
                                   f"of the image has {value:08x}")
+
+    def _place_stream(self) -> None:
+        """Weights that are streamed go to the memory behind the machine's AXI4 port."""
+        lines = self._image.sections.get(Section.STREAM)
+        if lines is None:
+            return
+        base = self._link.place(lines.astype("<u4").view(np.uint8).reshape(-1))
+        self._link.write(ADDRESS["STREAM_BASE_LOW"], base & 0xFFFFFFFF)
+        self._link.write(ADDRESS["STREAM_BASE_HIGH"], base >> 32)
 
     def load(self, words: NDArray[np.uint32]) -> None:
         """Load an image's words; all voices start anew.

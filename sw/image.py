@@ -44,16 +44,20 @@ class Image:
     ----------
     config : of the machine it was made for.
     manifest : what it holds, for the host.
-    sections : section -> (lines, words) uint32, from line 0. The manifest is not among them.
+    sections : section -> (lines, words) uint32, from line 0. The manifest is not among them. Weights that are
+        to be streamed are section STREAM instead of WEIGHTS.
     """
 
     config: Config
     manifest: dict[str, Any]
     sections: dict[Section, NDArray[np.uint32]]
 
-    def words(self) -> NDArray[np.uint32]:
-        """All words, as the machine is fed them."""
+    def words(self, everything: bool = False) -> NDArray[np.uint32]:
+        """All words, as the machine is fed them, or ``everything``: with what only the host needs."""
         sections = {Section.MANIFEST: _manifest_words(self.manifest), **self.sections}
+        if not everything:
+            sections = {section: lines for section, lines in sections.items()
+                        if section not in (Section.MANIFEST, Section.STREAM)}
         header = np.array([MAGIC, VERSION, self.config.fingerprint, len(sections)], np.uint32)
         parts = [header, _crc(header)]
         for section, lines in sections.items():
@@ -63,12 +67,12 @@ class Image:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the image to a file."""
-        Path(path).write_bytes(self.words().astype("<u4").tobytes())
+        Path(path).write_bytes(self.words(everything=True).astype("<u4").tobytes())
 
     @property
     def bytes(self) -> int:
         """Size of the file."""
-        return 4 * len(self.words())
+        return 4 * len(self.words(everything=True))
 
     def model(self) -> QuantizedModel:
         """The quantized model that was packed, exactly, from the memories' contents.
@@ -135,7 +139,7 @@ def pack(plan: Schedule) -> Image:
     columns = {
         Section.ORDER: (order, config.line_bits),
         Section.POINTERS: (counts, config.count_bits),
-        Section.WEIGHTS: (entries, config.entry_bits),
+        Section.STREAM if plan.streamed else Section.WEIGHTS: (entries, config.entry_bits),
         Section.PARAMETERS: (_parameters(plan), config.parameter_bits),
         Section.TABLES: (_tables(model, config), config.table_bits),
     }
@@ -232,7 +236,9 @@ def parse(data: bytes) -> Image:
                                        f"({config.fingerprint:08x})")
     if 4 * position != len(data):
         raise ImageFormatError(f"{len(data) - 4 * position} bytes after the last section")
-    missing = [section.name.lower() for section in Section if section not in payloads]
+    either = {Section.WEIGHTS, Section.STREAM}
+    missing = [section.name.lower() for section in Section
+               if section not in payloads and not (section in either and either & payloads.keys())]
     if missing:
         raise ImageFormatError(f"no section {', '.join(missing)}")
     del payloads[Section.MANIFEST]
@@ -283,7 +289,8 @@ class _Unpacker:
 
     def model(self) -> QuantizedModel:
         config, manifest = self._config, self._image.manifest
-        entries = self._values(Section.WEIGHTS, config.entry_bits, config.pes)
+        weights = Section.STREAM if Section.STREAM in self._image.sections else Section.WEIGHTS
+        entries = self._values(weights, config.entry_bits, config.pes)
         self._weights = _signed(entries & ((1 << config.weight_bits) - 1), config.weight_bits).astype(np.int16)
         self._skips = (entries >> config.weight_bits).astype(np.int16)
         self._order = self._values(Section.ORDER, config.line_bits, config.groups)
@@ -346,7 +353,7 @@ def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Pat
     config = image.config
     lines = Lines(config)
     split = {
-        Section.WEIGHTS: ("weights_pe", config.pes),
+        Section.WEIGHTS: ("weights_pe", config.pes), Section.STREAM: ("stream", 1),
         Section.POINTERS: ("pointers_pe", config.pes),
         Section.PARAMETERS: ("parameters_slice", config.slices),
         Section.ORDER: ("order", 1), Section.PROGRAM: ("program", 1), Section.TABLES: ("tables", 1),
@@ -355,6 +362,8 @@ def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Pat
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for section, (name, parts) in split.items():
+        if section not in image.sections:
+            continue
         bits = lines.bits[section] // parts
         digits = -(-bits // 4)
         numbers = [int.from_bytes(line.astype("<u4").tobytes(), "little") for line in image.sections[section]]

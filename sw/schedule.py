@@ -82,6 +82,7 @@ class Schedule:
     places : of each layer.
     instructions : fields of each instruction, ``{"opcode": ..., ...}``.
     needs : capacity field -> what the model takes of it.
+    streamed : whether the weights are read from memory in every step.
     """
 
     model: QuantizedModel
@@ -90,6 +91,7 @@ class Schedule:
     places: tuple[LayerPlace, ...]
     instructions: tuple[dict[str, Any], ...]
     needs: dict[str, int]
+    streamed: bool
 
 
 def _rows(size: int, config: Config) -> int:
@@ -149,8 +151,17 @@ def _mean_entries(matrix: NDArray[Any], config: Config) -> float:
     return float(np.count_nonzero(matrix)) / max(1, matrix.shape[-1]) / config.row_pes
 
 
-def schedule(model: QuantizedModel, config: Config, balance: bool = True) -> Schedule:
+def schedule(model: QuantizedModel, config: Config, balance: bool = True, stream: bool | None = None) -> Schedule:
     """Place ``model`` in a machine of capacity ``config``.
+
+    Parameters
+    ----------
+    model, config : what to place, and where.
+    balance : bool
+        Whether the columns are put in `sw.encode.column_order`.
+    stream : bool, optional
+        Whether the weights are read from memory in every step. Left out: if the machine can and they do not
+        fit otherwise.
 
     Raises
     ------
@@ -160,11 +171,20 @@ def schedule(model: QuantizedModel, config: Config, balance: bool = True) -> Sch
         If the model was quantized for other widths.
     """
     model.check_fits(config)
-    return _Scheduler(model, config, balance).build()
+    if stream and not config.stream:
+        raise CapacityError(f"config {config.name!r} cannot stream weights")
+    if stream is None and config.stream:
+        try:
+            return _Scheduler(model, config, balance, False).build()
+        except CapacityError:
+            stream = True
+    return _Scheduler(model, config, balance, bool(stream)).build()
 
 
 class _Scheduler:
-    def __init__(self, model: QuantizedModel, config: Config, balance: bool) -> None:
+    def __init__(self, model: QuantizedModel, config: Config, balance: bool, stream: bool) -> None:
+        self._stream = stream
+        self._streamed_lines = 0
         self._model = model
         self._config = config
         self._balance = balance
@@ -182,7 +202,8 @@ class _Scheduler:
         memory.take("program_depth", len(self._instructions))
         memory.check(model)
         return Schedule(model=model, config=config, operations=tuple(self._operations),
-                        places=tuple(self._places), instructions=tuple(self._instructions), needs=memory.needs)
+                        places=tuple(self._places), instructions=tuple(self._instructions), needs=memory.needs,
+                        streamed=self._stream)
 
     def _place(self, layer: QuantizedLayer) -> LayerPlace:
         config, memory = self._config, self._memory
@@ -253,9 +274,17 @@ class _Scheduler:
         operation = Operation(
             layer=layer, matrix=name, part=part, columns=columns, stream=stream,
             order_base=self._memory.take("column_depth", len(stream.order)),
-            entry_base=self._memory.take("entry_depth", stream.lines))
+            entry_base=self._take_lines(stream.lines))
         self._operations.append(operation)
         return operation
+
+    def _take_lines(self, lines: int) -> int:
+        """Where the next ``lines`` of weights lie: in the PEs, or in the memory that they are streamed from."""
+        if not self._stream:
+            return self._memory.take("entry_depth", lines)
+        base = self._streamed_lines
+        self._streamed_lines += lines
+        return base
 
     def _emit(self, opcode: Opcode, **fields: Any) -> None:
         self._instructions.append({"opcode": opcode, **fields})
@@ -283,6 +312,8 @@ class _Scheduler:
         self._emit(Opcode.MULTIPLY, when=when, follow=int(follow), release=int(release),
                    count=len(operation.stream.order), order_base=operation.order_base,
                    entry_base=operation.entry_base, **fields)
+        if self._stream:
+            self._instructions[-1]["entry_lines"] = operation.stream.lines
 
     def _early_operations(self, number: int) -> Iterator[tuple[Operation, bool]]:
         """What can run under the layer before, and whether it is the last to read the frame."""
@@ -304,6 +335,8 @@ class _Scheduler:
     def _write_program(self) -> None:
         model = self._model
         self._emit(Opcode.FORMAT, count=model.inputs, src_base=self._inputs[0], dst_base=self._inputs[1])
+        if self._stream:
+            self._instructions[-1]["streamed"] = 1
         self._emit(Opcode.FRAME, when=When.WAIT)
         for operation, release in self._early_operations(0):
             self._multiply(operation, release=release)
