@@ -122,6 +122,7 @@ def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
     """
     tool = verilator.find()
     options = (*_OPTIONS, *(["--trace-vcd"] if trace else []))
+    key = digest([*sources, _HARNESS], tool.version, _processor(), *options, _COMPILE, *_OPTIMIZE)
 
     def make(folder: Path) -> Path:
         tool.run([
@@ -129,10 +130,9 @@ def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
             "--top-module", TOP, "--prefix", f"V{TOP}", *options,
             "-CFLAGS", _COMPILE, "-LDFLAGS", "-shared", "-MAKEFLAGS", " ".join(_OPTIMIZE),
             *(Path(source).resolve() for source in sources), _HARNESS, "-o", f"{TOP}.so",
-        ], log=cache_folder() / "build.log")
+        ], log=cache_folder() / f"{key}.log")
         return folder / f"{TOP}.so"
 
-    key = digest([*sources, _HARNESS], tool.version, _processor(), *options, _COMPILE, *_OPTIMIZE)
     return kept(f"{key}.so", make)
 
 

@@ -321,7 +321,7 @@ class Simulator:
         self._call("memory", ctypes.byref(traits))
 
     def place(self, data: NDArray[np.uint8], **traits: Any) -> int:
-        """`attach_memory` with ``data`` at address 0, which is returned; other traits as given, or as before."""
+        """Attach memory ``data`` at address 0, which is returned; other traits as given, or as before."""
         self._traits |= traits
         self.attach_memory(data, 0, **self._traits)
         return 0

@@ -57,7 +57,7 @@ class Verilator:
         arguments : sequence of str or Path
             Of the command line.
         log : Path, optional
-            File that takes all that it prints.
+            File that takes all that it printed, should it fail.
 
         Returns
         -------
@@ -71,9 +71,9 @@ class Verilator:
         """
         done = subprocess.run([str(self.executable), *map(str, arguments)], env=self.environment, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
-        if log:
-            log.write_text(done.stdout)
         if done.returncode:
+            if log:
+                log.write_text(done.stdout)
             said = re.findall(r"^(?:%Error(?!: Exiting)|.*error:|%Warning).*$", done.stdout, re.MULTILINE)
             said.sort(key=lambda line: line.startswith("%Warning"))
             reason = said[0] if said else f"exit status {done.returncode}"

