@@ -24,8 +24,12 @@ class Assemble(wiring.Component):
     step, and writes the columns they assemble to the vector memory (paper: Assemble and what follows it).
 
     A cell row takes five slots of ``slot`` cycles, one for each of `ORDER`, and a gate a slot for every phase
-    its sums are spread over. After a reset all accumulators are cleared first. tanh(c) and o run a row behind, which covers the slices' latency; a row of a
-    projection takes a slot for each phase. Writing a row takes ``row_pes / groups`` cycles beside that.
+    its sums are spread over. tanh(c) and o run a row behind, which covers the slices' latency; a row of a
+    projection takes a slot for each phase. Writing a row takes ``row_pes / groups`` cycles beside that. After
+    a reset all accumulators are cleared first.
+
+    Latency: `go_delay` cycles from ``go`` to the first slot, `turn_delay` from a slot to its ``drain``;
+    `write_delay`.
 
     Cost: the slices, and a mux over all columns of a row.
 
@@ -38,6 +42,9 @@ class Assemble(wiring.Component):
     write_line, write_bank, write_columns, write_valid : to the vector memory.
     state_* : while not ``busy``, the host's way to the cell state; see `rtl.state`.
     """
+
+    go_delay = 1
+    turn_delay = 1
 
     def __init__(self, config):
         self._config = config
@@ -73,6 +80,21 @@ class Assemble(wiring.Component):
         self._y_delay = PEArray.drain_delay + self._slices[0].y_delay
         self._m_delay = PEArray.drain_delay + self._slices[0].m_delay
 
+    @property
+    def spacing(self):
+        """Least cycles between the last slots of two rows: one is written before the next is assembled."""
+        return self._config.beats + self.lines + 1
+
+    @property
+    def lines(self):
+        """Lines of the vector memory that a row fills, one a cycle."""
+        return self._config.row_pes // self._config.groups
+
+    def write_delay(self, project):
+        """Cycles from the first of a row's last slot to the first of its lines being written; the line counts
+        in ``lines_done`` a cycle later."""
+        return (self._y_delay if project else self._m_delay) + self._config.beats + 2
+
     def elaborate(self, platform):
         m = Module()
         config = self._config
@@ -99,7 +121,7 @@ class Assemble(wiring.Component):
         phase = Signal(3)
         cycle = Signal(range(config.slot))
         phase_row = Signal.like(acc_base)
-        since_row = Signal(range(self._spacing + 1))
+        since_row = Signal(range(self.spacing))
         kind = Signal(3)
         behind = (slot >= 3) & ~project
         on_time = (row != instruction.rows) & ~behind
@@ -151,7 +173,7 @@ class Assemble(wiring.Component):
                         beat.last.eq(last_phase),
                     ]
                     with m.If((cycle == 0) & completes):
-                        m.d.sync += [since_row.eq(self._spacing), row_issued.eq(1)]
+                        m.d.sync += [since_row.eq(self.spacing - 1), row_issued.eq(1)]
                     with m.If(cycle == config.slot - 1):
                         m.d.sync += [cycle.eq(0), phase.eq(phase + 1),
                                      phase_row.eq(phase_row + instruction.phase_stride)]
@@ -162,16 +184,10 @@ class Assemble(wiring.Component):
                                 with m.If(row + project == instruction.rows):
                                     m.next = "FLUSH"
             with m.State("FLUSH"):
-                lines = config.row_pes // config.groups
-                with m.If(self.lines_done == instruction.rows * lines):
+                with m.If(self.lines_done == instruction.rows * self.lines):
                     m.next = "IDLE"
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         return beat, row_issued
-
-    @property
-    def _spacing(self):
-        """Cycles between two rows, so that one is written before the next is assembled."""
-        return self._config.beats + self._config.row_pes // self._config.groups
 
     def _compute(self, m, platform, beat, settings):
         """The slices, and the columns they assemble: PE row after PE row."""
@@ -214,7 +230,7 @@ class Assemble(wiring.Component):
     def _write(self, m, instruction, settings, project, row_issued, columns):
         """Writes a row's columns, one a group and cycle, as soon as they are assembled."""
         config = self._config
-        lines = config.row_pes // config.groups
+        lines = self.lines
         pulses = Signal(self._m_delay + config.beats)
         m.d.sync += pulses.eq(Mux(self.start, 0, (pulses << 1) | row_issued))
         complete = Mux(project, pulses[self._y_delay + config.beats - 2], pulses[self._m_delay + config.beats - 2])

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interleaved compressed sparse columns: a matrix as the PEs read it, and back.
 
-Row ``r`` of a matrix is on PE row ``r % row_pes``, column ``j`` goes to group ``j % groups``. A PE's part of a
-column is a list of entries in the order of its local rows; an entry is a weight and the number of zero rows
+Row ``r`` of a matrix is on PE row ``r % row_pes``, column ``j`` goes to group ``j % groups``. A PE's part of
+a column is a list of entries in the order of its local rows; an entry is a weight and the number of zero rows
 skipped since the previous entry. A gap that the skip cannot express is bridged by entries of weight zero
-(paper, section 4.1), whose skip counts in units of ``2**index_bits`` rows: one bridges almost any gap. How many entries a column has on a PE is its pointer.
+(paper, section 4.1), whose skip counts in units of ``2**index_bits`` rows: one bridges almost any gap. How
+many entries a column has on a PE is its pointer.
 
 Local rows: of the stacked gates, row ``4 * (cell // row_pes) + gate``; of a projection, ``row // row_pes``.
 """
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from rtl.config import Config
 
-__all__ = ["EncodeError", "Stream", "encode", "decode", "column_order"]
+__all__ = ["EncodeError", "Stream", "Entries", "encode", "decode", "entries", "column_order"]
 
 Int64Array = NDArray[np.int64]
 
@@ -84,7 +85,8 @@ def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
     """An order of columns that keeps the PEs level, so that shallow queues keep all of them busy.
 
     Greedy: of the ``window`` columns that have waited longest, the next is the one after which the entries of
-    the PEs so far differ least (sum of squares). A window keeps it near the order in which columns are computed.
+    the PEs so far differ least (sum of squares). A window keeps it near the order in which columns are
+    computed.
 
     Parameters
     ----------
@@ -126,7 +128,8 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Stream
     """
     limit = 1 << (config.weight_bits - 1)
     if matrix.size and (matrix.max() >= limit or matrix.min() < -limit):
-        raise EncodeError(f"a weight of {matrix.max()} or {matrix.min()} does not fit {config.weight_bits} bits")
+        raise EncodeError(f"a weight of {matrix.max()} or {matrix.min()} does not fit {config.weight_bits} "
+                          "bits")
     pe, local, column, values = _locate(matrix, config)
     columns = matrix.shape[-1]
     # Padded lengths of each (column, PE), from the gaps in (PE, column, row) order.
@@ -196,6 +199,54 @@ def _slot_counts(counts: Int64Array, order: Int64Array, config: Config) -> Int64
     return result
 
 
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """All entries of a stream, PE after PE in the order of their addresses.
+
+    Attributes
+    ----------
+    pe, line : int64 (entries,)
+        Where an entry is stored.
+    slot : int64 (entries,)
+        Of its column.
+    row : int64 (entries,)
+        Local row of a weight; for padding, the last row that it bridges.
+    weight : int32 (entries,)
+        Zero for padding.
+    """
+
+    pe: Int64Array
+    line: Int64Array
+    slot: Int64Array
+    row: Int64Array
+    weight: NDArray[np.int32]
+
+
+def entries(stream: Stream, config: Config) -> Entries:
+    """The entries that the pointers of ``stream`` name.
+
+    Raises
+    ------
+    EncodeError
+        If they name more than there are.
+    """
+    counts = stream.counts.T
+    lengths = counts.sum(axis=1)
+    if lengths.max(initial=0) > stream.lines:
+        worst = int(lengths.argmax())
+        raise EncodeError(f"PE {worst}: pointers name {lengths[worst]} entries, there are {stream.lines}")
+    pe = np.repeat(np.arange(config.pes), lengths)
+    line = np.arange(len(pe)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    slot = np.repeat(np.tile(np.arange(counts.shape[1]), config.pes), counts.ravel())
+    weight = stream.weights[line, pe].astype(np.int32)
+    advance = stream.skips[line, pe].astype(np.int64) + 1
+    position = np.cumsum(np.where(weight == 0, advance << config.index_bits, advance))
+    sizes = counts[counts > 0]
+    starts = np.cumsum(sizes) - sizes
+    before = np.where(starts > 0, position[starts - 1], 0) if len(starts) else starts
+    return Entries(pe, line, slot, position - np.repeat(before, sizes) - 1, weight)
+
+
 def decode(stream: Stream, config: Config) -> NDArray[np.int32]:
     """The matrix that `encode` was given, exactly.
 
@@ -205,30 +256,17 @@ def decode(stream: Stream, config: Config) -> NDArray[np.int32]:
         If pointers and entries do not fit together or name a row that the matrix does not have.
     """
     matrix = np.zeros(stream.shape, np.int32)
-    for pe in range(config.pes):
-        group, row_pe = divmod(pe, config.row_pes)
-        counts = stream.counts[:, pe]
-        length = int(counts.sum())
-        if length > stream.lines:
-            raise EncodeError(f"PE {pe}: pointers name {length} entries, there are {stream.lines}")
-        if not length:
-            continue
-        weights = stream.weights[:length, pe].astype(np.int32)
-        slots = np.repeat(np.arange(len(counts)), counts)
-        advance = stream.skips[:length, pe].astype(np.int64) + 1
-        steps = np.cumsum(np.where(weights == 0, advance << config.index_bits, advance))
-        starts = np.cumsum(counts) - counts
-        base = np.where(starts > 0, steps[np.maximum(starts - 1, 0)], 0)
-        local = steps - base[slots] - 1
-        column = stream.order[slots, group]
-        real = weights != 0
-        local, column, weights = local[real], column[real], weights[real]
-        gates = matrix.ndim == 3
-        row = (local >> 2 if gates else local) * config.row_pes + row_pe
-        if len(row) and (row.max() >= stream.shape[-2] or column.min() < 0 or column.max() >= stream.shape[-1]):
-            raise EncodeError(f"PE {pe}: an entry lies outside of the {stream.shape} matrix")
-        if gates:
-            matrix[local & 3, row, column] = weights
-        else:
-            matrix[row, column] = weights
+    found = entries(stream, config)
+    real = found.weight != 0
+    pe, local, weight = found.pe[real], found.row[real], found.weight[real]
+    column = stream.order[found.slot[real], pe // config.row_pes]
+    gates = matrix.ndim == 3
+    row = (local >> 2 if gates else local) * config.row_pes + pe % config.row_pes
+    wrong = np.flatnonzero((row >= stream.shape[-2]) | (column < 0) | (column >= stream.shape[-1]))
+    if len(wrong):
+        raise EncodeError(f"PE {pe[wrong[0]]}: an entry lies outside of the {stream.shape} matrix")
+    if gates:
+        matrix[local & 3, row, column] = weight
+    else:
+        matrix[row, column] = weight
     return matrix
