@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation says what is so: its tables are the code's, its examples run, its links lead somewhere.
+
+An example is a fenced block whose language is followed by ``example``: ``python example`` is executed, and
+of ``sh example`` every line must be an ``openese`` command that succeeds. The examples of a page follow one
+another, in one namespace and one empty folder; ``sim`` marks those that need a simulator.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from docs.tables import TABLES, with_table
+from rtl.loader import ImageError, Section
+from sw.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")])
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def examples(page):
+    """Language, words after it, line and text of each example."""
+    for token in MarkdownIt().parse(page.read_text()):
+        language, *words = token.info.split() or [""]
+        if token.type == "fence" and "example" in words:
+            yield language, words, token.map[0] + 1, token.content
+
+
+def slug(heading):
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def anchors(page):
+    tokens = MarkdownIt().parse(page.read_text())
+    return {slug(text.content) for opens, text in zip(tokens, tokens[1:], strict=False)
+            if opens.type == "heading_open"}
+
+
+def links(page):
+    """Targets of the links and pictures of a page."""
+    for token in MarkdownIt().enable("table").parse(page.read_text()):
+        for child in token.children or []:
+            if child.type in ("link_open", "image"):
+                yield child.attrs.get("href") or child.attrs["src"]
+
+
+@pytest.mark.parametrize(("page", "marker"), TABLES, ids=[marker for _, marker in TABLES])
+def test_tables_are_up_to_date(page, marker):
+    text = (ROOT / "docs" / page).read_text()
+    assert text == with_table(text, marker, TABLES[page, marker]()), "python -m docs.tables mends it"
+
+
+@pytest.mark.parametrize("member", [*ImageError, *Section], ids=lambda member: member.name)
+def test_the_image_format_has_every(member):
+    assert f"| {member.value} | {member.name} |" in (ROOT / "docs/image-format.md").read_text()
+
+
+def with_examples():
+    """The pages that have examples; one that needs a simulator is marked."""
+    for page in PAGES:
+        words = [word for _, found, _, _ in examples(page) for word in found]
+        if words:
+            yield pytest.param(page, id=name(page), marks=[pytest.mark.sim] if "sim" in words else [])
+
+
+@pytest.mark.parametrize("page", list(with_examples()))
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__example__"}
+    for language, _, line, text in examples(page):
+        if language == "python":
+            exec(compile("\n" * line + text, str(page), "exec"), namespace)
+            continue
+        for command in text.splitlines():
+            program, *arguments = shlex.split(command, comments=True)
+            assert (language, program) == ("sh", "openese"), f"{name(page)} line {line}"
+            assert main(arguments) == 0, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[name(page) for page in PAGES])
+def test_links_lead_somewhere(page):
+    for link in links(page):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{name(page)}: {link}"
+        assert not anchor or anchor in anchors(target), f"{name(page)}: {link}"
+
