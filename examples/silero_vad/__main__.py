@@ -103,7 +103,7 @@ def main(name: str, keep: float, clips: Path, output: Path) -> None:
             chosen = choose(task, PRESETS[name], keep, progress)
             job, seen = listen(task, chosen, PRESETS[name], progress)
     except ValueError as error:
-        console.print(f"demo: {error}", markup=False, highlight=False, soft_wrap=True)
+        click.echo(f"demo: {error}", err=True)
         sys.exit(2)
     found = gather(job)
     keep_files(job, seen, found, output)
