@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from import_tools import assert_close, run_float
+from import_tools import assert_close, assert_survives, run_float
 
 from sw import importers
 from sw.importers import ImportRefused, base
@@ -242,3 +242,7 @@ def test_absent_libraries_are_one_line(tmp_path, monkeypatch, module, extra, nam
         importers.load(path)
     assert str(caught.value).endswith(f"needs the '{extra}' extra: pip install openese[{extra}]")
     assert "\n" not in str(caught.value)
+
+
+def test_damaged_files(save):
+    assert_survives(save(kaldi(layer())))

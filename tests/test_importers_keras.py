@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from import_tools import assert_close, run_float
+from import_tools import assert_close, assert_survives, run_float
 
 from sw import importers
 from sw.importers import ImportRefused
@@ -225,3 +225,8 @@ def test_shapes_that_do_not_fit_are_named(save, tmp_path):
     path = rewritten(save(built(L.LSTM(4)), "keras"), tmp_path / "odd.keras", change)
     with pytest.raises(ImportRefused, match=r"LSTM 'lstm.*': bias: expected shape \(16,\), found \(15,\)"):
         importers.load(path)
+
+
+def test_damaged_files(save):
+    """Not ``.h5``: from some damaged files the HDF5 library itself never returns."""
+    assert_survives(save(built(lstm(4), L.Dense(2)), "keras"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from import_tools import assert_close, run_float
+from import_tools import assert_close, assert_survives, run_float
 
 from rtl.config import preset
 from sim.simulator import Simulator
@@ -522,3 +522,14 @@ def test_silero_everywhere():
             np.testing.assert_array_equal(getattr(layer, tensor), getattr(want, tensor))
     with pytest.raises(ImportRefused, match="no LSTM"):
         importers.load(folder + "silero_vad_op18_ifless.onnx")
+
+
+@pytest.mark.parametrize("disguise", [as_constants, as_sliced, as_quantized])
+def test_damaged_files(tmp_path, disguise):
+    tensors = weights(np.random.default_rng(13), 3, 4, peepholes=True)
+    nodes, stored, _ = disguise(tensors)
+    assert_survives(saved(tmp_path, model_of([*nodes, lstm_node(tensors, hidden_size=4)], stored)))
+
+
+def test_damaged_chains(tmp_path):
+    assert_survives(saved(tmp_path, chain(np.random.default_rng(14), "bidirectional")))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from import_tools import assert_close, run_float
+from import_tools import assert_close, assert_survives, run_float
 
 from sw import importers
 from sw.importers import ImportRefused, from_torch, torch_archive
@@ -302,3 +302,9 @@ def test_resemblyzer(tmp_path):
     with torch.no_grad():
         y = linear.double()(lstm.double()(torch.from_numpy(x))[0]).numpy()
     assert_close(run_float(network, x)[0], y)
+
+
+@pytest.mark.parametrize("saver", ["state_dict", "legacy", "whole model", "scripted"])
+def test_damaged_files(tmp_path, saver):
+    SAVERS[saver](Tagger(num_layers=2), tmp_path / "tagger.pt")
+    assert_survives(tmp_path / "tagger.pt")

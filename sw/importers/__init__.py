@@ -11,13 +11,12 @@ beside itself.
 """
 
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..network import Network
 from . import from_keras, from_npz, from_onnx, from_safetensors, from_torch
-from .base import Entry, Importer, ImportRefused
+from .base import Entry, Importer, ImportRefused, zip_members
 
 __all__ = ["IMPORTERS", "Entry", "ImportRefused", "Importer", "entries", "find", "load"]
 
@@ -39,13 +38,7 @@ def find(path: str | os.PathLike[str]) -> Importer:
     path = Path(path)
     with open(path, "rb") as file:
         head = file.read(64)
-    members: list[str] = []
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = archive.namelist()
-        except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise ImportRefused(f"{path.name}: damaged archive ({error})") from None
+    members = zip_members(path)
     for importer in IMPORTERS:
         if importer.sniff(head, members):
             return importer
@@ -66,7 +59,10 @@ def entries(path: str | os.PathLike[str]) -> list[Entry]:
     OSError
         If the file cannot be opened.
     """
-    return find(path).entries(Path(path))
+    try:
+        return find(path).entries(Path(path))
+    except RecursionError:
+        raise ImportRefused(f"{Path(path).name}: nested too deeply") from None
 
 
 def load(path: str | os.PathLike[str], select: str | Sequence[str] | None = None) -> Network:
@@ -88,4 +84,7 @@ def load(path: str | os.PathLike[str], select: str | Sequence[str] | None = None
     OSError
         If the file cannot be opened.
     """
-    return find(path).load(Path(path), select)
+    try:
+        return find(path).load(Path(path), select)
+    except RecursionError:
+        raise ImportRefused(f"{Path(path).name}: nested too deeply") from None

@@ -14,10 +14,12 @@ from ..network import Network
 from .assembly import Part, assemble
 
 __all__ = ["LIMIT", "Entry", "ImportRefused", "Importer", "Source", "listed", "open_zip", "read_member",
-           "require"]
+           "require", "zip_members"]
 
 #: Bytes that one member of an archive, or one tensor, may unpack to.
 LIMIT = 2 << 30
+
+_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, ValueError)
 
 
 class ImportRefused(ValueError):
@@ -148,8 +150,8 @@ def require(module: str, extra: str, what: str) -> Any:
                             f"pip install openese[{extra}]") from None
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip archive for `read_member`; nothing is ever extracted to disk.
+def zip_members(path: Path) -> list[str]:
+    """Names of the members of a zip archive; none for another file.
 
     Raises
     ------
@@ -157,9 +159,32 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         If it is damaged.
     """
     try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+        if not zipfile.is_zipfile(path):
+            return []
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except _ZIP_ERRORS as error:
         raise ImportRefused(f"{path.name}: damaged archive ({error})") from None
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip archive for `read_member`; nothing is ever extracted to disk.
+
+    Raises
+    ------
+    ImportRefused
+        If it is damaged, or declares to unpack to much more than it is.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except _ZIP_ERRORS as error:
+        raise ImportRefused(f"{path.name}: damaged archive ({error})") from None
+    declared = sum(info.file_size for info in archive.infolist())
+    if declared > max(LIMIT, 4 * path.stat().st_size):
+        archive.close()
+        raise ImportRefused(f"{path.name}: {path.stat().st_size:,} bytes that unpack to {declared:,} "
+                            f"are not read")
+    return archive
 
 
 def read_member(archive: zipfile.ZipFile, name: str, limit: int = LIMIT) -> bytes:
@@ -181,5 +206,5 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int = LIMIT) -> byte
     try:
         with archive.open(info) as file:
             return file.read(limit)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except (*_ZIP_ERRORS, zlib.error, RuntimeError, EOFError, OSError) as error:
         raise ImportRefused(f"{where}: member {name!r} cannot be read ({error})") from None

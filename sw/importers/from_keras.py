@@ -2,7 +2,8 @@
 """Keras models: ``.keras`` archives and whole-model ``.h5`` files, read without Keras.
 
 Both hold the layers' configuration as JSON and their weights as HDF5; nothing else is looked at, so
-custom objects and lambdas are never run. Gate order i, f, c, o along the last axis, kernels (I, 4H)
+custom objects and lambdas are never run. (The HDF5 library itself may never return from a file that was
+damaged on purpose: that costs time, and no more.) Gate order i, f, c, o along the last axis, kernels (I, 4H)
 and (H, 4H), one bias.
 """
 
@@ -34,7 +35,13 @@ class _Weights:
         self._file, self._h5py, self._name = file, h5py, name
 
     def group(self, path: str) -> Any:
-        """The group at ``path``, reached through plain links only."""
+        """The group or dataset at ``path``, reached through plain links only."""
+        try:
+            return self._follow(path)
+        except (RuntimeError, KeyError, OSError, UnicodeDecodeError) as error:
+            raise ImportRefused(f"{self._name}: {path!r} is damaged ({error})") from None
+
+    def _follow(self, path: str) -> Any:
         here = self._file
         for step in path.split("/"):
             if not isinstance(here, self._h5py.Group) or step not in here:
@@ -52,7 +59,10 @@ class _Weights:
             raise ImportRefused(f"{self._name}: {path!r} is of type {data.dtype}, not floating point")
         if data.size * 8 > LIMIT:
             raise ImportRefused(f"{self._name}: {path!r} of shape {data.shape} is too large")
-        array: FloatArray = data[()]
+        try:
+            array: FloatArray = data[()]
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ImportRefused(f"{self._name}: {path!r} is damaged ({error})") from None
         return array if array.dtype == np.float64 else array.astype(np.float32)
 
     def vars(self, path: str) -> list[FloatArray]:
@@ -61,7 +71,11 @@ class _Weights:
 
     def named(self, layer: str) -> list[FloatArray]:
         """The arrays of ``layer`` that ``.h5`` lists by name."""
-        names = self.group(f"model_weights/{layer}").attrs["weight_names"]
+        group = self.group(f"model_weights/{layer}")
+        try:
+            names = list(group.attrs["weight_names"])
+        except (RuntimeError, OSError) as error:
+            raise ImportRefused(f"{self._name}: {layer!r} is damaged ({error})") from None
         return [self.array(f"model_weights/{layer}/{name.decode() if isinstance(name, bytes) else name}")
                 for name in names]
 
@@ -170,8 +184,12 @@ class _KerasSource(Source):
         self._named = named
         self._nodes = {node.name: node for node in _nodes(model, "", "")}
         self._lstms = [node for node in self._nodes.values() if _is_recurrent(node)]
+        self._entries = self._find_entries()
 
     def entries(self) -> list[Entry]:
+        return self._entries
+
+    def _find_entries(self) -> list[Entry]:
         found = []
         for node in self._nodes.values():
             if node in self._lstms:
@@ -210,21 +228,19 @@ class _KerasSource(Source):
 
     def _predecessor(self, node: _Node) -> _Node | None:
         """The LSTM or linear layer whose output this one takes."""
-        while node.feeds_from:
-            before = self._nodes[node.feeds_from[0]]
-            if before in self._lstms or (before.linear and self._predecessor(before)):
-                return before
-            if before.kind not in _PASSING:
-                return None
-            node = before
-        return None
+        before = self._nodes[node.feeds_from[0]] if node.feeds_from else None
+        if before is None or before in self._lstms:
+            return before
+        if before.linear:
+            return before if self._predecessor(before) is not None else None
+        return self._predecessor(before) if before.kind in _PASSING else None
 
     def _part(self, node: _Node) -> Part:
         try:
             if node.dense:
                 return self._dense(node)
             row = tuple(self._stack(node, number) for number in range(len(_ways(node))))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise ImportRefused(f"{self.path.name}: {node.kind} {node.name!r}: {error}") from None
         return Recurrent(node.name, (row,), tuple(_notes(node)))
 
@@ -362,7 +378,7 @@ def _open(path: Path) -> Source:
         return _KerasSource(path, model, _Weights(file, h5py, path.name), named=True)
     except ImportRefused:
         raise
-    except (KeyError, TypeError, AttributeError, RecursionError, ValueError, OSError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, RuntimeError) as error:
         raise ImportRefused(f"{path.name}: not a Keras model as Keras saves them "
                             f"({type(error).__name__}: {error})") from None
 

@@ -63,8 +63,8 @@ def _array(data: bytes, where: str) -> NDArray[Any]:
         major, _ = npy.read_magic(file)
         header = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
         shape, fortran, dtype = header(file)
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise ImportRefused(f"{where}: not a .npy array ({error})") from None
+    except Exception as error:  # numpy parses the header as Python, and fails in as many ways
+        raise ImportRefused(f"{where}: not a .npy array ({type(error).__name__})") from None
     if dtype.hasobject:
         raise ImportRefused(f"{where}: Python objects are not read, since that would run code from the file")
     count, rest = math.prod(shape), data[file.tell():]

@@ -133,7 +133,8 @@ class Graph:
         node = self.producers.get(name)
         if node is None:
             return self.outer.constant(name) if self.outer is not None else None
-        if node.op_type not in _FOLDED or node.domain not in ("", "ai.onnx"):
+        sparse = any(attribute.name == "sparse_value" for attribute in node.attribute)
+        if node.op_type not in _FOLDED or node.domain not in ("", "ai.onnx") or sparse:
             return None
         values = {given: self.constant(given) for given in node.input if given}
         known = {given: value for given, value in values.items() if value is not None}
@@ -145,7 +146,7 @@ class Graph:
 
     def _evaluate(self, node: Any, name: str, values: dict[str, Array]) -> Array:
         """One output of ``node`` for these inputs, by ONNX's own reference."""
-        if 8 * sum(value.size for value in values.values()) > LIMIT:
+        if 8 * sum(values[given].size for given in node.input if given) > LIMIT:
             raise ImportRefused(f"{self.path.name}: constant {name!r} is too large")
         helper = self.onnx.helper
         free = [helper.make_empty_tensor_value_info(given) for given in values]
@@ -158,8 +159,17 @@ class Graph:
                                 f"({type(error).__name__}: {error})") from None
 
     def _read(self, tensor: Any) -> Array:
-        if tensor.data_location != tensor.EXTERNAL:
+        try:
+            if tensor.data_location == tensor.EXTERNAL:
+                return self._read_external(tensor)
             return np.asarray(self.onnx.numpy_helper.to_array(tensor))
+        except ImportRefused:
+            raise
+        except Exception as error:
+            raise ImportRefused(f"{self.path.name}: tensor {tensor.name!r} cannot be read "
+                                f"({error})") from None
+
+    def _read_external(self, tensor: Any) -> Array:
         keys = {entry.key: entry.value for entry in tensor.external_data}
         base = self.path.resolve().parent
         file = (base / keys.get("location", "")).resolve()
@@ -215,7 +225,8 @@ class Graph:
         if before is None or proto.op_type in ("Dropout", "Cast"):
             return before
         known = {given: value.array for given, value in others.items() if value is not None}
-        if len(known) < len(others):
+        largest = max((value.size for value in known.values()), default=1)
+        if len(known) < len(others) or before.array.size * largest > _MOST_LABELS:
             return None
         try:
             return before._replace(array=self._evaluate(proto, name, {proto.input[0]: before.array, **known}))

@@ -13,7 +13,6 @@ import io
 import math
 import pickle
 import pickletools
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import LIMIT, ImportRefused, open_zip, read_member
+from .base import LIMIT, ImportRefused, open_zip, read_member, zip_members
 from .tensors import Stored
 
 __all__ = ["LEGACY_MAGIC", "Stub", "read_archive"]
@@ -75,7 +74,7 @@ class _Storage(NamedTuple):
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *ignored: Any) -> Any:
     """What ``torch._utils._rebuild_tensor_v2`` makes: a tensor on a storage."""
-    if not isinstance(storage, _Storage) or not all(
+    if not isinstance(storage, _Storage) or len(size) != len(stride) or not all(
             isinstance(number, int) and number >= 0 for number in (offset, *size, *stride)):
         raise ImportRefused("a tensor in it is not stored as PyTorch stores them")
     return Stored(tuple(size), _TYPE_NAMES.get(storage.kind, storage.kind),
@@ -170,7 +169,7 @@ def read_archive(path: Path) -> Any:
         For a damaged file, a big-endian one, or what is no PyTorch file; the message starts with its name.
     """
     try:
-        if zipfile.is_zipfile(path):
+        if zip_members(path):
             return _read_zip(path)
         with open(path, "rb") as file:
             return _read_legacy(file, path.stat().st_size)
