@@ -10,7 +10,7 @@ from .config import bits_for
 from .interfaces import activations
 from .vector_memory import VectorMemory
 
-__all__ = ["Beats", "FrameInput", "FrameOutput"]
+__all__ = ["Beats", "FrameGuard", "FrameInput", "FrameOutput"]
 
 
 def Beats(config):
@@ -39,6 +39,7 @@ class FrameInput(wiring.Component):
     format : take ``count`` columns and ``bases`` as the frame's size and buffers.
     complete : pulses when a frame has come in as a whole.
     ready, buffer, active, reset : the oldest complete frame; ``take`` it, then ``release`` its buffer.
+    midway : when coming out of reset, a frame is under way, whose rest is dropped.
     short, long : a frame was dropped since it was too short, or too long.
     write_* : to the vector memory.
     """
@@ -52,6 +53,7 @@ class FrameInput(wiring.Component):
             "count": In(bits_for(config.vector_depth)),
             "bases": In(line).array(2),
             "hold": In(1),
+            "midway": In(1),
             "complete": Out(1),
             "ready": Out(1),
             "buffer": Out(1),
@@ -105,6 +107,10 @@ class FrameInput(wiring.Component):
         flags = word.word_select
         bits = config.activation_bits
         with m.FSM():
+            with m.State("START"):
+                m.next = "HEADER"
+                with m.If(self.midway):
+                    m.next = "DISCARD"
             with m.State("HEADER"):
                 m.d.comb += self.beats.ready.eq(formatted & (occupied != 2))
                 with m.If(accepted):
@@ -231,4 +237,46 @@ class FrameOutput(wiring.Component):
                 with m.If(reads == 0):
                     m.next = "IDLE"
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
+        return m
+
+
+class FrameGuard(wiring.Component):
+    """Keeps the rules of AXI4-Stream on both sides while the core between them is reset.
+
+    A frame on its way out when the core is reset is ended with a beat of zeros; a beat that was offered stays
+    until it is taken. Of a frame on its way in, `midway` tells the core to drop the rest.
+
+    Latency: one cycle. Cost: a register of a beat.
+
+    Members
+    -------
+    i, o : the frames out, from the core and to the receiver. ``abort`` : the core is in reset.
+    accepted, last : a beat went in, and whether it was a frame's last. ``midway`` : it was not.
+    """
+
+    def __init__(self, config):
+        super().__init__({
+            "i": In(Beats(config)),
+            "o": Out(Beats(config)),
+            "abort": In(1),
+            "accepted": In(1),
+            "last": In(1),
+            "midway": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        unfinished = Signal()
+        free = ~self.o.valid | self.o.ready
+        m.d.comb += self.i.ready.eq(free & ~self.abort)
+        with m.If(free):
+            m.d.sync += self.o.valid.eq(0)
+            with m.If(self.abort & unfinished):
+                m.d.sync += [self.o.valid.eq(1), self.o.payload.data.eq(0), self.o.payload.last.eq(1),
+                             unfinished.eq(0)]
+            with m.Elif(~self.abort & self.i.valid):
+                m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(self.i.payload),
+                             unfinished.eq(~self.i.payload.last)]
+        with m.If(self.accepted):
+            m.d.sync += self.midway.eq(~self.last)
         return m

@@ -10,7 +10,7 @@ from .assemble import Assemble
 from .axi import AXI4LiteSubordinate
 from .broadcast import Broadcast
 from .controller import Controller
-from .frames import Beats, FrameInput, FrameOutput
+from .frames import Beats, FrameGuard, FrameInput, FrameOutput
 from .loader import MAGIC, VERSION, Lines, Loader, Section
 from .registers import ADDRESS, COUNTER_BASE, COUNTERS, REGISTERS, Access, Control, Interrupt
 from .state import Select, StateAccess
@@ -93,6 +93,7 @@ class Core(wiring.Component):
             "waiting_frame": Out(1),
             "frames": In(Beats(config)),
             "results": Out(Beats(config)),
+            "frame_midway": In(1),
             "frame_short": Out(1),
             "frame_long": Out(1),
             "frame_sent": Out(1),
@@ -207,6 +208,7 @@ class Core(wiring.Component):
             frame_output.columns.eq(vectors.columns),
             frame_output.read_grant.eq(~broadcast.read_valid),
             vectors.read_line.eq(broadcast.read_line),
+            frame_input.midway.eq(self.frame_midway),
             frame_input.hold.eq(assemble.write_valid | state.bank.any()),
         ]
         with m.If(~broadcast.read_valid):
@@ -326,7 +328,15 @@ class Top(wiring.Component):
         m.submodules.core = DomainRenamer("core")(core)
         m.submodules.loader = ResetInserter(load)(loader)
         m.submodules.bus = bus = AXI4LiteSubordinate(ADDRESS_WIDTH)
-        self._connect(m, bus.bus, core)
+        m.submodules.guard = guard = FrameGuard(self.config)
+        wiring.connect(m, core.results, guard.i)
+        m.d.comb += [
+            guard.abort.eq(core_reset),
+            guard.accepted.eq(self.s_axis_tvalid & self.s_axis_tready),
+            guard.last.eq(self.s_axis_tlast),
+            core.frame_midway.eq(guard.midway),
+        ]
+        self._connect(m, bus.bus, core, guard.o)
         m.d.comb += [
             core.line.eq(loader.line),
             core.address.eq(loader.address),
@@ -355,7 +365,7 @@ class Top(wiring.Component):
                 pin = getattr(self, f"m_axi_{channel}{name}")
                 m.d.comb += pin.eq(value) if drives else value.eq(pin)
 
-    def _connect(self, m, bus, core):
+    def _connect(self, m, bus, core, results):
         for channel, fields in _AXI_LITE.items():
             port = getattr(bus, channel)
             to_manager = channel in "br"
@@ -371,10 +381,10 @@ class Top(wiring.Component):
             core.frames.payload.last.eq(self.s_axis_tlast),
             core.frames.valid.eq(self.s_axis_tvalid),
             self.s_axis_tready.eq(core.frames.ready),
-            self.m_axis_tdata.eq(core.results.payload.data),
-            self.m_axis_tlast.eq(core.results.payload.last),
-            self.m_axis_tvalid.eq(core.results.valid),
-            core.results.ready.eq(self.m_axis_tready),
+            self.m_axis_tdata.eq(results.payload.data),
+            self.m_axis_tlast.eq(results.payload.last),
+            self.m_axis_tvalid.eq(results.valid),
+            results.ready.eq(self.m_axis_tready),
         ]
 
     def _registers(self, m, bus, core, loader, reader, core_reset, load):

@@ -164,6 +164,15 @@ struct Source {
         beats.last.insert(beats.last.end(), last, last + count);
     }
 
+    // Gives up the frames that have not begun.
+    void forget() {
+        size_t end = sent;
+        if (column || offered)
+            while (end < beats.size() && !beats.last[end++]) {}
+        beats.words.resize(end * CHANNELS);
+        beats.last.resize(end);
+    }
+
     void drive(Vopenese& top, Paces& paces) {
         offered = offered || (!done() && paces.valid.willing());
         top.s_axis_tvalid = offered;
@@ -512,6 +521,15 @@ const char* openese_response(const Machine* machine, int reading) {
 
 void openese_send(Machine* machine, const uint16_t* words, const uint8_t* last, size_t count) {
     machine->source.post(words, last, count);
+}
+
+void openese_forget(Machine* machine, int received) {
+    if (received) {
+        machine->sink.beats = {};
+        machine->sink.frames = 0;
+    } else {
+        machine->source.forget();
+    }
 }
 
 // Beats of the first `frames` frames that were received.

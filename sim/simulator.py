@@ -276,6 +276,16 @@ class Simulator:
         """Turn the clock until all that was handed over has gone in; raises as `receive_frames`."""
         self._run(_Goal.SENT)
 
+    def abandon(self) -> None:
+        """Give up all frames: those not begun are not sent, those received are dropped.
+
+        A frame that has begun is sent to its end, and what the machine sends meanwhile is dropped too.
+        """
+        self._call("forget", False)
+        self._run(_Goal.SENT)
+        self.clock(64)
+        self._call("forget", True)
+
     def _take(self, frames: int) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
         length = self._call("length", frames)
         beats = np.empty((length, self.config.channels), np.uint16)
@@ -370,6 +380,7 @@ def _load(path: Path) -> ctypes.CDLL:
         ("refused", size, pointer), ("read", None, pointer, u32), ("value", u32, pointer),
         ("response", text, pointer, integer), ("send", None, pointer, pointer, pointer, size),
         ("length", size, pointer, size), ("take", None, pointer, size, pointer, pointer),
+        ("forget", None, pointer, integer),
         ("memory", None, pointer, pointer), ("run", integer, pointer, integer, size, u64, u64),
         ("waiting", text, pointer, integer),
     ]:

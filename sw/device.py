@@ -35,6 +35,9 @@ class Link(Protocol):
     def load(self, address: int, words: ArrayLike) -> None:
         """Write words to one register, one after another."""
 
+    def abandon(self) -> None:
+        """Give up all frames that were not sent or not received."""
+
     def place(self, data: NDArray[np.uint8]) -> int:
         """Put bytes into the memory behind the machine's AXI4 port; returns their address."""
 
@@ -115,6 +118,11 @@ class Device:
     def reset(self) -> None:
         """Abandon whatever is under way, with every voice's state; the image stays."""
         self._link.write(ADDRESS["CONTROL"], Control.RESET | Control.RUN)
+        self._link.abandon()
+        # A frame that had been offered is still taken, and computed for nobody.
+        while not self._link.read(ADDRESS["STATUS"]) & Status.IDLE:
+            pass
+        self._link.abandon()
         self._fresh[:] = True
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None,
