@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from bench import TINY, generator, pack, simulate, trace, unpack
+from bench import TINY, generator, integers, pack, simulate, trace, unpack
 from cells import Cells, mask, random_settings, spread
 
 from rtl.elementwise import Kind, Slice
@@ -35,6 +35,8 @@ class Bench:
         self.saturated_at = {}
         self.cycle = 0
         self.cells = Cells(config, rng, self.rows, real_tables)
+        self.initial = np.array(integers(rng, config.cell_bits, self.cells.cell.shape))
+        self.cells.cell[:] = self.initial
 
     # -- the script --------------------------------------------------------------------------------
 
@@ -117,6 +119,24 @@ class Bench:
 
     # -- the simulation ----------------------------------------------------------------------------
 
+    async def write_cells(self, ctx):
+        """The initial cell state, lane by lane; each is written `c_delay` after its beat."""
+        config, dut = self.config, self.dut
+        lanes = self.initial.reshape(config.cell_rows, config.beats, config.slice_width)
+        rows = (0, *range(config.cell_rows - 4, config.cell_rows))
+        places = [place for place in np.ndindex(lanes.shape) if place[0] in rows]
+        for cycle in range(len(places) + dut.c_delay):
+            if cycle < len(places):
+                row, beat, _ = places[cycle]
+                ctx.set(dut.beat, {"row": row, "beat": beat})
+            if cycle >= dut.c_delay:
+                place = places[cycle - dut.c_delay]
+                ctx.set(dut.cell_write, 1 << place[2])
+                ctx.set(dut.cell_data, int(lanes[place]))
+            await ctx.tick()
+        ctx.set(dut.cell_write, 0)
+        return len(places) + dut.c_delay
+
     def run(self):
         config, dut, rng = self.config, self.dut, self.rng
         total = self.cycle + dut.c_delay + config.beats + 2
@@ -126,7 +146,7 @@ class Bench:
         loaded = []
 
         async def bench(ctx):
-            loaded.append(await self.cells.load(ctx, dut))
+            loaded.append(await self.cells.load(ctx, dut) + await self.write_cells(ctx))
             for cycle in range(total):
                 if cycle in self.settings_at:
                     ctx.set(dut.settings, self.settings_at[cycle])

@@ -154,9 +154,10 @@ def test_lines_beyond_the_memory_are_refused():
     lines = Lines(TINY)
     images, expected = [], []
     for kind in Section:
-        if kind is Section.MANIFEST:
-            continue
         depth = lines.depth[kind]
+        if depth == 1 << 24:
+            # It goes nowhere.
+            continue
         ones = sum(1 << (32 * k) for k in range(lines.words[kind])) & ((1 << lines.bits[kind]) - 1)
         images.append(header(TINY, 1) + section(kind, depth - 1, [[1] * lines.words[kind]]))
         expected.append(([(1 << kind, depth - 1, ones)], 1, ImageError.NONE, 0))
