@@ -267,16 +267,20 @@ class FrameGuard(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         unfinished = Signal()
+        # A reset may be over before the receiver takes what was offered to it.
+        owed = Signal()
         free = ~self.o.valid | self.o.ready
-        m.d.comb += self.i.ready.eq(free & ~self.abort)
+        m.d.comb += self.i.ready.eq(free & ~self.abort & ~owed)
         with m.If(free):
-            m.d.sync += self.o.valid.eq(0)
-            with m.If(self.abort & unfinished):
+            m.d.sync += [self.o.valid.eq(0), owed.eq(0)]
+            with m.If((self.abort | owed) & unfinished):
                 m.d.sync += [self.o.valid.eq(1), self.o.payload.data.eq(0), self.o.payload.last.eq(1),
                              unfinished.eq(0)]
-            with m.Elif(~self.abort & self.i.valid):
+            with m.Elif(self.i.valid & self.i.ready):
                 m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(self.i.payload),
                              unfinished.eq(~self.i.payload.last)]
+        with m.Elif(self.abort):
+            m.d.sync += owed.eq(unfinished)
         with m.If(self.accepted):
             m.d.sync += self.midway.eq(~self.last)
         return m

@@ -58,7 +58,7 @@ class Cells:
     def step(self, row, sums, formats, active, reset):
         """One ELEMENTWISE of a cell row with ``sums`` of i, f, g, o; returns m and what was clamped."""
         before = np.where(reset, 0, self.cell[row])
-        cell, m, saturated = Slice.model(
+        _, cell, m, saturated = Slice.model(
             self.config, np.stack(sums), before, self.bias[row][:, :, None],
             self.peephole[row][[0, 1, 3]][:, :, None], formats, *self.tables)
         self.cell[row] = np.where(active, cell, before)

@@ -5,9 +5,9 @@ from collections import deque
 
 import numpy as np
 import pytest
-from bench import TINY, check_held, cycles, generator, integers, pack, pause, put, seeds, simulate, trace
+from bench import TINY, check_held, cycles, generator, get, integers, pack, pause, put, seeds, simulate, trace
 
-from rtl.frames import FrameInput, FrameOutput
+from rtl.frames import FrameGuard, FrameInput, FrameOutput
 from rtl.vector_memory import VectorMemory
 
 CONFIGS = {
@@ -204,3 +204,94 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
     assert got == expected
     assert sum(values[0] for values in seen) == len(jobs)
     assert (sum(values[1] for values in seen) > 0) == (chance > 0)
+
+
+@seeds(3)
+@pytest.mark.parametrize("chance", [0.0, 0.6], ids=["no stalls", "stalls"])
+@pytest.mark.parametrize("longest", [1, 6])
+def test_a_reset_ends_the_frame_that_was_on_its_way_out(longest, chance, seed):
+    """Whenever the core is reset, be it for a cycle, the receiver sees whole frames: a zero ends the cut."""
+    rng = generator(seed)
+    dut = FrameGuard(TINY)
+    frames, sent, got = [], [], []
+
+    async def core(ctx):
+        """Frames of numbers that count up; a reset abandons the frame, and whatever was offered."""
+        for number in range(60):
+            length = int(rng.integers(1, 6))
+            frames.append([1000 * (number + 1) + k for k in range(length)])
+            sent.append([])
+            reset = False
+            while len(sent[-1]) < length and not reset:
+                at = len(sent[-1])
+                ctx.set(dut.i.payload, {"data": frames[-1][at], "last": int(at == length - 1)})
+                ctx.set(dut.i.valid, 1)
+                _, _, ready = await ctx.tick().sample(dut.i.ready)
+                if ready:
+                    sent[-1].append(frames[-1][at])
+                reset = rng.random() < 0.08
+            if reset:
+                # In the first cycle of a reset the core still offers what it offered.
+                ctx.set(dut.abort, 1)
+                await ctx.tick()
+                ctx.set(dut.i.valid, 0)
+                await cycles(ctx, int(rng.integers(longest)))
+                ctx.set(dut.abort, 0)
+            ctx.set(dut.i.valid, 0)
+            await pause(ctx, rng, chance)
+        for _ in range(100):
+            await ctx.tick()
+
+    async def sink(ctx):
+        while True:
+            await pause(ctx, rng, chance)
+            got.append(await get(ctx, dut.o))
+
+    simulate(dut, core, limit=8000, background=[sink, check_held(dut.o)])
+    whole, part = [], []
+    for beat in got:
+        part.append(beat.data)
+        if beat.last:
+            whole.append(part)
+            part = []
+    assert not part, "the last frame was not ended"
+    expected = [values if values == frame else [*values, 0]
+                for values, frame in zip(sent, frames, strict=True) if values]
+    assert whole == expected
+
+
+def test_the_guard_knows_when_a_frame_is_under_way():
+    dut = FrameGuard(TINY)
+    seen = []
+
+    async def bench(ctx):
+        for accepted, last in ((1, 0), (0, 1), (1, 0), (1, 1), (0, 0), (1, 1)):
+            ctx.set(dut.accepted, accepted)
+            ctx.set(dut.last, last)
+            await ctx.tick()
+            seen.append(ctx.get(dut.midway))
+
+    simulate(dut, bench, limit=20)
+    assert seen == [1, 1, 1, 0, 0, 0]
+
+
+def test_the_rest_of_a_frame_is_dropped_after_a_reset():
+    """A core that comes out of reset midway drops up to the frame's last beat, before any format is known."""
+    dut = FrameInput(TINY)
+    frame = (2, 3, 0, [[1, 2], [3, 4]])
+    watch, seen = trace(dut.complete)
+
+    async def bench(ctx):
+        ctx.set(dut.midway, 1)
+        ctx.set(dut.count, 2)
+        for data, last in ((7, 0), (8, 0), (9, 1)):
+            await put(ctx, dut.beats, {"data": data, "last": last})
+        ctx.set(dut.format, 1)
+        await ctx.tick()
+        ctx.set(dut.format, 0)
+        for beat in beats(generator(0), TINY, frame):
+            await put(ctx, dut.beats, beat)
+        assert ctx.get(dut.ready)
+
+    simulate(dut, bench, limit=50, background=[watch])
+    assert sum(values[0] for values in seen) == 1
