@@ -56,7 +56,7 @@ class ActQueue(wiring.Component):
     The number of entries is needed some cycles before the activations, while SpmatRead fetches, so the two
     halves are taken separately: ``tokens`` by SpmatRead, ``columns`` by SpMV.
 
-    Latency: 1 cycle. Cost: distributed RAM of ``queue_depth`` x (``channels`` x ``activation_bits`` + token).
+    Latency: `delay` cycles; ``full`` follows a queue's level by `full_delay`. Cost: distributed RAM of ``queue_depth`` x (``channels`` x ``activation_bits`` + token).
 
     Members
     -------
@@ -65,6 +65,9 @@ class ActQueue(wiring.Component):
     full : no more columns, please. Raised early enough for the `margin` that are already on their way.
     tokens, columns : the two halves, in order. A token that ends an operation has no column.
     """
+
+    delay = 1
+    full_delay = 1
 
     #: Columns that may still arrive after ``full`` has risen.
     margin = 10
@@ -79,6 +82,11 @@ class ActQueue(wiring.Component):
             "tokens": Out(stream.Signature(Token(config))),
             "columns": Out(stream.Signature(activations(config))),
         })
+
+    @classmethod
+    def limit(cls, config):
+        """Columns at which ``full`` rises: one more is written in the cycle in which it does."""
+        return config.queue_depth - cls.margin - 1
 
     @staticmethod
     def model(tokens):
@@ -99,7 +107,6 @@ class ActQueue(wiring.Component):
             columns.i.eq(self.activations),
             columns.i_valid.eq(self.i_valid & ~self.i.end),
         ]
-        # One more is written in the cycle in which ``full`` rises.
-        limit = depth - self.margin - 1
+        limit = self.limit(self._config)
         m.d.sync += self.full.eq((tokens.level >= limit) | (columns.level >= limit))
         return m

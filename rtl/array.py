@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from .act_queue import ActQueue
 from .config import bits_for
 from .emit import instantiate
 from .interfaces import BLOCKS, MAX_OPERATIONS, Column, Context, LineWrite, activations
@@ -20,8 +21,9 @@ class PEArray(wiring.Component):
 
     PE number ``group * row_pes + row`` takes the columns of its group and the rows ``r % row_pes == row``.
 
-    Latency: `column_delay` cycles from ``column`` to ``activations`` being due; `drain_delay` from ``drain``
-    to ``drained``. Cost: the PEs, two registers a broadcast bit, a counter a PE.
+    Latency: `column_delay` cycles from ``column`` to ``activations`` being due; `input_delay` from all inputs to
+    the PEs; `drain_delay` from ``drain`` to ``drained``; `full_delay` from a queue's level to ``full``;
+    `done_delay` from the end of an operation being at the accumulators to ``done``. Cost: the PEs, two registers a broadcast bit, a counter a PE.
 
     Members
     -------
@@ -35,7 +37,10 @@ class PEArray(wiring.Component):
     """
 
     column_delay = PE.column_delay
-    drain_delay = 1 + SpMV.drain_delay
+    input_delay = 1
+    drain_delay = input_delay + SpMV.drain_delay
+    full_delay = ActQueue.full_delay + 1
+    done_delay = SpMV.latency + 1
 
     def __init__(self, config):
         self._config = config

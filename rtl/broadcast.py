@@ -23,7 +23,7 @@ class Broadcast(wiring.Component):
     An operation with ``follow`` takes only columns that have been written (``lines_done``), so it can start
     while they are still being computed.
 
-    Latency: `delay` cycles from a column's turn to ``column``; ``activations`` come `PEArray.column_delay`
+    Latency: `delay` cycles from ``start`` to the first ``column``; ``activations`` come `PEArray.column_delay`
     later. Cost: one memory of ``column_depth`` x ``groups`` x line bits.
 
     Members
@@ -35,7 +35,9 @@ class Broadcast(wiring.Component):
     read_line, read_valid, columns : the vector memory's read port, used when ``read_valid``.
     """
 
-    delay = 5
+    #: Columns in a row that wait for ``full`` or ``follow``, the last for its turn to be sent.
+    turns = 2
+    delay = turns + 3
 
     def __init__(self, config):
         self._config = config
@@ -80,8 +82,8 @@ class Broadcast(wiring.Component):
         index = Signal(bits_for(config.column_depth - 1))
         # Turns at stage 0 (being read) and 1 (offsets known); `left` counts the columns still to come.
         running = Signal()
-        turns = [Signal(Column(config), name=f"turn{k}") for k in range(2)]
-        valids = Signal(2)
+        turns = [Signal(Column(config), name=f"turn{k}") for k in range(self.turns)]
+        valids = Signal(self.turns)
         lines = Signal(data.ArrayLayout(src_base.shape(), config.groups))
         written = Cat(lines[g] < self.lines_done for g in range(config.groups)).all()
         waits = valids[1] & follow & ~turns[1].end & ~written

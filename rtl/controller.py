@@ -20,7 +20,8 @@ class Controller(wiring.Component):
     the array works off its queues, Assemble its rows and the output its columns while the next columns are
     already on their way. Two banks of gate accumulators alternate, one filling while the other is drained.
 
-    Cost: one memory of ``program_depth`` instructions.
+    Latency: `delay` cycles from an instruction to the one behind it, at least; an operation that is done is
+    known `done_delay` cycles later. Cost: one memory of ``program_depth`` instructions.
 
     Members
     -------
@@ -34,6 +35,9 @@ class Controller(wiring.Component):
     streamed, decisions : where weights are streamed, `StreamFetch` has decided which frames are taken early.
     step, waiting_frame : for the counters and the status.
     """
+
+    delay = 3
+    done_delay = 1
 
     def __init__(self, config):
         self._config = config

@@ -158,7 +158,7 @@ class FrameOutput(wiring.Component):
     blocked : the receiver takes no beat.
     """
 
-    _depth = 8
+    depth = 8
 
     def __init__(self, config):
         self._config = config
@@ -181,7 +181,7 @@ class FrameOutput(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.fifo = fifo = Fifo(self.beats.payload.shape(), self._depth)
+        m.submodules.fifo = fifo = Fifo(self.beats.payload.shape(), self.depth)
         wiring.connect(m, fifo.o, wiring.flipped(self.beats))
         delay = VectorMemory.delay
         group_bits = (config.groups - 1).bit_length()
@@ -194,7 +194,7 @@ class FrameOutput(wiring.Component):
         lasts = Signal(delay)
         banks = [Signal(max(1, group_bits), name=f"bank{k}") for k in range(delay)]
         header = Signal()
-        room = fifo.level + sum(reads) + header < self._depth - 1
+        room = fifo.level + sum(reads) + header < self.depth - 1
         m.d.comb += [
             self.read_line.eq(base + index[group_bits:]),
             self.blocked.eq(self.beats.valid & ~self.beats.ready),
@@ -224,7 +224,7 @@ class FrameOutput(wiring.Component):
                                  active.eq(self.active)]
                     m.next = "WAIT"
             with m.State("WAIT"):
-                with m.If(self.go & (fifo.level < self._depth - 1)):
+                with m.If(self.go & (fifo.level < self.depth - 1)):
                     m.d.sync += header.eq(1)
                     m.next = "READ"
             with m.State("READ"):
