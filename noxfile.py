@@ -12,6 +12,8 @@ SILERO = "silero-vad==6.2.3"
 
 
 def _install(session, *extras):
+    # Small matrices gain nothing from threads, and lose much where cores are few.
+    session.env["OPENBLAS_NUM_THREADS"] = "1"
     session.install("-e", f".[{','.join(extras)}]")
     session.install("--no-deps", SILERO)
 

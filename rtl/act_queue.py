@@ -56,7 +56,8 @@ class ActQueue(wiring.Component):
     The number of entries is needed some cycles before the activations, while SpmatRead fetches, so the two
     halves are taken separately: ``tokens`` by SpmatRead, ``columns`` by SpMV.
 
-    Latency: `delay` cycles; ``full`` follows a queue's level by `full_delay`. Cost: distributed RAM of ``queue_depth`` x (``channels`` x ``activation_bits`` + token).
+    Latency: `delay` cycles; ``full`` follows a queue's level by `full_delay`.
+    Cost: distributed RAM of ``queue_depth`` x (``channels`` x ``activation_bits`` + token).
 
     Members
     -------

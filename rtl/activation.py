@@ -47,13 +47,12 @@ class Activation(wiring.Component):
     @staticmethod
     def model(config, table, argument):
         """The interpolated value of ``table`` (2048 samples) at signed table arguments, as the hardware has it."""
-        table = np.asarray(table, np.int64)
-        argument = np.asarray(argument, np.int64) + (1 << (config.argument_bits - 1))
-        index = argument >> config.fraction_bits
-        fraction = argument & ((1 << config.fraction_bits) - 1)
-        left = table[index]
-        right = table[np.minimum(index + 1, len(table) - 1)]
-        return left + round_shift((right - left) * fraction, config.fraction_bits)
+        offset = np.asarray(argument, np.int64) + (1 << (config.argument_bits - 1))
+        index = offset >> config.fraction_bits
+        left = np.asarray(table, np.int64)[index]
+        slope = np.diff(table, append=table[-1:]).astype(np.int64)[index]
+        slope *= offset & ((1 << config.fraction_bits) - 1)
+        return left + round_shift(slope, config.fraction_bits)
 
     def elaborate(self, platform):
         m = Module()

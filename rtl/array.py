@@ -23,7 +23,8 @@ class PEArray(wiring.Component):
 
     Latency: `column_delay` cycles from ``column`` to ``activations`` being due; `input_delay` from all inputs to
     the PEs; `drain_delay` from ``drain`` to ``drained``; `full_delay` from a queue's level to ``full``;
-    `done_delay` from the end of an operation being at the accumulators to ``done``. Cost: the PEs, two registers a broadcast bit, a counter a PE.
+    `done_delay` from the end of an operation being at the accumulators to ``done``.
+    Cost: the PEs, two registers a broadcast bit, a counter a PE.
 
     Members
     -------

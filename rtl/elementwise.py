@@ -2,6 +2,7 @@
 """The element-wise part of an LSTM cell, beside the PEs whose rows it drains."""
 
 import enum
+from typing import NamedTuple
 
 import numpy as np
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
@@ -13,7 +14,7 @@ from .config import bits_for
 from .fixed import round_shift, round_shift_value, saturate, saturate_value
 from .interfaces import LineWrite
 
-__all__ = ["Kind", "Beat", "Settings", "Slice"]
+__all__ = ["Kind", "Beat", "CellStep", "Settings", "Slice"]
 
 
 class Kind(enum.IntEnum):
@@ -57,6 +58,15 @@ class Settings(data.StructLayout):
             "active": config.channels,
             "reset": config.channels,
         })
+
+
+class CellStep(NamedTuple):
+    """What `Slice.model` computes: table arguments (4, ...), cell state, m in Q15, which cells were clamped."""
+
+    arguments: np.ndarray
+    cell: np.ndarray
+    m: np.ndarray
+    saturated: np.ndarray
 
 
 class Slice(wiring.Component):
@@ -123,42 +133,48 @@ class Slice(wiring.Component):
 
         Parameters
         ----------
-        sums : (4, ...) accumulators of i, f, g, o.
-        cell : (...) cell state.
-        bias : (4, ...) at table-argument format; peephole : (3, ...) of i, f, o; both broadcast.
+        sums : int64 (4, ...) accumulators of i, f, g, o.
+        cell : int64 (...) cell state.
+        bias : int64 (4, ...) at the format of table arguments; peephole : int64 (3, ...) of i, f, o, or None.
+            Both broadcast against the cells.
         settings : mapping with the fields of `Settings` but the voices.
         sigmoid, tanh : 2048 samples each.
 
         Returns
         -------
-        cell, m, saturated : the new state, the output in Q15, and which cells were clamped.
+        `CellStep`
         """
-        def pre_activation(gate, state, weight):
-            z = saturate(round_shift(sums[gate], settings["shift"][gate]), config.sum_bits)
-            if weight is not None:
-                shift = config.peephole_shift_base + settings["peephole_select"]
-                z = z + saturate(round_shift(weight * state, shift), config.sum_bits)
-            return saturate(z + bias[gate], config.argument_bits)
+        def product(gate, state):
+            shift = config.peephole_shift_base + settings["peephole_select"]
+            return saturate(round_shift(peephole[gate] * state, shift), config.sum_bits)
 
-        def sigmoid_of(argument):
-            return Activation.model(config, sigmoid, argument)
+        def narrow(arguments):
+            return saturate(arguments, config.argument_bits)
 
-        cell = np.asarray(cell, np.int64)
-        peephole = np.asarray(peephole, np.int64)
+        shift = np.reshape(settings["shift"], (4,) + (1,) * (np.ndim(sums) - 1))
+        arguments = saturate(round_shift(sums, shift), config.sum_bits) + bias
+        if peephole is not None:
+            arguments[0] += product(0, cell)
+            arguments[1] += product(1, cell)
+        arguments[:3] = narrow(arguments[:3])
+        i, f = Activation.model(config, sigmoid, arguments[:2])
+        g = Activation.model(config, sigmoid if settings["g_sigmoid"] else tanh, arguments[2])
+
         fraction = config.cell_fraction_max - settings["cell_select"]
-        g = Activation.model(config, sigmoid if settings["g_sigmoid"] else tanh, pre_activation(2, None, None))
-        i = sigmoid_of(pre_activation(0, cell, peephole[0]))
-        f = sigmoid_of(pre_activation(1, cell, peephole[1]))
-        product = round_shift(i * g, 2 * config.gate_fraction - fraction)
-        added = saturate(product, config.cell_bits)
+        exact = round_shift(i * g, 2 * config.gate_fraction - fraction)
+        added = saturate(exact, config.cell_bits)
         kept = saturate(round_shift(f * cell, config.gate_fraction), config.cell_bits)
         state = saturate(kept + added, config.cell_bits)
-        saturated = (added != product) | (state != kept + added)
-        o = sigmoid_of(pre_activation(3, state, peephole[2]))
+        saturated = (added != exact) | (state != kept + added)
+
+        if peephole is not None:
+            arguments[3] += product(2, state)
+        arguments[3] = narrow(arguments[3])
+        o = Activation.model(config, sigmoid, arguments[3])
         argument = round_shift(state << config.cell_argument_left, settings["cell_argument_shift"])
-        squashed = Activation.model(config, tanh, saturate(argument, config.argument_bits))
-        shift = 2 * config.gate_fraction - (config.activation_bits - 1)
-        return state, saturate(round_shift(o * squashed, shift), config.activation_bits), saturated
+        squashed = Activation.model(config, tanh, narrow(argument))
+        m = round_shift(o * squashed, 2 * config.gate_fraction - (config.activation_bits - 1))
+        return CellStep(arguments, state, saturate(m, config.activation_bits), saturated)
 
     def elaborate(self, platform):
         m = Module()

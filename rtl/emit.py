@@ -105,7 +105,7 @@ def emit(top, name):
     parts = []
     for block_name, block in platform.blocks.items():
         part = verilog.convert(block, name=block_name, platform=platform, **_CONVERT)
-        parts.append(re.sub(rf"(?m)^(module {block_name}\(.*;)$", r"\1\n  /* verilator no_inline_module */", part))
+        parts.append(re.sub(rf"(?m)^(module {block_name}\([^;]*;)$", r"\1\n  /* verilator no_inline_module */", part))
     banner, _, body = text.partition("\n")
     stripped = [part.partition("\n")[2] for part in parts]
     return _tidy(banner + "\n" + "".join(stripped) + body)

@@ -100,7 +100,7 @@ _FIXED = [
              "byte address of the streamed weights, a multiple of 4096; only where weights can be streamed"),
     Register("STREAM_BASE_HIGH", 0x04C, Access.READ_WRITE, "its upper half"),
     Register("STREAM_ERROR", 0x050, Access.READ,
-             "RRESP of the read that failed (1..0; 0: none) and its line (31..8). The stream stays stopped until RESET"),
+             "RRESP of the read that failed (1..0; 0: none) and its line (31..8). The stream stops until RESET"),
 ]
 
 COUNTER_BASE = 0x080

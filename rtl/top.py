@@ -12,7 +12,7 @@ from .broadcast import Broadcast
 from .controller import Controller
 from .frames import Beats, FrameGuard, FrameInput, FrameOutput
 from .loader import MAGIC, VERSION, Lines, Loader, Section
-from .registers import ADDRESS, COUNTER_BASE, COUNTERS, REGISTERS, Access, Control, Interrupt
+from .registers import ADDRESS, COUNTER_BASE, COUNTERS, REGISTERS, Access, Interrupt
 from .state import Select, StateAccess
 from .stream import Burst, StreamFetch, StreamReader
 from .vector_memory import VectorMemory

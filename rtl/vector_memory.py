@@ -5,7 +5,6 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from .config import bits_for
 from .interfaces import activations
 
 __all__ = ["VectorMemory"]

@@ -23,7 +23,7 @@ from rtl.loader import HEADER_WORDS, MAGIC, VERSION, Lines, Section
 
 from .encode import Stream, decode
 from .quantized import QuantizedLayer, QuantizedModel
-from .schedule import Operation, Schedule, instruction_words
+from .schedule import Schedule, instruction_words
 
 __all__ = ["Image", "ImageFormatError", "pack", "read", "write_memory_files"]
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rtl.activation import Activation
 from rtl.config import Config
 from rtl.fixed import saturate, to_fixed
 
@@ -41,7 +42,6 @@ from .quantized import (
     m_fraction,
     row_limit,
 )
-from .reference import lookup
 
 __all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize"]
 
@@ -157,7 +157,7 @@ def _table_error(function: str, table_range: int, arguments: Sequence[tuple[Floa
         held = np.clip(bias, -2.0 ** table_range, 2.0 ** table_range)
         stride = -(-z.size // _TABLE_SAMPLES)
         argument = saturate(to_fixed(z + (held - bias), fraction), config.argument_bits).ravel()[::stride]
-        value = np.ldexp(lookup(table, argument, config).astype(np.float64), -config.gate_fraction)
+        value = np.ldexp(Activation.model(config, table, argument).astype(np.float64), -config.gate_fraction)
         squares.append((value - exact(z.ravel()[::stride])) ** 2)
     return float(np.sqrt(np.mean(np.concatenate(squares))))
 

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtl.config import Config
+from rtl.elementwise import CellStep, Slice
 from rtl.fixed import round_shift, saturate
 
-from .quantized import Formats, IntArray, QuantizedLayer, QuantizedModel, m_fraction
+from .quantized import Formats, QuantizedLayer, QuantizedModel
 
-__all__ = ["AccumulatorOverflow", "ChannelState", "Observer", "Reference", "lookup"]
+__all__ = ["AccumulatorOverflow", "ChannelState", "Observer", "Reference"]
 
 Int64Array = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -38,16 +38,6 @@ class ChannelState(NamedTuple):
 
     c: Int64Array
     y: Int64Array
-
-
-def lookup(table: IntArray, argument: IntArray, config: Config) -> Int64Array:
-    """The interpolated value of ``table`` at signed table arguments; the last sample is its own neighbour."""
-    offset = np.asarray(argument, np.int64) + (1 << (config.argument_bits - 1))
-    index = offset >> config.fraction_bits
-    left = np.asarray(table, np.int64)[index]
-    slope = np.diff(table, append=table[-1:]).astype(np.int64)[index]
-    slope *= offset & ((1 << config.fraction_bits) - 1)
-    return left + round_shift(slope, config.fraction_bits)
 
 
 def accumulate(weights: NDArray[np.float64], vectors: Int64Array, bits: int) -> Int64Array:
@@ -75,13 +65,10 @@ def accumulate(weights: NDArray[np.float64], vectors: Int64Array, bits: int) -> 
 
 
 class _Outcome(NamedTuple):
-    """What a layer computes in one step; the last two mark the values that were clamped."""
+    """What a layer computes in one step: the cells' part, y, and which outputs were clamped."""
 
-    z: Int64Array
-    c: Int64Array
-    m: Int64Array
+    cells: CellStep
     y: Int64Array
-    cell_saturated: BoolArray
     output_saturated: BoolArray
 
 
@@ -92,54 +79,21 @@ class _Cell:
         self._config = model.config
         self._formats = formats
         self._gate_weights = layer.aligned().reshape(4 * layer.cells, -1).astype(np.float64)
-        self._gate_shift = np.reshape(formats.gate_shift, (4, 1, 1))
         self._bias = layer.bias.astype(np.int64)[:, None, :]
         self._peephole = None if layer.peephole is None else layer.peephole.astype(np.int64)
         self._projection = None if layer.w_ym is None else layer.w_ym.astype(np.float64)
-        self._sigmoid_table, self._tanh_table = model.sigmoid_table, model.tanh_table
-        self._g_table = self._tanh_table if layer.g_activation == "tanh" else self._sigmoid_table
-
-    def _gate_sums(self, x: Int64Array, y: Int64Array) -> Int64Array:
-        """Products of x and y', and the biases (4, C, H), at the fraction of the table arguments."""
-        config = self._config
-        sums = accumulate(self._gate_weights, np.concatenate([x, y], axis=1), config.accumulator_bits)
-        gates = sums.reshape(len(x), 4, -1).transpose(1, 0, 2)
-        return saturate(round_shift(gates, self._gate_shift), config.sum_bits) + self._bias
-
-    def _peephole_product(self, number: int, c: Int64Array) -> Int64Array | int:
-        """Of i, f, o (``number`` 0, 1, 2) with the cell state, at the fraction of the table arguments."""
-        if self._peephole is None:
-            return 0
-        product = round_shift(self._peephole[number] * c, self._formats.peephole_shift)
-        return saturate(product, self._config.sum_bits)
-
-    def _lookup(self, table: IntArray, argument: Int64Array) -> Int64Array:
-        return lookup(table, argument, self._config)
+        self._tables = (model.sigmoid_table, model.tanh_table)
+        self._settings = {
+            "shift": formats.gate_shift, "cell_argument_shift": formats.cell_argument_shift,
+            "peephole_select": layer.peephole_select, "cell_select": layer.cell_select,
+            "g_sigmoid": layer.g_activation == "sigmoid"}
 
     def step(self, x: Int64Array, before: Int64Array, y: Int64Array) -> _Outcome:
         """One step from x (C, I) and the state: ``before``, the old c (C, H), and ``y``, the old y (C, P)."""
-        config, formats = self._config, self._formats
-        z = self._gate_sums(x, y)
-        z[0] += self._peephole_product(0, before)
-        z[1] += self._peephole_product(1, before)
-        z[:3] = saturate(z[:3], config.argument_bits)
-        i, f = self._lookup(self._sigmoid_table, z[:2])
-        g = self._lookup(self._g_table, z[2])
-
-        product = round_shift(i * g, 2 * config.gate_fraction - formats.cell_fraction)
-        added = saturate(product, config.cell_bits)
-        kept = saturate(round_shift(f * before, config.gate_fraction), config.cell_bits)
-        c = saturate(kept + added, config.cell_bits)
-        cell_saturated = (added != product) | (c != kept + added)
-
-        z[3] = saturate(z[3] + self._peephole_product(2, c), config.argument_bits)
-        o = self._lookup(self._sigmoid_table, z[3])
-        argument = round_shift(c << config.cell_argument_left, formats.cell_argument_shift)
-        squashed = self._lookup(self._tanh_table, saturate(argument, config.argument_bits))
-        m = round_shift(o * squashed, 2 * config.gate_fraction - m_fraction(config))
-        m = saturate(m, config.activation_bits)
-        y, output_saturated = self._project(m)
-        return _Outcome(z, c, m, y, cell_saturated, output_saturated)
+        sums = accumulate(self._gate_weights, np.concatenate([x, y], axis=1), self._config.accumulator_bits)
+        gates = sums.reshape(len(x), 4, -1).transpose(1, 0, 2)
+        cells = Slice.model(self._config, gates, before, self._bias, self._peephole, self._settings, *self._tables)
+        return _Outcome(cells, *self._project(cells.m))
 
     def _project(self, m: Int64Array) -> tuple[Int64Array, BoolArray]:
         if self._projection is None or self._formats.output_shift is None:
@@ -252,14 +206,14 @@ class Reference:
             self.c[number][cleared] = 0
             self.y[number][cleared] = 0
             outcome = cell.step(now, self.c[number], self.y[number])
-            for tensor, values in (("x", now), ("z", outcome.z), ("c", outcome.c), ("m", outcome.m),
-                                   ("y", outcome.y)):
+            for tensor, values in (("x", now), ("z", outcome.cells.arguments), ("c", outcome.cells.cell),
+                                   ("m", outcome.cells.m), ("y", outcome.y)):
                 observe(number, tensor, values)
             now = outcome.y
-            self.c[number][running] = outcome.c[running]
+            self.c[number][running] = outcome.cells.cell[running]
             self.y[number][running] = outcome.y[running]
             counts = self.layer_saturations[number]
-            counts["cell"] += int(np.count_nonzero(outcome.cell_saturated[running]))
+            counts["cell"] += int(np.count_nonzero(outcome.cells.saturated[running]))
             counts["output"] += int(np.count_nonzero(outcome.output_saturated[running]))
         return np.where(running[:, None], now, 0)
 

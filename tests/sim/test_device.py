@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device on the simulated machine: every word as the reference has it, whatever happens in between."""
+
+import numpy as np
+import pytest
+from models import random_quantized, random_state
+
+from rtl.config import Config, preset
+from rtl.registers import ADDRESS, Interrupt
+from sim.simulator import Simulator, StuckError
+from sw.device import Device, DeviceError
+from sw.image import pack
+from sw.reference import Reference
+from sw.schedule import schedule
+
+pytestmark = pytest.mark.sim
+
+TINY = preset("tiny")
+STREAM = TINY.replace(name="streaming", index_bits=4, entry_depth=128, stream=True)
+GROUPS = Config(name="groups", pes=8, channels=1, groups=2, slices=2, index_bits=3)
+SHAPES = {
+    "one layer": (5, 9),
+    "projection": (5, (9, 6)),
+    "two layers": (5, 9, 7),
+    "three projections": (5, (9, 6), (7, 5), (8, 3)),
+}
+
+
+class Both:
+    """A device and a reference of the same model, that take the same steps."""
+
+    def __init__(self, config, shape, seed=1, stream=None, peephole=True, **pace):
+        self.model = random_quantized(seed, config, *shape, peephole=peephole, junk_tables=seed % 2 == 0)
+        self.link = Simulator(config)
+        if pace:
+            self.link.pace(**pace)
+        self.image = pack(schedule(self.model, config, stream=stream))
+        self.device = Device(self.link, self.image)
+        self.reference = Reference(self.model, config.channels)
+        self.rng = np.random.default_rng(seed)
+
+    def frames(self, steps):
+        limit = 1 << (self.model.config.activation_bits - 1)
+        return self.rng.integers(-limit, limit, (steps, self.device.channels, self.model.inputs))
+
+    def step(self, steps, active=None, reset=None):
+        """Both step; every word must be equal."""
+        x = self.frames(steps)
+        shape = (steps, self.device.channels)
+        active = np.ones(shape, bool) if active is None else active
+        reset = np.zeros(shape, bool) if reset is None else reset
+        expected = [self.reference.step(*now) for now in zip(x, active, reset, strict=True)]
+        assert (self.device.run(x, active, reset) == np.array(expected)).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("config", [TINY, GROUPS], ids=lambda config: config.name)
+@pytest.mark.parametrize("pace", [{}, {"valid": 0.2, "ready": 0.3, "seed": 5}], ids=["free", "paced"])
+def test_equals_the_reference(config, shape, pace):
+    both = Both(config, shape, seed=len(shape), peephole=len(shape) != 3, **pace)
+    both.step(6)
+    both.step(6, both.rng.random((6, config.channels)) < 0.6, both.rng.random((6, config.channels)) < 0.3)
+    both.step(3)
+    counters = both.device.counters()
+    assert counters["steps"] == 15
+    assert counters["saturated"] == sum(both.reference.saturations.values()) > 0
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("traits", [{}, {"jitter": 40, "share": 0.6}], ids=["steady", "gaps"])
+def test_streamed_equals_resident(shape, traits):
+    """Weights read from memory in every step give the same words; the memory may be slow."""
+    both = Both(STREAM, shape, seed=7, stream=True)
+    both.link.place(both.link._memory, **traits)
+    both.step(8, both.rng.random((8, 2)) < 0.7)
+    resident = Both(STREAM, shape, seed=7, stream=False)
+    resident.step(8, resident.rng.random((8, 2)) < 0.7)
+    assert both.device.counters()["busy"] == resident.device.counters()["busy"]
+
+
+def test_a_failed_read_is_named_and_survived():
+    both = Both(STREAM, (9, (30, 12)), stream=True)
+    both.step(2)
+    both.link.patience = 5000
+    both.link.place(both.link._memory, error=(40 * 8, 41 * 8))
+    with pytest.raises(StuckError):
+        both.device.run(both.frames(2))
+    assert both.link.read(ADDRESS["STREAM_ERROR"]) == 40 << 8 | 2
+    assert both.link.read(ADDRESS["INTERRUPT"]) & Interrupt.STREAM_FAILED
+    both.link.place(both.link._memory, error=(0, 0))
+    both.device.reset()
+    both.reference = Reference(both.model, 2)
+    both.step(3)
+
+
+@pytest.mark.parametrize("config", [TINY, GROUPS], ids=lambda config: config.name)
+def test_states_are_read_and_written(config):
+    both = Both(config, (5, (9, 6), 7), seed=3)
+    both.step(2)
+    for channel in range(config.channels):
+        for found, expected in zip(both.device.get_state(channel), both.reference.get_state(channel), strict=True):
+            assert (found.c == expected.c).all() and (found.y == expected.y).all()
+    state = random_state(both.rng, both.model)
+    for machine in (both.device, both.reference):
+        machine.set_state(config.channels - 1, state)
+    both.step(3)
+    with pytest.raises(ValueError, match="expected shape"):
+        both.device.set_state(0, [type(layer)(c=layer.c[1:], y=layer.y) for layer in state])
+
+
+def test_a_reset_in_the_middle_of_a_step():
+    """Frames under way are lost as a whole, and nothing of them is left."""
+    both = Both(TINY, (5, (9, 6)))
+    for cycles in (3, 30, 120, 333):
+        both.link.send_frames(np.full((4, 2), 1, np.uint16), both.frames(4).transpose(0, 2, 1).astype(np.int16))
+        both.link.clock(cycles)
+        both.device.reset()
+        both.reference = Reference(both.model, 2)
+        both.step(2)
+
+
+def test_wrong_images_are_refused_and_the_next_is_taken():
+    both = Both(TINY, (5, 9))
+    words = both.image.words()
+    damaged = words.copy()
+    damaged[len(damaged) // 2] ^= 4
+    foreign = pack(schedule(random_quantized(1, GROUPS, 5, 9), GROUPS)).words()
+    for wrong, message in [
+        (damaged, r"wrong section crc in section \d"), (foreign, "wrong fingerprint"), (words[:-5], "truncated"),
+        (words[::-1], "wrong magic"), (np.concatenate([words[:1], words[:1] * 0 + 9, words[2:]]), "wrong version"),
+    ]:
+        with pytest.raises(DeviceError, match=message):
+            both.device.load(wrong)
+        both.device.load(words)
+        both.reference = Reference(both.model, 2)
+        both.step(2)
+
+
+def test_frames_of_the_wrong_length_are_dropped():
+    both = Both(TINY, (5, 9))
+    both.step(1)
+    for beats, interrupt in ((4, Interrupt.FRAME_SHORT), (9, Interrupt.FRAME_LONG), (1, Interrupt.FRAME_SHORT)):
+        last = np.zeros(beats, np.uint8)
+        last[-1] = 1
+        both.link.send_beats(np.ones((beats, 2), np.uint16), last)
+        both.link.drain()
+        both.link.clock(10)
+        assert both.link.read(ADDRESS["INTERRUPT"]) & interrupt
+        both.link.write(ADDRESS["INTERRUPT"], interrupt)
+        both.step(2)
+
+
+def test_another_machine_is_refused():
+    image = pack(schedule(random_quantized(1, GROUPS, 5, 9), GROUPS))
+    with pytest.raises(DeviceError, match="the machine's FINGERPRINT is"):
+        Device(Simulator(TINY), image)
+
+
+def test_activations_that_do_not_fit_are_refused():
+    both = Both(TINY, (5, 9))
+    with pytest.raises(ValueError, match="does not fit 16 bits"):
+        both.device.run(np.full((1, 2, 5), 40000))
+    with pytest.raises(ValueError, match="expected shape"):
+        both.device.run(np.zeros((1, 2, 4), int))
