@@ -11,6 +11,10 @@ nox.options.sessions = ["tests"]
 SILERO = "silero-vad==6.2.3"
 
 
+# The package that carries Resemblyzer's weights, likewise.
+RESEMBLYZER = "resemblyzer==0.1.4"
+
+
 def _install(session, *extras):
     # Small matrices gain nothing from threads, and lose much where cores are few.
     session.env["OPENBLAS_NUM_THREADS"] = "1"
@@ -57,4 +61,13 @@ def lint(session):
 def oracles(session):
     """The tests that compare with PyTorch and Keras, which are large to install."""
     _install(session, "keras", "onnx", "safetensors", "dev", "oracles")
+    session.install("--no-deps", RESEMBLYZER)
     session.run("pytest", "-m", "not sim", *session.posargs, env={"KERAS_BACKEND": "torch"})
+
+
+@nox.session
+def zoo(session):
+    """Trained models from other people's packages, on recorded speech, against their own runtimes."""
+    _install(session, "sim", "onnx", "safetensors", "dev", "oracles")
+    session.install("--no-deps", RESEMBLYZER)
+    session.run("python", "-m", "examples.zoo", *session.posargs)

@@ -79,9 +79,15 @@ def quantize_network(network: Network, frames: ArrayLike, config: Config,
             for direction, fed in network.fed(frames, runners, lengths)]
 
 
-def pack_model(model: QuantizedModel) -> Image:
-    """The image of a quantized model for the machine that it was quantized for."""
-    return pack(schedule(model, model.config))
+def pack_model(model: QuantizedModel, config: Config | None = None) -> Image:
+    """The image of a quantized model for ``config``, by default the machine that it was quantized for.
+
+    Raises
+    ------
+    CapacityError
+        If the machine cannot hold it.
+    """
+    return pack(schedule(model, config or model.config))
 
 
 def save(path: Path, network: Network | None, parts: Sequence[_Saved], suffix: str) -> None:

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m examples.zoo``: every model, dense and at 10 % density, against its own runtime."""
+
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+
+from examples.silero_vad.clips import CLIPS, load_all
+from examples.zoo.exhibits import Exhibit, exhibits
+from rtl.config import PRESETS
+from sim.simulator import Simulator
+from sw import bundle, importers
+from sw.device import Device
+from sw.reference import Reference
+from sw.runners import FloatRunner, MachineRunner
+from sw.schedule import CapacityError
+
+DENSITIES = (1.0, 0.1)
+TABLE = Path(__file__).parents[2] / "docs" / "zoo.md"
+HEADER = """\
+# The zoo
+
+Trained models as their packages ship them, imported without edits, quantized and packed, and run on the
+recorded speech of `examples/silero_vad/clips`. Formats are chosen on every other clip; the figures are of the
+others. `nox -s zoo` writes this table anew.
+
+*Import* is the largest difference of our float model from the model's own runtime, in float32; *error* is the
+RMS difference of the machine's outputs from the runtime's, of their RMS. Pruning is one-shot, without any
+training after it, so 10 % shows what the machine computes, not what a model retrained at 10 % would achieve.
+*Words* says what ran: the integer reference, or the Verilog in Verilator too, with every output word the same.
+
+| model | layers | density | machine | image | import | error | which means | words |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What an exhibit is given, and what its runtime answers, clip by clip.
+
+    ``imported`` is the largest difference of our float model from that.
+    """
+
+    calibration: np.ndarray
+    frames: list
+    exact: list
+    imported: float
+
+
+def listen(exhibit: Exhibit, clips) -> Heard:
+    """All clips through an exhibit's front end; those held out through its runtime and our float model."""
+    given = [exhibit.hear(clip.audio) for clip in clips]
+    held_out = given[1::2]
+    exact = [exhibit.runtime(frames) for frames in held_out]
+    network = importers.load(exhibit.file, exhibit.select)
+    floats = [FloatRunner(direction.model) for direction in network.directions]
+    imported = max(float(np.abs(network.run(frames, floats)[0] - right).max())
+                   for frames, right in zip(held_out, exact, strict=True))
+    return Heard(_side_by_side(given[::2])[0], held_out, exact, imported)
+
+
+def _side_by_side(sequences):
+    """Batches (T, B, I) as one, padded with zeros, and the length of each sequence."""
+    longest = max(len(frames) for frames in sequences)
+    padded = [np.pad(frames, ((0, longest - len(frames)), (0, 0), (0, 0))) for frames in sequences]
+    lengths = [len(frames) for frames in sequences for _ in range(frames.shape[1])]
+    return np.concatenate(padded, axis=1), np.array(lengths)
+
+
+def _apart(outputs, frames):
+    """`_side_by_side` undone."""
+    ends = np.cumsum([given.shape[1] for given in frames])
+    return [outputs[:len(given), end - given.shape[1]:end] for given, end in zip(frames, ends, strict=True)]
+
+
+def _machine_outputs(network, images, heard, simulate):
+    """Outputs of the reference, clip by clip; with ``simulate``, checked against the Verilog's."""
+    frames, lengths = _side_by_side(heard.frames)
+    runners = [MachineRunner(Reference(image.model(), image.config.channels)) for image in images]
+    y, _ = network.run(frames, runners, lengths)
+    if simulate:
+        with ExitStack() as stack:
+            links = [stack.enter_context(Simulator(image.config)) for image in images]
+            devices = [MachineRunner(Device(link, image)) for link, image in zip(links, images, strict=True)]
+            seen, _ = network.run(frames, devices, lengths)
+        if not np.array_equal(seen, y):
+            raise bundle.BundleError(f"{network.name}: {np.count_nonzero(seen != y)} outputs of the Verilog "
+                                     f"differ from the reference's")
+    return _apart(y, heard.frames)
+
+
+def _packed(network, heard, config):
+    """Images for ``config``; where that is too small, for the same with memories that hold the model."""
+    models = bundle.quantize_network(network, heard.calibration, config)
+    while True:
+        try:
+            return [bundle.pack_model(model, config) for model in models], config
+        except CapacityError as error:
+            if config.entry_depth >= 1 << 18:
+                raise
+            click.echo(f"openese: {error}", err=True)
+            config = config.replace(entry_depth=2 * config.entry_depth)
+
+
+def row(exhibit: Exhibit, heard: Heard, density: float, simulate: bool) -> str:
+    """One line of the table."""
+    preset = PRESETS[exhibit.preset]
+    network = importers.load(exhibit.file, exhibit.select)
+    layers = ", ".join(f"{layer.inputs} -> {layer.cells}" for direction in network.directions
+                       for layer in direction.model.layers)
+    if density < 1:
+        network = bundle.prune_network(network, density, preset)
+    images, config = _packed(network, heard, preset)
+    found = _machine_outputs(network, images, heard, simulate)
+    difference, signal = (np.concatenate([part.ravel() for part in parts]) for parts in (
+        [a - b for a, b in zip(found, heard.exact, strict=True)], heard.exact))
+    error = np.sqrt(np.mean(difference**2) / np.mean(signal**2))
+    machine = exhibit.preset if config == preset else f"{exhibit.preset}, entry_depth {config.entry_depth:,}"
+    return (f"| {exhibit.name} | {layers} | {density:.0%} | {machine} | {sum(i.bytes for i in images):,} B "
+            f"| {heard.imported:.1e} | {error:.2%} | {exhibit.meaning(found, heard.exact)} "
+            f"| {'reference = Verilog' if simulate else 'reference'} |")
+
+
+@click.command()
+@click.option("--simulate/--no-simulate", default=True, help="Also run the Verilog of the demo machine.")
+@click.option("--output", type=click.Path(path_type=Path), default=TABLE, help="Where the table goes.")
+def main(simulate: bool, output: Path) -> None:
+    """Import every model of the zoo, compile it, run it on recorded speech, and write the table."""
+    clips = load_all(CLIPS)
+    console, lines = Console(stderr=True), []
+    for exhibit in exhibits():
+        with console.status(f"{exhibit.name}: the original runtime"):
+            heard = listen(exhibit, clips)
+        for density in DENSITIES:
+            with console.status(f"{exhibit.name} at {density:.0%}"):
+                lines.append(row(exhibit, heard, density, simulate and exhibit.preset == "demo"))
+            click.echo(lines[-1])
+    output.write_text(HEADER + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(standalone_mode=False)
+    except ValueError as problem:
+        sys.exit(f"openese: {problem}")
