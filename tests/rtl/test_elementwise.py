@@ -12,7 +12,6 @@ CONFIGS = {
     "tiny": TINY,
     "one channel": TINY.replace(channels=1, slice_width=1),
     "eight channels": TINY.replace(channels=8),
-    "one slice": TINY.replace(slices=1),
     "wide slice": TINY.replace(slices=1, slice_width=4),
     "narrow slice": TINY.replace(slices=2, slice_width=1),
     "two groups": TINY.replace(groups=2, slices=1),

@@ -117,12 +117,12 @@ class Bench:
             await self.send(ctx, None, self.noise())
 
 
-@seeds(2)
+@seeds(1)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("gaps, drain_chance", [(0.0, 1.0), (0.3, 0.4)])
 def test_columns_become_sums(config, gaps, drain_chance, seed):
     rng = generator(seed)
-    jobs = random_jobs(rng, config, 6, phases=1 + seed, gated=True, rows=(4, 20), density=0.15, empty=True)
+    jobs = random_jobs(rng, config, 6, phases=2, gated=True, rows=(4, 20), density=0.15, empty=True)
     bench = Bench(config, rng, jobs, gaps=gaps, drain_chance=drain_chance)
     bench.run()
     assert bench.count(0) == len(bench.operations)
