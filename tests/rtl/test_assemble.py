@@ -15,7 +15,7 @@ from rtl.program import Opcode
 CONFIGS = {
     "tiny": TINY,
     # Writing a row takes longer than projecting one.
-    "eight PEs": TINY.replace(pes=8, slices=8, channels=1, slice_width=1),
+    "many PEs": TINY.replace(pes=16, slices=4, channels=1, slice_width=1),
     "one slice": TINY.replace(slices=1),
     "two groups": TINY.replace(groups=2, slices=1),
     "four groups": TINY.replace(pes=16, groups=4, slices=2),
