@@ -246,13 +246,15 @@ class FrameGuard(wiring.Component):
     A frame on its way out when the core is reset is ended with a beat of zeros; a beat that was offered stays
     until it is taken. Of a frame on its way in, `midway` tells the core to drop the rest.
 
-    Latency: one cycle. Cost: a register of a beat.
+    Latency: `delay` cycles. Cost: a register of a beat.
 
     Members
     -------
     i, o : the frames out, from the core and to the receiver. ``abort`` : the core is in reset.
     accepted, last : a beat went in, and whether it was a frame's last. ``midway`` : it was not.
     """
+
+    delay = 1
 
     def __init__(self, config):
         super().__init__({
