@@ -4,6 +4,7 @@
 Errors are one line on stderr and exit status 2; ``--debug`` shows where they came from.
 """
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rtl.config import PRESETS, Config
 
-from . import bundle, importers, show
+from . import bench, bundle, importers, show
 from .device import Device
 from .image import Image, write_memory_files
 from .model import FloatArray
@@ -271,6 +272,25 @@ def run(image: Path, frames: Path, output: Path, backend: str, model: Path | Non
     if exact is not None:
         runners = [FloatRunner(direction.model) for direction in exact.directions]
         show.error(y, exact.run(sequences.frames, runners, sequences.lengths)[0])
+
+
+@openese.command("bench")
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), default="ese", show_default=True, help="The machine.")
+@click.option("--json", "path", type=PATH, metavar="FILE", help="Also write everything as JSON.")
+@click.option("--sweeps/--no-sweeps", default=True, help="Also over densities and queue depths (cycle model).")
+def bench_(preset: str, path: Path | None, sweeps: bool) -> None:
+    """Measure the paper's layer on the emitted Verilog, beside the paper.
+
+    \b
+    Example:
+      openese bench --preset ese --json bench.json
+    """
+    result = bench.run(PRESETS[preset], sweeps=sweeps)
+    if path is not None:
+        path.write_text(json.dumps(result, indent=2) + "\n")
+    show.bench(result)
+    if not result["rtl"]["bit_exact"]:
+        raise click.ClickException("the machine's words differ from the reference's")
 
 
 def _config(preset: str, settings: Sequence[str]) -> Config:

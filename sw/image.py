@@ -318,7 +318,7 @@ class _Unpacker:
         pair = pairs[fields["cell_base"]:fields["cell_base"] + rows].transpose(1, 0, 2).reshape(4, -1)[:, :cells]
         bias = _signed(pair & ((1 << config.argument_bits) - 1), config.argument_bits)
         peephole = _signed(pair >> config.argument_bits, config.peephole_bits)[[0, 1, 3]]
-        shapes = {"w_x": (4, cells, fields["inputs"]), "w_r": (4, cells, fields["outputs"])}
+        shapes: dict[str, tuple[int, ...]] = {"w_x": (4, cells, fields["inputs"]), "w_r": (4, cells, fields["outputs"])}
         if fields["projection"]:
             shapes["w_ym"] = (fields["outputs"], cells)
         matrices = {name: self._matrix(number, name, shape) for name, shape in shapes.items()}

@@ -19,7 +19,7 @@ from .quantized import QuantizedModel
 from .reference import Reference
 from .runners import Machine
 
-__all__ = ["counts", "entries", "error", "image", "line", "network", "notes", "quantized", "ran"]
+__all__ = ["bench", "counts", "entries", "error", "image", "line", "network", "notes", "quantized", "ran"]
 
 _PIPE_WIDTH = 140
 
@@ -149,3 +149,34 @@ def error(found: FloatArray, exact: FloatArray) -> None:
     difference = found - exact
     line(f"against floating point: RMS error {np.sqrt(np.mean(difference**2)):.3g}, at most "
          f"{np.abs(difference).max(initial=0):.3g}, of RMS {np.sqrt(np.mean(exact**2)):.3g}")
+
+
+def bench(result: Mapping[str, Any]) -> None:
+    """What `sw.bench.run` measured, beside the paper."""
+    machine, rtl, layer = result["machine"], result["rtl"], result["layer"]
+    line(f"{machine['preset']}: {machine['pes']} PEs x {machine['channels']} channels, LSTMP 153/1024/512 at density "
+         f"{layer['density']:g}, {layer['entries_per_pe']:,} entries per PE")
+    rows = [
+        ("cycles a step", f"{rtl['cycles_per_step']:,.1f}", "16,540"),
+        ("microseconds at 200 MHz", f"{rtl['microseconds_at_200_mhz']:.1f}", "82.7"),
+        ("multipliers busy on non-zeros", f"{rtl['busy']:.1%}", "68.9 % with padding"),
+        ("cycles of the cycle model", f"{result['model_cycles']:,}", ""),
+        ("first frame, cycles", f"{rtl['first_frame_cycles']:,}", ""),
+        ("words equal to the reference", f"{rtl['words']:,} of {rtl['words']:,}" if rtl["bit_exact"] else "NO", ""),
+        ("image against float32", f"{layer['float32_bytes'] / layer['image_bytes']:.1f} x smaller", "20 x"),
+    ]
+    rows += [(f"{name}, cycles", f"{row['cycles']:,}", f"{row['paper_cycles']:,}")
+             for name, row in result["matrices"].items()]
+    rows += [(f"{name}, PE cycles a step", f"{value:,.1f}", "") for name, value in rtl["counters"].items()]
+    _table(["measured ", "here", "the paper"], rows)
+    for title, columns in (("density_sweep", ("density", "balanced", "cycles", "busy", "speedup")),
+                           ("order_sweep", ("queue_depth", "ordered", "natural"))):
+        if title in result:
+            _table(columns, ([f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name])
+                              for name in columns] for row in result[title]))
+    software, processor = result["software"], result["processor"]
+    line(f"prune {software['prune_seconds']:.2f} s, place and pack {software['place_and_pack_seconds']:.2f} s, "
+         f"reference {software['reference_frames_per_second']:,.0f} frames/s, simulated "
+         f"{rtl['cycles_per_second']:,.0f} cycles/s after {rtl['build_seconds']:.0f} s of building")
+    line(f"{machine['processor']}: a dense step in {processor['dense_step_seconds'] * 1e3:.2f} ms, "
+         f"{processor['times_the_machine']:.0f} x the machine's at 200 MHz")
