@@ -21,6 +21,7 @@ from sw.runners import FloatRunner, MachineRunner
 from sw.schedule import CapacityError
 
 DENSITIES = (1.0, 0.1)
+LARGER = "ese_stream"
 TABLE = Path(__file__).parents[2] / "docs" / "zoo.md"
 HEADER = """\
 # The zoo
@@ -94,33 +95,28 @@ def _machine_outputs(network, images, heard, simulate):
     return _apart(y, heard.frames)
 
 
-def _packed(network, heard, config):
-    """Images for ``config``; where that is too small, for the same with memories that hold the model."""
-    models = bundle.quantize_network(network, heard.calibration, config)
-    while True:
-        try:
-            return [bundle.pack_model(model, config) for model in models], config
-        except CapacityError as error:
-            if config.entry_depth >= 1 << 18:
-                raise
-            click.echo(f"openese: {error}", err=True)
-            config = config.replace(entry_depth=2 * config.entry_depth)
+def _packed(network, heard, preset):
+    """Images for a preset; where that is too small, for the one that reads its weights from memory."""
+    models = bundle.quantize_network(network, heard.calibration, PRESETS[preset])
+    try:
+        return [bundle.pack_model(model) for model in models], preset
+    except CapacityError as error:
+        click.echo(f"openese: {error}; taking preset {LARGER}", err=True)
+        return [bundle.pack_model(model, PRESETS[LARGER]) for model in models], LARGER
 
 
 def row(exhibit: Exhibit, heard: Heard, density: float, simulate: bool) -> str:
     """One line of the table."""
-    preset = PRESETS[exhibit.preset]
     network = importers.load(exhibit.file, exhibit.select)
     layers = ", ".join(f"{layer.inputs} -> {layer.cells}" for direction in network.directions
                        for layer in direction.model.layers)
     if density < 1:
-        network = bundle.prune_network(network, density, preset)
-    images, config = _packed(network, heard, preset)
+        network = bundle.prune_network(network, density, PRESETS[exhibit.preset])
+    images, machine = _packed(network, heard, exhibit.preset)
     found = _machine_outputs(network, images, heard, simulate)
     difference, signal = (np.concatenate([part.ravel() for part in parts]) for parts in (
         [a - b for a, b in zip(found, heard.exact, strict=True)], heard.exact))
     error = np.sqrt(np.mean(difference**2) / np.mean(signal**2))
-    machine = exhibit.preset if config == preset else f"{exhibit.preset}, entry_depth {config.entry_depth:,}"
     return (f"| {exhibit.name} | {layers} | {density:.0%} | {machine} | {sum(i.bytes for i in images):,} B "
             f"| {heard.imported:.1e} | {error:.2%} | {exhibit.meaning(found, heard.exact)} "
             f"| {'reference = Verilog' if simulate else 'reference'} |")

@@ -111,8 +111,12 @@ class Source(ABC):
         usable = [entry.name for entry in entries.values() if entry.problem is None]
         file = self.path.name
         if not usable:
-            refused = [f"; {entry.kind} {entry.name!r}: {entry.problem}" for entry in entries.values()]
-            raise ImportRefused(f"{file}: no LSTM that can be taken{''.join(refused[:1])}")
+            if not entries:
+                raise ImportRefused(f"{file}: no LSTM in it; one written out in single operations is not "
+                                    f"recognized")
+            refused = next(iter(entries.values()))
+            raise ImportRefused(f"{file}: no LSTM that can be taken; {refused.kind} {refused.name!r}: "
+                                f"{refused.problem}")
         if select is None:
             names = self.default()
             if not names:
