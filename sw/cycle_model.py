@@ -12,6 +12,7 @@ The receiver of frames is taken to be always willing, and frames to come a colum
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import repeat
 from typing import Any
 
@@ -172,9 +173,6 @@ class Estimate:
     ----------
     cycles_per_step : int
         In steady state, when frames are always there.
-    latency, latency_waiting : int
-        From the offer of a frame to the end of its answer: of the first frame, and of a later one; the
-        machine has nothing else to do.
     counters : dict
         `rtl.registers.COUNTERS` of one step in steady state.
     matrices : dict
@@ -184,15 +182,20 @@ class Estimate:
         to ``cycles_per_step``.
     spans : tuple of Span
         Timeline of that step: the instructions at work in it. Cycle 0 is its first.
+    plan : Schedule
     """
 
     cycles_per_step: int
-    latency: int
-    latency_waiting: int
     counters: dict[str, int]
     matrices: dict[str, int]
     causes: dict[str, Int64Array]
     spans: tuple[Span, ...]
+    plan: Schedule
+
+    @cached_property
+    def latency(self) -> int:
+        """Cycles from the offer of a frame to the end of its answer, if the machine has nothing else to do."""
+        return simulate(self.plan, [READY]).latencies[0]
 
     @property
     def idle(self) -> Int64Array:
@@ -212,13 +215,13 @@ def simulate(plan: Schedule, offered: Iterable[int]) -> Run:
     """
     frames = list(offered)
     machine = _Machine(plan, iter(frames))
-    while len(machine.output.spans) < len(frames):
+    while len(machine.output.spans) < len(frames) or machine.cycle < machine.output.spans[-1][1]:
         machine.step()
     return machine.result()
 
 
 def estimate(plan: Schedule, most: int = 10) -> Estimate:
-    """Time of one step of many, and of one alone.
+    """Time of one step of many.
 
     Steps are simulated until two in a row take as long, or ``most`` of them.
     """
@@ -231,14 +234,11 @@ def estimate(plan: Schedule, most: int = 10) -> Estimate:
         lengths = np.diff(machine.begun).tolist()
     run = machine.result()
     start, stop = machine.begun[-2:]
-    first = simulate(plan, [READY]).latencies[0]
     spans = tuple(replace(span, issued=span.issued - start, start=span.start - start, stop=span.stop - start)
                   for span in run.spans if span.stop > start and span.start < stop)
     return Estimate(
-        cycles_per_step=stop - start, latency=first,
-        latency_waiting=simulate(plan, [READY, 2 * READY + first]).latencies[1],
-        counters=run.counters(start, stop), matrices=run.matrices(start, stop),
-        causes=run.causes(start, stop), spans=spans)
+        cycles_per_step=stop - start, counters=run.counters(start, stop), matrices=run.matrices(start, stop),
+        causes=run.causes(start, stop), spans=spans, plan=plan)
 
 
 class _Machine:

@@ -18,12 +18,19 @@ from numpy.typing import NDArray
 
 from rtl.config import Config
 
-__all__ = ["EncodeError", "Stream", "Entries", "encode", "decode", "entries", "column_order"]
+__all__ = ["EncodeError", "Stream", "Entries", "encode", "decode", "entries", "column_order", "order_window"]
 
 Int64Array = NDArray[np.int64]
 
-#: Columns among which `column_order` chooses the next.
+#: Columns among which `column_order` chooses: for the first slot, more in each later one, and the most.
+ORDER_START = 4
+ORDER_STEP = 8
 ORDER_WINDOW = 64
+
+
+def order_window(config: Config) -> int:
+    """Most columns of a group among which a machine's order chooses: two rows of what Assemble writes."""
+    return min(ORDER_WINDOW, max(ORDER_STEP, 2 * config.row_pes // config.groups))
 
 
 class EncodeError(ValueError):
@@ -86,7 +93,7 @@ def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
 
     Greedy: of the ``window`` columns that have waited longest, the next is the one after which the entries of
     the PEs so far differ least (sum of squares). A window keeps it near the order in which columns are
-    computed.
+    computed, and opens from few, so that work can begin with the very first.
 
     Parameters
     ----------
@@ -100,19 +107,18 @@ def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
     excess = counts - counts.mean(axis=1, keepdims=True)
     norms = (excess * excess).sum(axis=1)
     level = np.zeros(counts.shape[1])
-    waiting = np.arange(min(window, columns))
-    following = len(waiting)
+    waiting = np.arange(0)
+    following = 0
     order = np.empty(columns, np.int64)
     for position in range(columns):
+        reach = min(columns, position + window, ORDER_START + ORDER_STEP * position)
+        waiting = np.append(waiting, np.arange(following, reach))
+        following = reach
         best = int(np.argmin(norms[waiting] + 2 * (excess[waiting] @ level)))
         column = waiting[best]
         order[position] = column
         level += excess[column]
-        if following < columns:
-            waiting = np.append(np.delete(waiting, best), following)
-            following += 1
-        else:
-            waiting = np.delete(waiting, best)
+        waiting = np.delete(waiting, best)
     return order
 
 
@@ -182,7 +188,7 @@ def _slots(counts: Int64Array, config: Config, balance: bool) -> Int64Array:
         pes = slice(group * config.row_pes, (group + 1) * config.row_pes)
         columns = columns[counts[columns, pes].any(axis=1)]
         if balance:
-            columns = columns[column_order(counts[columns, pes])]
+            columns = columns[column_order(counts[columns, pes], order_window(config))]
         orders.append(columns)
     order = np.full((max(map(len, orders)), config.groups), -1, np.int64)
     for group, columns in enumerate(orders):

@@ -14,8 +14,8 @@ If the next frame is not there yet, nothing of the current step waits for it.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from rtl.config import PRESETS, Config
 from rtl.program import Instruction, Opcode, Source, When
+from rtl.spmv import SpMV
 
-from .encode import Stream, encode
+from .encode import Stream, encode, entries, order_window
 from .quantized import QuantizedLayer, QuantizedModel
 
 __all__ = ["CapacityError", "Operation", "Schedule", "schedule"]
@@ -134,20 +135,34 @@ class _Memory:
         return all(math.ceil(need * ratio.get(name, 1)) <= getattr(preset, name) for name, need in self.needs.items())
 
 
-#: Phases over which a matrix is spread when its rows on a PE are few: the accumulators' latency less one.
-PHASES = 3
+#: Most phases over which a matrix may be spread: columns that can be on their way to the same accumulators.
+PHASES = SpMV.latency - 1
+
+#: Columns of a matrix by which its hazards are judged.
+SAMPLE = 256
 
 
-def _phases(mean_entries: float, rows: int, banks: int, room: int) -> int:
-    """Phases for a matrix with so many entries a column and PE, as far as there is room."""
-    wanted = 1 if mean_entries >= 8 else 2 if mean_entries >= 4 else PHASES
-    while wanted > 1 and rows * banks * wanted > room:
-        wanted -= 1
-    return wanted
+def _hazards(stream: Stream, config: Config) -> list[float]:
+    """Cycles that a PE waits for its own accumulators in one pass, by phases less one.
+
+    An entry waits for an earlier one of the same row and phase, unless that lies `SpMV.latency` entries back.
+    """
+    sample = replace(stream, counts=stream.counts[:SAMPLE])
+    found = entries(sample, config)
+    token = np.cumsum(sample.counts > 0, axis=0)[found.slot, found.pe] * (found.weight != 0)
+    result = []
+    for phases in range(1, PHASES + 1):
+        waits = np.zeros(len(token), np.int64)
+        for distance in range(PHASES, 0, -1):
+            place = np.where(token > 0, found.row * phases + token % phases, -found.line - 1)
+            same = (place[distance:] == place[:-distance]) & (found.pe[distance:] == found.pe[:-distance])
+            waits[distance:][same] = SpMV.latency - distance
+        result.append(float(waits.sum()) / config.pes * len(stream.counts) / max(1, len(sample.counts)))
+    return result
 
 
 def _mean_entries(matrix: NDArray[Any], config: Config) -> float:
-    """Non-zeros of a column on a PE that has any."""
+    """Non-zeros of a column on a PE."""
     return float(np.count_nonzero(matrix)) / max(1, matrix.shape[-1]) / config.row_pes
 
 
@@ -196,8 +211,8 @@ class _Scheduler:
         model, memory, config = self._model, self._memory, self._config
         self._inputs = [memory.lines(model.inputs) for _ in range(2)]
         self._places = [self._place(layer) for layer in model.layers]
-        self._accumulators()
         self._stored = [self._store(number) for number in range(len(model.layers))]
+        self._accumulators()
         self._write_program()
         memory.take("program_depth", len(self._instructions))
         memory.check(model)
@@ -215,23 +230,45 @@ class _Scheduler:
                           m_line=m_line, y_line=y_line)
 
     def _accumulators(self) -> None:
-        """Two banks of gate rows for the largest layer, then the largest projection; phases as room allows."""
-        config, layers = self._config, self._model.layers
-        gate_rows = max(4 * place.rows for place in self._places)
-        projections = [(layer, place) for layer, place in zip(layers, self._places, strict=True)
-                       if layer.w_ym is not None]
-        output_rows = max((place.output_rows for _, place in projections), default=0)
-        room = config.accumulator_rows
-        gate_mean = min(_mean_entries(layer.aligned(), config) for layer in layers)
-        self._gate_phases = _phases(gate_mean, gate_rows, 2, room - output_rows)
-        self._bank = gate_rows * self._gate_phases
+        """Two banks of gate rows for the largest layer, then the largest projection; phases as they pay."""
+        self._gate_rows = max(4 * place.rows for place in self._places)
+        self._output_rows = max(place.output_rows * ("w_ym" in stored)
+                                for place, stored in zip(self._places, self._stored, strict=True))
+        self._gate_phases, self._output_phases = self._choose_phases()
+        self._bank = self._gate_rows * self._gate_phases
         self._gate_base = self._memory.take("accumulator_rows", 2 * self._bank)
-        self._gate_rows = gate_rows
-        self._output_rows = output_rows
-        output_mean = min((_mean_entries(layer.w_ym, config) for layer, _ in projections
-                           if layer.w_ym is not None), default=math.inf)
-        self._output_phases = _phases(output_mean, output_rows, 1, room - 2 * self._bank)
-        self._output_base = self._memory.take("accumulator_rows", output_rows * self._output_phases)
+        self._output_base = self._memory.take("accumulator_rows", self._output_rows * self._output_phases)
+
+    def _choose_phases(self) -> tuple[int, int]:
+        """Phases of gates and projections: more make fewer hazards, but more to drain."""
+        window = order_window(self._config)
+        hazards = {id(operation): _hazards(operation.stream, self._config) for operation in self._operations}
+
+        def time(operations: Iterable[Operation], phases: int) -> float:
+            return sum(max(len(operation.stream.order),
+                           float(operation.stream.lengths.mean()) + hazards[id(operation)][phases - 1])
+                       for operation in operations)
+
+        def step(gates: int, outputs: int) -> float:
+            total = 0.0
+            for number, place in enumerate(self._places):
+                following = (number + 1) % len(self._places)
+                projection = self._stored[number].get("w_ym", [])
+                early = [operation for operation, _ in self._early_operations(following)]
+                late = [operation for operation, _, _ in self._late_operations(following)]
+                elementwise = place.rows * (4 * gates + 1) * self._config.slot
+                if projection:
+                    last = min(1.0, window / max(1, len(projection[0].stream.order))) * time(projection, outputs)
+                    beside = time(early, gates) + time(projection, outputs)
+                    total += max(elementwise + last, beside) + time(late, gates) + place.output_rows * outputs
+                else:
+                    total += max(elementwise, time([*early, *late], gates))
+                total += 4 * place.rows * gates
+            return total
+
+        choices = [(gates, outputs) for gates in range(1, PHASES + 1) for outputs in range(1, PHASES + 1)
+                   if 2 * self._gate_rows * gates + self._output_rows * outputs <= self._config.accumulator_rows]
+        return min(choices, key=lambda phases: step(*phases), default=(1, 1))
 
     def _store(self, number: int) -> dict[str, list[Operation]]:
         """Encode a layer's matrices; the one that comes early may keep a tail back."""
@@ -257,13 +294,16 @@ class _Scheduler:
         return ["w_x"] if len(self._model.layers) == 1 else ["w_x", "w_r"]
 
     def _tail(self, number: int, matrix: NDArray[Any]) -> int:
-        """Columns that keep the array busy from the end of the layer before until its first y."""
+        """Columns that keep the array busy from the end of the layer before until its first y, or, where nothing
+        follows y, until it is complete and the element-wise part can begin."""
         config = self._config
-        before = self._model.layers[number - 1]
         columns = matrix.shape[-1]
-        if before.w_ym is None or len(self._early(number)) > 1 or columns < 2 * config.groups:
+        if self._model.layers[number - 1].w_ym is None or columns < 2 * config.groups:
             return 0
-        wait = self._output_phases * config.slot + config.row_pes // config.groups + 45
+        wait = (PHASES + 1) * config.slot + 60
+        if len(self._early(number)) > 1:
+            row = max(PHASES * config.slot, config.beats + config.row_pes // config.groups + 1)
+            wait += (self._places[number - 1].output_rows - 1) * row
         tail = math.ceil(wait / max(1.0, _mean_entries(matrix, config)))
         return min(tail * config.groups, columns // 2)
 
