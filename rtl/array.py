@@ -11,6 +11,7 @@ from .config import bits_for
 from .emit import instantiate
 from .interfaces import BLOCKS, MAX_OPERATIONS, Column, Context, LineWrite, activations
 from .pe import PE
+from .spmat_read import SpmatRead
 from .spmv import SpMV
 
 __all__ = ["PEArray"]
@@ -23,7 +24,8 @@ class PEArray(wiring.Component):
 
     Latency: `column_delay` cycles from ``column`` to ``activations`` being due; `input_delay` from all inputs to
     the PEs; `drain_delay` from ``drain`` to ``drained``; `full_delay` from a queue's level to ``full``;
-    `done_delay` from the end of an operation being at the accumulators to ``done``.
+    `done_delay` from the end of an operation being at the accumulators to ``done``; `release_delay` from the
+    last line of a block being read to ``released``.
     Cost: the PEs, two registers a broadcast bit, a counter a PE.
 
     Members
@@ -42,6 +44,7 @@ class PEArray(wiring.Component):
     drain_delay = input_delay + SpMV.drain_delay
     full_delay = ActQueue.full_delay + 1
     done_delay = SpMV.latency + 1
+    release_delay = SpmatRead.release_delay + 1
 
     def __init__(self, config):
         self._config = config

@@ -19,8 +19,8 @@ class SpmatRead(wiring.Component):
     entry waits until it is ``written``, and at the end of an operation the lines that only other PEs need are
     skipped, so that every PE passes every line.
 
-    Latency: `delay` cycles from token to entry. Cost: one memory of ``entry_depth`` x ``entry_bits`` with
-    its output register, an address counter and a count.
+    Latency: `delay` cycles from token to entry; `release_delay` from the last line of a block to ``released``.
+    Cost: one memory of ``entry_depth`` x ``entry_bits`` with its output register, an address counter and a count.
 
     Members
     -------
@@ -33,6 +33,7 @@ class SpmatRead(wiring.Component):
     """
 
     delay = 3
+    release_delay = 1
 
     def __init__(self, config):
         self._config = config

@@ -48,7 +48,8 @@ class StreamFetch(wiring.Component):
     there is room again when all PEs have read a block to its end. What the controller decides when it tries to
     take a frame is decided here first, since the weights that follow depend on it.
 
-    Cost: one memory of ``program_depth`` instructions.
+    Latency: `delay` cycles from an instruction to the one behind it, at least; `written_delay` from ``arrived`` to
+    ``written``. Cost: one memory of ``program_depth`` instructions.
 
     Members
     -------
@@ -59,6 +60,11 @@ class StreamFetch(wiring.Component):
     released : pulses when all PEs are through a block.
     written : lines that have been written, modulo twice the depth; ``write_address`` : where the next goes.
     """
+
+    delay = 3
+    written_delay = 1
+    #: Decisions that may be ahead of the controller.
+    ahead = 7
 
     def __init__(self, config):
         self._config = config
@@ -82,7 +88,7 @@ class StreamFetch(wiring.Component):
         config = self._config
         m.submodules.program = program = memory.Memory(
             shape=len(self.program.data), depth=config.program_depth, init=[])
-        m.submodules.decided = decided = Fifo(1, 8)
+        m.submodules.decided = decided = Fifo(1, self.ahead + 1)
         wiring.connect(m, decided.o, wiring.flipped(self.decisions))
         read = program.read_port()
         write = program.write_port()
@@ -124,7 +130,7 @@ class StreamFetch(wiring.Component):
                             following()
                     with m.Case(Opcode.FRAME):
                         trying = current.when == When.TRY
-                        with m.If(trying & (decided.level < 7)):
+                        with m.If(trying & (decided.level < self.ahead)):
                             m.d.comb += [take.eq(self.run & (frames != 0)), decided.i.eq(take),
                                          decided.i_valid.eq(1)]
                             m.d.sync += missed.eq(~take)
@@ -182,7 +188,7 @@ class StreamReader(wiring.Component):
     asked for, so ``rready`` never falls. A line that comes with an error stops the stream; the error and the
     number of the line stay until the next ``flush``.
 
-    Latency: one cycle from a burst to its address, one from a beat to its line.
+    Latency: `delay` cycles from a burst to its address, and from a beat to its line.
 
     Members
     -------
@@ -191,6 +197,10 @@ class StreamReader(wiring.Component):
     bursts : what to read. ``line``, ``line_valid`` : what has been read.
     bus : AXI4. ``error`` : RRESP, ``error_line`` : of which line.
     """
+
+    delay = 1
+    #: Bursts that may be outstanding.
+    most = 2 * BLOCKS - 1
 
     def __init__(self, config):
         self._config = config
@@ -209,7 +219,7 @@ class StreamReader(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.asked = asked = Fifo(Burst(config), 2 * BLOCKS)
+        m.submodules.asked = asked = Fifo(Burst(config), self.most + 1)
         size = (config.stream_bits // 8).bit_length() - 1
         bus = self.bus
         address = bus.ar.payload
@@ -219,7 +229,7 @@ class StreamReader(wiring.Component):
         last = answered & bus.r.payload.last
         m.d.comb += [
             accepts.eq(~self.flush & (self.error == 0) & (~bus.ar.valid | bus.ar.ready)
-                       & (asked.level < 2 * BLOCKS - 1)),
+                       & (asked.level < self.most)),
             self.bursts.ready.eq(accepts),
             asked.i.eq(self.bursts.payload),
             asked.i_valid.eq(self.bursts.valid & accepts),
