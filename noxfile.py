@@ -9,8 +9,6 @@ nox.options.sessions = ["tests"]
 
 # The package that carries Silero VAD's weights; what it depends on, PyTorch among it, is not needed.
 SILERO = "silero-vad==6.2.3"
-
-
 # The package that carries Resemblyzer's weights, likewise.
 RESEMBLYZER = "resemblyzer==0.1.4"
 

@@ -8,7 +8,6 @@ cocotb's own runner would end the process.
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 from unittest import mock
 from xml.etree import ElementTree
@@ -57,8 +56,7 @@ def run(module: str, config: Config, folder: Path, *, seed: int = 1) -> None:
         A tool is missing.
     """
     if not find_libpython.find_libpython():
-        library = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
-        raise verilator.ToolError(f"cocotb needs Python as a shared library: apt install {library}")
+        raise verilator.ToolError("cocotb needs Python as a shared library: apt install libpython3-dev")
     runner = get_runner("verilator")
     results = folder / "results.xml"
     try:
