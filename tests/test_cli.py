@@ -135,7 +135,7 @@ def test_without_calibration_it_says_so(folder, openese):
     ("prune absent.npz --density 0.5 -o a", "absent.npz: No such file or directory"),
     ("prune x.npy --density 0.5 -o a", "x.npy: not an .npz of plain arrays"),
     ("prune net.npz --preset huge --density 0.5 -o a",
-     "Invalid value for '--preset': 'huge' is not one of 'demo', 'ese', 'tiny'."),
+     "Invalid value for '--preset': 'huge' is not one of 'demo', 'ese'"),
     ("compile net.npz --set weight_bits=99 -o a", "Config weight_bits must be between 2 and 18, not 99"),
     ("compile net.npz --set pes -o a",
      "Invalid value: --set 'pes': expected FIELD=N, with one of the fields"),
