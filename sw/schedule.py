@@ -132,7 +132,9 @@ class _Memory:
         """Whether what is divided among the PEs would fit another number of them, roughly."""
         rows = self.config.row_pes / preset.row_pes
         ratio = {"entry_depth": self.config.pes / preset.pes, "cell_rows": rows, "accumulator_rows": rows}
-        return all(math.ceil(need * ratio.get(name, 1)) <= getattr(preset, name) for name, need in self.needs.items())
+        # Weights that are streamed need not fit.
+        needs = {name: need for name, need in self.needs.items() if not (preset.stream and name == "entry_depth")}
+        return all(math.ceil(need * ratio.get(name, 1)) <= getattr(preset, name) for name, need in needs.items())
 
 
 #: Most phases over which a matrix may be spread: columns that can be on their way to the same accumulators.

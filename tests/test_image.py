@@ -122,3 +122,10 @@ def test_streaming_is_chosen_when_weights_do_not_fit():
     assert schedule(big, STREAM).streamed and not schedule(small, STREAM).streamed
     with pytest.raises(CapacityError, match="config 'tiny' cannot stream"):
         schedule(random_quantized(5, TINY, 8, 6), TINY, stream=True)
+
+
+def test_a_preset_that_streams_is_advised():
+    """Weights that no preset holds on the chip can be read from memory."""
+    tight = preset("ese").replace(name="tight", entry_depth=16)
+    with pytest.raises(CapacityError, match="preset .*ese_stream should hold it"):
+        schedule(random_quantized(4, tight, 300, 700), tight)
