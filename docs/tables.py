@@ -16,12 +16,13 @@ ROOT = Path(__file__).parent
 
 def presets():
     """The table of the presets."""
-    lines = ["| preset | PEs x channels | multipliers | entry bits | entries a PE | weights |",
-             "|---|---|---|---|---|---|"]
+    lines = ["| preset | PEs x channels | multipliers | column groups | entry bits | entries a PE | weights |",
+             "|---|---|---|---|---|---|---|"]
     for config in PRESETS.values():
         weights = "resident, or streamed" if config.stream else "resident"
         lines.append(f"| `{config.name}` | {config.pes} x {config.channels} | {config.multipliers:,} | "
-                     f"{config.weight_bits} + {config.index_bits} | {config.entry_depth:,} | {weights} |")
+                     f"{config.groups} | {config.weight_bits} + {config.index_bits} | "
+                     f"{config.entry_depth:,} | {weights} |")
     return "\n".join(lines) + "\n"
 
 
