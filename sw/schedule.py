@@ -283,8 +283,9 @@ class _Scheduler:
         for name, matrix in matrices.items():
             columns = np.arange(matrix.shape[-1])
             tail = self._tail(number, matrix) if name == early[-1] else 0
-            # A part begins in group 0.
-            split = np.split(columns, [(len(columns) - tail) // self._config.groups * self._config.groups])
+            # A part begins in group 0. What follows y as it is computed has one part, counted from the first line.
+            groups = self._config.groups
+            split = np.split(columns, [(len(columns) - tail) // groups * groups]) if tail else [columns]
             stored[name] = [self._add(number, name, part, chosen)
                             for part, chosen in enumerate(split) if len(chosen)]
         return stored
