@@ -74,7 +74,7 @@ class Verilator:
         if done.returncode:
             if log:
                 log.write_text(done.stdout)
-            said = re.findall(r"^(?:%Error(?!: Exiting)|.*error:|make: \*|%Warning).*$", done.stdout, re.MULTILINE)
+            said = re.findall(r"^(?:%Error(?!: Exiting)|.*error:|%Warning).*$", done.stdout, re.MULTILINE)
             said.sort(key=lambda line: line.startswith("%Warning"))
             reason = said[0] if said else f"exit status {done.returncode}"
             raise ToolError(f"Verilator failed: {reason}" + (f" (all of it: {log})" if log else ""))
