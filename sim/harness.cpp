@@ -364,6 +364,7 @@ public:
     }
 
     ~Machine() {
+        Verilated::threadContextp(&context_);  // in which the model looks itself up; it may be another machine's
         trace(nullptr);
         top_->final();
     }

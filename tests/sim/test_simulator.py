@@ -206,3 +206,12 @@ def test_the_machine_itself():
         with pytest.raises(SimulationError, match="^this simulator was made without trace=True$"):
             with simulator.trace("nowhere.vcd"):
                 pass
+
+
+def test_machines_of_one_kind_can_be_closed_in_any_order():
+    machines = [Simulator(preset("tiny")) for _ in range(3)]
+    for number in (2, 0, 1):
+        machines[number].clock(10)
+        machines[number].close()
+    with Simulator(preset("tiny")) as simulator:
+        assert simulator.read(ADDRESS["ID"]) == int.from_bytes(b"OESE", "little")
