@@ -73,12 +73,15 @@ class Activity(enum.IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A MULTIPLY as the PEs meet it: a PE's items are its entries, and last the operation's end.
+    """A MULTIPLY as the PEs meet it: a PE's items are its entries, the lines of a stream that only pass, and the
+    operation's end.
 
     Attributes
     ----------
     lengths : int64 (pes,)
         Items of each PE.
+    last : int64 (pes,)
+        Items that come with the operation's end: itself, and lines that pass.
     pe, place : int64 (items,)
         Where an item belongs: the PE, and its place among the items of that PE.
     address : int64 (items,)
@@ -92,6 +95,7 @@ class Part:
     """
 
     lengths: Int64Array
+    last: Int64Array
     pe: Int64Array
     place: Int64Array
     address: Int64Array
@@ -111,13 +115,20 @@ def part(stream: Stream, instruction: dict[str, Any], config: Config) -> Part:
     address = phase * instruction["phase_stride"] + found.row
     address[found.weight == 0] = ~Activity.PADDING
 
+    # Behind a PE's entries, the lines of a stream that it only passes, and the end.
     lengths, total = counts.sum(axis=0), used.sum(axis=0)
-    end, pes = np.cumsum(lengths), np.arange(config.pes)
+    last = instruction.get("entry_lines", lengths) - lengths + 1
+    pe = np.repeat(np.arange(config.pes), last)
+    behind = np.arange(len(pe)) - np.repeat(np.cumsum(last) - last, last)
+    is_end = behind == last[pe] - 1
+    where = np.cumsum(lengths)[pe]
     lines = np.maximum(stream.order, 0).max(axis=1) // config.groups + 1
     return Part(
-        lengths=lengths + 1, pe=np.insert(found.pe, end, pes), place=np.insert(found.line, end, lengths),
-        address=np.insert(address, end, ~Activity.END), tokens=np.insert(columns, end, total + 1),
-        columns=np.insert(columns, end, total), counts=counts, lines=lines.tolist())
+        lengths=lengths + last, last=last,
+        pe=np.insert(found.pe, where, pe), place=np.insert(found.line, where, lengths[pe] + behind),
+        address=np.insert(address, where, np.where(is_end, ~Activity.END, ~Activity.PASS)),
+        tokens=np.insert(columns, where, total[pe] + is_end), columns=np.insert(columns, where, total[pe]),
+        counts=counts, lines=lines.tolist())
 
 
 class ArrayModel:
@@ -132,6 +143,8 @@ class ArrayModel:
         What was at the accumulators in each cycle.
     completed : int
         Operations whose end all PEs have passed.
+    passed : int
+        Lines of the stream that all PEs have passed.
     """
 
     def __init__(self, config: Config) -> None:
@@ -154,7 +167,9 @@ class ArrayModel:
         self._nowhere = none + ~Activity.BUSY
         self._under_way = [self._nowhere] * (SpMV.latency - 1)
         self._ends = none
-        self.completed = 0
+        self._last: deque[Int64Array] = deque()
+        self._lines = none
+        self.completed = self.passed = 0
         self.activity: list[Int64Array] = []
 
     def append(self, added: Part, base: int) -> None:
@@ -175,6 +190,7 @@ class ArrayModel:
         self._address = extended(self._address, 0, address)
         self._tokens = extended(self._tokens, 1, added.tokens + tokens[added.pe])
         self._columns = extended(self._columns, 1, added.columns + columns[added.pe])
+        self._last.append(added.last)
         self._fetched = [count - gone for count in self._fetched]
         self._stored = stored + added.lengths
         self._offsets, self._offsets_taken = np.arange(pes) * width, np.arange(pes) * (width + 1)
@@ -182,7 +198,7 @@ class ArrayModel:
     def arrive(self, counts: Int64Array | None) -> None:
         """A column with these pointers, or an operation's end, is from this cycle on in the ActQueues."""
         if counts is None:
-            self._waiting = self._waiting + 1
+            self._waiting = self._waiting + self._last.popleft()
             self._tokens_in = self._tokens_in + 1
             self._ends_in += 1
         else:
@@ -200,8 +216,9 @@ class ArrayModel:
             self._highest = int(np.maximum(tokens, columns).max())
         return self._highest >= self._limit
 
-    def step(self, cause: Activity, drain: int | None) -> None:
-        """One cycle; ``drain``: the accumulator that is drained; ``cause``: why a PE without token has none."""
+    def step(self, cause: Activity, drain: int | None, written: int | None) -> None:
+        """One cycle; ``cause``: why a PE without token has none, ``drain``: the accumulator that is drained,
+        ``written``: lines of the stream that are there."""
         at_read = self._pipeline[-1]
         if drain is not None:
             self._read(np.full_like(at_read, drain), np.full_like(at_read, ~Activity.DRAIN))
@@ -212,10 +229,10 @@ class ArrayModel:
             waits = waits | (at_read == addresses)
         reads = np.maximum(at_read, self._nowhere)
         if waits.any():
-            self._move(cause, ~waits)
+            self._move(cause, ~waits, written)
             self._read(np.where(waits, self._nowhere, reads), np.where(waits, ~Activity.HAZARD, at_read))
         else:
-            self._move(cause, None)
+            self._move(cause, None, written)
             self._read(reads, at_read)
         if self.completed != self._ends_in:
             self._ends = self._ends + (self.activity[-1] == ~Activity.END)
@@ -225,11 +242,19 @@ class ArrayModel:
         self._under_way = [addresses, *self._under_way[:-1]]
         self.activity.append(activity)
 
-    def _move(self, cause: Activity, go: NDArray[np.bool_] | None) -> None:
+    def _move(self, cause: Activity, go: NDArray[np.bool_] | None, written: int | None) -> None:
         """Fetch an item where one waits, and move the pipelines that ``go`` names, or all."""
         fetched = self._fetched[0]
         fetches = self._waiting > 0
         item = np.where(fetches, self._address.take(self._offsets + fetched, mode="clip"), ~cause)
+        if written is not None:
+            is_line = fetches & (item != ~Activity.END)
+            lacks = is_line & (self._lines >= written)
+            if lacks.any():
+                item = np.where(lacks & (item != ~Activity.PASS), ~Activity.STARVED, item)
+                fetches, is_line = fetches & ~lacks, is_line & ~lacks
+            self._lines = self._lines + (is_line if go is None else is_line & go)
+            self.passed = int(self._lines.min())
         if go is None:
             self._pipeline = [item, *self._pipeline[:-1]]
             self._fetched = [fetched + fetches, *self._fetched[:-1]]

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from rtl.array import PEArray
 from rtl.controller import Controller
-from rtl.interfaces import MAX_OPERATIONS
+from rtl.interfaces import BLOCKS, MAX_OPERATIONS
 from rtl.program import Opcode, When
+from rtl.stream import StreamFetch, StreamReader
 
 from .cycle_blocks import (
     Activity,
@@ -33,14 +34,18 @@ from .cycle_blocks import (
     FrameOutputModel,
     part,
 )
+from .cycle_stream import Memory, StreamModel
 from .schedule import Schedule
 
-__all__ = ["READY", "Activity", "Span", "Run", "Estimate", "simulate", "estimate"]
+__all__ = ["MEMORY", "READY", "Activity", "Memory", "Span", "Run", "Estimate", "simulate", "estimate"]
 
 Int64Array = NDArray[np.int64]
 
 #: First cycle of a run in which the controller is sure to wait for a frame.
 READY = 16
+
+#: The memory that weights are streamed from, if not given.
+MEMORY = Memory()
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,7 @@ class Estimate:
     spans : tuple of Span
         Timeline of that step: the instructions at work in it. Cycle 0 is its first.
     plan : Schedule
+    memory : Memory
     """
 
     cycles_per_step: int
@@ -191,11 +197,12 @@ class Estimate:
     causes: dict[str, Int64Array]
     spans: tuple[Span, ...]
     plan: Schedule
+    memory: Memory
 
     @cached_property
     def latency(self) -> int:
         """Cycles from the offer of a frame to the end of its answer, if the machine has nothing else to do."""
-        return simulate(self.plan, [READY]).latencies[0]
+        return simulate(self.plan, [READY], self.memory).latencies[0]
 
     @property
     def idle(self) -> Int64Array:
@@ -208,24 +215,25 @@ class Estimate:
         return self.counters["busy"] / float(self.idle.sum())
 
 
-def simulate(plan: Schedule, offered: Iterable[int]) -> Run:
+def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) -> Run:
     """Run frames that are offered from the given cycles on, until the last is answered.
 
     The controller begins with its program in cycle 0, and waits for a frame from cycle `READY` at the latest.
+    Where weights are streamed, they come from ``memory``.
     """
     frames = list(offered)
-    machine = _Machine(plan, iter(frames))
+    machine = _Machine(plan, iter(frames), memory)
     while len(machine.output.spans) < len(frames) or machine.cycle < machine.output.spans[-1][1]:
         machine.step()
     return machine.result()
 
 
-def estimate(plan: Schedule, most: int = 10) -> Estimate:
-    """Time of one step of many.
+def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimate:
+    """Time of one step of many; weights that are streamed come from ``memory``.
 
-    Steps are simulated until two in a row take as long, or ``most`` of them.
+    Steps are simulated until two in a row take as long, or ``most`` of them; the last is what is told of.
     """
-    machine = _Machine(plan, repeat(READY))
+    machine = _Machine(plan, repeat(READY), memory)
     lengths: list[int] = []
     while len(lengths) < most and (len(lengths) < 2 or lengths[-1] != lengths[-2]):
         known = len(machine.begun)
@@ -238,13 +246,13 @@ def estimate(plan: Schedule, most: int = 10) -> Estimate:
                   for span in run.spans if span.stop > start and span.start < stop)
     return Estimate(
         cycles_per_step=stop - start, counters=run.counters(start, stop), matrices=run.matrices(start, stop),
-        causes=run.causes(start, stop), spans=spans, plan=plan)
+        causes=run.causes(start, stop), spans=spans, plan=plan, memory=memory)
 
 
 class _Machine:
     """The controller, and the blocks that it starts."""
 
-    def __init__(self, plan: Schedule, offered: Iterator[int]) -> None:
+    def __init__(self, plan: Schedule, offered: Iterator[int], memory: Memory) -> None:
         self._plan = plan
         config = plan.config
         operations = {(operation.order_base, len(operation.stream.order)): operation
@@ -267,6 +275,7 @@ class _Machine:
         self.assemble = AssembleModel(config)
         self.input = FrameInputModel(offered, plan.instructions[0]["count"])
         self.output = FrameOutputModel()
+        self.stream = StreamModel(plan.instructions, config, memory) if plan.streamed else None
         # What is on its way between blocks.
         self._status = [Activity.START] * BroadcastModel.delay
         self._sending: deque[tuple[int, Int64Array | None]] = deque()
@@ -274,6 +283,8 @@ class _Machine:
         self._drains: deque[int | None] = deque([None] * PEArray.input_delay)
         self._completed = deque([0] * (PEArray.done_delay + Controller.done_delay))
         self._granted = True
+        self._written = deque([0] * (StreamReader.delay + StreamFetch.written_delay + PEArray.input_delay))
+        self._released = deque([0] * PEArray.release_delay)
         # The controller: its place in the program, and the cycle in which it carries out what is there.
         self._counter, self._execute = 0, Controller.delay
         self._multiplying = False
@@ -301,16 +312,24 @@ class _Machine:
         if cause is Activity.EMPTY:
             self._sending.append((cycle + BroadcastModel.delay, counts))
         self._drains.append(assemble.drains(cycle))
-        array.step(self._status[cycle], self._drains.popleft())
+        array.step(self._status[cycle], self._drains.popleft(), self._written[0] if self.stream else None)
         self._completed.append(array.completed)
         completed = self._completed.popleft()
         assemble.step(cycle, completed)
         self.output.step(cycle, not assembling, self._granted)
         self._granted = counts is None
-        self.input.step(cycle, writes)
+        complete = self.input.step(cycle, writes)
+        if self.stream:
+            self._step_stream(self.stream, complete)
         waits = self._control(sending, assembling, answering, ready, completed)
         self._status.append(waits if cause is None else cause)
         self.cycle += 1
+
+    def _step_stream(self, stream: StreamModel, complete: bool) -> None:
+        self._released.append(self.array.passed // (self._plan.config.entry_depth // BLOCKS))
+        stream.step(self.cycle, complete, self._released.popleft())
+        self._written.popleft()
+        self._written.append(stream.lines)
 
     def _control(self, sending: bool, assembling: bool, answering: bool, ready: bool,
                  completed: int) -> Activity:
@@ -350,6 +369,11 @@ class _Machine:
         return Activity.START
 
     def _frame(self, trying: bool, ready: bool) -> Activity:
+        if trying and self.stream:
+            decision = self.stream.decision(self.cycle)
+            if decision is None:
+                return Activity.START
+            ready = decision
         if (trying or self._missed) and ready:
             self.input.take()
             self._steps += 1

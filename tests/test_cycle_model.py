@@ -7,7 +7,7 @@ from models import random_model, speech_like
 
 from rtl.config import Config, preset
 from rtl.registers import COUNTERS
-from sw.cycle_model import READY, Activity, estimate, simulate
+from sw.cycle_model import READY, Activity, Memory, estimate, simulate
 from sw.device import Device
 from sw.image import pack
 from sw.prune import prune
@@ -19,6 +19,8 @@ GROUPED = Config(name="grouped", pes=8, channels=1, groups=2, slices=2, index_bi
                  column_depth=256, vector_depth=256, cell_rows=32, accumulator_rows=128, queue_depth=16)
 NARROW = Config(name="narrow", pes=8, channels=4, slices=2, slice_width=1, index_bits=2, entry_depth=4096,
                 column_depth=512, vector_depth=512, cell_rows=32, accumulator_rows=512, queue_depth=64)
+STREAMED = TINY.replace(name="streamed", stream=True, index_bits=4, entry_depth=128)
+STREAMED_DEEP = STREAMED.replace(name="streamed-deep", entry_depth=512)
 
 #: What the model predicts of a run of frames; a machine also counts while it waits for the first, and after.
 COUNTED = [name for name in COUNTERS if name not in ("cycles", "frame", "saturated")]
@@ -38,22 +40,28 @@ SMALL = [
     pytest.param(GROUPED, 0.3, True, 6, [24, 24], id="grouped-stack"),
     pytest.param(NARROW, 0.2, True, 40, [(100, 50)], id="narrow-slices"),
     pytest.param(NARROW, 0.2, True, 20, [60, 60], id="narrow-stack"),
+    pytest.param(STREAMED, 0.3, True, 20, [(30, 12)], id="streamed"),
+    pytest.param(STREAMED, 0.4, True, 9, [(12, 10), (12, 10), (12, 10)], id="streamed-stack"),
+    pytest.param(STREAMED_DEEP, 0.6, False, 20, [(30, 12)], id="streamed-unbalanced"),
 ]
 
 
 def planned(config, density, balanced, inputs, layers):
     model = prune(random_model(7, inputs, *layers, peephole=True), density, config.pes, config.groups,
                   balanced=balanced)
-    return schedule(quantize(model, speech_like(1, 4, config.channels, inputs), config), config)
+    quantized = quantize(model, speech_like(1, 4, config.channels, inputs), config)
+    return schedule(quantized, config, stream=config.stream)
 
 
 class Measured:
     """A machine with a model in it, whose counters are read around each run."""
 
-    def __init__(self, plan):
+    def __init__(self, plan, **memory):
         from sim.simulator import Simulator
 
         self._link = Simulator(plan.config)
+        if memory:
+            self._link.place(np.zeros(1, np.uint8), **memory)
         self._device = Device(self._link, pack(plan))
         self._inputs = plan.model.inputs
         self._link.clock(plan.config.accumulator_rows + 2 * READY)
@@ -90,6 +98,13 @@ def test_it_agrees_with_the_machine_to_the_cycle(config, density, balanced, inpu
 
 
 @pytest.mark.sim
+def test_it_agrees_with_a_slow_memory():
+    plan = planned(STREAMED, 0.3, True, 20, [(30, 12)])
+    machine = Measured(plan, latency=200)
+    assert machine.run(5) == predicted(simulate(plan, [READY] * 5, Memory(latency=200)))
+
+
+@pytest.mark.sim
 def test_it_agrees_with_the_papers_machine():
     plan = planned(preset("ese"), 0.1, True, 153, [(320, 256)])
     machine = Measured(plan)
@@ -111,6 +126,16 @@ def test_every_cycle_of_a_step_has_its_cause(config, density, balanced, inputs, 
     assert found.latency >= found.cycles_per_step
     works = {name for name, table in found.causes.items() if table[Activity.BUSY].any()}
     assert works == {f"{op.matrix} {op.layer}" for op in plan.operations if op.stream.nonzeros.any()}
+
+
+def test_a_slow_memory_starves_the_array():
+    plan = planned(STREAMED, 0.3, True, 20, [(30, 12)])
+    fast, slow, gaps = (estimate(plan, memory=memory) for memory in (
+        Memory(latency=1), Memory(latency=500), Memory(latency=1, share=0.4)))
+    assert fast.cycles_per_step < min(slow.cycles_per_step, gaps.cycles_per_step)
+    assert slow.counters["starved"] > 0
+    lines = sum(op.stream.lines for op in plan.operations)
+    assert gaps.cycles_per_step > lines / 0.45
 
 
 def test_the_timeline_is_in_order():
