@@ -211,8 +211,9 @@ class Estimate:
 
     @property
     def busy(self) -> float:
-        """Share of the multiplier cycles that multiply entries of the model."""
-        return self.counters["busy"] / float(self.idle.sum())
+        """Share of the multiplier cycles that multiply the model's weights; PEs that run ahead do not count more."""
+        work = sum(int(operation.stream.nonzeros.sum()) for operation in self.plan.operations)
+        return work / (self.plan.config.pes * self.cycles_per_step)
 
 
 def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) -> Run:
