@@ -19,15 +19,14 @@ from pathlib import Path
 import amaranth
 
 import rtl
-from rtl.build import verilog
 from rtl.config import Config
+from rtl.verilog import TOP, verilog
 
 from . import verilator
 
 __all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "kept", "library"]
 
 HERE = Path(__file__).parent
-TOP = "openese"
 KEPT = 24  # files of a kind; the least recently used go first
 
 _HARNESS = HERE / "harness.cpp"
@@ -89,7 +88,7 @@ def _forget(newest: Path) -> None:
 
 
 def emitted(config: Config) -> Path:
-    """The Verilog of ``config`` as `rtl.build` writes it."""
+    """The Verilog of ``config`` as `rtl.verilog` writes it."""
     modules = sorted(Path(rtl.__path__[0]).glob("*.py"))
 
     def make(folder: Path) -> Path:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``python -m rtl.build --target`` can write: the machine as a tool or a board wants it.
+
+A target is a module of this package with a function ``write(config, folder)`` and a line in `TARGETS`. What it writes
+depends on the configuration alone, byte by byte, but for what other programs make of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from ..config import Config
+
+__all__ = ["Target", "TargetError", "TARGETS", "write_files"]
+
+
+class TargetError(Exception):
+    """A target cannot be written: the message says what is missing or does not fit."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module of this package, imported only when it is used: it may need packages that others do not."""
+
+    module: str
+    summary: str
+
+    def write(self, config: Config, folder: Path) -> None:
+        """Write the files for ``config`` into ``folder``, which exists.
+
+        Raises
+        ------
+        TargetError
+        """
+        write: Callable[[Config, Path], None] = import_module(f".{self.module}", __name__).write
+        write(config, folder)
+
+
+#: By the name that the command line gives them.
+TARGETS = {
+    "verilog": Target("plain", "openese.v alone, for any synthesis"),
+}
+
+
+def write_files(folder: Path, files: dict[str, str]) -> None:
+    """Write texts by their path below ``folder``, with the same line ends everywhere."""
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8", newline="\n")

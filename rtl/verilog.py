@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Verilog of a configuration."""
+
+from .emit import emit
+from .top import Top
+
+__all__ = ["TOP", "verilog"]
+
+#: Name of the top module.
+TOP = "openese"
+
+
+def verilog(config):
+    """Verilog of the machine: module `TOP`, the same text for the same ``config``."""
+    return emit(Top(config), TOP)
