@@ -8,7 +8,7 @@ Sizes need not be multiples of the PEs: slices then differ in size, and each kee
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from .model import FloatArray, Layer, Model
 
-__all__ = ["Density", "MatrixCounts", "PruneError", "format_report", "prune", "report", "slice_counts"]
+__all__ = ["TENSORS", "Density", "MatrixCounts", "PruneError", "densities", "format_report", "keep_mask", "prune",
+           "report", "slice_counts"]
 
 TENSORS = ("w_x", "w_r", "w_ym")
 
@@ -66,8 +67,14 @@ def _by_tensor(owner: str, density: object) -> dict[str, float]:
     return {tensor: _checked(f"{owner} {tensor}", density.get(tensor, 1.0)) for tensor in TENSORS}
 
 
-def _by_layer(model: Model, density: Density) -> dict[str, dict[str, float]]:
-    names = [layer.name for layer in model.layers]
+def densities(names: Sequence[str], density: Density) -> dict[str, dict[str, float]]:
+    """What `Density` means for layers of these names: the density of each tensor of each.
+
+    Raises
+    ------
+    PruneError
+        For a density outside 0..1 or an unknown name.
+    """
     if not isinstance(density, Mapping) or all(key in TENSORS for key in density):
         return dict.fromkeys(names, _by_tensor("the model", density))
     for key in density:
@@ -89,24 +96,35 @@ def _keep_largest(magnitudes: NDArray[Any], count: int) -> NDArray[np.bool_]:
     return keep
 
 
-def _pruned(values: FloatArray, density: float, row_pes: int, groups: int) -> FloatArray:
-    """A matrix (rows, columns) of which each slice keeps its largest."""
-    result = np.zeros_like(values)
+def keep_mask(values: NDArray[Any], density: float, pes: int, groups: int = 1,
+              balanced: bool = True) -> NDArray[np.bool_]:
+    """Which weights of a matrix (rows, columns) stay.
+
+    Parameters
+    ----------
+    density : float
+        Share of each slice that stays.
+    pes, groups : int
+        The machine's PEs and column groups.
+    balanced : bool
+        False keeps the largest of the whole matrix, wherever they lie.
+
+    Raises
+    ------
+    PruneError
+        For a density outside 0..1, or PEs that are no multiple of the groups.
+    """
+    row_pes = _row_pes(pes, groups)
+    density = _checked("a matrix", density)
+    if not balanced:
+        row_pes = groups = 1
+    keep = np.zeros(values.shape, bool)
     for pe in range(min(row_pes, values.shape[0])):
         for group in range(min(groups, values.shape[1])):
             part = values[pe::row_pes, group::groups]
-            keep = _keep_largest(np.abs(part).ravel(), int(density * part.size)).reshape(part.shape)
-            result[pe::row_pes, group::groups] = np.where(keep, part, 0)
-    return result
-
-
-def _pruned_layer(layer: Layer, density: Mapping[str, float], row_pes: int, groups: int) -> Layer:
-    def gates(tensor: str) -> FloatArray:
-        return np.stack([_pruned(values, density[tensor], row_pes, groups)
-                         for values in getattr(layer, tensor)])
-
-    w_ym = None if layer.w_ym is None else _pruned(layer.w_ym, density["w_ym"], row_pes, groups)
-    return dataclasses.replace(layer, w_x=gates("w_x"), w_r=gates("w_r"), w_ym=w_ym)
+            kept = _keep_largest(np.abs(part).ravel(), int(density * part.size))
+            keep[pe::row_pes, group::groups] = kept.reshape(part.shape)
+    return keep
 
 
 def prune(model: Model, density: Density, pes: int, groups: int = 1, balanced: bool = True) -> Model:
@@ -116,23 +134,29 @@ def prune(model: Model, density: Density, pes: int, groups: int = 1, balanced: b
     ----------
     density : float or mapping
         Share of the weights that stay; see `Density`. Each gate's W_x and W_r is a matrix of its own.
-    pes, groups : int
-        The machine's PEs and column groups.
-    balanced : bool
-        False keeps the largest of the whole matrix, wherever they lie: the usual magnitude pruning, to
-        compare with.
+    pes, groups, balanced
+        As for `keep_mask`; unbalanced is the usual magnitude pruning, to compare with.
 
     Raises
     ------
     PruneError
         For a density outside 0..1, an unknown name, or PEs that are no multiple of the groups.
     """
-    row_pes = _row_pes(pes, groups)
-    if not balanced:
-        row_pes = groups = 1
-    densities = _by_layer(model, density)
-    return dataclasses.replace(model, layers=tuple(
-        _pruned_layer(layer, densities[layer.name], row_pes, groups) for layer in model.layers))
+    wanted = densities([layer.name for layer in model.layers], density)
+
+    def pruned(layer: Layer, tensor: str) -> FloatArray | None:
+        values = getattr(layer, tensor)
+        if values is None:
+            return None
+        kept = [np.where(keep_mask(matrix, wanted[layer.name][tensor], pes, groups, balanced), matrix, 0)
+                for matrix in (values if values.ndim == 3 else values[None])]
+        return np.stack(kept) if values.ndim == 3 else kept[0]
+
+    changed = []
+    for layer in model.layers:
+        tensors: dict[str, Any] = {tensor: pruned(layer, tensor) for tensor in TENSORS}
+        changed.append(dataclasses.replace(layer, **tensors))
+    return dataclasses.replace(model, layers=tuple(changed))
 
 
 def slice_counts(values: NDArray[Any], pes: int, groups: int = 1) -> NDArray[np.int64]:

@@ -3,7 +3,8 @@
 
 An example is a fenced block whose language is followed by ``example``: ``python example`` is executed, and
 of ``sh example`` every line must be an ``openese`` command that succeeds. The examples of a page follow one
-another, in one namespace and one empty folder; ``sim`` marks those that need a simulator.
+another, in one namespace and one empty folder; ``sim`` marks those that need a simulator, ``torch`` those that need
+PyTorch.
 """
 
 import re
@@ -74,6 +75,8 @@ def with_examples():
 @pytest.mark.parametrize("page", list(with_examples()))
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if any("torch" in words for _, words, _, _ in examples(page)):
+        pytest.importorskip("torch", reason="the examples train, which needs PyTorch: the extra `train`")
     namespace = {"__name__": "__example__"}
     for language, _, line, text in examples(page):
         if language == "python":

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training for the machine, with PyTorch (extra ``train``): the paper's cell, and pruning that balances the PEs."""
+
+from .lstmp import LSTMP
+from .pruner import Pruner
+
+__all__ = ["LSTMP", "Pruner"]

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load-balance-aware pruning while a network is trained, in the manner of `torch.nn.utils.prune`.
+
+Three lines in a training loop::
+
+    pruner = Pruner(network, density=0.1, pes=32, steps=1000)
+    for batch in batches:
+        ...
+        optimizer.step()
+        pruner.step()
+    pruner.make_permanent()
+
+The masks are those of `torch.nn.utils.prune`: a parameter ``weight`` becomes ``weight_orig`` and ``weight_mask``, and
+their product takes its place before every forward pass. Which weights stay is `sw.prune.keep_mask`'s decision, so
+that what was trained is what the machine's software would have pruned.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+from ..prune import Density, PruneError, densities, keep_mask, slice_counts
+from .lstmp import LSTMP
+
+__all__ = ["Pruner"]
+
+_OF_TORCH = {"weight_ih": "w_x", "weight_hh": "w_r", "weight_hr": "w_ym"}
+
+
+class _Masked(NamedTuple):
+    """A parameter under a mask: of which layer, which tensor of `sw.model.Layer`, and its final density."""
+
+    module: nn.Module
+    parameter: str
+    layer: str
+    tensor: str
+    density: float
+
+
+def _found(network: nn.Module) -> Iterator[tuple[nn.Module, str, str, str]]:
+    """(module, parameter, layer, tensor) of each weight matrix of each LSTM in a network."""
+    for path, module in network.named_modules():
+        if isinstance(module, LSTMP):
+            for tensor in ("w_x", "w_r", "w_ym"):
+                if getattr(module, tensor) is not None:
+                    yield module, tensor, path or "lstm", tensor
+        elif isinstance(module, (nn.LSTM, nn.LSTMCell)):
+            for parameter in [name for name, _ in module.named_parameters()]:
+                kind, _, layer = parameter.partition("_l") if isinstance(module, nn.LSTM) else (parameter, "", "")
+                if kind in _OF_TORCH:
+                    name = ".".join(part for part in (path, layer and f"l{layer}") if part)
+                    yield module, parameter, name or "lstm", _OF_TORCH[kind]
+
+
+class Pruner:
+    """Prunes the LSTMs of a network while it is trained.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Anything that holds `LSTMP`, ``nn.LSTM`` or ``nn.LSTMCell``; all of them are pruned. Their parameters stay the
+        same objects, so an optimizer that was made before goes on.
+    density : float or mapping
+        Share of the weights that stay in the end, as `sw.prune.Density`. A layer's name is the path of its module,
+        with ``.l0``, ``.l1``, ``.l0_reverse`` behind it for the layers of an ``nn.LSTM``; ``lstm`` and ``l0`` where
+        the module is the network.
+    pes, groups : int
+        The machine's PEs and column groups.
+    balanced : bool
+        False keeps the largest weights wherever they lie, to compare.
+    steps : int
+        Over so many calls of `step` the density falls from 1, fast at first, as the cube of what is left of them
+        (Zhu and Gupta, 2017). Zero prunes at once.
+    every : int
+        Masks are chosen anew every so many steps.
+
+    Raises
+    ------
+    PruneError
+        For a network without LSTMs, an impossible density or machine, or negative steps.
+    """
+
+    def __init__(self, network: nn.Module, density: Density, pes: int, groups: int = 1, balanced: bool = True,
+                 steps: int = 0, every: int = 10) -> None:
+        if steps < 0 or every < 1:
+            raise PruneError(f"steps must not be negative and every at least 1, not {steps} and {every}")
+        found = list(_found(network))
+        if not found:
+            raise PruneError(f"{type(network).__name__} has no LSTM to prune")
+        wanted = densities(list(dict.fromkeys(layer for _, _, layer, _ in found)), density)
+        self._pes, self._groups, self._balanced = pes, groups, balanced
+        self._steps, self._every = steps, every
+        self._count = 0
+        self._masked = []
+        for module, parameter, layer, tensor in found:
+            torch_prune.custom_from_mask(module, parameter, torch.ones_like(getattr(module, parameter)))
+            self._masked.append(_Masked(module, parameter, layer, tensor, wanted[layer][tensor]))
+        self._choose()
+
+    @property
+    def left(self) -> float:
+        """What is left of the way to the final densities: 1 at first, 0 in the end."""
+        return max(0.0, 1 - self._count / self._steps) ** 3 if self._steps else 0.0
+
+    def step(self) -> None:
+        """To be called after each step of the optimizer: chooses the masks anew while densities still fall."""
+        if self._count >= self._steps:
+            return
+        self._count += 1
+        if self._count % self._every == 0 or self._count == self._steps:
+            self._choose()
+
+    def make_permanent(self) -> None:
+        """Set what is pruned to zero, and take the masks away.
+
+        Raises
+        ------
+        PruneError
+            If densities are still falling.
+        """
+        if self._count < self._steps:
+            raise PruneError(f"step {self._count} of {self._steps}: the densities have not been reached")
+        for masked in self._masked:
+            torch_prune.remove(masked.module, masked.parameter)
+
+    def counts(self) -> dict[str, dict[str, list[tuple[int, int]]]]:
+        """By layer and tensor, the smallest and the largest number of weights on a PE, for each matrix."""
+        found: dict[str, dict[str, list[tuple[int, int]]]] = {}
+        for masked in self._masked:
+            per_pe = [slice_counts(matrix.cpu().numpy(), self._pes, self._groups)
+                      for matrix in self._matrices(masked, getattr(masked.module, f"{masked.parameter}_mask"))]
+            found.setdefault(masked.layer, {})[masked.tensor] = [(int(n.min()), int(n.max())) for n in per_pe]
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the schedule is; the masks are in the state of the network."""
+        return {"count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`, after the network has been given its own state."""
+        self._count = int(state["count"])
+
+    @staticmethod
+    def _matrices(masked: _Masked, values: Tensor) -> tuple[Tensor, ...]:
+        """The matrices of a parameter: one for each gate, or the projection."""
+        if masked.tensor == "w_ym":
+            return (values,)
+        return values.unflatten(0, (4, -1)).unbind() if values.dim() == 2 else values.unbind()
+
+    @torch.no_grad()
+    def _choose(self) -> None:
+        for masked in self._masked:
+            weights = getattr(masked.module, f"{masked.parameter}_orig")
+            mask = getattr(masked.module, f"{masked.parameter}_mask")
+            density = masked.density + (1 - masked.density) * self.left
+            for values, kept in zip(self._matrices(masked, weights), self._matrices(masked, mask), strict=True):
+                keep = keep_mask(values.detach().cpu().numpy(), density, self._pes, self._groups, self._balanced)
+                kept.copy_(torch.from_numpy(keep))
+            setattr(masked.module, masked.parameter, weights * mask)
