@@ -1,32 +1,34 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""The array of PEs."""
+"""The array of PEs, and of the element-wise slices beside them."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .act_queue import ActQueue
 from .config import bits_for
+from .elementwise import SliceControl
 from .emit import instantiate
-from .interfaces import BLOCKS, MAX_OPERATIONS, Column, Context, LineWrite, activations
+from .interfaces import MAX_OPERATIONS, Column, Context, LineWrite, activations
 from .pe import PE
 from .spmat_read import SpmatRead
 from .spmv import SpMV
+from .tile import Tile
 
 __all__ = ["PEArray"]
 
 
 class PEArray(wiring.Component):
-    """``groups`` x ``row_pes`` PEs behind one broadcast (paper, section 4).
+    """``groups`` x ``row_pes`` PEs behind one broadcast (paper, section 4), in ``slices`` tiles.
 
     PE number ``group * row_pes + row`` takes the columns of its group and the rows ``r % row_pes == row``.
 
     Latency: `column_delay` cycles from ``column`` to ``activations`` being due; `input_delay` from all inputs to
-    the PEs; `drain_delay` from ``drain`` to ``drained``; `full_delay` from a queue's level to ``full``;
-    `done_delay` from the end of an operation being at the accumulators to ``done``; `release_delay` from the
-    last line of a block being read to ``released``.
-    Cost: the PEs, two registers a broadcast bit, a counter a PE.
+    the PEs; `drain_delay` from ``drain`` to the slices being due to capture; `full_delay` from a queue's level to
+    ``full``; `done_delay` from the end of an operation being at the accumulators to ``done``; `release_delay` from
+    the last line of a block being read to ``released``. What concerns the slices is not delayed.
+    Cost: the tiles, two registers a broadcast bit.
 
     Members
     -------
@@ -34,7 +36,11 @@ class PEArray(wiring.Component):
     full : no more columns, please.
     done : pulses when all PEs have completed an operation.
     busy, padding, hazard : how many PEs did so, in one cycle.
-    weights, pointers : a line for all PEs, from the loader or the stream.
+    control : to all slices; see `Slice`. ``columns`` : what they assemble, PE row after PE row.
+    saturated : lanes that were clamped, in one cycle.
+    cells, cell_write : one a slice and lane; ``cell_data``.
+    weights, pointers : a line for all PEs, from the loader or the stream. ``parameters`` : one for all slices.
+    tables : for every slice.
     streamed, written : see `SpmatRead`. ``released`` : pulses when all PEs are through a block. ``starved`` : how
         many wait for an entry.
     """
@@ -48,7 +54,9 @@ class PEArray(wiring.Component):
 
     def __init__(self, config):
         self._config = config
+        self.tiles = [Tile(config) for _ in range(config.slices)]
         count = bits_for(config.pes)
+        lanes = config.slices * config.slice_width
         streaming = {"streamed": In(1), "written": In(config.position_bits), "released": Out(1), "starved": Out(count)}
         super().__init__({
             "column": In(Column(config)),
@@ -60,78 +68,95 @@ class PEArray(wiring.Component):
             "full": Out(1),
             "drain": In(1),
             "drain_address": In(bits_for(config.accumulator_rows - 1)),
-            "drained": Out(config.pes * config.channels * config.accumulator_bits),
             "done": Out(1),
             "busy": Out(count),
             "padding": Out(count),
             "hazard": Out(count),
+            "control": In(SliceControl(config)),
+            "columns": Out(data.ArrayLayout(activations(config), config.row_pes)),
+            "saturated": Out(bits_for(lanes)),
+            "cells": Out(data.ArrayLayout(signed(config.cell_bits), lanes)),
+            "cell_write": In(lanes),
+            "cell_data": In(signed(config.cell_bits)),
             "weights": In(LineWrite(bits_for(config.entry_depth - 1), config.pes * config.entry_bits)),
             "weights_valid": In(1),
             "pointers": In(LineWrite(bits_for(config.column_depth - 1), config.pes * config.count_bits)),
             "pointers_valid": In(1),
+            "parameters": In(LineWrite(bits_for(config.parameter_lines - 1),
+                                       config.slices * config.parameter_line_bits)),
+            "parameters_valid": In(1),
+            "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
+            "tables_valid": In(1),
             **(streaming if config.stream else {}),
         })
 
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        registered = {}
+        shared = {name: getattr(self, name) for name in (
+            "control", "cell_data", "weights_valid", "pointers_valid", "parameters_valid", "tables", "tables_valid")}
         streaming = ("streamed", "written") if config.stream else ()
         for name in ("column", "column_valid", "activations", "context", "context_valid",
                      "context_operation", "drain", "drain_address", *streaming):
             port = getattr(self, name)
-            registered[name] = Signal(port.shape(), name=f"{name}_registered",
-                                      reset_less=not name.endswith("valid") and name != "drain")
-            m.d.sync += registered[name].eq(port)
+            shared[name] = Signal(port.shape(), name=f"{name}_registered",
+                                  reset_less=not name.endswith("valid") and name != "drain")
+            m.d.sync += shared[name].eq(port)
 
-        pes = [PE(config) for _ in range(config.pes)]
-        for index, pe in enumerate(pes):
-            m.submodules[f"pe{index}"] = instantiate(platform, pe)
-            for name, value in registered.items():
-                if name == "activations":
-                    value = value[index // config.row_pes]
-                m.d.comb += getattr(pe, name).eq(value)
-            for name, bits in (("weights", config.entry_bits), ("pointers", config.count_bits)):
-                line = getattr(self, name)
-                m.d.comb += [
-                    getattr(pe, name).address.eq(line.address),
-                    getattr(pe, name).data.eq(line.data.word_select(index, bits)),
-                    getattr(pe, f"{name}_valid").eq(getattr(self, f"{name}_valid")),
-                ]
-            m.d.comb += self.drained.word_select(index, len(pe.drained)).eq(pe.drained)
+        tiles = self.tiles
+        for index, tile in enumerate(tiles):
+            m.submodules[f"tile{index}"] = instantiate(platform, tile)
+            m.d.comb += [getattr(tile, name).eq(value) for name, value in shared.items()]
+            self._lines(m, index, tile)
+            lanes = slice(index * config.slice_width, (index + 1) * config.slice_width)
+            m.d.comb += tile.cell_write.eq(self.cell_write[lanes])
 
-        m.d.sync += self.full.eq(Cat(pe.full for pe in pes).any())
-        m.d.comb += self.done.eq(self._join(m, "done", [pe.done for pe in pes], MAX_OPERATIONS))
+        m.d.comb += [
+            self.columns.eq(Cat(tile.columns for tile in tiles)),
+            self.cells.eq(Cat(tile.cells for tile in tiles)),
+        ]
+        m.d.sync += [
+            self.full.eq(Cat(tile.full for tile in tiles).any()),
+            self.saturated.eq(sum(tile.saturated for tile in tiles)),
+        ]
+        self._join(m, "done", tiles)
         counted = ["busy", "padding", "hazard"]
         if config.stream:
-            m.d.comb += self.released.eq(self._join(m, "released", [pe.released for pe in pes], BLOCKS))
+            self._join(m, "released", tiles)
             counted.append("starved")
         for name in counted:
-            m.d.sync += getattr(self, name).eq(self._count(m, name, [getattr(pe, name) for pe in pes]))
+            m.d.sync += getattr(self, name).eq(self._count(m, name, [getattr(tile, name) for tile in tiles]))
         return m
 
-    def _join(self, m, name, pulses, most):
-        """Pulses once for every pulse that all PEs have given; none is more than ``most`` ahead."""
-        waiting = []
-        everyone = Signal(name=f"{name}_everyone")
-        for index, pulse in enumerate(pulses):
-            ahead = Signal(range(most + 1), name=f"{name}_ahead{index}")
-            m.d.sync += ahead.eq(ahead + pulse - everyone)
-            waiting.append(ahead != 0)
-        m.d.comb += everyone.eq(Cat(waiting).all())
-        return everyone
+    def _lines(self, m, index, tile):
+        """The tile's part of every line: the words of its PE rows, group after group."""
+        config = self._config
+        rows = config.rows_per_slice
+        for name, bits, groups in (("weights", rows * config.entry_bits, config.groups),
+                                   ("pointers", rows * config.count_bits, config.groups),
+                                   ("parameters", config.parameter_line_bits, 1)):
+            line = getattr(self, name)
+            m.d.comb += [
+                getattr(tile, name).address.eq(line.address),
+                getattr(tile, name).data.eq(Cat(line.data.word_select(group * config.slices + index, bits)
+                                                for group in range(groups))),
+            ]
 
-    def _count(self, m, name, bits):
-        """Number of ones, in registered steps of eight."""
+    def _join(self, m, name, tiles):
+        """Pulses ``name`` once for every pulse that all PEs have given."""
+        m.d.comb += getattr(self, name).eq(Cat(getattr(tile, name) for tile in tiles).all())
+        m.d.comb += [getattr(tile, f"{name}_taken").eq(getattr(self, name)) for tile in tiles]
+
+    def _count(self, m, name, values):
+        """Their sum, in registered steps of eight."""
         level = 0
-        values = bits
         while len(values) > 8:
             sums = []
             for start in range(0, len(values), 8):
-                part = values[start:start + 8]
-                total = Signal(range(8 ** (level + 1) + 1), name=f"{name}{level}_{start}")
-                m.d.sync += total.eq(sum(part))
-                sums.append(total)
+                total = sum(values[start:start + 8])
+                registered = Signal.like(total, name=f"{name}{level}_{start}")
+                m.d.sync += registered.eq(total)
+                sums.append(registered)
             values = sums
             level += 1
         return sum(values)

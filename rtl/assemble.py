@@ -2,15 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Assemble: runs the element-wise slices row by row and writes what they produce."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .array import PEArray
 from .config import bits_for
-from .elementwise import Beat, Kind, Settings, Slice
-from .emit import instantiate
-from .interfaces import LineWrite, activations
+from .elementwise import Beat, Kind, Settings, Slice, SliceControl
+from .interfaces import activations
 from .program import Instruction, Opcode
 
 __all__ = ["Assemble"]
@@ -20,7 +19,7 @@ ORDER = (Kind.G, Kind.I, Kind.F, Kind.CELL_TANH, Kind.O)
 
 
 class Assemble(wiring.Component):
-    """Carries out ELEMENTWISE and PROJECT: drains the array row by row into the slices, which all work in
+    """Carries out ELEMENTWISE and PROJECT: drains the PEs row by row into their slices, which all work in
     step, and writes the columns they assemble to the vector memory (paper: Assemble and what follows it).
 
     A cell row takes five slots of ``slot`` cycles, one for each of `ORDER`, and a gate a slot for every phase
@@ -31,16 +30,17 @@ class Assemble(wiring.Component):
     Latency: `go_delay` cycles from ``go`` to the first slot, `turn_delay` from a slot to its ``drain``;
     `write_delay`.
 
-    Cost: the slices, and a mux over all columns of a row.
+    Cost: a mux over all columns of a row.
 
     Members
     -------
     start : take an ELEMENTWISE or PROJECT ``instruction`` (only when not ``busy``), with its ``settings``.
     go : the array has completed what the instruction drains.
     lines_done : lines that the instruction has written.
-    drain, drain_address, drained : the array's drain.
+    drain, drain_address : the array's drain. ``control`` : what the slices do with it; ``columns`` : what of it
+        comes back.
     write_line, write_bank, write_columns, write_valid : to the vector memory.
-    state_* : while not ``busy``, the host's way to the cell state; see `rtl.state`.
+    state_row, state_beat : the cells that the slices read while not ``busy``; see `rtl.state`.
     """
 
     go_delay = 1
@@ -59,26 +59,18 @@ class Assemble(wiring.Component):
             "lines_done": Out(line + 1),
             "drain": Out(1),
             "drain_address": Out(bits_for(config.accumulator_rows - 1)),
-            "drained": In(config.pes * config.channels * config.accumulator_bits),
+            "control": Out(SliceControl(config)),
+            "columns": In(data.ArrayLayout(activations(config), config.row_pes)),
             "write_valid": Out(1),
             "write_line": Out(line),
             "write_channels": Out(config.channels),
             "write_columns": Out(data.ArrayLayout(activations(config), config.groups)),
-            "saturated": Out(bits_for(config.slices * config.slice_width)),
             "state_row": In(bits_for(config.cell_rows - 1)),
             "state_beat": In(bits_for(config.beats - 1)),
-            "state_cells": Out(data.ArrayLayout(signed(config.cell_bits), config.slices * config.slice_width)),
-            "state_write": In(config.slices * config.slice_width),
-            "state_data": In(signed(config.cell_bits)),
-            "parameters": In(LineWrite(bits_for(config.parameter_lines - 1),
-                                       config.slices * config.parameter_line_bits)),
-            "parameters_valid": In(1),
-            "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
-            "tables_valid": In(1),
         })
-        self._slices = [Slice(config) for _ in range(config.slices)]
-        self._y_delay = PEArray.drain_delay + self._slices[0].y_delay
-        self._m_delay = PEArray.drain_delay + self._slices[0].m_delay
+        a_slice = Slice(config)
+        self._y_delay = PEArray.drain_delay + a_slice.y_delay
+        self._m_delay = PEArray.drain_delay + a_slice.m_delay
 
     @property
     def spacing(self):
@@ -109,8 +101,8 @@ class Assemble(wiring.Component):
             ]
         project = instruction.opcode == Opcode.PROJECT
         beat, row_issued = self._sequence(m, instruction, acc_base, project)
-        columns = self._compute(m, platform, beat, settings)
-        self._write(m, instruction, settings, project, row_issued, columns)
+        self._control(m, beat, settings)
+        self._write(m, instruction, settings, project, row_issued)
         return m
 
     def _sequence(self, m, instruction, acc_base, project):
@@ -189,45 +181,19 @@ class Assemble(wiring.Component):
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         return beat, row_issued
 
-    def _compute(self, m, platform, beat, settings):
-        """The slices, and the columns they assemble: PE row after PE row."""
-        config = self._config
-        columns = []
-        saturated = []
-        # The beat follows its drain through the array.
-        beats = [beat] + [Signal(Beat(config), name=f"beat_after{k}") for k in range(PEArray.drain_delay)]
+    def _control(self, m, beat, settings):
+        """The beat follows its drain through the array to the slices."""
+        beats = [beat] + [Signal(Beat(self._config), name=f"beat_after{k}") for k in range(PEArray.drain_delay)]
         drains = [self.drain] + [Signal(name=f"drain_after{k}") for k in range(PEArray.drain_delay)]
         for values in (beats, drains):
             m.d.sync += [after.eq(before) for before, after in zip(values, values[1:], strict=False)]
-        for index, part in enumerate(self._slices):
-            m.submodules[f"slice{index}"] = instantiate(platform, part)
-            rows = config.rows_per_slice
-            width = rows * config.channels * config.accumulator_bits
-            for group in range(config.groups):
-                m.d.comb += part.drained.word_select(group, width).eq(
-                    self.drained.word_select(group * config.slices + index, width))
-            width = config.parameter_line_bits
-            m.d.comb += [
-                part.capture.eq(drains[-1]),
-                part.beat.eq(beats[-1]),
-                part.settings.eq(settings),
-                part.cell_write.eq(self.state_write[index * config.slice_width:(index + 1) * config.slice_width]),
-                part.cell_data.eq(self.state_data),
-                part.parameters.address.eq(self.parameters.address),
-                part.parameters.data.eq(self.parameters.data.word_select(index, width)),
-                part.parameters_valid.eq(self.parameters_valid),
-                part.tables.eq(self.tables),
-                part.tables_valid.eq(self.tables_valid),
-            ]
-            m.d.comb += [self.state_cells[index * config.slice_width + lane].eq(part.cells[lane])
-                         for lane in range(config.slice_width)]
-            width = config.channels * config.activation_bits
-            columns += [part.columns.word_select(row, width) for row in range(rows)]
-            saturated.append(part.saturated)
-        m.d.sync += self.saturated.eq(sum(saturated))
-        return columns
+        m.d.comb += [
+            self.control.capture.eq(drains[-1]),
+            self.control.beat.eq(beats[-1]),
+            self.control.settings.eq(settings),
+        ]
 
-    def _write(self, m, instruction, settings, project, row_issued, columns):
+    def _write(self, m, instruction, settings, project, row_issued):
         """Writes a row's columns, one a group and cycle, as soon as they are assembled."""
         config = self._config
         lines = self.lines
@@ -248,7 +214,7 @@ class Assemble(wiring.Component):
         with m.If(~self.start):
             m.d.sync += self.lines_done.eq(done)
         for group in range(config.groups):
-            picks = Array(columns[k * config.groups + group] for k in range(lines))
+            picks = Array(self.columns[k * config.groups + group] for k in range(lines))
             m.d.sync += self.write_columns[group].eq(picks[index] if lines > 1 else picks[0])
         m.d.sync += [
             self.write_valid.eq(writing),

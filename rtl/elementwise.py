@@ -14,7 +14,7 @@ from .config import bits_for
 from .fixed import round_shift, round_shift_value, saturate, saturate_value
 from .interfaces import LineWrite
 
-__all__ = ["Kind", "Beat", "CellStep", "Settings", "Slice"]
+__all__ = ["Kind", "Beat", "CellStep", "Settings", "SliceControl", "Slice"]
 
 
 class Kind(enum.IntEnum):
@@ -58,6 +58,13 @@ class Settings(data.StructLayout):
             "active": config.channels,
             "reset": config.channels,
         })
+
+
+class SliceControl(data.StructLayout):
+    """What all slices do in a cycle; see `Slice`."""
+
+    def __init__(self, config):
+        super().__init__({"capture": 1, "beat": Beat(config), "settings": Settings(config)})
 
 
 class CellStep(NamedTuple):

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verilog in which a repeated block is one module with many instances."""
 
+import contextlib
+import gc
 import re
 from collections import Counter
 
 from amaranth.back import verilog
-from amaranth.hdl import ClockSignal, Instance, ResetSignal
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, ResetSignal, Shape
 from amaranth.lib import wiring
 
 __all__ = ["VerilogPlatform", "instantiate", "emit"]
@@ -17,11 +19,13 @@ class VerilogPlatform:
     """Collects the blocks of a design that are to be written once.
 
     Amaranth would write a module per instance. Passed as ``platform``, this makes `instantiate` return an
-    ``Instance`` instead and remembers the block.
+    ``Instance`` instead and remembers the block. Memories, which it would write with every bit of what they
+    start with, become instances of modules in the form from which synthesis tools infer memory.
     """
 
     def __init__(self):
         self.blocks = {}
+        self.memories = {}
 
     def instance(self, block):
         """An instance of ``block``, whose ports it is connected to."""
@@ -33,20 +37,72 @@ class VerilogPlatform:
         return Instance(block.module_name, **ports)
 
 
+    def get_memory(self, storage):
+        """What Amaranth is to put in the place of ``storage``, a memory with one write port that starts with zeros.
+
+        Raises
+        ------
+        ValueError
+            If it is not such a memory.
+        """
+        (write,), reads = storage.write_ports, storage.read_ports
+        if any(Const.cast(Const(row, storage.shape)).value for row in storage.init):
+            raise ValueError(f"a memory of {storage.depth} rows starts with contents: they belong in the image")
+        if any(port.transparent_for for port in reads):
+            raise ValueError(f"a memory of {storage.depth} rows has a transparent port: bypass it instead")
+        width = Shape.cast(storage.shape).width
+        kinds = "".join("a" if port.domain == "comb" else "s" for port in reads)
+        lanes = len(write.en)
+        attributes = dict(storage.attrs)
+        name = "_".join(["memory", f"{storage.depth}x{width}", kinds, *([f"by{width // lanes}"] if lanes > 1 else []),
+                         *map(str, attributes.values())])
+        self.memories[name] = _memory(name, storage.depth, width, lanes, kinds, attributes)
+
+        def address(port):
+            return Cat(port.addr, Const(0, 1))[:max(1, len(port.addr))]
+
+        ports = {"i_clk": ClockSignal(write.domain), "i_write_address": address(write), "i_write_enable": write.en,
+                 "i_write_data": write.data}
+        for index, port in enumerate(reads):
+            ports[f"i_read{index}_address"] = address(port)
+            ports[f"o_read{index}_data"] = port.data
+            if port.domain != "comb":
+                ports[f"i_read{index}_enable"] = port.en
+        return Instance(name, **ports)
+
+
+def _memory(name, depth, width, lanes, kinds, attributes):
+    """Verilog of a memory: one write port of ``lanes`` enables; a read port a letter of ``kinds``, synchronous
+    (``s``, which reads what was there before) or asynchronous (``a``)."""
+    address = f"[{max(1, (depth - 1).bit_length()) - 1}:0]"
+    ports = ["input clk", f"input {address} write_address", f"input [{lanes - 1}:0] write_enable",
+             f"input [{width - 1}:0] write_data"]
+    reads = []
+    for index, kind in enumerate(kinds):
+        read = f"read{index}"
+        ports.append(f"input {address} {read}_address")
+        if kind == "a":
+            ports.append(f"output [{width - 1}:0] {read}_data")
+            reads.append(f"  assign {read}_data = words[{read}_address];")
+        else:
+            ports += [f"input {read}_enable", f"output reg [{width - 1}:0] {read}_data"]
+            reads.append(f"  always @(posedge clk) if ({read}_enable) {read}_data <= words[{read}_address];")
+    lane = width // lanes
+    writes = [f"    if (write_enable[{k}]) words[write_address][{k * lane + lane - 1}:{k * lane}]"
+              f" <= write_data[{k * lane + lane - 1}:{k * lane}];" for k in range(lanes)]
+    if lanes == 1:
+        writes = ["    if (write_enable) words[write_address] <= write_data;"]
+    text = ", ".join(f'{key} = "{value}"' for key, value in attributes.items())
+    return "\n".join([
+        f"module {name}(", ",\n".join(f"  {port}" for port in ports), ");",
+        f"  {f'(* {text} *) ' if text else ''}reg [{width - 1}:0] words [0:{depth - 1}];",
+        "  integer k;", f"  initial for (k = 0; k < {depth}; k = k + 1) words[k] = {width}'h0;",
+        "  always @(posedge clk) begin", *writes, "  end", *reads, "endmodule\n"])
+
+
 def instantiate(platform, block):
     """What to add as a submodule for ``block``: itself, or an instance where Verilog is written."""
     return platform.instance(block) if isinstance(platform, VerilogPlatform) else block
-
-
-def _fill_by_loop(match):
-    """A memory that starts with zeros, in one line."""
-    lines = match.group(0).splitlines()
-    name = re.match(r"\s*(\S.*)\[0\] = ", lines[1]).group(1)
-    if any(not re.search(r"= \d+'h0+;$", line) for line in lines[1:-1]):
-        return match.group(0)
-    width = re.search(r"= (\d+)'h", lines[1]).group(1)
-    loop = f"    for (integer k = 0; k < {len(lines) - 2}; k = k + 1) {name}[k] = {width}'h0;"
-    return f"  initial begin\n{loop}\n  end\n"
 
 
 _NAME = re.compile(r"\\\S+ |[A-Za-z_$][\w$]*")
@@ -88,12 +144,22 @@ def _plain_names(text):
 def _tidy(text):
     """Shortens what Yosys writes, without changing what it means."""
     text = _plain_names(text)
-    text = re.sub(r"(?m)^  initial begin\n(?:    \S.*\[\d+\] = .*;\n)+  end\n", _fill_by_loop, text)
     text = re.sub(r"(?m)^  \(\* init = .* \*\)\n", "", text)
     head, *modules = re.split(r"(?m)^(?=module )", text)
     return head + "\n\n".join(_drop_aliases(module) for module in modules) + "\n"
 
 
+@contextlib.contextmanager
+def _uncollected():
+    """Spares the collector the millions of objects of a netlist, of which none becomes garbage before the end."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@_uncollected()
 def emit(top, name):
     """Verilog of ``top`` as module ``name``.
 
@@ -102,10 +168,12 @@ def emit(top, name):
     """
     platform = VerilogPlatform()
     text = verilog.convert(top, name=name, platform=platform, **_CONVERT)
-    parts = []
-    for block_name, block in platform.blocks.items():
-        part = verilog.convert(block, name=block_name, platform=platform, **_CONVERT)
-        parts.append(re.sub(rf"(?m)^(module {block_name}\([^;]*;)$", r"\1\n  /* verilator no_inline_module */", part))
+    parts = {}
+    while waiting := platform.blocks.keys() - parts.keys():
+        block = min(waiting)
+        part = verilog.convert(platform.blocks[block], name=block, platform=platform, **_CONVERT)
+        parts[block] = re.sub(rf"(?m)^(module {block}\([^;]*;)$", r"\1\n  /* verilator no_inline_module */", part)
     banner, _, body = text.partition("\n")
-    stripped = [part.partition("\n")[2] for part in parts]
-    return _tidy(banner + "\n" + "".join(stripped) + body)
+    stripped = [parts[block].partition("\n")[2] for block in sorted(parts)]
+    memories = "\n".join(platform.memories[name] for name in sorted(platform.memories))
+    return _tidy(f"{banner}\n{''.join(stripped)}{body}\n{memories}")

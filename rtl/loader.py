@@ -3,7 +3,7 @@
 
 import enum
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
@@ -192,8 +192,7 @@ class Loader(wiring.Component):
                         with m.Case(key):
                             m.d.comb += last.eq(word_index == words - 1)
                 with m.If(self.word_valid):
-                    m.d.sync += [self.line.eq((self.line >> 32) | (self.word << (self._lines.width - 32))),
-                                 word_index.eq(word_index + 1)]
+                    m.d.sync += [self.line.eq(Cat(self.line, self.word)[32:]), word_index.eq(word_index + 1)]
                     with m.If(last):
                         m.d.sync += [word_index.eq(0), line_complete.eq(1), written.eq(section),
                                      left.eq(left - 1)]

@@ -121,10 +121,10 @@ class Core(wiring.Component):
         m.submodules.state = state = StateAccess(config)
         wiring.connect(m, wiring.flipped(self.frames), frame_input.beats)
         wiring.connect(m, frame_output.beats, wiring.flipped(self.results))
-        self._load(m, controller, broadcast, array, assemble)
+        self._load(m, controller, broadcast, array)
         self._control(m, controller, frame_input, broadcast, array, assemble, frame_output)
         self._vectors(m, vectors, frame_input, broadcast, array, assemble, frame_output, state)
-        self._state(m, state, vectors, assemble)
+        self._state(m, state, vectors, array, assemble)
         if config.stream:
             self._stream(m, controller, frame_input, array)
         self._count(m, controller, broadcast, array, assemble, frame_output)
@@ -135,14 +135,14 @@ class Core(wiring.Component):
         ]
         return m
 
-    def _load(self, m, controller, broadcast, array, assemble):
+    def _load(self, m, controller, broadcast, array):
         targets = {
             Section.PROGRAM: (controller.program, controller.program_valid),
             Section.ORDER: (broadcast.order, broadcast.order_valid),
             Section.POINTERS: (array.pointers, array.pointers_valid),
             Section.WEIGHTS: (array.weights, array.weights_valid),
-            Section.PARAMETERS: (assemble.parameters, assemble.parameters_valid),
-            Section.TABLES: (assemble.tables, assemble.tables_valid),
+            Section.PARAMETERS: (array.parameters, array.parameters_valid),
+            Section.TABLES: (array.tables, array.tables_valid),
         }
         for section, (port, valid) in targets.items():
             m.d.comb += [
@@ -203,7 +203,8 @@ class Core(wiring.Component):
             array.activations.eq(broadcast.activations),
             array.drain.eq(assemble.drain),
             array.drain_address.eq(assemble.drain_address),
-            assemble.drained.eq(array.drained),
+            array.control.eq(assemble.control),
+            assemble.columns.eq(array.columns),
             broadcast.columns.eq(vectors.columns),
             frame_output.columns.eq(vectors.columns),
             frame_output.read_grant.eq(~broadcast.read_valid),
@@ -261,18 +262,18 @@ class Core(wiring.Component):
                 array.weights_valid.eq(self.stream_valid),
             ]
 
-    def _state(self, m, state, vectors, assemble):
+    def _state(self, m, state, vectors, array, assemble):
         m.d.comb += [
             state.select.eq(self.state_select),
             state.write.eq(self.state_write),
             state.data.eq(self.state_data),
             self.state_value.eq(state.value),
             state.columns.eq(vectors.columns),
-            state.cells.eq(assemble.state_cells),
+            state.cells.eq(array.cells),
             assemble.state_row.eq(state.cell_row),
             assemble.state_beat.eq(state.cell_beat),
-            assemble.state_write.eq(state.cell_write),
-            assemble.state_data.eq(state.data),
+            array.cell_write.eq(state.cell_write),
+            array.cell_data.eq(state.data),
         ]
 
     def _count(self, m, controller, broadcast, array, assemble, frame_output):
@@ -287,7 +288,7 @@ class Core(wiring.Component):
             self.events.follow.eq(broadcast.blocked_follow),
             self.events.frame.eq(controller.waiting_frame),
             self.events.output.eq(frame_output.blocked),
-            self.events.saturated.eq(assemble.saturated),
+            self.events.saturated.eq(array.saturated),
         ]
         if self._config.stream:
             m.d.comb += self.events.starved.eq(array.starved)

@@ -5,7 +5,7 @@ from collections import deque
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from bench import TINY, generator, seeds, simulate, trace, unpack, until
 from sparse import random_operation
@@ -131,8 +131,10 @@ class Bench:
             ctx.set(array.context_valid, 0)
 
     async def drain(self, ctx):
-        """All rows, one a cycle; each is at ``drained`` after `drain_delay`."""
+        """All rows, one a cycle; each is at its slice after `drain_delay`."""
         array = self.dut.array
+        config = self.config
+        drained_rows = Cat(tile.slice.drained for tile in array.tiles)
         due = deque([None] * PEArray.drain_delay)
         addresses = self.rng.permutation(self.config.accumulator_rows).tolist()
         for address in [*addresses, *[None] * PEArray.drain_delay]:
@@ -140,10 +142,11 @@ class Bench:
             if address is not None:
                 ctx.set(array.drain_address, address)
             due.append(address)
-            _, _, drained = await ctx.tick().sample(array.drained)
+            _, _, drained = await ctx.tick().sample(drained_rows)
             now = due.popleft()
             if now is not None:
-                expected = self.accumulator[:, now].reshape(-1).tolist()
+                rows = self.accumulator[:, now].reshape(config.groups, config.slices, -1)
+                expected = rows.swapaxes(0, 1).reshape(-1).tolist()
                 assert unpack(drained, self.config.accumulator_bits, len(expected)) == expected, f"row {now}"
 
     def check_counters(self):

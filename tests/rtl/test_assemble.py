@@ -5,11 +5,15 @@ from collections import deque
 
 import numpy as np
 import pytest
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
 from bench import TINY, cycles, generator, pack, pause, simulate, trace, until
 from cells import Cells, mask, random_settings, spread
 
 from rtl.array import PEArray
 from rtl.assemble import Assemble
+from rtl.elementwise import Slice
+from rtl.interfaces import LineWrite
 from rtl.program import Opcode
 
 CONFIGS = {
@@ -22,6 +26,51 @@ CONFIGS = {
 }
 
 
+class Sliced(wiring.Component):
+    """Assemble and the slices it drives, which drain ``drained``: what the accumulators of all PEs hold."""
+
+    def __init__(self, config):
+        self.config = config
+        self.assemble = Assemble(config)
+        self.slices = [Slice(config) for _ in range(config.slices)]
+        self.drained = Signal(config.pes * config.channels * config.accumulator_bits)
+        self.parameters = Signal(LineWrite(len(self.slices[0].parameters.address),
+                                           config.slices * config.parameter_line_bits))
+        self.parameters_valid = Signal()
+        self.tables = Signal.like(self.slices[0].tables)
+        self.tables_valid = Signal()
+        self.saturated = Signal(16)
+        super().__init__({})
+
+    def __getattr__(self, name):
+        return getattr(self.assemble, name)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.assemble = self.assemble
+        width = config.lanes * config.accumulator_bits
+        for index, part in enumerate(self.slices):
+            m.submodules[f"slice{index}"] = part
+            m.d.comb += [
+                part.drained.eq(Cat(self.drained.word_select(group * config.slices + index, width)
+                                    for group in range(config.groups))),
+                part.capture.eq(self.assemble.control.capture),
+                part.beat.eq(self.assemble.control.beat),
+                part.settings.eq(self.assemble.control.settings),
+                part.parameters.address.eq(self.parameters.address),
+                part.parameters.data.eq(self.parameters.data.word_select(index, config.parameter_line_bits)),
+                part.parameters_valid.eq(self.parameters_valid),
+                part.tables.eq(self.tables),
+                part.tables_valid.eq(self.tables_valid),
+            ]
+        m.d.comb += [
+            self.assemble.columns.eq(Cat(part.columns for part in self.slices)),
+            self.saturated.eq(sum(part.saturated for part in self.slices)),
+        ]
+        return m
+
+
 class Bench:
     """Random instructions, back to back or not, on an array that is only its accumulators."""
 
@@ -29,7 +78,7 @@ class Bench:
         self.config = config
         self.rng = rng
         self.pauses = pauses
-        self.dut = dut = Assemble(config)
+        self.dut = dut = Sliced(config)
         self.cells = Cells(config, rng, config.row_pes, real_tables)
         self.accumulator = np.zeros((config.pes, config.accumulator_rows, config.channels), np.int64)
         self.lines = config.row_pes // config.groups

@@ -1,0 +1,134 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""Tile: an element-wise slice and the PEs whose rows it drains."""
+
+from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import bits_for
+from .elementwise import Slice, SliceControl
+from .emit import instantiate
+from .interfaces import BLOCKS, MAX_OPERATIONS, Column, Context, LineWrite, activations
+from .pe import PE
+
+__all__ = ["Tile"]
+
+
+class Tile(wiring.Component):
+    """``rows_per_slice`` PEs of every group, and the slice that works on what they drain. Sums never leave it.
+
+    Its PEs are counted group after group, PE row after PE row; ``weights`` and ``pointers`` have their words in
+    that order.
+
+    Latency: as `PE` and `Slice`, which it adds nothing to; the counts come a cycle later.
+    Cost: its blocks; a counter of three bits a PE.
+
+    Members
+    -------
+    column, column_valid, activations, context... : see `PE`; activations for every group.
+    drain, drain_address, full : see `PE`.
+    done : every PE has completed an operation that was not ``done_taken``.
+    busy, padding, hazard : how many PEs did so, in one cycle.
+    control, columns, cells, cell_write, cell_data, saturated : see `Slice`.
+    weights, pointers, parameters, tables : lines from the loader or the stream.
+    streamed, written : see `SpmatRead`. ``released`` : every PE is through a block that was not ``released_taken``.
+        ``starved`` : how many wait for an entry.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.slice = Slice(config)
+        self._pes = config.groups * config.rows_per_slice
+        count = bits_for(self._pes)
+        streaming = {"streamed": In(1), "written": In(config.position_bits), "released": Out(1),
+                     "released_taken": In(1), "starved": Out(count)}
+        super().__init__({
+            "column": In(Column(config)),
+            "column_valid": In(1),
+            "activations": In(data.ArrayLayout(activations(config), config.groups)),
+            "context": In(Context(config)),
+            "context_valid": In(1),
+            "context_operation": In(bits_for(MAX_OPERATIONS - 1)),
+            "full": Out(1),
+            "drain": In(1),
+            "drain_address": In(bits_for(config.accumulator_rows - 1)),
+            "done": Out(1),
+            "done_taken": In(1),
+            "busy": Out(count),
+            "padding": Out(count),
+            "hazard": Out(count),
+            "control": In(SliceControl(config)),
+            "columns": Out(config.lanes * config.activation_bits),
+            "saturated": Out(bits_for(config.slice_width)),
+            "cells": Out(data.ArrayLayout(signed(config.cell_bits), config.slice_width)),
+            "cell_write": In(config.slice_width),
+            "cell_data": In(signed(config.cell_bits)),
+            "weights": In(LineWrite(bits_for(config.entry_depth - 1), self._pes * config.entry_bits)),
+            "weights_valid": In(1),
+            "pointers": In(LineWrite(bits_for(config.column_depth - 1), self._pes * config.count_bits)),
+            "pointers_valid": In(1),
+            "parameters": In(LineWrite(bits_for(config.parameter_lines - 1), config.parameter_line_bits)),
+            "parameters_valid": In(1),
+            "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
+            "tables_valid": In(1),
+            **(streaming if config.stream else {}),
+        })
+
+    @property
+    def module_name(self):
+        """Name of the Verilog module, shared by all instances."""
+        return "tile"
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        part = self.slice
+        m.submodules.elementwise = instantiate(platform, part)
+        for name in ("cell_write", "cell_data", "parameters", "parameters_valid", "tables", "tables_valid"):
+            m.d.comb += getattr(part, name).eq(getattr(self, name))
+        m.d.comb += [
+            part.capture.eq(self.control.capture),
+            part.beat.eq(self.control.beat),
+            part.settings.eq(self.control.settings),
+            self.columns.eq(part.columns),
+            self.saturated.eq(part.saturated),
+            self.cells.eq(part.cells),
+        ]
+
+        pes = [PE(config) for _ in range(self._pes)]
+        shared = ["column", "column_valid", "context", "context_valid", "context_operation", "drain", "drain_address"]
+        if config.stream:
+            shared += ["streamed", "written"]
+        for index, pe in enumerate(pes):
+            m.submodules[f"pe{index}"] = instantiate(platform, pe)
+            m.d.comb += [getattr(pe, name).eq(getattr(self, name)) for name in shared]
+            m.d.comb += pe.activations.eq(self.activations[index // config.rows_per_slice])
+            for name, bits in (("weights", config.entry_bits), ("pointers", config.count_bits)):
+                line = getattr(self, name)
+                m.d.comb += [
+                    getattr(pe, name).address.eq(line.address),
+                    getattr(pe, name).data.eq(line.data.word_select(index, bits)),
+                    getattr(pe, f"{name}_valid").eq(getattr(self, f"{name}_valid")),
+                ]
+        m.d.comb += [
+            part.drained.eq(Cat(pe.drained for pe in pes)),
+            self.full.eq(Cat(pe.full for pe in pes).any()),
+        ]
+        self._join(m, "done", [pe.done for pe in pes], MAX_OPERATIONS)
+        counted = ["busy", "padding", "hazard"]
+        if config.stream:
+            self._join(m, "released", [pe.released for pe in pes], BLOCKS)
+            counted.append("starved")
+        for name in counted:
+            m.d.sync += getattr(self, name).eq(sum(getattr(pe, name) for pe in pes))
+        return m
+
+    def _join(self, m, name, pulses, most):
+        """Sets ``name`` while every PE is ahead of what was taken; none is by more than ``most``."""
+        waiting = []
+        for index, pulse in enumerate(pulses):
+            ahead = Signal(range(most + 1), name=f"{name}_ahead{index}")
+            m.d.sync += ahead.eq(ahead + pulse - getattr(self, f"{name}_taken"))
+            waiting.append(ahead != 0)
+        m.d.comb += getattr(self, name).eq(Cat(waiting).all())

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Emitted Verilog: blocks and memories written once."""
+
+import re
+
+import pytest
+from amaranth.hdl import Module
+from amaranth.lib import memory, wiring
+from bench import TINY
+
+from rtl.emit import emit
+from rtl.tile import Tile
+from rtl.top import Top
+
+
+class Holder(wiring.Component):
+    """Nothing but a memory."""
+
+    def __init__(self, init=(), transparent=False):
+        self._init, self._transparent = init, transparent
+        super().__init__({})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.storage = storage = memory.Memory(shape=8, depth=4, init=self._init)
+        write = storage.write_port()
+        storage.read_port(transparent_for=(write,) if self._transparent else ())
+        return m
+
+
+def instances(text, module):
+    return len(re.findall(rf"(?m)^  {module} \S+ \($", text))
+
+
+def test_a_repeated_block_is_written_once():
+    text = emit(Top(TINY), "machine")
+    assert re.findall(r"(?m)^module (tile|pe|elementwise)\(", text) == ["elementwise", "pe", "tile"]
+    assert instances(text, "tile") == TINY.slices
+    names = re.findall(r"(?m)^module (\S+?) ?\(", text)
+    assert len(names) == len(set(names))
+    assert not re.search(r"words\[\d+\] =", text), "memories start with zeros by a loop"
+
+
+def test_a_tile_has_the_pes_of_all_its_rows_and_groups():
+    text = emit(Tile(TINY.replace(pes=16, groups=2, slices=4)), "machine")
+    assert instances(text, "pe") == 4
+    assert instances(text, "elementwise") == 1
+
+
+@pytest.mark.parametrize("holder, said", [(Holder(init=[0, 3]), "contents"), (Holder(transparent=True), "transparent")])
+def test_a_memory_that_is_not_for_synthesis_tools_is_refused(holder, said):
+    with pytest.raises(ValueError, match=f"4 rows.*{said}"):
+        emit(holder, "machine")
