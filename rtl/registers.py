@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from .loader import VERSION
 
-__all__ = ["Access", "Register", "REGISTERS", "COUNTERS", "Control", "Status", "Interrupt", "ADDRESS", "markdown"]
+__all__ = ["Access", "Field", "Register", "REGISTERS", "COUNTERS", "Control", "Status", "Interrupt", "ADDRESS",
+           "markdown"]
 
 
 class Access(enum.Enum):
@@ -48,13 +49,34 @@ class Interrupt(enum.IntFlag):
 
 
 @dataclass(frozen=True)
+class Field:
+    """Bits ``low + width - 1 .. low`` of a register."""
+
+    name: str
+    low: int
+    width: int
+    text: str
+
+    def __str__(self):
+        if self.width == 1:
+            return f"bit {self.low} {self.name}: {self.text}"
+        return f"bits {self.low + self.width - 1}..{self.low} {self.name}: {self.text}"
+
+
+@dataclass(frozen=True)
 class Register:
-    """One 32-bit register at byte ``address``."""
+    """One 32-bit register at byte ``address``. One without ``fields`` is a number of 32 bits."""
 
     name: str
     address: int
     access: Access
     text: str
+    fields: tuple[Field, ...] = ()
+
+
+def _flags(flags, texts):
+    """A field for each member of an ``IntFlag``, with its text."""
+    return tuple(Field(flag.name, flag.bit_length() - 1, 1, text) for flag, text in zip(flags, texts, strict=True))
 
 
 #: 64-bit counters since the last reset, in the order of their addresses.
@@ -73,34 +95,39 @@ COUNTERS = {
     "saturated": "cell states and outputs that were clamped",
 }
 
+_INTERRUPTS = _flags(Interrupt, [
+    "a frame was sent", "an image was loaded", "an image was refused", "a frame was dropped since TLAST came early",
+    "a frame was dropped since TLAST came late", "a weight could not be read"])
+
 _FIXED = [
     Register("ID", 0x000, Access.READ, "`0x4553454F`: OESE"),
     Register("VERSION", 0x004, Access.READ, f"{VERSION}: of the registers and the image format"),
     Register("FINGERPRINT", 0x008, Access.READ, "of the configuration; an image must carry the same"),
-    Register("CAPACITY", 0x00C, Access.READ, "PEs in bits 15..0, channels in 23..16, column groups in 31..24"),
-    Register("CONTROL", 0x020, Access.READ_WRITE,
-             "bit 0 RUN: compute frames; bit 1 RESET: abandon everything but the image and the cell states; "
-             "bit 2 LOAD: abandon the image too and expect a new one. RESET and LOAD read as 0"),
-    Register("STATUS", 0x024, Access.READ,
-             "bit 0 an image is loaded; 1 one is being loaded; 2 nothing is under way; 3 waiting for a frame; "
-             "4 the receiver of frames does not take one"),
-    Register("IMAGE_ERROR", 0x028, Access.READ,
-             "why the image was refused (7..0) and in which of its sections (15..8); see the image format"),
+    Register("CAPACITY", 0x00C, Access.READ, "", (
+        Field("PES", 0, 16, "PEs"), Field("CHANNELS", 16, 8, "channels"), Field("GROUPS", 24, 8, "column groups"))),
+    Register("CONTROL", 0x020, Access.READ_WRITE, "", _flags(Control, [
+        "compute frames", "abandon everything but the image and the cell states; reads as 0",
+        "abandon the image too and expect a new one; reads as 0"])),
+    Register("STATUS", 0x024, Access.READ, "", _flags(Status, [
+        "an image is loaded", "one is being loaded", "nothing is under way", "waiting for a frame",
+        "the receiver of frames does not take one"])),
+    Register("IMAGE_ERROR", 0x028, Access.READ, "", (
+        Field("ERROR", 0, 8, "why the image was refused, see the image format; 0: it was not"),
+        Field("SECTION", 8, 8, "in which of its sections"))),
     Register("LOAD", 0x02C, Access.WRITE, "next word of the image"),
-    Register("INTERRUPT", 0x030, Access.CLEAR,
-             "bit 0 a frame was sent; 1 an image was loaded; 2 it was refused; 3 a frame was dropped since TLAST "
-             "came early; 4 since it came late; 5 a weight could not be read. Write ones to clear"),
-    Register("INTERRUPT_ENABLE", 0x034, Access.READ_WRITE, "which of these raise `irq`"),
+    Register("INTERRUPT", 0x030, Access.CLEAR, "write ones to clear", _INTERRUPTS),
+    Register("INTERRUPT_ENABLE", 0x034, Access.READ_WRITE, "which of INTERRUPT raise `irq`", _INTERRUPTS),
     Register("STATE_SELECT", 0x040, Access.READ_WRITE,
-             "one number of a voice's state, only while nothing is under way (else SLVERR): index in 15..0, channel "
-             "in 23..16; bit 31: 1 the cell state, index = cell row x PE rows + PE row; 0 y, index = its column in "
-             "the vector memory"),
+             "one number of a voice's state, only while nothing is under way (else SLVERR)", (
+                 Field("INDEX", 0, 16, "of c: cell row x PE rows + PE row; of y: its column in the vector memory"),
+                 Field("CHANNEL", 16, 8, "the voice"),
+                 Field("CELL", 31, 1, "1: the cell state c, 0: y"))),
     Register("STATE_DATA", 0x044, Access.READ_WRITE, "that number, signed"),
     Register("STREAM_BASE_LOW", 0x048, Access.READ_WRITE,
              "byte address of the streamed weights, a multiple of 4096; only where weights can be streamed"),
     Register("STREAM_BASE_HIGH", 0x04C, Access.READ_WRITE, "its upper half"),
-    Register("STREAM_ERROR", 0x050, Access.READ,
-             "RRESP of the read that failed (1..0; 0: none) and its line (31..8). The stream stops until RESET"),
+    Register("STREAM_ERROR", 0x050, Access.READ, "the stream stops at an error, until RESET", (
+        Field("RESPONSE", 0, 2, "RRESP of the read that failed; 0: none"), Field("LINE", 8, 24, "its line"))),
 ]
 
 COUNTER_BASE = 0x080
@@ -118,5 +145,7 @@ ADDRESS = {register.name: register.address for register in REGISTERS}
 def markdown():
     """The table of the documentation."""
     lines = ["| address | name | access | meaning |", "|---|---|---|---|"]
-    lines += [f"| 0x{r.address:03x} | {r.name} | {r.access.value} | {r.text} |" for r in REGISTERS]
+    for r in REGISTERS:
+        meaning = "<br>".join([*filter(None, [r.text]), *map(str, r.fields)])
+        lines.append(f"| 0x{r.address:03x} | {r.name} | {r.access.value} | {meaning} |")
     return "\n".join(lines) + "\n"
