@@ -112,7 +112,7 @@ _FIXED = [
         "an image is loaded", "one is being loaded", "nothing is under way", "waiting for a frame",
         "the receiver of frames does not take one"])),
     Register("IMAGE_ERROR", 0x028, Access.READ, "", (
-        Field("ERROR", 0, 8, "why the image was refused, see the image format; 0: it was not"),
+        Field("REASON", 0, 8, "why the image was refused, see the image format; 0: it was not"),
         Field("SECTION", 8, 8, "in which of its sections"))),
     Register("LOAD", 0x02C, Access.WRITE, "next word of the image"),
     Register("INTERRUPT", 0x030, Access.CLEAR, "write ones to clear", _INTERRUPTS),

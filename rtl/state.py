@@ -69,7 +69,8 @@ class StateAccess(wiring.Component):
         lane = Cat(select.channel[:channel_bits], bits(select.index, 1, config.rows_per_slice))
         port = Cat(bits(lane, 1, config.slice_width), bits(select.index, config.rows_per_slice, config.slices))
         group = bits(select.index, 1, config.groups)
-        cell, y = Signal(signed(config.cell_bits)), Signal(signed(config.activation_bits))
+        cell_value = Signal(signed(config.cell_bits))
+        y_value = Signal(signed(config.activation_bits))
         m.d.comb += [
             self.cell_row.eq(select.index >> (config.row_pes.bit_length() - 1)),
             self.cell_beat.eq(bits(lane, config.slice_width, config.beats)),
@@ -79,9 +80,9 @@ class StateAccess(wiring.Component):
             self.cell_write.eq(Mux(self.write & select.cell, 1 << port, 0)),
         ]
         m.d.sync += [
-            cell.eq(Array(self.cells)[port] if len(port) else self.cells[0]),
-            y.eq(Array(value for column in self.columns for value in column)[
+            cell_value.eq(Array(self.cells)[port] if len(port) else self.cells[0]),
+            y_value.eq(Array(value for column in self.columns for value in column)[
                 Cat(select.channel[:channel_bits], group)]),
-            self.value.eq(Mux(select.cell, cell, y)),
+            self.value.eq(Mux(select.cell, cell_value, y_value)),
         ]
         return m

@@ -40,6 +40,9 @@ class Target:
 #: By the name that the command line gives them.
 TARGETS = {
     "verilog": Target("plain", "openese.v alone, for any synthesis"),
+    "ooc": Target("ooc", "Vivado: the machine alone on a KU060, for its figures"),
+    "ip": Target("ip", "Vivado: packaged IP, with a driver"),
+    "kcu105": Target("kcu105", "Vivado: a design for the KCU105, with PCIe and DDR4"),
 }
 
 

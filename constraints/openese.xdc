@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+# Timing exceptions inside the machine, by names below its top: in a packaged IP Vivado applies them to every instance.
+# There is one clock, and aresetn is synchronous to it, so nothing else is excepted.
+
+# Number formats and voices of an ELEMENTWISE or PROJECT instruction: they are set before its first row is drained and
+# stay until its last row is written, and they fan out to all slices.
+set_multicycle_path -setup 4 -from [get_cells {core/assemble*/settings_reg[*]}]
+set_multicycle_path -hold 3 -from [get_cells {core/assemble*/settings_reg[*]}]
+
+# The host reads a voice's state through muxes over all slices and channels, long after it has selected it.
+set_multicycle_path -setup 4 -to [get_cells {core/state/cell_value_reg[*] core/state/y_value_reg[*]}]
+set_multicycle_path -hold 3 -to [get_cells {core/state/cell_value_reg[*] core/state/y_value_reg[*]}]

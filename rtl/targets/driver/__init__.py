@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver in C: hand-written but for ``openese_hw.h``, which is made from the register table."""
+
+from importlib import resources
+
+from ...loader import MAGIC, VERSION
+from ..vivado import CORE, parameters, registers
+
+__all__ = ["driver", "header"]
+
+_FOLDER = f"drivers/{CORE['name']}_v{CORE['version'].replace('.', '_')}"
+#: Path in the driver and type, as IP-XACT or Vivado calls it, of the hand-written files.
+_FILES = {"openese.mdd": ("data", "mdd"), "openese.tcl": ("data", "tclSource"), "Makefile": ("src", "unknown"),
+          "openese.c": ("src", "cSource"), "openese.h": ("src", "cSource")}
+
+
+def header(config):
+    """Text of ``openese_hw.h``: addresses, fields and the configuration."""
+    lines = ["/* SPDX-License-Identifier: Apache-2.0 */",
+             f"/* Registers of the OpenESE machine, preset {config.name}; written by python -m rtl.build. */",
+             "#ifndef OPENESE_HW_H", "#define OPENESE_HW_H", "",
+             f"#define OPENESE_MAGIC 0x{MAGIC:08X}u", f"#define OPENESE_REGISTER_VERSION {VERSION}u", ""]
+    for name, (_, value) in parameters(config).items():
+        number = {"true": "1", "false": "0"}.get(value, value)
+        lines.append(f"#define OPENESE_CONFIG_{name} {number}u")
+    lines.append("")
+    for register in registers(config):
+        name = f"OPENESE_{register.name}"
+        lines.append(f"#define {name} 0x{register.address:03X}u" + (f" /* {register.text} */" if register.text else ""))
+        for field in register.fields:
+            mask = (1 << field.width) - 1 << field.low
+            lines.append(f"#define {name}_{field.name} 0x{mask:08X}u /* {field.text} */")
+            if field.width > 1:
+                lines.append(f"#define {name}_{field.name}_SHIFT {field.low}u")
+    return "\n".join([*lines, "", "#endif", ""])
+
+
+def driver(config):
+    """Type and text of the files of the driver, by path."""
+    found = {f"{_FOLDER}/{folder}/{name}": (kind, resources.files(__name__).joinpath(name).read_text(encoding="utf-8"))
+             for name, (folder, kind) in _FILES.items()}
+    return {**found, f"{_FOLDER}/src/openese_hw.h": ("cSource", header(config))}

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vivado: packaged IP, with its driver."""
+
+from ..verilog import TOP, verilog
+from . import write_files
+from .component import component, user_interface
+from .driver import driver
+from .vivado import constraints, settings
+
+__all__ = ["write", "files"]
+
+
+def files(config):
+    """Text of the files of the IP by their path.
+
+    ``component.xml`` makes the folder an IP repository as it is; ``package.tcl`` has Vivado package the same.
+    """
+    sources = driver(config)
+    types = {path: kind for path, (kind, _) in sources.items()}
+    return {
+        "component.xml": component(config, types),
+        f"hdl/{TOP}.v": verilog(config),
+        "constraints/openese.xdc": constraints("openese.xdc"),
+        "constraints/openese_ooc.xdc": constraints("openese_ooc.xdc"),
+        **user_interface(config),
+        **{path: text for path, (_, text) in sources.items()},
+        "package.tcl": constraints("package.tcl"),
+        "settings.tcl": settings(config, types),
+    }
+
+
+def write(config, folder):
+    """The IP."""
+    write_files(folder, files(config))

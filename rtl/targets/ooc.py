@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vivado: the machine alone, out of context, for its area, timing and power."""
+
+from ..verilog import TOP, verilog
+from . import write_files
+from .vivado import constraints, settings
+
+__all__ = ["write"]
+
+
+def write(config, folder):
+    """Verilog, constraints and ``ooc.tcl``, which synthesizes and implements it and writes reports."""
+    write_files(folder, {
+        f"{TOP}.v": verilog(config),
+        "openese.xdc": constraints("openese.xdc"),
+        "openese_ooc.xdc": constraints("openese_ooc.xdc"),
+        "ooc.tcl": constraints("ooc.tcl"),
+        "settings.tcl": settings(config, {}),
+    })
