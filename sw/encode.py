@@ -77,15 +77,18 @@ class Stream:
 
 
 def _locate(matrix: NDArray[Any], config: Config) -> tuple[Int64Array, Int64Array, Int64Array, NDArray[Any]]:
-    """PE, local row, column and value of every non-zero."""
-    index = np.nonzero(matrix)
-    values = matrix[index]
-    row, column = index[-2], index[-1]
-    pe = row % config.row_pes + config.row_pes * (column % config.groups)
-    local = row // config.row_pes
-    if matrix.ndim == 3:
-        local = 4 * local + index[0]
-    return pe, local, column, values
+    """PE, local row, column and value of every non-zero, by PE, then column, then local row."""
+    gates = matrix if matrix.ndim == 3 else matrix[None]
+    stacked, rows, columns = gates.shape
+    lanes, slots = -(-rows // config.row_pes), -(-columns // config.groups)
+    padded = np.zeros((stacked, lanes * config.row_pes, slots * config.groups), matrix.dtype)
+    padded[:, :rows, :columns] = gates
+    # Group, PE row, column of the group, cell or row of the PE, gate.
+    placed = padded.reshape(stacked, lanes, config.row_pes, slots, config.groups).transpose(4, 2, 3, 1, 0).reshape(-1)
+    place = np.flatnonzero(placed != 0)
+    column, local = np.divmod(place, lanes * stacked)
+    pe, column = np.divmod(column, slots)
+    return pe, local, column * config.groups + pe // config.row_pes, placed[place]
 
 
 def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
@@ -138,23 +141,21 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Stream
                           "bits")
     pe, local, column, values = _locate(matrix, config)
     columns = matrix.shape[-1]
-    # Padded lengths of each (column, PE), from the gaps in (PE, column, row) order.
-    by_place = np.lexsort((local, column, pe))
-    pe, local, column, values = pe[by_place], local[by_place], column[by_place], values[by_place]
+    # Padded lengths of each (column, PE), from the gaps between the non-zeros.
     first = np.ones(len(pe), bool)
     first[1:] = (pe[1:] != pe[:-1]) | (column[1:] != column[:-1])
     before = np.where(first, -1, np.concatenate([[-1], local[:-1]])) if len(local) else local
     gap = local - before - 1
     padding = _bridges(gap, config)
-    counts = np.zeros((columns, config.pes), np.int64)
-    np.add.at(counts, (column, pe), padding + 1)
+    counts = np.bincount(column * config.pes + pe, weights=padding + 1, minlength=columns * config.pes)
+    counts = counts.astype(np.int64).reshape(columns, config.pes)
 
     order = _slots(counts, config, balance)
     position = np.full(columns, -1, np.int64)
     for group in range(config.groups):
         used = order[:, group] >= 0
         position[order[used, group]] = np.flatnonzero(used)
-    by_slot = np.lexsort((local, position[column], pe))
+    by_slot = _runs_in_order(np.flatnonzero(first), len(pe), pe * columns + position[column])
     pe, values, gap, padding = pe[by_slot], values[by_slot], gap[by_slot], padding[by_slot]
 
     lengths = np.bincount(pe, weights=padding + 1, minlength=config.pes).astype(np.int64)
@@ -172,6 +173,14 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Stream
         left = (gap[bridge] >> config.index_bits) - (padding[bridge] - 1) * most
         skips[last[bridge] - behind, pe[bridge]] = left - 1 if behind == 1 else most - 1
     return Stream(matrix.shape, order, _slot_counts(counts, order, config), weights, skips, lengths, nonzeros)
+
+
+def _runs_in_order(starts: Int64Array, size: int, keys: Int64Array) -> Int64Array:
+    """Indices of ``size`` entries, of which runs begin at ``starts``, with the runs in the order of their keys."""
+    lengths = np.diff(starts, append=size)
+    order = np.argsort(keys[starts])
+    lengths, starts = lengths[order], starts[order]
+    return np.arange(size) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
 
 
 def _bridges(gap: Int64Array, config: Config) -> Int64Array:
@@ -253,7 +262,7 @@ def entries(stream: Stream, config: Config) -> Entries:
     return Entries(pe, line, slot, position - np.repeat(before, sizes) - 1, weight)
 
 
-def decode(stream: Stream, config: Config) -> NDArray[np.int32]:
+def decode(stream: Stream, config: Config) -> NDArray[np.int16]:
     """The matrix that `encode` was given, exactly.
 
     Raises
@@ -261,7 +270,7 @@ def decode(stream: Stream, config: Config) -> NDArray[np.int32]:
     EncodeError
         If pointers and entries do not fit together or name a row that the matrix does not have.
     """
-    matrix = np.zeros(stream.shape, np.int32)
+    matrix = np.zeros(stream.shape, np.int16)
     found = entries(stream, config)
     real = found.weight != 0
     pe, local, weight = found.pe[real], found.row[real], found.weight[real]

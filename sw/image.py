@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from .schedule import Schedule, instruction_words
 __all__ = ["Image", "ImageFormatError", "pack", "read", "write_memory_files"]
 
 _SECTION_WORDS = 3  # identifier, first line, lines
+_BLOCK_BITS = 1 << 20  # that are taken apart at a time
 _LAYER_FIELDS = ("name", "x_fraction", "y_fraction", "w_x_fraction", "w_r_fraction", "w_ym_fraction", "align_x",
                  "align_r", "cell_select", "peephole_select", "g_activation")
 
@@ -97,7 +99,7 @@ def _manifest_words(manifest: dict[str, Any]) -> NDArray[np.uint32]:
 def _to_lines(values: NDArray[Any], bits: int, words: int) -> NDArray[np.uint32]:
     """(lines, n) numbers of ``bits`` bits side by side, as (lines, words)."""
     result = np.zeros((len(values), words), np.uint32)
-    block = max(1, (1 << 24) // max(1, values.shape[1] * bits))
+    block = max(1, _BLOCK_BITS // max(1, values.shape[1] * bits))
     for start in range(0, len(values), block):
         part = values[start:start + block].astype(np.uint64)
         planes = (part[:, :, None] >> np.arange(bits, dtype=np.uint64)) & np.uint64(1)
@@ -111,7 +113,7 @@ def _from_lines(lines: NDArray[np.uint32], bits: int, count: int) -> NDArray[np.
     """`_to_lines` undone: (lines, count) unsigned numbers."""
     result = np.zeros((len(lines), count), np.int64)
     weights = np.int64(1) << np.arange(bits, dtype=np.int64)
-    block = max(1, (1 << 24) // max(1, count * bits))
+    block = max(1, _BLOCK_BITS // max(1, count * bits))
     for start in range(0, len(lines), block):
         part = np.ascontiguousarray(lines[start:start + block].astype("<u4"))
         planes = np.unpackbits(part.view(np.uint8), axis=1, bitorder="little")[:, :count * bits]
@@ -131,22 +133,24 @@ def pack(plan: Schedule) -> Image:
     """The image of a placed model."""
     config, model = plan.config, plan.model
     lines = Lines(config)
-    counts = np.concatenate([operation.stream.counts for operation in plan.operations])
-    order = np.concatenate([np.maximum(operation.stream.order, 0) // config.groups for operation in plan.operations])
-    weights = np.concatenate([operation.stream.weights for operation in plan.operations]).astype(np.int64)
-    skips = np.concatenate([operation.stream.skips for operation in plan.operations]).astype(np.int64)
-    entries = _unsigned(weights, config.weight_bits) | skips << config.weight_bits
-    columns = {
-        Section.ORDER: (order, config.line_bits),
-        Section.POINTERS: (counts, config.count_bits),
-        Section.STREAM if plan.streamed else Section.WEIGHTS: (entries, config.entry_bits),
-        Section.PARAMETERS: (_parameters(plan), config.parameter_bits),
-        Section.TABLES: (_tables(model, config), config.table_bits),
+    streams = [operation.stream for operation in plan.operations]
+    columns: dict[Section, tuple[Iterable[NDArray[Any]], int]] = {
+        Section.ORDER: ((np.maximum(stream.order, 0) // config.groups for stream in streams), config.line_bits),
+        Section.POINTERS: ((stream.counts for stream in streams), config.count_bits),
+        Section.STREAM if plan.streamed else Section.WEIGHTS: (
+            (_entries(stream, config) for stream in streams), config.entry_bits),
+        Section.PARAMETERS: ([_parameters(plan)], config.parameter_bits),
+        Section.TABLES: ([_tables(model, config)], config.table_bits),
     }
     sections = {Section.PROGRAM: instruction_words(plan)}
-    sections |= {section: _to_lines(values, bits, lines.words[section])
-                 for section, (values, bits) in columns.items()}
+    sections |= {section: np.concatenate([_to_lines(values, bits, lines.words[section]) for values in parts])
+                 for section, (parts, bits) in columns.items()}
     return Image(config, _manifest(plan), sections)
+
+
+def _entries(stream: Stream, config: Config) -> NDArray[np.int64]:
+    """(lines, PEs) weight and skip of each entry."""
+    return _unsigned(stream.weights, config.weight_bits) | stream.skips.astype(np.int64) << config.weight_bits
 
 
 def _parameters(plan: Schedule) -> NDArray[np.int64]:
@@ -326,8 +330,8 @@ class _Unpacker:
                               w_x=matrices["w_x"], w_r=matrices["w_r"], w_ym=matrices.get("w_ym"),
                               **{name: fields[name] for name in _LAYER_FIELDS})
 
-    def _matrix(self, layer: int, name: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
-        matrix = np.zeros(shape, np.int32)
+    def _matrix(self, layer: int, name: str, shape: tuple[int, ...]) -> NDArray[np.int16]:
+        matrix = np.zeros(shape, np.int16)
         for operation in self._image.manifest["operations"]:
             if (operation["layer"], operation["matrix"]) == (layer, name):
                 first, columns = operation["first"], operation["columns"]

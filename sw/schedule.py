@@ -190,21 +190,47 @@ def schedule(model: QuantizedModel, config: Config, balance: bool = True, stream
     model.check_fits(config)
     if stream and not config.stream:
         raise CapacityError(f"config {config.name!r} cannot stream weights")
+    encoder = _Encoder(model, config, balance)
     if stream is None and config.stream:
         try:
-            return _Scheduler(model, config, balance, False).build()
+            return _Scheduler(model, config, encoder, False).build()
         except CapacityError:
             stream = True
-    return _Scheduler(model, config, balance, bool(stream)).build()
+    return _Scheduler(model, config, encoder, bool(stream)).build()
+
+
+class _Encoder:
+    """Encodes each part of a model's matrices once, however often it is placed."""
+
+    def __init__(self, model: QuantizedModel, config: Config, balance: bool) -> None:
+        self._model = model
+        self._config = config
+        self._balance = balance
+        self._streams: dict[tuple[int, str, int, int], Stream] = {}
+        self._hazards: dict[Stream, list[float]] = {}
+
+    def encode(self, layer: int, name: str, columns: NDArray[np.int64]) -> Stream:
+        """Consecutive columns of a matrix."""
+        first, end = int(columns[0]), int(columns[-1]) + 1
+        if (layer, name, first, end) not in self._streams:
+            matrix = getattr(self._model.layers[layer], name)[..., first:end]
+            self._streams[layer, name, first, end] = encode(matrix, self._config, self._balance)
+        return self._streams[layer, name, first, end]
+
+    def hazards(self, stream: Stream) -> list[float]:
+        """`_hazards` of a stream."""
+        if stream not in self._hazards:
+            self._hazards[stream] = _hazards(stream, self._config)
+        return self._hazards[stream]
 
 
 class _Scheduler:
-    def __init__(self, model: QuantizedModel, config: Config, balance: bool, stream: bool) -> None:
+    def __init__(self, model: QuantizedModel, config: Config, encoder: _Encoder, stream: bool) -> None:
         self._stream = stream
         self._streamed_lines = 0
         self._model = model
         self._config = config
-        self._balance = balance
+        self._encoder = encoder
         self._memory = _Memory(config=config)
         self._operations: list[Operation] = []
         self._instructions: list[dict[str, Any]] = []
@@ -244,11 +270,10 @@ class _Scheduler:
     def _choose_phases(self) -> tuple[int, int]:
         """Phases of gates and projections: more make fewer hazards, but more to drain."""
         window = order_window(self._config)
-        hazards = {id(operation): _hazards(operation.stream, self._config) for operation in self._operations}
 
         def time(operations: Iterable[Operation], phases: int) -> float:
             return sum(max(len(operation.stream.order),
-                           float(operation.stream.lengths.mean()) + hazards[id(operation)][phases - 1])
+                           float(operation.stream.lengths.mean()) + self._encoder.hazards(operation.stream)[phases - 1])
                        for operation in operations)
 
         def step(gates: int, outputs: int) -> float:
@@ -311,9 +336,7 @@ class _Scheduler:
         return min(tail * config.groups, columns // 2)
 
     def _add(self, layer: int, name: str, part: int, columns: NDArray[np.int64]) -> Operation:
-        matrix = getattr(self._model.layers[layer], name)
-        first = int(columns[0])
-        stream = encode(matrix[..., first:first + len(columns)], self._config, self._balance)
+        stream = self._encoder.encode(layer, name, columns)
         operation = Operation(
             layer=layer, matrix=name, part=part, columns=columns, stream=stream,
             order_base=self._memory.take("column_depth", len(stream.order)),
