@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The integer reference beside floating point, tensor by tensor: what every format costs."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,15 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from rtl.config import Config
 from rtl.fixed import to_fixed
 
-from .float_reference import FloatReference, initial_state
+from .float_reference import FloatLayer, zero_state
 from .model import GATES, FloatArray, Layer, Model
+from .products import Float64Array
 from .quantize_report import LayerError, Report, TensorReport
 from .quantized import Formats, IntArray, QuantizedLayer, QuantizedModel, m_fraction
-from .reference import Reference
+from .reference import Int64Array, Reference
 
 __all__ = ["compare"]
 
-_Number = TypeVar("_Number", np.float64, np.int64)
+_BLOCK_NUMBERS = 1 << 18  # pre-activations that are kept at a time
 
 
 class _Tally:
@@ -33,8 +36,16 @@ class _Tally:
         self._saturated = self._count = 0
         self._squares = self._signal = self._largest = 0.0
 
-    def add(self, exact: NDArray[np.floating[Any]], found: NDArray[np.int64]) -> None:
+    def add_zeros(self, count: int) -> None:
+        """So many values that are zero in both."""
+        if count:
+            self._minimum, self._maximum = min(self._minimum, 0.0), max(self._maximum, 0.0)
+        self._count += count
+
+    def add(self, exact: NDArray[np.floating[Any]], found: IntArray) -> None:
         """More values of the tensor. For z, what both give the table is compared: that is clamped."""
+        if not exact.size:
+            return
         fraction = self._format[1]
         fixed = to_fixed(exact, fraction)
         self._saturated += int(np.count_nonzero((fixed < self._low) | (fixed > self._high)))
@@ -68,8 +79,11 @@ def _stored_tallies(layer: Layer, quantized: QuantizedLayer, formats: Formats,
     tallies = []
 
     def add(tensor: str, bits: int, fraction: int, exact: FloatArray, found: IntArray) -> None:
-        tallies.append(_Tally(layer.name, tensor, bits, fraction, symmetric=tensor.startswith("w_")))
-        tallies[-1].add(exact, found.astype(np.int64))
+        tally = _Tally(layer.name, tensor, bits, fraction, symmetric=tensor.startswith("w_"))
+        there = (exact != 0) | (found != 0)
+        tally.add(exact[there], found[there])
+        tally.add_zeros(there.size - int(np.count_nonzero(there)))
+        tallies.append(tally)
 
     for n, gate in enumerate(GATES):
         for tensor, fractions in (("w_x", quantized.w_x_fraction), ("w_r", quantized.w_r_fraction)):
@@ -96,19 +110,55 @@ def _running_tallies(quantized: QuantizedLayer, formats: Formats, config: Config
     return {tensor: _Tally(quantized.name, tensor, *form) for tensor, form in found.items()}
 
 
-def _recorder(seen: dict[tuple[int, str], NDArray[_Number]]) -> Callable[[int, str, NDArray[_Number]], None]:
-    """An observer that keeps what it sees by layer and tensor, z by gate."""
-    def observe(layer: int, tensor: str, values: NDArray[_Number]) -> None:
+class _Recorder(defaultdict[str, list[NDArray[Any]]]):
+    """Keeps what an observer of one layer sees, step by step, by tensor, z by gate."""
+
+    def __init__(self) -> None:
+        super().__init__(list)
+
+    def observe(self, tensor: str, values: NDArray[Any]) -> None:
         if tensor == "z":
-            seen.update({(layer, f"z[{gate}]"): part for gate, part in zip(GATES, values, strict=True)})
+            for gate, part in zip(GATES, values, strict=True):
+                self[f"z[{gate}]"].append(part)
         else:
-            seen[layer, tensor] = values
-    return observe
+            self[tensor].append(values)
+
+    def observe_layer(self, layer: int, tensor: str, values: NDArray[Any]) -> None:
+        self.observe(tensor, values)
+
+
+class _Outputs(NamedTuple):
+    """What one layer gives in both references: y (T, B, P) in floating point and in integers, and what was clamped."""
+
+    exact: Float64Array
+    found: Int64Array
+    saturations: dict[str, int]
+
+
+def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, integers: Int64Array,
+                     tallies: Mapping[str, _Tally]) -> _Outputs:
+    """Run a layer, and the model of its integers alone, over x (T, B, I) from the zero state."""
+    steps, voices, _ = x.shape
+    floating, reference = FloatLayer(layer), Reference(quantized, voices)
+    state = zero_state(layer, voices)
+    y = _Outputs(np.empty((steps, voices, layer.outputs)), np.empty((steps, voices, layer.outputs), np.int64), {})
+    block = max(1, _BLOCK_NUMBERS // (4 * state.c.size))
+    for start in range(0, steps, block):
+        part = slice(start, start + block)
+        exact, found = _Recorder(), _Recorder()
+        y.exact[part], state = floating.run(x[part], state, exact.observe)
+        y.found[part] = reference.run(integers[part], observe=found.observe_layer)
+        for tensor, tally in tallies.items():
+            tally.add(np.stack(exact[tensor]), np.stack(found[tensor]))
+    y.saturations.update(reference.saturations)
+    return y
 
 
 def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike,
             table_errors: Mapping[str, Mapping[str, float]]) -> Report:
     """Run both references over the same frames, each voice from the zero state, and compare every tensor.
+
+    One layer after the other, so that no more than one is laid out for products at a time.
 
     Parameters
     ----------
@@ -119,22 +169,18 @@ def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike,
         Goes into the report as it is; see `Report`.
     """
     config = quantized.config
-    layers = list(zip(model.layers, quantized.layers, quantized.formats, strict=True))
-    stored = [_stored_tallies(layer, integers, formats, config) for layer, integers, formats in layers]
-    running = [_running_tallies(integers, formats, config) for _, integers, formats in layers]
     real = np.asarray(frames, np.float64)
     steps, voices, _ = real.shape
-    floating, reference = FloatReference(model), Reference(quantized, voices)
-    state = initial_state(model, voices)
-    for x in real:
-        exact: dict[tuple[int, str], NDArray[np.float64]] = {}
-        found: dict[tuple[int, str], NDArray[np.int64]] = {}
-        _, state = floating.step(x, state, _recorder(exact))
-        reference.step(quantized.quantize_input(x)[0], observe=_recorder(found))
-        for (number, tensor), values in exact.items():
-            running[number][tensor].add(values, found[number, tensor])
-    tallies = [tally for of_layer, now in zip(stored, running, strict=True)
-               for tally in (*of_layer, *now.values())]
+    tallies: list[_Tally] = []
+    outputs = []
+    saturations = {"cell": 0, "output": 0}
+    x, integers = real, quantized.quantize_input(real)[0]
+    for layer, whole, formats in zip(model.layers, quantized.layers, quantized.formats, strict=True):
+        running = _running_tallies(whole, formats, config)
+        alone = dataclasses.replace(quantized, layers=(whole,))
+        x, integers, clamped = _compare_running(layer, alone, x, integers, running)
+        tallies += [*_stored_tallies(layer, whole, formats, config), *running.values()]
+        outputs.append(running["y"].layer_error())
+        saturations = {name: count + clamped[name] for name, count in saturations.items()}
     return Report(steps=steps, voices=voices, tensors=tuple(tally.tensor_report() for tally in tallies),
-                  outputs=tuple(now["y"].layer_error() for now in running), table_errors=table_errors,
-                  saturations=reference.saturations)
+                  outputs=tuple(outputs), table_errors=table_errors, saturations=saturations)

@@ -5,19 +5,25 @@ Sizes: steps T, voices B (batch), inputs I, cells H, outputs P.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .model import Layer, Model
+from .products import Float64Array, multiply, prepare
 
-__all__ = ["FloatReference", "LayerState", "Observer", "initial_state", "run", "sigmoid"]
+__all__ = ["Cells", "FloatLayer", "LayerObserver", "LayerState", "Observer", "initial_state", "run", "sigmoid",
+           "zero_state"]
 
-Float64Array = NDArray[np.float64]
+LayerObserver = Callable[[str, Float64Array], None]
+"""Called with ``x``, ``z`` ((4, B, H)), ``c``, ``m`` or ``y`` and its value."""
 
-Observer = Callable[[int, str, NDArray[np.float64]], None]
-"""Called with a layer's number, ``x``, ``z`` ((4, B, H)), ``c``, ``m`` or ``y``, its value."""
+Observer = Callable[[int, str, Float64Array], None]
+"""`LayerObserver` with the layer's number in front."""
+
+_BLOCK = 256  # vectors of x that are multiplied ahead
 
 
 class LayerState(NamedTuple):
@@ -32,81 +38,79 @@ def sigmoid(x: ArrayLike) -> Float64Array:
     return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, np.float64)))
 
 
+def zero_state(layer: Layer, voices: int) -> LayerState:
+    """A layer's state before the first step."""
+    return LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.outputs)))
+
+
 def initial_state(model: Model, voices: int) -> list[LayerState]:
     """The state before the first step: all zeros."""
-    return [LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.outputs)))
-            for layer in model.layers]
+    return [zero_state(layer, voices) for layer in model.layers]
 
 
 def _ignore(layer: int, tensor: str, values: Float64Array) -> None:
     pass
 
 
-class _Cell:
-    """One layer, its weights laid out for one product a step."""
+class Cells(NamedTuple):
+    """What the cells of some voices compute: ``z`` (4, B, H), ``c`` and ``m`` (B, H)."""
 
-    def __init__(self, number: int, layer: Layer) -> None:
-        self._number = number
-        self._weights = np.concatenate([layer.w_x, layer.w_r], axis=2, dtype=np.float64)
-        self._weights = self._weights.reshape(4 * layer.cells, -1).T
-        self._bias = layer.bias.astype(np.float64)[:, None, :]
-        self._peephole = None if layer.peephole is None else layer.peephole.astype(np.float64)
-        self._projection = None if layer.w_ym is None else layer.w_ym.astype(np.float64).T
-        self._g_activation = np.tanh if layer.g_activation == "tanh" else sigmoid
-
-    def step(self, x: Float64Array, state: LayerState, observe: Observer) -> LayerState:
-        sums = np.concatenate([x, state.y], axis=1) @ self._weights
-        z = sums.reshape(len(x), 4, -1).transpose(1, 0, 2) + self._bias
-        if self._peephole is not None:
-            z[0] += self._peephole[0] * state.c
-            z[1] += self._peephole[1] * state.c
-        c = sigmoid(z[1]) * state.c + sigmoid(z[0]) * self._g_activation(z[2])
-        if self._peephole is not None:
-            z[3] += self._peephole[2] * c
-        m = sigmoid(z[3]) * np.tanh(c)
-        y = m if self._projection is None else m @ self._projection
-        for tensor, values in (("x", x), ("z", z), ("c", c), ("m", m), ("y", y)):
-            observe(self._number, tensor, values)
-        return LayerState(c, y)
+    z: Float64Array
+    c: Float64Array
+    m: Float64Array
 
 
-class FloatReference:
-    """A model that takes one step at a time.
+class FloatLayer:
+    """One layer, its matrices laid out for products.
 
-    Parameters
+    Attributes
     ----------
-    model : `Model`
+    w_x : (4H, I), w_r : (4H, P), w_ym : (P, H) or None
+        As `products.prepare` gives them.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._layers = [_Cell(number, layer) for number, layer in enumerate(model.layers)]
+    def __init__(self, layer: Layer) -> None:
+        self.w_x, self.w_r = prepare(layer.w_x), prepare(layer.w_r)
+        self.w_ym = None if layer.w_ym is None else prepare(layer.w_ym)
+        self._bias = layer.bias.astype(np.float64)[:, None, :]
+        self._peephole = None if layer.peephole is None else layer.peephole.astype(np.float64)
+        self._g_activation = np.tanh if layer.g_activation == "tanh" else sigmoid
 
-    def step(self, x: Float64Array, state: Sequence[LayerState],
-             observe: Observer = _ignore) -> tuple[Float64Array, list[LayerState]]:
-        """One step of all layers.
+    def cells(self, sums: Float64Array, c: Float64Array) -> Cells:
+        """The cells, from the sums of products (B, 4H) and the old c (B, H)."""
+        z = sums.reshape(len(sums), 4, -1).transpose(1, 0, 2) + self._bias
+        if self._peephole is not None:
+            z[0] += self._peephole[0] * c
+            z[1] += self._peephole[1] * c
+        c = sigmoid(z[1]) * c + sigmoid(z[0]) * self._g_activation(z[2])
+        if self._peephole is not None:
+            z[3] += self._peephole[2] * c
+        return Cells(z, c, sigmoid(z[3]) * np.tanh(c))
 
-        Parameters
-        ----------
-        x : ndarray (B, I)
-        state : one `LayerState` per layer
-        observe : `Observer`, optional
-            Sees the inner values of every layer.
+    def project(self, m: Float64Array) -> Float64Array:
+        """y (B, P) of m (B, H)."""
+        return m if self.w_ym is None else multiply(m, self.w_ym)
 
-        Returns
-        -------
-        y : ndarray (B, P) of the last layer
-        state : list of `LayerState`
-        """
-        after = []
-        for layer, before in zip(self._layers, state, strict=True):
-            after.append(layer.step(x, before, observe))
-            x = after[-1].y
-        return x, after
+    def run(self, x: Float64Array, state: LayerState, observe: LayerObserver) -> tuple[Float64Array, LayerState]:
+        """All steps of x (T, B, I): y (T, B, P) and the state after the last."""
+        steps, voices, inputs = x.shape
+        y = np.empty((steps, *state.y.shape))
+        block = max(1, _BLOCK // max(1, voices))
+        for start in range(0, steps, block):
+            frames = x[start:start + block]
+            ahead = multiply(frames.reshape(-1, inputs), self.w_x)
+            for t, products in enumerate(ahead.reshape(len(frames), voices, self.w_x.shape[0]), start):
+                z, c, m = self.cells(products + multiply(state.y, self.w_r), state.c)
+                state = LayerState(c, self.project(m))
+                y[t] = state.y
+                for tensor, values in (("x", x[t]), ("z", z), ("c", c), ("m", m), ("y", state.y)):
+                    observe(tensor, values)
+        return y, state
 
 
 def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,
         observe: Observer = _ignore) -> tuple[Float64Array, list[LayerState]]:
-    """All steps of some voices.
+    """All steps of some voices, layer after layer, so that only one is laid out for products at a time.
 
     Parameters
     ----------
@@ -114,7 +118,7 @@ def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,
     state : one `LayerState` per layer, optional
         Zeros by default.
     observe : `Observer`, optional
-        Sees the inner values of every layer at every step.
+        Sees the inner values of every layer at every step, one layer after the other.
 
     Returns
     -------
@@ -129,13 +133,13 @@ def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,
     frames = np.asarray(x, np.float64)
     if frames.ndim != 3 or frames.shape[2] != model.inputs:
         raise ValueError(f"frames: expected shape (T, B, {model.inputs}), found {frames.shape}")
-    steps, voices, _ = frames.shape
-    now = initial_state(model, voices) if state is None else _checked(model, voices, state)
-    y = np.empty((steps, voices, model.outputs))
-    reference = FloatReference(model)
-    for t in range(steps):
-        y[t], now = reference.step(frames[t], now, observe)
-    return y, now
+    voices = frames.shape[1]
+    before = initial_state(model, voices) if state is None else _checked(model, voices, state)
+    after = []
+    for number, (layer, start) in enumerate(zip(model.layers, before, strict=True)):
+        frames, end = FloatLayer(layer).run(frames, start, partial(observe, number))
+        after.append(end)
+    return frames, after
 
 
 def _checked(model: Model, voices: int, state: Sequence[LayerState]) -> list[LayerState]:

@@ -2,7 +2,7 @@
 """The canonical model: stacked LSTM layers with optional peepholes and projection, and a dense head.
 
 Every importer ends here and every later stage starts here. Shapes and values are checked when an
-object is made, so what exists is sound; arrays are read-only.
+object is made, so what exists is sound; arrays are read-only, and those that already were are not copied.
 
 Sizes: inputs I, cells H, outputs P. Gate order i, f, g, o (g is the paper's "c" gate).
 """
@@ -14,18 +14,19 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["GATES", "G_ACTIVATIONS", "Dense", "FloatArray", "Layer", "Matrix", "Model", "ModelError",
-           "read_npz"]
+           "frozen", "read_npz"]
 
 GATES = ("i", "f", "g", "o")
 G_ACTIVATIONS = ("tanh", "sigmoid")
 
 FloatArray = NDArray[np.floating[Any]]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class ModelError(ValueError):
@@ -56,6 +57,16 @@ def _tensor(owner: str, tensor: str, value: ArrayLike) -> FloatArray:
     if not finite.all():
         index = tuple(int(n) for n in np.argwhere(~finite)[0])
         raise ModelError(f"{owner} {tensor}{list(index)}: {array[index]} is not a finite number")
+    return frozen(array)
+
+
+def frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    """A read-only array in C order: itself, where nobody can write to it any more, else a copy."""
+    base: Any = array
+    while isinstance(base, np.ndarray) and not base.flags.writeable:
+        base = base.base
+    if base is None and array.flags.c_contiguous:
+        return array
     array = np.array(array, order="C")
     array.setflags(write=False)
     return array

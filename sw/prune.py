@@ -148,9 +148,11 @@ def prune(model: Model, density: Density, pes: int, groups: int = 1, balanced: b
         values = getattr(layer, tensor)
         if values is None:
             return None
-        kept = [np.where(keep_mask(matrix, wanted[layer.name][tensor], pes, groups, balanced), matrix, 0)
-                for matrix in (values if values.ndim == 3 else values[None])]
-        return np.stack(kept) if values.ndim == 3 else kept[0]
+        kept = np.zeros_like(values)
+        for before, after in zip(*(array if array.ndim == 3 else array[None] for array in (values, kept)), strict=True):
+            np.copyto(after, before, where=keep_mask(before, wanted[layer.name][tensor], pes, groups, balanced))
+        kept.setflags(write=False)
+        return kept
 
     changed = []
     for layer in model.layers:

@@ -18,6 +18,7 @@ What is chosen by what:
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,12 +29,14 @@ from rtl.config import Config
 from rtl.fixed import saturate, to_fixed
 
 from . import float_reference
-from .calibrate import Bench, Range, max_fraction, ranges, segments, symmetric
+from .calibrate import Bench, Change, Range, Run, max_fraction, ranges, record, segments, symmetric
 from .compare import compare
-from .model import GATES, Model
+from .model import GATES, Layer, Model
+from .products import Float64Array
 from .quantized import (
     SELECTS,
     SHIFTS,
+    IntArray,
     QuantizedLayer,
     QuantizedModel,
     QuantizeError,
@@ -41,6 +44,7 @@ from .quantized import (
     argument_fraction,
     m_fraction,
     row_limit,
+    weight_type,
 )
 
 __all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize"]
@@ -51,8 +55,6 @@ Y_HEADROOM = 2.0
 CELL_HEADROOM = 8.0
 _TABLE_SAMPLES = 100_000
 _GATE_TENSORS = ("w_x", "w_r")
-
-Float64Array = NDArray[np.float64]
 
 
 class _Tables(NamedTuple):
@@ -94,12 +96,13 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: 
         For frames of the wrong shape, or weights that no format of the machine can hold.
     """
     x = _checked_frames(model, frames)
-    benches = _benches(model, x, config)
-    tables = _choose_tables(benches, config, sigmoid_range, tanh_range)
+    runs = record(model, segments(model, x))
+    tables = _choose_tables(model, runs, config, sigmoid_range, tanh_range)
     layers: list[QuantizedLayer] = []
-    for bench, seen in zip(benches, ranges(model, x), strict=True):
-        x_fractions = [layers[-1].y_fraction] if layers else bench.input_fractions(seen["x"].peak)
-        layers.append(_LayerQuantizer(bench, seen, config, tables).quantize(x_fractions))
+    for layer, run, seen in zip(model.layers, runs, ranges(model, x), strict=True):
+        # Nothing keeps a layer's quantizer, so that there is one at a time.
+        layers.append(_LayerQuantizer(layer, run, seen, config, tables).quantize(
+            layers[-1].y_fraction if layers else None))
     quantized = QuantizedModel(
         layers=tuple(layers), config=config, head=model.head, name=model.name,
         sigmoid_range=tables.sigmoid, sigmoid_table=activation_table("sigmoid", tables.sigmoid, config),
@@ -116,24 +119,17 @@ def _checked_frames(model: Model, frames: ArrayLike) -> Float64Array:
     return x
 
 
-def _benches(model: Model, frames: Float64Array, config: Config) -> list[Bench]:
-    benches: list[Bench] = []
-    for layer in model.layers:
-        benches.append(Bench(layer, benches[-1].y if benches else segments(frames), config))
-    return benches
-
-
 # -- tables ------------------------------------------------------------------------------------------------
 
 
-def _choose_tables(benches: Sequence[Bench], config: Config, sigmoid_range: int | None,
+def _choose_tables(model: Model, runs: Sequence[Run], config: Config, sigmoid_range: int | None,
                    tanh_range: int | None) -> _Tables:
     arguments: dict[str, list[tuple[Float64Array, Float64Array]]] = {"sigmoid": [], "tanh": []}
-    for bench in benches:
+    for layer, run in zip(model.layers, runs, strict=True):
         for number, gate in enumerate(GATES):
-            function = bench.layer.g_activation if gate == "g" else "sigmoid"
-            arguments[function].append((bench.z[:, number], np.asarray(bench.layer.bias[number], np.float64)))
-        arguments["tanh"].append((bench.c, np.zeros(bench.layer.cells)))
+            function = layer.g_activation if gate == "g" else "sigmoid"
+            arguments[function].append((run.z[:, number], np.asarray(layer.bias[number], np.float64)))
+        arguments["tanh"].append((run.c, np.zeros(layer.cells)))
     errors = {function: {r: _table_error(function, r, arguments[function], config) for r in candidates}
               for function, candidates in (("sigmoid", SIGMOID_RANGES), ("tanh", TANH_RANGES))}
     return _Tables(_first_within_a_tenth(errors["sigmoid"]) if sigmoid_range is None else sigmoid_range,
@@ -168,20 +164,25 @@ def _table_error(function: str, table_range: int, arguments: Sequence[tuple[Floa
 class _LayerQuantizer:
     """Chooses the formats of one layer."""
 
-    def __init__(self, bench: Bench, seen: dict[str, Range], config: Config, tables: _Tables) -> None:
-        self._bench = bench
-        self._layer = bench.layer
-        self._owner = f"layer {bench.layer.name!r}"
+    def __init__(self, layer: Layer, run: Run, seen: dict[str, Range], config: Config, tables: _Tables) -> None:
+        self._bench = Bench(layer, run, config)
+        self._layer = layer
+        self._owner = f"layer {layer.name!r}"
         self._seen = seen
         self._config = config
         self._of_sigmoid = argument_fraction(config, tables.sigmoid)
         self._of_tanh = argument_fraction(config, tables.tanh)
-        of_g = self._of_tanh if bench.layer.g_activation == "tanh" else self._of_sigmoid
+        of_g = self._of_tanh if layer.g_activation == "tanh" else self._of_sigmoid
         self._arguments = (self._of_sigmoid, self._of_sigmoid, of_g, self._of_sigmoid)
 
-    def quantize(self, x_fractions: Sequence[int]) -> QuantizedLayer:
-        """The layer in integers; ``x_fractions`` are the binary points that x may have."""
-        layer, config = self._layer, self._config
+    def quantize(self, x_fraction: int | None) -> QuantizedLayer:
+        """The layer in integers; ``x_fraction`` is the binary point of x, where the layer below decides it."""
+        layer, config, bench = self._layer, self._config, self._bench
+        x_fractions = bench.input_fractions(self._seen["x"].peak) if x_fraction is None else [x_fraction]
+        # All that is likely to be asked for, at once.
+        likely = [Change("x", 0, fraction) for fraction in x_fractions if len(x_fractions) > 1]
+        likely += [change for tensor, gate in self._matrices() for change in bench.weight_changes(tensor, gate)]
+        bench.measure(likely)
         w_ym_fraction, y_fraction = self._choose_output()
         x_fraction, gates = self._choose_gates(x_fractions, y_fraction)
         w_x_fraction, w_r_fraction = zip(*(gate.fractions for gate in gates), strict=True)
@@ -199,9 +200,18 @@ class _LayerQuantizer:
             w_x_fraction=w_x_fraction, w_r_fraction=w_r_fraction, w_ym_fraction=w_ym_fraction,
             align_x=align_x, align_r=align_r, cell_select=cell_select, peephole_select=peephole_select)
 
-    def _weights(self, tensor: str, fractions: Sequence[int]) -> NDArray[np.int64]:
-        return np.stack([symmetric(values, fraction, self._config.weight_bits)
-                         for values, fraction in zip(getattr(self._layer, tensor), fractions, strict=True)])
+    def _weights(self, tensor: str, fractions: Sequence[int]) -> IntArray:
+        values, bits = getattr(self._layer, tensor), self._config.weight_bits
+        weights = np.empty(values.shape, weight_type(bits))
+        for number, fraction in enumerate(fractions):
+            weights[number] = symmetric(values[number], fraction, bits)
+        weights.setflags(write=False)
+        return weights
+
+    def _matrices(self) -> list[tuple[str, int]]:
+        """Tensor and gate of each matrix."""
+        matrices = [(tensor, number) for number in range(len(GATES)) for tensor in _GATE_TENSORS]
+        return matrices if self._layer.w_ym is None else [*matrices, ("w_ym", 0)]
 
     def _choose_output(self) -> tuple[int | None, int]:
         """Binary points of w_ym and y."""
@@ -209,71 +219,75 @@ class _LayerQuantizer:
         if self._layer.w_ym is None:
             return None, of_m
         y_fraction = max_fraction(Y_HEADROOM * self._seen["y"].peak, bits)
-        cheapest = self._cheapest("w_ym", 0, self._bench.weight_fractions("w_ym", 0))
+        cheapest = self._cheapest("w_ym", 0)
         highest = y_fraction + SHIFTS[-1] - of_m
         fraction = highest if cheapest is None else min(cheapest, highest)
-        while self._bench.row_sums("w_ym", 0, fraction).max() >= row_limit(self._config):
+        while self._bench.row_sums(Change("w_ym", 0, fraction)).max() >= row_limit(self._config):
             fraction -= 1
         return fraction, min(y_fraction, fraction + of_m)
 
     def _choose_gates(self, x_fractions: Sequence[int], y_fraction: int) -> tuple[int, list[_Gate]]:
         """Binary point of x and formats of the four gates, of least summed cost."""
-        costs: dict[int, float] = {}
-        options: dict[int, list[_Gate]] = {}
+        options: dict[int, list[list[_Gate]]] = {}
         refusal = QuantizeError(f"{self._owner}: x has no binary point")
         for x_fraction in x_fractions:
             try:
-                gates = [self._choose_gate(number, x_fraction, y_fraction) for number in range(len(GATES))]
+                options[x_fraction] = [self._nearest(number, x_fraction, y_fraction) for number in range(len(GATES))]
             except QuantizeError as error:
                 refusal = error
-                continue
-            options[x_fraction] = gates
-            costs[x_fraction] = self._bench.input_cost(x_fraction) + sum(
-                self._gate_cost(number, gate) for number, gate in enumerate(gates))
         if not options:
             raise refusal
+        self._bench.measure(change for gates in options.values() for number, nearest in enumerate(gates)
+                            for gate in nearest for change in _changes(number, gate))
+        best = {x_fraction: [min(nearest, key=partial(self._gate_cost, number)) for number, nearest in enumerate(gates)]
+                for x_fraction, gates in options.items()}
+        if len(best) == 1:
+            return best.popitem()
+        costs = {x_fraction: self._bench.cost(Change("x", 0, x_fraction)) + sum(
+            self._gate_cost(number, gate) for number, gate in enumerate(gates)) for x_fraction, gates in best.items()}
         x_fraction = _first_within_a_tenth(costs)
-        return x_fraction, options[x_fraction]
+        return x_fraction, best[x_fraction]
 
-    def _choose_gate(self, number: int, x_fraction: int, y_fraction: int) -> _Gate:
-        """For every accumulator fraction, the binary points nearest to the best; of these, the cheapest."""
+    def _nearest(self, number: int, x_fraction: int, y_fraction: int) -> list[_Gate]:
+        """Of the binary points at which both products of a gate can meet, those nearest to the best."""
         inputs = (x_fraction, y_fraction)
-        best = [self._cheapest(tensor, number, self._bench.weight_fractions(tensor, number))
-                for tensor in _GATE_TENSORS]
+        best = [self._cheapest(tensor, number) for tensor in _GATE_TENSORS]
         argument = self._arguments[number]
-        gates: dict[tuple[int, ...], _Gate] = {}
-        for shift in SHIFTS:
-            gate = self._meet(number, best, inputs, argument + shift)
-            if gate:
-                gates.setdefault(_offsets(gate, best), gate)
-        if not gates:
+        meeting = [self._meet(best, inputs, argument + shift) for shift in SHIFTS]
+        nearest: dict[tuple[int, ...], _Gate] = {}
+        # What lies between a gate and the best comes before it, so that few need their rows summed.
+        for gate in sorted(meeting, key=lambda gate: sum(map(abs, _offsets(gate, best)))):
+            away = _offsets(gate, best)
+            if away not in nearest and not any(_nearer(other, away) for other in nearest) and self._holds(number, gate):
+                nearest[away] = gate
+        if not nearest:
             raise QuantizeError(
                 f"{self._owner} gate {GATES[number]}: products of x ({x_fraction} fraction bits) and y "
                 f"({y_fraction}) meet in no {self._config.accumulator_bits}-bit accumulator with at least "
                 f"{argument} fraction bits that no row can overflow")
-        nearest = [gate for away, gate in gates.items() if not any(_nearer(other, away) for other in gates)]
-        return min(nearest, key=lambda gate: self._gate_cost(number, gate))
+        return sorted(nearest.values(), key=meeting.index)
 
-    def _meet(self, number: int, best: Sequence[int | None], inputs: Sequence[int],
-              total: int) -> _Gate | None:
-        """The gate whose products have ``total`` fraction bits, if no row can overflow."""
+    def _meet(self, best: Sequence[int | None], inputs: Sequence[int], total: int) -> _Gate:
+        """The gate whose products have ``total`` fraction bits."""
         most = (1 << self._config.align_bits) - 1
         fractions = [total - of_input if wanted is None else
                      min(max(wanted, total - of_input - most), total - of_input)
                      for wanted, of_input in zip(best, inputs, strict=True)]
         aligns = [total - own - of_input for own, of_input in zip(fractions, inputs, strict=True)]
-        rows = sum(self._bench.row_sums(tensor, number, own) << align
-                   for tensor, own, align in zip(_GATE_TENSORS, fractions, aligns, strict=True))
-        if np.max(rows) >= row_limit(self._config):
-            return None
         return _Gate((fractions[0], fractions[1]), (aligns[0], aligns[1]))
 
-    def _cheapest(self, tensor: str, number: int, fractions: Sequence[int]) -> int | None:
-        return min(fractions, key=lambda f: self._bench.weight_cost(tensor, number, f), default=None)
+    def _holds(self, number: int, gate: _Gate) -> bool:
+        """Whether no row of a gate can overflow."""
+        rows = sum(self._bench.row_sums(change) << align
+                   for change, align in zip(_changes(number, gate), gate.aligns, strict=True))
+        return bool(np.max(rows) < row_limit(self._config))
+
+    def _cheapest(self, tensor: str, number: int) -> int | None:
+        cheapest = min(self._bench.weight_changes(tensor, number), key=self._bench.cost, default=None)
+        return None if cheapest is None else cheapest.fraction
 
     def _gate_cost(self, number: int, gate: _Gate) -> float:
-        return sum(self._bench.weight_cost(tensor, number, fraction)
-                   for tensor, fraction in zip(_GATE_TENSORS, gate.fractions, strict=True))
+        return sum(map(self._bench.cost, _changes(number, gate)))
 
     def _choose_cell(self) -> int:
         """The finest format with that headroom, and from which the tanh's argument can be had."""
@@ -292,6 +306,11 @@ class _LayerQuantizer:
         peak = float(np.abs(self._layer.peephole).max())
         select = min(max(max_fraction(peak, config.peephole_bits) - coarsest, SELECTS[0]), SELECTS[-1])
         return select, saturate(to_fixed(self._layer.peephole, coarsest + select), config.peephole_bits)
+
+
+def _changes(number: int, gate: _Gate) -> list[Change]:
+    """What the formats of a gate change."""
+    return [Change(tensor, number, fraction) for tensor, fraction in zip(_GATE_TENSORS, gate.fractions, strict=True)]
 
 
 def _offsets(gate: _Gate, best: Sequence[int | None]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ is made; what exists runs without overflow.
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, cast
@@ -22,10 +22,11 @@ from rtl.config import Config
 from rtl.fixed import saturate, to_fixed
 
 from .float_reference import sigmoid
-from .model import G_ACTIVATIONS, GATES, Dense, ModelError, read_npz
+from .model import G_ACTIVATIONS, GATES, Dense, ModelError, frozen, read_npz
 from .quantize_report import Report
 
-__all__ = ["Formats", "IntArray", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table"]
+__all__ = ["Formats", "IntArray", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
+           "weight_type"]
 
 IntArray = NDArray[np.integer[Any]]
 
@@ -83,15 +84,21 @@ def activation_table(function: str, table_range: int, config: Config) -> NDArray
     return to_fixed(values, config.gate_fraction).astype(np.int32)
 
 
-def _integers(owner: str, tensor: str, value: ArrayLike) -> NDArray[np.int32]:
+def weight_type(bits: int) -> type[np.int16] | type[np.int32]:
+    """The smallest type of `QuantizedLayer` that holds signed weights of ``bits`` bits."""
+    return np.int16 if bits <= 16 else np.int32
+
+
+def _integers(owner: str, tensor: str, value: ArrayLike) -> IntArray:
+    """A read-only array: int16 keeps its type, other integers become int32."""
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
         raise QuantizeError(f"{owner} {tensor}: expected integers, found type {array.dtype}")
-    if array.size and (array.max() >= 1 << 31 or array.min() < -(1 << 31)):
-        raise QuantizeError(f"{owner} {tensor}: values do not fit 32 bits")
-    result = array.astype(np.int32)
-    result.setflags(write=False)
-    return result
+    if array.dtype not in (np.int16, np.int32):
+        if array.size and (array.max() >= 1 << 31 or array.min() < -(1 << 31)):
+            raise QuantizeError(f"{owner} {tensor}: values do not fit 32 bits")
+        array = array.astype(np.int32)
+    return frozen(array)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,13 +107,13 @@ class QuantizedLayer:
 
     Attributes
     ----------
-    w_x : int32 (4, H, I); w_r : int32 (4, H, P)
+    w_x : int16 or int32 (4, H, I); w_r : (4, H, P)
         Gate weights, symmetric in ``weight_bits``, at ``w_x_fraction[gate]`` and ``w_r_fraction[gate]``.
     bias : int32 (4, H)
         At the fraction of the gate's table argument, in ``argument_bits``.
     peephole : int32 (3, H), optional
         Of i, f, o, in ``peephole_bits``; see `Formats`.
-    w_ym : int32 (P, H), optional
+    w_ym : int16 or int32 (P, H), optional
         Projection, at ``w_ym_fraction``. Without it y is m, and P == H.
     x_fraction, y_fraction : int
         Fraction bits of the input and the output.
@@ -185,11 +192,10 @@ class QuantizedLayer:
         """P, the size of y."""
         return self.w_r.shape[2]
 
-    def aligned(self) -> NDArray[np.int64]:
-        """The gate weights as they meet the accumulators: (4, H, I + P), columns of x first."""
-        align_x, align_r = (np.reshape(align, (4, 1, 1)) for align in (self.align_x, self.align_r))
-        parts = (self.w_x.astype(np.int64) << align_x, self.w_r.astype(np.int64) << align_r)
-        return np.concatenate(parts, axis=2)
+    def row_sums(self) -> NDArray[np.int64]:
+        """Summed magnitudes (4, H) of each row's weights as they meet the accumulators, aligned."""
+        return (_row_sums(self.w_x) << np.reshape(self.align_x, (4, 1))) + (
+            _row_sums(self.w_r) << np.reshape(self.align_r, (4, 1)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -387,9 +393,8 @@ def derived_formats(layer: QuantizedLayer, config: Config, sigmoid_range: int, t
 def _check_width(owner: str, tensor: str, values: IntArray, bits: int, symmetric: bool = False) -> None:
     high = (1 << (bits - 1)) - 1
     low = -high if symmetric else -high - 1
-    wrong = np.argwhere((values < low) | (values > high))
-    if len(wrong):
-        index = [int(n) for n in wrong[0]]
+    if values.min() < low or values.max() > high:
+        index = [int(n) for n in np.argwhere((values < low) | (values > high))[0]]
         raise QuantizeError(f"{owner} {tensor}{index}: {values[tuple(index)]} is not within {low}..{high}")
 
 
@@ -434,16 +439,20 @@ def row_limit(config: Config) -> int:
     return 1 << (config.accumulator_bits - config.activation_bits)
 
 
-def _row_sums(layer: QuantizedLayer) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    for gate, rows in zip(GATES, np.abs(layer.aligned()).sum(axis=2), strict=True):
-        yield f"gate {gate}", rows
-    if layer.w_ym is not None:
-        yield "w_ym", np.abs(layer.w_ym.astype(np.int64)).sum(axis=1)
+def _row_sums(weights: IntArray) -> NDArray[np.int64]:
+    """Summed magnitudes along the last axis, in 64 bits, with few of the weights in 64 bits at a time."""
+    sums = np.empty(weights.shape[:-1], np.int64)
+    for index in np.ndindex(weights.shape[:-2]):
+        sums[index] = np.abs(weights[index].astype(np.int64)).sum(axis=-1)
+    return sums
 
 
 def _check_sums(layer: QuantizedLayer, config: Config) -> None:
     limit = row_limit(config)
-    for name, rows in _row_sums(layer):
+    sums = [(f"gate {gate}", rows) for gate, rows in zip(GATES, layer.row_sums(), strict=True)]
+    if layer.w_ym is not None:
+        sums.append(("w_ym", _row_sums(layer.w_ym)))
+    for name, rows in sums:
         if rows.max() >= limit:
             raise QuantizeError(f"layer {layer.name!r} {name} row {rows.argmax()}: weights sum to "
                                 f"{rows.max()}, which can overflow {config.accumulator_bits}-bit "

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machine in numpy: the same integers as the RTL, bit for bit, vectorised over channels.
 
-All sums are exact. Products are summed by floating-point BLAS, which is exact because a `QuantizedModel`
-bounds every partial sum below 2**53; everything else is 64-bit integers.
+All sums are exact. Products are summed in floating point, which is exact because a `QuantizedModel` bounds
+every partial sum below 2**53; everything else is 64-bit integers.
 
 Sizes: channels C, inputs I, cells H, outputs P.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from rtl.elementwise import CellStep, Slice
 from rtl.fixed import round_shift, saturate
 
+from .products import Weights, multiply, prepare
 from .quantized import Formats, QuantizedLayer, QuantizedModel
 
 __all__ = ["AccumulatorOverflow", "ChannelState", "Observer", "Reference"]
@@ -40,22 +41,27 @@ class ChannelState(NamedTuple):
     y: Int64Array
 
 
-def accumulate(weights: NDArray[np.float64], vectors: Int64Array, bits: int) -> Int64Array:
-    """``vectors @ weights.T`` of integers, exactly.
+def accumulate(terms: Iterable[tuple[Weights, Int64Array, ArrayLike]], bits: int) -> Int64Array:
+    """Sum of ``(vectors @ weights.T) << align`` of integers, exactly.
 
     Parameters
     ----------
-    weights : float64 (rows, columns), integers
-    vectors : int64 (C, columns)
+    terms : of weights, integers (rows, columns) as `products.prepare` gives them; vectors, int64 (C, columns); and
+        alignment, a shift for all rows or (rows,)
     bits : int
         Width of an accumulator, at most 54.
+
+    Returns
+    -------
+    int64 (C, rows)
 
     Raises
     ------
     AccumulatorOverflow
         Naming the first row and channel whose sum does not fit.
     """
-    sums = vectors.astype(np.float64) @ weights.T
+    sums = np.sum([np.ldexp(multiply(vectors.astype(np.float64), weights), align)
+                   for weights, vectors, align in terms], axis=0)
     limit = 2.0 ** (bits - 1)
     if sums.max() >= limit or sums.min() < -limit:
         channel, row = np.argwhere((sums >= limit) | (sums < -limit))[0]
@@ -78,10 +84,11 @@ class _Cell:
     def __init__(self, layer: QuantizedLayer, formats: Formats, model: QuantizedModel) -> None:
         self._config = model.config
         self._formats = formats
-        self._gate_weights = layer.aligned().reshape(4 * layer.cells, -1).astype(np.float64)
+        self._w_x, self._w_r = prepare(layer.w_x), prepare(layer.w_r)
+        self._align_x, self._align_r = (np.repeat(align, layer.cells) for align in (layer.align_x, layer.align_r))
         self._bias = layer.bias.astype(np.int64)[:, None, :]
         self._peephole = None if layer.peephole is None else layer.peephole.astype(np.int64)
-        self._projection = None if layer.w_ym is None else layer.w_ym.astype(np.float64)
+        self._w_ym = None if layer.w_ym is None else prepare(layer.w_ym)
         self._tables = (model.sigmoid_table, model.tanh_table)
         self._settings = {
             "shift": formats.gate_shift, "cell_argument_shift": formats.cell_argument_shift,
@@ -90,15 +97,16 @@ class _Cell:
 
     def step(self, x: Int64Array, before: Int64Array, y: Int64Array) -> _Outcome:
         """One step from x (C, I) and the state: ``before``, the old c (C, H), and ``y``, the old y (C, P)."""
-        sums = accumulate(self._gate_weights, np.concatenate([x, y], axis=1), self._config.accumulator_bits)
+        terms = [(self._w_x, x, self._align_x), (self._w_r, y, self._align_r)]
+        sums = accumulate(terms, self._config.accumulator_bits)
         gates = sums.reshape(len(x), 4, -1).transpose(1, 0, 2)
         cells = Slice.model(self._config, gates, before, self._bias, self._peephole, self._settings, *self._tables)
         return _Outcome(cells, *self._project(cells.m))
 
     def _project(self, m: Int64Array) -> tuple[Int64Array, BoolArray]:
-        if self._projection is None or self._formats.output_shift is None:
+        if self._w_ym is None or self._formats.output_shift is None:
             return m, np.zeros(m.shape, bool)
-        sums = accumulate(self._projection, m, self._config.accumulator_bits)
+        sums = accumulate([(self._w_ym, m, 0)], self._config.accumulator_bits)
         exact = round_shift(sums, self._formats.output_shift)
         y = saturate(exact, self._config.activation_bits)
         return y, y != exact

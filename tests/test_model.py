@@ -107,6 +107,18 @@ def test_arrays_are_the_models_own():
     assert Layer(**layer_fields(bias=np.ones((4, 5), np.int8))).bias.dtype == np.float64
 
 
+def test_arrays_that_nobody_can_write_to_are_not_copied():
+    w_x = np.ones((4, 5, 3))
+    view = w_x[:]
+    view.setflags(write=False)
+    assert not np.shares_memory(Layer(**layer_fields(w_x=view)).w_x, w_x)
+    w_x.setflags(write=False)
+    layer = Layer(**layer_fields(w_x=w_x))
+    assert layer.w_x is w_x
+    assert dataclasses.replace(layer, name="other").w_x is w_x
+    assert Layer(**layer_fields(w_x=np.asfortranarray(w_x))).w_x.flags.c_contiguous
+
+
 def test_counts():
     w_x = np.zeros((4, 5, 3))
     w_x[0] = 1

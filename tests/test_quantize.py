@@ -13,7 +13,7 @@ from models import random_model, speech_like
 from rtl.config import preset
 from rtl.fixed import to_fixed
 from sw import float_reference
-from sw.calibrate import max_fraction, segments
+from sw.calibrate import max_fraction
 from sw.model import Model
 from sw.prune import prune
 from sw.quantize import quantize
@@ -44,7 +44,9 @@ def with_first_column(value):
 
 
 def row_sums(layer):
-    return np.abs(layer.aligned()).sum(axis=2)
+    w_x, w_r = (np.abs(weights.astype(int)) << np.reshape(align, (4, 1, 1))
+                for weights, align in ((layer.w_x, layer.align_x), (layer.w_r, layer.align_r)))
+    return w_x.sum(axis=2) + w_r.sum(axis=2)
 
 
 # -- accuracy ----------------------------------------------------------------------------------------------
@@ -231,16 +233,6 @@ def test_the_same_input_gives_the_same_integers(tmp_path):
     for name in ("first", "second"):
         quantize(random_model(14, 6, (8, 4)), speech_like(14, 30, 3, 6), TINY).save(tmp_path / name)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
-
-
-def test_segments_spread_over_all_frames():
-    frames = np.arange(200 * 3 * 2).reshape(200, 3, 2)
-    pieces = segments(frames)
-    assert pieces.shape == (64, 9, 2)
-    np.testing.assert_array_equal(pieces[:, 0], frames[:64, 0])
-    np.testing.assert_array_equal(pieces[:, -1], frames[128:192, 2])
-    assert segments(np.zeros((640, 4, 2))).shape == (64, 16, 2)
-    assert segments(np.zeros((3, 40, 2))).shape == (3, 16, 2)
 
 
 @given(st.floats(-1e6, 1e6), st.integers(-8, 30))
