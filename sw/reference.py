@@ -7,7 +7,7 @@ every partial sum below 2**53; everything else is 64-bit integers.
 Sizes: channels C, inputs I, cells H, outputs P.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from rtl.elementwise import CellStep, Slice
 from rtl.fixed import round_shift, saturate
 
-from .products import Weights, multiply, prepare
+from .products import Float64Array, Weights, multiply, prepare
 from .quantized import Formats, QuantizedLayer, QuantizedModel
 
 __all__ = ["AccumulatorOverflow", "ChannelState", "Observer", "Reference"]
@@ -27,6 +27,7 @@ BoolArray = NDArray[np.bool_]
 Observer = Callable[[int, str, Int64Array], None]
 """Called with a layer's number, ``x``, ``z`` (table arguments, (4, C, H)), ``c``, ``m`` or ``y``: value."""
 
+_BLOCK = 256  # vectors of x that are multiplied ahead
 _EXACT_BITS = 54  # a float64 holds every signed integer of so many bits
 
 
@@ -41,15 +42,19 @@ class ChannelState(NamedTuple):
     y: Int64Array
 
 
-def accumulate(terms: Iterable[tuple[Weights, Int64Array, ArrayLike]], bits: int) -> Int64Array:
-    """Sum of ``(vectors @ weights.T) << align`` of integers, exactly.
+def accumulate(weights: Weights, vectors: Int64Array, bits: int, scale: Float64Array | float = 1.0,
+               addend: Float64Array | float = 0.0) -> Int64Array:
+    """``(vectors @ weights.T) * scale + addend`` of integers, exactly.
 
     Parameters
     ----------
-    terms : of weights, integers (rows, columns) as `products.prepare` gives them; vectors, int64 (C, columns); and
-        alignment, a shift for all rows or (rows,)
+    weights : integers (rows, columns), as `products.prepare` gives them
+    vectors : int64 (C, columns)
     bits : int
         Width of an accumulator, at most 54.
+    scale : powers of two (rows,), optional
+    addend : integers (C, rows), optional
+        Other products of the same rows.
 
     Returns
     -------
@@ -60,8 +65,7 @@ def accumulate(terms: Iterable[tuple[Weights, Int64Array, ArrayLike]], bits: int
     AccumulatorOverflow
         Naming the first row and channel whose sum does not fit.
     """
-    sums = np.sum([np.ldexp(multiply(vectors.astype(np.float64), weights), align)
-                   for weights, vectors, align in terms], axis=0)
+    sums = multiply(vectors.astype(np.float64), weights) * scale + addend
     limit = 2.0 ** (bits - 1)
     if sums.max() >= limit or sums.min() < -limit:
         channel, row = np.argwhere((sums >= limit) | (sums < -limit))[0]
@@ -85,7 +89,8 @@ class _Cell:
         self._config = model.config
         self._formats = formats
         self._w_x, self._w_r = prepare(layer.w_x), prepare(layer.w_r)
-        self._align_x, self._align_r = (np.repeat(align, layer.cells) for align in (layer.align_x, layer.align_r))
+        self._scale_x, self._scale_r = (np.repeat(np.ldexp(1.0, align), layer.cells)
+                                        for align in (layer.align_x, layer.align_r))
         self._bias = layer.bias.astype(np.int64)[:, None, :]
         self._peephole = None if layer.peephole is None else layer.peephole.astype(np.int64)
         self._w_ym = None if layer.w_ym is None else prepare(layer.w_ym)
@@ -95,18 +100,21 @@ class _Cell:
             "peephole_select": layer.peephole_select, "cell_select": layer.cell_select,
             "g_sigmoid": layer.g_activation == "sigmoid"}
 
-    def step(self, x: Int64Array, before: Int64Array, y: Int64Array) -> _Outcome:
-        """One step from x (C, I) and the state: ``before``, the old c (C, H), and ``y``, the old y (C, P)."""
-        terms = [(self._w_x, x, self._align_x), (self._w_r, y, self._align_r)]
-        sums = accumulate(terms, self._config.accumulator_bits)
-        gates = sums.reshape(len(x), 4, -1).transpose(1, 0, 2)
+    def input_products(self, x: Int64Array) -> Float64Array:
+        """What x (n, I) adds to the accumulators (n, 4H), whatever the state."""
+        return multiply(x.astype(np.float64), self._w_x) * self._scale_x
+
+    def step(self, products: Float64Array, before: Int64Array, y: Int64Array) -> _Outcome:
+        """One step from `input_products` (C, 4H) and the state: ``before``, the old c (C, H), and the old y (C, P)."""
+        sums = accumulate(self._w_r, y, self._config.accumulator_bits, self._scale_r, products)
+        gates = sums.reshape(len(y), 4, -1).transpose(1, 0, 2)
         cells = Slice.model(self._config, gates, before, self._bias, self._peephole, self._settings, *self._tables)
         return _Outcome(cells, *self._project(cells.m))
 
     def _project(self, m: Int64Array) -> tuple[Int64Array, BoolArray]:
         if self._w_ym is None or self._formats.output_shift is None:
             return m, np.zeros(m.shape, bool)
-        sums = accumulate([(self._w_ym, m, 0)], self._config.accumulator_bits)
+        sums = accumulate(self._w_ym, m, self._config.accumulator_bits)
         exact = round_shift(sums, self._formats.output_shift)
         y = saturate(exact, self._config.activation_bits)
         return y, y != exact
@@ -208,12 +216,16 @@ class Reference:
             Never, for a `QuantizedModel` whose arrays were left as they were checked.
         """
         now = _checked("x", x, (self.channels, self.model.inputs), self.model.config.activation_bits)
-        running = self._flags("active", active, True)
-        cleared = self._flags("reset", reset, False)
+        return self._step(now, self._layers[0].input_products(now), self._flags("active", active, True),
+                          self._flags("reset", reset, False), observe)
+
+    def _step(self, now: Int64Array, products: Float64Array, running: BoolArray, cleared: BoolArray,
+              observe: Observer) -> Int64Array:
+        """`step` with all that it checks, and the first layer's `input_products`."""
         for number, cell in enumerate(self._layers):
             self.c[number][cleared] = 0
             self.y[number][cleared] = 0
-            outcome = cell.step(now, self.c[number], self.y[number])
+            outcome = cell.step(products if number == 0 else cell.input_products(now), self.c[number], self.y[number])
             for tensor, values in (("x", now), ("z", outcome.cells.arguments), ("c", outcome.cells.cell),
                                    ("m", outcome.cells.m), ("y", outcome.y)):
                 observe(number, tensor, values)
@@ -237,11 +249,16 @@ class Reference:
         if x.ndim != 3:
             raise ValueError(f"frames: expected shape (T, {self.channels}, {self.model.inputs}), "
                              f"found {x.shape}")
-        masks = [np.broadcast_to(default if mask is None else np.asarray(mask, bool), x.shape[:2])
-                 for mask, default in ((active, True), (reset, False))]
+        x = _checked("frames", x, (len(x), self.channels, self.model.inputs), self.model.config.activation_bits)
+        running, cleared = (np.broadcast_to(default if mask is None else np.asarray(mask, bool), x.shape[:2])
+                            for mask, default in ((active, True), (reset, False)))
         y = np.empty((len(x), self.channels, self.model.outputs), np.int64)
-        for t in range(len(x)):
-            y[t] = self.step(x[t], masks[0][t], masks[1][t], observe)
+        block = max(1, _BLOCK // self.channels)
+        for start in range(0, len(x), block):
+            part = x[start:start + block]
+            ahead = self._layers[0].input_products(part.reshape(-1, self.model.inputs))
+            for t, products in enumerate(ahead.reshape(len(part), self.channels, -1), start):
+                y[t] = self._step(x[t], products, running[t], cleared[t], observe)
         return y
 
     def _flags(self, name: str, values: ArrayLike | None, default: bool) -> BoolArray:

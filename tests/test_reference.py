@@ -197,17 +197,17 @@ def test_accumulate_is_exact(seed):
     vectors = rng.integers(-1 << 27, 1 << 27, (2, 50))
     expected = [[sum(a * b for a, b in zip(row, vector, strict=True)) for row in weights.tolist()]
                 for vector in vectors.tolist()]
-    assert accumulate([(weights.astype(float), vectors, 0)], 54).tolist() == expected
+    assert accumulate(weights.astype(float), vectors, 54).tolist() == expected
 
 
 def test_accumulate_refuses_what_does_not_fit():
     weights = np.array([[1.0, 1.0], [1.0, -1.0]])
-    assert accumulate([(weights, np.array([[64, 63]]), 0)], 8).tolist() == [[127, 1]]
-    assert accumulate([(weights, np.array([[-64, -64]]), 0)], 8).tolist() == [[-128, 0]]
+    assert accumulate(weights, np.array([[64, 63]]), 8).tolist() == [[127, 1]]
+    assert accumulate(weights, np.array([[-64, -64]]), 8).tolist() == [[-128, 0]]
     with pytest.raises(AccumulatorOverflow, match=r"row 0, channel 1: sum 128 does not fit 8-bit"):
-        accumulate([(weights, np.array([[0, 0], [64, 64]]), 0)], 8)
+        accumulate(weights, np.array([[0, 0], [64, 64]]), 8)
     with pytest.raises(AccumulatorOverflow, match=r"row 1, channel 0: sum -129 does not fit 8-bit"):
-        accumulate([(weights, np.array([[-64, 65]]), 0)], 8)
+        accumulate(weights, np.array([[-64, 65]]), 8)
 
 
 def test_refuses_what_the_machine_cannot_take():
