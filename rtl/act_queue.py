@@ -45,7 +45,7 @@ class Fifo(wiring.Component):
             tail.eq(tail + self.i_valid),
             head.eq(head + taken),
             self.level.eq(self.level + self.i_valid - taken),
-            self.o.valid.eq((self.level + self.i_valid - taken) != 0),
+            self.o.valid.eq(self.i_valid | (self.o.valid & ~(taken & (self.level == 1)))),
         ]
         return m
 

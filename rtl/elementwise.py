@@ -296,9 +296,10 @@ class Slice(wiring.Component):
 
     def _state(self, m, lane):
         """The lane's cell state at stage 2; for a voice that starts anew the old one, of i and f, is zero."""
-        control = self._control[2 + self._tree]
-        fresh = self._channel_flag(self.settings.reset, control, lane) & (control.kind <= Kind.F)
+        control = self._control[1 + self._tree]
+        fresh = Signal(name=f"fresh{lane}", reset_less=True)
         cell = Signal(signed(self.config.cell_bits), name=f"cell{lane}", reset_less=True)
+        m.d.sync += fresh.eq(self._channel_flag(self.settings.reset, control, lane) & (control.kind <= Kind.F))
         m.d.comb += cell.eq(Mux(fresh, 0, self._cells[lane]))
         return cell
 
@@ -409,21 +410,23 @@ class Slice(wiring.Component):
         operand = Signal(signed(max(config.cell_bits, config.table_bits)), name=f"operand{lane}")
         product1 = register("product1_", signed(config.table_bits + len(operand)))
         product2 = register("product2_", product1.shape())
-        shifted = register("product3_", signed(len(product1) + 1))
+        # Two gates: so much less than a gate and a cell state.
+        gates = Cat(0, product2[:2 * config.table_bits]).as_signed()
         value = register("value", signed(config.cell_bits + 1))
         kind = self._control[stage + 2].kind
         doubled = Cat(0, product2).as_signed()
         input_base = 2 * config.gate_fraction - config.cell_fraction_max
         output_shift = 2 * config.gate_fraction - (config.activation_bits - 1)
+        shifted = register("product3_", signed(max(len(doubled) - config.gate_fraction, len(gates) - input_base)))
         m.d.comb += operand.eq(Mux(self._control[stage].kind == Kind.F, before, kept))
         m.d.sync += [product1.eq(gate * operand), product2.eq(product1)]
         with m.Switch(kind):
             with m.Case(Kind.I):
-                m.d.sync += shifted.eq((doubled >> input_base) >> self.settings.cell_select)
+                m.d.sync += shifted.eq((gates >> input_base) >> self.settings.cell_select)
             with m.Case(Kind.F):
                 m.d.sync += shifted.eq(doubled >> config.gate_fraction)
             with m.Default():
-                m.d.sync += shifted.eq(doubled >> output_shift)
+                m.d.sync += shifted.eq(gates >> output_shift)
         rounded = Signal(signed(len(shifted)), name=f"rounded_product{lane}")
         narrow, clamped = saturate_value(rounded, config.cell_bits)
         m.d.comb += rounded.eq(round_shift_value(shifted, 1))
@@ -434,7 +437,7 @@ class Slice(wiring.Component):
         """Stages 18 to 20: c = f . c' + i . g, for voices that are active; zero for one that is only reset."""
         config = self.config
         stage = self._sum + 12
-        control = self._control[stage + 2]
+        control = self._control[stage + 1]
         added = self._exchange(m, "added_input", lane, stage, value, (Kind.I,))
         total = Signal(signed(config.cell_bits + 1), name=f"total_cell{lane}", reset_less=True)
         clamped_input = Signal(name=f"clamped_input{lane}", reset_less=True)
@@ -446,35 +449,45 @@ class Slice(wiring.Component):
         narrow, clamped = saturate_value(total, config.cell_bits)
         saturated = Signal(name=f"saturated_cell{lane}")
         m.d.sync += [state.eq(narrow), saturated.eq(clamped | clamped_input)]
-        active = self._channel_flag(self.settings.active, control, lane)
-        reset = self._channel_flag(self.settings.reset, control, lane)
-        writes = control.valid & control.last & (control.kind == Kind.F)
+        writes, active = Signal(name=f"writes{lane}"), Signal(name=f"writes_active{lane}")
+        active_next = self._channel_flag(self.settings.active, control, lane)
+        reset_next = self._channel_flag(self.settings.reset, control, lane)
+        m.d.sync += [
+            active.eq(active_next),
+            writes.eq(control.valid & control.last & (control.kind == Kind.F) & (active_next | reset_next)),
+        ]
         m.d.comb += [
             self._cell_write.data[lane].eq(Mux(self.cell_write[lane], self.cell_data, Mux(active, state, 0))),
-            self._cell_write.en[lane].eq((writes & (active | reset)) | self.cell_write[lane]),
+            self._cell_write.en[lane].eq(writes | self.cell_write[lane]),
         ]
         return writes & active & saturated
 
     def _assemble(self, m, lane, pre_activation, value):
         """Stage 18 for m, stage 6 for y: put the lane in its place in the row's columns."""
         config = self.config
-        of_y, of_m = self._control[self._sum], self._control[self._sum + 12]
+        of_y, of_m = self._control[self._sum - 1], self._control[self._sum + 11]
         is_y = Signal(name=f"is_y{lane}")
         is_m = Signal(name=f"is_m{lane}")
+        active = Signal(name=f"result_active{lane}")
         y, clamped = saturate_value(pre_activation, config.activation_bits)
         result = Signal(signed(config.activation_bits), name=f"result{lane}")
         control = Signal(Beat(config), name=f"result_beat{lane}")
-        active = self._channel_flag(self.settings.active, control, lane)
+        beat = Signal.like(control.beat, name=f"result_place{lane}", reset_less=True)
+        comes_y = of_y.valid & of_y.last & (of_y.kind == Kind.PROJECTION)
         m.d.comb += [
-            is_y.eq(of_y.valid & of_y.last & (of_y.kind == Kind.PROJECTION)),
-            is_m.eq(of_m.valid & of_m.last & (of_m.kind == Kind.O)),
-            control.eq(Mux(is_y, of_y, of_m)),
+            control.eq(Mux(comes_y, of_y, of_m)),
             result.eq(Mux(is_y, y, saturate_value(value[:config.cell_bits].as_signed(),
                                                   config.activation_bits)[0])),
         ]
-        for beat in range(config.beats):
-            index = beat * config.slice_width + lane
+        m.d.sync += [
+            is_y.eq(comes_y),
+            is_m.eq(of_m.valid & of_m.last & (of_m.kind == Kind.O)),
+            beat.eq(control.beat),
+            active.eq(self._channel_flag(self.settings.active, control, lane)),
+        ]
+        for position in range(config.beats):
+            index = position * config.slice_width + lane
             place = self.columns.word_select(index, config.activation_bits)
-            with m.If((is_y | is_m) & (control.beat == beat)):
+            with m.If((is_y | is_m) & (beat == position)):
                 m.d.sync += place.eq(Mux(active, result, 0))
         return is_y & active & clamped

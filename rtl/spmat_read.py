@@ -79,12 +79,13 @@ class SpmatRead(wiring.Component):
         go = self.entries.ready
 
         left = Signal(config.count_bits)
+        none = Signal(init=1)  # left == 0
         fresh = Signal(init=1)
         address = Signal(len(read.addr), reset_less=True)
         position = Signal(config.position_bits, reset_less=True)
         where = Mux(fresh, base_read.data.base, position)
-        wants = (left != 0) | (self.tokens.valid & ~token.end)
-        ends = (left == 0) & self.tokens.valid & token.end
+        wants = ~none | (self.tokens.valid & ~token.end)
+        ends = none & self.tokens.valid & token.end
         takes, skips, finishes = Signal(), Signal(), Signal()
         stages = [Signal(Entry(config), name=f"stage{k}") for k in range(3)]
         valids = Signal(3)
@@ -100,7 +101,7 @@ class SpmatRead(wiring.Component):
             write.en.eq(self.load_valid),
             read.addr.eq(address),
             read.en.eq(go),
-            self.tokens.ready.eq(go & (left == 0) & (takes | finishes)),
+            self.tokens.ready.eq(go & none & (takes | finishes)),
             self.entries.valid.eq(valids[2]),
             self.entries.payload.eq(stages[2]),
         ]
@@ -125,7 +126,7 @@ class SpmatRead(wiring.Component):
         with m.If(go):
             m.d.sync += [
                 valids.eq((valids << 1) | takes | finishes),
-                fetch.first.eq(takes & (left == 0)),
+                fetch.first.eq(takes & none),
                 fetch.fresh.eq(takes & fresh),
                 fetch.end.eq(finishes),
                 stages[1].eq(stages[0]),
@@ -137,10 +138,10 @@ class SpmatRead(wiring.Component):
                 m.d.sync += [address.eq(where), position.eq(where + 1), fresh.eq(0)]
             with m.If(finishes):
                 m.d.sync += fresh.eq(1)
-            with m.If(left == 0):
+            with m.If(none):
                 m.d.sync += fetch.operation.eq(token.operation)
                 with m.If(takes):
-                    m.d.sync += left.eq(token.count - 1)
+                    m.d.sync += [left.eq(token.count - 1), none.eq(token.count == 1)]
             with m.Elif(takes):
-                m.d.sync += left.eq(left - 1)
+                m.d.sync += [left.eq(left - 1), none.eq(left == 1)]
         return m

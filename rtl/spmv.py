@@ -22,7 +22,7 @@ class SpMV(wiring.Component):
 
     Latency: `delay` cycles from an entry to its row being readable; a drained row is at ``drained``
     `drain_delay` cycles after ``drain``. Cost: per channel a multiplier-adder of 19 x 16 + 36 bits and a
-    memory of ``accumulator_rows`` x ``accumulator_bits``; once per PE three row comparators.
+    memory of ``accumulator_rows`` x ``accumulator_bits``; once per PE five row comparators.
 
     Members
     -------
@@ -133,16 +133,22 @@ class SpMV(wiring.Component):
                 m.d.sync += self._values.eq(self.columns.payload)
 
         self._address = Signal.like(offset)
+        self._following = Signal.like(offset)
         self._operand = Signal(signed(config.operand_bits), reset_less=True)
         self._end = Signal()
         self._padding = Signal()
         row_valid = Signal()
+        self._follows = Signal()
+        m.d.comb += [
+            self._following.eq(offset + row),
+            self._follows.eq(valid & ~padding),
+        ]
         with m.If(go):
             m.d.sync += [
-                row_valid.eq(valid & ~padding),
+                row_valid.eq(self._follows),
                 self._padding.eq(valid & padding),
                 self._end.eq(end),
-                self._address.eq(offset + row),
+                self._address.eq(self._following),
                 self._operand.eq(weight << align[Mux(gated, row[:2], 0)]),
             ]
         return row_valid, self._address
@@ -155,9 +161,17 @@ class SpMV(wiring.Component):
         valids = Signal(3)
         drains = Signal(3)
         ends = Signal(4)
-        conflict = Cat((valids[k] | drains[k]) & (addresses[k] == address) for k in range(3)).any()
-        waits = row_valid & conflict
+        waits = Signal()
         m.d.comb += go.eq(~(waits | self.drain))
+
+        # Whether an entry has to wait is found out a cycle ahead, for the one that is there and the one that follows it.
+        def met(row, *others):
+            under_way = [(valids[k] | drains[k], addresses[k]) for k in range(2)]
+            return Cat(live & (place == row) for live, place in (*under_way, *others)).any()
+
+        m.d.sync += waits.eq(Mux(
+            go, self._follows & met(self._following, (row_valid, address)),
+            row_valid & met(address, (self.drain, self.drain_address))))
 
         read_address = Signal.like(address)
         m.d.comb += [
