@@ -20,15 +20,16 @@ class Activation(wiring.Component):
     above ``fraction_bits`` of interpolation. Even and odd samples lie in memories of their own, so that both
     neighbours are read at once; the last sample is its own right neighbour.
 
-    Latency: `delay` cycles. Cost: two memories of 2048 x 18 bits with ``ports`` read ports, and per port a
-    multiplier of 19 x 10 bits and two adders.
+    Latency: `delay` cycles. Cost: two memories of 2048 x 18 bits with ``ports`` read ports, of which the first also
+    writes, so that two ports are one block RAM's; and per port a multiplier of 19 x 10 bits and two adders.
 
     Members
     -------
     argument : per port, unsigned table argument.
     function : per port, 0 the sigmoid's table, 1 the tanh's.
     value : per port, the signed Q16 function value, ``delay`` cycles later.
-    load, load_valid : writes an (even, odd) pair of samples; the address is function * 1024 + pair.
+    load, load_valid : writes an (even, odd) pair of samples; the address is function * 1024 + pair. What port 0 is
+        asked at the same time is not answered.
     """
 
     delay = 6
@@ -62,12 +63,13 @@ class Activation(wiring.Component):
         for bank, half in (("even", slice(0, config.table_bits)), ("odd", slice(config.table_bits, None))):
             m.submodules[bank] = samples = memory.Memory(shape=signed(config.table_bits), depth=depth, init=[])
             write = samples.write_port()
+            reads = [samples.read_port() for _ in range(self._ports)]
             m.d.comb += [
-                write.addr.eq(self.load.address),
+                write.addr.eq(reads[0].addr),
                 write.data.eq(self.load.data[half]),
                 write.en.eq(self.load_valid),
             ]
-            banks.append([samples.read_port() for _ in range(self._ports)])
+            banks.append(reads)
         for port in range(self._ports):
             self._interpolate(m, port, banks[0][port], banks[1][port])
         return m
@@ -98,6 +100,9 @@ class Activation(wiring.Component):
             even.en.eq(1),
             odd.en.eq(1),
         ]
+        if port == 0:
+            with m.If(self.load_valid):
+                m.d.comb += [even.addr.eq(self.load.address), odd.addr.eq(self.load.address)]
         m.d.sync += [
             is_odd[0].eq(index[0]),
             is_odd[1].eq(is_odd[0]),

@@ -45,10 +45,13 @@ class Config:
         Signed widths of weights, of x, y and m, and of the cell state c.
     index_bits : int
         Width of the count of zero rows skipped before an entry (the paper: 4).
+    align_bits : int
+        Width of the left shift that aligns a matrix's products with its row's accumulator. An aligned weight is
+        ``2**align_bits - 1`` bits wider: 19 by default, 15 with 2, for multipliers of 18 bits.
     queue_depth : int
         Depth of every ActQueue, in columns.
     entry_depth : int
-        Encoded weights that each PE can hold.
+        Encoded weights that each PE can hold: a power of two, or without ``stream`` a multiple of 1,024.
     column_depth : int
         Columns over all matrices: the depth of the pointer memories and of the order memory.
     vector_depth : int
@@ -81,6 +84,7 @@ class Config:
     activation_bits: int = 16
     cell_bits: int = 24
     index_bits: int = 6
+    align_bits: int = 3
     queue_depth: int = 32
     entry_depth: int = 1024
     column_depth: int = 1024
@@ -96,15 +100,16 @@ class Config:
             object.__setattr__(self, "slices", max(1, self.pes // max(1, self.groups)))
         if self.slice_width == 0:
             object.__setattr__(self, "slice_width", min(2, max(1, self.lanes)))
-        powers = ("pes", "channels", "groups", "slices", "slice_width", "queue_depth", "entry_depth",
-                  "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "row_nonzeros",
-                  "program_depth")
+        powers = ["pes", "channels", "groups", "slices", "slice_width", "queue_depth", "column_depth",
+                  "vector_depth", "cell_rows", "accumulator_rows", "row_nonzeros", "program_depth"]
+        if self.stream or not isinstance(self.entry_depth, int) or self.entry_depth % 1024:
+            powers.append("entry_depth")
         for field in powers:
             value = getattr(self, field)
             if not isinstance(value, int) or not _power_of_two(value):
                 raise ValueError(f"Config {field} must be a power of two, not {value!r}")
         ranges = {"weight_bits": (2, 18), "activation_bits": (8, 18),
-                  "cell_bits": (max(14, self.activation_bits), 27), "index_bits": (1, 10),
+                  "cell_bits": (max(14, self.activation_bits), 27), "index_bits": (1, 10), "align_bits": (1, 3),
                   "queue_depth": (16, 512), "program_depth": (8, 256),
                   # Assemble writes a column of every group at once, out of one a PE row.
                   "groups": (1, min(8, max(1, self.row_pes))), "vector_depth": (2 * self.groups, 65536),
@@ -160,11 +165,6 @@ class Config:
     # -- widths --------------------------------------------------------------------------------
 
     @property
-    def align_bits(self):
-        """Width of the left shift that aligns a matrix's products with its row's accumulator."""
-        return 3
-
-    @property
     def operand_bits(self):
         """Width of an aligned weight at the multiplier."""
         return self.weight_bits + (1 << self.align_bits) - 1
@@ -191,8 +191,9 @@ class Config:
 
     @property
     def count_bits(self):
-        """Width of a pointer: entries of one column on one PE, padding included."""
-        return bits_for(self.accumulator_rows)
+        """Width of a pointer: entries of one column on one PE, padding included. They are no more than the rows of
+        its matrix, and no matrix has all accumulators."""
+        return bits_for(self.accumulator_rows - 1)
 
     @property
     def table_index_bits(self):
@@ -283,7 +284,7 @@ PRESETS = {config.name: config for config in [
     Config(name="demo", pes=8, channels=8, entry_depth=16384, column_depth=512, vector_depth=1024,
            cell_rows=32, accumulator_rows=256),
     # 32 x 32: the paper's 1024 multipliers, holding its 10 %-dense 153/1024/512 layer.
-    Config(name="ese", pes=32, channels=32, entry_depth=16384, column_depth=2048, vector_depth=2048,
+    Config(name="ese", pes=32, channels=32, entry_depth=10240, column_depth=2048, vector_depth=2048,
            cell_rows=32, accumulator_rows=512),
     # The same with 16-bit entries read from memory in every step, 512 bits a cycle, as the paper does.
     Config(name="ese_stream", pes=32, channels=32, index_bits=4, entry_depth=1024, column_depth=2048,
