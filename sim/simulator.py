@@ -2,7 +2,7 @@
 """The emitted machine, verilated, as a Python object with the machine's own ports."""
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import cache
@@ -173,6 +173,27 @@ class Simulator:
         if response != "OKAY":
             raise BusError(f"read of 0x{address:03x} answered {response}")
         return self._call("value")
+
+    def access(self, accesses: Iterable[tuple[int, int | None]]) -> list[int]:
+        """Register accesses in order, raising as `write`.
+
+        Parameters
+        ----------
+        accesses : iterable of (int, int or None)
+            Addresses with what to write, or with None to read.
+
+        Returns
+        -------
+        list of int
+            What was read.
+        """
+        values = []
+        for address, value in accesses:
+            if value is None:
+                values.append(self.read(address))
+            else:
+                self.write(address, value)
+        return values
 
     def load(self, address: int, words: ArrayLike) -> None:
         """Write words to one address, back to back.

@@ -28,6 +28,7 @@ from .quantized import QuantizedModel
 from .reference import Reference
 from .runners import FloatRunner, Machine, MachineRunner
 from .sequences import Sequences
+from .serial_link import BAUD, SerialLink
 
 __all__ = ["main", "openese"]
 
@@ -242,13 +243,17 @@ def verify(image: Path, quantized: Path | None) -> None:
 @click.argument("image", type=PATH)
 @click.argument("frames", type=PATH)
 @output_option
-@click.option("--backend", type=click.Choice(["reference", "sim"]), default="reference", show_default=True,
-              help="The machine's twin in numpy, or its Verilog in Verilator.")
+@click.option("--backend", type=click.Choice(["reference", "sim", "serial"]), default="reference", show_default=True,
+              help="The machine's twin in numpy, its Verilog in Verilator, or a board.")
+@click.option("--port", "ports", multiple=True, metavar="PORT",
+              help="The board's serial port, as /dev/ttyUSB0; one for each direction of the network.")
+@click.option("--baud", type=int, default=BAUD, show_default=True, help="Bits a second on it.")
 @click.option("--model", type=PATH, metavar="MODEL",
               help="The model in floating point: apply its head, and tell the error against it.")
 @click.option("--check", is_flag=True, help="Also run the reference, and fail unless every output word is "
                                             "the same.")
-def run(image: Path, frames: Path, output: Path, backend: str, model: Path | None, check: bool) -> None:
+def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[str], baud: int, model: Path | None,
+        check: bool) -> None:
     """Run FRAMES through IMAGE.
 
     The outputs are a .npy array, (T, P) or (T, B, P) as the frames.
@@ -257,13 +262,20 @@ def run(image: Path, frames: Path, output: Path, backend: str, model: Path | Non
     Examples:
       openese run net.img speech.npy -o out.npy
       openese run net.img speech.npy -o out.npy --backend sim --check --model sparse.npz
+      openese run net.img speech.npy -o out.npy --backend serial --port /dev/ttyUSB0
     """
     packed, images = bundle.load_images(image)
     exact = Network.load(model) if model is not None else None
     network = exact or packed
     sequences = Sequences.load(frames)
     with ExitStack() as stack:
-        machines = [_machine(held, backend, stack) for held in images]
+        if backend == "serial":
+            if len(ports) != len(images):
+                raise click.UsageError(f"--backend serial needs {len(images)} --port, not {len(ports)}")
+            machines: list[Machine] = [Device(stack.enter_context(SerialLink(port, held.config, baud=baud)), held)
+                                       for port, held in zip(ports, images, strict=True)]
+        else:
+            machines = [_machine(held, backend, stack) for held in images]
         y = _run(network, machines, sequences, backend)
     if check:
         twins: list[Machine] = [Reference(held.model(), held.config.channels) for held in images]

@@ -32,6 +32,9 @@ class Link(Protocol):
     def read(self, address: int) -> int:
         """Read a register."""
 
+    def access(self, accesses: Iterable[tuple[int, int | None]]) -> list[int]:
+        """Register accesses in order: writes (address, value) and reads (address, None); returns what was read."""
+
     def load(self, address: int, words: ArrayLike) -> None:
         """Write words to one register, one after another."""
 
@@ -179,9 +182,9 @@ class Device:
         for number, name, words in self._places(channel):
             values = np.zeros(len(words), np.int64)
             if not self._fresh[channel]:
-                for index, word in enumerate(words):
-                    self._link.write(ADDRESS["STATE_SELECT"], int(word))
-                    values[index] = self._link.read(ADDRESS["STATE_DATA"])
+                values[:] = self._link.access(
+                    access for word in words for access in ((ADDRESS["STATE_SELECT"], int(word)),
+                                                            (ADDRESS["STATE_DATA"], None)))
             found[number][name] = values - ((values >> 31) << 32)
         return [ChannelState(**layer) for layer in found]
 
@@ -209,6 +212,7 @@ class Device:
         if self._fresh[channel]:
             return
         for number, name, words in places:
-            for word, value in zip(words, np.asarray(getattr(state[number], name)), strict=True):
-                self._link.write(ADDRESS["STATE_SELECT"], int(word))
-                self._link.write(ADDRESS["STATE_DATA"], int(value) & 0xFFFFFFFF)
+            values = np.asarray(getattr(state[number], name))
+            self._link.access(
+                access for word, value in zip(words, values, strict=True)
+                for access in ((ADDRESS["STATE_SELECT"], int(word)), (ADDRESS["STATE_DATA"], int(value) & 0xFFFFFFFF)))

@@ -43,6 +43,7 @@ TARGETS = {
     "ooc": Target("ooc", "Vivado: the machine alone on a KU060, for its figures"),
     "ip": Target("ip", "Vivado: packaged IP, with a driver"),
     "kcu105": Target("kcu105", "Vivado: a design for the KCU105, with PCIe and DDR4"),
+    "ulx3s": Target("ulx3s", "a bitstream for the ULX3S 85F, by Yosys and nextpnr"),
 }
 
 
