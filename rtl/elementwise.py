@@ -105,7 +105,9 @@ class Slice(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        self._tree = (config.groups - 1).bit_length()
+        # A lane is picked from up to 16 at once, from more in two stages.
+        self._picks = 8 if config.beats > 16 else config.beats
+        self._tree = (config.groups - 1).bit_length() + (config.beats > 16)
         self._sum = 6 + self._tree
         self.y_delay = self._sum + 2
         self.m_delay = self._sum + 14
@@ -261,14 +263,21 @@ class Slice(wiring.Component):
     def _total(self, m, lane, held):
         """Stages 0 to 2: pick the lane, add its groups (AdderTree), add its phases."""
         config = self.config
+
+        def pick(values, beat, name):
+            value = Signal(signed(config.accumulator_bits), name=name, reset_less=True)
+            m.d.sync += value.eq(Array(values)[beat] if len(values) > 1 else values[0])
+            return value
+
         values = []
+        fine = self._picks.bit_length() - 1
         for group in range(config.groups):
-            picks = Array(
-                held.word_select(group * config.lanes + index, config.accumulator_bits).as_signed()
-                for index in range(lane, config.lanes, config.slice_width))
-            value = Signal(signed(config.accumulator_bits), name=f"picked{lane}_{group}", reset_less=True)
-            m.d.sync += value.eq(picks[self._control[0].beat] if len(picks) > 1 else picks[0])
-            values.append(value)
+            name = f"picked{lane}_{group}"
+            lanes = [held.word_select(group * config.lanes + index, config.accumulator_bits).as_signed()
+                     for index in range(lane, config.lanes, config.slice_width)]
+            picked = [pick(lanes[k:k + self._picks], self._control[0].beat[:fine], f"{name}_{k}")
+                      for k in range(0, len(lanes), self._picks)]
+            values.append(pick(picked, self._control[1].beat[fine:], name) if len(picked) > 1 else picked[0])
         while len(values) > 1:
             sums = []
             for left, right in zip(values[::2], values[1::2], strict=True):

@@ -164,7 +164,7 @@ class SpMV(wiring.Component):
         waits = Signal()
         m.d.comb += go.eq(~(waits | self.drain))
 
-        # Whether an entry has to wait is found out a cycle ahead, for the one that is there and the one that follows it.
+        # Whether an entry has to wait is found out a cycle ahead, for the one that is there and the one behind it.
         def met(row, *others):
             under_way = [(valids[k] | drains[k], addresses[k]) for k in range(2)]
             return Cat(live & (place == row) for live, place in (*under_way, *others)).any()

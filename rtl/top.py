@@ -401,24 +401,30 @@ class Top(wiring.Component):
                   if r.access is not Access.READ and (reader or not r.name.startswith("STREAM"))}
         reset = writes["CONTROL"] & bus.write_data[1]
         state_write = writes["STATE_DATA"]
-        usable = core.idle & ~core_reset
+        usable, state_written = Signal(), Signal()
+        # What comes over the bus goes on a cycle later, so that the bus ends here.
+        data, loads = Signal(32, reset_less=True), Signal()
         for name, signal in writes.items():
             m.d.comb += signal.eq(bus.write & (bus.write_address == ADDRESS[name] >> 2))
         m.d.comb += [
             bus.write_known.eq(Cat(writes.values()).any() & (usable | ~(state_write | writes["STATE_SELECT"]))),
             bus.hold.eq(state_busy != 0),
             core.state_select.eq(select),
-            core.state_data.eq(bus.write_data),
-            core.state_write.eq(state_write & usable),
+            core.state_data.eq(data),
+            core.state_write.eq(state_written),
             core.run.eq(run),
-            load.eq(writes["CONTROL"] & bus.write_data[2]),
-            loader.word.eq(bus.write_data),
-            loader.word_valid.eq(writes["LOAD"]),
+            loader.word.eq(data),
+            loader.word_valid.eq(loads),
             interrupts.eq(Cat(core.frame_sent, loader.loaded & ~was_loaded, (loader.error != 0) & ~was_refused,
                               core.frame_short, core.frame_long, stream_failed)),
             self.irq.eq((pending & enabled).any()),
         ]
         m.d.sync += [
+            usable.eq(core.idle & ~core_reset),
+            data.eq(bus.write_data),
+            loads.eq(writes["LOAD"]),
+            load.eq(writes["CONTROL"] & bus.write_data[2]),
+            state_written.eq(state_write & usable),
             # What was asked of the memory must come back before the core may ask for more.
             core_reset.eq(~loader.loaded | reset | load | (core_reset & outstanding)),
             failed.eq(stream_error),

@@ -24,7 +24,7 @@ from rtl.verilog import TOP, verilog
 
 from . import verilator
 
-__all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "kept", "library"]
+__all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "kept", "library", "processor"]
 
 HERE = Path(__file__).parent
 KEPT = 24  # files of a kind; the least recently used go first
@@ -121,7 +121,7 @@ def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
     """
     tool = verilator.find()
     options = (*_OPTIONS, *(["--trace-vcd"] if trace else []))
-    key = digest([*sources, _HARNESS], tool.version, _processor(), *options, _COMPILE, *_OPTIMIZE)
+    key = digest([*sources, _HARNESS], tool.version, processor(), *options, _COMPILE, *_OPTIMIZE)
 
     def make(folder: Path) -> Path:
         tool.run([
@@ -135,7 +135,7 @@ def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
     return kept(f"{key}.so", make)
 
 
-def _processor() -> str:
+def processor() -> str:
     """What -march=native stands for here: a home folder may be shared by unlike machines."""
     return subprocess.run(["g++", "-march=native", "-Q", "--help=target", "--version"], text=True,
                           capture_output=True).stdout

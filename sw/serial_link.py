@@ -16,10 +16,12 @@ from rtl.packets import DEPTH, END, PROTOCOL, Kind, Packet, decode, encode
 
 from .device import DeviceError
 
-__all__ = ["BAUD", "LinkError", "SerialLink"]
+__all__ = ["BAUD", "LONGEST", "LinkError", "SerialLink"]
 
 #: Bits a second, where nothing else is said: as fast as the FT231X of the ULX3S.
 BAUD = 3_000_000
+#: Seconds that an answer is waited for, at most.
+LONGEST = 5.0
 
 
 class LinkError(DeviceError):
@@ -40,7 +42,8 @@ class SerialLink:
     baud : int
         Bits a second.
     timeout : float
-        Seconds without an answer, beyond what its bytes take, after which a request is sent again.
+        Seconds without an answer, beyond what its bytes take, after which a request is sent again; the next time
+        twice as many, up to `LONGEST`.
     tries : int
         Times that a request is sent.
     patience : float
@@ -57,7 +60,7 @@ class SerialLink:
         The port cannot be opened, or nobody answers there who speaks this protocol and is of this many channels.
     """
 
-    def __init__(self, port: str, config: Config, *, baud: int = BAUD, timeout: float = 0.2, tries: int = 10,
+    def __init__(self, port: str, config: Config, *, baud: int = BAUD, timeout: float = 0.2, tries: int = 8,
                  patience: float = 20.0) -> None:
         try:
             import serial
@@ -116,7 +119,7 @@ class SerialLink:
             for attempt in range(self._tries):
                 self.repeated += attempt > 0
                 self._port.write(line)
-                for packet in self._packets(time.monotonic() + self._timeout):
+                for packet in self._packets(time.monotonic() + min(LONGEST, self._timeout * 2 ** attempt)):
                     if packet.sequence != self._sequence:
                         continue
                     if packet.kind == Kind.REFUSED:

@@ -42,13 +42,13 @@ class Board(wiring.Component):
     Members
     -------
     clk25 : the oscillator. ``rx``, ``tx`` : the USB serial port.
-    switch : the first one on: `FAST_DIVISOR` instead of `BAUD`.
+    dip : the first switch; on: `FAST_DIVISOR` instead of `BAUD`.
     led : the PLL is locked; a byte comes in; one goes out; the interrupt; a slow blink.
     """
 
     def __init__(self, config):
         self._config = config
-        super().__init__({"clk25": In(1), "rx": In(1), "tx": Out(1), "switch": In(1), "led": Out(_LEDS)})
+        super().__init__({"clk25": In(1), "rx": In(1), "tx": Out(1), "dip": In(1), "led": Out(_LEDS)})
 
     def elaborate(self, platform):
         m = Module()
@@ -63,7 +63,7 @@ class Board(wiring.Component):
         irq = Signal()
         m.submodules += [
             FFSynchronizer(pll.locked, locked, reset_less=True),
-            FFSynchronizer(self.switch, fast),
+            FFSynchronizer(self.dip, fast),
         ]
         m.d.comb += [
             pll.clk25.eq(self.clk25),
@@ -151,7 +151,7 @@ def constraints():
     uart = {sub.name: sub.ios[0] for sub in found["uart", 0].ios}
     pins = {"clk25": (found["clk25", 0].ios[0], found["clk25", 0].attrs),
             "rx": (uart["rx"], found["uart", 0].attrs), "tx": (uart["tx"], found["uart", 0].attrs),
-            "switch": (found["switch", 0].ios[0], found["switch", 0].attrs)}
+            "dip": (found["switch", 0].ios[0], found["switch", 0].attrs)}
     pins |= {f"led[{k}]": (found["led", k].ios[0], found["led", k].attrs) for k in range(_LEDS)}
     lines = []
     for port, (pin, attributes) in pins.items():
@@ -175,8 +175,8 @@ def write(config, folder):
     _tool(folder, "bitstream", _YOWASP, "run_ecppack", "--compress", f"{NAME}.config", f"{NAME}.bit")
     report = json.loads((folder / f"{NAME}.timing.json").read_text())
     reached = min(clock["achieved"] for clock in report["fmax"].values())
-    used = ", ".join(f"{found['used']:,} of {found['available']:,} {name}" for name, found in report["utilization"].items()
-                     if name in ("TRELLIS_COMB", "TRELLIS_FF", "DP16KD", "MULT18X18D"))
+    used = ", ".join(f"{report['utilization'][name]['used']:,} of {report['utilization'][name]['available']:,} {name}"
+                     for name in ("TRELLIS_COMB", "TRELLIS_FF", "DP16KD", "MULT18X18D"))
     click.echo(f"{NAME}: {reached:.1f} MHz reached; {used}", err=True)
     if reached * 1e6 < CLOCK:
         raise TargetError(f"nextpnr reaches {reached:.1f} MHz, not the {CLOCK / 1e6:g} MHz of the board's clock")
@@ -187,8 +187,8 @@ import sys
 from pyosys import libyosys
 name, *files = sys.argv[1:]
 design = libyosys.Design()
-libyosys.run_pass("read_verilog -sv " + " ".join(files), design)
-libyosys.run_pass(f"synth_ecp5 -noflatten -top {name} -json {name}.json", design)
+for line in ("read_verilog -sv " + " ".join(files), f"synth_ecp5 -noflatten -top {name} -json {name}.json"):
+    libyosys.run_pass(line, design)
 """
 
 _YOWASP = """

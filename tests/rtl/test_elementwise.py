@@ -14,6 +14,7 @@ CONFIGS = {
     "eight channels": TINY.replace(channels=8),
     "wide slice": TINY.replace(slices=1, slice_width=4),
     "narrow slice": TINY.replace(slices=2, slice_width=1),
+    "many beats": TINY.replace(channels=8, slices=1, slice_width=1),
     "two groups": TINY.replace(groups=2, slices=1),
     "four groups": TINY.replace(pes=16, groups=4, slices=1, cell_bits=27),
 }

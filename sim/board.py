@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m sim.board``: the ULX3S in Verilator, its USB serial port a pseudo-terminal of this computer.
+
+It runs the Verilog that goes to place and route, pins and all; only the PLL is replaced, by one that passes the
+clock on. The host's program does not see a difference, but in speed.
+"""
+
+import os
+import pty
+import random
+import select
+import socket
+import subprocess
+import sys
+import threading
+import tty
+from pathlib import Path
+
+import click
+
+from rtl.config import PRESETS, Config
+from rtl.targets import ulx3s
+
+from . import build, verilator
+
+__all__ = ["BoardSimulator", "main"]
+
+_HARNESS = build.HERE / "board.cpp"
+_PLL = build.HERE / "ehxplll.v"
+_OPTIONS = ("-O3", "--x-assign", "fast", "--x-initial", "unique", "-Wno-fatal", "--timescale", "1ps/1ps")
+_COMPILE = "-march=native"
+_OPTIMIZE = ("OPT_FAST=-O2", "OPT_SLOW=-O1", "OPT_GLOBAL=-O1")
+
+
+def program(config: Config) -> Path:
+    """The simulator of the board with a machine of ``config``, built unless there is one.
+
+    Raises
+    ------
+    sim.verilator.ToolError
+        A tool is missing.
+    """
+    tool = verilator.find()
+    files = ulx3s.sources(config)
+    key = build.digest([_HARNESS, _PLL], *files.values(), tool.version, build.processor(), *_OPTIONS, _COMPILE,
+                       *_OPTIMIZE)
+
+    def make(folder: Path) -> Path:
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        tool.run(["--cc", "--exe", "--build", "-j", str(min(4, os.cpu_count() or 1)), "--Mdir", folder / "build",
+                  "--top-module", ulx3s.NAME, "--prefix", f"V{ulx3s.NAME}", *_OPTIONS, "-CFLAGS", _COMPILE,
+                  "-MAKEFLAGS", " ".join(_OPTIMIZE), *(folder / name for name in files), _PLL, _HARNESS,
+                  "-o", ulx3s.NAME], log=build.cache_folder() / f"{key}.log")
+        return folder / "build" / ulx3s.NAME
+
+    return build.kept(f"{key}.board", make)
+
+
+class BoardSimulator:
+    """A board that is running, and its cable.
+
+    A context manager; switched off at its end.
+
+    Parameters
+    ----------
+    config : Config
+        Of the machine.
+    fast : bool
+        Have the first DIP switch on: `FAST_DIVISOR` cycles a bit.
+
+    Attributes
+    ----------
+    port : str
+        The serial port, as long as it is plugged in.
+    spoiled : int
+        Bytes that were dropped, doubled, changed or made up so far.
+    """
+
+    def __init__(self, config: Config, *, fast: bool = True) -> None:
+        divisor = ulx3s.FAST_DIVISOR if fast else round(ulx3s.CLOCK / ulx3s.BAUD)
+        self._line, there = socket.socketpair()
+        self._process = subprocess.Popen([program(config), str(there.fileno()), str(divisor), str(int(fast))],
+                                         pass_fds=[there.fileno()])
+        there.close()
+        self._cable: tuple[int, int] | None = None
+        self._lock = threading.Lock()
+        self._share, self._chance = 0.0, random.Random(0)
+        self.spoiled = 0
+        self._running = True
+        self.plug()
+        self._thread = threading.Thread(target=self._relay, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "BoardSimulator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Switch it off."""
+        self._running = False
+        self._thread.join()
+        self.unplug()
+        self._line.close()
+        self._process.wait()
+
+    def plug(self) -> None:
+        """Plug the cable in: there is a `port`, perhaps another than before."""
+        near, far = pty.openpty()
+        tty.setraw(far)
+        os.set_blocking(near, False)
+        with self._lock:
+            self._cable = near, far
+        self.port = os.ttyname(far)
+
+    def unplug(self) -> None:
+        """Pull the cable. The board goes on."""
+        with self._lock:
+            if self._cable:
+                for end in self._cable:
+                    os.close(end)
+            self._cable = None
+
+    def spoil(self, share: float, seed: int = 1) -> None:
+        """From now on drop, double, change or make up ``share`` of the bytes, in both directions."""
+        self._share, self._chance = share, random.Random(seed)
+
+    def _spoiled(self, given: bytes) -> bytes:
+        if not self._share:
+            return given
+        chance = self._chance
+        found = bytearray()
+        for byte in given:
+            if chance.random() >= self._share:
+                found.append(byte)
+                continue
+            self.spoiled += 1
+            kind = chance.randrange(4)
+            if kind == 1:
+                found += bytes([byte, byte])
+            elif kind == 2:
+                found.append(byte ^ 1 << chance.randrange(8))
+            elif kind == 3:
+                found += bytes([byte]) + chance.randbytes(chance.randrange(1, 20))
+        return bytes(found)
+
+    def _relay(self) -> None:
+        while self._running:
+            with self._lock:
+                near = self._cable[0] if self._cable else None
+                ends = [self._line] if near is None else [self._line, near]
+                ready, _, _ = select.select(ends, [], [], 0)
+                if self._line in ready:
+                    found = self._spoiled(self._line.recv(4096))
+                    if near is not None:
+                        self._write(near, found)
+                if near in ready:
+                    try:
+                        self._line.sendall(self._spoiled(os.read(near, 4096)))
+                    except OSError:
+                        pass  # nobody has the port open
+            if not ready:
+                select.select([self._line], [], [], 0.001)
+
+    def _write(self, near: int, found: bytes) -> None:
+        try:
+            os.write(near, found)
+        except BlockingIOError:
+            pass  # nobody reads, and the terminal's buffer is full: a serial port loses bytes too
+
+
+@click.command()
+@click.option("--config", "name", type=click.Choice(sorted(PRESETS)), default="ulx3s", show_default=True)
+def main(name: str) -> None:
+    """Run the board until Ctrl-C, and say where its serial port is."""
+    try:
+        with BoardSimulator(PRESETS[name]) as board:
+            print(board.port, flush=True)
+            threading.Event().wait()
+    except verilator.ToolError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The board in Verilator, driven by the real host program over a pseudo-terminal, through all that befalls a cable.
+
+The Verilog is the very same that goes to place and route, from the pins on, for a smaller machine.
+"""
+
+import os
+import pty
+import threading
+import time
+
+import numpy as np
+import pytest
+from models import random_quantized
+
+from rtl.config import preset
+from rtl.registers import ADDRESS
+from sim.board import BoardSimulator
+from sw.cli import main
+from sw.device import Device
+from sw.image import pack
+from sw.reference import Reference
+from sw.schedule import schedule
+from sw.serial_link import LinkError, SerialLink
+
+pytestmark = pytest.mark.sim
+
+CONFIG = preset("tiny")
+SHAPE = (5, (9, 6), 7)
+
+
+@pytest.fixture(scope="module")
+def board():
+    with BoardSimulator(CONFIG) as board:
+        yield board
+
+
+@pytest.fixture(scope="module")
+def image():
+    return pack(schedule(random_quantized(1, CONFIG, *SHAPE), CONFIG))
+
+
+def frames(rng, steps):
+    return rng.integers(-1 << 15, 1 << 15, (steps, CONFIG.channels, SHAPE[0]))
+
+
+def test_the_command_line_runs_a_model_on_it(board, image, tmp_path):
+    """Every word is the reference's."""
+    image.save(tmp_path / "net.img")
+    np.save(tmp_path / "in.npy", np.random.default_rng(1).normal(size=(12, 3, SHAPE[0])))
+    assert main(["run", str(tmp_path / "net.img"), str(tmp_path / "in.npy"), "-o", str(tmp_path / "out.npy"),
+                 "--backend", "serial", "--port", board.port, "--check"]) == 0
+    assert np.load(tmp_path / "out.npy").shape == (12, 3, SHAPE[-1])
+
+
+def test_spoiled_bytes_are_survived(board, image):
+    """Dropped, doubled, changed and made up: words are still right, and nothing is done twice."""
+    rng = np.random.default_rng(2)
+    with SerialLink(board.port, CONFIG) as link:
+        device, reference = Device(link, image), Reference(image.model(), CONFIG.channels)
+        before = board.spoiled
+        board.spoil(0.004)
+        try:
+            for _ in range(8):
+                x = frames(rng, 4)
+                assert (device.run(x) == reference.run(x)).all()
+                for found, expected in zip(device.get_state(1), reference.get_state(1), strict=True):
+                    assert (found.c == expected.c).all() and (found.y == expected.y).all()
+        finally:
+            board.spoil(0)
+        assert board.spoiled > before and link.repeated > 0
+        assert device.counters()["steps"] == 32
+
+
+def test_a_cable_pulled_in_the_middle_of_a_frame(board, image):
+    """The host says so; plugged in again, frames that were part-way are given up, and the image is still there."""
+    rng = np.random.default_rng(3)
+    with SerialLink(board.port, CONFIG) as link:
+        device = Device(link, image)
+        cut = threading.Timer(0.3, board.unplug)
+        cut.start()
+        with pytest.raises(LinkError, match="the port is gone|no answer"):
+            while True:
+                device.run(frames(rng, 50))
+        cut.join()
+    board.plug()
+    with SerialLink(board.port, CONFIG) as link:
+        steps = link.read(ADDRESS["STEPS_LOW"])
+        assert steps > 0
+        # Half a frame, and nobody takes what comes out.
+        link._exchange(np.ones((2, 1), np.uint32), False, 0)
+        device._link = link
+        device.reset()
+        reference = Reference(image.model(), CONFIG.channels)
+        x = frames(rng, 5)
+        assert (device.run(x) == reference.run(x)).all()
+
+
+def test_refused_accesses_are_named(board):
+    with SerialLink(board.port, CONFIG) as link:
+        with pytest.raises(LinkError, match="write to register 0x000 was refused"):
+            link.access([(ADDRESS["INTERRUPT_ENABLE"], 3), (0x000, 1), (0xFFC, None)])
+        assert link.read(ADDRESS["INTERRUPT_ENABLE"]) == 3
+        with pytest.raises(LinkError, match="read of register 0xffc was refused"):
+            link.access([(ADDRESS["ID"], None), (0xFFC, None)])
+        link.write(ADDRESS["INTERRUPT_ENABLE"], 0)
+
+
+def test_a_machine_of_another_size_is_refused(board):
+    with pytest.raises(LinkError, match="has words a beat 1, config 'wide' needs 4"):
+        SerialLink(board.port, CONFIG.replace(name="wide", channels=8))
+
+
+def test_a_port_where_nobody_answers(tmp_path):
+    near, far = pty.openpty()
+    try:
+        start = time.monotonic()
+        with pytest.raises(LinkError, match="no answer to HELLO, asked 2 times"):
+            SerialLink(os.ttyname(far), CONFIG, timeout=0.05, tries=2)
+        assert time.monotonic() - start < 5
+    finally:
+        os.close(near)
+        os.close(far)
+    with pytest.raises(LinkError, match="cannot be opened"):
+        SerialLink(str(tmp_path / "none"), CONFIG)
