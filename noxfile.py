@@ -31,7 +31,7 @@ def _lint(session):
 @nox.session
 def tests(session):
     """Everything that must pass: lint, and all tests, those of the emitted Verilog among them."""
-    _install(session, "sim", "keras", "onnx", "safetensors", "demo", "dev")
+    _install(session, "sim", "serial", "keras", "onnx", "safetensors", "demo", "dev")
     _lint(session)
     session.run("pytest", *session.posargs)
 
@@ -46,7 +46,7 @@ def demo(session):
 @nox.session
 def sim(session):
     """The emitted Verilog in Verilator: the benches under cocotb, and the fast harness."""
-    _install(session, "sim", "onnx", "safetensors", "dev")
+    _install(session, "sim", "serial", "onnx", "safetensors", "dev")
     session.run("pytest", "-m", "sim", *session.posargs)
 
 

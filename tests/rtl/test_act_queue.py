@@ -11,7 +11,7 @@ CONFIGS = [TINY, TINY.replace(channels=1, slice_width=1, queue_depth=32)]
 
 def random_columns(rng, config, count):
     """Tokens and the activations that go with them."""
-    return [({"count": int(rng.integers(1, config.accumulator_rows + 1)),
+    return [({"count": int(rng.integers(1, config.accumulator_rows)),
               "operation": int(rng.integers(4)),
               "end": int(rng.random() < 0.1)},
              integers(rng, config.activation_bits, config.channels)) for _ in range(count)]

@@ -15,9 +15,9 @@ CONFIGS = [TINY, TINY.replace(column_depth=16, accumulator_rows=16)]
 def test_tokens_follow_their_columns(config, gaps, seed):
     rng = generator(seed)
     dut = PtrRead(config)
-    counts = rng.integers(0, config.accumulator_rows + 1, config.column_depth)
+    counts = rng.integers(0, config.accumulator_rows, config.column_depth)
     counts[rng.random(config.column_depth) < 0.4] = 0
-    counts[0], counts[-1] = config.accumulator_rows, 1
+    counts[0], counts[-1] = config.accumulator_rows - 1, 1
     # Per cycle None, or the fields of a column.
     columns = [None if rng.random() < gaps else {
         "index": int(rng.integers(config.column_depth)),
