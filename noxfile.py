@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The project's commands, each in an environment that it makes for itself: `pip install nox`, then `nox`."""
 
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2024.4.15"  # options.reuse_venv by name
@@ -71,3 +73,17 @@ def zoo(session):
     _install(session, "sim", "onnx", "safetensors", "dev", "oracles")
     session.install("--no-deps", RESEMBLYZER)
     session.run("python", "-m", "examples.zoo", *session.posargs)
+
+
+@nox.session
+def bench(session):
+    """The figures of docs/performance.md, measured anew: half an hour or more. A preset's name measures only that."""
+    _install(session, "sim", "demo", "train")
+    folder = Path(session.create_tmp())
+    files = []
+    for preset in session.posargs or ("ese", "ese_stream", "ku115", "latency"):
+        files.append(folder / f"{preset}.json")
+        options = ["--thorough"] if preset == "ese" else ["--no-sweeps"]
+        session.run("openese", "bench", "--preset", preset, "--json", str(files[-1]), *options)
+    if not session.posargs:
+        session.run("python", "-m", "docs.performance", *map(str, files))

@@ -125,7 +125,7 @@ class PEArray(wiring.Component):
             self._join(m, "released", tiles)
             counted.append("starved")
         for name in counted:
-            m.d.sync += getattr(self, name).eq(self._count(m, name, [getattr(tile, name) for tile in tiles]))
+            self._count(m, name, [getattr(tile, name) for tile in tiles])
         return m
 
     def _lines(self, m, index, tile):
@@ -148,15 +148,17 @@ class PEArray(wiring.Component):
         m.d.comb += [getattr(tile, f"{name}_taken").eq(getattr(self, name)) for tile in tiles]
 
     def _count(self, m, name, values):
-        """Their sum, in registered steps of eight."""
+        """Sums ``values`` up in ``name``, in registered steps of eight."""
         level = 0
+        statements = []
         while len(values) > 8:
             sums = []
             for start in range(0, len(values), 8):
                 total = sum(values[start:start + 8])
                 registered = Signal.like(total, name=f"{name}{level}_{start}")
-                m.d.sync += registered.eq(total)
+                statements.append(registered.eq(total))
                 sums.append(registered)
             values = sums
             level += 1
-        return sum(values)
+        # What comes first keeps its name in the Verilog.
+        m.d.sync += [getattr(self, name).eq(sum(values)), *statements]

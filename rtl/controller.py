@@ -233,8 +233,8 @@ class Controller(wiring.Component):
             m.next = "BROADCAST"
 
     def _assemble(self, m, counter, current):
-        """ELEMENTWISE or PROJECT. Neither may overwrite y while it is being sent."""
-        with m.If(~self.assemble_busy & ~(current.masked & self.output_busy)):
+        """ELEMENTWISE or PROJECT. Neither may overwrite what is being sent."""
+        with m.If(~self.assemble_busy & ~(current.sent & self.output_busy)):
             m.d.comb += self.assemble.eq(1)
             with m.If(current.opcode == Opcode.ELEMENTWISE):
                 m.d.sync += [

@@ -141,12 +141,25 @@ def _plain_names(text):
                   lambda match: f"{match[1]}{match[2]}{names.get(match[3], match[3] + ' ')}", text)
 
 
+def _plain_signals(module):
+    """Names that begin with a dollar sign, which no waveform viewer expects, as plain identifiers."""
+    taken = set(_NAME.findall(module))
+    names = {}
+    for name in dict.fromkeys(re.findall(r"\\\$\S+ ", module)):
+        plain = re.sub(r"\W+", "_", name[1:-1])
+        while plain in taken:
+            plain += "_"
+        taken.add(plain)
+        names[name] = plain
+    return re.sub(r"\\\$\S+ ", lambda match: names[match[0]], module)
+
+
 def _tidy(text):
     """Shortens what Yosys writes, without changing what it means."""
     text = _plain_names(text)
     text = re.sub(r"(?m)^  \(\* init = .* \*\)\n", "", text)
     head, *modules = re.split(r"(?m)^(?=module )", text)
-    return head + "\n\n".join(_drop_aliases(module) for module in modules) + "\n"
+    return head + "\n\n".join(_plain_signals(_drop_aliases(module)) for module in modules) + "\n"
 
 
 @contextlib.contextmanager

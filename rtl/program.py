@@ -112,6 +112,8 @@ class Instruction(data.StructLayout):
             "g_sigmoid": 1,
             # ELEMENTWISE and PROJECT: what is written is y, which a voice that is not active keeps.
             "masked": 1,
+            # ELEMENTWISE and PROJECT: it is the y that OUTPUT sends, and stays while it is being sent.
+            "sent": 1,
         })
         self.words = -(-Shape.cast(self).width // 32)
 

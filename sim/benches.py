@@ -34,7 +34,8 @@ class BenchFailure(AssertionError):
     """Benches that failed, each with its message."""
 
 
-def run(module: str, config: Config, folder: Path, *, seed: int = 1) -> None:
+def run(module: str, config: Config, folder: Path, *, seed: int = 1,
+        log: Path | None = None) -> None:
     """Run all benches of a module on one machine.
 
     Parameters
@@ -47,6 +48,8 @@ def run(module: str, config: Config, folder: Path, *, seed: int = 1) -> None:
         Takes the results, and ``dump.vcd`` when the environment variable ``WAVES`` is 1.
     seed : int
         Of everything random in the benches.
+    log : Path, optional
+        Takes what cocotb prints; else it is printed.
 
     Raises
     ------
@@ -62,6 +65,7 @@ def run(module: str, config: Config, folder: Path, *, seed: int = 1) -> None:
     try:
         runner.test(module, hdl_toplevel=build.TOP, hdl_toplevel_lang="verilog",
                     build_dir=_built(runner, config), test_dir=folder, results_xml=str(results), seed=seed,
+                    log_file=log,
                     extra_env={CONFIG: json.dumps(dataclasses.asdict(config))})
     except SystemExit:
         pass  # the results say why, or are missing

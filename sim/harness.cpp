@@ -365,7 +365,7 @@ public:
 
     ~Machine() {
         Verilated::threadContextp(&context_);  // in which the model looks itself up; it may be another machine's
-        trace(nullptr);
+        trace(nullptr, "");
         top_->final();
     }
 
@@ -400,12 +400,17 @@ public:
         return goal == SENT ? source.waiting() : source.waiting() + "; " + sink.waiting();
     }
 
-    void trace(const char* path) {
+    // All signals, or those whose names are given, with a space behind each.
+    void trace(const char* path, std::string names) {
 #if VM_TRACE
         if (trace_.isOpen()) trace_.close();
-        if (path) trace_.open(path);
+        if (!path) return;
+        trace_.dumpvars(0, "");
+        for (size_t end; (end = names.find(' ')) != std::string::npos; names.erase(0, end + 1))
+            trace_.dumpvars(1, names.substr(0, end));
+        trace_.open(path);
 #else
-        (void)path;
+        (void)path, (void)names;
 #endif
     }
 
@@ -496,7 +501,7 @@ void openese_pace(Machine* machine, uint64_t seed, double valid, double ready) {
 }
 uint64_t openese_cycles(const Machine* machine) { return machine->cycles; }
 int openese_irq(const Machine* machine) { return machine->irq(); }
-void openese_trace(Machine* machine, const char* path) { machine->trace(path); }
+void openese_trace(Machine* machine, const char* path, const char* names) { machine->trace(path, names); }
 
 void openese_write(Machine* machine, uint32_t address, const uint32_t* words, size_t count) {
     machine->writer = {};

@@ -360,15 +360,15 @@ class Simulator:
     # -- traces --------------------------------------------------------------------------------
 
     @contextmanager
-    def trace(self, path: str | Path) -> Iterator[None]:
-        """Write all signals to a VCD file while in the ``with`` block."""
+    def trace(self, path: str | Path, names: Iterable[str] = ()) -> Iterator[None]:
+        """Write all signals, or those of given ``names`` (``core.array.busy``), to a VCD file in the ``with`` block."""
         if not self._traceable:
             raise SimulationError("this simulator was made without trace=True")
-        self._call("trace", str(path).encode())
+        self._call("trace", str(path).encode(), "".join(f"TOP.{build.TOP}.{name} " for name in names).encode())
         try:
             yield
         finally:
-            self._call("trace", None)
+            self._call("trace", None, b"")
 
     # -- the library ---------------------------------------------------------------------------
 
@@ -397,7 +397,7 @@ def _load(path: Path) -> ctypes.CDLL:
         ("channels", u32), ("has_memory", u32),
         ("create", pointer, u64), ("destroy", None, pointer), ("reset", None, pointer, integer),
         ("pace", None, pointer, u64, real, real), ("cycles", u64, pointer), ("irq", integer, pointer),
-        ("trace", None, pointer, text), ("write", None, pointer, u32, pointer, size),
+        ("trace", None, pointer, text, text), ("write", None, pointer, u32, pointer, size),
         ("refused", size, pointer), ("read", None, pointer, u32), ("value", u32, pointer),
         ("response", text, pointer, integer), ("send", None, pointer, pointer, pointer, size),
         ("length", size, pointer, size), ("take", None, pointer, size, pointer, pointer),

@@ -252,8 +252,11 @@ def verify(image: Path, quantized: Path | None) -> None:
               help="The model in floating point: apply its head, and tell the error against it.")
 @click.option("--check", is_flag=True, help="Also run the reference, and fail unless every output word is "
                                             "the same.")
+@click.option("--trace", type=PATH, metavar="FILE",
+              help="Write a waveform (VCD) of some steps of the Verilog, and a view of it for GTKWave beside it.")
+@click.option("--trace-steps", default="0:2", show_default=True, metavar="FIRST:STOP", help="Which steps.")
 def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[str], baud: int, model: Path | None,
-        check: bool) -> None:
+        check: bool, trace: Path | None, trace_steps: str) -> None:
     """Run FRAMES through IMAGE.
 
     The outputs are a .npy array, (T, P) or (T, B, P) as the frames.
@@ -263,7 +266,9 @@ def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[s
       openese run net.img speech.npy -o out.npy
       openese run net.img speech.npy -o out.npy --backend sim --check --model sparse.npz
       openese run net.img speech.npy -o out.npy --backend serial --port /dev/ttyUSB0
+      openese run net.img speech.npy -o out.npy --backend sim --trace wave.vcd --trace-steps 10:12
     """
+    window = _trace_window(backend, trace, trace_steps)
     packed, images = bundle.load_images(image)
     exact = Network.load(model) if model is not None else None
     network = exact or packed
@@ -275,7 +280,7 @@ def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[s
             machines: list[Machine] = [Device(stack.enter_context(SerialLink(port, held.config, baud=baud)), held)
                                        for port, held in zip(ports, images, strict=True)]
         else:
-            machines = [_machine(held, backend, stack) for held in images]
+            machines = [_machine(held, backend, stack, *window) for held in images]
         y = _run(network, machines, sequences, backend)
     if check:
         twins: list[Machine] = [Reference(held.model(), held.config.channels) for held in images]
@@ -289,15 +294,20 @@ def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[s
 @openese.command("bench")
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="ese", show_default=True, help="The machine.")
 @click.option("--json", "path", type=PATH, metavar="FILE", help="Also write everything as JSON.")
-@click.option("--sweeps/--no-sweeps", default=True, help="Also over densities and queue depths (cycle model).")
-def bench_(preset: str, path: Path | None, sweeps: bool) -> None:
+@click.option("--sweeps/--no-sweeps", default=True,
+              help="Also over densities, queue depths and PEs (cycle model).")
+@click.option("--thorough", is_flag=True,
+              help="Also what takes minutes more: a waveform, cocotb, a model of 100 million weights.")
+def bench_(preset: str, path: Path | None, sweeps: bool, thorough: bool) -> None:
     """Measure the paper's layer on the emitted Verilog, beside the paper.
 
     \b
     Example:
       openese bench --preset ese --json bench.json
     """
-    result = bench.run(PRESETS[preset], sweeps=sweeps)
+    with Console(stderr=True).status("building") as status:
+        result = bench.run(PRESETS[preset], sweep=sweeps, trace=thorough, cocotb=thorough, large=thorough,
+                           tell=status.update)
     if path is not None:
         path.write_text(json.dumps(result, indent=2) + "\n")
     show.bench(result)
@@ -358,14 +368,29 @@ def _save_images(path: Path, network: Network | None, images: Sequence[Image]) -
         show.image(image)
 
 
-def _machine(image: Image, backend: str, stack: ExitStack) -> Machine:
-    """A machine with the image in it; ``stack`` closes it."""
+def _trace_window(backend: str, trace: Path | None, steps: str) -> tuple[Path | None, range]:
+    """What to trace, and where to."""
+    first, _, stop = steps.partition(":")
+    if not (first.isdecimal() and stop.isdecimal() and int(first) < int(stop)):
+        raise click.BadParameter(f"--trace-steps {steps!r}: expected FIRST:STOP, two numbers, the second larger")
+    if trace is not None and backend != "sim":
+        raise click.UsageError("--trace needs --backend sim: only the Verilog has a waveform")
+    return trace, range(int(first), int(stop))
+
+
+def _machine(image: Image, backend: str, stack: ExitStack, trace: Path | None = None,
+             steps: range = range(0)) -> Machine:
+    """A machine with the image in it, which writes a ``trace`` of some ``steps``; ``stack`` closes it."""
     if backend == "reference":
         return Reference(image.model(), image.config.channels)
     from sim.simulator import Simulator
     with Console(stderr=True).status("building the simulator"):
-        simulator = stack.enter_context(Simulator(image.config))
-    return Device(simulator, image)
+        simulator = stack.enter_context(Simulator(image.config, trace=trace is not None))
+    device = Device(simulator, image)
+    if trace is None:
+        return device
+    from sim.trace import TracedMachine
+    return TracedMachine(device, simulator, trace, steps)
 
 
 def _run(network: Network | None, machines: Sequence[Machine], sequences: Sequences,

@@ -353,7 +353,7 @@ class _Machine:
             case Opcode.ELEMENTWISE | Opcode.PROJECT:
                 if assembling:
                     return Activity.ASSEMBLE
-                if instruction["masked"] and answering:
+                if instruction["sent"] and answering:
                     return Activity.OUTPUT
                 self._issue()
                 self.assemble.start(instruction, self._base(instruction), self._sent)

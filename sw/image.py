@@ -231,6 +231,8 @@ def parse(data: bytes) -> Image:
     lines: Lines | None = None
     for number in range(count):
         section, payload, position = _parse_section(words, position, number, lines)
+        if section in payloads:
+            raise ImageFormatError(f"section {number} ({section.name.lower()}): there is one already")
         payloads[section] = payload
         if section is Section.MANIFEST:
             manifest, config = _parse_manifest(payload)
@@ -268,8 +270,10 @@ def _parse_section(words: NDArray[np.uint32], position: int, number: int,
         raise ImageFormatError(f"truncated in {where}: {end + 1 - len(words)} words are missing")
     if words[end] != _crc(words[position:end])[0]:
         raise ImageFormatError(f"{where} is damaged (CRC mismatch)")
-    if lines is not None and first + count > lines.depth[section]:
-        raise ImageFormatError(f"{where}: {first + count} lines, the memory has {lines.depth[section]}")
+    if first:
+        raise ImageFormatError(f"{where} begins at line {first}; this program reads whole memories, from line 0")
+    if lines is not None and count > lines.depth[section]:
+        raise ImageFormatError(f"{where}: {count} lines, the memory has {lines.depth[section]}")
     return section, words[position + _SECTION_WORDS:end].reshape(count, width), end + 1
 
 

@@ -429,7 +429,7 @@ class _Scheduler:
                 self._multiply(operation, follow=True)
             self._emit(Opcode.PROJECT, acc_base=self._output_base, phase_stride=self._output_rows,
                        phase_last=self._output_phases - 1, rows=place.output_rows, dst_base=place.y_line,
-                       shift=(model.formats[number].output_shift, 0, 0, 0), masked=1)
+                       shift=(model.formats[number].output_shift, 0, 0, 0), masked=1, sent=int(following == 0))
         if following == 0:
             self._emit(Opcode.OUTPUT, count=model.outputs, src_base=place.y_line)
             self._emit(Opcode.FRAME, when=When.WAIT)
@@ -445,7 +445,8 @@ class _Scheduler:
                    cell_base=place.cells, dst_base=place.m_line, shift=formats.gate_shift,
                    cell_argument_shift=formats.cell_argument_shift, peephole_select=layer.peephole_select,
                    cell_select=layer.cell_select, g_sigmoid=int(layer.g_activation == "sigmoid"),
-                   masked=int(layer.w_ym is None))
+                   masked=int(layer.w_ym is None),
+                   sent=int(layer.w_ym is None and number == len(self._model.layers) - 1))
 
 
 def instruction_words(plan: Schedule) -> NDArray[np.uint32]:

@@ -155,28 +155,65 @@ def bench(result: Mapping[str, Any]) -> None:
     """What `sw.bench.run` measured, beside the paper."""
     machine, rtl, layer = result["machine"], result["rtl"], result["layer"]
     line(f"{machine['preset']}: {machine['pes']} PEs x {machine['channels']} channels, LSTMP 153/1024/512 at density "
-         f"{layer['density']:g}, {layer['entries_per_pe']:,} entries per PE")
+         f"{layer['density']:g}, {layer['entries_per_pe']:,} entries per PE, {layer['padding']:.1%} of them padding")
     rows = [
         ("cycles a step", f"{rtl['cycles_per_step']:,.1f}", "16,540"),
         ("microseconds at 200 MHz", f"{rtl['microseconds_at_200_mhz']:.1f}", "82.7"),
         ("multipliers busy on non-zeros", f"{rtl['busy']:.1%}", "68.9 % with padding"),
         ("cycles of the cycle model", f"{result['model_cycles']:,}", ""),
-        ("first frame, cycles", f"{rtl['first_frame_cycles']:,}", ""),
+        ("a frame at rest, cycles", f"{rtl['first_frame_cycles']:,}", ""),
+        ("one voice at rest, cycles", f"{rtl['one_voice_cycles']:,}", ""),
         ("words equal to the reference", f"{rtl['words']:,} of {rtl['words']:,}" if rtl["bit_exact"] else "NO", ""),
         ("image against float32", f"{layer['float32_bytes'] / layer['image_bytes']:.1f} x smaller", "20 x"),
     ]
-    rows += [(f"{name}, cycles", f"{row['cycles']:,}", f"{row['paper_cycles']:,}")
+    if "trace" in result:
+        rows.append(("cycles a step, counted in a waveform", f"{result['trace']['cycles_per_step']:,.1f}", ""))
+        rows.append(("busy, counted in a waveform", f"{result['trace']['busy']:.1%}", ""))
+    rows += [(f"{name}, cycles", f"{row['cycles']:,}", f"{row['paper_cycles']:,}" if "paper_cycles" in row else "")
              for name, row in result["matrices"].items()]
     rows += [(f"{name}, PE cycles a step", f"{value:,.1f}", "") for name, value in rtl["counters"].items()]
     _table(["measured ", "here", "the paper"], rows)
-    for title, columns in (("density_sweep", ("density", "balanced", "cycles", "busy", "speedup")),
-                           ("order_sweep", ("queue_depth", "ordered", "natural"))):
+    if "memories" in result:
+        _table(["latency", "jitter", "share", "cycles a step", "a line", "cycle model"],
+               [(*row["memory"].values(), f"{row['cycles_per_step']:,.1f}", f"{row['cycles_per_line']:.3f}",
+                 f"{row['model_cycles']:,}") for row in result["memories"]])
+    for title in ("density_sweep", "queue_sweep", "pe_sweep"):
         if title in result:
-            _table(columns, ([f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name])
-                              for name in columns] for row in result[title]))
-    software, processor = result["software"], result["processor"]
-    line(f"prune {software['prune_seconds']:.2f} s, place and pack {software['place_and_pack_seconds']:.2f} s, "
-         f"reference {software['reference_frames_per_second']:,.0f} frames/s, simulated "
-         f"{rtl['cycles_per_second']:,.0f} cycles/s after {rtl['build_seconds']:.0f} s of building")
-    line(f"{machine['processor']}: a dense step in {processor['dense_step_seconds'] * 1e3:.2f} ms, "
-         f"{processor['times_the_machine']:.0f} x the machine's at 200 MHz")
+            _table(list(result[title][0]), ([f"{value:.3g}" if isinstance(value, float) else str(value)
+                                             for value in row.values()] for row in result[title]))
+    _host(result)
+
+
+def _host(result: Mapping[str, Any]) -> None:
+    """This computer's part of `sw.bench.run`."""
+    machine, rtl, software, cpu = result["machine"], result["rtl"], result["software"], result["cpu"]
+
+    def known(value: float | None, form: str) -> str:
+        return "not installed" if value is None else form.format(value)
+
+    line(f"on {machine['processor']}:")
+    rows = [
+        ("a dense step, numpy", f"{cpu['dense_step_seconds'] * 1e3:.2f} ms",
+         f"{cpu['dense_times_the_machine']:.0f} x the machine at 200 MHz"),
+        ("a sparse step, scipy", f"{cpu['sparse_step_seconds'] * 1e3:.2f} ms",
+         f"{cpu['sparse_times_the_machine']:.0f} x"),
+        ("a dense step, torch, no peepholes",
+         known(cpu["torch_step_seconds"] and cpu["torch_step_seconds"] * 1e3, "{:.2f} ms"),
+         known(cpu["torch_times_the_machine"], "{:.0f} x")),
+        ("prune, quantize, pack", f"{software['total_seconds']:.2f} s",
+         " + ".join(f"{software[f'{stage}_seconds']:.2f}" for stage in ("prune", "quantize", "pack"))),
+        ("place and encode, over CSC of scipy", f"{software['pack_to_csc']:.1f} x", ""),
+        ("reference, frames a second", f"{software['reference_frames_per_second']:,.0f}",
+         known(software["reference_to_torch"], "{:.1f} x the time of torch")),
+        ("Verilog, lines", f"{rtl['verilog_lines']:,}", f"in {rtl['emission_seconds']:.1f} s"),
+        ("simulation, cycles a second", f"{rtl['cycles_per_second']:,.0f}",
+         f"after {rtl['build_seconds']:.0f} s of building"),
+    ]
+    if "cocotb" in result:
+        rows.append(("harness over cocotb", f"{result['cocotb']['ratio']:.0f} x",
+                     f"{result['cocotb']['pes']} x {result['cocotb']['channels']}"))
+    if software["large"]:
+        large = software["large"]
+        rows.append((f"{large['weights']:,} weights", f"{large['total_seconds']:.0f} s",
+                     f"{large['memory_ratio']:.1f} x their float32 size in memory"))
+    _table(["software ", "", "which is "], rows)

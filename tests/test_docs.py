@@ -7,6 +7,7 @@ another, in one namespace and one empty folder; ``sim`` marks those that need a 
 PyTorch.
 """
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from docs import performance
 from docs.tables import TABLES, with_table
 from rtl.loader import ImageError, Section
 from sw.cli import main
@@ -98,3 +100,8 @@ def test_links_lead_somewhere(page):
         assert target.exists(), f"{name(page)}: {link}"
         assert not anchor or anchor in anchors(target), f"{name(page)}: {link}"
 
+
+def test_the_page_of_measurements_is_made_of_them():
+    results = json.loads(performance.DATA.read_text())
+    assert performance.PAGE.read_text() == performance.page(results), "python -m docs.performance mends it"
+    assert all(result["rtl"]["bit_exact"] for result in results.values())

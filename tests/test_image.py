@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images hold models exactly, and a wrong one is refused by name of what is wrong."""
 
+import zlib
+
 import numpy as np
 import pytest
 from models import random_quantized
@@ -88,6 +90,26 @@ def test_every_damaged_byte_is_noticed(image):
         changed[position] ^= 1 << int(position) % 8
         with pytest.raises(ImageFormatError):
             parse(bytes(changed))
+
+
+def resealed(words, start, stop):
+    """``words`` with a new CRC behind a section."""
+    words[stop] = zlib.crc32(words[start:stop].tobytes())
+    return words.tobytes()
+
+
+def test_sections_that_the_reader_would_lose_are_refused(image):
+    """The machine takes parts of memories; a file for this program has each of them once, and whole."""
+    words = image.words(everything=True).astype("<u4")
+    tables = len(words) - image.sections[Section.TABLES].size - 4
+    moved = words.copy()
+    moved[tables + 1] = 3
+    with pytest.raises(ImageFormatError, match=r"\(tables\) begins at line 3"):
+        parse(resealed(moved, tables, len(moved) - 1))
+    twice = np.concatenate([words, words[tables:]])
+    twice[3] += 1
+    with pytest.raises(ImageFormatError, match=r"\(tables\): there is one already"):
+        parse(resealed(twice, 0, 4))
 
 
 def test_missing_sections_are_named(image):

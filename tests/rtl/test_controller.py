@@ -27,7 +27,7 @@ def random_program(rng, config, length):
             "phase_stride": number(20), "phase_last": number(4), "gated": number(2), "rows": number(8),
             "align": rng.integers(0, 8, 4).tolist(), "shift": rng.integers(0, 32, 4).tolist(),
             "cell_argument_shift": number(32), "peephole_select": number(8), "cell_select": number(8),
-            "g_sigmoid": number(2), "masked": number(2)})
+            "g_sigmoid": number(2), "masked": number(2), "sent": number(2)})
     program.insert(2 + int(rng.integers(length)), {"opcode": Opcode.FRAME, "when": When.TRY})
     program.append({"opcode": Opcode.REPEAT, "src_base": 1})
     return program
@@ -161,7 +161,7 @@ class Bench:
                 output = self.time() + 1
             if ctx.get(dut.assemble):
                 assert assemble == 0
-                assert not (output and ctx.get(dut.instruction.masked)), "y would change while it is sent"
+                assert not (output and ctx.get(dut.instruction.sent)), "y would change while it is sent"
                 assemble, target = self.time() + 1, self.sent
             elif assemble:
                 ready = ctx.get(dut.assemble_go)

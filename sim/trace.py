@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waveforms: what they hold cycle by cycle, and a view of them for GTKWave or Surfer.
+
+Signals are named by their path below the top, as ``core.array.busy``; where a scope has the name of a signal, the
+number that tells them apart is left out.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from vcd.gtkw import GTKWSave
+from vcd.reader import TokenKind, tokenize
+
+from sw.device import Device
+
+from .build import TOP
+from .simulator import Simulator
+
+__all__ = ["TraceError", "TracedMachine", "samples", "save_view", "signals"]
+
+#: What a person wants to see first: title, and signals in the order of a column's way through the machine.
+_VIEW = (
+    ("frames", ("s_axis_tvalid", "s_axis_tready", "s_axis_tlast", "m_axis_tvalid", "m_axis_tready", "m_axis_tlast")),
+    ("memory", ("m_axi_arvalid", "m_axi_arready", "m_axi_araddr", "m_axi_rvalid", "m_axi_rready")),
+    ("controller", ("core.controller.multiply", "core.controller.assemble", "core.controller.output",
+                    "core.controller.step", "core.controller.waiting_frame")),
+    ("broadcast", ("core.broadcast.column_valid", "core.broadcast.full", "core.broadcast.blocked_full",
+                   "core.broadcast.blocked_follow")),
+    ("array", ("core.array.busy", "core.array.padding", "core.array.hazard", "core.array.full", "core.array.done",
+               "core.array.starved")),
+    ("PE 0", ("core.array.tile0.pe0.column_valid", "core.array.tile0.pe0.full", "core.array.tile0.pe0.busy",
+              "core.array.tile0.pe0.padding", "core.array.tile0.pe0.hazard", "core.array.tile0.pe0.drain",
+              "core.array.tile0.pe0.drain_address", "core.array.tile0.pe0.done")),
+    ("element-wise", ("core.assemble.busy", "core.assemble.drain", "core.assemble.drain_address",
+                      "core.assemble.write_valid", "core.assemble.write_line")),
+)
+
+
+class TraceError(ValueError):
+    """A waveform that lacks a signal; the message names it."""
+
+
+def signals(path: str | Path) -> dict[str, tuple[str, int]]:
+    """Identifier and width of every signal of a VCD file, by its path below the top."""
+    found: dict[str, tuple[str, int]] = {}
+    scopes: list[str] = []
+    with open(path, "rb") as file:
+        for token in tokenize(file):
+            if token.kind is TokenKind.SCOPE:
+                scopes.append(re.sub(r"\$\d+$", "", token.scope.ident))
+            elif token.kind is TokenKind.UPSCOPE:
+                scopes.pop()
+            elif token.kind is TokenKind.VAR and TOP in scopes:
+                name = ".".join([*scopes[scopes.index(TOP) + 1:], token.var.reference])
+                found[name] = (token.var.id_code, token.var.size)
+            elif token.kind is TokenKind.ENDDEFINITIONS:
+                break
+    return found
+
+
+def samples(path: str | Path, names: Sequence[str]) -> Iterator[tuple[int, ...]]:
+    """Values of the signals ``names`` in every cycle, as the rising edge of ``aclk`` at its end sees them.
+
+    Raises
+    ------
+    TraceError
+        If there is no such signal.
+    """
+    known = signals(path)
+    for name in ("aclk", *names):
+        if name not in known:
+            raise TraceError(f"{path}: there is no signal {name}")
+    clock = known["aclk"][0]
+    now = {known[name][0]: 0 for name in ("aclk", *names)}
+    wanted = [known[name][0] for name in names]
+    with open(path, "rb") as file:
+        before = tuple(now[code] for code in wanted)
+        for token in tokenize(file):
+            if token.kind is TokenKind.CHANGE_TIME:
+                before = tuple(now[code] for code in wanted)
+            elif token.kind in (TokenKind.CHANGE_SCALAR, TokenKind.CHANGE_VECTOR):
+                change = token.scalar_change if token.kind is TokenKind.CHANGE_SCALAR else token.vector_change
+                if change.id_code in now:
+                    value = change.value if isinstance(change.value, int) else int(change.value or "0", 2)
+                    if change.id_code == clock and value and not now[clock]:
+                        yield before
+                    now[change.id_code] = value
+
+
+def save_view(path: str | Path) -> Path:
+    """Write a view of the VCD file ``path`` beside it, for GTKWave (``.gtkw``); returns its path."""
+    path = Path(path)
+    known = signals(path)
+    view = path.with_suffix(".gtkw")
+    with open(view, "w") as file:
+        save = GTKWSave(file)
+        save.dumpfile(str(path.resolve()))
+        save.treeopen(f"TOP.{TOP}.")
+        for title, names in _VIEW:
+            there = [name for name in names if name in known]
+            if there:
+                with save.group(title):
+                    for name in there:
+                        width = known[name][1]
+                        save.trace(f"TOP.{TOP}.{name}" + (f"[{width - 1}:0]" if width > 1 else ""),
+                                   datafmt="dec" if width > 1 else "hex")
+    return view
+
+
+class TracedMachine:
+    """A machine that writes a waveform of some of its steps, and a view of it beside.
+
+    Parameters
+    ----------
+    machine : sw.device.Device
+        On ``simulator``.
+    simulator : Simulator
+        Made with ``trace``.
+    path : str or Path
+        Of the VCD file.
+    steps : range
+        Which of the steps, counted from 0. The machine comes to rest before the first and after the last.
+    """
+
+    def __init__(self, machine: Device, simulator: Simulator, path: str | Path, steps: range) -> None:
+        self.model, self.channels = machine.model, machine.channels
+        self.get_state, self.set_state = machine.get_state, machine.set_state
+        self.counters = machine.counters
+        self._machine, self._simulator, self._path, self._steps = machine, simulator, path, steps
+        self._done = 0
+
+    def run(self, frames: ArrayLike, active: ArrayLike | None = None) -> NDArray[np.int64]:
+        """As `sw.device.Device.run`."""
+        x = np.asarray(frames)
+        start, stop = (min(max(edge - self._done, 0), len(x)) for edge in (self._steps.start, self._steps.stop))
+        self._done += len(x)
+
+        def part(first: int, last: int) -> NDArray[np.int64]:
+            return self._machine.run(x[first:last], None if active is None else np.asarray(active)[first:last])
+
+        if start >= stop:
+            return part(0, len(x))
+        before = part(0, start)
+        with self._simulator.trace(self._path):
+            during = part(start, stop)
+        save_view(self._path)
+        return np.concatenate([before, during, part(stop, len(x))])

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's benchmark layer (section 6): an LSTMP of 153 inputs, 1024 cells and 512 outputs with peepholes.
+
+Its weights are random, since only where the non-zeros lie decides about time.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtl.config import Config
+
+from ..model import Layer, Model
+from ..prune import prune
+from ..quantized import QuantizedLayer, QuantizedModel, activation_table
+from ..schedule import Schedule, schedule
+
+__all__ = ["CELLS", "CLOCK", "INPUTS", "OUTPUTS", "PAPER", "PAPER_MULTIPLIERS", "paper_layer", "planned",
+           "quantized_layer"]
+
+INPUTS, CELLS, OUTPUTS = 153, 1024, 512
+
+#: Hertz: the paper's clock. No figure here says that an FPGA build reaches it.
+CLOCK = 200e6
+
+PAPER_MULTIPLIERS = 1024
+
+#: The paper's table (32 voices, 1024 multipliers): cycles at `CLOCK`, in theory and measured.
+PAPER = {"w_x": (2285, 4 * 1072), "w_r": (7462, 8050), "w_ym": (1638, 3132)}
+
+
+def paper_layer(seed: int = 0, inputs: int = INPUTS, cells: int = CELLS, outputs: int = OUTPUTS) -> Model:
+    """The layer, dense, with random weights; or one of another size."""
+    rng = np.random.default_rng(seed)
+    layer = Layer(
+        name="paper", w_x=rng.normal(scale=inputs ** -0.5, size=(4, cells, inputs)),
+        w_r=rng.normal(scale=outputs ** -0.5, size=(4, cells, outputs)), bias=rng.normal(size=(4, cells)),
+        peephole=rng.normal(scale=0.3, size=(3, cells)),
+        w_ym=rng.normal(scale=cells ** -0.5, size=(outputs, cells)))
+    return Model(layers=(layer,), name="paper")
+
+
+def quantized_layer(model: Model, config: Config) -> QuantizedModel:
+    """A model of one layer in fixed formats that suit `paper_layer`; nothing is calibrated."""
+    layer = model.layers[0]
+    high = (1 << (config.weight_bits - 1)) - 1
+
+    def integers(values: NDArray[Any], fraction: int, limit: int) -> NDArray[np.int32]:
+        return np.clip(np.round(np.ldexp(values, fraction)), -limit, limit).astype(np.int32)
+
+    def weights(values: NDArray[Any]) -> NDArray[np.int32]:
+        """A weight that is there stays there."""
+        rounded = integers(values, 11, high)
+        return np.where((rounded == 0) & (values != 0), 1, rounded).astype(np.int32)
+
+    assert layer.peephole is not None and layer.w_ym is not None
+    bias = np.stack([integers(values, 15 + (gate == 2), (1 << 19) - 1) for gate, values in enumerate(layer.bias)])
+    quantized = QuantizedLayer(
+        name=layer.name, w_x=weights(layer.w_x), w_r=weights(layer.w_r), w_ym=weights(layer.w_ym), bias=bias,
+        peephole=integers(layer.peephole, 14, (1 << 15) - 1), x_fraction=11, y_fraction=14,
+        w_x_fraction=(11,) * 4, w_r_fraction=(11,) * 4, w_ym_fraction=11, align_x=(3,) * 4, align_r=(0,) * 4,
+        cell_select=config.cell_fraction_max - 16, peephole_select=15 - config.peephole_shift_base)
+    return QuantizedModel(
+        layers=(quantized,), config=config, sigmoid_range=4, tanh_range=3, name=model.name,
+        sigmoid_table=activation_table("sigmoid", 4, config), tanh_table=activation_table("tanh", 3, config))
+
+
+def planned(config: Config, density: float, balanced: bool = True, order: bool = True) -> Schedule:
+    """The layer at ``density`` on a machine; ``order``: with the columns in the packer's order."""
+    sparse = prune(paper_layer(), density, config.pes, config.groups, balanced=balanced)
+    return schedule(quantized_layer(sparse, config), config, balance=order)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layer on the emitted Verilog."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtl.verilog import verilog
+
+from ..device import Device
+from ..image import Image, pack
+from ..reference import Reference
+from ..schedule import Schedule
+from .layer import CLOCK
+
+__all__ = ["MEMORIES", "measured", "traced"]
+
+_WARM, _MEASURED = 4, 8  # frames that fill the pipeline, and frames that are measured
+_TRACED = 2
+_FOLLOWING = 2  # frames after those that are traced: the last step of all is shorter
+_PINS = ("m_axis_tvalid", "m_axis_tready", "m_axis_tlast")
+
+#: What weights are streamed from: latency of a line in cycles, what chance adds to it, share of the cycles in which
+#: it gives a line.
+MEMORIES: tuple[dict[str, Any], ...] = (
+    {"latency": 60, "jitter": 0, "share": 1.0},
+    {"latency": 60, "jitter": 60, "share": 0.95},
+    {"latency": 60, "jitter": 60, "share": 0.9},
+)
+
+
+class _Bench:
+    """One machine with the layer in it, and what the reference says of its first frames."""
+
+    def __init__(self, plan: Schedule, image: Image, link: Any, frames: NDArray[np.int64],
+                 expected: NDArray[np.int64]) -> None:
+        self.link = link
+        self._plan = plan
+        self._frames, self._expected = frames, expected
+        self.device = Device(link, image)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Until the accumulators are clear."""
+        self.link.clock(2 * self._plan.config.accumulator_rows)
+
+    def first(self, voices: int) -> tuple[int, bool]:
+        """Cycles of the first frame of ``voices``, and whether they got the reference's words."""
+        self.device.reset()
+        self._rest()
+        active = np.arange(self._plan.config.channels) < voices
+        start = self.link.cycles
+        y = self.device.run(self._frames[:1], active[None])
+        return self.link.cycles - start, bool((y[0][active] == self._expected[0][active]).all())
+
+    def run(self, count: int) -> tuple[dict[str, int], bool]:
+        """The counters after ``count`` frames, and whether all words were the reference's."""
+        self.device.reset()
+        self._rest()
+        y = self.device.run(self._frames[:count])
+        return self.device.counters(), bool((y == self._expected[:count]).all())
+
+
+def _frames(plan: Schedule, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Random frames (T, C, I), and the words that the reference makes of them."""
+    reference = Reference(plan.model, plan.config.channels)
+    rng = np.random.default_rng(1)
+    frames = rng.integers(-1 << 13, 1 << 13, (count, plan.config.channels, plan.model.inputs))
+    return frames, np.array([reference.step(x) for x in frames])
+
+
+def measured(plan: Schedule) -> list[dict[str, Any]]:
+    """What the machine needs for the layer; where weights are streamed, by each of `MEMORIES`."""
+    from sim.simulator import Simulator
+
+    config = plan.config
+    image = pack(plan)
+    frames, expected = _frames(plan, _WARM + _MEASURED)
+    began = time.perf_counter()
+    lines = len(verilog(config).splitlines())
+    emission = time.perf_counter() - began
+    began = time.perf_counter()
+    link = Simulator(config)
+    build = time.perf_counter() - began
+    results = []
+    for memory in MEMORIES if config.stream else (None,):
+        if memory is not None:
+            link.place(np.zeros(0, np.uint8), **memory)
+        bench = _Bench(plan, image, link, frames, expected)
+        began, cycles = time.perf_counter(), link.cycles
+        first, exact = bench.first(config.channels)
+        alone, exact_alone = bench.first(1)
+        (before, exact_before), (after, exact_after) = bench.run(_WARM), bench.run(_WARM + _MEASURED)
+        speed = (link.cycles - cycles) / (time.perf_counter() - began)
+        counters = {name: (after[name] - before[name]) / _MEASURED for name in before}
+        # Cycles in which the machine waited for the host's frames are not the step's.
+        counters["cycles"] -= counters["frame"]
+        counters["frame"] = 0
+        per_step = counters["cycles"]
+        results.append({
+            "memory": memory, "cycles_per_step": per_step, "busy": counters["busy"] / config.pes / per_step,
+            "counters": counters, "microseconds_at_200_mhz": per_step / CLOCK * 1e6,
+            "bit_exact": exact and exact_alone and exact_before and exact_after, "words": int(expected.size),
+            "first_frame_cycles": first, "one_voice_cycles": alone, "verilog_lines": lines,
+            "emission_seconds": emission, "build_seconds": build, "cycles_per_second": speed,
+        })
+    link.close()
+    return results
+
+
+def traced(plan: Schedule) -> dict[str, Any]:
+    """Cycles and busy multipliers of a step, counted in a waveform and not by the machine."""
+    from sim.simulator import Simulator
+    from sim.trace import samples
+
+    config = plan.config
+    frames, expected = _frames(plan, _WARM + _TRACED + 1 + _FOLLOWING)
+    outputs = expected.shape[2]
+    with tempfile.TemporaryDirectory() as folder, Simulator(config, trace=True) as link:
+        bench = _Bench(plan, pack(plan), link, frames, expected)
+        bench.device.reset()
+        link.clock(2 * config.accumulator_rows)
+        link.send_frames(np.where(np.arange(len(frames))[:, None] == 0, 3, 1) * np.ones(config.channels, int),
+                         frames.transpose(0, 2, 1))
+        link.receive_frames(_WARM, outputs)
+        path = Path(folder) / "steps.vcd"
+        pes = [f"core.array.tile{tile}.pe{pe}.busy" for tile in range(config.slices)
+               for pe in range(config.pes // config.slices)]
+        with link.trace(path, ("aclk", *_PINS, *pes)):
+            link.receive_frames(_TRACED + 1, outputs)
+        ends, busy = [], []
+        for cycle, values in enumerate(samples(path, (*_PINS, *pes))):
+            busy.append(sum(values[3:]))
+            if all(values[:3]):
+                ends.append(cycle)
+    cycles = ends[-1] - ends[0]
+    return {"steps": len(ends) - 1, "cycles_per_step": cycles / (len(ends) - 1),
+            "busy": sum(busy[ends[0] + 1:ends[-1] + 1]) / cycles / config.pes}

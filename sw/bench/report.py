@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All measurements in one dictionary."""
+
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtl.config import Config
+
+from ..cycle_model import Estimate, Memory, estimate
+from ..image import pack
+from ..prune import prune
+from ..schedule import Schedule
+from . import sweeps
+from .layer import PAPER, PAPER_MULTIPLIERS, paper_layer, planned
+from .machine import measured, traced
+from .processor import processor
+from .software import software
+from .speed import cocotb_speed
+
+__all__ = ["run"]
+
+
+def run(config: Config, density: float = 0.1, *, sweep: bool = True, trace: bool = False, cocotb: bool = False,
+        large: bool = False, tell: Callable[[str], None] = lambda stage: None) -> dict[str, Any]:
+    """Measure a machine; the package says which keys there are.
+
+    Parameters
+    ----------
+    config : Config
+    density : float
+        Of the layer.
+    sweep : bool
+        Also over densities, queue depths and PEs.
+    trace, cocotb, large : bool
+        Also what needs minutes more: a waveform, the speed under cocotb, a model of 100 million weights.
+    tell : callable
+        Called with what is begun.
+
+    Raises
+    ------
+    CapacityError
+        If the machine cannot hold the layer.
+    """
+    plan = planned(config, density)
+    tell("the emitted Verilog")
+    machines = measured(plan)
+    steady = machines[0]
+    tell("the cycle model")
+    predicted = estimate(plan)
+    result: dict[str, Any] = {
+        "machine": {"preset": config.name, "pes": config.pes, "channels": config.channels, "groups": config.groups,
+                    "multipliers": config.multipliers, "processor": _processor_name()},
+        "layer": _layer(plan, density),
+        "rtl": steady,
+        "model_cycles": predicted.cycles_per_step,
+        "model_difference": predicted.cycles_per_step / steady["cycles_per_step"] - 1,
+        "matrices": _by_matrix(plan, predicted),
+    }
+    if config.stream:
+        lines = sum(operation.stream.lines for operation in plan.operations)
+        result["memories"] = [{**machine, "lines": lines, "cycles_per_line": machine["cycles_per_step"] / lines,
+                               "model_cycles": estimate(plan, memory=_memory(machine["memory"])).cycles_per_step}
+                              for machine in machines]
+    if trace:
+        tell("a waveform")
+        result["trace"] = traced(plan)
+    tell("this processor")
+    dense = paper_layer()
+    result["cpu"] = processor(dense, prune(dense, density, config.pes, config.groups),
+                              config.channels, steady["microseconds_at_200_mhz"])
+    tell("the host's software")
+    result["software"] = software(config, density, large)
+    if cocotb:
+        tell("cocotb")
+        result["cocotb"] = cocotb_speed()
+    if sweep:
+        for name, work in (("density_sweep", lambda: sweeps.density_sweep(config)),
+                           ("queue_sweep", lambda: sweeps.queue_sweep(config, density)),
+                           ("pe_sweep", lambda: sweeps.pe_sweep(config, density))):
+            tell(name.replace("_", " "))
+            result[name] = work()
+    return result
+
+
+def _memory(traits: Mapping[str, Any]) -> Memory:
+    """The cycle model's memory most like it: it answers in order, so the longest wait counts."""
+    return Memory(latency=traits["latency"] + traits["jitter"], share=traits["share"])
+
+
+def _layer(plan: Schedule, density: float) -> dict[str, Any]:
+    matrices = paper_layer().layers[0]
+    floats = sum(np.size(getattr(matrices, name)) for name in ("w_x", "w_r", "w_ym", "bias", "peephole"))
+    streams = [operation.stream for operation in plan.operations]
+    return {"density": density, "nonzeros": int(sum(stream.nonzeros.sum() for stream in streams)),
+            "entries_per_pe": sum(stream.lines for stream in streams),
+            "padding": sum(stream.padding for stream in streams) / sum(int(s.lengths.sum()) for s in streams),
+            "image_bytes": pack(plan).bytes, "float32_bytes": 4 * floats}
+
+
+def _by_matrix(plan: Schedule, predicted: Estimate) -> dict[str, dict[str, float]]:
+    result: dict[str, dict[str, float]] = {}
+    for label, cycles in predicted.matrices.items():
+        row = result.setdefault(label.split()[0], {"cycles": 0, "entries_per_pe": 0, "busy": 0.0})
+        row["cycles"] += cycles
+    for operation in plan.operations:
+        row = result[operation.matrix]
+        row["entries_per_pe"] += operation.stream.lines
+        row["busy"] += float(operation.stream.nonzeros.sum()) / plan.config.pes
+    for name, row in result.items():
+        row["busy"] /= row["cycles"]
+        if plan.config.multipliers == PAPER_MULTIPLIERS:
+            row["paper_theory_cycles"], row["paper_cycles"] = PAPER[name]
+    return result
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} threads" if names else platform.machine()

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speed of the host's side.
+
+``prune_seconds``, ``quantize_seconds`` (calibrated on 32 frames), ``pack_seconds`` (placed, encoded and packed) and
+``total_seconds``: of the paper's layer. ``pack_to_csc``: placing and encoding, over what scipy needs to convert the
+same dense integer matrices to CSC. ``reference_frames_per_second``: frames of one voice that the integer reference
+computes, as many voices at once as the machine has. ``reference_to_torch``: its time over that of PyTorch's float
+LSTM. ``large``: of a model of 100 million weights, ``weights``, ``float32_bytes``, seconds as above, ``peak_bytes``
+of a process that does nothing else, and ``memory_ratio`` of the two. Without PyTorch that ratio is null.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csc_array
+
+from rtl.config import Config, preset
+
+from ..image import pack
+from ..model import Layer, Model
+from ..prune import prune
+from ..quantize import quantize
+from ..quantized import QuantizedModel
+from ..reference import Reference
+from ..schedule import schedule
+from .layer import INPUTS, paper_layer
+from .processor import seconds, torch_step
+
+__all__ = ["large_model", "software"]
+
+_FRAMES = 32
+_LARGE = {"layers": 3, "size": 2048, "density": 0.1}
+
+
+def _stages(model: Model, config: Config, density: float) -> tuple[QuantizedModel, dict[str, float]]:
+    """The quantized model, and the seconds of every stage. Whoever has ``model`` no more lets it be freed."""
+    times = {}
+    began = total = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        times[f"{stage}_seconds"], began = now - began, now
+
+    sparse = prune(model, density, config.pes, config.groups)
+    lap("prune")
+    frames = np.random.default_rng(0).standard_normal((_FRAMES, 1, model.inputs))
+    del model
+    quantized = quantize(sparse, frames, config)
+    lap("quantize")
+    pack(schedule(quantized, config)).words()
+    lap("pack")
+    return quantized, {**times, "total_seconds": time.perf_counter() - total}
+
+
+def _csc_seconds(quantized: QuantizedModel) -> float:
+    layer = quantized.layers[0]
+    assert layer.w_ym is not None
+    matrices = [layer.w_x.reshape(-1, layer.inputs), layer.w_r.reshape(-1, layer.outputs), layer.w_ym]
+    return seconds(lambda: [csc_array(matrix) for matrix in matrices])
+
+
+def software(config: Config, density: float, large: bool) -> dict[str, Any]:
+    """See the module."""
+    dense = paper_layer()
+    quantized, found = min((_stages(dense, config, density) for _ in range(2)), key=lambda run: run[1]["total_seconds"])
+    result: dict[str, Any] = dict(found)
+    result["pack_to_csc"] = seconds(lambda: schedule(quantized, config)) / _csc_seconds(quantized)
+    reference = Reference(quantized, config.channels)
+    x = np.zeros((config.channels, INPUTS), np.int64)
+    step = seconds(lambda: reference.step(x), 10)
+    result["reference_frames_per_second"] = config.channels / step
+    torch = torch_step(config.channels)
+    result["reference_to_torch"] = torch and step / seconds(torch, 10)
+    result["large"] = large_model() if large else None
+    return result
+
+
+def large_model() -> dict[str, Any]:
+    """Of a process of its own, whose memory is nobody else's."""
+    done = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _large() -> dict[str, Any]:
+    size, count = int(_LARGE["size"]), int(_LARGE["layers"])
+    config = preset("ese_stream").replace(cell_rows=256, column_depth=16384, vector_depth=16384, accumulator_rows=1024)
+    rng = np.random.default_rng(0)
+
+    def matrix() -> np.ndarray[Any, np.dtype[np.float32]]:
+        return rng.standard_normal((4, size, size), np.float32) * np.float32(size ** -0.5)
+
+    def model() -> Model:
+        return Model(layers=tuple(Layer(name=f"lstm{k}", w_x=matrix(), w_r=matrix(), bias=rng.normal(size=(4, size)))
+                                  for k in range(count)), name="large")
+
+    weights = 8 * size * size * count
+    times = _stages(model(), config, _LARGE["density"])[1]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"weights": weights, "float32_bytes": 4 * weights, **times, "peak_bytes": peak,
+            "memory_ratio": peak / (4 * weights)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_large()))

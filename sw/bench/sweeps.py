@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's design space, by the cycle model."""
+
+from typing import Any
+
+from rtl.config import Config
+
+from ..cycle_model import estimate
+from ..schedule import CapacityError
+from .layer import CELLS, OUTPUTS, planned
+
+__all__ = ["density_sweep", "pe_sweep", "queue_sweep"]
+
+DENSITIES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05)
+QUEUE_DEPTHS = (16, 32, 64, 128, 256)
+PES = (8, 16, 32, 64, 128, 256, 512)
+_STEPS = 4  # of a run of the model, at most
+
+
+def _roomy(config: Config) -> Config:
+    """The machine with weight memories for any density; they do not change its timing."""
+    return config.replace(entry_depth=1 << 19, stream=False)
+
+
+def density_sweep(config: Config) -> list[dict[str, Any]]:
+    """Balanced and unbalanced pruning."""
+    rows = []
+    dense = 0
+    for density in DENSITIES:
+        for balanced in (True, False):
+            found = estimate(planned(_roomy(config), density, balanced), most=_STEPS)
+            dense = dense or found.cycles_per_step
+            rows.append({"density": density, "balanced": balanced, "cycles": found.cycles_per_step,
+                         "busy": found.busy, "speedup": dense / found.cycles_per_step})
+    return rows
+
+
+def queue_sweep(config: Config, density: float) -> list[dict[str, Any]]:
+    """Depths of the ActQueues."""
+    rows = []
+    for depth in QUEUE_DEPTHS:
+        deep = _roomy(config).replace(queue_depth=depth)
+
+        def cycles(balanced: bool, order: bool, deep: Config = deep) -> int:
+            return estimate(planned(deep, density, balanced, order), most=_STEPS).cycles_per_step
+
+        rows.append({"queue_depth": depth, "cycles": cycles(True, True), "natural": cycles(True, False),
+                     "unbalanced": cycles(False, True)})
+    return rows
+
+
+def pe_sweep(config: Config, density: float) -> list[dict[str, Any]]:
+    """Numbers of PEs with as many channels, and column groups wherever they help."""
+    rows: list[dict[str, Any]] = []
+    for pes in PES:
+        best: dict[str, Any] = {}
+        for groups in (1, 2, 4, 8):
+            try:
+                machine = _scaled(config, pes, groups)
+                found = estimate(planned(machine, density), most=_STEPS)
+            except (CapacityError, ValueError):
+                continue
+            if not best or found.cycles_per_step < best["cycles"]:
+                best = {"pes": pes, "groups": groups, "cycles": found.cycles_per_step, "busy": found.busy}
+        if best:
+            rows.append({**best, "speedup": (rows[0] if rows else best)["cycles"] / best["cycles"]})
+    return rows
+
+
+def _scaled(config: Config, pes: int, groups: int) -> Config:
+    """The machine with other PEs: as many element-wise lanes a PE, memories for the layer."""
+    row_pes = pes // groups
+    gates = 4 * -(-CELLS // row_pes)
+    return _roomy(config).replace(
+        pes=pes, groups=groups, slices=row_pes, slice_width=min(config.channels, 2 * groups),
+        accumulator_rows=min(4096, _power(2 * gates + 8 * -(-OUTPUTS // row_pes))),
+        cell_rows=max(2, _power(-(-CELLS // row_pes))), column_depth=2048, vector_depth=4096)
+
+
+def _power(number: int) -> int:
+    return 1 << (number - 1).bit_length()

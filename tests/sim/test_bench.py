@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bench, on a machine and a layer that are small enough for a test."""
+
+import pytest
+
+from rtl.config import preset
+from sw.bench.layer import paper_layer, quantized_layer
+from sw.bench.machine import MEMORIES, measured, traced
+from sw.cycle_model import estimate
+from sw.prune import prune
+from sw.schedule import schedule
+
+pytestmark = pytest.mark.sim
+
+
+def plan(config, **options):
+    sparse = prune(paper_layer(0, 8, 24, 12), 0.4, config.pes, config.groups)
+    return schedule(quantized_layer(sparse, config), config, **options)
+
+
+def test_measured_as_predicted_and_as_traced():
+    of_tiny = plan(preset("tiny"))
+    found, = measured(of_tiny)
+    predicted = estimate(of_tiny)
+    assert found["bit_exact"] and found["memory"] is None
+    assert found["cycles_per_step"] == predicted.cycles_per_step
+    assert found["busy"] == pytest.approx(predicted.busy)
+    assert found["one_voice_cycles"] == found["first_frame_cycles"] > found["cycles_per_step"]
+    in_waveform = traced(of_tiny)
+    assert in_waveform["cycles_per_step"] == found["cycles_per_step"]
+    assert in_waveform["busy"] == pytest.approx(found["busy"], rel=1e-3)
+
+
+def test_weights_from_each_memory():
+    config = preset("tiny").replace(weight_bits=12, index_bits=4, entry_depth=1024, stream=True)
+    found = measured(plan(config, stream=True))
+    assert [row["memory"] for row in found] == list(MEMORIES)
+    assert all(row["bit_exact"] for row in found)
+    assert found[0]["cycles_per_step"] <= found[-1]["cycles_per_step"]
