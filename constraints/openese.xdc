@@ -4,9 +4,9 @@
 
 # Number formats and voices of an ELEMENTWISE or PROJECT instruction: they are set before its first row is drained and
 # stay until its last row is written, and they fan out to all slices.
-set_multicycle_path -setup 4 -from [get_cells {core/assemble*/settings_reg[*]}]
-set_multicycle_path -hold 3 -from [get_cells {core/assemble*/settings_reg[*]}]
+set_multicycle_path 4 -setup -from [get_cells {core/assemble*/settings_reg[*]}]
+set_multicycle_path 3 -hold -from [get_cells {core/assemble*/settings_reg[*]}]
 
 # The host reads a voice's state through muxes over all slices and channels, long after it has selected it.
-set_multicycle_path -setup 4 -to [get_cells {core/state/cell_value_reg[*] core/state/y_value_reg[*]}]
-set_multicycle_path -hold 3 -to [get_cells {core/state/cell_value_reg[*] core/state/y_value_reg[*]}]
+set_multicycle_path 4 -setup -to [get_cells {core/state/cell_value_reg[*] core/state/y_value_reg[*]}]
+set_multicycle_path 3 -hold -to [get_cells {core/state/cell_value_reg[*] core/state/y_value_reg[*]}]

@@ -2,7 +2,9 @@
 """The driver in C, compiled here, at the registers of the simulated machine."""
 
 import ctypes
+import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +134,15 @@ def test_the_header_is_the_register_table(tmp_path):
     assert defined["OPENESE_CAPACITY_CHANNELS"] == 0xFF0000 and defined["OPENESE_CAPACITY_CHANNELS_SHIFT"] == 16
     assert defined["OPENESE_CONFIG_FINGERPRINT"] == STREAM.fingerprint
     assert "OPENESE_STREAM_ERROR" not in header(TINY)
+
+
+def test_the_example_of_the_documentation_compiles(tmp_path):
+    compiled(TINY, tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "vivado.md").read_text()
+    example, = re.findall(r"```c\n(.*?)```", page, re.S)
+    (tmp_path / "example.c").write_text(example)
+    subprocess.run(["gcc", "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-c", "example.c"], cwd=tmp_path,
+                   check=True)
 
 
 @pytest.mark.sim

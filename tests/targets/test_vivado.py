@@ -181,19 +181,18 @@ def test_constraints_fit_each_other(folders):
     exceptions = named(run(folders / "ooc" / "openese.xdc", folders), "set_multicycle_path")
     for setup, hold in zip(exceptions[::2], exceptions[1::2], strict=True):
         # Hold is checked at the edge that it would be checked at without the exception.
-        assert int(hold.switches["-hold"]) == int(setup.switches["-setup"]) - 1
-        assert [setup.switches.get(end) for end in ("-from", "-to")] == \
-            [hold.switches.get(end) for end in ("-from", "-to")]
+        assert int(hold.words[0]) == int(setup.words[0]) - 1
+        assert {**setup.switches, "-hold": True} == {**hold.switches, "-setup": True}
 
 
 def test_the_exceptions_are_true(folders):
     settings, state = named(run(folders / "ooc" / "openese.xdc", folders), "set_multicycle_path")[::2]
     # From the start of an instruction to the first beat at a slice: the start itself, `go`, the turn, the array.
-    assert int(settings.switches["-setup"]) <= 1 + Assemble.go_delay + Assemble.turn_delay + PEArray.drain_delay
+    assert int(settings.words[0]) <= 1 + Assemble.go_delay + Assemble.turn_delay + PEArray.drain_delay
     # From a selection on the way of a beat, which ends with a slice's first register, its memory and a register for
     # each of at most four levels of its adders; then the register in question, and the one that the bus reads.
     beat = 1 + PEArray.drain_delay + 1 + 1 + 4
-    assert beat + int(state.switches["-setup"]) + 1 <= StateAccess.delay
+    assert beat + int(state.words[0]) + 1 <= StateAccess.delay
 
 
 # -- out of context --------------------------------------------------------------------------------

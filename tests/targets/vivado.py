@@ -77,7 +77,7 @@ COMMANDS = {
     "report_utilization": {"-hierarchical": 0, "-file": 1},
     "route_design": {},
     "save_bd_design": {},
-    "set_multicycle_path": {"-setup": 1, "-hold": 1, "-from": 1, "-to": 1},
+    "set_multicycle_path": {"-setup": 0, "-hold": 0, "-from": 1, "-to": 1},
     "set_property": {"-dict": 1},
     "synth_design": {"-top": 1, "-part": 1, "-mode": 1},
     "update_compile_order": {"-fileset": 1},
