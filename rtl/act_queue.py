@@ -5,6 +5,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .attributes import LUT_RAM
 from .config import bits_for
 from .interfaces import Token, activations
 
@@ -28,7 +29,8 @@ class Fifo(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.storage = storage = memory.Memory(shape=self.i.shape(), depth=self._depth, init=[])
+        m.submodules.storage = storage = memory.Memory(
+            shape=self.i.shape(), depth=self._depth, init=[], attrs=LUT_RAM)
         write = storage.write_port()
         read = storage.read_port(domain="comb")
         head = Signal(range(self._depth))

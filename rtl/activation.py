@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from .attributes import DSP, block_ram
 from .fixed import round_shift, round_shift_value
 from .interfaces import LineWrite
 
@@ -61,7 +62,8 @@ class Activation(wiring.Component):
         depth = 1 << config.table_index_bits
         banks = []
         for bank, half in (("even", slice(0, config.table_bits)), ("odd", slice(config.table_bits, None))):
-            m.submodules[bank] = samples = memory.Memory(shape=signed(config.table_bits), depth=depth, init=[])
+            m.submodules[bank] = samples = memory.Memory(
+                shape=signed(config.table_bits), depth=depth, init=[], attrs=block_ram(depth))
             write = samples.write_port()
             reads = [samples.read_port() for _ in range(self._ports)]
             m.d.comb += [
@@ -80,18 +82,18 @@ class Activation(wiring.Component):
         index = self.argument[port][bits:]
         pair = index[1:]
 
-        def register(name, shape):
-            return Signal(shape, name=f"{name}{port}", reset_less=True)
+        def register(name, shape, **attributes):
+            return Signal(shape, name=f"{name}{port}", reset_less=True, attrs=attributes)
 
         sample = signed(config.table_bits)
         is_odd = [register(f"is_odd{k}_", 1) for k in range(2)]
         is_last = [register(f"is_last{k}_", 1) for k in range(2)]
         fraction = [register(f"fraction{k}_", bits) for k in range(3)]
-        at_even, at_odd, left1, left2, left3 = (
-            register(name, sample) for name in ("at_even", "at_odd", "left1_", "left2_", "left3_"))
+        at_even, at_odd, left1, left2, left3, value = (
+            register(name, sample) for name in ("at_even", "at_odd", "left1_", "left2_", "left3_", "value"))
         slope = register("slope", signed(config.table_bits + 1))
-        product1 = register("product1_", signed(config.table_bits + 1 + bits + 1))
-        product2 = register("product2_", product1.shape())
+        product1 = register("product1_", signed(config.table_bits + 1 + bits + 1), **DSP)
+        product2 = register("product2_", product1.shape(), **DSP)
         left = Mux(is_odd[1], at_odd, at_even)
         right = Mux(is_odd[1], at_even, at_odd)
         m.d.comb += [
@@ -119,5 +121,6 @@ class Activation(wiring.Component):
             left2.eq(left1),
             product2.eq(product1),
             left3.eq(left2),
-            self.value[port].eq(left3 + round_shift_value(product2, bits)),
+            value.eq(left3 + round_shift_value(product2, bits)),
         ]
+        m.d.comb += self.value[port].eq(value)

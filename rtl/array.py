@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .act_queue import ActQueue
+from .attributes import DISTANCE, fanout
 from .config import bits_for
 from .elementwise import SliceControl
 from .emit import instantiate
@@ -99,7 +100,8 @@ class PEArray(wiring.Component):
         for name in ("column", "column_valid", "activations", "context", "context_valid",
                      "context_operation", "drain", "drain_address", *streaming):
             port = getattr(self, name)
-            shared[name] = Signal(port.shape(), name=f"{name}_registered",
+            attributes = DISTANCE | (fanout(64) if name.startswith("drain") else {})
+            shared[name] = Signal(port.shape(), name=f"{name}_registered", attrs=attributes,
                                   reset_less=not name.endswith("valid") and name != "drain")
             m.d.sync += shared[name].eq(port)
 

@@ -213,9 +213,11 @@ class Assemble(wiring.Component):
             m.d.sync += done.eq(done + 1)
         with m.If(~self.start):
             m.d.sync += self.lines_done.eq(done)
+        picked = Signal.like(self.write_columns, reset_less=True)
+        m.d.comb += self.write_columns.eq(picked)
         for group in range(config.groups):
             picks = Array(self.columns[k * config.groups + group] for k in range(lines))
-            m.d.sync += self.write_columns[group].eq(picks[index] if lines > 1 else picks[0])
+            m.d.sync += picked[group].eq(picks[index] if lines > 1 else picks[0])
         m.d.sync += [
             self.write_valid.eq(writing),
             self.write_line.eq(instruction.dst_base + done),

@@ -6,6 +6,7 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from .array import PEArray
+from .attributes import block_ram
 from .config import bits_for
 from .interfaces import MAX_OPERATIONS, Column, LineWrite, activations
 from .vector_memory import VectorMemory
@@ -70,7 +71,8 @@ class Broadcast(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.order = order = memory.Memory(
-            shape=data.ArrayLayout(self.src_base.shape(), config.groups), depth=config.column_depth, init=[])
+            shape=data.ArrayLayout(self.src_base.shape(), config.groups), depth=config.column_depth, init=[],
+            attrs=block_ram(config.column_depth))
         read = order.read_port()
         write = order.write_port()
 
@@ -143,7 +145,9 @@ class Broadcast(wiring.Component):
             clears[0].eq(clear),
         ]
         m.d.sync += [after.eq(before) for before, after in zip(clears, clears[1:], strict=False)]
+        sending = Signal.like(self.activations, reset_less=True)
+        m.d.comb += self.activations.eq(sending)
         for group in range(config.groups):
             for channel in range(config.channels):
-                m.d.sync += self.activations[group][channel].eq(
+                m.d.sync += sending[group][channel].eq(
                     Mux(clears[delay][channel], 0, self.columns[group][channel]))

@@ -10,6 +10,7 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from .activation import Activation
+from .attributes import DSP, LUT_RAM, block_ram
 from .config import bits_for
 from .fixed import round_shift, round_shift_value, saturate, saturate_value
 from .interfaces import LineWrite
@@ -202,6 +203,8 @@ class Slice(wiring.Component):
             self._activation.load_valid.eq(self.tables_valid),
         ]
         self._memories(m)
+        self._columns = Signal.like(self.columns, reset_less=True)
+        m.d.comb += self.columns.eq(self._columns)
         m.d.sync += self.saturated.eq(sum(self._lane(m, lane, held) for lane in range(config.slice_width)))
         return m
 
@@ -211,7 +214,7 @@ class Slice(wiring.Component):
         first, last = self._control[0], self._control[-1]
         m.submodules.cells = cells = memory.Memory(
             shape=data.ArrayLayout(signed(config.cell_bits), config.slice_width),
-            depth=config.cell_rows * config.beats, init=[])
+            depth=config.cell_rows * config.beats, init=[], attrs=block_ram(config.cell_rows * config.beats))
         self._cell_write = cells.write_port(granularity=1)
         read = cells.read_port()
         m.submodules.parameters = parameters = memory.Memory(
@@ -288,7 +291,7 @@ class Slice(wiring.Component):
 
         control = self._control[1 + self._tree]
         m.submodules[f"phases{lane}"] = phases = memory.Memory(
-            shape=signed(config.accumulator_bits), depth=max(2, config.beats), init=[])
+            shape=signed(config.accumulator_bits), depth=max(2, config.beats), init=[], attrs=LUT_RAM)
         read = phases.read_port(domain="comb")
         write = phases.write_port()
         total = Signal(signed(config.accumulator_bits), name=f"total{lane}", reset_less=True)
@@ -354,12 +357,12 @@ class Slice(wiring.Component):
         config = self.config
         stage = self._sum
 
-        def register(name, shape):
-            return Signal(shape, name=f"{name}{lane}", reset_less=True)
+        def register(name, shape, **attributes):
+            return Signal(shape, name=f"{name}{lane}", reset_less=True, attrs=attributes)
 
         word = self._parameters[lane // config.channels if self._per_word > 1 else 0]
-        product1 = register("peephole1_", signed(config.peephole_bits + config.cell_bits))
-        product2 = register("peephole2_", product1.shape())
+        product1 = register("peephole1_", signed(config.peephole_bits + config.cell_bits), **DSP)
+        product2 = register("peephole2_", product1.shape(), **DSP)
         shifted = register("peephole3_", signed(len(product1) + 1 - config.peephole_shift_base))
         peephole = register("peephole4_", signed(config.sum_bits))
         bias = self._delayed(m, word[:config.argument_bits].as_signed(), 4)
@@ -393,7 +396,7 @@ class Slice(wiring.Component):
         slot later, into a register at ``stage``."""
         control, before = self._control[stage], self._control[stage - 1]
         m.submodules[f"{name}{lane}"] = storage = memory.Memory(
-            shape=value.shape(), depth=max(2, self.config.beats), init=[])
+            shape=value.shape(), depth=max(2, self.config.beats), init=[], attrs=LUT_RAM)
         write = storage.write_port()
         read = storage.read_port(domain="comb")
         result = Signal(value.shape(), name=f"{name}_read{lane}", reset_less=True)
@@ -411,14 +414,14 @@ class Slice(wiring.Component):
         config = self.config
         stage = self._sum + 8
 
-        def register(name, shape):
-            return Signal(shape, name=f"{name}{lane}", reset_less=True)
+        def register(name, shape, **attributes):
+            return Signal(shape, name=f"{name}{lane}", reset_less=True, attrs=attributes)
 
         kept = self._exchange(m, "kept", lane, stage, gate, (Kind.G, Kind.CELL_TANH))
         before = self._delayed(m, cell, stage - (2 + self._tree))
         operand = Signal(signed(max(config.cell_bits, config.table_bits)), name=f"operand{lane}")
-        product1 = register("product1_", signed(config.table_bits + len(operand)))
-        product2 = register("product2_", product1.shape())
+        product1 = register("product1_", signed(config.table_bits + len(operand)), **DSP)
+        product2 = register("product2_", product1.shape(), **DSP)
         # Two gates: so much less than a gate and a cell state.
         gates = Cat(0, product2[:2 * config.table_bits]).as_signed()
         value = register("value", signed(config.cell_bits + 1))
@@ -496,7 +499,7 @@ class Slice(wiring.Component):
         ]
         for position in range(config.beats):
             index = position * config.slice_width + lane
-            place = self.columns.word_select(index, config.activation_bits)
+            place = self._columns.word_select(index, config.activation_bits)
             with m.If((is_y | is_m) & (beat == position)):
                 m.d.sync += place.eq(Mux(active, result, 0))
         return is_y & active & clamped

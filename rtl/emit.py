@@ -107,7 +107,7 @@ def instantiate(platform, block):
 
 _NAME = re.compile(r"\\\S+ |[A-Za-z_$][\w$]*")
 _ALIAS = re.compile(r"  assign (\\\S+ |[A-Za-z_$][\w$]*) = .*;$")
-_WIRE = re.compile(r"  wire (?:\[\d+:\d+\] )?(\\\S+ |[A-Za-z_$][\w$]*);$")
+_WIRE = re.compile(r"  (?:\(\* .* \*\) )?wire (?:\[\d+:\d+\] )?(\\\S+ |[A-Za-z_$][\w$]*);$")
 
 
 def _drop_aliases(module):
@@ -158,6 +158,8 @@ def _tidy(text):
     """Shortens what Yosys writes, without changing what it means."""
     text = _plain_names(text)
     text = re.sub(r"(?m)^  \(\* init = .* \*\)\n", "", text)
+    # An attribute goes where what it is said of goes.
+    text = re.sub(r"(\(\* .* \*\))\n +(?=wire |reg |\(\* )", r"\1 ", text)
     head, *modules = re.split(r"(?m)^(?=module )", text)
     return head + "\n\n".join(_plain_signals(_drop_aliases(module)) for module in modules) + "\n"
 

@@ -5,6 +5,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from .attributes import block_ram
 from .config import bits_for
 from .interfaces import Column, LineWrite, Token
 
@@ -47,7 +48,8 @@ class PtrRead(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.counts = counts = memory.Memory(
-            shape=self._config.count_bits, depth=self._config.column_depth, init=[])
+            shape=self._config.count_bits, depth=self._config.column_depth, init=[],
+            attrs=block_ram(self._config.column_depth))
         read = counts.read_port()
         write = counts.write_port()
         m.d.comb += [

@@ -5,6 +5,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .attributes import LUT_RAM, block_ram
 from .config import bits_for
 from .interfaces import BLOCKS, MAX_OPERATIONS, Entry, LineWrite, Token
 
@@ -68,9 +69,10 @@ class SpmatRead(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.weights = weights = memory.Memory(
-            shape=config.entry_bits, depth=config.entry_depth, init=[])
+            shape=config.entry_bits, depth=config.entry_depth, init=[], attrs=block_ram(config.entry_depth))
         limits = data.StructLayout({"base": config.position_bits, "stop": config.position_bits})
-        m.submodules.bases = bases = memory.Memory(shape=limits, depth=MAX_OPERATIONS, init=[])
+        m.submodules.bases = bases = memory.Memory(
+            shape=limits, depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
         base_write = bases.write_port()
         base_read = bases.read_port(domain="comb")
         write = weights.write_port()

@@ -5,6 +5,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .attributes import DSP, LUT_RAM, block_ram, fanout
 from .config import bits_for
 from .interfaces import MAX_OPERATIONS, Context, Entry, activations
 
@@ -78,7 +79,7 @@ class SpMV(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        go = Signal()
+        go = Signal(attrs=fanout(128))
         row_valid, row = self._decode(m, go)
         self._multiply(m, go, row_valid, row)
         return m
@@ -88,7 +89,7 @@ class SpMV(wiring.Component):
         config = self._config
         entry = self.entries.payload
         m.submodules.contexts = contexts = memory.Memory(
-            shape=Context(config), depth=MAX_OPERATIONS, init=[])
+            shape=Context(config), depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
         write = contexts.write_port()
         read = contexts.read_port(domain="comb")
         m.d.comb += [
@@ -194,15 +195,16 @@ class SpMV(wiring.Component):
         m.d.sync += weight.eq(self._operand)
         for channel in range(config.channels):
             m.submodules[f"accumulator{channel}"] = storage = memory.Memory(
-                shape=signed(config.accumulator_bits), depth=config.accumulator_rows, init=[])
+                shape=signed(config.accumulator_bits), depth=config.accumulator_rows, init=[],
+                attrs=block_ram(config.accumulator_rows))
             read = storage.read_port()
             write = storage.write_port()
             value4 = Signal(signed(config.activation_bits), reset_less=True, name=f"value4_{channel}")
             value5 = Signal.like(value4, name=f"value5_{channel}")
             product = Signal(signed(config.operand_bits + config.activation_bits), reset_less=True,
-                             name=f"product_{channel}")
+                             name=f"product_{channel}", attrs=DSP)
             before = Signal(signed(config.accumulator_bits), reset_less=True, name=f"before_{channel}")
-            after = Signal.like(before, name=f"after_{channel}")
+            after = Signal.like(before, name=f"after_{channel}", attrs=DSP)
             with m.If(go):
                 m.d.sync += value4.eq(self._values[channel])
             with m.If(drains[1]):

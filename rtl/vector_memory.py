@@ -5,6 +5,7 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from .attributes import block_ram
 from .interfaces import activations
 
 __all__ = ["VectorMemory"]
@@ -42,7 +43,8 @@ class VectorMemory(wiring.Component):
         for bank in range(config.groups):
             m.submodules[f"bank{bank}"] = storage = memory.Memory(
                 shape=data.ArrayLayout(signed(config.activation_bits), config.channels),
-                depth=config.vector_depth // config.groups, init=[])
+                depth=config.vector_depth // config.groups, init=[],
+                attrs=block_ram(config.vector_depth // config.groups))
             read = storage.read_port()
             write = storage.write_port(granularity=1)
             column = Signal(activations(config), name=f"column{bank}", reset_less=True)

@@ -51,3 +51,17 @@ def test_a_tile_has_the_pes_of_all_its_rows_and_groups():
 def test_a_memory_that_is_not_for_synthesis_tools_is_refused(holder, said):
     with pytest.raises(ValueError, match=f"4 rows.*{said}"):
         emit(holder, "machine")
+
+
+def test_attributes_stay_with_what_they_are_said_of():
+    text = emit(Top(TINY.replace(accumulator_rows=512)), "machine")
+    attributes = re.findall(r"\(\* (\w+) = (\S+) \*\)(?: \(\*.*\*\))*\s+(\w+)(?: \[\S+\])? +(\S+)", text)
+    said = {}
+    for attribute, value, kind, name in attributes:
+        said.setdefault((attribute, value.strip('"')), []).append((kind, name.rstrip(";")))
+    assert {kind for kind, _ in said["use_dsp", "yes"]} == {"reg"}
+    names = {name for _, name in said["use_dsp", "yes"]}
+    assert {f"product_{channel}" for channel in range(TINY.channels)} < names
+    assert ("reg", "drain_registered") in said["max_fanout", "64"]
+    assert ("reg", "words") in said["ram_style", "block"] and ("reg", "words") in said["ram_style", "distributed"]
+    assert not re.search(r"(\(\* .* \*\))\s+\1", text), "an attribute whose wire is gone"
