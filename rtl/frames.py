@@ -272,14 +272,18 @@ class FrameGuard(wiring.Component):
         # A reset may be over before the receiver takes what was offered to it.
         owed = Signal()
         free = ~self.o.valid | self.o.ready
-        m.d.comb += self.i.ready.eq(free & ~self.abort & ~owed)
+        beat = Signal(self.o.payload.shape(), reset_less=True)
+        m.d.comb += [
+            self.i.ready.eq(free & ~self.abort & ~owed),
+            self.o.payload.eq(beat),
+        ]
         with m.If(free):
             m.d.sync += [self.o.valid.eq(0), owed.eq(0)]
             with m.If((self.abort | owed) & unfinished):
-                m.d.sync += [self.o.valid.eq(1), self.o.payload.data.eq(0), self.o.payload.last.eq(1),
+                m.d.sync += [self.o.valid.eq(1), beat.data.eq(0), beat.last.eq(1),
                              unfinished.eq(0)]
             with m.Elif(self.i.valid & self.i.ready):
-                m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(self.i.payload),
+                m.d.sync += [self.o.valid.eq(1), beat.eq(self.i.payload),
                              unfinished.eq(~self.i.payload.last)]
         with m.Elif(self.abort):
             m.d.sync += owed.eq(unfinished)

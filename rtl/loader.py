@@ -124,11 +124,13 @@ class Loader(wiring.Component):
         line_complete = Signal()
         written = Signal(range(len(Section)))
         checked = Signal(32)
+        line = Signal.like(self.line, reset_less=True)
         m.d.comb += [
             crc.start.eq(crc_clear),
             crc.data.eq(self.word),
             crc.valid.eq(self.word_valid),
             checked.eq(crc.crc),
+            self.line.eq(line),
             self.loading.eq(~self.loaded & (self.error == 0)),
         ]
         with m.If(line_complete):
@@ -192,7 +194,7 @@ class Loader(wiring.Component):
                         with m.Case(key):
                             m.d.comb += last.eq(word_index == words - 1)
                 with m.If(self.word_valid):
-                    m.d.sync += [self.line.eq(Cat(self.line, self.word)[32:]), word_index.eq(word_index + 1)]
+                    m.d.sync += [line.eq(Cat(line, self.word)[32:]), word_index.eq(word_index + 1)]
                     with m.If(last):
                         m.d.sync += [word_index.eq(0), line_complete.eq(1), written.eq(section),
                                      left.eq(left - 1)]
