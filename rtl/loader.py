@@ -118,6 +118,7 @@ class Loader(wiring.Component):
         section = Signal(range(len(Section)))
         number = Signal(8)
         total = Signal(8)
+        countable = Signal()
         left = Signal(24)
         word_index = Signal(range(max(self._lines.words.values())))
         crc_clear = Signal(init=1)
@@ -151,7 +152,7 @@ class Loader(wiring.Component):
                         with m.If(self.word != wanted):
                             refuse(error)
                     else:
-                        m.d.sync += total.eq(self.word)
+                        m.d.sync += [total.eq(self.word), countable.eq((self.word != 0) & ~self.word[8:].any())]
 
         with m.FSM():
             header("MAGIC", "VERSION", MAGIC, ImageError.MAGIC)
@@ -164,6 +165,8 @@ class Loader(wiring.Component):
                     m.next = "SECTION"
                     with m.If(self.word != checked):
                         refuse(ImageError.HEADER_CRC)
+                    with m.Elif(~countable):
+                        refuse(ImageError.LENGTH)
             with m.State("SECTION"):
                 with m.If(self.word_valid):
                     m.d.sync += section.eq(self.word)

@@ -472,7 +472,7 @@ class Top(wiring.Component):
         with m.Switch(bus.read_address):
             for name, value in values.items():
                 with m.Case(ADDRESS[name] >> 2):
-                    m.d.comb += [bus.read_data.eq(value), bus.read_known.eq(1)]
+                    m.d.comb += [bus.read_data.eq(value), bus.read_known.eq(usable if name == "STATE_DATA" else 1)]
             for index, name in enumerate(COUNTERS):
                 counter = Signal(64, name=f"count_{name}")
                 with m.Case((COUNTER_BASE >> 2) + 2 * index):

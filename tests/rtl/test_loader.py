@@ -136,6 +136,17 @@ def test_a_wrong_word_of_a_section_is_found(seed):
     assert all(len(result[0]) <= len(image.writes) for result, image in zip(results, images, strict=True))
 
 
+def test_a_number_of_sections_that_cannot_be_is_refused():
+    """With the right CRC: none, or more than are counted."""
+    images = []
+    for count in (0, 256, 257, 1 << 31):
+        words = Image(TINY, generator(0), [Section.ORDER]).words
+        words[3] = count
+        words[4] = crc(words[:4])
+        images.append(words)
+    assert load(TINY, images) == [([], 0, ImageError.LENGTH, 0)] * 4
+
+
 def test_an_unknown_section_is_refused():
     known = section(Section.TABLES, 0, [])
     assert load(TINY, [

@@ -143,6 +143,7 @@ async def wrong_accesses_are_answered_with_an_error(dut):
     assert (await machine.tb.read(0xFFC))[1] == AxiResp.SLVERR
     assert await machine.tb.write(ADDRESS["ID"], 1) == AxiResp.SLVERR
     assert await machine.tb.write(ADDRESS["STATE_SELECT"], 0) == AxiResp.SLVERR
+    assert (await machine.tb.read(ADDRESS["STATE_DATA"]))[1] == AxiResp.SLVERR
     assert await machine.load()
     await machine.run()
     await machine.step(1)
