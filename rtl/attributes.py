@@ -6,7 +6,7 @@ The names are Vivado's; Yosys knows the first two. They change nothing of what t
 
 __all__ = ["LUT_RAM", "DSP", "DISTANCE", "block_ram", "fanout"]
 
-#: A memory that is small, or read without a clock.
+#: A memory that is read without a clock.
 LUT_RAM = {"ram_style": "distributed"}
 #: A product, and what is added to it, in the registers of a DSP slice.
 DSP = {"use_dsp": "yes"}

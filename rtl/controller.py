@@ -5,7 +5,6 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .attributes import LUT_RAM
 from .config import bits_for
 from .elementwise import Settings
 from .interfaces import MAX_OPERATIONS, Context, LineWrite
@@ -82,7 +81,7 @@ class Controller(wiring.Component):
         m = Module()
         config = self._config
         m.submodules.program = program = memory.Memory(
-            shape=len(self.program.data), depth=config.program_depth, init=[], attrs=LUT_RAM)
+            shape=len(self.program.data), depth=config.program_depth, init=[])
         read = program.read_port()
         write = program.write_port()
         current = Signal(Instruction(config))
