@@ -33,7 +33,7 @@ def _lint(session):
 @nox.session
 def tests(session):
     """Everything that must pass: lint, and all tests, those of the emitted Verilog among them."""
-    _install(session, "sim", "serial", "keras", "onnx", "safetensors", "demo", "dev")
+    _install(session, "sim", "serial", "keras", "onnx", "safetensors", "demo", "speech", "dev")
     _lint(session)
     session.run("pytest", *session.posargs)
 
@@ -48,7 +48,7 @@ def demo(session):
 @nox.session
 def sim(session):
     """The emitted Verilog in Verilator: the benches under cocotb, and the fast harness."""
-    _install(session, "sim", "serial", "onnx", "safetensors", "dev")
+    _install(session, "sim", "serial", "onnx", "safetensors", "speech", "dev")
     session.run("pytest", "-m", "sim", *session.posargs)
 
 
@@ -61,8 +61,8 @@ def lint(session):
 
 @nox.session
 def oracles(session):
-    """The tests that compare with PyTorch and Keras, which are large to install."""
-    _install(session, "keras", "onnx", "safetensors", "dev", "oracles")
+    """The tests that need PyTorch and Keras, which are large to install: importers and training."""
+    _install(session, "keras", "onnx", "safetensors", "recognizer", "dev", "oracles")
     session.install("--no-deps", RESEMBLYZER)
     session.run("pytest", "-m", "not sim", *session.posargs, env={"KERAS_BACKEND": "torch"})
 
@@ -87,3 +87,10 @@ def bench(session):
         session.run("openese", "bench", "--preset", preset, "--json", str(files[-1]), *options)
     if not session.posargs:
         session.run("python", "-m", "docs.performance", *map(str, files))
+
+
+@nox.session
+def train(session):
+    """The phone recognizer from packages: speech, training, pruning, image. An hour or two; `-- --small` minutes."""
+    _install(session, "recognizer")
+    session.run("python", "-m", "examples.recognizer", *session.posargs)

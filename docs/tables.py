@@ -6,6 +6,7 @@ A table stands between ``<!-- marker -->`` and ``<!-- /marker -->``.
 
 from pathlib import Path
 
+from docs import accuracy
 from rtl import registers
 from rtl.config import PRESETS
 
@@ -30,6 +31,7 @@ def presets():
 TABLES = {
     ("registers.md", "registers"): registers.markdown,
     ("architecture.md", "presets"): presets,
+    **accuracy.TABLES,
 }
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -29,6 +30,9 @@ from .reference import Reference
 from .runners import FloatRunner, Machine, MachineRunner
 from .sequences import Sequences
 from .serial_link import BAUD, SerialLink
+
+if TYPE_CHECKING:
+    from .speech.recognizer import Recognizer, Transcript
 
 __all__ = ["main", "openese"]
 
@@ -291,6 +295,65 @@ def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[s
         show.error(y, exact.run(sequences.frames, runners, sequences.lengths)[0])
 
 
+@openese.command()
+@click.argument("files", type=PATH, nargs=-1, required=True, metavar="FILE...")
+@click.option("--output", "-o", type=PATH, metavar="PATH",
+              help="Draw what was heard and recognized: a PNG, or a folder for several files.")
+@click.option("--backend", type=click.Choice(["reference", "sim"]), default="reference", show_default=True,
+              help="The machine's twin in numpy, or its Verilog in Verilator, and then both are compared.")
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), default="ese", show_default=True, help="The machine.")
+@set_option
+@click.option("--beside", type=PATH, metavar="MODEL",
+              help="Another model of the same phones in floating point, to show what it recognizes.")
+def transcribe(files: Sequence[Path], output: Path | None, backend: str, preset: str, settings: Sequence[str],
+               beside: Path | None) -> None:
+    """Recognize the phones in recordings.
+
+    The network has the size of the ESE paper's, 10 % of its weights, and is part of this program. Recordings, up to as
+    many as the machine has voices, run side by side.
+
+    \b
+    Examples:
+      openese transcribe speech.wav -o speech.png
+      openese transcribe speech.wav --backend sim --set channels=1 --set slice_width=1
+    """
+    from .speech import audio, recognizer
+    shipped = recognizer.Recognizer.load().on(_config(preset, settings))
+    recordings = [audio.read(path) for path in files]
+    with ExitStack() as stack:
+        machine = _machine(shipped.image, backend, stack, voices=len(files))
+        found = _recognized(shipped, recordings, machine, backend)
+    if backend == "sim":
+        twin = _recognized(shipped, recordings, _reference(shipped.image, len(files)), "reference")
+        _check(np.concatenate([one.logits for one in found]), np.concatenate([one.logits for one in twin]))
+    rows = {"machine": found, "the same weights in float": shipped.run_float(recordings)}
+    if beside is not None:
+        rows[beside.stem] = shipped.run_float(recordings, Network.load(beside).model)
+    for number, path in enumerate(files):
+        show.transcripts(path.name, {name: transcripts[number] for name, transcripts in rows.items()})
+    show.real_time(shipped, len(files))
+    if output is not None:
+        _draw(output, files, recordings, found)
+
+
+def _recognized(shipped: "Recognizer", recordings: Sequence[FloatArray], machine: Machine,
+                title: str) -> "list[Transcript]":
+    """Transcripts, with a progress bar."""
+    with _progress(title, shipped.machine_steps(recordings, machine.channels)) as advance:
+        return shipped.run(recordings, machine, advance)
+
+
+def _draw(output: Path, files: Sequence[Path], recordings: Sequence[FloatArray],
+          found: "Sequence[Transcript]") -> None:
+    """One PNG, or a folder of them."""
+    from .speech import picture
+    if len(files) > 1:
+        output.mkdir(parents=True, exist_ok=True)
+    for number, (path, recording, transcript) in enumerate(zip(files, recordings, found, strict=True)):
+        target = output if len(files) == 1 else output / f"{number:02d}-{path.stem}.png"
+        picture.draw(path.name, recording, transcript, target)
+
+
 @openese.command("bench")
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="ese", show_default=True, help="The machine.")
 @click.option("--json", "path", type=PATH, metavar="FILE", help="Also write everything as JSON.")
@@ -379,10 +442,13 @@ def _trace_window(backend: str, trace: Path | None, steps: str) -> tuple[Path | 
 
 
 def _machine(image: Image, backend: str, stack: ExitStack, trace: Path | None = None,
-             steps: range = range(0)) -> Machine:
-    """A machine with the image in it, which writes a ``trace`` of some ``steps``; ``stack`` closes it."""
+             steps: range = range(0), voices: int | None = None) -> Machine:
+    """A machine with the image in it, which writes a ``trace`` of some ``steps``; ``stack`` closes it.
+
+    The twin in numpy has no more channels than ``voices``.
+    """
     if backend == "reference":
-        return Reference(image.model(), image.config.channels)
+        return _reference(image, voices)
     from sim.simulator import Simulator
     with Console(stderr=True).status("building the simulator"):
         simulator = stack.enter_context(Simulator(image.config, trace=trace is not None))
@@ -391,6 +457,11 @@ def _machine(image: Image, backend: str, stack: ExitStack, trace: Path | None = 
         return device
     from sim.trace import TracedMachine
     return TracedMachine(device, simulator, trace, steps)
+
+
+def _reference(image: Image, voices: int | None = None) -> Reference:
+    """The machine's twin, with as many of its channels as ``voices`` need."""
+    return Reference(image.model(), min(image.config.channels, voices or image.config.channels))
 
 
 def _run(network: Network | None, machines: Sequence[Machine], sequences: Sequences,

@@ -22,7 +22,7 @@ from rtl.config import Config
 from rtl.fixed import saturate, to_fixed
 
 from .float_reference import sigmoid
-from .model import G_ACTIVATIONS, GATES, Dense, ModelError, frozen, read_npz
+from .model import G_ACTIVATIONS, GATES, Dense, Layer, Model, ModelError, frozen, read_npz
 from .quantize_report import Report
 
 __all__ = ["Formats", "IntArray", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
@@ -312,6 +312,12 @@ class QuantizedModel:
         """Real numbers for the last layer's integers."""
         return np.ldexp(np.asarray(y, np.float64), -self.layers[-1].y_fraction)
 
+    def floating_point(self) -> Model:
+        """The model whose weights are exactly what the integers stand for."""
+        return Model(layers=tuple(_real_layer(layer, formats)
+                                  for layer, formats in zip(self.layers, self.formats, strict=True)),
+                     head=self.head, name=self.name)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an ``.npz``: one array per tensor, everything else as JSON under ``manifest``."""
         arrays: dict[str, ArrayLike] = {"manifest": json.dumps(self._manifest()),
@@ -371,6 +377,20 @@ class QuantizedModel:
                    sigmoid_range=manifest["sigmoid_range"], tanh_range=manifest["tanh_range"],
                    sigmoid_table=arrays["sigmoid_table"], tanh_table=arrays["tanh_table"],
                    report=Report.from_dict(manifest["report"]) if manifest["report"] else None)
+
+
+def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
+    def real(values: IntArray | None, *fractions: int | None) -> NDArray[np.float64] | None:
+        if values is None:
+            return None
+        scales = np.reshape([-(fraction or 0) for fraction in fractions], (-1, *[1] * (values.ndim - 1)))
+        return np.ldexp(values.astype(np.float64), scales)
+
+    real_arrays: dict[str, Any] = {
+        "w_x": real(layer.w_x, *layer.w_x_fraction), "w_r": real(layer.w_r, *layer.w_r_fraction),
+        "bias": real(layer.bias, *formats.argument_fraction),
+        "peephole": real(layer.peephole, formats.peephole_fraction), "w_ym": real(layer.w_ym, layer.w_ym_fraction)}
+    return Layer(name=layer.name, g_activation=layer.g_activation, **real_arrays)
 
 
 def derived_formats(layer: QuantizedLayer, config: Config, sigmoid_range: int, tanh_range: int) -> Formats:

@@ -18,8 +18,10 @@ from .prune import MatrixCounts
 from .quantized import QuantizedModel
 from .reference import Reference
 from .runners import Machine
+from .speech.recognizer import CLOCK, Recognizer, Transcript
 
-__all__ = ["bench", "counts", "entries", "error", "image", "line", "network", "notes", "quantized", "ran"]
+__all__ = ["bench", "counts", "entries", "error", "image", "line", "network", "notes", "quantized", "ran", "real_time",
+           "transcripts"]
 
 _PIPE_WIDTH = 140
 
@@ -142,6 +144,21 @@ def ran(machines: Sequence[Machine], input_saturations: int) -> None:
             line(f"{machine.model.name}: saturations {seen['cell']:,} cell, {seen['output']:,} output")
     if input_saturations:
         line(f"saturations {input_saturations:,} input")
+
+
+def transcripts(title: str, rows: Mapping[str, Transcript]) -> None:
+    """What was recognized in a recording: by whom, and the phones."""
+    line(title)
+    _table(["by ", "phones "], [(name, found.text or "(silence)") for name, found in rows.items()])
+
+
+def real_time(shipped: Recognizer, voices: int) -> None:
+    """How fast the machine would be."""
+    config, cycles = shipped.image.config, shipped.cycles_per_step()
+    seconds = cycles / CLOCK
+    line(f"{config.pes} PEs x {config.channels} channels: {cycles:,} cycles for 10 ms of {config.channels} voices, "
+         f"{1e6 * seconds:.1f} us at 200 MHz: real-time factor {100 * seconds:.4f}"
+         f"{f', {-(-voices // config.channels)} turns' if voices > config.channels else ''}")
 
 
 def error(found: FloatArray, exact: FloatArray) -> None:

@@ -14,7 +14,7 @@ from sw.prune import PruneError, prune, report
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: the extra `train`")
 
-from sw.training import LSTMP, Pruner  # noqa: E402
+from sw.training import LSTMP, Pruner, scan  # noqa: E402
 from sw.training.lstmp import State  # noqa: E402
 
 SIZES = [(7, 12, 5, True), (7, 12, 5, False), (7, 12, None, True), (7, 12, None, False)]
@@ -237,3 +237,34 @@ def test_no_permanence_before_the_density_is_reached():
 def test_bad_arguments_are_refused(network, arguments, message):
     with pytest.raises(PruneError, match=message):
         Pruner(network, **{"density": 0.5, "pes": 4, **arguments})
+
+
+def test_a_scan_finds_the_matrix_that_matters():
+    torch.manual_seed(1)
+    network = torch.nn.ModuleDict({"lstm": LSTMP(16, 32, 16)})
+    before = copy.deepcopy(network.state_dict())
+    lstm, x = network["lstm"], torch.randn(T, B, 16)
+    with torch.no_grad():
+        lstm.w_r.mul_(0.01)
+        before["lstm.w_r"].mul_(0.01)
+        right, _ = lstm(x)
+    found = scan(network, lambda: float((lstm(x)[0] - right).square().mean()), [0.5, 0.25, 1.0], pes=4)
+    assert found.densities == (1.0, 0.5, 0.25)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    errors = found.errors
+    assert set(errors) == {("lstm", "w_x"), ("lstm", "w_r"), ("lstm", "w_ym")}
+    assert all(row[0] == 0 < row[1] < row[2] for row in errors.values())
+    assert errors["lstm", "w_r"][2] < 0.01 * errors["lstm", "w_x"][1]
+    assert found.sizes["lstm", "w_ym"] == 512
+    proposed = found.propose(0.6)
+    assert proposed["lstm"]["w_r"] == 0.25 and proposed["lstm"]["w_x"] > 0.25
+    kept = sum(found.sizes["lstm", tensor] * density for tensor, density in proposed["lstm"].items())
+    assert kept <= 0.6 * sum(found.sizes.values())
+    Pruner(network, proposed, pes=4)
+    with pytest.raises(PruneError, match="below the lowest of the scan, 0.25"):
+        found.propose(0.2)
+
+
+def test_a_scan_needs_something_to_prune():
+    with pytest.raises(PruneError, match="Linear has no LSTM"):
+        scan(torch.nn.Linear(3, 3), lambda: 0.0, [0.5], pes=4)

@@ -3,5 +3,6 @@
 
 from .lstmp import LSTMP
 from .pruner import Pruner
+from .sensitivity import Sensitivity, scan
 
-__all__ = ["LSTMP", "Pruner"]
+__all__ = ["LSTMP", "Pruner", "Sensitivity", "scan"]

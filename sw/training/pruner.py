@@ -25,34 +25,39 @@ from torch.nn.utils import prune as torch_prune
 from ..prune import Density, PruneError, densities, keep_mask, slice_counts
 from .lstmp import LSTMP
 
-__all__ = ["Pruner"]
+__all__ = ["Pruner", "Weights", "find_weights"]
 
 _OF_TORCH = {"weight_ih": "w_x", "weight_hh": "w_r", "weight_hr": "w_ym"}
 
 
-class _Masked(NamedTuple):
-    """A parameter under a mask: of which layer, which tensor of `sw.model.Layer`, and its final density."""
+class Weights(NamedTuple):
+    """A parameter that can be pruned: which tensor of which layer it is, in the terms of `sw.model.Layer`."""
 
     module: nn.Module
     parameter: str
     layer: str
     tensor: str
-    density: float
+
+    def matrices(self, values: Tensor) -> tuple[Tensor, ...]:
+        """The matrices in values of the parameter's shape: one for each gate, or the projection."""
+        if self.tensor == "w_ym":
+            return (values,)
+        return values.unflatten(0, (4, -1)).unbind() if values.dim() == 2 else values.unbind()
 
 
-def _found(network: nn.Module) -> Iterator[tuple[nn.Module, str, str, str]]:
-    """(module, parameter, layer, tensor) of each weight matrix of each LSTM in a network."""
+def find_weights(network: nn.Module) -> Iterator[Weights]:
+    """Input, recurrent and projection weights of each LSTM in a network."""
     for path, module in network.named_modules():
         if isinstance(module, LSTMP):
             for tensor in ("w_x", "w_r", "w_ym"):
                 if getattr(module, tensor) is not None:
-                    yield module, tensor, path or "lstm", tensor
+                    yield Weights(module, tensor, path or "lstm", tensor)
         elif isinstance(module, (nn.LSTM, nn.LSTMCell)):
             for parameter in [name for name, _ in module.named_parameters()]:
                 kind, _, layer = parameter.partition("_l") if isinstance(module, nn.LSTM) else (parameter, "", "")
                 if kind in _OF_TORCH:
                     name = ".".join(part for part in (path, layer and f"l{layer}") if part)
-                    yield module, parameter, name or "lstm", _OF_TORCH[kind]
+                    yield Weights(module, parameter, name or "lstm", _OF_TORCH[kind])
 
 
 class Pruner:
@@ -87,17 +92,16 @@ class Pruner:
                  steps: int = 0, every: int = 10) -> None:
         if steps < 0 or every < 1:
             raise PruneError(f"steps must not be negative and every at least 1, not {steps} and {every}")
-        found = list(_found(network))
+        found = list(find_weights(network))
         if not found:
             raise PruneError(f"{type(network).__name__} has no LSTM to prune")
-        wanted = densities(list(dict.fromkeys(layer for _, _, layer, _ in found)), density)
+        wanted = densities(list(dict.fromkeys(weights.layer for weights in found)), density)
         self._pes, self._groups, self._balanced = pes, groups, balanced
         self._steps, self._every = steps, every
         self._count = 0
-        self._masked = []
-        for module, parameter, layer, tensor in found:
+        self._masked = [(weights, wanted[weights.layer][weights.tensor]) for weights in found]
+        for module, parameter, _, _ in found:
             torch_prune.custom_from_mask(module, parameter, torch.ones_like(getattr(module, parameter)))
-            self._masked.append(_Masked(module, parameter, layer, tensor, wanted[layer][tensor]))
         self._choose()
 
     @property
@@ -123,16 +127,16 @@ class Pruner:
         """
         if self._count < self._steps:
             raise PruneError(f"step {self._count} of {self._steps}: the densities have not been reached")
-        for masked in self._masked:
-            torch_prune.remove(masked.module, masked.parameter)
+        for weights, _ in self._masked:
+            torch_prune.remove(weights.module, weights.parameter)
 
     def counts(self) -> dict[str, dict[str, list[tuple[int, int]]]]:
         """By layer and tensor, the smallest and the largest number of weights on a PE, for each matrix."""
         found: dict[str, dict[str, list[tuple[int, int]]]] = {}
-        for masked in self._masked:
+        for weights, _ in self._masked:
             per_pe = [slice_counts(matrix.cpu().numpy(), self._pes, self._groups)
-                      for matrix in self._matrices(masked, getattr(masked.module, f"{masked.parameter}_mask"))]
-            found.setdefault(masked.layer, {})[masked.tensor] = [(int(n.min()), int(n.max())) for n in per_pe]
+                      for matrix in weights.matrices(getattr(weights.module, f"{weights.parameter}_mask"))]
+            found.setdefault(weights.layer, {})[weights.tensor] = [(int(n.min()), int(n.max())) for n in per_pe]
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,20 +147,16 @@ class Pruner:
         """Go on from `state_dict`, after the network has been given its own state."""
         self._count = int(state["count"])
 
-    @staticmethod
-    def _matrices(masked: _Masked, values: Tensor) -> tuple[Tensor, ...]:
-        """The matrices of a parameter: one for each gate, or the projection."""
-        if masked.tensor == "w_ym":
-            return (values,)
-        return values.unflatten(0, (4, -1)).unbind() if values.dim() == 2 else values.unbind()
-
     @torch.no_grad()
     def _choose(self) -> None:
-        for masked in self._masked:
-            weights = getattr(masked.module, f"{masked.parameter}_orig")
-            mask = getattr(masked.module, f"{masked.parameter}_mask")
-            density = masked.density + (1 - masked.density) * self.left
-            for values, kept in zip(self._matrices(masked, weights), self._matrices(masked, mask), strict=True):
-                keep = keep_mask(values.detach().cpu().numpy(), density, self._pes, self._groups, self._balanced)
-                kept.copy_(torch.from_numpy(keep))
-            setattr(masked.module, masked.parameter, weights * mask)
+        for weights, final in self._masked:
+            dense = getattr(weights.module, f"{weights.parameter}_orig")
+            mask = getattr(weights.module, f"{weights.parameter}_mask")
+            density = final + (1 - final) * self.left
+            for values, kept in zip(weights.matrices(dense), weights.matrices(mask), strict=True):
+                kept.copy_(self._keep(values, density))
+            setattr(weights.module, weights.parameter, dense * mask)
+
+    def _keep(self, values: Tensor, density: float) -> Tensor:
+        keep = keep_mask(values.detach().cpu().numpy(), density, self._pes, self._groups, self._balanced)
+        return torch.from_numpy(keep)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m examples.recognizer``: from packages to the recognizer, resumable at every stage."""
+
+import sys
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from examples.recognizer import corpus, ship
+from examples.recognizer.plans import FULL, SMALL
+from examples.recognizer.speech import MissingData
+from examples.recognizer.train import Batches, load, train
+from sw.speech.recognizer import Recognizer
+
+SHIPPED = Path(__file__).parents[2] / "sw" / "speech"
+
+
+def _train_all(plan, folder, parts, progress):
+    """Train every run of a plan."""
+    batches = None
+    for run in plan.runs:
+        line = progress.add_task(f"train {run.name}", total=run.updates)
+
+        def say(updates, loss, line=line, name=run.name):
+            progress.update(line, completed=updates, description=f"train {name}: loss {loss:.3f}")
+
+        if batches is None:
+            sources = [(corpus.load(parts, name, plan.shards[name]), share) for name, share in plan.shares.items()]
+            batches = Batches(sources, plan.batch, plan.steps)
+        train(run, folder, batches, say)
+        progress.update(line, completed=run.updates)
+
+
+def _finish(plan, folder, parts, progress):
+    """The recognizer of a plan, and its networks in floating point for ``openese transcribe --beside``."""
+    found = {run.name: load(run, folder) for run in plan.runs}
+    networks = {"dense": found[plan.dense][0], "sparse": found[plan.sparse][0]}
+    for name, network in networks.items():
+        network.model(name).save(folder / f"{name}.npz")
+    line = progress.add_task("recognize the tests", total=None)
+    made = ship.make(plan, networks, {name: record for name, (_, record) in found.items()}, parts,
+                     lambda: progress.advance(line))
+    progress.update(line, total=1, completed=1)
+    made.save(folder)
+    return made
+
+
+@click.command()
+@click.option("--small", is_flag=True, help="A tiny network on little speech, to see that everything works.")
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default="build/recognizer",
+              show_default=True, help="Where everything is kept.")
+@click.option("--install", is_flag=True, help="Replace what sw/speech ships by the result.")
+def main(small: bool, folder: Path, install: bool) -> None:
+    """Make the corpus, train dense and sparse, quantize, measure, and write the recognizer.
+
+    What was interrupted goes on where it stopped.
+    """
+    plan = SMALL if small else FULL
+    torch.set_num_threads(1)  # more cores gain less than another process would
+    console = Console()
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())
+    parts, runs = folder / "corpus", folder / plan.folder
+    with Progress(*columns, console=console) as progress:
+        line = progress.add_task("speech", total=sum(plan.shards.values()))
+        corpus.make(parts, plan.shards, lambda: progress.advance(line))
+        _train_all(plan, runs, parts, progress)
+        made = _finish(plan, runs, parts, progress)
+    for row, tests in made.record["scores"].items():
+        for test, found in tests.items():
+            console.print(f"{row:<12} {test:<20} frames right {found['frames']:.1%}, phone error rate "
+                          f"{found['errors']:.1%}, decoded {found['decoded']:.1%}")
+    console.print(f"{made.image.bytes:,} bytes: {runs}/recognizer.img")
+    if install:
+        Recognizer.load(runs).save(SHIPPED)
+
+
+if __name__ == "__main__":
+    try:
+        main(standalone_mode=False)
+    except (MissingData, ValueError) as problem:
+        sys.exit(f"recognizer: {problem}")

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained network through the whole integer machine: weights, activations, tables, accumulators."""
+
+import numpy as np
+
+from rtl.config import preset
+from sw.float_reference import run as run_float
+from sw.model import Model
+from sw.network import Network
+from sw.quantize import quantize
+from sw.reference import Reference
+from sw.runners import MachineRunner
+from sw.speech.recognizer import side_by_side
+
+__all__ = ["CONFIG", "float_logits", "machine_logits", "quantized"]
+
+CONFIG = preset("ese")
+_CHANNELS = 64  # of the reference: results do not depend on it
+_VOICES, _STEPS = 24, 192  # of calibration
+
+
+def quantized(model, frames, config=CONFIG, **ranges):
+    """A model in integers, its formats chosen on sequences of features (T, 153)."""
+    pieces = [sequence[:_STEPS] for sequence in frames if len(sequence) >= _STEPS][:_VOICES]
+    body = Model(layers=model.layers, name=model.name)
+    return quantize(body, np.stack(pieces, axis=1).astype(np.float64), config, **ranges)
+
+
+def _by_length(sequences, run):
+    """What ``run`` makes of (T, B, I) and lengths (B,), for sequences of similar lengths at a time."""
+    order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
+    found = {}
+    for first in range(0, len(order), _CHANNELS):
+        numbers = order[first:first + _CHANNELS]
+        frames, lengths = side_by_side([sequences[number] for number in numbers])
+        outputs = run(frames, lengths)
+        for voice, number in enumerate(numbers):
+            found[number] = outputs[:len(sequences[number]), voice]
+    return [found[number] for number in range(len(sequences))]
+
+
+def machine_logits(model, head, sequences):
+    """Logits (T, 40) of each sequence of features (T, 153), by the integer reference of a `QuantizedModel`."""
+    network = Network.of(Model(layers=model.floating_point().layers, head=head, name=model.name))
+
+    def run(frames, lengths):
+        return network.run(frames, [MachineRunner(Reference(model, frames.shape[1]))], lengths)[0]
+
+    return _by_length(sequences, run)
+
+
+def float_logits(model, sequences):
+    """The same by a `Model` in float64, its head included."""
+    return _by_length(sequences, lambda frames, lengths: model.head(run_float(model, frames)[0]))

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recognizer as it is trained: the paper's cell, and a linear layer that gives the logits of the phones."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from sw.model import Dense, Model
+from sw.speech.features import FEATURES
+from sw.speech.phones import PHONES
+from sw.training import LSTMP
+
+__all__ = ["Recognizer", "logits"]
+
+
+class Recognizer(nn.Module):
+    """153 features -> LSTMP with peepholes -> 40 logits.
+
+    Parameters
+    ----------
+    cells, outputs : int
+        H and P of the LSTMP.
+    products : torch.dtype
+        As for `LSTMP`.
+    """
+
+    def __init__(self, cells, outputs, products=torch.float32):
+        super().__init__()
+        self.lstm = LSTMP(FEATURES, cells, outputs, products=products)
+        self.head = nn.Linear(outputs, len(PHONES))
+
+    def forward(self, x):
+        """Logits (T, B, 40) for features (T, B, 153)."""
+        return self.head(self.lstm(x)[0])
+
+    def model(self, name):
+        """The model for the machine's software."""
+        head = Dense(weight=self.head.weight.detach().numpy().copy(), bias=self.head.bias.detach().numpy().copy())
+        return Model(layers=(self.lstm.layer("lstmp"),), head=head, name=name)
+
+
+@torch.no_grad()
+def logits(network, sequences, batch=32):
+    """Logits (T, 40) of each sequence of features (T, 153), those of similar lengths side by side."""
+    order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
+    found = [None] * len(sequences)
+    for first in range(0, len(order), batch):
+        numbers = order[first:first + batch]
+        padded = np.zeros((len(sequences[numbers[-1]]), len(numbers), FEATURES), np.float32)
+        for column, number in enumerate(numbers):
+            padded[:len(sequences[number]), column] = sequences[number]
+        given = network(torch.from_numpy(padded)).numpy()
+        for column, number in enumerate(numbers):
+            found[number] = given[:len(sequences[number]), column]
+    return found

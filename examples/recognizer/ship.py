@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a trained network to what `sw/speech` ships: image, head, and the record of how they came to be."""
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+
+import numpy as np
+
+from examples.recognizer import corpus
+from examples.recognizer.machine import CONFIG, machine_logits, quantized
+from examples.recognizer.network import logits
+from examples.recognizer.score import given, score
+from sw.image import pack
+from sw.schedule import schedule
+from sw.speech.features import FEATURES, HOP, RATE
+from sw.speech.phones import PHONES
+from sw.speech.recognizer import Recognizer
+
+__all__ = ["choose_penalty", "evaluate", "make"]
+
+_PENALTIES = np.arange(0, 6.1, 0.5)
+_TESTS = ("espeak-test", "espeak-test-clean", "espeak-test-rooms", "flite-test", "prompts-test", "prompts-test-noisy")
+_PACKAGES = ("numpy", "torch", "pocketsphinx", "soxr")
+
+
+def choose_penalty(network, folder, names=("espeak-dev", "prompts-dev")):
+    """The penalty of `decode` with the fewest errors of a network on the parts kept for such choices."""
+    parts = [corpus.load(folder, name, 1) for name in names]
+    found = [logits(network, given(part)) for part in parts]
+    errors = [sum(score(heard, part.phones, penalty).decoded for heard, part in zip(found, parts, strict=True))
+              for penalty in _PENALTIES]
+    return float(_PENALTIES[int(np.argmin(errors))])
+
+
+def evaluate(rows, tests, penalty, advance=lambda: None):
+    """Scores of each of ``rows`` (name -> function from sequences to logits) on each of ``tests`` (name -> part)."""
+    found = {}
+    for test, part in tests.items():
+        sequences = given(part)
+        for row, recognize in rows.items():
+            found.setdefault(row, {})[test] = asdict(score(recognize(sequences), part.phones, penalty))
+            advance()
+    return found
+
+
+def _tests(plan, folder):
+    return {name: corpus.load(folder, name, 1) for name in _TESTS if name in plan.shards}
+
+
+def make(plan, networks, records, folder, advance=lambda: None):
+    """The `Recognizer` of a plan's sparse network.
+
+    Parameters
+    ----------
+    plan : `Plan`
+    networks : mapping
+        ``dense`` and ``sparse`` -> trained `Recognizer` of `network`.
+    records : mapping
+        Name of a run -> what training recorded.
+    folder : Path
+        The corpus.
+    advance : callable
+        Called when a test has been recognized once.
+    """
+    penalty = choose_penalty(networks["dense"], folder)
+    heard = [sequence for name in ("espeak-dev", "prompts-train") for sequence in given(corpus.load(folder, name, 1))]
+    model = networks["sparse"].model(f"phones-{plan.sparse}")
+    integers = quantized(model, heard)
+    image = pack(schedule(integers, CONFIG))
+    rows = {name: lambda sequences, network=network: logits(network, sequences) for name, network in networks.items()}
+    rows["machine"] = lambda sequences: machine_logits(integers, model.head, sequences)
+    record = {
+        "penalty": penalty,
+        "model": _described(plan.run(plan.sparse), image),
+        "calibration": _output(integers),
+        "scores": evaluate(rows, _tests(plan, folder), penalty, advance),
+        "training": _trained(plan, records) | {"corpus": _heard(plan, folder)},
+    }
+    return Recognizer(image, model.head, penalty, record)
+
+
+def _described(run, image):
+    return {"inputs": FEATURES, "cells": run.cells, "outputs": run.outputs, "phones": len(PHONES),
+            "density": run.density, "pes": CONFIG.pes, "weight_bits": CONFIG.weight_bits,
+            "activation_bits": CONFIG.activation_bits, "image_bytes": image.bytes,
+            "nonzeros": sum(operation["nonzeros"] for operation in image.manifest["operations"])}
+
+
+def _output(integers):
+    """How far the integers are from floating point on the calibration frames."""
+    output = integers.report.outputs[-1]
+    return {"output_rms": output.rms_output, "rms_error": output.rms_error,
+            "signal_to_noise_db": 20 * float(np.log10(output.rms_output / output.rms_error))}
+
+
+def _trained(plan, records):
+    updates = sum(run.updates for run in plan.way(plan.sparse))
+    return {
+        "seed": corpus.SEED, "batch": plan.batch, "steps": plan.steps,
+        "hours_heard": round(updates * plan.batch * plan.steps * HOP / RATE / 3600, 2),
+        "runs": {run.name: asdict(run) | {"loss": _ends(records[run.name]["curve"]),
+                                          "processor_seconds": records[run.name]["processor_seconds"]}
+                 for run in plan.runs},
+        "python": platform.python_version(), "packages": {name: version(name) for name in _PACKAGES}}
+
+
+def _heard(plan, folder):
+    """Each part of the corpus: its share in training, and how much of it there is."""
+    parts = {name: corpus.load(folder, name, count) for name, count in plan.shards.items()}
+    return {name: {"share": plan.shares.get(name), "utterances": len(part.phones),
+                   "minutes": round(part.frames * HOP / RATE / 60, 1)} for name, part in parts.items()}
+
+
+def _ends(curve):
+    """Mean loss of the first and of the last updates."""
+    return [round(float(np.mean(part)), 3) for part in (curve[:10], curve[-10:])]

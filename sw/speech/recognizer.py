@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recognizer that is shipped: a memory image of the paper's size, and what the host does before and after it.
+
+Beside this file lie ``recognizer.img``, the image of an LSTMP 153/1024/512 with peepholes for preset ``ese``;
+``recognizer.npz``, the linear layer after it, ``head.weight`` (40, 512) and ``head.bias`` (40,); and
+``recognizer.json``, how they were trained and what they achieve. `examples/recognizer` makes them.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rtl.config import Config
+
+from ..cycle_model import estimate
+from ..image import Image, pack
+from ..image import read as read_image
+from ..model import Dense, FloatArray, Model, read_npz
+from ..network import Network, Runner
+from ..runners import FloatRunner, Machine, MachineRunner
+from ..schedule import schedule
+from .features import FEATURES, HOP, RATE, count_windows, features
+from .phones import PHONES, SILENCE, decode
+
+__all__ = ["CLOCK", "DELAY", "Phone", "Recognizer", "Transcript", "delayed", "side_by_side"]
+
+DELAY = 5  # frames by which the answer comes later: what the network hears of the future
+CLOCK = 200e6  # Hz: the paper's
+_SHIPPED = Path(__file__).parent
+
+
+def delayed(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Features (T, 153) and silence after them, until the last frame is answered: (T + DELAY, 153)."""
+    return np.pad(values, ((0, DELAY), (0, 0)))
+
+
+def side_by_side(sequences: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Sequences (T, I) padded to the longest, (T, B, I), and their lengths (B,)."""
+    lengths = np.array([len(sequence) for sequence in sequences], np.intp)
+    frames = np.zeros((int(lengths.max()), len(sequences), sequences[0].shape[1]))
+    for voice, sequence in enumerate(sequences):
+        frames[:len(sequence), voice] = sequence
+    return frames, lengths
+
+
+@dataclass(frozen=True)
+class Phone:
+    """A phone, and when it was heard, in seconds."""
+
+    name: str
+    start: float
+    stop: float
+
+
+@dataclass(frozen=True, eq=False)
+class Transcript:
+    """What was recognized in a recording.
+
+    Attributes
+    ----------
+    logits : (T, 40)
+        Of each phone in each frame of 10 ms, as the head gives them.
+    phones : tuple of `Phone`
+        Silence among them.
+    """
+
+    logits: FloatArray
+    phones: tuple[Phone, ...]
+
+    @property
+    def posteriors(self) -> FloatArray:
+        """Probability of each phone in each frame (T, 40)."""
+        powers = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    @property
+    def text(self) -> str:
+        """The phones without silence."""
+        return " ".join(phone.name for phone in self.phones if phone.name != SILENCE)
+
+
+@dataclass(frozen=True, eq=False)
+class Recognizer:
+    """An image that recognizes phones, and what belongs to it.
+
+    Attributes
+    ----------
+    image : `Image`
+    head : `Dense`
+        (40, P), on the host.
+    penalty : float
+        Of `phones.decode`.
+    record : dict
+        How it was trained.
+    """
+
+    image: Image
+    head: Dense
+    penalty: float
+    record: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path = _SHIPPED) -> "Recognizer":
+        """The one in a folder; by default the one that is shipped.
+
+        Raises
+        ------
+        ImageFormatError, ModelError, OSError
+            For files that are missing, damaged, or of another version.
+        """
+        record = json.loads((folder / "recognizer.json").read_text())
+        arrays = read_npz(folder / "recognizer.npz")
+        head = Dense(weight=arrays["head.weight"], bias=arrays["head.bias"])
+        return cls(read_image(folder / "recognizer.img"), head, float(record["penalty"]), record)
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` reads."""
+        self.image.save(folder / "recognizer.img")
+        arrays: dict[str, Any] = {"head.weight": self.head.weight, "head.bias": self.head.bias}
+        np.savez(folder / "recognizer.npz", **arrays)
+        (folder / "recognizer.json").write_text(json.dumps(self.record, indent=2) + "\n")
+
+    def on(self, config: Config) -> "Recognizer":
+        """The same for another machine.
+
+        Raises
+        ------
+        CapacityError, QuantizeError
+            If that cannot hold it, or has other number formats.
+        """
+        return Recognizer(pack(schedule(self.image.model(), config)), self.head, self.penalty, self.record)
+
+    def cycles_per_step(self) -> int:
+        """Cycles in which the machine takes a frame of every voice, by the cycle model."""
+        return estimate(schedule(self.image.model(), self.image.config)).cycles_per_step
+
+    @cached_property
+    def floating_point(self) -> Model:
+        """The model whose weights are exactly those of the image."""
+        return dataclasses.replace(self.image.model().floating_point(), head=self.head)
+
+    @staticmethod
+    def machine_steps(recordings: Sequence[ArrayLike], channels: int) -> int:
+        """Steps in which a machine of so many channels recognizes recordings."""
+        lengths = [count_windows(np.size(recording)) + DELAY for recording in recordings]
+        return sum(max(lengths[first:first + channels]) for first in range(0, len(lengths), channels))
+
+    def run(self, recordings: Sequence[ArrayLike], machine: Machine,
+            advance: Callable[[int], None] = lambda steps: None) -> list[Transcript]:
+        """Recognize recordings (samples,) at 16 kHz on a machine with the image in it, side by side on its voices."""
+        return self._run(recordings, self.floating_point, MachineRunner(machine, advance))
+
+    def run_float(self, recordings: Sequence[ArrayLike], model: Model | None = None) -> list[Transcript]:
+        """The same in floating point: with the weights of the image, or by another model of the same phones.
+
+        Raises
+        ------
+        ValueError
+            For a model that takes other features or gives something else than phones.
+        """
+        model = model or self.floating_point
+        if model.head is None or len(model.head.weight) != len(PHONES) or model.inputs != FEATURES:
+            raise ValueError(f"model {model.name!r} does not take {FEATURES} features and give {len(PHONES)} phones")
+        return self._run(recordings, model, FloatRunner(model))
+
+    def _run(self, recordings: Sequence[ArrayLike], model: Model, runner: Runner) -> list[Transcript]:
+        frames, lengths = side_by_side([delayed(features(recording)) for recording in recordings])
+        logits, _ = Network.of(model).run(frames, [runner], lengths)
+        return [self._transcript(logits[DELAY:length, voice]) for voice, length in enumerate(lengths)]
+
+    def _transcript(self, logits: FloatArray) -> Transcript:
+        path = decode(logits, self.penalty)
+        limits = [*np.flatnonzero(np.diff(path, prepend=-1)).tolist(), len(path)]
+        return Transcript(logits, tuple(Phone(PHONES[path[first]], first * HOP / RATE, last * HOP / RATE)
+                                        for first, last in pairwise(limits)))

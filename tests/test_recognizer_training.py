@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recognizer's training: pieces of speech, interrupted runs, scores, synthetic voices."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+for package in ("torch", "av", "pocketsphinx", "rapidfuzz", "soundfile", "soxr"):
+    pytest.importorskip(package, reason="the recognizer's training needs the extra `recognizer`")
+
+import torch  # noqa: E402
+
+from examples.recognizer import corpus, synthesis  # noqa: E402
+from examples.recognizer.corpus import Utterances  # noqa: E402
+from examples.recognizer.machine import float_logits, machine_logits, quantized  # noqa: E402
+from examples.recognizer.network import logits  # noqa: E402
+from examples.recognizer.plans import FULL, SMALL  # noqa: E402
+from examples.recognizer.score import given, score  # noqa: E402
+from examples.recognizer.speech import Speech, room  # noqa: E402
+from examples.recognizer.train import Batches, Run, load, train  # noqa: E402
+from sw.prune import report  # noqa: E402
+from sw.speech.features import FEATURES, STATIC  # noqa: E402
+from sw.speech.phones import PHONES, collapse  # noqa: E402
+from sw.speech.recognizer import DELAY  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def utterances():
+    """Speech of a kind: each phone is a vector, with noise."""
+    rng = np.random.default_rng(1)
+    shapes = rng.normal(size=(len(PHONES), STATIC))
+    phones = [np.repeat(rng.integers(0, 6, 30), 8).astype(np.int8)[:size] for size in (240, 200, 90, 240)]
+    values = [(shapes[part] + 0.3 * rng.normal(size=(len(part), STATIC))).astype(np.float16) for part in phones]
+    return Utterances(values, phones)
+
+
+@pytest.fixture
+def batches(utterances):
+    return Batches([(utterances, 1.0)], 4, 48)
+
+
+def run(name, updates=12, **changes):
+    return Run(name, 64, 32, updates, **{"rate": 1e-2, "decay": False, **changes})
+
+
+def test_no_voice_and_no_prompt_is_in_two_parts():
+    for source, parts in corpus.splits().items():
+        names = [name for part in parts.values() for name in part]
+        assert len(names) == len(set(names)), source
+
+
+def test_plans_use_parts_for_training_that_are():
+    for plan in (FULL, SMALL):
+        assert all(corpus.PARTS[name].split == "train" for name in plan.shares)
+        assert all(count <= corpus.PARTS[name].shards for name, count in plan.shards.items())
+
+
+def test_dense_and_sparse_are_trained_equally_long():
+    for plan in (FULL, SMALL):
+        dense, sparse = (plan.way(name) for name in (plan.dense, plan.sparse))
+        assert [run.updates for run in dense] == [run.updates for run in sparse]
+        assert [run.density for run in sparse] == [None, 0.1] and not any(run.density for run in dense)
+
+
+def test_pieces_are_the_same_for_the_same_update(batches):
+    (x, wanted), (again, same), (other, _) = batches(1, 5), batches(1, 5), batches(1, 6)
+    assert torch.equal(x, again) and torch.equal(wanted, same) and not torch.equal(x, other)
+    assert x.shape == (48, 4, FEATURES) and wanted.shape == (48, 4)
+    assert (wanted[:DELAY] < 0).all() and (wanted[DELAY:] >= 0).float().mean() > 0.8
+
+
+def test_answers_come_late(utterances):
+    utterances = Utterances(utterances.values[:1], utterances.phones[:1])
+    x, wanted = Batches([(utterances, 1.0)], 1, 240)(1, 0)
+    assert wanted[DELAY:, 0].tolist() == utterances.phones[0][:240 - DELAY].tolist()
+
+
+def test_an_interrupted_run_goes_on_where_it_was(batches, tmp_path, monkeypatch):
+    monkeypatch.setattr("examples.recognizer.train._KEEP_EVERY", 3)
+
+    def stop(updates, loss):
+        if updates == 8:
+            raise KeyboardInterrupt
+
+    for folder in (tmp_path / "whole", tmp_path / "parts"):
+        train(run("base"), folder, batches)
+        branch = run("branch", decay=True, parent="base", density=0.25, stage=1)
+        if folder.name == "parts":
+            with pytest.raises(KeyboardInterrupt):
+                train(branch, folder, batches, stop)
+        train(branch, folder, batches)
+    (whole, record), (parts, same) = (load(branch, tmp_path / name) for name in ("whole", "parts"))
+    assert record["curve"] == same["curve"] and len(record["curve"]) == 12
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+    counts = report(whole.model("m"), 32)
+    assert all(row.smallest == row.largest and row.density < 0.26 for row in counts)
+
+
+def test_a_trained_network_recognizes_also_as_a_machine(utterances, batches, tmp_path):
+    train(run("base", updates=60), tmp_path, batches)
+    network, record = load(run("base"), tmp_path)
+    assert record["curve"][-1] < 0.5 * record["curve"][0]
+    model, sequences = network.model("m"), given(utterances)
+    integers = quantized(model, sequences)
+    rows = [logits(network, sequences), float_logits(model, sequences), machine_logits(integers, model.head, sequences)]
+    found = [score(row, utterances.phones, 1.0) for row in rows]
+    assert all(row.frames > 0.9 and row.decoded < 0.2 for row in found)
+    for row in rows:
+        assert [len(part) for part in row] == [len(part) + DELAY for part in utterances.phones]
+    assert max(np.abs(a - b).max() for a, b in zip(rows[0], rows[1], strict=True)) < 1e-3
+    assert max(np.abs(a - b).max() for a, b in zip(rows[1], rows[2], strict=True)) < 0.2
+
+
+def test_scores_count_edits_of_phones():
+    truth = np.array([0, 0, 1, 1, 2, 2, 0])
+    heard = np.full((len(truth) + DELAY, len(PHONES)), -5.0)
+    heard[np.arange(DELAY, DELAY + 7), [0, 0, 1, 1, 2, 3, 0]] = 5
+    found = score([heard], [truth], 0.0)
+    assert (found.phones, found.errors, found.decoded) == (2, 0.5, 0.5) and found.frames == pytest.approx(6 / 7)
+
+
+@pytest.mark.parametrize("decibels", [0, 10, 60])
+def test_rooms_keep_time_and_add_noise(decibels):
+    rng = np.random.default_rng(1)
+    audio = np.where(np.arange(16000) % 8000 < 4000, 1, 0.0).astype(np.float32) * rng.normal(size=16000)
+    heard = room(rng, Speech(audio, np.zeros(1), np.zeros(1, int)), decibels, echo=0.0).audio
+    loud, quiet = (np.sqrt(np.mean(heard[start:start + 3000] ** 2)) for start in (500, 4500))
+    assert heard.shape == audio.shape and (loud / quiet > 5) == (decibels == 60)
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+@pytest.mark.parametrize("accent", corpus.ACCENTS)
+def test_espeak_says_what_it_is_told(accent):
+    speech = synthesis.espeak(f"{accent}+f3", "My cat sat.")
+    values, phones = speech.frames()
+    found = [PHONES[phone] for phone in collapse(phones)]
+    assert found[:2] == ["M", "AY"] and found[2:] == "K AE T S AE T".split()
+    assert len(values) == len(phones) and np.all(np.diff(speech.starts) >= 0)
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
+@pytest.mark.parametrize("voice", synthesis.FLITE_VOICES)
+def test_flite_says_what_it_is_told(voice):
+    _, phones = synthesis.flite(voice, "My cat sat.").frames()
+    assert [PHONES[phone] for phone in collapse(phones)] == "M AY K AE T S AE T".split()
