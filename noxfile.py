@@ -94,3 +94,11 @@ def train(session):
     """The phone recognizer from packages: speech, training, pruning, image. An hour or two; `-- --small` minutes."""
     _install(session, "recognizer")
     session.run("python", "-m", "examples.recognizer", *session.posargs)
+
+
+@nox.session
+def accuracy(session):
+    """What density, balance and word lengths cost in recognition; goes on from docs/accuracy.json."""
+    _install(session, "recognizer")
+    session.run("python", "-m", "examples.recognizer.accuracy", *session.posargs)
+    session.run("python", "-m", "docs.accuracy")

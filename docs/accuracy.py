@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of accuracy.md: what was measured by `examples.recognizer`, kept in ``sw/speech/recognizer.json``."""
+"""``python -m docs.accuracy``: brings the tables and the picture of accuracy.md up to date with what was measured.
+
+What was measured is in ``docs/accuracy.json``, by `examples.recognizer.accuracy`, and in ``sw/speech/recognizer.json``,
+by `examples.recognizer`.
+"""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
-__all__ = ["TABLES"]
+import numpy as np
+
+__all__ = ["TABLES", "draw"]
 
 ROOT = Path(__file__).parent
 _TESTS = {
@@ -13,6 +20,10 @@ _TESTS = {
     "flite-test": "a synthesizer never trained on, noise 0 to 15 dB",
     "prompts-test": "real speech: prompts never trained on", "prompts-test-noisy": "the same with noise 0 to 15 dB"}
 _ROWS = {"dense": "dense, float", "sparse": "10 %, float", "machine": "**10 %, 12/16-bit machine**"}
+
+
+def _measured():
+    return json.loads((ROOT / "accuracy.json").read_text())
 
 
 def _record():
@@ -28,6 +39,12 @@ def _percent(value):
     return f"{100 * value:.1f}"
 
 
+def _over_seeds(values):
+    """Mean, and the spread where there are several."""
+    mean = 100 * float(np.mean(values))
+    return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ± {100 * float(np.std(values, ddof=1)):.1f}"
+
+
 def shipped():
     """The recognizer of the paper's size: errors by test."""
     scores = _record()["scores"]
@@ -39,5 +56,145 @@ def shipped():
         for test, meaning in _TESTS.items() if test in scores["dense"]])
 
 
+def _by_kind(section):
+    """Entries of all seeds: kind ("dense", "balanced-10", ...) -> list of entries."""
+    found = defaultdict(list)
+    for name, entry in _measured().get(section, {}).items():
+        found[name.rpartition("-")[0]].append(entry)
+    return found
+
+
+def _density(kind):
+    return 1.0 if kind == "dense" else int(kind.rpartition("-")[2]) / 100
+
+
+_KINDS = {"dense": "dense", "balanced": "balanced", "global": "unbalanced", "proposed": "balanced, by sensitivity"}
+
+
+def densities():
+    """The small network: each density, in floating point and through the machine."""
+    real, machine = _by_kind("float"), _by_kind("machine")
+    rows = []
+    for kind in sorted(machine, key=lambda kind: (-_density(kind), kind)):
+        first = machine[kind][0]
+        rows.append([
+            f"{_density(kind):.0%}", _KINDS[kind.partition("-")[0]], f"{first['nonzeros']:,}", f"{first['bytes']:,}",
+            _over_seeds([entry["frames"] for entry in real[kind]]),
+            _over_seeds([entry["decoded"] for entry in real[kind]]),
+            _over_seeds([entry["decoded"] for entry in machine[kind]]),
+            f"{np.mean([entry['signal_to_noise_db'] for entry in machine[kind]]):.0f} dB",
+            f"{first['cycles']:,}", f"{first['busy']:.1%}", str(len(machine[kind]))])
+    return _table(["density", "pruned", "non-zeros", "image, bytes", "frames right, float", "phone errors, float",
+                   "phone errors, machine", "SNR", "cycles a step", "busy", "seeds"], rows)
+
+
+def _by_weight_bits():
+    """Phone errors through the machine: kind -> bits -> of each seed."""
+    measured = _measured()
+    found = defaultdict(lambda: defaultdict(list))
+    for name, entry in measured.get("weight_bits", {}).items():
+        kind, bits = name.split("/")
+        found[kind.rpartition("-")[0]][int(bits)].append(entry["decoded"])
+    for kind, row in found.items():
+        row[12] = [entry["decoded"] for entry in _by_kind("machine")[kind]]
+    return {kind: dict(sorted(row.items(), reverse=True)) for kind, row in sorted(
+        found.items(), key=lambda item: -_density(item[0]))}
+
+
+def weight_bits():
+    """Weights of fewer bits, everything through the machine."""
+    found = _by_weight_bits()
+    paper = {int(bits): entry["decoded"] for bits, entry in _measured().get("paper", {}).items() if bits.isdecimal()}
+    widths = sorted({bits for row in found.values() for bits in row} | set(paper), reverse=True)
+    rows = [[f"256/128, {_density(kind):.0%}", *(_over_seeds(row[bits]) if bits in row else "" for bits in widths)]
+            for kind, row in found.items()]
+    if paper:
+        rows.append(["1024/512, 10 %", *(_percent(paper[bits]) if bits in paper else "" for bits in widths)])
+    return _table(["network", *(f"{bits} bits" for bits in widths)], rows)
+
+
+def activation_bits():
+    """Activations of fewer bits."""
+    measured = _measured()
+    found = {"16": measured["machine"]["balanced-10-1"], **measured.get("activation_bits", {})}
+    return _table(["activations", *(f"{bits} bits" for bits in found)], [
+        ["phone errors", *(_percent(entry["decoded"]) for entry in found.values())],
+        ["SNR at the output", *(f"{entry['signal_to_noise_db']:.0f} dB" for entry in found.values())]])
+
+
+def ranges():
+    """Tables over other ranges."""
+    found = _measured().get("tables", {})
+    names = [f"-{1 << int(r)}..{1 << int(r)} and -{1 << int(r) - 1}..{1 << int(r) - 1}" for r in found]
+    return _table(["sigmoid and tanh over", *names], [
+        ["phone errors", *(_percent(entry["decoded"]) for entry in found.values())],
+        ["SNR at the output", *(f"{entry['signal_to_noise_db']:.1f} dB" for entry in found.values())]])
+
+
+def sensitivity():
+    """One matrix pruned at a time."""
+    found = _measured()["choices"]["sensitivity"]
+    return _table(["matrix", "weights", *(f"{density:.0%}" for density in found["densities"]), "proposed"], [
+        [f"`{tensor}`", f"{found['sizes'][tensor]:,}", *(_percent(error) for error in errors),
+         f"{found['proposed'][tensor]:.0%}"] for tensor, errors in found["errors"].items()])
+
+
 #: By page and marker.
-TABLES = {("accuracy.md", "shipped"): shipped}
+TABLES = {("accuracy.md", table.__name__): table
+          for table in (shipped, densities, weight_bits, activation_bits, ranges, sensitivity)}
+
+
+def _draw_densities(axes):
+    machine = _by_kind("machine")
+    for family, style in (("balanced", "o-"), ("global", "s--")):
+        kinds = sorted((kind for kind in machine if kind.startswith(family)), key=_density)
+        errors = [[100 * entry["decoded"] for entry in machine[kind]] for kind in kinds]
+        axes.errorbar([100 * _density(kind) for kind in kinds], [np.mean(row) for row in errors],
+                      yerr=[np.std(row, ddof=min(1, len(row) - 1)) for row in errors], fmt=style, capsize=3,
+                      label=_KINDS[family])
+    axes.axhline(100 * np.mean([entry["decoded"] for entry in machine["dense"]]), color="gray", ls=":", label="dense")
+    axes.set(xscale="log", xlabel="density, %", ylabel="phone errors, %", title="Density")
+    axes.set_xticks([3, 5, 10, 20, 30], ["3", "5", "10", "20", "30"])
+    axes.legend(frameon=False)
+
+
+def _draw_bits(axes):
+    for kind, row in _by_weight_bits().items():
+        axes.plot(list(row), [100 * np.mean(errors) for errors in row.values()], "o-", label=f"{_density(kind):.0%}")
+    axes.set(xlabel="weight bits", ylabel="phone errors, %", title="Word length of weights")
+    axes.legend(title="density", frameon=False)
+
+
+def _draw_sensitivity(axes):
+    found = _measured()["choices"]["sensitivity"]
+    for tensor, errors in found["errors"].items():
+        axes.plot([100 * density for density in found["densities"]], [100 * error for error in errors], "o-",
+                  label=f"{tensor}, proposed {found['proposed'][tensor]:.0%}")
+    axes.set(xscale="log", xlabel="density of this matrix alone, %", ylabel="frames wrong, %",
+             title="One matrix at a time, one-shot")
+    axes.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+    axes.legend(frameon=False)
+
+
+def draw(path):
+    """Write the picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for panel, plot in zip(axes, (_draw_densities, _draw_bits, _draw_sensitivity), strict=True):
+        plot(panel)
+        panel.minorticks_off()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    from docs.tables import with_table
+
+    for (page, marker), table in TABLES.items():
+        text = (ROOT / page).read_text()
+        (ROOT / page).write_text(with_table(text, marker, table()))
+    draw(ROOT / "accuracy.png")

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m examples.recognizer.accuracy``: what density, balance and word lengths cost in recognition.
+
+A network of 256 cells and 128 outputs is trained on real speech alone, for several seeds and densities, and recognizes
+held-out prompts through the whole integer machine. What has been measured is kept in a JSON file, entry by entry, so
+that what was interrupted goes on; `docs.accuracy` makes the page and the plots from it.
+"""
+
+import dataclasses
+import json
+import sys
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from examples.recognizer import corpus
+from examples.recognizer.machine import CONFIG, float_logits, machine_logits, quantized
+from examples.recognizer.network import logits
+from examples.recognizer.plans import FULL
+from examples.recognizer.score import given, score
+from examples.recognizer.ship import choose_penalty
+from examples.recognizer.speech import MissingData
+from examples.recognizer.train import PES, Batches, Run, load, train
+from sw.cycle_model import estimate
+from sw.image import pack
+from sw.schedule import schedule
+from sw.training import scan
+
+DENSITIES = (0.3, 0.2, 0.1, 0.05, 0.03)
+UNBALANCED = (0.1, 0.05)
+WEIGHT_BITS = (16, 10, 8, 6)  # beside the machine's own 12
+ACTIVATION_BITS = (14, 12, 10, 8)  # beside the machine's own 16
+SIGMOID_RANGES = (4, 5, 6, 7)
+SCANNED = (0.5, 0.3, 0.2, 0.1, 0.05)
+SEEDS = (1, 2, 3)
+BASE, BRANCH, RATE = 250, 150, 4e-3
+CELLS, OUTPUTS = 256, 128
+BATCH, STEPS = 32, 128
+RESULTS = Path(__file__).parents[2] / "docs" / "accuracy.json"
+
+
+class Ledger:
+    """Results by name, in a file that is written whenever there is a new one."""
+
+    def __init__(self, path):
+        self._path = path
+        self.found = json.loads(path.read_text()) if path.exists() else {}
+
+    def measure(self, section, name, make, *given, **named):
+        """What ``make`` gives of the other arguments, unless that is known."""
+        entries = self.found.setdefault(section, {})
+        if name not in entries:
+            entries[name] = make(*given, **named)
+            self._path.write_text(json.dumps(self.found, indent=1) + "\n")
+        return entries[name]
+
+
+def _base(seed):
+    return Run(f"base-{seed}", CELLS, OUTPUTS, BASE, RATE, decay=False, seed=seed)
+
+
+def _branch(seed, density, balanced=True):
+    name = "dense" if density is None else f"{'balanced' if balanced else 'global'}-{round(100 * density):02d}"
+    return Run(f"{name}-{seed}", CELLS, OUTPUTS, BRANCH, RATE, decay=True, parent=f"base-{seed}", density=density,
+               balanced=balanced, stage=1, seed=seed)
+
+
+def _runs(seed):
+    """All branches of a seed, the most wanted first."""
+    return [_branch(seed, None), _branch(seed, 0.1),
+            *(_branch(seed, density, balanced=False) for density in UNBALANCED),
+            *(_branch(seed, density) for density in DENSITIES if density != 0.1)]
+
+
+class Study:
+    """The networks, the speech that they are tested on, and the ledger.
+
+    Parameters
+    ----------
+    folder : Path
+        Working folder of `examples.recognizer`, with its corpus.
+    ledger : `Ledger`
+    """
+
+    def __init__(self, folder, ledger):
+        self._folder, self._parts, self._ledger = folder / "real", folder / "corpus", ledger
+        self._paper = folder / FULL.folder
+        self._test = corpus.load(self._parts, "prompts-test", 1)
+        self._sequences = given(self._test)
+
+    @cached_property
+    def _heard(self):
+        """What formats are chosen on."""
+        return given(corpus.load(self._parts, "prompts-train", 1))
+
+    @cached_property
+    def _batches(self):
+        return Batches([(corpus.load(self._parts, "prompts-train", FULL.shards["prompts-train"]), 1.0)], BATCH, STEPS)
+
+    @cached_property
+    def _penalty(self):
+        """Chosen once, for the dense network of the first seed."""
+        dense = self._network(_branch(SEEDS[0], None))
+        return self._ledger.measure("choices", "penalty", choose_penalty, dense, self._parts, ("prompts-dev",))
+
+    def _network(self, run):
+        if run.parent is not None:
+            train(_base(run.seed), self._folder, self._batches)
+        train(run, self._folder, self._batches)
+        return load(run, self._folder)[0]
+
+    def _score(self, found):
+        return asdict(score(found, self._test.phones, self._penalty))
+
+    def _float64(self, model):
+        return self._score(float_logits(model, self._sequences))
+
+    def _float(self, network):
+        return self._score(logits(network, self._sequences))
+
+    def _through(self, model, config=CONFIG, **ranges):
+        """Scores of a model through the integer machine, and its time on the machine of the paper's size."""
+        integers = quantized(model, self._heard, config, **ranges)
+        output, layer = integers.report.outputs[-1], integers.layers[0]
+        timed = estimate(schedule(integers, config))
+        return self._score(machine_logits(integers, model.head, self._sequences)) | {
+            "signal_to_noise_db": 20 * float(np.log10(output.rms_output / output.rms_error)),
+            "nonzeros": sum(int(np.count_nonzero(matrix)) for matrix in (layer.w_x, layer.w_r, layer.w_ym)),
+            "weights": layer.w_x.size + layer.w_r.size + layer.w_ym.size,
+            "bytes": pack(timed.plan).bytes, "cycles": timed.cycles_per_step, "busy": timed.busy}
+
+    def _both(self, run):
+        """A run in floating point and through the machine; its model."""
+        network = self._network(run)
+        model = network.model(run.name)
+        self._ledger.measure("float", run.name, self._float, network)
+        self._ledger.measure("machine", run.name, self._through, model)
+        return model
+
+    def densities(self, seed, advance):
+        """Each density; the dense network and the one of 10 % in other word lengths."""
+        for run in _runs(seed):
+            model = self._both(run)
+            if run.name.rpartition("-")[0] in ("dense", "balanced-10"):
+                for bits in WEIGHT_BITS:
+                    self._ledger.measure("weight_bits", f"{run.name}/{bits}", self._through, model,
+                                         CONFIG.replace(weight_bits=bits))
+            advance()
+
+    def word_lengths(self, advance):
+        """Activation bits and table ranges, for the 10 % network of the first seed."""
+        model = self._network(_branch(SEEDS[0], 0.1)).model("balanced-10")
+        for bits in ACTIVATION_BITS:
+            self._ledger.measure("activation_bits", str(bits), self._through, model,
+                                 CONFIG.replace(activation_bits=bits))
+            advance()
+        for sigmoid_range in SIGMOID_RANGES:
+            self._ledger.measure("tables", str(sigmoid_range), self._through, model, sigmoid_range=sigmoid_range,
+                                 tanh_range=sigmoid_range - 1)
+            advance()
+
+    def sensitivity(self):
+        """One matrix of the dense network at a time, in one shot: loss of right frames on the development prompts."""
+        network = self._network(_branch(SEEDS[0], None))
+        part = corpus.load(self._parts, "prompts-dev", 1)
+        sequences = given(part)
+
+        def wrong():
+            return 1 - score(logits(network, sequences), part.phones, 0.0).frames
+
+        def make():
+            found = scan(network, wrong, SCANNED, PES)
+            return {"densities": found.densities,
+                    "errors": {tensor: errors for (_, tensor), errors in found.errors.items()},
+                    "sizes": {tensor: size for (_, tensor), size in found.sizes.items()},
+                    "proposed": found.propose(0.1)["lstm"]}
+
+        proposed = self._ledger.measure("choices", "sensitivity", make)["proposed"]
+        self._both(dataclasses.replace(_branch(SEEDS[0], 0.1), name="proposed-10-1", density=proposed))
+
+    def paper_size(self, advance):
+        """The recognizer that is shipped, in other word lengths; only where it has been trained here."""
+        run = FULL.run(FULL.sparse)
+        if not (self._paper / f"{run.name}.pt").exists():
+            return
+        model = load(run, self._paper)[0].model(run.name)
+        self._ledger.measure("paper", "float64", self._float64, model)
+        for bits in (CONFIG.weight_bits, *WEIGHT_BITS):
+            self._ledger.measure("paper", str(bits), self._through, model, CONFIG.replace(weight_bits=bits))
+            advance()
+
+
+@click.command()
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default="build/recognizer",
+              show_default=True, help="Where the corpus and the networks are kept.")
+@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS,
+              help="The JSON file; what it holds already is not measured again.")
+@click.option("--seeds", type=click.IntRange(1, len(SEEDS)), default=len(SEEDS), show_default=True,
+              help="How many seeds.")
+def main(folder: Path, output: Path, seeds: int) -> None:
+    """Train the small networks and measure them through the integer machine."""
+    torch.set_num_threads(1)
+    needed = {name: FULL.shards[name] for name in ("prompts-train", "prompts-dev", "prompts-test")}
+    columns = TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console()) as progress:
+        line = progress.add_task("speech", total=sum(needed.values()))
+        corpus.make(folder / "corpus", needed, lambda: progress.advance(line))
+        study = Study(folder, Ledger(output))
+        for seed in SEEDS[:seeds]:
+            line = progress.add_task(f"densities, seed {seed}", total=len(_runs(seed)))
+            study.densities(seed, lambda line=line: progress.advance(line))
+            if seed == SEEDS[0]:
+                line = progress.add_task("word lengths", total=len(ACTIVATION_BITS) + len(SIGMOID_RANGES))
+                study.word_lengths(lambda line=line: progress.advance(line))
+                study.sensitivity()
+        line = progress.add_task("the paper's size", total=len(WEIGHT_BITS) + 1)
+        study.paper_size(lambda: progress.advance(line))
+
+
+if __name__ == "__main__":
+    try:
+        main(standalone_mode=False)
+    except (MissingData, ValueError) as problem:
+        sys.exit(f"accuracy: {problem}")
