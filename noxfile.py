@@ -53,6 +53,13 @@ def sim(session):
 
 
 @nox.session
+def synth(session):
+    """What the presets take of an FPGA, by Yosys, against the figures of before."""
+    _install(session, "synth")
+    session.run("python", "-m", "sim.synth", *session.posargs)
+
+
+@nox.session
 def lint(session):
     """Style (ruff), types (mypy) and the emitted Verilog (Verilator with all warnings)."""
     _install(session, "sim", "dev")

@@ -4,6 +4,7 @@
 A table stands between ``<!-- marker -->`` and ``<!-- /marker -->``.
 """
 
+import json
 from pathlib import Path
 
 from docs import accuracy
@@ -27,11 +28,29 @@ def presets():
     return "\n".join(lines) + "\n"
 
 
+def resources():
+    """What the presets take, as the baselines of `sim.synth` have it."""
+    found = json.loads((ROOT.parent / "tests" / "baselines" / "synth.json").read_text())
+    headings = ("preset", "family", "LUT", "a multiplier", "of them memory", "FF", "block RAM", "DSP", "LUT levels: PE",
+                "slice", "all")
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for family, machines in found.items():
+        for name, figures in machines.items():
+            total = figures["total"]
+            each = total["LUT"] / PRESETS[name].multipliers
+            depths = [figures["depth"][unit]["luts"] for unit in ("PE", "Slice")]
+            lines.append(f"| `{name}` | {family} | {total['LUT']:,} | {each:.1f} | {total.get('LUTRAM', 0):,} | "
+                         f"{total['FF']:,} | {total['BRAM']:,} | {total['DSP']:,} | {depths[0]} | {depths[1]} | "
+                         f"{max(depth['luts'] for depth in figures['depth'].values())} |")
+    return "\n".join(lines) + "\n"
+
+
 #: By page and marker.
 TABLES = {
     ("registers.md", "registers"): registers.markdown,
     ("architecture.md", "presets"): presets,
     **accuracy.TABLES,
+    ("resources.md", "resources"): resources,
 }
 
 

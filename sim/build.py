@@ -28,7 +28,7 @@ from . import verilator
 __all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "kept", "library", "processor"]
 
 HERE = Path(__file__).parent
-KEPT = 24  # files of a kind; the least recently used go first
+KEPT = 24  # files of a kind, where nothing else is said
 
 _HARNESS = HERE / "harness.cpp"
 # Everything starts at the value that the Verilog gives it, else at 0, or at random where the harness is
@@ -58,7 +58,7 @@ def digest(sources: Sequence[Path], *parts: str) -> str:
     return found.hexdigest()[:16]
 
 
-def kept(name: str, make: Callable[[Path], Path]) -> Path:
+def kept(name: str, make: Callable[[Path], Path], most: int | None = None) -> Path:
     """The file or folder ``name`` of the cache.
 
     Parameters
@@ -67,6 +67,8 @@ def kept(name: str, make: Callable[[Path], Path]) -> Path:
         With a digest of all that it depends on, and a suffix for its kind.
     make : callable
         Makes it, if it is not there, in the folder that it is given; returns its path.
+    most : int, optional
+        Files of its kind that the cache keeps, `KEPT` when left out; the least recently used go first.
     """
     path = cache_folder() / name
     with open(f"{path}.lock", "w") as lock:
@@ -76,13 +78,13 @@ def kept(name: str, make: Callable[[Path], Path]) -> Path:
             with tempfile.TemporaryDirectory(prefix=f"{path.stem}-", dir=path.parent) as folder:
                 make(Path(folder)).rename(path)
         path.touch()
-    _forget(path)
+    _forget(path, most or KEPT)
     return path
 
 
-def _forget(newest: Path) -> None:
+def _forget(newest: Path, most: int) -> None:
     alike = sorted(newest.parent.glob(f"*{newest.suffix}"), key=lambda path: path.stat().st_mtime)
-    for path in alike[:-KEPT]:
+    for path in alike[:-most]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

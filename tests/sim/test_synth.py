@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The resource figures: known circuits are counted right, and what grows is found."""
+
+import re
+
+import pytest
+
+from rtl.config import preset
+from rtl.verilog import verilog
+from sim import synth
+
+pytest.importorskip("pyosys", reason="needs the extra 'synth'")
+
+# Two PEs, in each a register, a function of all bits and an adder in front of another; beside them a memory.
+CIRCUIT = """
+module pe(clk, rst, i, o);
+  /* verilator no_inline_module */
+  input clk, rst; input [35:0] i; output reg [15:0] o; reg [35:0] held;
+  always @(posedge clk) begin held <= i; o <= {16{^held}} & (held[15:0] + held[31:16]); end
+endmodule
+
+module memory_64x8_a(clk, write_address, write_enable, write_data, read0_address, read0_data);
+  input clk, write_enable; input [5:0] write_address, read0_address; input [7:0] write_data; output [7:0] read0_data;
+  reg [7:0] words [0:63];
+  assign read0_data = words[read0_address];
+  always @(posedge clk) if (write_enable) words[write_address] <= write_data;
+endmodule
+
+module openese(aclk, a, b, o, x, y);
+  input aclk; input [35:0] a, b; output [31:0] o; input [14:0] x; output reg [7:0] y;
+  wire [7:0] read;
+  pe one (.clk(aclk), .rst(1'b0), .i(a), .o(o[15:0]));
+  pe two (.clk(aclk), .rst(1'b0), .i(b), .o(o[31:16]));
+  memory_64x8_a storage (.clk(aclk), .write_address(x[5:0]), .write_enable(x[6]), .write_data(x[14:7]),
+                         .read0_address(x[5:0]), .read0_data(read));
+  always @(posedge aclk) y <= read;
+endmodule
+"""
+
+
+@pytest.fixture
+def estimated(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENESE_CACHE", str(tmp_path))
+    monkeypatch.setattr(synth, "verilog", lambda config: CIRCUIT)
+    return lambda family: synth.estimate(preset("tiny"), family)
+
+
+@pytest.mark.parametrize(("family", "least", "most"), [("xcu", 3, 4), ("ecp5", 3, 5)])
+def test_a_circuit_is_counted(estimated, family, least, most):
+    found = estimated(family)
+    one, top = found["blocks"]["PE"], found["blocks"]["Top"]
+    assert (one["instances"], one["FF"], top["FF"]) == (2, 52, 8)
+    assert "LUTRAM" not in one and top["LUTRAM"] >= 8
+    assert found["total"]["FF"] == 2 * 52 + 8
+    assert found["total"]["LUT"] == 2 * one["LUT"] + top["LUT"]
+    # The function of 36 bits takes 2 or 3 levels, and one more gates the sum; a chain adds.
+    assert least <= found["depth"]["PE"]["luts"] <= most
+    assert found["depth"]["PE"]["chains"] == 1
+    assert found["depth"]["Top"]["luts"] >= 1
+
+
+def test_an_output_that_follows_an_input_is_refused(monkeypatch, estimated):
+    monkeypatch.setattr(synth, "verilog", lambda config: CIRCUIT.replace(
+        "output reg [15:0] o;", "output [15:0] o; assign o = i[15:0] ^ held[15:0];").replace(
+        "o <= {16{^held}} & (held[15:0] + held[31:16]);", ""))
+    with pytest.raises(synth.SynthesisError, match="module pe: an output follows an input"):
+        estimated("xcu")
+
+
+def test_every_module_belongs_to_a_block():
+    streaming = preset("tiny").replace(name="streaming", index_bits=4, stream=True)
+    for module in re.findall(r"(?m)^module (?!memory_)(\w+)", verilog(streaming)):
+        assert synth._block(module)
+
+
+def test_what_grows_is_found():
+    figures = {"total": {"LUT": 1000, "BRAM": 4}, "depth": {"PE": {"luts": 5, "chains": 2}},
+               "blocks": {"PE": {"instances": 4, "LUT": 200}, "Top": {"instances": 1, "LUT": 200}}}
+    same = {"total": {"LUT": 1030, "BRAM": 4}, "depth": {"PE": {"luts": 5, "chains": 2}},
+            "blocks": {"PE": {"instances": 4, "LUT": 208}, "Top": {"instances": 1, "LUT": 192}}}
+    assert synth.changes(figures, same) == []
+    worse = {"total": {"LUT": 1031, "BRAM": 4.5}, "depth": {"PE": {"luts": 6, "chains": 2}},
+             "blocks": {"PE": {"instances": 4, "LUT": 209}, "Top": {"instances": 1, "LUT": 180}}}
+    assert synth.changes(figures, worse) == [
+        ("machine", "LUT", 1000, 1031), ("machine", "BRAM", 4, 4.5), ("PE (depth)", "luts", 5, 6),
+        ("PE", "LUT", 200, 209), ("Top", "LUT", 200, 180)]
