@@ -72,7 +72,7 @@ paper's 200 MHz.
 ## To reproduce
 
 ```sh
-nox -s bench                                  # all of it: half an hour or more on two cores
+nox -s bench                                  # all of it: a quarter of an hour or more on two cores
 openese bench --preset ese --json ese.json    # one machine: minutes
 ```
 
@@ -174,7 +174,7 @@ def _cpu(result):
                                ("torch", "PyTorch, dense, without peepholes"))]
     rows += [(f"{name}, {kind} (the paper's figure)", f"{taken:,.1f}", f"{taken / step:,.0f}")
              for name, (dense, sparse, _) in _PEERS.items() for kind, taken in (("dense", dense), ("sparse", sparse))]
-    return (f"One step of 32 voices; {result['machine']['processor']}, one thread of BLAS.\n\n"
+    return (f"One step of 32 voices; {result['machine']['processor']}, one thread.\n\n"
             + _table(["", "us", f"over `ese` at 200 MHz ({step:.1f} us)"], rows))
 
 

@@ -64,7 +64,7 @@ def run(module: str, config: Config, folder: Path, *, seed: int = 1,
     results = folder / "results.xml"
     try:
         runner.test(module, hdl_toplevel=build.TOP, hdl_toplevel_lang="verilog",
-                    build_dir=_built(runner, config), test_dir=folder, results_xml=str(results), seed=seed,
+                    build_dir=_built(runner, config, log), test_dir=folder, results_xml=str(results), seed=seed,
                     log_file=log,
                     extra_env={CONFIG: json.dumps(dataclasses.asdict(config))})
     except SystemExit:
@@ -74,7 +74,7 @@ def run(module: str, config: Config, folder: Path, *, seed: int = 1,
         raise BenchFailure(f"seed {seed}: " + "\n".join(failures))
 
 
-def _built(runner: Runner, config: Config) -> Path:
+def _built(runner: Runner, config: Config, log: Path | None) -> Path:
     """The folder with the simulator, and nothing else, of the machine."""
     tool = verilator.find()
     sources = [_PORTS, build.emitted(config)]
@@ -84,7 +84,7 @@ def _built(runner: Runner, config: Config) -> Path:
         with mock.patch.dict(os.environ, tool.environment):
             os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} {_OPTIMIZE}".strip()
             runner.build(sources=sources, hdl_toplevel=build.TOP, build_dir=folder, waves=waves,
-                         timescale=("1ns", "1ps"), build_args=_OPTIONS)
+                         timescale=("1ns", "1ps"), build_args=_OPTIONS, log_file=log)
         program = folder / "program"
         program.mkdir()
         return (folder / build.TOP).rename(program / build.TOP).parent

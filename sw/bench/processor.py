@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same step of as many voices on this computer's processor, dense and sparse.
+"""The same step of as many voices on this computer's processor, dense and sparse, in one thread.
 
-``dense_step_seconds``: numpy's BLAS in float32. ``sparse_step_seconds``: scipy's CSR in float32, at the density of
-the machine's layer. ``torch_step_seconds``: a layer of the same size without peepholes, which PyTorch's LSTM does not
-have. ``..._times_the_machine``: each of them, over the machine's step at 200 MHz. Without PyTorch it is null.
+``dense_step_seconds``: numpy's BLAS in float32, in as many threads as its settings say: `nox -s bench` says one.
+``sparse_step_seconds``: scipy's CSR in float32, at the density of the machine's layer. ``torch_step_seconds``: a
+layer of the same size without peepholes, which PyTorch's LSTM does not have. ``..._times_the_machine``: each of them,
+over the machine's step at 200 MHz. Without PyTorch it is null.
 """
 
 import time
@@ -52,6 +53,7 @@ def torch_step(voices: int, steps: int = 1) -> Callable[[], object] | None:
         import torch
     except ImportError:
         return None
+    torch.set_num_threads(1)
     layer = torch.nn.LSTM(INPUTS, CELLS, proj_size=OUTPUTS)
     x = torch.zeros(steps, voices, INPUTS)
 
