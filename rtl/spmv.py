@@ -2,7 +2,7 @@
 """SpMV: one multiplier and one accumulator memory for every channel of a PE."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .attributes import DSP, LUT_RAM, block_ram, fanout
@@ -193,12 +193,19 @@ class SpMV(wiring.Component):
 
         weight = Signal.like(self._operand, name="weight5", reset_less=True)
         m.d.sync += weight.eq(self._operand)
+        # One memory for all channels: simulators then find a row in one place.
+        m.submodules.accumulators = storage = memory.Memory(
+            shape=data.ArrayLayout(signed(config.accumulator_bits), config.channels), depth=config.accumulator_rows,
+            init=[], attrs=block_ram(config.accumulator_rows))
+        read = storage.read_port()
+        write = storage.write_port()
+        m.d.comb += [
+            read.addr.eq(read_address),
+            read.en.eq(1),
+            write.addr.eq(addresses[2]),
+            write.en.eq(valids[2] | drains[2]),
+        ]
         for channel in range(config.channels):
-            m.submodules[f"accumulator{channel}"] = storage = memory.Memory(
-                shape=signed(config.accumulator_bits), depth=config.accumulator_rows, init=[],
-                attrs=block_ram(config.accumulator_rows))
-            read = storage.read_port()
-            write = storage.write_port()
             value4 = Signal(signed(config.activation_bits), reset_less=True, name=f"value4_{channel}")
             value5 = Signal.like(value4, name=f"value5_{channel}")
             product = Signal(signed(config.operand_bits + config.activation_bits), reset_less=True,
@@ -214,13 +221,9 @@ class SpMV(wiring.Component):
             m.d.sync += [
                 value5.eq(value4),
                 product.eq(weight * value5),
-                before.eq(read.data),
+                before.eq(read.data[channel]),
             ]
             m.d.comb += [
-                read.addr.eq(read_address),
-                read.en.eq(1),
-                write.addr.eq(addresses[2]),
-                write.data.eq(after),
-                write.en.eq(valids[2] | drains[2]),
+                write.data[channel].eq(after),
                 self.drained.word_select(channel, config.accumulator_bits).eq(before),
             ]
