@@ -2,17 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The array of PEs, and of the element-wise slices beside them."""
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .act_queue import ActQueue
 from .attributes import DISTANCE, fanout
-from .config import bits_for
-from .elementwise import SliceControl
+from .elementwise import SliceControl, slice_members
 from .emit import instantiate
-from .interfaces import MAX_OPERATIONS, Column, Context, LineWrite, activations
-from .pe import PE
+from .interfaces import activations
+from .pe import PE, pe_members
 from .spmat_read import SpmatRead
 from .spmv import SpMV
 from .tile import Tile
@@ -56,39 +55,12 @@ class PEArray(wiring.Component):
     def __init__(self, config):
         self._config = config
         self.tiles = [Tile(config) for _ in range(config.slices)]
-        count = bits_for(config.pes)
-        lanes = config.slices * config.slice_width
-        streaming = {"streamed": In(1), "written": In(config.position_bits), "released": Out(1), "starved": Out(count)}
         super().__init__({
-            "column": In(Column(config)),
-            "column_valid": In(1),
+            **pe_members(config, config.pes),
+            **slice_members(config, config.slices),
             "activations": In(data.ArrayLayout(activations(config), config.groups)),
-            "context": In(Context(config)),
-            "context_valid": In(1),
-            "context_operation": In(bits_for(MAX_OPERATIONS - 1)),
-            "full": Out(1),
-            "drain": In(1),
-            "drain_address": In(bits_for(config.accumulator_rows - 1)),
-            "done": Out(1),
-            "busy": Out(count),
-            "padding": Out(count),
-            "hazard": Out(count),
             "control": In(SliceControl(config)),
             "columns": Out(data.ArrayLayout(activations(config), config.row_pes)),
-            "saturated": Out(bits_for(lanes)),
-            "cells": Out(data.ArrayLayout(signed(config.cell_bits), lanes)),
-            "cell_write": In(lanes),
-            "cell_data": In(signed(config.cell_bits)),
-            "weights": In(LineWrite(bits_for(config.entry_depth - 1), config.pes * config.entry_bits)),
-            "weights_valid": In(1),
-            "pointers": In(LineWrite(bits_for(config.column_depth - 1), config.pes * config.count_bits)),
-            "pointers_valid": In(1),
-            "parameters": In(LineWrite(bits_for(config.parameter_lines - 1),
-                                       config.slices * config.parameter_line_bits)),
-            "parameters_valid": In(1),
-            "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
-            "tables_valid": In(1),
-            **(streaming if config.stream else {}),
         })
 
     def elaborate(self, platform):

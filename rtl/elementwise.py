@@ -15,7 +15,7 @@ from .config import bits_for
 from .fixed import round_shift, round_shift_value, saturate, saturate_value
 from .interfaces import LineWrite
 
-__all__ = ["Kind", "Beat", "CellStep", "Settings", "SliceControl", "Slice"]
+__all__ = ["Kind", "Beat", "CellStep", "Settings", "SliceControl", "Slice", "slice_members"]
 
 
 class Kind(enum.IntEnum):
@@ -66,6 +66,21 @@ class SliceControl(data.StructLayout):
 
     def __init__(self, config):
         super().__init__({"capture": 1, "beat": Beat(config), "settings": Settings(config)})
+
+
+def slice_members(config, slices=1):
+    """Members of `Slice` that what holds ``slices`` of them has too: a line has the words of all."""
+    lanes = slices * config.slice_width
+    return {
+        "saturated": Out(bits_for(lanes)),
+        "cells": Out(data.ArrayLayout(signed(config.cell_bits), lanes)),
+        "cell_write": In(lanes),
+        "cell_data": In(signed(config.cell_bits)),
+        "parameters": In(LineWrite(bits_for(config.parameter_lines - 1), slices * config.parameter_line_bits)),
+        "parameters_valid": In(1),
+        "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
+        "tables_valid": In(1),
+    }
 
 
 class CellStep(NamedTuple):
@@ -122,14 +137,7 @@ class Slice(wiring.Component):
             "beat": In(Beat(config)),
             "settings": In(Settings(config)),
             "columns": Out(config.lanes * config.activation_bits),
-            "saturated": Out(bits_for(width)),
-            "cells": Out(data.ArrayLayout(signed(config.cell_bits), width)),
-            "cell_write": In(width),
-            "cell_data": In(signed(config.cell_bits)),
-            "parameters": In(LineWrite(bits_for(config.parameter_lines - 1), config.parameter_line_bits)),
-            "parameters_valid": In(1),
-            "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
-            "tables_valid": In(1),
+            **slice_members(config),
         })
 
     @property

@@ -36,7 +36,6 @@ class VerilogPlatform:
             ports[f"{prefix}_{'__'.join(path)}"] = value
         return Instance(block.module_name, **ports)
 
-
     def get_memory(self, storage):
         """What Amaranth is to put in the place of ``storage``, a memory with one write port that starts with zeros.
 
@@ -167,11 +166,13 @@ def _tidy(text):
 @contextlib.contextmanager
 def _uncollected():
     """Spares the collector the millions of objects of a netlist, of which none becomes garbage before the end."""
+    collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if collecting:
+            gc.enable()
 
 
 @_uncollected()

@@ -12,7 +12,32 @@ from .ptr_read import PtrRead
 from .spmat_read import SpmatRead
 from .spmv import SpMV
 
-__all__ = ["PE"]
+__all__ = ["PE", "pe_members"]
+
+
+def pe_members(config, pes=1):
+    """Members of `PE` that what holds ``pes`` of them has too: a line has a word for each, a count is of all."""
+    count = bits_for(pes)
+    streaming = {"streamed": In(1), "written": In(config.position_bits), "released": Out(1), "starved": Out(count)}
+    return {
+        "column": In(Column(config)),
+        "column_valid": In(1),
+        "context": In(Context(config)),
+        "context_valid": In(1),
+        "context_operation": In(bits_for(MAX_OPERATIONS - 1)),
+        "full": Out(1),
+        "drain": In(1),
+        "drain_address": In(bits_for(config.accumulator_rows - 1)),
+        "done": Out(1),
+        "busy": Out(count),
+        "padding": Out(count),
+        "hazard": Out(count),
+        "weights": In(LineWrite(bits_for(config.entry_depth - 1), pes * config.entry_bits)),
+        "weights_valid": In(1),
+        "pointers": In(LineWrite(bits_for(config.column_depth - 1), pes * config.count_bits)),
+        "pointers_valid": In(1),
+        **(streaming if config.stream else {}),
+    }
 
 
 class PE(wiring.Component):
@@ -41,27 +66,10 @@ class PE(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        streaming = {"streamed": In(1), "written": In(config.position_bits), "released": Out(1), "starved": Out(1)}
         super().__init__({
-            "column": In(Column(config)),
-            "column_valid": In(1),
+            **pe_members(config),
             "activations": In(activations(config)),
-            "context": In(Context(config)),
-            "context_valid": In(1),
-            "context_operation": In(bits_for(MAX_OPERATIONS - 1)),
-            "full": Out(1),
-            "drain": In(1),
-            "drain_address": In(bits_for(config.accumulator_rows - 1)),
             "drained": Out(config.channels * config.accumulator_bits),
-            "done": Out(1),
-            "busy": Out(1),
-            "padding": Out(1),
-            "hazard": Out(1),
-            "weights": In(LineWrite(bits_for(config.entry_depth - 1), config.entry_bits)),
-            "weights_valid": In(1),
-            "pointers": In(LineWrite(bits_for(config.column_depth - 1), config.count_bits)),
-            "pointers_valid": In(1),
-            **(streaming if config.stream else {}),
         })
 
     @property

@@ -2,15 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tile: an element-wise slice and the PEs whose rows it drains."""
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .config import bits_for
-from .elementwise import Slice, SliceControl
+from .elementwise import Slice, SliceControl, slice_members
 from .emit import instantiate
-from .interfaces import BLOCKS, MAX_OPERATIONS, Column, Context, LineWrite, activations
-from .pe import PE
+from .interfaces import BLOCKS, MAX_OPERATIONS, activations
+from .pe import PE, pe_members
 
 __all__ = ["Tile"]
 
@@ -40,38 +39,14 @@ class Tile(wiring.Component):
         self.config = config
         self.slice = Slice(config)
         self._pes = config.groups * config.rows_per_slice
-        count = bits_for(self._pes)
-        streaming = {"streamed": In(1), "written": In(config.position_bits), "released": Out(1),
-                     "released_taken": In(1), "starved": Out(count)}
+        streaming = {"released_taken": In(1)}
         super().__init__({
-            "column": In(Column(config)),
-            "column_valid": In(1),
+            **pe_members(config, self._pes),
+            **slice_members(config),
             "activations": In(data.ArrayLayout(activations(config), config.groups)),
-            "context": In(Context(config)),
-            "context_valid": In(1),
-            "context_operation": In(bits_for(MAX_OPERATIONS - 1)),
-            "full": Out(1),
-            "drain": In(1),
-            "drain_address": In(bits_for(config.accumulator_rows - 1)),
-            "done": Out(1),
             "done_taken": In(1),
-            "busy": Out(count),
-            "padding": Out(count),
-            "hazard": Out(count),
             "control": In(SliceControl(config)),
             "columns": Out(config.lanes * config.activation_bits),
-            "saturated": Out(bits_for(config.slice_width)),
-            "cells": Out(data.ArrayLayout(signed(config.cell_bits), config.slice_width)),
-            "cell_write": In(config.slice_width),
-            "cell_data": In(signed(config.cell_bits)),
-            "weights": In(LineWrite(bits_for(config.entry_depth - 1), self._pes * config.entry_bits)),
-            "weights_valid": In(1),
-            "pointers": In(LineWrite(bits_for(config.column_depth - 1), self._pes * config.count_bits)),
-            "pointers_valid": In(1),
-            "parameters": In(LineWrite(bits_for(config.parameter_lines - 1), config.parameter_line_bits)),
-            "parameters_valid": In(1),
-            "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
-            "tables_valid": In(1),
             **(streaming if config.stream else {}),
         })
 

@@ -125,22 +125,25 @@ def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
     """
     tool = verilator.find()
     options = (*_OPTIONS, *(["--trace-vcd"] if trace else []))
-    key = digest([*sources, _HARNESS], tool.version, processor(), *options, _COMPILE, *_OPTIMIZE)
+    alike = _alike(sources)
+    key = digest([*sources, _HARNESS], tool.version, processor(), alike, *options, _COMPILE, *_OPTIMIZE)
 
     def make(folder: Path) -> Path:
+        control = folder / "alike.vlt"
+        control.write_text(alike)
         tool.run([
             "--cc", "--exe", "--build", "-j", str(min(4, os.cpu_count() or 1)), "--Mdir", folder,
             "--top-module", TOP, "--prefix", f"V{TOP}", *options,
             "-CFLAGS", _COMPILE, "-LDFLAGS", "-shared", "-MAKEFLAGS", " ".join(_OPTIMIZE),
-            _alike(sources, folder), *(Path(source).resolve() for source in sources), _HARNESS, "-o", f"{TOP}.so",
+            control, *(Path(source).resolve() for source in sources), _HARNESS, "-o", f"{TOP}.so",
         ], log=cache_folder() / f"{key}.log")
         return folder / f"{TOP}.so"
 
     return kept(f"{key}.so", make)
 
 
-def _alike(sources: Sequence[Path], folder: Path) -> Path:
-    """A control file for Verilator that keeps the instances of a block alike, to the last bit of their code.
+def _alike(sources: Sequence[Path]) -> str:
+    """Text of a control file for Verilator that keeps the instances of a block alike, to the last bit of their code.
 
     It would otherwise read an input, as it still does the clock, from wherever that is driven: elsewhere for
     each instance.
@@ -151,9 +154,7 @@ def _alike(sources: Sequence[Path], folder: Path) -> Path:
         if "/* verilator no_inline_module */" in block[0]:
             lines += [f'public_flat_rd -module "{block[1]}" -var "{name}"'
                       for name in re.findall(r"(?m)^  input (?:\[.*\] )?\\?(\w+) ?;", block[0]) if name != "clk"]
-    path = folder / "alike.vlt"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    return "\n".join(lines) + "\n"
 
 
 def processor() -> str:

@@ -66,11 +66,10 @@ class _Bench:
 
 
 def _frames(plan: Schedule, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Random frames (T, C, I), and the words that the reference makes of them."""
-    reference = Reference(plan.model, plan.config.channels)
+    """Random frames (T, C, I), and the words (T, C, P) that the reference makes of them."""
     rng = np.random.default_rng(1)
     frames = rng.integers(-1 << 13, 1 << 13, (count, plan.config.channels, plan.model.inputs))
-    return frames, np.array([reference.step(x) for x in frames])
+    return frames, Reference(plan.model, plan.config.channels).run(frames)
 
 
 def measured(plan: Schedule) -> list[dict[str, Any]]:
@@ -119,7 +118,7 @@ def traced(plan: Schedule) -> dict[str, Any]:
 
     config = plan.config
     frames, expected = _frames(plan, _WARM + _TRACED + 1 + _FOLLOWING)
-    outputs = expected.shape[2]
+    outputs = plan.model.outputs
     with tempfile.TemporaryDirectory() as folder, Simulator(config, trace=True) as link:
         bench = _Bench(plan, pack(plan), link, frames, expected)
         bench.device.reset()

@@ -34,7 +34,8 @@ from .processor import seconds, torch_step
 __all__ = ["large_model", "software"]
 
 _FRAMES = 32
-_LARGE = {"layers": 3, "size": 2048, "density": 0.1}
+_LARGE_LAYERS, _LARGE_SIZE = 3, 2048  # of as many inputs as cells
+_LARGE_DENSITY = 0.1
 
 
 def _stages(model: Model, config: Config, density: float) -> tuple[QuantizedModel, dict[str, float]]:
@@ -89,7 +90,7 @@ def large_model() -> dict[str, Any]:
 
 
 def _large() -> dict[str, Any]:
-    size, count = int(_LARGE["size"]), int(_LARGE["layers"])
+    size = _LARGE_SIZE
     config = preset("ese_stream").replace(cell_rows=256, column_depth=16384, vector_depth=16384, accumulator_rows=1024)
     rng = np.random.default_rng(0)
 
@@ -98,10 +99,10 @@ def _large() -> dict[str, Any]:
 
     def model() -> Model:
         return Model(layers=tuple(Layer(name=f"lstm{k}", w_x=matrix(), w_r=matrix(), bias=rng.normal(size=(4, size)))
-                                  for k in range(count)), name="large")
+                                  for k in range(_LARGE_LAYERS)), name="large")
 
-    weights = 8 * size * size * count
-    times = _stages(model(), config, _LARGE["density"])[1]
+    weights = 8 * size * size * _LARGE_LAYERS
+    times = _stages(model(), config, _LARGE_DENSITY)[1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"weights": weights, "float32_bytes": 4 * weights, **times, "peak_bytes": peak,
             "memory_ratio": peak / (4 * weights)}

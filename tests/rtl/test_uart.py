@@ -8,6 +8,16 @@ from bench import cycles, generator, pause, put, seeds, simulate, trace
 from rtl.uart import UARTReceiver, UARTTransmitter, levels
 
 
+def received(receiver, found):
+    """A bench that appends to ``found`` the bytes that a receiver gives."""
+    async def collect(ctx):
+        async for _, _, valid, byte in ctx.tick().sample(receiver.o_valid, receiver.o):
+            if valid:
+                found.append(byte)
+    return collect
+
+
+
 def random_bytes(rng, count):
     return [int(byte) for byte in rng.integers(0, 256, count)]
 
@@ -64,12 +74,7 @@ def test_the_receiver_takes_every_byte(divisor, drift, seed):
             due += float(rng.integers(0, 3)) * rng.random() * divisor
         await cycles(ctx, 2 * divisor)
 
-    async def collect(ctx):
-        async for _, _, valid, byte in ctx.tick().sample(dut.o_valid, dut.o):
-            if valid:
-                found.append(byte)
-
-    simulate(dut, line, limit=60000, background=[collect])
+    simulate(dut, line, limit=60000, background=[received(dut, found)])
     assert found == sent
 
 
@@ -85,12 +90,7 @@ def test_glitches_and_broken_bytes_are_dropped():
             await cycles(ctx, length)
         await cycles(ctx, 20)
 
-    async def collect(ctx):
-        async for _, _, valid, byte in ctx.tick().sample(dut.o_valid, dut.o):
-            if valid:
-                found.append(byte)
-
-    simulate(dut, line, limit=1000, background=[collect])
+    simulate(dut, line, limit=1000, background=[received(dut, found)])
     assert found == [0x5A]
 
 
@@ -109,12 +109,7 @@ def test_they_understand_each_other():
             await put(ctx, transmitter.i, byte)
         await cycles(ctx, 60)
 
-    async def collect(ctx):
-        async for _, _, valid, byte in ctx.tick().sample(receiver.o_valid, receiver.o):
-            if valid:
-                found.append(byte)
-
-    simulate(m, source, limit=20000, background=[collect])
+    simulate(m, source, limit=20000, background=[received(receiver, found)])
     assert found == sent
 
 
