@@ -84,7 +84,7 @@ def zoo(session):
 
 @nox.session
 def bench(session):
-    """The figures of docs/performance.md, measured anew: a quarter of an hour or more; `-- ese` measures one preset."""
+    """The figures of docs/performance.md, measured anew: 8 minutes on two idle cores; `-- ese` measures one preset."""
     _install(session, "sim", "demo", "train")
     folder = Path(session.create_tmp())
     files = []

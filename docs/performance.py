@@ -72,7 +72,7 @@ paper's 200 MHz.
 ## To reproduce
 
 ```sh
-nox -s bench                                  # all of it: a quarter of an hour or more on two cores
+nox -s bench                                  # all of it: 8 minutes on two idle cores
 openese bench --preset ese --json ese.json    # one machine: minutes
 ```
 
