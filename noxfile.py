@@ -40,7 +40,21 @@ def tests(session):
 
 @nox.session
 def demo(session):
-    """The main job: a trained voice activity detector and recorded speech, all the way through the RTL."""
+    """The main job: recorded speech to phones, through the Verilog; `-- --full` on all multipliers and all clips."""
+    _install(session, "sim", "speech")
+    clips = Path("examples", "silero_vad", "clips")
+    machine = ["--set", "channels=4"]
+    names = ["numbers", "goforward", "something", "cards-001"]
+    if "--full" in session.posargs:
+        machine, names = [], sorted(clip.stem for clip in clips.glob("*.wav"))
+    rest = [argument for argument in session.posargs if argument != "--full"]
+    session.run("openese", "transcribe", *(str(clips / f"{name}.wav") for name in names), "--backend", "sim", *machine,
+                "-o", "build/demo", *rest)
+
+
+@nox.session
+def vad(session):
+    """A trained voice activity detector and recorded speech, all the way through the Verilog."""
     _install(session, "sim", "safetensors", "demo")
     session.run("python", "-m", "examples.silero_vad", *session.posargs)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job: its network, its recordings, its search for a density, its figures, and all of it.
+"""Silero VAD: its network, its recordings, its search for a density, its figures, and all of it.
 
 What needs the weights is skipped where ``silero-vad`` is not installed, what needs onnxruntime or
 matplotlib where those are missing.
@@ -274,7 +274,7 @@ def test_missing_clips_are_one_line(silero, tmp_path):
     from examples.silero_vad.__main__ import main
     done = CliRunner().invoke(main, ["--clips", str(tmp_path)])
     assert done.exit_code == 2
-    assert done.output.splitlines()[-1] == f"demo: {tmp_path}: expected at least 2 WAV files, found 0"
+    assert done.output.splitlines()[-1] == f"silero_vad: {tmp_path}: expected at least 2 WAV files, found 0"
 
 
 @pytest.mark.sim
@@ -285,6 +285,6 @@ def test_main_job_on_two_clips(silero, tmp_path):
         shutil.copy(clips.CLIPS / f"cards-00{k}.wav", tmp_path)
     done = CliRunner().invoke(main, ["--clips", str(tmp_path), "-o", str(tmp_path), "--keep", "0.9"])
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "demo.json").read_text())
+    found = json.loads((tmp_path / "silero_vad.json").read_text())
     assert found["right"] and found["steps"] == 49 and found["words"] == 49 * 8 * 128
     assert 0.9 < found["busy"] <= 1 and found["kept"] >= 0.9

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job: a trained voice-activity detector, pruned and packed, run by the RTL on real speech."""
+"""A trained voice-activity detector, pruned and packed, run by the RTL on real speech."""

@@ -74,8 +74,8 @@ def listen(task: Task, chosen: Trial, config: Config, progress: Progress) -> tup
 def keep_files(job: Job, seen: Trace, found: Figures, folder: Path) -> None:
     """Write the figures, the picture and the memory image."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "demo.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n")
-    picture.draw(job, seen, folder / "demo.png")
+    (folder / "silero_vad.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n")
+    picture.draw(job, seen, folder / "silero_vad.png")
     job.image.save(folder / "silero_vad.oese")
 
 
@@ -85,7 +85,7 @@ def keep_files(job: Job, seen: Trace, found: Figures, folder: Path) -> None:
 @click.option("--keep", type=click.FloatRange(0, 1), default=KEEP, show_default=True,
               help="Share of the decisions that pruning must keep.")
 @clips_option
-@click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), default="build/demo",
+@click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), default="build/silero_vad",
               show_default=True, help="Folder for figures, picture and memory image.")
 def main(name: str, keep: float, clips: Path, output: Path) -> None:
     """Prune Silero VAD, pack it, run recorded speech through the RTL, and compare every word.
@@ -103,7 +103,7 @@ def main(name: str, keep: float, clips: Path, output: Path) -> None:
             chosen = choose(task, PRESETS[name], keep, progress)
             job, seen = listen(task, chosen, PRESETS[name], progress)
     except ValueError as error:
-        click.echo(f"demo: {error}", err=True)
+        click.echo(f"silero_vad: {error}", err=True)
         sys.exit(2)
     found = gather(job)
     keep_files(job, seen, found, output)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of the main job: gathered once, printed as a table, kept as JSON."""
+"""The figures of the run: gathered once, printed as a table, kept as JSON."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Figures:
-    """All that the main job measures.
+    """All that is measured.
 
     Attributes
     ----------

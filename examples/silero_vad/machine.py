@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated machine as the main job watches it: while it runs, and from within a step."""
+"""The simulated machine as the program watches it: while it runs, and from within a step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

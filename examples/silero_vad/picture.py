@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job in one picture: what was heard, what was decided, how busy the multipliers were."""
+"""All of it in one picture: what was heard, what was decided, how busy the multipliers were."""
 
 from pathlib import Path
 
