@@ -19,7 +19,7 @@ What is chosen by what:
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +36,7 @@ from .products import Float64Array
 from .quantized import (
     SELECTS,
     SHIFTS,
+    Formats,
     IntArray,
     QuantizedLayer,
     QuantizedModel,
@@ -47,7 +48,7 @@ from .quantized import (
     weight_type,
 )
 
-__all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize"]
+__all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize", "requantize"]
 
 SIGMOID_RANGES = range(4, 8)
 TANH_RANGES = range(3, 8)
@@ -108,6 +109,56 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: 
         sigmoid_range=tables.sigmoid, sigmoid_table=activation_table("sigmoid", tables.sigmoid, config),
         tanh_range=tables.tanh, tanh_table=activation_table("tanh", tables.tanh, config))
     return dataclasses.replace(quantized, report=compare(model, quantized, x, tables.errors))
+
+
+def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:
+    """Other weights of the same shapes in the formats of a quantized model, without calibration.
+
+    What does not fit a format is clamped. The result has no report.
+
+    Raises
+    ------
+    QuantizeError
+        For layers of other shapes, and for rows that could overflow in these formats.
+    """
+    if len(model.layers) != len(quantized.layers):
+        raise QuantizeError(f"model {model.name!r} has {len(model.layers)} layers, the quantized one "
+                            f"{len(quantized.layers)}")
+    layers = tuple(_in_formats(layer, old, formats, quantized.config) for layer, old, formats in zip(
+        model.layers, quantized.layers, quantized.formats, strict=True))
+    return dataclasses.replace(quantized, layers=layers, head=model.head, report=None, name=model.name)
+
+
+def _in_formats(layer: Layer, old: QuantizedLayer, formats: Formats, config: Config) -> QuantizedLayer:
+    owner = f"layer {layer.name!r}"
+    for tensor in ("w_x", "w_r", "bias", "peephole", "w_ym"):
+        found, expected = (None if array is None else np.shape(array)
+                           for array in (getattr(layer, tensor), getattr(old, tensor)))
+        if found != expected:
+            raise QuantizeError(f"{owner} {tensor}: expected shape {expected}, found {found}")
+    peephole, w_ym = layer.peephole, layer.w_ym
+    return dataclasses.replace(
+        old, name=layer.name, bias=_rounded_bias(layer, formats.argument_fraction, config),
+        w_x=_rounded_weights(layer.w_x, old.w_x_fraction, config),
+        w_r=_rounded_weights(layer.w_r, old.w_r_fraction, config),
+        peephole=None if peephole is None else _rounded_peephole(peephole, formats.peephole_fraction, config),
+        w_ym=None if w_ym is None else symmetric(w_ym, old.w_ym_fraction or 0, config.weight_bits))
+
+
+def _rounded_weights(values: NDArray[Any], fractions: Sequence[int], config: Config) -> IntArray:
+    weights = np.empty(values.shape, weight_type(config.weight_bits))
+    for number, fraction in enumerate(fractions):
+        weights[number] = symmetric(values[number], fraction, config.weight_bits)
+    weights.setflags(write=False)
+    return weights
+
+
+def _rounded_bias(layer: Layer, fractions: Sequence[int], config: Config) -> NDArray[np.int64]:
+    return saturate(to_fixed(layer.bias, np.reshape(fractions, (4, 1))), config.argument_bits)
+
+
+def _rounded_peephole(values: NDArray[Any], fraction: int, config: Config) -> NDArray[np.int64]:
+    return saturate(to_fixed(values, fraction), config.peephole_bits)
 
 
 def _checked_frames(model: Model, frames: ArrayLike) -> Float64Array:
@@ -194,19 +245,12 @@ class _LayerQuantizer:
             w_ym = symmetric(layer.w_ym, w_ym_fraction, config.weight_bits)
         return QuantizedLayer(
             name=layer.name, g_activation=layer.g_activation,
-            w_x=self._weights("w_x", w_x_fraction), w_r=self._weights("w_r", w_r_fraction),
-            bias=saturate(to_fixed(layer.bias, np.reshape(self._arguments, (4, 1))), config.argument_bits),
+            w_x=_rounded_weights(layer.w_x, w_x_fraction, config),
+            w_r=_rounded_weights(layer.w_r, w_r_fraction, config),
+            bias=_rounded_bias(layer, self._arguments, config),
             peephole=peephole, w_ym=w_ym, x_fraction=x_fraction, y_fraction=y_fraction,
             w_x_fraction=w_x_fraction, w_r_fraction=w_r_fraction, w_ym_fraction=w_ym_fraction,
             align_x=align_x, align_r=align_r, cell_select=cell_select, peephole_select=peephole_select)
-
-    def _weights(self, tensor: str, fractions: Sequence[int]) -> IntArray:
-        values, bits = getattr(self._layer, tensor), self._config.weight_bits
-        weights = np.empty(values.shape, weight_type(bits))
-        for number, fraction in enumerate(fractions):
-            weights[number] = symmetric(values[number], fraction, bits)
-        weights.setflags(write=False)
-        return weights
 
     def _matrices(self) -> list[tuple[str, int]]:
         """Tensor and gate of each matrix."""
@@ -305,7 +349,7 @@ class _LayerQuantizer:
         coarsest = config.peephole_shift_base - (config.cell_fraction_max - cell_select) + self._of_sigmoid
         peak = float(np.abs(self._layer.peephole).max())
         select = min(max(max_fraction(peak, config.peephole_bits) - coarsest, SELECTS[0]), SELECTS[-1])
-        return select, saturate(to_fixed(self._layer.peephole, coarsest + select), config.peephole_bits)
+        return select, _rounded_peephole(self._layer.peephole, coarsest + select, config)
 
 
 def _changes(number: int, gate: _Gate) -> list[Change]:

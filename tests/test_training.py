@@ -2,15 +2,19 @@
 """The trainable cell and the pruner, against PyTorch, autograd and the machine's own software."""
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from rtl.config import preset
 from sw.float_reference import run
 from sw.importers import from_torch
 from sw.model import Model
 from sw.prune import PruneError, prune, report
+from sw.quantize import QuantizeError
+from sw.reference import Reference
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: the extra `train`")
 
@@ -268,3 +272,74 @@ def test_a_scan_finds_the_matrix_that_matters():
 def test_a_scan_needs_something_to_prune():
     with pytest.raises(PruneError, match="Linear has no LSTM"):
         scan(torch.nn.Linear(3, 3), lambda: 0.0, [0.5], pes=4)
+
+
+# -- the machine's arithmetic --------------------------------------------------------------------------------
+
+
+def on_machine(sizes, bits=12):
+    """A layer in the machine's arithmetic, and frames."""
+    layer = cell(*sizes).float()
+    x = torch.randn(T, B, sizes[0], requires_grad=True)
+    layer.quantize(x.detach().numpy(), preset("demo").replace(weight_bits=bits))
+    return layer, x
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("bits", [12, 5])
+def test_the_forward_pass_is_the_reference(sizes, bits):
+    layer, x = on_machine(sizes, bits)
+    first, state = layer(x)
+    second, (c, last) = layer(x, state)
+    model = layer.quantized()
+    reference = Reference(model, B)
+    frames = model.quantize_input(x.detach().numpy())[0]
+    for found in (first, second):
+        assert np.array_equal(found.detach().numpy() * 2.0**model.layers[0].y_fraction, reference.run(frames))
+    assert np.array_equal(c.detach().numpy() * 2.0**model.formats[0].cell_fraction, reference.c[0])
+    assert torch.equal(last, second[-1])
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_gradients_through_the_machine_are_those_of_the_plain_loop_but_for_rounding(sizes):
+    layer, x = on_machine(sizes)
+    state = State(torch.zeros(B, 12, requires_grad=True), torch.zeros(B, sizes[2] or 12, requires_grad=True))
+    machine, plain = (gradients(layer, state, x, run(x, state)) for run in (layer, partial(plain_loop, layer)))
+    for ours, exact in zip(machine, plain, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=0, atol=0.01 * float(exact.abs().max()))
+
+
+def test_training_in_the_machine_s_arithmetic_makes_up_for_few_bits():
+    exact = cell(7, 12, 5, True).float()
+    x = torch.randn(20, 8, 7)
+    wanted = exact(x)[0].detach()
+    layer = copy.deepcopy(exact)
+    layer.quantize(x.numpy(), preset("demo").replace(weight_bits=4))
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
+    errors = []
+    for _ in range(40):
+        error = (layer(x)[0] - wanted).square().mean()
+        errors.append(error.item())
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    assert min(errors) < 0.6 * errors[0]
+
+
+def test_what_is_pruned_stays_so_in_the_machine_s_arithmetic():
+    layer, x = on_machine((8, 16, 8, True))
+    pruner = Pruner(layer, 0.25, pes=4)
+    layer(x)[0].square().sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.1).step()
+    layer(x)
+    masks = pruner.counts()["lstm"]
+    for row in report(layer.quantized().floating_point(), 4):
+        assert row.largest <= max(most for _, most in masks[row.matrix.split("[")[0]]) and row.density <= 0.25
+
+
+def test_formats_must_have_been_chosen_and_still_hold():
+    layer = cell(7, 12, 5, True).float()
+    with pytest.raises(ValueError, match="has to choose number formats first"):
+        layer.quantized()
+    with pytest.raises(QuantizeError, match=r"frames: expected shape \(T, B, 7\)"):
+        layer.quantize(np.zeros((3, 2, 6)), preset("demo"))

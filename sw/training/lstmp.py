@@ -5,16 +5,27 @@ Under autograd a loop over steps keeps a graph of dozens of small nodes for each
 whole sequence: its backward pass goes through time once for the small products that depend on each other, and
 computes each weight gradient as one product over all steps. That is several times faster on a CPU.
 
+The forward pass can also be the machine's: then the integer reference computes it, with weights rounded to their
+formats, and the backward pass goes through its values as if nothing had been rounded (straight-through estimation).
+
 Sizes: steps T, batch B, inputs I, cells H, outputs P. Gate order i, f, g, o.
 """
 
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from ..model import Layer
+from rtl.config import Config
+from rtl.fixed import saturate, to_fixed
+
+from ..model import GATES, Layer, Model
+from ..quantize import quantize, requantize
+from ..quantized import QuantizedModel, m_fraction
+from ..reference import ChannelState, Reference
 
 __all__ = ["LSTMP", "State"]
 
@@ -113,6 +124,44 @@ class _Sequence(torch.autograd.Function):
             dc, back, None)
 
 
+class _MachineSequence(_Sequence):
+    """All steps of a layer by the integer reference; its values, as real numbers, are what the backward pass finds."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w_x: Tensor, w_r: Tensor, bias: Tensor, peephole: Tensor | None,
+                w_ym: Tensor | None, c: Tensor, y: Tensor, machine: QuantizedModel) -> tuple[Tensor, Tensor]:
+        layer, formats, real = machine.layers[0], machine.formats[0], machine.floating_point().layers[0]
+
+        def tensor(values: ArrayLike, fraction: int = 0) -> Tensor:
+            return torch.from_numpy(np.ldexp(np.asarray(values, np.float64), -fraction)).to(x.dtype)
+
+        def integers(values: Tensor, fraction: int, bits: int) -> NDArray[np.int64]:
+            return saturate(to_fixed(values.detach().numpy(), fraction), bits)
+
+        config = machine.config
+        reference = Reference(machine, x.shape[1])
+        for channel, state in enumerate(zip(integers(c, formats.cell_fraction, config.cell_bits),
+                                            integers(y, layer.y_fraction, config.activation_bits), strict=True)):
+            reference.set_state(channel, [ChannelState(*state)])
+        seen: dict[str, list[NDArray[np.int64]]] = {name: [] for name in ("x", "z", "c", "m", "y")}
+        seen["c"].append(reference.c[0].copy())
+        seen["y"].append(reference.y[0].copy())
+        reference.run(machine.quantize_input(x.detach().numpy())[0],
+                      observe=lambda _, name, values: seen[name].append(values))
+        z = np.stack(seen["z"]).transpose(0, 2, 1, 3)
+        gates = torch.stack([
+            (torch.tanh if name == "g" else torch.sigmoid)(tensor(z[:, :, gate], formats.argument_fraction[gate]))
+            for gate, name in enumerate(GATES)], dim=2)
+        cell = tensor(np.stack(seen["c"]), formats.cell_fraction)
+        output = tensor(np.stack(seen["y"]), layer.y_fraction)
+        ctx.save_for_backward(
+            tensor(np.stack(seen["x"]), layer.x_fraction),
+            tensor(real.w_x).flatten(0, 1), tensor(real.w_r).flatten(0, 1),
+            None if real.peephole is None else tensor(real.peephole), None if real.w_ym is None else tensor(real.w_ym),
+            gates, cell, torch.tanh(cell[1:]), tensor(np.stack(seen["m"]), m_fraction(config)), output)
+        return output[1:].clone(), cell[-1].clone()
+
+
 class LSTMP(nn.Module):
     """An LSTM layer with optional peepholes and projection; parameters are named as `sw.model.Layer`'s.
 
@@ -145,6 +194,7 @@ class LSTMP(nn.Module):
         self.bias = nn.Parameter(torch.zeros(4, cells))
         self.peephole = nn.Parameter(torch.zeros(3, cells)) if peepholes else None
         self.w_ym = None if outputs is None else nn.Parameter(torch.empty(outputs, cells))
+        self._formats: QuantizedModel | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -161,8 +211,42 @@ class LSTMP(nn.Module):
             raise ValueError(f"x: expected shape (T, B, {self.w_x.shape[2]}), found {tuple(x.shape)}")
         if state is None:
             state = State(x.new_zeros(x.shape[1], self.w_x.shape[1]), x.new_zeros(x.shape[1], self.w_r.shape[2]))
-        y, c = _Sequence.apply(x, self.w_x, self.w_r, self.bias, self.peephole, self.w_ym, *state, self.products)
+        given = (x, self.w_x, self.w_r, self.bias, self.peephole, self.w_ym, *state)
+        if self._formats is None:
+            y, c = _Sequence.apply(*given, self.products)
+        else:
+            y, c = _MachineSequence.apply(*given, self.quantized())
         return y, State(c, y[-1])
+
+    def quantize(self, frames: ArrayLike, config: Config) -> None:
+        """Go over to the machine's arithmetic: from now on `sw.reference.Reference` computes the forward pass.
+
+        Number formats are chosen on ``frames`` (T, B, I) with the weights of now, and stay; call it again to have
+        them chosen anew. Masks of a `Pruner` stay in force. CPU only.
+
+        Raises
+        ------
+        QuantizeError
+            As `sw.quantize.quantize`.
+        """
+        self._formats = quantize(self._model(), frames, config)
+
+    def quantized(self) -> QuantizedModel:
+        """The layer in integers, as the forward pass has it.
+
+        Raises
+        ------
+        ValueError
+            If `quantize` was not called.
+        QuantizeError
+            If the weights have grown so large that a row could overflow in the formats that were chosen.
+        """
+        if self._formats is None:
+            raise ValueError("quantize(frames, config) has to choose number formats first")
+        return requantize(self._model(), self._formats)
+
+    def _model(self) -> Model:
+        return Model(layers=(self.layer(),), name="lstmp")
 
     def layer(self, name: str = "lstm") -> Layer:
         """The layer for the machine's software."""
