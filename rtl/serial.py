@@ -26,13 +26,13 @@ class PacketReceiver(wiring.Component):
     Anything else is dropped without a word: whoever sent it will miss the answer. So are the bytes that come while a
     packet is kept, and what follows them up to the next `END`.
 
-    Latency: 2 cycles from a packet's last byte. Cost: one memory of `DEPTH` words, a CRC-32, some 60 registers.
+    Latency: 2 cycles from a packet's last byte. Cost: one memory of `DEPTH` words, a CRC-32, some 90 registers.
 
     Members
     -------
     i, i_valid : bytes from the line, at least 2 cycles apart.
     header, valid : a packet is kept; ``release`` it.
-    address, data : word of its payload, a cycle later.
+    address, data : word of its payload, two cycles later.
     """
 
     def __init__(self):
@@ -66,9 +66,9 @@ class PacketReceiver(wiring.Component):
             write.en.eq(byte_valid & (count == 3) & (words != 0) & (words <= DEPTH)),
             read.addr.eq(self.address),
             read.en.eq(1),
-            self.data.eq(read.data),
             byte.eq(self.i),
         ]
+        m.d.sync += self.data.eq(read.data)  # the memory's output register
         with m.If(escaped):
             m.d.comb += byte.eq(Mux(self.i == ESCAPED_END, END, ESCAPE))
         with m.If(byte_valid):
@@ -215,7 +215,7 @@ class SerialBridge(wiring.Component):
 
     `rtl.packets` is the model of what is on the line.
 
-    Latency: 3 cycles from a request to its first access, 3 to 5 for each. Cost: the two packet blocks; a register of a
+    Latency: 4 cycles from a request to its first access, 3 to 6 for each. Cost: the two packet blocks; a register of a
     beat each way.
 
     Members
@@ -327,18 +327,22 @@ class SerialBridge(wiring.Component):
             bus.w.payload.strb.eq(0b1111),
         ]
         with m.State("FETCH"):
-            m.next = "COMMAND"
+            m.next = "FETCHED"
             with m.If(at_end):
                 m.next = "SUMMARY"
+        with m.State("FETCHED"):
+            m.next = "COMMAND"
         with m.State("COMMAND"):
             m.d.sync += [address.eq(word), times.eq(word[16:31]), command.eq(place), place.eq(place + 1)]
             m.next = "READ"
             with m.If(word[31]):
                 m.next = "FETCH_VALUE"
         with m.State("FETCH_VALUE"):
-            m.next = "VALUE"
+            m.next = "FETCHED_VALUE"
             with m.If(at_end):
                 m.next = "SUMMARY"
+        with m.State("FETCHED_VALUE"):
+            m.next = "VALUE"
         with m.State("VALUE"):
             m.d.sync += [value.eq(word), place.eq(place + 1), owed.eq(0b11)]
             m.next = "WRITE"
@@ -367,7 +371,7 @@ class SerialBridge(wiring.Component):
         offered, last_in, wanted = Signal(32 * words), Signal(), Signal(16)
         taken, given, midway = Signal(16), Signal(14), Signal()
         part_in, part_out = Signal(range(words + 1)), Signal(range(words + 1))
-        fetched = Signal()
+        fetched = Signal(range(3))  # cycles since the address of a word was there
         found, ended = Signal(32 * words), Signal()
         quiet = Signal(range(self._patience))
         exchanging, moves = Signal(), Signal()
@@ -382,6 +386,8 @@ class SerialBridge(wiring.Component):
         # A beat that is offered stays so, whatever else happens.
         m.d.sync += self.frames.valid.eq(self.frames.valid & ~self.frames.ready)
         with m.State("FRAMES"):
+            m.next = "FRAMES_FETCHED"
+        with m.State("FRAMES_FETCHED"):
             m.next = "EXCHANGE_BEGIN"
         with m.State("EXCHANGE_BEGIN"):
             m.d.sync += [last_in.eq(word[31]), wanted.eq(word), place.eq(1), taken.eq(0), given.eq(0), ended.eq(0),
@@ -391,9 +397,10 @@ class SerialBridge(wiring.Component):
             m.d.comb += exchanging.eq(1)
             m.d.sync += quiet.eq(Mux(moves, self._patience - 1, quiet - (quiet != 0)))
             with m.If(~self.frames.valid & ~at_end):
-                m.d.sync += fetched.eq(~fetched)
-                with m.If(fetched):
-                    m.d.sync += [offered.eq(Cat(offered, word)[32:]), part_in.eq(part_in + 1), place.eq(place + 1)]
+                m.d.sync += fetched.eq(fetched + 1)
+                with m.If(fetched == 2):
+                    m.d.sync += [offered.eq(Cat(offered, word)[32:]), part_in.eq(part_in + 1), place.eq(place + 1),
+                                 fetched.eq(0)]
                     with m.If(part_in == words - 1):
                         m.d.sync += [part_in.eq(0), self.frames.valid.eq(1), taken.eq(taken + 1)]
                         ends = last_in & (place + 1 == total)
