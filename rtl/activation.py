@@ -2,12 +2,12 @@
 """Sigmoid and Tanh: tables from the memory image, with linear interpolation."""
 
 import numpy as np
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from .attributes import DSP, block_ram
-from .fixed import round_shift, round_shift_value
+from .fixed import round_shift
 from .interfaces import LineWrite
 
 __all__ = ["Activation"]
@@ -22,7 +22,7 @@ class Activation(wiring.Component):
     neighbours are read at once; the last sample is its own right neighbour.
 
     Latency: `delay` cycles. Cost: two memories of 2048 x 18 bits with ``ports`` read ports, of which the first also
-    writes, so that two ports are one block RAM's; and per port a multiplier of 19 x 10 bits and two adders.
+    writes, so that two ports are one block RAM's; and per port a multiplier-adder of 19 x 10 + 29 bits and two adders.
 
     Members
     -------
@@ -87,15 +87,18 @@ class Activation(wiring.Component):
 
         sample = signed(config.table_bits)
         is_odd = [register(f"is_odd{k}_", 1) for k in range(2)]
-        is_last = [register(f"is_last{k}_", 1) for k in range(2)]
-        fraction = [register(f"fraction{k}_", bits) for k in range(3)]
-        at_even, at_odd, left1, left2, left3, value = (
-            register(name, sample) for name in ("at_even", "at_odd", "left1_", "left2_", "left3_", "value"))
+        is_last = register("is_last", 1)
+        fraction = register("fraction", bits)
+        weight1, weight2 = (register(name, signed(bits + 1)) for name in ("weight1_", "weight2_"))
+        at_even, at_odd, left1, left2, value = (
+            register(name, sample) for name in ("at_even", "at_odd", "left1_", "left2_", "value"))
         slope = register("slope", signed(config.table_bits + 1))
-        product1 = register("product1_", signed(config.table_bits + 1 + bits + 1), **DSP)
+        product1 = register("product1_", signed(len(slope) + len(weight1)), **DSP)
         product2 = register("product2_", product1.shape(), **DSP)
-        left = Mux(is_odd[1], at_odd, at_even)
-        right = Mux(is_odd[1], at_even, at_odd)
+        # From an odd sample to its even neighbour the slope is the other way round: its weight is.
+        weight = Cat(fraction ^ is_odd[0].replicate(bits), is_odd[0]).as_signed() + is_odd[0]
+        # The left sample, and half a unit for the rounding.
+        start = Cat(Const(1 << (bits - 1), bits), left2).as_signed()
         m.d.comb += [
             even.addr.eq(Cat((index + 1)[1:config.table_index_bits], self.function[port])),
             odd.addr.eq(Cat(pair, self.function[port])),
@@ -108,19 +111,17 @@ class Activation(wiring.Component):
         m.d.sync += [
             is_odd[0].eq(index[0]),
             is_odd[1].eq(is_odd[0]),
-            is_last[0].eq(index.all()),
-            is_last[1].eq(is_last[0]),
-            fraction[0].eq(self.argument[port][:bits]),
-            fraction[1].eq(fraction[0]),
-            fraction[2].eq(fraction[1]),
+            is_last.eq(index.all()),
+            fraction.eq(self.argument[port][:bits]),
+            weight1.eq(Mux(is_last, 0, weight)),
+            weight2.eq(weight1),
             at_even.eq(even.data),
             at_odd.eq(odd.data),
-            left1.eq(left),
-            slope.eq(Mux(is_last[1], 0, right - left)),
-            product1.eq(slope * Cat(fraction[2], 0).as_signed()),
+            left1.eq(Mux(is_odd[1], at_odd, at_even)),
+            slope.eq(at_odd - at_even),
             left2.eq(left1),
-            product2.eq(product1),
-            left3.eq(left2),
-            value.eq(left3 + round_shift_value(product2, bits)),
+            product1.eq(slope * weight2),
+            product2.eq(product1 + start),
+            value.eq(product2 >> bits),
         ]
         m.d.comb += self.value[port].eq(value)

@@ -105,8 +105,9 @@ class Slice(wiring.Component):
     c is written. What one gate leaves for the next (g, then i.g; tanh c) waits in small memories.
 
     Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `c_delay` to c being readable.
-    Cost: per lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), two barrel
-    shifters and a mux over ``beats`` rows; per slice `Activation`'s tables, the cell state and the biases.
+    Cost: per lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel shifter of
+    ``accumulator_bits``, three more of a choice among three or four, and a mux over ``beats`` rows; per slice
+    `Activation`'s tables, the cell state and the biases.
 
     Members
     -------
@@ -114,8 +115,8 @@ class Slice(wiring.Component):
     beat : the pipeline's control. ``settings`` must be constant while beats are in the pipeline.
     columns : m or y of the row, assembled: complete one cycle after the last beat's delay.
     saturated : lanes whose cell state or output was clamped, one cycle each.
-    cells : the cell state at the row and beat of ``beat``; ``cell_write`` sets lanes of it to ``cell_data`` (for
-        the host, with a beat that is held and not valid).
+    cells : the cell state at the row and beat of ``beat``; ``cell_write`` sets lanes of it to ``cell_data``, a cycle
+        later (for the host, with a beat that is held and not valid).
     parameters : (bias, peephole) pairs, gate by gate; ``tables`` : see `Activation`.
     """
 
@@ -211,6 +212,8 @@ class Slice(wiring.Component):
             self._activation.load_valid.eq(self.tables_valid),
         ]
         self._memories(m)
+        self._shifts = self._pre_activation_shifts(m)
+        self._elem_mul_shifts(m)
         self._columns = Signal.like(self.columns, reset_less=True)
         m.d.comb += self.columns.eq(self._columns)
         m.d.sync += self.saturated.eq(sum(self._lane(m, lane, held) for lane in range(config.slice_width)))
@@ -246,6 +249,22 @@ class Slice(wiring.Component):
         self._cells = self._delayed(m, read.data, 1 + self._tree)
         m.d.comb += self.cells.eq(self._cells)
         self._parameters = self._delayed(m, parameter_read.data, 1 + self._tree)
+        self._peepholes(m)
+
+    def _peepholes(self, m):
+        """Peephole weights as they are multiplied. Of a product's shift by s, 2 - s % 3 bits are taken back in front of
+        the multiplier, once for all lanes, and 2, 5 or 8 done behind it."""
+        config = self.config
+        left, self._peephole_right = Signal(2), Signal(2)
+        with m.Switch(self.settings.peephole_select):
+            for select in range(8):
+                with m.Case(select):
+                    m.d.comb += [left.eq(2 - select % 3), self._peephole_right.eq(select // 3)]
+        self._weights = []
+        for k in range(self._per_word):
+            weight = Signal(signed(config.peephole_bits + 2), name=f"peephole_weight{k}")
+            m.d.comb += weight.eq(self._parameters[k][config.argument_bits:].as_signed() << left)
+            self._weights.append(weight)
 
     def _delayed(self, m, value, cycles):
         for k in range(cycles):
@@ -266,7 +285,7 @@ class Slice(wiring.Component):
     def _lane(self, m, lane, held):
         total = self._total(m, lane, held)
         cell = self._state(m, lane)
-        pre_activation = self._pre_activation(m, lane, total, cell)
+        pre_activation = self._pre_activation(m, lane, total)
         gate = self._gate(m, lane, pre_activation, cell)
         value = self._elem_mul(m, lane, gate, cell)
         return self._update(m, lane, value) | self._assemble(m, lane, pre_activation, value)
@@ -297,21 +316,22 @@ class Slice(wiring.Component):
                 sums.append(added)
             values = sums
 
-        control = self._control[1 + self._tree]
+        control, ahead = self._control[1 + self._tree], self._control[self._tree]
         m.submodules[f"phases{lane}"] = phases = memory.Memory(
             shape=signed(config.accumulator_bits), depth=max(2, config.beats), init=[], attrs=LUT_RAM)
         read = phases.read_port(domain="comb")
         write = phases.write_port()
-        total = Signal(signed(config.accumulator_bits), name=f"total{lane}", reset_less=True)
-        partial = Signal.like(total, name=f"partial{lane}")
+        before = Signal(signed(config.accumulator_bits), name=f"before{lane}", reset_less=True)
+        total = Signal.like(before, name=f"total{lane}")
+        partial = Signal.like(before, name=f"partial{lane}")
         m.d.comb += [
-            partial.eq(values[0] + Mux(control.first, 0, read.data)),
-            read.addr.eq(control.beat),
+            partial.eq(values[0] + before),
+            read.addr.eq(ahead.beat),
             write.addr.eq(control.beat),
             write.data.eq(partial),
             write.en.eq(control.valid),
         ]
-        m.d.sync += total.eq(partial)
+        m.d.sync += [before.eq(Mux(ahead.first, 0, read.data)), total.eq(partial)]
         return total
 
     def _state(self, m, lane):
@@ -323,39 +343,44 @@ class Slice(wiring.Component):
         m.d.comb += cell.eq(Mux(fresh, 0, self._cells[lane]))
         return cell
 
-    def _pre_activation(self, m, lane, total, cell):
-        """Stages 2 to 6: the sum, or c for its tanh, rounded to the format of a table argument."""
+    def _pre_activation_shifts(self, m):
+        """Stages 2 to 4: is the beat for tanh c, and how far its argument is still to be shifted. A quarter of the
+        ways is left after each stage: one LUT a bit."""
+        kind = self._control[1 + self._tree].kind
+        of_cell = Signal(reset_less=True)
+        shift2, shift3, shift4 = (Signal(bits, name=name, reset_less=True)
+                                  for name, bits in (("shift2", 5), ("shift3", 4), ("shift4", 2)))
+        m.d.sync += [of_cell.eq(kind == Kind.CELL_TANH), shift3.eq(shift2), shift4.eq(shift3)]
+        with m.Switch(kind):
+            for gate in (Kind.F, Kind.G, Kind.O):
+                with m.Case(gate):
+                    m.d.sync += shift2.eq(self.settings.shift[gate])
+            with m.Case(Kind.CELL_TANH):
+                m.d.sync += shift2.eq(self.settings.cell_argument_shift)
+            with m.Default():
+                m.d.sync += shift2.eq(self.settings.shift[0])
+        return of_cell, shift2, shift3, shift4
+
+    def _pre_activation(self, m, lane, total):
+        """Stages 2 to 6: the sum, or c for its tanh, rounded to the format of a table argument. The old c is
+        zero for i and f alone, so here it is as the memory has it."""
         config = self.config
-        stage = 2 + self._tree
-        settings = self.settings
 
         def register(name, shape):
             return Signal(shape, name=f"{name}{lane}", reset_less=True)
 
-        control = self._control[stage]
-        shift = Signal(5, name=f"shift{lane}")
-        with m.Switch(control.kind):
-            for kind in (Kind.I, Kind.F, Kind.G, Kind.O):
-                with m.Case(kind):
-                    m.d.comb += shift.eq(settings.shift[kind])
-            with m.Case(Kind.CELL_TANH):
-                m.d.comb += shift.eq(settings.cell_argument_shift)
-            with m.Default():
-                m.d.comb += shift.eq(settings.shift[0])
-        source = register("source", signed(max(config.accumulator_bits,
-                                               config.cell_bits + config.cell_argument_left)))
-        shift3 = register("shift3_", 5)
-        shift4 = register("shift4_", 3)
-        coarse = register("coarse", signed(len(source) + 1))
-        fine = register("fine", coarse.shape())
+        of_cell, shift2, shift3, shift4 = self._shifts
+        bits = max(config.accumulator_bits, config.cell_bits + config.cell_argument_left)
+        source = register("source", signed(bits + 1))
+        coarse = register("coarse", source.shape())
+        fine = register("fine", source.shape())
         rounded = register("rounded", signed(config.sum_bits))
-        doubled = Cat(0, source).as_signed()
+        cell = self._cells[lane]
+        doubled = Cat(0, Mux(of_cell, cell << config.cell_argument_left, total)).as_signed()
         m.d.sync += [
-            source.eq(Mux(control.kind == Kind.CELL_TANH, cell << config.cell_argument_left, total)),
-            shift3.eq(shift),
-            coarse.eq(doubled >> Cat(0, 0, 0, shift3[3:])),
-            shift4.eq(shift3[:3]),
-            fine.eq(coarse >> shift4),
+            source.eq(Mux(shift2[4], doubled >> 16, doubled)),
+            coarse.eq(Array(source >> shift for shift in (0, 4, 8, 12))[shift3[2:]]),
+            fine.eq(Array(coarse >> shift for shift in range(4))[shift4]),
             rounded.eq(saturate_value(round_shift_value(fine, 1), config.sum_bits)[0]),
         ]
         return rounded
@@ -368,17 +393,19 @@ class Slice(wiring.Component):
         def register(name, shape, **attributes):
             return Signal(shape, name=f"{name}{lane}", reset_less=True, attrs=attributes)
 
-        word = self._parameters[lane // config.channels if self._per_word > 1 else 0]
-        product1 = register("peephole1_", signed(config.peephole_bits + config.cell_bits), **DSP)
+        place = lane // config.channels if self._per_word > 1 else 0
+        word, weight = self._parameters[place], self._weights[place]
+        product1 = register("peephole1_", signed(len(weight) + config.cell_bits), **DSP)
         product2 = register("peephole2_", product1.shape(), **DSP)
-        shifted = register("peephole3_", signed(len(product1) + 1 - config.peephole_shift_base))
+        doubled = Cat(0, product2).as_signed()
+        rights = Array(doubled >> (config.peephole_shift_base + right) for right in (2, 5, 8))
+        shifted = register("peephole3_", rights[0].shape())
         peephole = register("peephole4_", signed(config.sum_bits))
         bias = self._delayed(m, word[:config.argument_bits].as_signed(), 4)
         m.d.sync += [
-            product1.eq(word[config.argument_bits:].as_signed() * cell),
+            product1.eq(weight * cell),
             product2.eq(product1),
-            shifted.eq((Cat(0, product2).as_signed() >> config.peephole_shift_base)
-                       >> self.settings.peephole_select),
+            shifted.eq(rights[self._peephole_right]),
             peephole.eq(saturate_value(round_shift_value(shifted, 1), config.sum_bits)[0]),
         ]
         kind = self._control[stage].kind
@@ -417,6 +444,21 @@ class Slice(wiring.Component):
         m.d.sync += result.eq(read.data)
         return result
 
+    def _elem_mul_shifts(self, m):
+        """How g is shifted before it is kept, and which shift the product takes: by 4 bits more or less for i . g, of
+        which g's shift is the rest; for o . tanh(c); for f . c'."""
+        stage = self._sum + 8
+        select = self.settings.cell_select
+        self._lift, self._product_shift = Signal(2, reset_less=True), Signal(2, reset_less=True)
+        m.d.sync += self._lift.eq(Mux(self._control[stage - 1].kind == Kind.G, ~select[:2], 0))
+        with m.Switch(self._control[stage + 1].kind):
+            with m.Case(Kind.I):
+                m.d.sync += self._product_shift.eq(select[2])
+            with m.Case(Kind.F):
+                m.d.sync += self._product_shift.eq(3)
+            with m.Default():
+                m.d.sync += self._product_shift.eq(2)
+
     def _elem_mul(self, m, lane, gate, cell):
         """Stages 14 to 18: i . g, f . c' or o . tanh(c), rounded to the format of c or m."""
         config = self.config
@@ -425,28 +467,24 @@ class Slice(wiring.Component):
         def register(name, shape, **attributes):
             return Signal(shape, name=f"{name}{lane}", reset_less=True, attrs=attributes)
 
-        kept = self._exchange(m, "kept", lane, stage, gate, (Kind.G, Kind.CELL_TANH))
+        lifted = Signal(signed(config.table_bits + 3), name=f"lifted{lane}")
+        m.d.comb += lifted.eq(gate << self._lift)
+        kept = self._exchange(m, "kept", lane, stage, lifted, (Kind.G, Kind.CELL_TANH))
         before = self._delayed(m, cell, stage - (2 + self._tree))
-        operand = Signal(signed(max(config.cell_bits, config.table_bits)), name=f"operand{lane}")
+        operand = Signal(signed(max(config.cell_bits, len(lifted))), name=f"operand{lane}")
         product1 = register("product1_", signed(config.table_bits + len(operand)), **DSP)
         product2 = register("product2_", product1.shape(), **DSP)
         # Two gates: so much less than a gate and a cell state.
-        gates = Cat(0, product2[:2 * config.table_bits]).as_signed()
+        gates = Cat(0, product2[:config.table_bits + len(lifted)]).as_signed()
         value = register("value", signed(config.cell_bits + 1))
-        kind = self._control[stage + 2].kind
         doubled = Cat(0, product2).as_signed()
-        input_base = 2 * config.gate_fraction - config.cell_fraction_max
+        input_shift = 2 * config.gate_fraction - config.cell_fraction_max + 3
         output_shift = 2 * config.gate_fraction - (config.activation_bits - 1)
-        shifted = register("product3_", signed(max(len(doubled) - config.gate_fraction, len(gates) - input_base)))
+        shifted = register("product3_", signed(max(len(doubled) - config.gate_fraction, len(gates) - input_shift)))
         m.d.comb += operand.eq(Mux(self._control[stage].kind == Kind.F, before, kept))
         m.d.sync += [product1.eq(gate * operand), product2.eq(product1)]
-        with m.Switch(kind):
-            with m.Case(Kind.I):
-                m.d.sync += shifted.eq((gates >> input_base) >> self.settings.cell_select)
-            with m.Case(Kind.F):
-                m.d.sync += shifted.eq(doubled >> config.gate_fraction)
-            with m.Default():
-                m.d.sync += shifted.eq(gates >> output_shift)
+        m.d.sync += shifted.eq(Array((gates >> input_shift, gates >> (input_shift + 4), gates >> output_shift,
+                                      doubled >> config.gate_fraction))[self._product_shift])
         rounded = Signal(signed(len(shifted)), name=f"rounded_product{lane}")
         narrow, clamped = saturate_value(rounded, config.cell_bits)
         m.d.comb += rounded.eq(round_shift_value(shifted, 1))
@@ -467,20 +505,20 @@ class Slice(wiring.Component):
         ]
         state = Signal(signed(config.cell_bits), name=f"state{lane}", reset_less=True)
         narrow, clamped = saturate_value(total, config.cell_bits)
-        saturated = Signal(name=f"saturated_cell{lane}")
-        m.d.sync += [state.eq(narrow), saturated.eq(clamped | clamped_input)]
-        writes, active = Signal(name=f"writes{lane}"), Signal(name=f"writes_active{lane}")
-        active_next = self._channel_flag(self.settings.active, control, lane)
-        reset_next = self._channel_flag(self.settings.reset, control, lane)
+        saturated, writes = Signal(name=f"saturated_cell{lane}"), Signal(name=f"writes{lane}")
+        active = self._channel_flag(self.settings.active, control, lane)
+        reset = self._channel_flag(self.settings.reset, control, lane)
+        updates = control.valid & control.last & (control.kind == Kind.F)
         m.d.sync += [
-            active.eq(active_next),
-            writes.eq(control.valid & control.last & (control.kind == Kind.F) & (active_next | reset_next)),
+            state.eq(Mux(self.cell_write[lane], self.cell_data, Mux(active, narrow, 0))),
+            writes.eq((updates & (active | reset)) | self.cell_write[lane]),
+            saturated.eq(updates & active & (clamped | clamped_input)),
         ]
         m.d.comb += [
-            self._cell_write.data[lane].eq(Mux(self.cell_write[lane], self.cell_data, Mux(active, state, 0))),
-            self._cell_write.en[lane].eq(writes | self.cell_write[lane]),
+            self._cell_write.data[lane].eq(state),
+            self._cell_write.en[lane].eq(writes),
         ]
-        return writes & active & saturated
+        return saturated
 
     def _assemble(self, m, lane, pre_activation, value):
         """Stage 18 for m, stage 6 for y: put the lane in its place in the row's columns."""
@@ -489,16 +527,12 @@ class Slice(wiring.Component):
         is_y = Signal(name=f"is_y{lane}")
         is_m = Signal(name=f"is_m{lane}")
         active = Signal(name=f"result_active{lane}")
-        y, clamped = saturate_value(pre_activation, config.activation_bits)
-        result = Signal(signed(config.activation_bits), name=f"result{lane}")
+        result, clamped = saturate_value(
+            Mux(is_y, pre_activation, value[:config.cell_bits].as_signed()), config.activation_bits)
         control = Signal(Beat(config), name=f"result_beat{lane}")
         beat = Signal.like(control.beat, name=f"result_place{lane}", reset_less=True)
         comes_y = of_y.valid & of_y.last & (of_y.kind == Kind.PROJECTION)
-        m.d.comb += [
-            control.eq(Mux(comes_y, of_y, of_m)),
-            result.eq(Mux(is_y, y, saturate_value(value[:config.cell_bits].as_signed(),
-                                                  config.activation_bits)[0])),
-        ]
+        m.d.comb += control.eq(Mux(comes_y, of_y, of_m))
         m.d.sync += [
             is_y.eq(comes_y),
             is_m.eq(of_m.valid & of_m.last & (of_m.kind == Kind.O)),

@@ -120,22 +120,23 @@ class Bench:
     # -- the simulation ----------------------------------------------------------------------------
 
     async def write_cells(self, ctx):
-        """The initial cell state, lane by lane; each is written `c_delay` after its beat."""
+        """The initial cell state, lane by lane; each is given `c_delay` - 1 after its beat."""
         config, dut = self.config, self.dut
+        delay = dut.c_delay - 1
         lanes = self.initial.reshape(config.cell_rows, config.beats, config.slice_width)
         rows = (0, *range(config.cell_rows - 4, config.cell_rows))
         places = [place for place in np.ndindex(lanes.shape) if place[0] in rows]
-        for cycle in range(len(places) + dut.c_delay):
+        for cycle in range(len(places) + delay):
             if cycle < len(places):
                 row, beat, _ = places[cycle]
                 ctx.set(dut.beat, {"row": row, "beat": beat})
-            if cycle >= dut.c_delay:
-                place = places[cycle - dut.c_delay]
+            if cycle >= delay:
+                place = places[cycle - delay]
                 ctx.set(dut.cell_write, 1 << place[2])
                 ctx.set(dut.cell_data, int(lanes[place]))
             await ctx.tick()
         ctx.set(dut.cell_write, 0)
-        return len(places) + dut.c_delay
+        return len(places) + delay
 
     def run(self):
         config, dut, rng = self.config, self.dut, self.rng
