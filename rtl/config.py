@@ -97,10 +97,9 @@ class Config:
 
     def __post_init__(self):
         object.__setattr__(self, "stream", bool(self.stream))
-        if self.slices == 0:
-            object.__setattr__(self, "slices", max(1, self.pes // max(1, self.groups)))
-        if self.slice_width == 0:
-            object.__setattr__(self, "slice_width", min(2, max(1, self.lanes)))
+        for field in ("slices", "slice_width"):
+            if getattr(self, field) == 0:
+                object.__setattr__(self, field, self._left_out(field))
         powers = ["pes", "channels", "groups", "slices", "slice_width", "queue_depth", "column_depth",
                   "vector_depth", "cell_rows", "accumulator_rows", "row_nonzeros", "program_depth"]
         if self.stream or not isinstance(self.entry_depth, int) or self.entry_depth % 1024:
@@ -130,6 +129,10 @@ class Config:
                              f"of two between 32 and 1024, not {self.stream_bits}")
         if self.stream and self.entry_depth < 128:
             raise ValueError(f"Config stream needs an entry_depth of at least 128, not {self.entry_depth}")
+
+    def _left_out(self, field):
+        """What ``slices`` or ``slice_width`` is where it is left out."""
+        return max(1, self.pes // max(1, self.groups)) if field == "slices" else min(2, max(1, self.lanes))
 
     # -- structure -----------------------------------------------------------------------------
 
@@ -273,7 +276,11 @@ class Config:
         return zlib.crc32(repr(sorted(fields.items())).encode())
 
     def replace(self, **changes):
-        """A copy with ``changes``, checked anew."""
+        """A copy with ``changes``, checked anew. ``slices`` and ``slice_width`` follow, where they are what they would
+        be if they were left out."""
+        for field in ("slices", "slice_width"):
+            if getattr(self, field) == self._left_out(field):
+                changes.setdefault(field, 0)
         return dataclasses.replace(self, **changes)
 
 
