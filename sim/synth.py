@@ -2,18 +2,20 @@
 """``python -m sim.synth``: what a machine takes of an FPGA, as Yosys estimates it, block by block.
 
 Every module of the emitted Verilog is synthesized once, its hierarchy kept, and counted as often as there are
-instances of it. Yosys leaves the registers and the adders of UltraScale's multipliers in the fabric, and packs neither
-two small LUTs into one nor anything across modules, so the counts are on the high side of what place and route makes of
-them.
+instances of it. Yosys packs neither two small LUTs into one nor anything across modules, so the counts are on the high
+side of what place and route makes of them. It leaves the registers and the adders of UltraScale's multipliers in the
+fabric, but knows those of the 7 series: family ``xcu_dsp`` is ``xcu`` with these, DSP48E1 in the place of DSP48E2,
+which has all that DSP48E1 has.
 """
 
 import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import version
 from itertools import count
@@ -29,8 +31,8 @@ from rtl.verilog import TOP, verilog
 
 from . import build
 
-__all__ = ["BASELINES", "BLOCKS", "FAMILIES", "MEASURED", "Change", "Family", "SynthesisError", "changes", "estimate",
-           "main"]
+__all__ = ["BASELINES", "BLOCKS", "FAMILIES", "MEASURED", "WIDE_MUX", "Change", "Family", "SynthesisError", "changes",
+           "estimate", "main"]
 
 #: Blocks of a machine by the beginnings of their modules' names, longest first where one begins as another.
 BLOCKS = {
@@ -55,8 +57,10 @@ class Family:
 
     Attributes
     ----------
-    command : str
-        Of Yosys.
+    commands : tuple of str
+        Of Yosys, where ``{wide_mux}`` is the file `WIDE_MUX`.
+    products : tuple of str
+        Of Yosys, for modules that multiply.
     resources : dict
         What each cell takes: resource and number.
     logic : dict
@@ -67,7 +71,8 @@ class Family:
         Their inputs from the cell before.
     """
 
-    command: str
+    commands: tuple[str, ...]
+    products: tuple[str, ...]
     resources: dict[str, dict[str, float]]
     logic: dict[str, int]
     chains: frozenset[str]
@@ -78,20 +83,37 @@ _LUTS = {f"LUT{inputs}": 1 for inputs in range(1, 7)}
 _XILINX_RAMS = {"RAM32M16": 8, "RAM64M8": 8, "RAM32M": 4, "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4,
                 "RAM256X1D": 8, "RAM512X1S": 8, "RAM256X1S": 4, "RAM128X1S": 2, "RAM64X1S": 1, "RAM32X1S": 1}
 
+#: Takes apart what Yosys would take too long for.
+WIDE_MUX = build.HERE / "wide_mux.v"
+_XILINX = "synth_xilinx -family xcu -noiopad -noclkbuf -widemux 5"
+_XCU = (f"{_XILINX} -top top -run begin:map_dsp", "techmap -map {wide_mux}", f"{_XILINX} -run map_dsp:")
+# What synth_xilinx does at map_dsp for the 7 series.
+_XC7_DSP = (
+    "memory_dff", "alumacc -macc-only", "maccmap -unmap", "opt_clean",
+    "techmap -map +/mul2dsp.v -map +/xilinx/xc7_dsp_map.v -D DSP_A_MAXWIDTH=25 -D DSP_B_MAXWIDTH=18"
+    " -D DSP_A_MAXWIDTH_PARTIAL=18 -D DSP_A_MINWIDTH=2 -D DSP_B_MINWIDTH=2 -D DSP_Y_MINWIDTH=9 -D DSP_SIGNEDONLY=1"
+    " -D DSP_NAME=$__MUL25X18",
+    "select a:mul2dsp", "setattr -unset mul2dsp", "opt_expr -fine", "wreduce", "select -clear",
+    "xilinx_dsp -family xc7", "chtype -set $mul t:$__soft_mul")
+_ULTRASCALE = Family(
+    _XCU, _XCU,
+    {**{cell: {"LUT": 1} for cell in (*_LUTS, "INV")},
+     **{cell: {"LUT": luts, "LUTRAM": luts} for cell, luts in _XILINX_RAMS.items()},
+     **{cell: {"LUT": 1, "LUTRAM": 1} for cell in ("SRL16E", "SRLC32E")},
+     **{cell: {"FF": 1} for cell in ("FDRE", "FDSE", "FDCE", "FDPE")},
+     **{cell: {} for cell in ("CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "VCC", "GND")},
+     "RAMB18E2": {"BRAM": 0.5}, "RAMB36E2": {"BRAM": 1}, "DSP48E2": {"DSP": 1}, "DSP48E1": {"DSP": 1}},
+    {**_LUTS, **dict.fromkeys(_XILINX_RAMS, 1), **dict.fromkeys(("SRL16E", "SRLC32E"), 0), "INV": 0,
+     **dict.fromkeys(("CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "DSP48E2"), 0)},
+    frozenset({"CARRY4", "CARRY8"}), frozenset({"CI"}))
+_ECP5 = ("synth_ecp5 -noflatten -top top",)
+
 FAMILIES = {
-    "xcu": Family(
-        "synth_xilinx -family xcu -noiopad -noclkbuf -widemux 5",
-        {**{cell: {"LUT": 1} for cell in (*_LUTS, "INV")},
-         **{cell: {"LUT": luts, "LUTRAM": luts} for cell, luts in _XILINX_RAMS.items()},
-         **{cell: {"LUT": 1, "LUTRAM": 1} for cell in ("SRL16E", "SRLC32E")},
-         **{cell: {"FF": 1} for cell in ("FDRE", "FDSE", "FDCE", "FDPE")},
-         **{cell: {} for cell in ("CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "VCC", "GND")},
-         "RAMB18E2": {"BRAM": 0.5}, "RAMB36E2": {"BRAM": 1}, "DSP48E2": {"DSP": 1}},
-        {**_LUTS, **dict.fromkeys(_XILINX_RAMS, 1), **dict.fromkeys(("SRL16E", "SRLC32E"), 0), "INV": 0,
-         **dict.fromkeys(("CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "DSP48E2"), 0)},
-        frozenset({"CARRY4", "CARRY8"}), frozenset({"CI"})),
+    "xcu": _ULTRASCALE,
+    # A DSP48E1 that is packed begins and ends paths: its registers are in it.
+    "xcu_dsp": replace(_ULTRASCALE, products=(*_XCU[:-1], *_XC7_DSP, f"{_XILINX} -run coarse:")),
     "ecp5": Family(
-        "synth_ecp5 -noflatten",
+        _ECP5, _ECP5,
         {"LUT4": {"LUT": 1}, "CCU2C": {"LUT": 2}, "PFUMX": {}, "L6MUX21": {}, "TRELLIS_FF": {"FF": 1},
          # Two of a PFU's four slices hold the memory, a third writes it.
          "TRELLIS_DPR16X4": {"LUT": 6, "LUTRAM": 6}, "DP16KD": {"BRAM": 1}, "PDPW16KD": {"BRAM": 1},
@@ -104,6 +126,7 @@ FAMILIES = {
 Module = dict[str, Any]
 
 _KEPT = 1000  # netlists in the cache
+_TOGETHER = 6  # modules that one run of Yosys maps: to start and to read its cells takes longer than a small one
 
 
 def estimate(config: Config, family: str) -> dict[str, Any]:
@@ -160,12 +183,8 @@ def _plain(number: float) -> float:
 _SCRIPT = """
 import sys
 from pyosys import libyosys
-source, target, command, top, *below = sys.argv[1:]
 design = libyosys.Design()
-lines = [f"read_verilog -sv {source}", *(f"blackbox {name}" for name in below), f"hierarchy -top {top}",
-         # Memories are modules of their own, whose ports can only be shared where it is seen what is at them.
-         "proc", "flatten -noscopeinfo", f"{command} -top {top}", f"write_json {target}"]
-for line in lines:
+for line in sys.stdin.read().splitlines():
     libyosys.run_pass("tee -q " + line, design)
 """
 
@@ -173,34 +192,59 @@ for line in lines:
 def _netlist(text: str, family: Family) -> dict[str, Module]:
     """The mapped modules by name, memories flattened into those that they are in."""
     sources = {match[1]: match[0] for match in re.finditer(r"(?ms)^module (\w+) ?\(.*?^endmodule", text)}
-    memories = [name for name in sources if name.startswith("memory_")]
-    below = {name: [other for other in sources if re.search(rf"(?m)^  {other} \\?\S+ +\(", source)]
-             for name, source in sources.items()}
-    return {name: _mapped(name, sources, [other for other in below[name] if other not in memories],
-                          [other for other in below[name] if other in memories], family)
-            for name in sources if name not in memories}
+    commands: dict[str, tuple[str, ...]] = {}
+    keys: dict[str, str] = {}
+    for name, source in sources.items():
+        if name.startswith("memory_"):
+            continue
+        below = [other for other in sources if re.search(rf"(?m)^  {other} \\?\S+ +\(", source)]
+        parts = [sources[other] if other.startswith("memory_") else _ports(sources[other]) for other in below]
+        commands[name] = family.products if re.search(r" \* ", source) else family.commands
+        keys[name] = build.digest([WIDE_MUX], source, *parts, *commands[name], _SCRIPT, version("pyosys")) + ".netlist"
+    missing = [name for name, key in keys.items() if not (build.cache_folder() / key).exists()]
+    for way in dict.fromkeys(commands[name] for name in missing):
+        alike = [name for name in missing if commands[name] == way]
+        for start in range(0, len(alike), _TOGETHER):
+            for name, module in _mapped(alike[start:start + _TOGETHER], sources, way).items():
+                _kept(keys[name], module)
+    return {name: _kept(key) for name, key in keys.items()}
 
 
-def _mapped(name: str, sources: dict[str, str], below: list[str], memories: list[str], family: Family) -> Module:
-    """One module, with instances of those ``below`` it."""
-    source = "\n".join(sources[other] for other in (*below, *memories, name))
-    shells = [re.match(r"(?s)module .*?;\n", sources[other])[0] for other in below]  # type: ignore[index]
-    key = build.digest([], sources[name], *shells, *(sources[other] for other in memories), family.command, _SCRIPT,
-                       version("pyosys"))
-
+def _kept(key: str, module: Module | None = None) -> Module:
+    """A netlist of the cache: ``module``, if it is not there yet."""
     def make(folder: Path) -> Path:
-        (folder / "source.v").write_text(source)
-        target = folder / "netlist.json"
-        done = subprocess.run([sys.executable, "-c", _SCRIPT, str(folder / "source.v"), str(target), family.command,
-                               name, *below], text=True, capture_output=True)
+        (folder / "netlist.json").write_text(json.dumps(module))
+        return folder / "netlist.json"
+
+    return json.loads(build.kept(key, make, _KEPT).read_text())
+
+
+def _ports(source: str) -> str:
+    """The beginning of a module, which says what its ports are."""
+    return re.match(r"(?s)module .*?;\n", source)[0]  # type: ignore[index]
+
+
+def _mapped(names: list[str], sources: dict[str, str], commands: Iterable[str]) -> dict[str, Module]:
+    """Some modules, synthesized beside each other; what else is in them stays outside."""
+    memories = [name for name in sources if name.startswith("memory_")]
+    outside = [name for name in sources if name not in names and name not in memories]
+    # With a module above them that has one of each, which nothing is connected to.
+    top = "\n".join(["module top;", *(f"  (* keep *) {name} {name}_ ();" for name in names), "endmodule"])
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "source.v"), Path(folder, "netlist.json")
+        source.write_text("\n".join([*sources.values(), top]))
+        lines = [
+            f"read_verilog -sv {source}", *(f"blackbox {name}" for name in outside), "hierarchy -top top",
+            *(f"setattr -mod -set keep_hierarchy 1 {name}" for name in names),
+            # Memories are modules of their own, whose ports can only be shared where it is seen what is at them.
+            "proc", "flatten -noscopeinfo", *(line.replace("{wide_mux}", str(WIDE_MUX)) for line in commands),
+            f"write_json {target}"]
+        done = subprocess.run([sys.executable, "-c", _SCRIPT], input="\n".join(lines), text=True, capture_output=True)
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()
-            raise SynthesisError(f"Yosys failed on module {name}: {said[-1] if said else done.returncode}")
-        module = json.loads(target.read_text())["modules"][name]
-        target.write_text(json.dumps({part: module[part] for part in ("ports", "cells")}))
-        return target
-
-    return json.loads(build.kept(f"{key}.netlist", make, _KEPT).read_text())
+            raise SynthesisError(f"Yosys failed on {', '.join(names)}: {said[-1] if said else done.returncode}")
+        modules = json.loads(target.read_text())["modules"]
+    return {name: {part: modules[name][part] for part in ("ports", "cells")} for name in names}
 
 
 def _instances(netlist: dict[str, Module]) -> Counter[str]:
@@ -365,7 +409,8 @@ def _sorted(arcs: list[_Arc]) -> list[_Arc]:
 # -- baselines --------------------------------------------------------------------------------------------------------
 
 #: What `--update` makes baselines of, where nothing else is asked for: presets by family.
-MEASURED = {"xcu": ("tiny", "demo", "ese", "ese_stream"), "ecp5": ("tiny", "ulx3s")}
+MEASURED = {"xcu": ("tiny", "demo", "ese", "ese_stream", "ku060"), "xcu_dsp": ("ese", "ese_stream", "ku060"),
+            "ecp5": ("tiny", "ulx3s")}
 #: By how much a figure may differ from its baseline: a share of it, and a number.
 TOLERANCES = {"LUT": (0.03, 8), "LUTRAM": (0.03, 8), "FF": (0.03, 8), "BRAM": (0, 0), "DSP": (0, 0), "luts": (0, 0),
               "chains": (0, 0)}
