@@ -67,6 +67,13 @@ def sim(session):
 
 
 @nox.session
+def board(session):
+    """Silero VAD on the Verilog of the ULX3S in Verilator, from its pins on, over its serial port."""
+    _install(session, "sim", "serial", "safetensors")
+    session.run("python", "-m", "examples.silero_vad.board", *session.posargs)
+
+
+@nox.session
 def synth(session):
     """What the presets take of an FPGA, by Yosys, against the figures of before."""
     _install(session, "synth")

@@ -5,16 +5,20 @@ It runs the Verilog that goes to place and route, pins and all; only the PLL is 
 clock on. The host's program does not see a difference, but in speed.
 """
 
+import mmap
 import os
 import pty
 import random
 import select
 import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import tty
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -23,7 +27,7 @@ from rtl.targets import ulx3s
 
 from . import build, verilator
 
-__all__ = ["BoardSimulator", "main"]
+__all__ = ["BoardSimulator", "Line", "main"]
 
 _HARNESS = build.HERE / "board.cpp"
 _PLL = build.HERE / "ehxplll.v"
@@ -57,6 +61,30 @@ def program(config: Config) -> Path:
     return build.kept(f"{key}.board", make)
 
 
+class Line(NamedTuple):
+    """What has passed over the serial port of a simulated board, as its pins saw it.
+
+    Attributes
+    ----------
+    cycles : int
+        Of the machine's clock, from the first bit of each request to the last bit of its answer: the line and the
+        machine, without what the host takes between an answer and its next request.
+    received, sent : int
+        Bytes.
+    """
+
+    cycles: int
+    received: int
+    sent: int
+
+    def since(self, before: "Line") -> "Line":
+        """What has passed since an earlier look."""
+        return Line(*(now - then for now, then in zip(self, before, strict=True)))
+
+
+_PANEL = struct.Struct("=4Q")  # of board.cpp: the switch, then a Line
+
+
 class BoardSimulator:
     """A board that is running, and its cable.
 
@@ -71,6 +99,8 @@ class BoardSimulator:
 
     Attributes
     ----------
+    fast : bool
+        The switch; to be changed while no request is under way.
     port : str
         The serial port, as long as it is plugged in.
     spoiled : int
@@ -78,10 +108,15 @@ class BoardSimulator:
     """
 
     def __init__(self, config: Config, *, fast: bool = True) -> None:
-        divisor = ulx3s.FAST_DIVISOR if fast else round(ulx3s.CLOCK / ulx3s.BAUD)
         self._line, there = socket.socketpair()
-        self._process = subprocess.Popen([program(config), str(there.fileno()), str(divisor), str(int(fast))],
-                                         pass_fds=[there.fileno()])
+        with tempfile.TemporaryFile() as panel:
+            panel.truncate(_PANEL.size)
+            self._panel = mmap.mmap(panel.fileno(), _PANEL.size)
+            self.fast = fast
+            descriptors = [there.fileno(), panel.fileno()]
+            divisors = [round(ulx3s.CLOCK / ulx3s.BAUD), ulx3s.FAST_DIVISOR]
+            self._process = subprocess.Popen([program(config), *map(str, descriptors + divisors)],
+                                             pass_fds=descriptors)
         there.close()
         self._cable: tuple[int, int] | None = None
         self._lock = threading.Lock()
@@ -105,6 +140,19 @@ class BoardSimulator:
         self.unplug()
         self._line.close()
         self._process.wait()
+
+    @property
+    def fast(self) -> bool:
+        """Is the first DIP switch on?"""
+        return bool(_PANEL.unpack(self._panel)[0])
+
+    @fast.setter
+    def fast(self, on: bool) -> None:
+        struct.pack_into("=Q", self._panel, 0, on)
+
+    def line(self) -> Line:
+        """What has passed so far; exact while no request is under way."""
+        return Line(*_PANEL.unpack(self._panel)[1:])
 
     def plug(self) -> None:
         """Plug the cable in: there is a `port`, perhaps another than before."""

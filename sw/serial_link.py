@@ -119,7 +119,8 @@ class SerialLink:
             for attempt in range(self._tries):
                 self.repeated += attempt > 0
                 self._port.write(line)
-                for packet in self._packets(time.monotonic() + min(LONGEST, self._timeout * 2 ** attempt)):
+                longest = max(LONGEST, self._timeout)
+                for packet in self._packets(time.monotonic() + min(longest, self._timeout * 2 ** attempt)):
                     if packet.sequence != self._sequence:
                         continue
                     if packet.kind == Kind.REFUSED:
