@@ -191,6 +191,8 @@ for line in sys.stdin.read().splitlines():
 
 def _netlist(text: str, family: Family) -> dict[str, Module]:
     """The mapped modules by name, memories flattened into those that they are in."""
+    # Memories of an FPGA start with zeros anyhow, and Yosys reads loops over their rows in quadratic time.
+    text = re.sub(r"(?m)^  initial for .*\n", "", text)
     sources = {match[1]: match[0] for match in re.finditer(r"(?ms)^module (\w+) ?\(.*?^endmodule", text)}
     commands: dict[str, tuple[str, ...]] = {}
     keys: dict[str, str] = {}
