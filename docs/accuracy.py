@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m docs.accuracy``: brings the tables and the picture of accuracy.md up to date with what was measured.
 
-What was measured is in ``docs/accuracy.json``, by `examples.recognizer.accuracy`, and in ``sw/speech/recognizer.json``,
-by `examples.recognizer`.
+What was measured is in ``docs/accuracy.json``, by `examples.recognizer.accuracy`, in ``sw/speech/recognizer.json``, by
+`examples.recognizer`, and in ``docs/distillation.json``, by `examples.distill`.
 """
 
 import json
@@ -139,9 +139,60 @@ def sensitivity():
          f"{found['proposed'][tensor]:.0%}"] for tensor, errors in found["errors"].items()])
 
 
+_SOURCES = {"clips": "clips of the example", "synthetic": "synthetic voices", "recordings": "speakers of LibriSpeech"}
+
+
+def _distilled(task):
+    """A task's sections of distillation.json by their names, and the names of its networks by falling density."""
+    found = json.loads((ROOT / "distillation.json").read_text())
+    parts = {part: found[f"{task}/{part}"] for part in ("speech", "nonzeros", "float", "machine")}
+
+    def order(name):
+        kind, _, percent = name.rpartition("-")
+        return -int(percent) if kind else -100, kind != "one-shot"
+
+    return parts, sorted(parts["float"], key=order)
+
+
+def _pruned(name):
+    kind, _, percent = name.rpartition("-")
+    return f"{percent} %, {kind}" if kind else "dense"
+
+
+def _shares(parts, name, figure):
+    """Through the machine, where that was measured, and in floating point."""
+    found = {part: f"{100 * figure(parts[part][name]):.2f}" for part in ("machine", "float") if name in parts[part]}
+    return f"{found.get('machine', '')} ({found['float']})".lstrip()
+
+
+def vad():
+    """Silero VAD: decisions kept."""
+    parts, names = _distilled("vad")
+    judged, tests = parts["speech"]["judged by"], parts["float"][names[0]]
+    columns = [f"{_SOURCES[test]}: {judged[test]['voices']}, {figures['windows']:,} windows"
+               for test, figures in tests.items()]
+    return _table(["Silero VAD", "non-zeros", *columns], [
+        [_pruned(name), f"{parts['nonzeros'][name]:,}",
+         *(_shares(parts, name, lambda figures, test=test: figures[test]["kept"]) for test in tests)]
+        for name in names])
+
+
+def speaker():
+    """Resemblyzer: equal error rates."""
+    parts, names = _distilled("speaker")
+    tests = parts["float"][names[0]]
+    cells = [(test, count) for test, figures in tests.items() for count in figures["errors"]]
+    columns = [f"{_SOURCES[test]}: {tests[test]['voices']}, {1.6 + 0.8 * (int(count) - 1):.1f} s"
+               for test, count in cells]
+    return _table(["Resemblyzer", "non-zeros", *columns], [
+        [_pruned(name), f"{parts['nonzeros'][name]:,}",
+         *(_shares(parts, name, lambda figures, test=test, count=count: figures[test]["errors"][count])
+           for test, count in cells)] for name in names])
+
+
 #: By page and marker.
 TABLES = {("accuracy.md", table.__name__): table
-          for table in (shipped, densities, weight_bits, activation_bits, ranges, sensitivity)}
+          for table in (shipped, densities, weight_bits, activation_bits, ranges, sensitivity, vad, speaker)}
 
 
 def _draw_densities(axes):

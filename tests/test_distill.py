@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation of any network."""
+"""Distillation: the loop on any network, and real networks of other packages in a minute's version."""
 
 import copy
 import itertools
+import json
 
+import numpy as np
 import pytest
 
 from sw.prune import PruneError
@@ -69,3 +71,63 @@ def test_bad_distillations_are_refused():
         distill(network(), itertools.islice(batches(), 3), 5, 0.5, PES)
     with pytest.raises(PruneError, match="Linear has no LSTM"):
         distill(torch.nn.Linear(2, 2), batches(), 5, 0.5, PES)
+
+
+@pytest.fixture(scope="module")
+def example():
+    for package in ("av", "pocketsphinx", "soundfile", "soxr", "safetensors"):
+        pytest.importorskip(package, reason="the example needs the extra `recognizer`")
+    from examples.distill import __main__, speaker, task, voices
+    from examples.silero_vad.network import MissingWeights, package_file
+    try:
+        package_file("silero_vad_16k.safetensors")
+    except MissingWeights as error:
+        pytest.skip(str(error))
+    return {"main": __main__, "speaker": speaker, "task": task, "voices": voices}
+
+
+def test_equal_error_rate(example):
+    rate = example["speaker"].equal_error_rate
+    rng = np.random.default_rng(1)
+    apart = [np.eye(4)[[number] * 3] for number in range(4)]
+    assert rate(apart) == 0
+    alike = rng.normal(size=(10, 6, 4))
+    assert 0.4 < rate(list(alike / np.linalg.norm(alike, axis=-1, keepdims=True))) < 0.6
+    one_wrong = [np.eye(4)[[0, 0]], np.eye(4)[[1, 2]]]
+    assert rate(one_wrong) == pytest.approx(0.25)  # half of the pairs of one voice, none of the others
+    with pytest.raises(ValueError, match="2 voices: 0 pairs of one voice and 1 of two"):
+        rate([np.eye(4)[:1], np.eye(4)[1:2]])
+
+
+def test_pieces_are_of_the_sequences_and_the_same_for_a_seed(example):
+    sequences = [np.arange(30.0)[:, None] + 100 * number for number in range(3)] + [np.full((5, 1), -1.0)]
+    streams = example["task"].Streams(sequences, 4, 10)
+    first, second = (next(streams.batches(1)) for _ in range(2))
+    assert first.shape == (10, 4, 1) and torch.equal(first, second)
+    assert (first.diff(dim=0) == 1).all() and first.min() >= 0
+    with pytest.raises(ValueError, match="no recording is 40 frames long"):
+        example["task"].Streams(sequences, 4, 40)
+
+
+def test_recorded_voices_are_in_one_split(example, tmp_path):
+    import soundfile
+    for name in ("7-1-0001", "7-2-0001", "12-1-0001", "a", "b-2"):
+        soundfile.write(tmp_path / f"{name}.flac", np.full(1600, 0.1), 8000)
+    found = {split: example["voices"].recordings(tmp_path, split) for split in ("train", "test")}
+    assert [voice.name for voice in found["test"]] == ["12", "b"]
+    assert [voice.name for voice in found["train"]] == ["7", "a"]
+    assert [len(piece) for piece in found["train"][0].pieces] == [3200, 3200]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(example["main"].MissingData, match="expected recordings of at least 2 voices, found 0"):
+        example["voices"].recordings(tmp_path / "empty", "train")
+
+
+def test_a_minute_of_distillation_saves_the_decisions(example, tmp_path):
+    """Silero VAD at 10 %, on the clips that it did not learn from."""
+    from click.testing import CliRunner
+    done = CliRunner().invoke(example["main"].main, ["--small", "--folder", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "small" / "distillation.json").read_text())
+    found = {name: figures["clips"]["kept"] for name, figures in found["vad/machine"].items()}
+    assert found["dense"] > 0.995 and found["distilled-10"] > 0.95
+    assert found["one-shot-10"] < found["distilled-10"] - 0.05

@@ -7,7 +7,6 @@ that what was interrupted goes on; `docs.accuracy` makes the page and the plots 
 """
 
 import dataclasses
-import json
 import sys
 from dataclasses import asdict
 from functools import cached_property
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from examples.recognizer import corpus
+from examples.recognizer.ledger import Ledger
 from examples.recognizer.machine import CONFIG, float_logits, machine_logits, quantized
 from examples.recognizer.network import logits
 from examples.recognizer.plans import FULL
@@ -43,22 +43,6 @@ BASE, BRANCH, RATE = 250, 150, 4e-3
 CELLS, OUTPUTS = 256, 128
 BATCH, STEPS = 32, 128
 RESULTS = Path(__file__).parents[2] / "docs" / "accuracy.json"
-
-
-class Ledger:
-    """Results by name, in a file that is written whenever there is a new one."""
-
-    def __init__(self, path):
-        self._path = path
-        self.found = json.loads(path.read_text()) if path.exists() else {}
-
-    def measure(self, section, name, make, *given, **named):
-        """What ``make`` gives of the other arguments, unless that is known."""
-        entries = self.found.setdefault(section, {})
-        if name not in entries:
-            entries[name] = make(*given, **named)
-            self._path.write_text(json.dumps(self.found, indent=1) + "\n")
-        return entries[name]
 
 
 def _base(seed):

@@ -20,7 +20,7 @@ from examples.recognizer.prompts import align, aligned
 from examples.recognizer.speech import MissingData, Speech, noisy, room
 from examples.recognizer.synthesis import UnknownPhoneme, espeak, flite
 
-__all__ = ["PARTS", "Part", "Utterances", "load", "make", "splits"]
+__all__ = ["ACCENTS", "PARTS", "Part", "Utterances", "load", "make", "sentences", "splits"]
 
 SPLITS = Path(__file__).with_name("splits.json")
 FORTUNES = Path("/usr/share/games/fortunes")
@@ -82,8 +82,8 @@ def splits():
     return json.loads(SPLITS.read_text())
 
 
-def _sentences(split):
-    """Sentences of 3 to 12 words."""
+def sentences(split):
+    """Sentences of 3 to 12 words; those of ``train`` are in no other split."""
     if not FORTUNES.is_dir():
         raise MissingData(f"{FORTUNES} is missing: apt install fortunes")
     found = set()
@@ -102,7 +102,7 @@ def _sentences(split):
 
 def _synthetic(rng, part):
     """Endless (Speech) of a synthesizer, with voices, accents, speeds and pitches at random."""
-    voices, texts = splits()[part.source][part.split], _sentences(part.split)
+    voices, texts = splits()[part.source][part.split], sentences(part.split)
     while True:
         voice, text = voices[rng.integers(len(voices))], texts[rng.integers(len(texts))]
         accent = ACCENTS[0 if rng.random() < _AMERICAN else rng.integers(1, len(ACCENTS))]

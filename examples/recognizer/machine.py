@@ -12,7 +12,7 @@ from sw.reference import Reference
 from sw.runners import MachineRunner
 from sw.speech.recognizer import side_by_side
 
-__all__ = ["CONFIG", "float_logits", "machine_logits", "quantized"]
+__all__ = ["CONFIG", "by_length", "float_logits", "machine_logits", "quantized"]
 
 CONFIG = preset("ese")
 _CHANNELS = 64  # of the reference: results do not depend on it
@@ -26,7 +26,7 @@ def quantized(model, frames, config=CONFIG, **ranges):
     return quantize(body, np.stack(pieces, axis=1).astype(np.float64), config, **ranges)
 
 
-def _by_length(sequences, run):
+def by_length(sequences, run):
     """What ``run`` makes of (T, B, I) and lengths (B,), for sequences of similar lengths at a time."""
     order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
     found = {}
@@ -46,9 +46,9 @@ def machine_logits(model, head, sequences):
     def run(frames, lengths):
         return network.run(frames, [MachineRunner(Reference(model, frames.shape[1]))], lengths)[0]
 
-    return _by_length(sequences, run)
+    return by_length(sequences, run)
 
 
 def float_logits(model, sequences):
     """The same by a `Model` in float64, its head included."""
-    return _by_length(sequences, lambda frames, lengths: model.head(run_float(model, frames)[0]))
+    return by_length(sequences, lambda frames, lengths: model.head(run_float(model, frames)[0]))

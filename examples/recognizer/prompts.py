@@ -18,7 +18,7 @@ from pocketsphinx import Decoder
 from examples.recognizer.speech import MissingData, Speech
 from sw.speech.phones import PHONES, SILENCE
 
-__all__ = ["align", "aligned"]
+__all__ = ["align", "aligned", "decode"]
 
 SOUNDS = Path("/usr/share/asterisk/sounds/en")
 TRANSCRIPTS = Path("/usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz")
@@ -36,9 +36,14 @@ class Prompt:
 
     def audio(self):
         """Samples (n,) float32 at 16 kHz."""
-        with av.open(str(self.path), format="g722") as file:
-            parts = [frame.to_ndarray().ravel() for frame in file.decode(audio=0)]
-        return np.concatenate(parts).astype(np.float32) / 32768
+        return decode(self.path)
+
+
+def decode(path):
+    """Samples (n,) float32 at 16 kHz of a prompt's file."""
+    with av.open(str(path), format="g722") as file:
+        parts = [frame.to_ndarray().ravel() for frame in file.decode(audio=0)]
+    return np.concatenate(parts).astype(np.float32) / 32768
 
 
 def _all():

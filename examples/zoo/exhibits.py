@@ -3,7 +3,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from examples.silero_vad.network import THRESHOLD, Silero, package_file
 from examples.silero_vad.network import windows as speech_windows
 from examples.zoo import mel
+from examples.zoo.packages import package_folder
 
 __all__ = ["Exhibit", "exhibits"]
 
@@ -158,19 +158,12 @@ def _part(name, tensors):
             if key.startswith(f"{name}.")}
 
 
-def _package_folder(name):
-    spec = find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"the package {name!r} is not installed: run `nox -s zoo`")
-    return Path(spec.submodule_search_locations[0])
-
-
 def exhibits():
     """All models of the zoo, found in their packages."""
     return [
         SileroSafetensors("Silero VAD, safetensors", package_file("silero_vad_16k.safetensors"),
                           "lstm_cell", "demo"),
         SileroOnnx("Silero VAD, ONNX", package_file("silero_vad_16k_sequence.onnx"), "/recurrent/LSTM", "demo"),
-        Resemblyzer("Resemblyzer, PyTorch", _package_folder("resemblyzer") / "pretrained.pt",
+        Resemblyzer("Resemblyzer, PyTorch", package_folder("resemblyzer") / "pretrained.pt",
                     "model_state.lstm,model_state.linear", "ese"),
     ]

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resemblyzer: who is speaking? Judged by the equal error rate of telling voices apart that were never trained on."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cosine_similarity
+
+from examples.distill.task import Task
+from examples.distill.voices import SEED, heard
+from examples.zoo import mel
+from examples.zoo.packages import package_folder
+from rtl.config import preset
+from sw import importers
+from sw.training import relative_error
+
+__all__ = ["Embedder", "Speaker", "equal_error_rate"]
+
+_CELLS, _LAYERS = 256, 3
+_DECIBELS = (5, 40)
+_FRACTION = 12  # bits of the input; what calibration chooses for this network
+_HEARD = 40  # frames, before an embedding is worth something
+_TOGETHER = (1, 5)  # windows whose embeddings are averaged: 1.6 and 4.8 seconds
+
+
+class Embedder(nn.Module):
+    """Resemblyzer's three layers and its linear head; answers with the outputs of each layer and of the head.
+
+    While it is trained, it hears what the machine will hear: inputs of 16 bits, whose range is too small for the
+    loudest frames and their steps too large for the softest.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.LSTM(_CELLS if number else mel.BANDS, _CELLS) for number in range(_LAYERS))
+        self.linear = nn.Linear(_CELLS, _CELLS)
+
+    def forward(self, x):
+        if self.training:
+            x = torch.clamp(torch.round(x * 2**_FRACTION), -(2**15), 2**15 - 1) / 2**_FRACTION
+        outputs = []
+        for layer in self.layers:
+            x, _ = layer(x)
+            outputs.append(x)
+        return outputs, self.linear(x)
+
+
+@dataclass(frozen=True)
+class Speaker(Task):
+    """Resemblyzer, 40 -> 256 -> 256 -> 256 and a linear head, which runs on the host."""
+
+    name: str = "speaker"
+    config: object = preset("ese")
+    updates: int = 1000
+    batch: int = 16
+    steps: int = 100
+    judged_by: tuple = ("synthetic", "recordings")
+    file: Path = field(default_factory=lambda: package_folder("resemblyzer") / "pretrained.pt")
+
+    def network(self):
+        trained = torch.load(self.file, weights_only=True, map_location="cpu")["model_state"]
+        network = Embedder()
+        network.load_state_dict({_name(name): trained[name] for name in trained if _name(name)})
+        return network
+
+    def loss(self, found, right):
+        (ours, mine), (theirs, its) = found, right
+        cosine = cosine_similarity(torch.relu(mine[_HEARD:]), torch.relu(its[_HEARD:]), dim=-1)
+        return sum(map(relative_error, ours, theirs)) + 2 * (1 - cosine).mean()
+
+    def imported(self, path):
+        return importers.load(path, "layers.0,layers.1,layers.2,linear")
+
+    def features(self, audio):
+        return mel.spectrogram(mel.normalized(audio))
+
+    def training(self, voices):
+        rng = np.random.default_rng(SEED)
+        takes = [voices, heard(rng, voices, _DECIBELS, speeds=(0.85, 1.18))]
+        return [self.features(piece) * 10 ** rng.uniform(-0.3, 0.3) for take in takes for voice in take
+                for piece in voice.pieces]
+
+    def examine(self, run, tests):
+        return {name: self._examine(run, voices) for name, voices in tests.items()}
+
+    def _examine(self, run, voices):
+        windows = [np.concatenate([mel.windows(self.features(piece)) for piece in voice.pieces], axis=1)
+                   for voice in voices]
+        outputs = run([part[:, number] for part in windows for number in range(part.shape[1])])
+        raw = np.maximum([y[-1] for y in outputs], 0)
+        unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+        ends = np.cumsum([part.shape[1] for part in windows])[:-1]
+        return {"voices": len(voices), "errors": {
+            str(count): equal_error_rate([_averaged(part, count) for part in np.split(unit, ends)])
+            for count in _TOGETHER}}
+
+
+def _name(name):
+    """The name in `Embedder` of a parameter in Resemblyzer's file; empty for what is not of the network."""
+    module, _, parameter = name.partition(".")
+    if module == "lstm":
+        return f"layers.{parameter[-1]}.{parameter[:-1]}0"
+    return name if module == "linear" else ""
+
+
+def _averaged(embeddings, count):
+    """Means of so many windows each, that have no frame in common: (n, 256), of length 1."""
+    starts = range(0, len(embeddings) - count + 1, count + 1)
+    means = [embeddings[start:start + count].mean(axis=0) for start in starts]
+    return np.array([mean / np.linalg.norm(mean) for mean in means]).reshape(-1, embeddings.shape[1])
+
+
+def equal_error_rate(voices):
+    """Where as many pairs of one voice are taken for two as pairs of two voices for one.
+
+    Parameters
+    ----------
+    voices : list of ndarray, (n, D)
+        Embeddings of each voice, of length 1. All pairs are compared by their cosines.
+
+    Returns
+    -------
+    float
+        0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If there are no pairs of one voice or none of two.
+    """
+    unit, owner = np.concatenate(voices), np.repeat(np.arange(len(voices)), [len(voice) for voice in voices])
+    first, second = np.triu_indices(len(unit), 1)
+    cosines, one = (unit @ unit.T)[first, second], owner[first] == owner[second]
+    same, other = np.sort(cosines[one]), np.sort(cosines[~one])
+    if not len(same) or not len(other):
+        raise ValueError(f"{len(voices)} voices: {len(same)} pairs of one voice and {len(other)} of two")
+    limits = np.sort(cosines)
+    missed = np.searchsorted(same, limits) / len(same)
+    accepted = 1 - np.searchsorted(other, limits) / len(other)
+    nearest = np.argmin(np.abs(missed - accepted))
+    return float(missed[nearest] + accepted[nearest]) / 2

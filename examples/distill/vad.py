@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Silero VAD: is somebody speaking? Judged by how many decisions are those of the dense network in floating point."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from examples.distill.task import Task
+from examples.distill.voices import SEED, Voice, heard
+from examples.silero_vad.network import THRESHOLD, Silero
+from rtl.config import preset
+from sw import importers
+from sw.float_reference import run as run_float
+from sw.speech.features import RATE
+from sw.training import relative_error
+
+__all__ = ["Vad"]
+
+_PAUSE = 1.5  # seconds, at most, between pieces
+_DECIBELS = (0, 40)
+
+
+@dataclass(frozen=True)
+class Vad(Task):
+    """Silero VAD's LSTM, 128 -> 128; the decoder behind it stays as it is."""
+
+    name: str = "vad"
+    config: object = preset("demo")
+    updates: int = 2000
+    batch: int = 24
+    steps: int = 128
+    judged_by: tuple = ("clips", "synthetic", "recordings")
+    silero: Silero = field(default_factory=Silero.load)
+
+    def network(self):
+        network = torch.nn.LSTM(128, 128)
+        network.load_state_dict({f"{name}_l0": torch.from_numpy(self.silero.tensors[f"lstm_cell.{name}"])
+                                 for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")})
+        return network
+
+    def loss(self, found, right):
+        ours, theirs = (self._logits(y) for y, _ in (found, right))
+        return binary_cross_entropy_with_logits(ours, torch.sigmoid(theirs)) + 0.2 * relative_error(found, right)
+
+    def _logits(self, y):
+        weight, bias = (torch.from_numpy(self.silero.tensors[f"final_conv.{name}"]) for name in ("weight", "bias"))
+        return torch.relu(y) @ weight[0, :, 0] + bias
+
+    def imported(self, path):
+        return importers.load(path)
+
+    def features(self, audio):
+        return self.silero.features(audio)
+
+    def training(self, voices):
+        rng = np.random.default_rng(SEED)
+        paused = [Voice(voice.name, [_with_pauses(rng, voice.pieces)]) for voice in voices]
+        takes = [paused, heard(rng, paused, _DECIBELS), heard(rng, paused, _DECIBELS, speeds=(0.85, 1.18))]
+        return [self.features(10 ** rng.uniform(-1, 0.3) * piece).astype(np.float16)
+                for take in takes for voice in take for piece in voice.pieces]
+
+    def examine(self, run, tests):
+        return {name: self._examine(run, voices) for name, voices in tests.items()}
+
+    def _examine(self, run, voices):
+        sequences = [self.features(piece) for voice in voices for piece in voice.pieces]
+        kept = [self._decisions(ours) == self._decisions(run_float(self.silero.lstm, x[:, None])[0][:, 0])
+                for ours, x in zip(run(sequences), sequences, strict=True)]
+        return {"kept": float(np.mean(np.concatenate(kept))), "windows": sum(map(len, kept))}
+
+    def _decisions(self, y):
+        return self.silero.probability(y) >= THRESHOLD
+
+
+def _with_pauses(rng, pieces):
+    """Pieces one after the other, with silence between them."""
+    parts = [part for piece in pieces for part in (np.zeros(int(rng.uniform(0, _PAUSE) * RATE), np.float32), piece)]
+    return np.concatenate(parts)
