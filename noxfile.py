@@ -67,6 +67,13 @@ def sim(session):
 
 
 @nox.session
+def netlist(session):
+    """What Yosys makes of a PE for ECP5, under the bench that the Verilog passes."""
+    _install(session, "sim", "synth", "dev")
+    session.run("pytest", "tests/sim/netlists.py", *session.posargs)
+
+
+@nox.session
 def board(session):
     """Silero VAD on the Verilog of the ULX3S in Verilator, from its pins on, over its serial port."""
     _install(session, "sim", "serial", "safetensors")

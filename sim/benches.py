@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs cocotb benches on the emitted Verilog, from pytest.
+"""Runs cocotb benches on the emitted Verilog, or on what synthesis makes of it, from pytest.
 
 A machine is built once for each content, as by `build`. A bench that fails raises, with its message, where
 cocotb's own runner would end the process.
@@ -8,6 +8,8 @@ cocotb's own runner would end the process.
 import dataclasses
 import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 from xml.etree import ElementTree
@@ -19,13 +21,14 @@ from cocotb_tools.runner import Runner, get_runner
 from rtl.config import Config
 
 from . import build, verilator
+from .netlist import FAMILIES, netlist
 
 __all__ = ["CONFIG", "BenchFailure", "run"]
 
 CONFIG = "OPENESE_CONFIG"  # environment variable that tells a bench its configuration
 
-_PORTS = build.HERE / "ports.vlt"
-_OPTIONS = ("--no-public-flat-rw", "--x-initial", "unique", "-Wno-fatal")
+# Optimizing the data flow takes longer than all the rest of a netlist's build.
+_OPTIONS = ("--no-public-flat-rw", "--x-initial", "unique", "-Wno-fatal", "-Wno-lint", "-fno-dfg")
 # Most of the time goes into the build and into Python, little into the machine.
 _OPTIMIZE = "OPT_FAST=-O0 OPT_GLOBAL=-O1"
 
@@ -34,8 +37,8 @@ class BenchFailure(AssertionError):
     """Benches that failed, each with its message."""
 
 
-def run(module: str, config: Config, folder: Path, *, seed: int = 1,
-        log: Path | None = None) -> None:
+def run(module: str, config: Config, folder: Path, *, seed: int = 1, log: Path | None = None, top: str = build.TOP,
+        family: str | None = None) -> None:
     """Run all benches of a module on one machine.
 
     Parameters
@@ -50,22 +53,26 @@ def run(module: str, config: Config, folder: Path, *, seed: int = 1,
         Of everything random in the benches.
     log : Path, optional
         Takes what cocotb prints; else it is printed.
+    top : str
+        Module that the benches drive: the machine, or a block of it.
+    family : str, optional
+        Of FPGAs, a key of `sim.netlist.FAMILIES`: run the netlist after synthesis, not the emitted Verilog.
 
     Raises
     ------
     BenchFailure
         Naming the benches that failed, with their messages.
     sim.verilator.ToolError
-        A tool is missing.
+        A tool is missing, or does not take the Verilog.
     """
     if not find_libpython.find_libpython():
         raise verilator.ToolError("cocotb needs Python as a shared library: apt install libpython3-dev")
     runner = get_runner("verilator")
     results = folder / "results.xml"
     try:
-        runner.test(module, hdl_toplevel=build.TOP, hdl_toplevel_lang="verilog",
-                    build_dir=_built(runner, config, log), test_dir=folder, results_xml=str(results), seed=seed,
-                    log_file=log,
+        runner.test(module, hdl_toplevel=top, hdl_toplevel_lang="verilog",
+                    build_dir=_built(runner, _sources(config, top, family), top, log), test_dir=folder,
+                    results_xml=str(results), seed=seed, log_file=log,
                     extra_env={CONFIG: json.dumps(dataclasses.asdict(config))})
     except SystemExit:
         pass  # the results say why, or are missing
@@ -74,22 +81,39 @@ def run(module: str, config: Config, folder: Path, *, seed: int = 1,
         raise BenchFailure(f"seed {seed}: " + "\n".join(failures))
 
 
-def _built(runner: Runner, config: Config, log: Path | None) -> Path:
-    """The folder with the simulator, and nothing else, of the machine."""
+def _sources(config: Config, top: str, family: str | None) -> list[Path]:
+    if family is None:
+        return [build.emitted(config)]
+    return [netlist(config, family, top), FAMILIES[family].cells]
+
+
+def _ports(sources: Sequence[Path], top: str) -> str:
+    """Text of a control file for Verilator: cocotb would have every signal public, which doubles the build and slows
+    the run; its benches need ports."""
+    text = next(found[1] for source in sources
+                if (found := re.search(rf"(?ms)^module {top}\((.*?)\);", source.read_text())))
+    names = re.findall(r"[A-Za-z_]\w*", text)
+    return "\n".join(["`verilator_config", *(f'public_flat_rw -module "{top}" -var "{name}"' for name in names)]) + "\n"
+
+
+def _built(runner: Runner, sources: Sequence[Path], top: str, log: Path | None) -> Path:
+    """The folder with the simulator, and nothing else, of module ``top``."""
     tool = verilator.find()
-    sources = [_PORTS, build.emitted(config)]
+    ports = _ports(sources, top)
     waves = os.environ.get("WAVES") == "1"
 
     def make(folder: Path) -> Path:
         with mock.patch.dict(os.environ, tool.environment):
             os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} {_OPTIMIZE}".strip()
-            runner.build(sources=sources, hdl_toplevel=build.TOP, build_dir=folder, waves=waves,
+            control = folder / "ports.vlt"
+            control.write_text(ports)
+            runner.build(sources=[control, *sources], hdl_toplevel=top, build_dir=folder, waves=waves,
                          timescale=("1ns", "1ps"), build_args=_OPTIONS, log_file=log)
         program = folder / "program"
         program.mkdir()
-        return (folder / build.TOP).rename(program / build.TOP).parent
+        return (folder / top).rename(program / top).parent
 
-    key = build.digest(sources, tool.version, cocotb_version, str(waves), *_OPTIONS, _OPTIMIZE)
+    key = build.digest(sources, ports, tool.version, cocotb_version, str(waves), *_OPTIONS, _OPTIMIZE)
     return build.kept(f"{key}.cocotb", make)
 
 

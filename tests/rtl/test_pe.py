@@ -30,8 +30,8 @@ class Bench:
         self.dut = PE(config)
         self.drainer = Drainer(self.dut, config, rng, jobs, drain_chance)
         dut = self.dut
-        self._watch, self.seen = trace(dut.done, dut.busy, dut.padding, dut.hazard,
-                                       dut.column_valid, dut.full)
+        self.watch, self.seen = trace(dut.done, dut.busy, dut.padding, dut.hazard,
+                                      dut.column_valid, dut.full)
         # Columns and entries anywhere in their memories, but the entries of an operation in one piece.
         places = iter(rng.permutation(config.column_depth).tolist())
         words = 0
@@ -47,7 +47,7 @@ class Bench:
         return [operation for job in self.jobs for operation in job]
 
     def run(self, limit=20_000):
-        simulate(self.dut, self.broadcast, self.drainer.bench, limit=limit, background=[self._watch])
+        simulate(self.dut, self.broadcast, self.drainer.bench, limit=limit, background=[self.watch])
 
     def count(self, index):
         """Pulses of ``done``, ``busy``, ``padding``, ``hazard``, ``column_valid`` or ``full`` (0 to 5)."""

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Netlists after synthesis, as Verilog that the benches of the RTL run on.
+
+Every LUT, carry chain, multiplexer, register and LUT RAM of the netlist is replaced by Yosys's own simulation model of
+it. Block RAMs and multipliers stay as they are: Yosys has no models of those, ``cells/`` has.
+"""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from rtl.config import Config
+
+from . import build
+from .verilator import ToolError
+
+__all__ = ["FAMILIES", "Family", "netlist"]
+
+
+class Family(NamedTuple):
+    """FPGAs whose netlists can be simulated.
+
+    Attributes
+    ----------
+    command : str
+        Of Yosys, that synthesizes for them.
+    models : tuple of str
+        Yosys's models of their cells, below its folder of shared files.
+    cells : Path
+        Ours, of the cells that Yosys has only as black boxes.
+    """
+
+    command: str
+    models: tuple[str, ...]
+    cells: Path
+
+
+FAMILIES = {"ecp5": Family("synth_ecp5 -noflatten", ("lattice/common_sim.vh", "lattice/ccu2c_sim.vh"),
+                           build.HERE / "cells" / "ecp5.v")}
+
+# Yosys makes vectors of wires that have nothing to do with each other; to a simulator they would be loops.
+_SCRIPT = """
+import sys
+from pyosys import libyosys
+source, target, command, top, *models = sys.argv[1:]
+design = libyosys.Design()
+for line in (f"read_verilog -sv {source}", f"hierarchy -top {top}", f"{command} -top {top}",
+             "techmap -autoproc " + " ".join(f"-map {model}" for model in models), "opt_expr -mux_undef", "splitnets",
+             "opt_clean -purge", f"write_verilog -noattr -simple-lhs {target}"):
+    libyosys.run_pass("tee -q " + line, design)
+"""
+
+
+def netlist(config: Config, family: str, top: str = build.TOP) -> Path:
+    """Verilog of what synthesis makes of a machine, or of one block.
+
+    Parameters
+    ----------
+    config : Config
+    family : str
+        A key of `FAMILIES`.
+    top : str
+        The module; those below it keep their names and ports.
+
+    Returns
+    -------
+    Path
+        Complete but for the ``cells`` of the family.
+
+    Raises
+    ------
+    sim.verilator.ToolError
+        Yosys does not take the Verilog.
+    """
+    source = build.emitted(config)
+    command, models, _ = FAMILIES[family]
+    key = build.digest([source], command, *models, top, _SCRIPT, version("pyosys"))
+
+    def make(folder: Path) -> Path:
+        target = folder / f"{top}.v"
+        spec = find_spec("pyosys")
+        share = Path(spec.origin or "").parent / "share" if spec else Path()
+        done = subprocess.run([sys.executable, "-c", _SCRIPT, str(source), str(target), command, top,
+                               *(str(share / model) for model in models)], text=True, capture_output=True)
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines()
+            raise ToolError(f"Yosys failed on module {top}: {said[-1] if said else done.returncode}")
+        target.write_text(_simulated(target.read_text(), source.read_text()))
+        return target
+
+    return build.kept(f"{key}.{family}.v", make)
+
+
+def _simulated(text: str, source: str) -> str:
+    """Without the contents that block RAMs start with, which are zeros; blocks that are not inlined in the source
+    are not here."""
+    text = re.sub(r"(?m)^ +\.INIT(?:VAL|P)?_[0-9A-F]{2}\(\d+'(?:h0+|b0+)\),\n", "", text)
+    for block in re.findall(r"(?m)^module (\w+)\([^;]*;\n  /\* verilator no_inline_module", source):
+        text = re.sub(rf"(?m)^(module {block}\([^;]*;)$", r"\1\n  /* verilator no_inline_module */", text)
+    return text

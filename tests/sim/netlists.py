@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What synthesis makes of a PE, under the bench that its Verilog passes; `nox -s netlist`."""
+
+from pathlib import Path
+
+import pytest
+
+from rtl.config import preset
+
+pytest.importorskip("pyosys", reason="needs the extra 'synth'")
+benches = pytest.importorskip("sim.benches", reason="needs the extra 'sim'")
+
+TINY = preset("tiny")
+
+pytestmark = pytest.mark.sim
+
+
+@pytest.mark.parametrize("family", [None, "ecp5"])
+def test_pe(family, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "rtl")
+    benches.run("bench_pe", TINY, tmp_path, top="pe", family=family)
