@@ -126,7 +126,7 @@ def bench(session):
 
 @nox.session
 def train(session):
-    """The phone recognizer from packages: speech, training, pruning, image. An hour or two; `-- --small` minutes."""
+    """The phone recognizer from packages: speech, training, pruning, image. Hours; `-- --small` minutes."""
     _install(session, "recognizer")
     session.run("python", "-m", "examples.recognizer", *session.posargs)
 

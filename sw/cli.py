@@ -304,7 +304,8 @@ def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[s
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="ese", show_default=True, help="The machine.")
 @set_option
 @click.option("--beside", type=PATH, metavar="MODEL",
-              help="Another model of the same phones in floating point, to show what it recognizes.")
+              help="The model of the same phones in floating point whose transcript is shown too.  "
+                   "[default: the network before it was pruned]")
 def transcribe(files: Sequence[Path], output: Path | None, backend: str, preset: str, settings: Sequence[str],
                beside: Path | None) -> None:
     """Recognize the phones in recordings.
@@ -315,7 +316,7 @@ def transcribe(files: Sequence[Path], output: Path | None, backend: str, preset:
     \b
     Examples:
       openese transcribe speech.wav -o speech.png
-      openese transcribe speech.wav --backend sim --set channels=1 --set slice_width=1
+      openese transcribe speech.wav --backend sim --set channels=1
     """
     from .speech import audio, recognizer
     shipped = recognizer.Recognizer.load().on(_config(preset, settings))
@@ -326,9 +327,9 @@ def transcribe(files: Sequence[Path], output: Path | None, backend: str, preset:
     if backend == "sim":
         twin = _recognized(shipped, recordings, _reference(shipped.image, len(files)), "reference")
         _check(np.concatenate([one.logits for one in found]), np.concatenate([one.logits for one in twin]))
-    rows = {"machine": found, "the same weights in float": shipped.run_float(recordings)}
-    if beside is not None:
-        rows[beside.stem] = shipped.run_float(recordings, Network.load(beside).model)
+    other = recognizer.Recognizer.dense() if beside is None else Network.load(beside).model
+    rows = {"machine": found, "the same weights in float": shipped.run_float(recordings),
+            "dense, in float" if beside is None else beside.stem: shipped.run_float(recordings, other)}
     for number, path in enumerate(files):
         show.transcripts(path.name, {name: transcripts[number] for name, transcripts in rows.items()})
     show.real_time(shipped, len(files))

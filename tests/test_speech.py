@@ -205,7 +205,7 @@ def test_a_recording_is_recognized(shipped):
     exact, = shipped.run_float([audio])
     assert machine.logits.shape == (hearing.count_windows(len(audio)), 40)
     np.testing.assert_allclose(machine.posteriors.sum(axis=1), 1)
-    assert edits(machine.text.split(), SAID) <= 0.8 * len(SAID)
+    assert edits(machine.text.split(), SAID) <= 0.7 * len(SAID)
     assert np.sqrt(np.mean((machine.logits - exact.logits) ** 2)) < 0.01 * np.sqrt(np.mean(exact.logits**2))
     assert machine.phones[0].start == 0 and machine.phones[-1].stop == pytest.approx(len(machine.logits) / 100)
     assert all(a.stop == b.start for a, b in zip(machine.phones, machine.phones[1:], strict=False))
@@ -218,7 +218,8 @@ def test_voices_do_not_disturb_each_other(shipped):
     together = shipped.run(recordings, Reference(model, 2), steps.append)
     alone = [shipped.run([recording], Reference(model, 1))[0] for recording in recordings]
     for one, other in zip(together, alone, strict=True):
-        assert np.array_equal(one.logits, other.logits)
+        # The machine's words are the same; the head's sums, in floating point, depend on how many are made at once.
+        np.testing.assert_allclose(one.logits, other.logits, rtol=0, atol=1e-10)
     assert sum(steps) == shipped.machine_steps(recordings, 2) == 2 * DELAY + 48 + 36
 
 
@@ -241,7 +242,11 @@ def test_transcribe_prints_and_draws(shipped, tmp_path, capsys):
     assert main(["transcribe", str(CLIP), "-o", str(tmp_path / "clip.png")]) == 0
     printed = capsys.readouterr().out
     machine, = shipped.run([clip()], Reference(shipped.image.model(), 1))
-    assert machine.text in printed and "the same weights in float" in printed and "real-time factor 0.0" in printed
+    dense, = shipped.run_float([clip()], Recognizer.dense())
+    rows = dict(line.split("  ", 1) for line in printed.splitlines() if "  " in line)
+    found = {name: rows[name].strip() for name in ("machine", "the same weights in float", "dense, in float")}
+    assert found["machine"] == machine.text and found["dense, in float"] == dense.text
+    assert "real-time factor 0.0" in printed
     assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m examples.recognizer``: from packages to the recognizer, resumable at every stage."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from examples.recognizer import corpus, ship
+from examples.recognizer.network import save_rounded
 from examples.recognizer.plans import FULL, SMALL
 from examples.recognizer.speech import MissingData
 from examples.recognizer.train import Batches, load, train
@@ -35,11 +37,10 @@ def _train_all(plan, folder, parts, progress):
 
 
 def _finish(plan, folder, parts, progress):
-    """The recognizer of a plan, and its networks in floating point for ``openese transcribe --beside``."""
+    """The recognizer of a plan, and the dense network that ``openese transcribe`` shows beside it."""
     found = {run.name: load(run, folder) for run in plan.runs}
     networks = {"dense": found[plan.dense][0], "sparse": found[plan.sparse][0]}
-    for name, network in networks.items():
-        network.model(name).save(folder / f"{name}.npz")
+    save_rounded(networks["dense"].model("dense"), folder / "dense.npz")
     line = progress.add_task("recognize the tests", total=None)
     made = ship.make(plan, networks, {name: record for name, (_, record) in found.items()}, parts,
                      lambda: progress.advance(line))
@@ -76,6 +77,7 @@ def main(small: bool, folder: Path, install: bool) -> None:
     console.print(f"{made.image.bytes:,} bytes: {runs}/recognizer.img")
     if install:
         Recognizer.load(runs).save(SHIPPED)
+        shutil.copyfile(runs / "dense.npz", SHIPPED / "dense.npz")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ _SHARES = {"espeak-train": 0.5, "flite-train": 0.2, "prompts-train": 0.3}
 _SMALL_PARTS = (*_SHARES, "espeak-dev", "prompts-dev", "espeak-test", "prompts-test")
 
 FULL = Plan("paper", _SHARES, {name: part.shards for name, part in PARTS.items()}, 32, 128,
-            _branches(Run("base", 1024, 512, updates=640, rate=2e-3, decay=False), 420, 0.1),
+            _branches(Run("base", 1024, 512, updates=640, rate=2e-3, decay=False), 4000, 0.1),
             "dense", "sparse-10")
 SMALL = Plan("small", _SHARES, dict.fromkeys(_SMALL_PARTS, 1), 16, 96,
              _branches(Run("base", 128, 64, updates=60, rate=4e-3, decay=False), 40, 0.1),

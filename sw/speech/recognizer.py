@@ -2,8 +2,9 @@
 """The recognizer that is shipped: a memory image of the paper's size, and what the host does before and after it.
 
 Beside this file lie ``recognizer.img``, the image of an LSTMP 153/1024/512 with peepholes for preset ``ese``;
-``recognizer.npz``, the linear layer after it, ``head.weight`` (40, 512) and ``head.bias`` (40,); and
-``recognizer.json``, how they were trained and what they achieve. `examples/recognizer` makes them.
+``recognizer.npz``, the linear layer after it, ``head.weight`` (40, 512) and ``head.bias`` (40,);
+``recognizer.json``, how they were trained and what they achieve; and ``dense.npz``, the network of the same size that
+was never pruned and trained equally long, rounded to float16. `examples/recognizer` makes them.
 """
 
 import dataclasses
@@ -106,6 +107,17 @@ class Recognizer:
     head: Dense
     penalty: float
     record: dict[str, Any]
+
+    @staticmethod
+    def dense(folder: Path = _SHIPPED) -> Model:
+        """The network that was not pruned, to compare with.
+
+        Raises
+        ------
+        ModelError, OSError
+            For a file that is missing or damaged.
+        """
+        return Model.load(folder / "dense.npz")
 
     @classmethod
     def load(cls, folder: Path = _SHIPPED) -> "Recognizer":
