@@ -28,20 +28,64 @@ def presets():
     return "\n".join(lines) + "\n"
 
 
+#: What an XCKU060 has, and what of it the paper's machine takes (its table 4).
+XCKU060 = {"LUT": 331_680, "FF": 663_360, "BRAM": 1_080, "DSP": 2_760}
+PAPER = {"LUT": 293_920, "LUTRAM": 69_939, "FF": 453_068, "BRAM": 947, "DSP": 1_504}
+_FAMILIES = {"xcu": "xcu", "xcu_dsp": "xcu, DSPs packed", "ecp5": "ecp5"}
+
+
+def _synthesized():
+    """The baselines of `sim.synth`, by family and preset."""
+    return json.loads((ROOT.parent / "tests" / "baselines" / "synth.json").read_text())
+
+
+def _row(*cells):
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _head(*headings):
+    return [_row(*headings), "|---" * len(headings) + "|"]
+
+
 def resources():
-    """What the presets take, as the baselines of `sim.synth` have it."""
-    found = json.loads((ROOT.parent / "tests" / "baselines" / "synth.json").read_text())
-    headings = ("preset", "family", "LUT", "a multiplier", "of them memory", "FF", "block RAM", "DSP", "LUT levels: PE",
-                "slice", "all")
-    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    for family, machines in found.items():
+    """What the presets take, and the paper's machine."""
+    lines = _head("preset", "family", "LUT", "a multiplier", "of them memory", "FF", "block RAM", "DSP",
+                  "LUT levels: PE", "slice", "all")
+    for family, machines in _synthesized().items():
         for name, figures in machines.items():
             total = figures["total"]
-            each = total["LUT"] / PRESETS[name].multipliers
-            depths = [figures["depth"][unit]["luts"] for unit in ("PE", "Slice")]
-            lines.append(f"| `{name}` | {family} | {total['LUT']:,} | {each:.1f} | {total.get('LUTRAM', 0):,} | "
-                         f"{total['FF']:,} | {total['BRAM']:,} | {total['DSP']:,} | {depths[0]} | {depths[1]} | "
-                         f"{max(depth['luts'] for depth in figures['depth'].values())} |")
+            depth = {unit: levels["luts"] for unit, levels in figures["depth"].items()}
+            lines.append(_row(
+                f"`{name}`", _FAMILIES[family], f"{total['LUT']:,}", f"{total['LUT'] / PRESETS[name].multipliers:.1f}",
+                *(f"{total.get(kind, 0):,}" for kind in ("LUTRAM", "FF", "BRAM", "DSP")),
+                depth["PE"], depth["Slice"], max(depth.values())))
+    lines.append(_row("the paper's, placed and routed", "XCKU060", f"{PAPER['LUT']:,}", f"{PAPER['LUT'] / 1024:.1f}",
+                      *(f"{PAPER[kind]:,}" for kind in ("LUTRAM", "FF", "BRAM", "DSP")), "", "", ""))
+    return "\n".join(lines) + "\n"
+
+
+def shares():
+    """How much of the paper's FPGA the machines of its size take."""
+    lines = _head("of an XCKU060, in %", *(f"{kind} ({there:,})" for kind, there in XCKU060.items()))
+    machines = [(f"`{name}`, {_FAMILIES[family]}", figures["total"]) for family, found in _synthesized().items()
+                for name, figures in found.items() if PRESETS[name].multipliers == 1024 and family.startswith("xcu")]
+    for name, total in (*machines, ("the paper's, placed and routed", PAPER)):
+        lines.append(_row(name, *(f"{100 * total[kind] / there:.0f}" for kind, there in XCKU060.items())))
+    return "\n".join(lines) + "\n"
+
+
+def blocks():
+    """What each block of `ese` takes."""
+    found = _synthesized()
+    plain, packed = found["xcu"]["ese"]["blocks"], found["xcu_dsp"]["ese"]["blocks"]
+    lines = _head("block", "instances", "LUT", "of them memory", "FF", "block RAM", "DSP", "LUT a multiplier",
+                  "DSPs packed: LUT", "FF", "LUT a multiplier")
+    for block, taken in plain.items():
+        number, after = taken["instances"], packed[block]
+        lines.append(_row(
+            block, number, *(f"{taken.get(kind, 0):,}" for kind in ("LUT", "LUTRAM", "FF", "BRAM", "DSP")),
+            f"{taken.get('LUT', 0) * number / 1024:.1f}", f"{after.get('LUT', 0):,}", f"{after.get('FF', 0):,}",
+            f"{after.get('LUT', 0) * number / 1024:.1f}"))
     return "\n".join(lines) + "\n"
 
 
@@ -51,6 +95,8 @@ TABLES = {
     ("architecture.md", "presets"): presets,
     **accuracy.TABLES,
     ("resources.md", "resources"): resources,
+    ("resources.md", "shares"): shares,
+    ("resources.md", "blocks"): blocks,
 }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtl.config import Config
+from rtl.targets.ulx3s import SYNTHESIS
 
 from . import build
 from .verilator import ToolError
@@ -26,29 +27,29 @@ class Family(NamedTuple):
 
     Attributes
     ----------
-    command : str
-        Of Yosys, that synthesizes for them.
+    commands : tuple of str
+        Of Yosys, that synthesize for them.
     models : tuple of str
         Yosys's models of their cells, below its folder of shared files.
     cells : Path
         Ours, of the cells that Yosys has only as black boxes.
     """
 
-    command: str
+    commands: tuple[str, ...]
     models: tuple[str, ...]
     cells: Path
 
 
-FAMILIES = {"ecp5": Family("synth_ecp5 -noflatten", ("lattice/common_sim.vh", "lattice/ccu2c_sim.vh"),
+FAMILIES = {"ecp5": Family(SYNTHESIS, ("lattice/common_sim.vh", "lattice/ccu2c_sim.vh"),
                            build.HERE / "cells" / "ecp5.v")}
 
 # Yosys makes vectors of wires that have nothing to do with each other; to a simulator they would be loops.
 _SCRIPT = """
 import sys
 from pyosys import libyosys
-source, target, command, top, *models = sys.argv[1:]
+source, target, commands, top, *models = sys.argv[1:]
 design = libyosys.Design()
-for line in (f"read_verilog -sv {source}", f"hierarchy -top {top}", f"{command} -top {top}",
+for line in (f"read_verilog -sv {source}", f"hierarchy -top {top}", *commands.split("\\n"),
              "techmap -autoproc " + " ".join(f"-map {model}" for model in models), "opt_expr -mux_undef", "splitnets",
              "opt_clean -purge", f"write_verilog -noattr -simple-lhs {target}"):
     libyosys.run_pass("tee -q " + line, design)
@@ -77,14 +78,14 @@ def netlist(config: Config, family: str, top: str = build.TOP) -> Path:
         Yosys does not take the Verilog.
     """
     source = build.emitted(config)
-    command, models, _ = FAMILIES[family]
-    key = build.digest([source], command, *models, top, _SCRIPT, version("pyosys"))
+    commands, models, _ = FAMILIES[family]
+    key = build.digest([source, Path(__file__)], *commands, *models, top, version("pyosys"))
 
     def make(folder: Path) -> Path:
         target = folder / f"{top}.v"
         spec = find_spec("pyosys")
         share = Path(spec.origin or "").parent / "share" if spec else Path()
-        done = subprocess.run([sys.executable, "-c", _SCRIPT, str(source), str(target), command, top,
+        done = subprocess.run([sys.executable, "-c", _SCRIPT, str(source), str(target), "\n".join(commands), top,
                                *(str(share / model) for model in models)], text=True, capture_output=True)
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()
