@@ -164,7 +164,7 @@ def estimate(config: Config, family: str) -> dict[str, Any]:
             total[resource] += taken * number
     instances = {block: counts.get(prefix, 1) for prefix, block in BLOCKS.items()}
     depths: dict[str, _Depths] = {}
-    for unit in (*re.findall(r"(?m)^module (\w+)\(.*;\n  /\* verilator no_inline_module", text), TOP):
+    for unit in (*re.findall(r"(?m)^module (\w+)\([^;]*;\n  /\* verilator no_inline_module", text), TOP):
         depths[unit] = _Depths(netlist, unit, found, depths)
         if unit != TOP and depths[unit].combinational:
             raise SynthesisError(f"module {unit}: an output follows an input without a register between them")

@@ -15,6 +15,7 @@ from models import random_quantized
 
 from rtl.config import preset
 from rtl.registers import ADDRESS
+from rtl.targets import ulx3s
 from sim.board import BoardSimulator
 from sw.cli import main
 from sw.device import Device
@@ -51,6 +52,22 @@ def test_the_command_line_runs_a_model_on_it(board, image, tmp_path):
     assert main(["run", str(tmp_path / "net.img"), str(tmp_path / "in.npy"), "-o", str(tmp_path / "out.npy"),
                  "--backend", "serial", "--port", board.port, "--check"]) == 0
     assert np.load(tmp_path / "out.npy").shape == (12, 3, SHAPE[-1])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_line_counts_what_passes(fast):
+    """Twenty requests of 14 bytes and answers of 18, some of them escaped, at the pins' pace."""
+    divisor = ulx3s.FAST_DIVISOR if fast else round(ulx3s.CLOCK / ulx3s.BAUD)
+    with BoardSimulator(CONFIG) as board, SerialLink(board.port, CONFIG, timeout=60) as link:
+        board.fast = fast
+        link.read(ADDRESS["ID"])  # the switch is looked at between requests
+        before = board.line()
+        for _ in range(20):
+            link.read(ADDRESS["ID"])
+        passed = board.line().since(before)
+    assert 280 <= passed.received <= 340 and 360 <= passed.sent <= 440
+    bits = 10 * (passed.received + passed.sent)
+    assert 0.9 <= passed.cycles / (bits * divisor) <= 1.1
 
 
 def test_spoiled_bytes_are_survived(board, image):
