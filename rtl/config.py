@@ -301,7 +301,7 @@ PRESETS = {config.name: config for config in [
     Config(name="ulx3s", pes=8, channels=8, slices=1, slice_width=1, index_bits=2, align_bits=2, entry_depth=16384,
            column_depth=512, vector_depth=512, cell_rows=16, accumulator_rows=128, row_nonzeros=256),
     # What the paper's XCKU060 holds: no more multipliers than `ese`, since the accumulators of twice as many take 1,024
-    # of its 1,080 block RAMs; but two fifths more weights, which leaves 17 % of the block RAMs (by arithmetic).
+    # of its 1,080 block RAMs; but two fifths more weights, which leaves 17 % of the block RAMs (by Yosys).
     Config(name="ku060", pes=32, channels=32, entry_depth=14336, column_depth=2048, vector_depth=2048,
            cell_rows=32, accumulator_rows=512),
     # 64 x 32: twice the paper's multipliers, on an FPGA of twice the block RAMs.

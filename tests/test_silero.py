@@ -278,7 +278,7 @@ def test_missing_clips_are_one_line(silero, tmp_path):
 
 
 @pytest.mark.sim
-def test_main_job_on_two_clips(silero, tmp_path):
+def test_all_of_it_on_two_clips(silero, tmp_path):
     pytest.importorskip("matplotlib")
     from examples.silero_vad.__main__ import main
     for k in (1, 4):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m examples.silero_vad.board``: the main job's network on the board, over its serial port.
+"""``python -m examples.silero_vad.board``: Silero VAD on the ULX3S, over its serial port.
 
 The board is the one in Verilator, from its pins on, unless a serial port is named. The image is uploaded, recorded
 speech is run, and every word compared with the integer reference. Of a simulated board the line is measured too: how

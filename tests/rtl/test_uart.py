@@ -17,7 +17,6 @@ def received(receiver, found):
     return collect
 
 
-
 def random_bytes(rng, count):
     return [int(byte) for byte in rng.integers(0, 256, count)]
 
