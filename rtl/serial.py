@@ -376,13 +376,14 @@ class SerialBridge(wiring.Component):
         quiet = Signal(range(self._patience))
         exchanging, moves = Signal(), Signal()
         at_end = place == total
-        room = answer.words <= DEPTH - words
+        room = Signal()  # for a beat in the answer; right whenever no beat is on its way there
         satisfied = (given >= wanted) | ended | ~room
         m.d.comb += [
             self.frames.payload.data.eq(offered[:bits]),
             self.results.ready.eq(exchanging & room & ~ended & (part_out == 0)),
             moves.eq((self.frames.valid & self.frames.ready) | (self.results.valid & self.results.ready)),
         ]
+        m.d.sync += room.eq(given < (DEPTH - 1) // words)
         # A beat that is offered stays so, whatever else happens.
         m.d.sync += self.frames.valid.eq(self.frames.valid & ~self.frames.ready)
         with m.State("FRAMES"):
@@ -391,7 +392,7 @@ class SerialBridge(wiring.Component):
             m.next = "EXCHANGE_BEGIN"
         with m.State("EXCHANGE_BEGIN"):
             m.d.sync += [last_in.eq(word[31]), wanted.eq(word), place.eq(1), taken.eq(0), given.eq(0), ended.eq(0),
-                         fetched.eq(0), part_in.eq(0), quiet.eq(self._patience - 1)]
+                         fetched.eq(0), part_in.eq(0), room.eq(1), quiet.eq(self._patience - 1)]
             m.next = "EXCHANGE"
         with m.State("EXCHANGE"):
             m.d.comb += exchanging.eq(1)

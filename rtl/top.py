@@ -484,4 +484,5 @@ class Top(wiring.Component):
                 self._counter(m, counter, getattr(core.events, name))
 
     def _counter(self, m, counter, increment):
-        m.d.core += counter.eq(counter + increment)
+        counted = Signal.like(increment)  # a carry chain of 64 bits stands behind a register
+        m.d.core += [counted.eq(increment), counter.eq(counter + counted)]
