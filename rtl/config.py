@@ -297,9 +297,10 @@ PRESETS = {config.name: config for config in [
     # The same with 16-bit entries read from memory in every step, 512 bits a cycle, as the paper does.
     Config(name="ese_stream", pes=32, channels=32, index_bits=4, entry_depth=1024, column_depth=2048,
            vector_depth=2048, cell_rows=32, accumulator_rows=512, stream=True),
-    # 8 x 8 as an LFE5U-85F has room for: holds the same LSTM as `demo`. Multipliers and weights are of 18 and 14 bits.
-    Config(name="ulx3s", pes=8, channels=8, slices=1, slice_width=1, index_bits=2, align_bits=2, entry_depth=16384,
-           column_depth=512, vector_depth=512, cell_rows=16, accumulator_rows=128, row_nonzeros=256),
+    # 4 x 4, for which nextpnr finds wires on an LFE5U-85F: holds the dense LSTM that `demo` holds. Multipliers are of
+    # 18 bits, encoded weights of 14.
+    Config(name="ulx3s", pes=4, channels=4, slices=1, slice_width=1, index_bits=2, align_bits=2, entry_depth=32768,
+           column_depth=512, vector_depth=512, cell_rows=32, accumulator_rows=256, row_nonzeros=256),
     # What the paper's XCKU060 holds: no more multipliers than `ese`, since the accumulators of twice as many take 1,024
     # of its 1,080 block RAMs; but two fifths more weights, which leaves 17 % of the block RAMs (by Yosys).
     Config(name="ku060", pes=32, channels=32, entry_depth=14336, column_depth=2048, vector_depth=2048,

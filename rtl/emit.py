@@ -10,7 +10,7 @@ from amaranth.back import verilog
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, ResetSignal, Shape
 from amaranth.lib import wiring
 
-__all__ = ["VerilogPlatform", "instantiate", "emit"]
+__all__ = ["VerilogPlatform", "instantiate", "emit", "without_zeros"]
 
 _CONVERT = {"emit_src": False, "strip_internal_attrs": True}
 
@@ -97,6 +97,12 @@ def _memory(name, depth, width, lanes, kinds, attributes):
         f"  {f'(* {text} *) ' if text else ''}reg [{width - 1}:0] words [0:{depth - 1}];",
         "  integer k;", f"  initial for (k = 0; k < {depth}; k = k + 1) words[k] = {width}'h0;",
         "  always @(posedge clk) begin", *writes, "  end", *reads, "endmodule\n"])
+
+
+def without_zeros(verilog):
+    """What `emit` wrote, for synthesis by Yosys: an FPGA's memories start with zeros anyhow, and Yosys reads the loops
+    that say so in a time that grows with the square of their rows."""
+    return re.sub(r"(?m)^  initial for .*\n", "", verilog)
 
 
 def instantiate(platform, block):

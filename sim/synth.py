@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rtl.config import PRESETS, Config
+from rtl.emit import without_zeros
 from rtl.targets.ulx3s import SYNTHESIS
 from rtl.verilog import TOP, verilog
 
@@ -192,9 +193,8 @@ for line in sys.stdin.read().splitlines():
 
 def _netlist(text: str, family: Family) -> dict[str, Module]:
     """The mapped modules by name, memories flattened into those that they are in."""
-    # Memories of an FPGA start with zeros anyhow, and Yosys reads loops over their rows in quadratic time.
-    text = re.sub(r"(?m)^  initial for .*\n", "", text)
-    sources = {match[1]: match[0] for match in re.finditer(r"(?ms)^module (\w+) ?\(.*?^endmodule", text)}
+    sources = {match[1]: match[0]
+               for match in re.finditer(r"(?ms)^module (\w+) ?\(.*?^endmodule", without_zeros(text))}
     commands: dict[str, tuple[str, ...]] = {}
     keys: dict[str, str] = {}
     for name, source in sources.items():

@@ -13,7 +13,7 @@ from amaranth.lib import wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
-from ..emit import emit
+from ..emit import emit, without_zeros
 from ..serial import SerialBridge
 from ..top import Top
 from ..uart import UARTReceiver, UARTTransmitter
@@ -170,9 +170,10 @@ def write(config, folder):
         files = {**sources(config), f"{NAME}.lpf": constraints()}
     except ImportError as error:
         raise TargetError(f"needs the extra 'ulx3s': {error}") from None
+    read = f"{NAME}.synthesis.v"
+    files[read] = without_zeros("\n".join(text for name, text in files.items() if name.endswith(".v")))
     write_files(folder, files)
-    verilogs = " ".join(name for name in files if name.endswith(".v"))
-    _tool(folder, "synthesis", _YOSYS, f"read_verilog -sv {verilogs}", f"hierarchy -top {NAME}", *SYNTHESIS,
+    _tool(folder, "synthesis", _YOSYS, f"read_verilog -sv {read}", f"hierarchy -top {NAME}", *SYNTHESIS,
           f"write_json {NAME}.json")
     _tool(folder, "place and route", _YOWASP, "run_nextpnr_ecp5", "--85k", "--package", "CABGA381", "--speed", "6",
           "--json", f"{NAME}.json", "--lpf", f"{NAME}.lpf", "--textcfg", f"{NAME}.config",
