@@ -2,7 +2,7 @@
 """SpmatRead: fetches the encoded weights of one PE."""
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .attributes import LUT_RAM, block_ram
@@ -20,21 +20,25 @@ class SpmatRead(wiring.Component):
     entry waits until it is ``written``, and at the end of an operation the lines that only other PEs need are
     skipped, so that every PE passes every line.
 
-    Latency: `delay` cycles from token to entry; `release_delay` from the last line of a block to ``released``.
-    Cost: one memory of ``entry_depth`` x ``entry_bits`` with its output register, an address counter and a count.
+    Latency: `delay` cycles from token to entry; `release_delay` from the last line of a block to ``released``;
+    `written_delay` from ``written`` to an entry being there.
+    Cost: one memory of ``entry_depth`` x ``entry_bits`` with its output register, an address counter and a count;
+    five comparators of positions where weights can be streamed.
 
     Members
     -------
     tokens : from the ActQueue.
     entries : to SpMV. While ``ready`` is low everything holds.
     base, base_valid, base_operation : sets the ``entry_base`` of an operation before its first token.
-    stop : its ``entry_stop``, set with it. ``streamed``, ``written`` : the weights are streamed, up to here.
+    stop : its ``entry_stop``, set with it, at least two cycles before that token. Operations are numbered one after
+        another from 0. ``streamed``, ``written`` : the weights are streamed, up to here.
     released : pulses when a block of the ring has been read. ``starved`` : an entry waits to be written.
     load, load_valid : write port of the weight memory.
     """
 
     delay = 3
     release_delay = 1
+    written_delay = 1
 
     def __init__(self, config):
         self._config = config
@@ -70,9 +74,8 @@ class SpmatRead(wiring.Component):
         config = self._config
         m.submodules.weights = weights = memory.Memory(
             shape=config.entry_bits, depth=config.entry_depth, init=[], attrs=block_ram(config.entry_depth))
-        limits = data.StructLayout({"base": config.position_bits, "stop": config.position_bits})
         m.submodules.bases = bases = memory.Memory(
-            shape=limits, depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
+            shape=config.position_bits, depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
         base_write = bases.write_port()
         base_read = bases.read_port(domain="comb")
         write = weights.write_port()
@@ -84,8 +87,10 @@ class SpmatRead(wiring.Component):
         none = Signal(init=1)  # left == 0
         fresh = Signal(init=1)
         address = Signal(len(read.addr), reset_less=True)
-        position = Signal(config.position_bits, reset_less=True)
-        where = Mux(fresh, base_read.data.base, position)
+        position = Signal(config.position_bits, reset_less=not config.stream)
+        # A stream goes on where it is.
+        jumps = fresh & ~self.streamed if config.stream else fresh
+        where = Mux(jumps, base_read.data, position)
         wants = ~none | (self.tokens.valid & ~token.end)
         ends = none & self.tokens.valid & token.end
         takes, skips, finishes = Signal(), Signal(), Signal()
@@ -95,7 +100,7 @@ class SpmatRead(wiring.Component):
 
         m.d.comb += [
             base_write.addr.eq(self.base_operation),
-            base_write.data.base.eq(self.base),
+            base_write.data.eq(self.base),
             base_write.en.eq(self.base_valid),
             base_read.addr.eq(token.operation),
             write.addr.eq(self.load.address),
@@ -109,11 +114,9 @@ class SpmatRead(wiring.Component):
         ]
 
         if config.stream:
-            there = ~self.streamed | (where != self.written)
-            beyond = self.streamed & (where != base_read.data.stop)
+            there, beyond = self._ahead(m, position, go & (takes | skips), go & finishes)
             block = where[:bits_for(config.entry_depth // BLOCKS - 1)]
             m.d.comb += [
-                base_write.data.stop.eq(self.stop),
                 takes.eq(wants & there),
                 skips.eq(ends & beyond & there),
                 finishes.eq(ends & ~beyond),
@@ -147,3 +150,35 @@ class SpmatRead(wiring.Component):
             with m.Elif(takes):
                 m.d.sync += [left.eq(left - 1), none.eq(left == 1)]
         return m
+
+    def _ahead(self, m, position, advances, finishes):
+        """Whether the entry at ``position`` is there, and whether the operation has lines beyond it, found out a cycle
+        ahead: where it will be then is here, or one further."""
+        m.submodules.stops = stops = memory.Memory(
+            shape=len(position), depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
+        write = stops.write_port()
+        stop, next_stop = (stops.read_port(domain="comb") for _ in range(2))
+        operation = Signal(range(MAX_OPERATIONS))
+        # Of the operation that was under way and, should that have ended, of the one behind it: were they one flag,
+        # synthesis would read the memory once, where `finishes` tells it.
+        there, beyond, next_beyond, finished = (Signal(name=name) for name in (
+            "there", "beyond", "next_beyond", "finished"))
+        m.d.comb += [
+            write.addr.eq(self.base_operation),
+            write.data.eq(self.stop),
+            write.en.eq(self.base_valid),
+            stop.addr.eq(operation),
+            next_stop.addr.eq(operation + 1),
+        ]
+
+        def apart(limit):
+            return Mux(advances, (position + 1)[:len(position)] != limit, position != limit)
+
+        m.d.sync += [
+            operation.eq(operation + finishes),
+            there.eq(~self.streamed | apart(self.written)),
+            beyond.eq(self.streamed & apart(stop.data)),
+            next_beyond.eq(self.streamed & (position != next_stop.data)),
+            finished.eq(finishes),
+        ]
+        return there, Mux(finished, next_beyond, beyond)

@@ -159,16 +159,16 @@ class SpMV(wiring.Component):
         config = self._config
         # Stage 5, 6 and 7: where the rows under way are.
         addresses = [Signal.like(address, name=f"address{k}", reset_less=True) for k in (5, 6, 7)]
-        valids = Signal(3)
-        drains = Signal(3)
+        live = Signal(3)
+        drains = Signal(2)
         ends = Signal(4)
         waits = Signal()
         m.d.comb += go.eq(~(waits | self.drain))
 
         # Whether an entry has to wait is found out a cycle ahead, for the one that is there and the one behind it.
         def met(row, *others):
-            under_way = [(valids[k] | drains[k], addresses[k]) for k in range(2)]
-            return Cat(live & (place == row) for live, place in (*under_way, *others)).any()
+            under_way = zip(live[:2], addresses[:2], strict=True)
+            return Cat(valid & (place == row) for valid, place in (*under_way, *others)).any()
 
         m.d.sync += waits.eq(Mux(
             go, self._follows & met(self._following, (row_valid, address)),
@@ -183,7 +183,7 @@ class SpMV(wiring.Component):
             addresses[0].eq(read_address),
             addresses[1].eq(addresses[0]),
             addresses[2].eq(addresses[1]),
-            valids.eq((valids << 1) | (row_valid & go)),
+            live.eq((live << 1) | self.drain | (row_valid & go)),
             drains.eq((drains << 1) | self.drain),
             ends.eq((ends << 1) | (self._end & go)),
             self.busy.eq(row_valid & go),
@@ -203,7 +203,7 @@ class SpMV(wiring.Component):
             read.addr.eq(read_address),
             read.en.eq(1),
             write.addr.eq(addresses[2]),
-            write.en.eq(valids[2] | drains[2]),
+            write.en.eq(live[2]),
         ]
         for channel in range(config.channels):
             value4 = Signal(signed(config.activation_bits), reset_less=True, name=f"value4_{channel}")

@@ -49,7 +49,7 @@ class StreamFetch(wiring.Component):
     take a frame is decided here first, since the weights that follow depend on it.
 
     Latency: `delay` cycles from an instruction to the one behind it, at least; `written_delay` from ``arrived`` to
-    ``written``. Cost: one memory of ``program_depth`` instructions.
+    ``written``, which is not registered. Cost: one memory of ``program_depth`` instructions.
 
     Members
     -------
@@ -62,7 +62,7 @@ class StreamFetch(wiring.Component):
     """
 
     delay = 3
-    written_delay = 1
+    written_delay = 0
     #: Decisions that may be ahead of the controller.
     ahead = 7
 
@@ -97,15 +97,17 @@ class StreamFetch(wiring.Component):
         frames = Signal(3)
         take = Signal()
         missed = Signal(init=1)
+        before = Signal.like(self.written)
         m.d.comb += [
             read.addr.eq(counter),
             read.en.eq(1),
             write.addr.eq(self.program.address),
             write.data.eq(self.program.data),
             write.en.eq(self.program_valid),
-            self.write_address.eq(self.written),
+            self.write_address.eq(before),
+            self.written.eq(before + self.arrived),
         ]
-        m.d.sync += [frames.eq(frames + self.frame_complete - take), self.written.eq(self.written + self.arrived)]
+        m.d.sync += [frames.eq(frames + self.frame_complete - take), before.eq(self.written)]
         line, left, has_room = self._requests(m)
 
         def following():

@@ -23,6 +23,7 @@ from rtl.array import PEArray
 from rtl.controller import Controller
 from rtl.interfaces import BLOCKS, MAX_OPERATIONS
 from rtl.program import Opcode, When
+from rtl.spmat_read import SpmatRead
 from rtl.stream import StreamFetch, StreamReader
 
 from .cycle_blocks import (
@@ -284,7 +285,8 @@ class _Machine:
         self._drains: deque[int | None] = deque([None] * PEArray.input_delay)
         self._completed = deque([0] * (PEArray.done_delay + Controller.done_delay))
         self._granted = True
-        self._written = deque([0] * (StreamReader.delay + StreamFetch.written_delay + PEArray.input_delay))
+        delay = StreamReader.delay + StreamFetch.written_delay + PEArray.input_delay + SpmatRead.written_delay
+        self._written = deque([0] * delay)
         self._released = deque([0] * PEArray.release_delay)
         # The controller: its place in the program, and the cycle in which it carries out what is there.
         self._counter, self._execute = 0, Controller.delay

@@ -62,6 +62,7 @@ def test_entries_of_a_ring(supply, demand, seed):
             ctx.set(dut.base_valid, 1)
             await ctx.tick()
             ctx.set(dut.base_valid, 0)
+            await ctx.tick()
             tokens = [{"count": count, "operation": number % 4, "end": 0} for count in counts]
             for token in [*tokens, {"operation": number % 4, "end": 1}]:
                 ctx.set(dut.tokens.payload, token)
@@ -289,7 +290,7 @@ def test_lines_of_a_program(seed):
             ctx.set(dut.released, releases)
             ctx.set(dut.bursts.ready, rng.random() < 0.6)
             ctx.set(dut.decisions.ready, rng.random() < 0.5)
-            assert ctx.get(dut.written) == taken["arrived"] % (2 * DEPTH)
+            assert ctx.get(dut.written) == (taken["arrived"] + arrives) % (2 * DEPTH)
             assert ctx.get(dut.write_address) == taken["arrived"] % DEPTH
             _, _, valid, ready, burst, decided, read, decision = await ctx.tick().sample(
                 dut.bursts.valid, dut.bursts.ready, dut.bursts.payload,
