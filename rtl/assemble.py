@@ -115,9 +115,11 @@ class Assemble(wiring.Component):
         phase_row = Signal.like(acc_base)
         since_row = Signal(range(self.spacing))
         kind = Signal(3)
+        # Of the row: there is one; there was one before; it is the last. The last is found out a cycle late, of many.
+        has_row, has_before, is_last = Signal(), Signal(), Signal()
         behind = (slot >= 3) & ~project
-        on_time = (row != instruction.rows) & ~behind
-        delayed = behind & (row != 0)
+        on_time = has_row & ~behind
+        delayed = behind & has_before
         works = Signal()
         drains = Signal()
         last_phase = Signal()
@@ -135,7 +137,12 @@ class Assemble(wiring.Component):
             last_slot.eq(project | (slot == len(ORDER) - 1)),
             completes.eq(works & last_phase & last_slot),
         ]
-        m.d.sync += [self.drain.eq(0), beat.valid.eq(0), row_issued.eq(0)]
+        m.d.sync += [
+            self.drain.eq(0),
+            beat.valid.eq(0),
+            row_issued.eq(0),
+            is_last.eq(row + 1 == instruction.rows),
+        ]
         with m.If(since_row != 0):
             m.d.sync += since_row.eq(since_row - 1)
         with m.FSM() as fsm:
@@ -149,6 +156,7 @@ class Assemble(wiring.Component):
                     m.d.sync += [row.eq(0), slot.eq(0), phase.eq(0), cycle.eq(0), phase_row.eq(0)]
                     m.next = "WAIT"
             with m.State("WAIT"):
+                m.d.sync += [has_row.eq(instruction.rows != 0), has_before.eq(0)]
                 with m.If(self.go):
                     m.next = "RUN"
             with m.State("RUN"):
@@ -172,8 +180,8 @@ class Assemble(wiring.Component):
                         with m.If(last_phase):
                             m.d.sync += [phase.eq(0), phase_row.eq(0), slot.eq(slot + 1)]
                             with m.If(last_slot):
-                                m.d.sync += [slot.eq(0), row.eq(row + 1)]
-                                with m.If(row + project == instruction.rows):
+                                m.d.sync += [slot.eq(0), row.eq(row + 1), has_row.eq(~is_last), has_before.eq(1)]
+                                with m.If(Mux(project, is_last, ~has_row)):
                                     m.next = "FLUSH"
             with m.State("FLUSH"):
                 with m.If(self.lines_done == instruction.rows * self.lines):

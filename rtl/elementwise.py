@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from .activation import Activation
 from .attributes import DSP, LUT_RAM, block_ram
 from .config import bits_for
-from .fixed import round_shift, round_shift_value, saturate, saturate_value
+from .fixed import Saturated, narrow_value, round_shift, round_shift_value, saturate, saturate_value
 from .interfaces import LineWrite
 
 __all__ = ["Kind", "Beat", "CellStep", "Settings", "SliceControl", "Slice", "slice_members"]
@@ -214,6 +214,7 @@ class Slice(wiring.Component):
         self._memories(m)
         self._shifts = self._pre_activation_shifts(m)
         self._elem_mul_shifts(m)
+        self._exchanges(m)
         self._columns = Signal.like(self.columns, reset_less=True)
         m.d.comb += self.columns.eq(self._columns)
         m.d.sync += self.saturated.eq(sum(self._lane(m, lane, held) for lane in range(config.slice_width)))
@@ -284,10 +285,10 @@ class Slice(wiring.Component):
 
     def _lane(self, m, lane, held):
         total = self._total(m, lane, held)
-        cell = self._state(m, lane)
+        fresh = self._starts_anew(m, lane)
         pre_activation = self._pre_activation(m, lane, total)
-        gate = self._gate(m, lane, pre_activation, cell)
-        value = self._elem_mul(m, lane, gate, cell)
+        gate = self._gate(m, lane, pre_activation, fresh)
+        value = self._elem_mul(m, lane, gate, fresh)
         return self._update(m, lane, value) | self._assemble(m, lane, pre_activation, value)
 
     def _total(self, m, lane, held):
@@ -334,14 +335,12 @@ class Slice(wiring.Component):
         m.d.sync += [before.eq(Mux(ahead.first, 0, read.data)), total.eq(partial)]
         return total
 
-    def _state(self, m, lane):
-        """The lane's cell state at stage 2; for a voice that starts anew the old one, of i and f, is zero."""
+    def _starts_anew(self, m, lane):
+        """Stage 2: the lane's voice starts anew, so that c is zero for i and f, whatever the memory has."""
         control = self._control[1 + self._tree]
         fresh = Signal(name=f"fresh{lane}", reset_less=True)
-        cell = Signal(signed(self.config.cell_bits), name=f"cell{lane}", reset_less=True)
         m.d.sync += fresh.eq(self._channel_flag(self.settings.reset, control, lane) & (control.kind <= Kind.F))
-        m.d.comb += cell.eq(Mux(fresh, 0, self._cells[lane]))
-        return cell
+        return fresh
 
     def _pre_activation_shifts(self, m):
         """Stages 2 to 4: is the beat for tanh c, and how far its argument is still to be shifted. A quarter of the
@@ -362,33 +361,42 @@ class Slice(wiring.Component):
         return of_cell, shift2, shift3, shift4
 
     def _pre_activation(self, m, lane, total):
-        """Stages 2 to 6: the sum, or c for its tanh, rounded to the format of a table argument. The old c is
-        zero for i and f alone, so here it is as the memory has it."""
+        """Stages 2 to 6: the sum, or c for its tanh, rounded to the format of a table argument. Each shift keeps no
+        more bits than the next can bring down, and whether there were others."""
         config = self.config
 
         def register(name, shape):
             return Signal(shape, name=f"{name}{lane}", reset_less=True)
 
+        def shifted(source, shifts, select, bits, name):
+            narrowed = [narrow_value(source >> shift, bits) for shift in shifts]
+            result, beyond = register(name, signed(bits)), register(f"{name}_beyond", 1)
+            m.d.sync += [
+                result.eq(Array(value for value, _ in narrowed)[select]),
+                beyond.eq(Array(overflow for _, overflow in narrowed)[select]),
+            ]
+            return result, beyond
+
         of_cell, shift2, shift3, shift4 = self._shifts
-        bits = max(config.accumulator_bits, config.cell_bits + config.cell_argument_left)
-        source = register("source", signed(bits + 1))
-        coarse = register("coarse", source.shape())
-        fine = register("fine", source.shape())
-        rounded = register("rounded", signed(config.sum_bits))
         cell = self._cells[lane]
         doubled = Cat(0, Mux(of_cell, cell << config.cell_argument_left, total)).as_signed()
-        m.d.sync += [
-            source.eq(Mux(shift2[4], doubled >> 16, doubled)),
-            coarse.eq(Array(source >> shift for shift in (0, 4, 8, 12))[shift3[2:]]),
-            fine.eq(Array(coarse >> shift for shift in range(4))[shift4]),
-            rounded.eq(saturate_value(round_shift_value(fine, 1), config.sum_bits)[0]),
-        ]
+        source = register("source", doubled.shape())
+        m.d.sync += source.eq(Mux(shift2[4], doubled >> 16, doubled))
+        # With half a unit below, and so much above that rounding cannot overflow.
+        bits = config.sum_bits + 2
+        coarse, beyond = shifted(source, (0, 4, 8, 12), shift3[2:], bits + 3, f"coarse{lane}_")
+        fine, beyond_fine = shifted(coarse, range(4), shift4, bits, f"fine{lane}_")
+        before = register("coarse_beyond_before", 1)
+        m.d.sync += before.eq(beyond)
+        rounded = Saturated(config.sum_bits, f"rounded{lane}")
+        rounded.load(m, round_shift_value(fine, 1), before | beyond_fine)
         return rounded
 
-    def _gate(self, m, lane, pre_activation, cell):
+    def _gate(self, m, lane, pre_activation, fresh):
         """Stages 2 to 14: + bias + peephole . c, then the table. The gate is at stage 14."""
         config = self.config
         stage = self._sum
+        ahead, before = self._control[stage - 3].kind, self._control[stage - 1].kind
 
         def register(name, shape, **attributes):
             return Signal(shape, name=f"{name}{lane}", reset_less=True, attrs=attributes)
@@ -397,28 +405,27 @@ class Slice(wiring.Component):
         word, weight = self._parameters[place], self._weights[place]
         product1 = register("peephole1_", signed(len(weight) + config.cell_bits), **DSP)
         product2 = register("peephole2_", product1.shape(), **DSP)
-        doubled = Cat(0, product2).as_signed()
-        rights = Array(doubled >> (config.peephole_shift_base + right) for right in (2, 5, 8))
-        shifted = register("peephole3_", rights[0].shape())
-        peephole = register("peephole4_", signed(config.sum_bits))
-        bias = self._delayed(m, word[:config.argument_bits].as_signed(), 4)
+        rights = [config.peephole_shift_base + right for right in (2, 5, 8)]
+        half = Array(1 << (right - 1) for right in rights)[self._peephole_right]
+        peephole = Saturated(config.sum_bits, f"peephole3_{lane}")
+        addend = register("addend", signed(config.sum_bits + 1))
+        bias = self._delayed(m, word[:config.argument_bits].as_signed(), 3)
         m.d.sync += [
-            product1.eq(weight * cell),
-            product2.eq(product1),
-            shifted.eq(rights[self._peephole_right]),
-            peephole.eq(saturate_value(round_shift_value(shifted, 1), config.sum_bits)[0]),
+            product1.eq(Mux(fresh, 0, weight * self._cells[lane])),
+            product2.eq(Mux(ahead[2] | (ahead == Kind.G), 0, product1 + half)),
+            addend.eq(Mux(before[2], 0, peephole.added_to(bias))),
         ]
-        kind = self._control[stage].kind
-        is_gate = ~kind[2]
+        shifted = Signal(signed(len(product2) - rights[0]), name=f"peephole_shifted{lane}")
+        m.d.comb += shifted.eq(Array(product2 >> right for right in rights)[self._peephole_right])
+        peephole.load(m, shifted)
         total = register("total_argument", signed(config.sum_bits + 2))
         argument = register("argument", config.argument_bits)
         function = register("function", 1)
-        kind8 = self._control[stage + 1].kind
-        has_peephole = is_gate & (kind[:2] != Kind.G)
+        kind = self._control[stage + 1].kind
         m.d.sync += [
-            total.eq(pre_activation + Mux(is_gate, bias, 0) + Mux(has_peephole, peephole, 0)),
+            total.eq(pre_activation.added_to(addend)),
             argument.eq(saturate_value(total, config.argument_bits)[0] ^ (1 << (config.argument_bits - 1))),
-            function.eq((kind8 == Kind.CELL_TANH) | ((kind8 == Kind.G) & ~self.settings.g_sigmoid)),
+            function.eq((kind == Kind.CELL_TANH) | ((kind == Kind.G) & ~self.settings.g_sigmoid)),
         ]
         m.d.comb += [
             self._activation.argument[lane].eq(argument),
@@ -426,23 +433,31 @@ class Slice(wiring.Component):
         ]
         return self._activation.value[lane]
 
-    def _exchange(self, m, name, lane, stage, value, kinds):
-        """A memory of one value a beat: beats of ``kinds`` write ``value`` at ``stage``; any beat reads, one
-        slot later, into a register at ``stage``."""
-        control, before = self._control[stage], self._control[stage - 1]
-        m.submodules[f"{name}{lane}"] = storage = memory.Memory(
-            shape=value.shape(), depth=max(2, self.config.beats), init=[], attrs=LUT_RAM)
+    def _exchange(self, m, name, shape, stage, read_stage, kinds):
+        """A memory of one value of every lane a beat: beats of ``kinds`` write at ``stage``; any beat reads, for what
+        it does at ``read_stage``, before that is written anew. Returns what is written and what is read."""
+        control = self._control[stage]
+        m.submodules[name] = storage = memory.Memory(
+            shape=data.ArrayLayout(shape, self.config.slice_width), depth=max(2, self.config.beats), init=[],
+            attrs=LUT_RAM)
         write = storage.write_port()
         read = storage.read_port(domain="comb")
-        result = Signal(value.shape(), name=f"{name}_read{lane}", reset_less=True)
         m.d.comb += [
             write.addr.eq(control.beat),
-            write.data.eq(value),
             write.en.eq(control.valid & control.last & Cat(control.kind == kind for kind in kinds).any()),
-            read.addr.eq(before.beat),
+            read.addr.eq(self._control[read_stage - 1].beat),
         ]
-        m.d.sync += result.eq(read.data)
-        return result
+        return write.data, read.data
+
+    def _exchanges(self, m):
+        """What one gate leaves for the next, and the old c for f."""
+        config = self.config
+        stage, cell = self._sum + 8, signed(config.cell_bits)
+        self._kept = self._exchange(m, "kept", signed(config.table_bits + 3), stage, stage, (Kind.G, Kind.CELL_TANH))
+        self._old = self._exchange(m, "old", cell, 2 + self._tree, stage, (Kind.F,))
+        m.d.comb += self._old[0].eq(self._cells)
+        self._added = self._exchange(m, "added_input", data.StructLayout({
+            "value": signed(config.cell_bits + 1), "below": 1, "clamped": 1}), stage + 4, stage + 4, (Kind.I,))
 
     def _elem_mul_shifts(self, m):
         """How g is shifted before it is kept, and which shift the product takes: by 4 bits more or less for i . g, of
@@ -459,7 +474,7 @@ class Slice(wiring.Component):
             with m.Default():
                 m.d.sync += self._product_shift.eq(2)
 
-    def _elem_mul(self, m, lane, gate, cell):
+    def _elem_mul(self, m, lane, gate, fresh):
         """Stages 14 to 18: i . g, f . c' or o . tanh(c), rounded to the format of c or m."""
         config = self.config
         stage = self._sum + 8
@@ -467,28 +482,31 @@ class Slice(wiring.Component):
         def register(name, shape, **attributes):
             return Signal(shape, name=f"{name}{lane}", reset_less=True, attrs=attributes)
 
-        lifted = Signal(signed(config.table_bits + 3), name=f"lifted{lane}")
-        m.d.comb += lifted.eq(gate << self._lift)
-        kept = self._exchange(m, "kept", lane, stage, lifted, (Kind.G, Kind.CELL_TANH))
-        before = self._delayed(m, cell, stage - (2 + self._tree))
-        operand = Signal(signed(max(config.cell_bits, len(lifted))), name=f"operand{lane}")
+        lifted, before = self._kept[0][lane], register("old_read", signed(config.cell_bits))
+        kept = register("kept_read", lifted.shape())
+        # One of the two is zero: their sum is a choice that a DSP slice makes in front of its multiplier.
+        operand = Signal(signed(max(len(before), len(kept))), name=f"operand{lane}")
         product1 = register("product1_", signed(config.table_bits + len(operand)), **DSP)
         product2 = register("product2_", product1.shape(), **DSP)
         # Two gates: so much less than a gate and a cell state.
-        gates = Cat(0, product2[:config.table_bits + len(lifted)]).as_signed()
-        value = register("value", signed(config.cell_bits + 1))
+        gates = Cat(0, product2[:config.table_bits + len(kept)]).as_signed()
         doubled = Cat(0, product2).as_signed()
         input_shift = 2 * config.gate_fraction - config.cell_fraction_max + 3
         output_shift = 2 * config.gate_fraction - (config.activation_bits - 1)
         shifted = register("product3_", signed(max(len(doubled) - config.gate_fraction, len(gates) - input_shift)))
-        m.d.comb += operand.eq(Mux(self._control[stage].kind == Kind.F, before, kept))
-        m.d.sync += [product1.eq(gate * operand), product2.eq(product1)]
+        is_f = self._control[stage - 1].kind == Kind.F
+        was_fresh = self._delayed(m, fresh, stage - 1 - (2 + self._tree))
+        m.d.comb += [lifted.eq(gate << self._lift), operand.eq(kept + before)]
+        m.d.sync += [
+            kept.eq(Mux(is_f, 0, self._kept[1][lane])),
+            before.eq(Mux(is_f & ~was_fresh, self._old[1][lane], 0)),
+            product1.eq(gate * operand),
+            product2.eq(product1),
+        ]
         m.d.sync += shifted.eq(Array((gates >> input_shift, gates >> (input_shift + 4), gates >> output_shift,
                                       doubled >> config.gate_fraction))[self._product_shift])
-        rounded = Signal(signed(len(shifted)), name=f"rounded_product{lane}")
-        narrow, clamped = saturate_value(rounded, config.cell_bits)
-        m.d.comb += rounded.eq(round_shift_value(shifted, 1))
-        m.d.sync += value.eq(Cat(narrow, clamped))
+        value = Saturated(config.cell_bits, f"value{lane}")
+        value.load(m, round_shift_value(shifted, 1))
         return value
 
     def _update(self, m, lane, value):
@@ -496,13 +514,24 @@ class Slice(wiring.Component):
         config = self.config
         stage = self._sum + 12
         control = self._control[stage + 1]
-        added = self._exchange(m, "added_input", lane, stage, value, (Kind.I,))
+        written, read = (values[lane] for values in self._added)
+        added = Signal(signed(config.cell_bits), name=f"added_input_read{lane}", reset_less=True)
+        clamped_before, clamped_input = (Signal(name=f"{name}{lane}", reset_less=True)
+                                         for name in ("clamped_before", "clamped_input"))
         total = Signal(signed(config.cell_bits + 1), name=f"total_cell{lane}", reset_less=True)
-        clamped_input = Signal(name=f"clamped_input{lane}", reset_less=True)
-        m.d.sync += [
-            total.eq(value[:config.cell_bits].as_signed() + added[:config.cell_bits].as_signed()),
-            clamped_input.eq(added[-1]),
+        m.d.comb += [
+            written.value.eq(value.register),
+            written.below.eq(value.below),
+            written.clamped.eq(value.clamped),
         ]
+        m.d.sync += [
+            added.eq(read.value),
+            clamped_before.eq(read.clamped),
+            clamped_input.eq(clamped_before),
+            total.eq(value.added_to(added)),
+        ]
+        with m.If(read.below):
+            m.d.sync += added.eq(1 << (config.cell_bits - 1))
         state = Signal(signed(config.cell_bits), name=f"state{lane}", reset_less=True)
         narrow, clamped = saturate_value(total, config.cell_bits)
         saturated, writes = Signal(name=f"saturated_cell{lane}"), Signal(name=f"writes{lane}")
@@ -527,8 +556,7 @@ class Slice(wiring.Component):
         is_y = Signal(name=f"is_y{lane}")
         is_m = Signal(name=f"is_m{lane}")
         active = Signal(name=f"result_active{lane}")
-        result, clamped = saturate_value(
-            Mux(is_y, pre_activation, value[:config.cell_bits].as_signed()), config.activation_bits)
+        result, clamped = saturate_value(Mux(is_y, pre_activation.register, value.register), config.activation_bits)
         control = Signal(Beat(config), name=f"result_beat{lane}")
         beat = Signal.like(control.beat, name=f"result_place{lane}", reset_less=True)
         comes_y = of_y.valid & of_y.last & (of_y.kind == Kind.PROJECTION)

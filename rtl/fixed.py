@@ -6,10 +6,10 @@ arithmetically. Narrowing always saturates.
 """
 
 import numpy as np
-from amaranth.hdl import Const, Mux, Value, ValueLike, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["round_shift", "saturate", "to_fixed", "round_shift_value", "saturate_value"]
+__all__ = ["round_shift", "saturate", "to_fixed", "round_shift_value", "saturate_value", "narrow_value", "Saturated"]
 
 
 def round_shift(value: ArrayLike, shift: ArrayLike) -> NDArray[np.int64]:
@@ -61,3 +61,48 @@ def saturate_value(value: ValueLike, bits: int) -> tuple[Value, Value]:
     clamped = ~(value[bits - 1:].all() | ~value[bits - 1:].any())
     limit = Mux(value[-1], Const(-(1 << (bits - 1)), signed(bits)), Const((1 << (bits - 1)) - 1, signed(bits)))
     return Mux(clamped, limit, value[:bits].as_signed()), clamped
+
+
+def narrow_value(value: ValueLike, bits: int) -> tuple[Value, Value]:
+    """A signed value's lowest bits below its sign, ``bits`` in all, and whether it does not fit them."""
+    value = Value.cast(value)
+    if len(value) <= bits:
+        return value, Const(0, 1)
+    fits = value[bits - 1:].all() | ~value[bits - 1:].any()
+    return Cat(value[:bits - 1], value[-1]).as_signed(), ~fits
+
+
+class Saturated:
+    """A register for `saturate` of a signed value, which takes no LUT a bit: where it clamps, the lowest bits are set.
+
+    Attributes
+    ----------
+    register : Signal, signed, one bit wider
+        The number; for the least one, that less 1, which is as good to whoever saturates it to fewer bits.
+    below, clamped : Signal
+        Beside it: 1 for the least number, so that it is ``register + below``; 1 wherever it is clamped.
+    """
+
+    def __init__(self, bits: int, name: str) -> None:
+        self._bits = bits
+        self.register = Signal(signed(bits + 1), name=name, reset_less=True)
+        self.below = Signal(name=f"{name}_below", reset_less=True)
+        self.clamped = Signal(name=f"{name}_clamped", reset_less=True)
+
+    def load(self, m: Module, value: ValueLike, overflow: ValueLike = 0) -> None:
+        """Takes ``value`` with the next clock; ``overflow`` says that it is too large, of the sign that it has."""
+        value = Value.cast(value)
+        narrow, clamps = narrow_value(value, self._bits)
+        clamped = Signal(name=f"{self.register.name}_clamps")
+        m.d.comb += clamped.eq(clamps | overflow)
+        m.d.sync += [
+            self.register.eq(narrow),
+            self.below.eq(clamped & value[-1]),
+            self.clamped.eq(clamped),
+        ]
+        with m.If(clamped):
+            m.d.sync += self.register[:self._bits].eq((1 << (self._bits - 1)) - 1)
+
+    def added_to(self, other: ValueLike) -> Value:
+        """The sum with a signed value; ``below`` is its carry."""
+        return (Cat(Const(1, 1), other).as_signed() + Cat(self.below, self.register).as_signed()) >> 1
