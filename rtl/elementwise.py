@@ -106,8 +106,8 @@ class Slice(wiring.Component):
 
     Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `c_delay` to c being readable.
     Cost: per lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel shifter of
-    ``accumulator_bits``, three more of a choice among three or four, and a mux over ``beats`` rows; per slice
-    `Activation`'s tables, the cell state and the biases.
+    ``accumulator_bits``, three more of a choice among three or four, four memories of ``beats`` rows, and a mux over
+    as many; per slice `Activation`'s tables, the cell state and the biases.
 
     Members
     -------

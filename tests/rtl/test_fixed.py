@@ -7,11 +7,11 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 from amaranth.sim import Simulator
-from bench import generator, integers, seeds
+from bench import generator, integers, seeds, simulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtl.fixed import round_shift, round_shift_value, saturate, saturate_value
+from rtl.fixed import Saturated, narrow_value, round_shift, round_shift_value, saturate, saturate_value
 
 
 def evaluate(value, results, inputs):
@@ -72,6 +72,52 @@ def test_saturate_value_equals_numpy(bits):
     for width, result, clamped in zip(widths, results[::2], results[1::2], strict=True):
         np.testing.assert_array_equal(result, saturate(inputs, width))
         np.testing.assert_array_equal(clamped, saturate(inputs, width) != inputs)
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8])
+def test_narrow_value_keeps_what_fits(bits):
+    """Every value of ``bits`` bits and every width: the value where it fits, else that it does not, and its sign."""
+    value = Signal(signed(bits))
+    inputs = np.arange(-(1 << (bits - 1)), 1 << (bits - 1))
+    widths = range(2, bits + 2)
+    results = evaluate(value, [part for width in widths for part in narrow_value(value, width)], inputs)
+    for width, result, beyond in zip(widths, results[::2], results[1::2], strict=True):
+        fits = saturate(inputs, width) == inputs
+        np.testing.assert_array_equal(beyond, ~fits)
+        np.testing.assert_array_equal(result[fits], inputs[fits])
+        np.testing.assert_array_equal(result < 0, inputs < 0)
+
+
+@pytest.mark.parametrize("bits, width", [(8, 5), (8, 7), (8, 8), (5, 8)])
+def test_saturated_equals_numpy(bits, width):
+    """Every value of ``bits`` bits and every flag: what is read a cycle later, added to and saturated further."""
+    class Registered(wiring.Component):
+        value: In(signed(bits))
+        overflow: In(1)
+
+        def elaborate(self, platform):
+            m = Module()
+            m.d.comb += further.eq(saturate_value(saturated.register, width - 2)[0])
+            saturated.load(m, self.value, self.overflow)
+            m.d.comb += total.eq(saturated.added_to(other))
+            return m
+
+    other, total, further = Signal(signed(4), init=-3), Signal(signed(16)), Signal(signed(width - 2))
+    saturated, dut, limit = Saturated(width, "saturated"), Registered(), 1 << (width - 1)
+
+    async def bench(ctx):
+        for value in range(-(1 << (bits - 1)), 1 << (bits - 1)):
+            for overflow in (0, 1):
+                ctx.set(dut.value, value)
+                ctx.set(dut.overflow, overflow)
+                await ctx.tick()
+                expected = int(saturate(value, width)) if not overflow else -limit if value < 0 else limit - 1
+                assert ctx.get(saturated.register) + ctx.get(saturated.below) == expected
+                assert ctx.get(saturated.clamped) == (overflow or expected != value)
+                assert ctx.get(total) == expected - 3
+                assert ctx.get(further) == saturate(expected, width - 2)
+
+    simulate(dut, bench, limit=600)
 
 
 @seeds(2)
