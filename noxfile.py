@@ -68,7 +68,7 @@ def sim(session):
 
 @nox.session
 def netlist(session):
-    """What Yosys makes of a PE for ECP5, under the bench that the Verilog passes."""
+    """What Yosys makes of a PE and of a small machine for ECP5, under the benches that the Verilog passes."""
     _install(session, "sim", "synth", "dev")
     session.run("pytest", "tests/sim/netlists.py", *session.posargs)
 

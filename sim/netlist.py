@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Netlists after synthesis, as Verilog that the benches of the RTL run on.
 
-Every LUT, carry chain, multiplexer, register and LUT RAM of the netlist is replaced by Yosys's own simulation model of
-it. Block RAMs and multipliers stay as they are: Yosys has no models of those, ``cells/`` has.
+Every carry chain, multiplexer, register and LUT RAM of the netlist is replaced by Yosys's own simulation model of it,
+and every LUT by an expression. Block RAMs and multipliers stay as they are: Yosys has no models of those, ``cells/``
+has.
 """
 
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtl.config import Config
+from rtl.emit import without_zeros
 from rtl.targets.ulx3s import SYNTHESIS
 
 from . import build
@@ -29,21 +31,26 @@ class Family(NamedTuple):
     ----------
     commands : tuple of str
         Of Yosys, that synthesize for them.
+    luts : Path
+        What takes the place of their LUTs.
     models : tuple of str
-        Yosys's models of their cells, below its folder of shared files.
+        Yosys's models of their other cells, below its folder of shared files.
     cells : Path
         Ours, of the cells that Yosys has only as black boxes.
     """
 
     commands: tuple[str, ...]
+    luts: Path
     models: tuple[str, ...]
     cells: Path
 
 
-FAMILIES = {"ecp5": Family(SYNTHESIS, ("lattice/common_sim.vh", "lattice/ccu2c_sim.vh"),
-                           build.HERE / "cells" / "ecp5.v")}
+_CELLS = build.HERE / "cells"
+FAMILIES = {"ecp5": Family(SYNTHESIS, _CELLS / "ecp5_luts.v", ("lattice/common_sim.vh", "lattice/ccu2c_sim.vh"),
+                           _CELLS / "ecp5.v")}
 
-# Yosys makes vectors of wires that have nothing to do with each other; to a simulator they would be loops.
+# Yosys makes vectors of wires that have nothing to do with each other; to a simulator they would be loops. Of two
+# models of a cell it takes the first. Names that it makes up are hundreds of letters long; hidden, they are numbers.
 _SCRIPT = """
 import sys
 from pyosys import libyosys
@@ -51,7 +58,7 @@ source, target, commands, top, *models = sys.argv[1:]
 design = libyosys.Design()
 for line in (f"read_verilog -sv {source}", f"hierarchy -top {top}", *commands.split("\\n"),
              "techmap -autoproc " + " ".join(f"-map {model}" for model in models), "opt_expr -mux_undef", "splitnets",
-             "opt_clean -purge", f"write_verilog -noattr -simple-lhs {target}"):
+             "opt_clean -purge", "rename -hide w:*", f"write_verilog -noattr -simple-lhs {target}"):
     libyosys.run_pass("tee -q " + line, design)
 """
 
@@ -78,19 +85,23 @@ def netlist(config: Config, family: str, top: str = build.TOP) -> Path:
         Yosys does not take the Verilog.
     """
     source = build.emitted(config)
-    commands, models, _ = FAMILIES[family]
-    key = build.digest([source, Path(__file__)], *commands, *models, top, version("pyosys"))
+    commands, luts, models, _ = FAMILIES[family]
+    text = source.read_text()
+    key = build.digest([source, luts, Path(__file__)], *commands, *models, top, version("pyosys"))
 
     def make(folder: Path) -> Path:
         target = folder / f"{top}.v"
         spec = find_spec("pyosys")
         share = Path(spec.origin or "").parent / "share" if spec else Path()
-        done = subprocess.run([sys.executable, "-c", _SCRIPT, str(source), str(target), "\n".join(commands), top,
-                               *(str(share / model) for model in models)], text=True, capture_output=True)
+        read = folder / "source.v"
+        read.write_text(without_zeros(text))
+        maps = [luts, *(share / model for model in models)]
+        done = subprocess.run([sys.executable, "-c", _SCRIPT, str(read), str(target), "\n".join(commands), top,
+                               *map(str, maps)], text=True, capture_output=True)
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()
             raise ToolError(f"Yosys failed on module {top}: {said[-1] if said else done.returncode}")
-        target.write_text(_simulated(target.read_text(), source.read_text()))
+        target.write_text(_simulated(target.read_text(), text))
         return target
 
     return build.kept(f"{key}.{family}.v", make)
