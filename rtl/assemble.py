@@ -93,13 +93,15 @@ class Assemble(wiring.Component):
         instruction = Signal(Instruction(config))
         acc_base = Signal.like(self.acc_base)
         settings = Signal(Settings(config))
+        project = Signal()
         with m.If(self.start):
             m.d.sync += [
                 instruction.eq(self.instruction),
+                project.eq(self.instruction.opcode == Opcode.PROJECT),
                 acc_base.eq(self.acc_base),
                 settings.eq(self.settings),
             ]
-        project = instruction.opcode == Opcode.PROJECT
+        self._flushed = Signal()
         beat, row_issued = self._sequence(m, instruction, acc_base, project)
         self._control(m, beat, settings)
         self._write(m, instruction, settings, project, row_issued)
@@ -184,7 +186,7 @@ class Assemble(wiring.Component):
                                 with m.If(Mux(project, is_last, ~has_row)):
                                     m.next = "FLUSH"
             with m.State("FLUSH"):
-                with m.If(self.lines_done == instruction.rows * self.lines):
+                with m.If(self._flushed):
                     m.next = "IDLE"
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         return beat, row_issued
@@ -221,6 +223,7 @@ class Assemble(wiring.Component):
             m.d.sync += done.eq(done + 1)
         with m.If(~self.start):
             m.d.sync += self.lines_done.eq(done)
+        m.d.sync += self._flushed.eq(done == instruction.rows * lines)
         picked = Signal.like(self.write_columns, reset_less=True)
         m.d.comb += self.write_columns.eq(picked)
         for group in range(config.groups):
