@@ -128,7 +128,6 @@ FAMILIES = {
 Module = dict[str, Any]
 
 _KEPT = 1000  # netlists in the cache
-_TOGETHER = 6  # modules that one run of Yosys maps: to start and to read its cells takes longer than a small one
 
 
 def estimate(config: Config, family: str) -> dict[str, Any]:
@@ -195,31 +194,21 @@ def _netlist(text: str, family: Family) -> dict[str, Module]:
     """The mapped modules by name, memories flattened into those that they are in."""
     sources = {match[1]: match[0]
                for match in re.finditer(r"(?ms)^module (\w+) ?\(.*?^endmodule", without_zeros(text))}
-    commands: dict[str, tuple[str, ...]] = {}
-    keys: dict[str, str] = {}
+    found = {}
     for name, source in sources.items():
         if name.startswith("memory_"):
             continue
         below = [other for other in sources if re.search(rf"(?m)^  {other} \\?\S+ +\(", source)]
         parts = [sources[other] if other.startswith("memory_") else _ports(sources[other]) for other in below]
-        commands[name] = family.products if re.search(r" \* ", source) else family.commands
-        keys[name] = build.digest([WIDE_MUX], source, *parts, *commands[name], _SCRIPT, version("pyosys")) + ".netlist"
-    missing = [name for name, key in keys.items() if not (build.cache_folder() / key).exists()]
-    for way in dict.fromkeys(commands[name] for name in missing):
-        alike = [name for name in missing if commands[name] == way]
-        for start in range(0, len(alike), _TOGETHER):
-            for name, module in _mapped(alike[start:start + _TOGETHER], sources, way).items():
-                _kept(keys[name], module)
-    return {name: _kept(key) for name, key in keys.items()}
+        commands = family.products if re.search(r" \* ", source) else family.commands
+        key = build.digest([WIDE_MUX], source, *parts, *commands, _SCRIPT, version("pyosys")) + ".netlist"
 
+        def make(folder: Path, name: str = name, commands: Iterable[str] = commands) -> Path:
+            (folder / "netlist.json").write_text(json.dumps(_mapped(name, sources, commands)))
+            return folder / "netlist.json"
 
-def _kept(key: str, module: Module | None = None) -> Module:
-    """A netlist of the cache: ``module``, if it is not there yet."""
-    def make(folder: Path) -> Path:
-        (folder / "netlist.json").write_text(json.dumps(module))
-        return folder / "netlist.json"
-
-    return json.loads(build.kept(key, make, _KEPT).read_text())
+        found[name] = json.loads(build.kept(key, make, _KEPT).read_text())
+    return found
 
 
 def _ports(source: str) -> str:
@@ -227,27 +216,26 @@ def _ports(source: str) -> str:
     return re.match(r"(?s)module .*?;\n", source)[0]  # type: ignore[index]
 
 
-def _mapped(names: list[str], sources: dict[str, str], commands: Iterable[str]) -> dict[str, Module]:
-    """Some modules, synthesized beside each other; what else is in them stays outside."""
-    memories = [name for name in sources if name.startswith("memory_")]
-    outside = [name for name in sources if name not in names and name not in memories]
-    # With a module above them that has one of each, which nothing is connected to.
-    top = "\n".join(["module top;", *(f"  (* keep *) {name} {name}_ ();" for name in names), "endmodule"])
+def _mapped(name: str, sources: dict[str, str], commands: Iterable[str]) -> Module:
+    """A module, synthesized by itself, so that it never depends on others; what is in it stays outside."""
+    outside = [other for other in sources if other != name and not other.startswith("memory_")]
+    # Below another that nothing is connected to: a top would get buffers for clocks.
+    top = f"module top;\n  (* keep *) {name} {name}_ ();\nendmodule"
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "source.v"), Path(folder, "netlist.json")
         source.write_text("\n".join([*sources.values(), top]))
         lines = [
             f"read_verilog -sv {source}", *(f"blackbox {name}" for name in outside), "hierarchy -top top",
-            *(f"setattr -mod -set keep_hierarchy 1 {name}" for name in names),
+            f"setattr -mod -set keep_hierarchy 1 {name}",
             # Memories are modules of their own, whose ports can only be shared where it is seen what is at them.
             "proc", "flatten -noscopeinfo", *(line.replace("{wide_mux}", str(WIDE_MUX)) for line in commands),
             f"write_json {target}"]
         done = subprocess.run([sys.executable, "-c", _SCRIPT], input="\n".join(lines), text=True, capture_output=True)
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()
-            raise SynthesisError(f"Yosys failed on {', '.join(names)}: {said[-1] if said else done.returncode}")
-        modules = json.loads(target.read_text())["modules"]
-    return {name: {part: modules[name][part] for part in ("ports", "cells")} for name in names}
+            raise SynthesisError(f"Yosys failed on {name}: {said[-1] if said else done.returncode}")
+        module = json.loads(target.read_text())["modules"][name]
+    return {part: module[part] for part in ("ports", "cells")}
 
 
 def _instances(netlist: dict[str, Module]) -> Counter[str]:
