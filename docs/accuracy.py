@@ -19,7 +19,8 @@ _TESTS = {
     "espeak-test-rooms": "the same voices, noise or babble, reverberation, other microphones",
     "flite-test": "a synthesizer never trained on, noise 0 to 15 dB",
     "prompts-test": "real speech: prompts never trained on", "prompts-test-noisy": "the same with noise 0 to 15 dB"}
-_ROWS = {"dense": "dense, float", "sparse": "10 %, float", "machine": "**10 %, 12/16-bit machine**"}
+_ROWS = {"dense": "dense, float", "sparse": "10 %, float", "machine": "**10 %, 12/16-bit machine**",
+         "sparser": "5 %, float", "sparser machine": "5 %, machine"}
 
 
 def _measured():
@@ -106,8 +107,8 @@ def weight_bits():
     found = _by_weight_bits()
     paper = {int(bits): entry["decoded"] for bits, entry in _measured().get("paper", {}).items() if bits.isdecimal()}
     widths = sorted({bits for row in found.values() for bits in row} | set(paper), reverse=True)
-    rows = [[f"256/128, {_density(kind):.0%}", *(_over_seeds(row[bits]) if bits in row else "" for bits in widths)]
-            for kind, row in found.items()]
+    rows = [[f"256/128, {_density(kind):.0%}{', unbalanced' if kind.startswith('global') else ''}",
+             *(_over_seeds(row[bits]) if bits in row else "" for bits in widths)] for kind, row in found.items()]
     if paper:
         rows.append(["1024/512, 10 %", *(_percent(paper[bits]) if bits in paper else "" for bits in widths)])
     return _table(["network", *(f"{bits} bits" for bits in widths)], rows)
@@ -116,10 +117,32 @@ def weight_bits():
 def activation_bits():
     """Activations of fewer bits."""
     measured = _measured()
-    found = {"16": measured["machine"]["balanced-10-1"], **measured.get("activation_bits", {})}
-    return _table(["activations", *(f"{bits} bits" for bits in found)], [
-        ["phone errors", *(_percent(entry["decoded"]) for entry in found.values())],
-        ["SNR at the output", *(f"{entry['signal_to_noise_db']:.0f} dB" for entry in found.values())]])
+    found = defaultdict(dict)
+    for name, entry in measured["activation_bits"].items():
+        run, bits = name.split("/")
+        found[run] = {16: measured["machine"][run], **found[run], int(bits): entry}
+    widths = list(next(iter(found.values())))
+    return _table(["256/128", *(f"{bits} bits" for bits in widths)], [
+        [f"{_density(run.rpartition('-')[0]):.0%}", *(
+            f"{_percent(found[run][bits]['decoded'])}; {found[run][bits]['signal_to_noise_db']:.0f} dB"
+            for bits in widths)] for run in sorted(found, reverse=True)])
+
+
+def table_samples():
+    """Tables of other sizes, with and without interpolation."""
+    found = _measured()["table_samples"]
+    sizes = list(dict.fromkeys(name.partition("/")[0] for name in found))
+    return _table(["samples", *sizes], [
+        [meaning, *(_percent(found[f"{size}/{kind}"]["decoded"]) for size in sizes)]
+        for kind, meaning in (("linear", "linear interpolation"), ("none", "nearest sample"))])
+
+
+def peephole_bits():
+    """Peepholes of fewer bits."""
+    measured = _measured()
+    found = {"16": measured["machine"]["balanced-10-1"], **measured["peephole_bits"]}
+    return _table(["peepholes", *(f"{bits} bits" for bits in found)], [
+        ["phone errors", *(_percent(entry["decoded"]) for entry in found.values())]])
 
 
 def ranges():
@@ -192,7 +215,8 @@ def speaker():
 
 #: By page and marker.
 TABLES = {("accuracy.md", table.__name__): table
-          for table in (shipped, densities, weight_bits, activation_bits, ranges, sensitivity, vad, speaker)}
+          for table in (shipped, densities, weight_bits, activation_bits, ranges, table_samples,
+                        peephole_bits, sensitivity, vad, speaker)}
 
 
 def _draw_densities(axes):
@@ -205,12 +229,14 @@ def _draw_densities(axes):
                       label=_KINDS[family])
     axes.axhline(100 * np.mean([entry["decoded"] for entry in machine["dense"]]), color="gray", ls=":", label="dense")
     axes.set(xscale="log", xlabel="density, %", ylabel="phone errors, %", title="Density")
-    axes.set_xticks([3, 5, 10, 20, 30], ["3", "5", "10", "20", "30"])
+    axes.set_xticks([3, 5, 10, 20, 50], ["3", "5", "10", "20", "50"])
     axes.legend(frameon=False)
 
 
 def _draw_bits(axes):
     for kind, row in _by_weight_bits().items():
+        if kind not in ("dense", "balanced-30", "balanced-10", "balanced-05"):
+            continue
         axes.plot(list(row), [100 * np.mean(errors) for errors in row.values()], "o-", label=f"{_density(kind):.0%}")
     axes.set(xlabel="weight bits", ylabel="phone errors, %", title="Word length of weights")
     axes.legend(title="density", frameon=False)

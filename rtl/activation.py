@@ -48,13 +48,17 @@ class Activation(wiring.Component):
 
     @staticmethod
     def model(config, table, argument):
-        """The interpolated value of ``table`` (2048 samples) at signed table arguments, as the hardware has it."""
+        """The interpolated value of ``table`` at signed table arguments, as the hardware has it.
+
+        The hardware's tables have 2048 samples; any power of two, up to one for each argument, may be tried here.
+        """
+        fraction_bits = config.argument_bits - (len(table) - 1).bit_length()
         offset = np.asarray(argument, np.int64) + (1 << (config.argument_bits - 1))
-        index = offset >> config.fraction_bits
+        index = offset >> fraction_bits
         left = np.asarray(table, np.int64)[index]
         slope = np.diff(table, append=table[-1:]).astype(np.int64)[index]
-        slope *= offset & ((1 << config.fraction_bits) - 1)
-        return left + round_shift(slope, config.fraction_bits)
+        slope *= offset & ((1 << fraction_bits) - 1)
+        return left + round_shift(slope, fraction_bits)
 
     def elaborate(self, platform):
         m = Module()

@@ -76,10 +76,15 @@ def argument_fraction(config: Config, table_range: int) -> int:
     return config.argument_bits - 1 - table_range
 
 
-def activation_table(function: str, table_range: int, config: Config) -> NDArray[np.int32]:
-    """Samples of ``sigmoid`` or ``tanh`` over ``[-2**table_range, 2**table_range)``, in Q16."""
-    half = 1 << (config.table_index_bits - 1)
-    x = np.arange(-half, half) * 2.0 ** table_range / half
+def activation_table(function: str, table_range: int, config: Config, samples: int | None = None,
+                     offset: float = 0.0) -> NDArray[np.int32]:
+    """Samples of ``sigmoid`` or ``tanh`` over ``[-2**table_range, 2**table_range)``, in Q16.
+
+    As many as the machine's table has, or ``samples``, a power of two, to compare; each is taken ``offset`` of their
+    distance behind its place.
+    """
+    half = (samples or 1 << config.table_index_bits) // 2
+    x = (np.arange(-half, half) + offset) * 2.0 ** table_range / half
     values = sigmoid(x) if function == "sigmoid" else np.tanh(x)
     return to_fixed(values, config.gate_fraction).astype(np.int32)
 

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rtl.config import Config
 from rtl.elementwise import CellStep, Slice
 from rtl.fixed import round_shift, saturate
 
 from .products import Float64Array, Weights, multiply, prepare
-from .quantized import Formats, QuantizedLayer, QuantizedModel
+from .quantized import Formats, IntArray, QuantizedLayer, QuantizedModel
 
 __all__ = ["AccumulatorOverflow", "ChannelState", "Observer", "Reference"]
 
@@ -85,8 +86,9 @@ class _Outcome(NamedTuple):
 class _Cell:
     """The arithmetic of one layer, without state."""
 
-    def __init__(self, layer: QuantizedLayer, formats: Formats, model: QuantizedModel) -> None:
-        self._config = model.config
+    def __init__(self, layer: QuantizedLayer, formats: Formats, config: Config,
+                 tables: tuple[IntArray, IntArray]) -> None:
+        self._config = config
         self._formats = formats
         self._w_x, self._w_r = prepare(layer.w_x), prepare(layer.w_r)
         self._scale_x, self._scale_r = (np.repeat(np.ldexp(1.0, align), layer.cells)
@@ -94,7 +96,7 @@ class _Cell:
         self._bias = layer.bias.astype(np.int64)[:, None, :]
         self._peephole = None if layer.peephole is None else layer.peephole.astype(np.int64)
         self._w_ym = None if layer.w_ym is None else prepare(layer.w_ym)
-        self._tables = (model.sigmoid_table, model.tanh_table)
+        self._tables = tables
         self._settings = {
             "shift": formats.gate_shift, "cell_argument_shift": formats.cell_argument_shift,
             "peephole_select": layer.peephole_select, "cell_select": layer.cell_select,
@@ -131,6 +133,8 @@ class Reference:
     ----------
     model : `QuantizedModel`
     channels : int
+    tables : pair of integers, optional
+        Samples of sigmoid and tanh in place of the model's, to compare: any power of two of them.
 
     Attributes
     ----------
@@ -146,7 +150,7 @@ class Reference:
         For less than one channel, or accumulators wider than the 54 bits that are summed exactly here.
     """
 
-    def __init__(self, model: QuantizedModel, channels: int) -> None:
+    def __init__(self, model: QuantizedModel, channels: int, tables: tuple[IntArray, IntArray] | None = None) -> None:
         if channels < 1:
             raise ValueError(f"channels must be at least 1, not {channels}")
         if model.config.accumulator_bits > _EXACT_BITS:
@@ -157,7 +161,8 @@ class Reference:
         self.c = [np.zeros((channels, layer.cells), np.int64) for layer in model.layers]
         self.y = [np.zeros((channels, layer.outputs), np.int64) for layer in model.layers]
         self.layer_saturations = [{"cell": 0, "output": 0} for _ in model.layers]
-        self._layers = [_Cell(layer, formats, model)
+        tables = tables or (model.sigmoid_table, model.tanh_table)
+        self._layers = [_Cell(layer, formats, model.config, tables)
                         for layer, formats in zip(model.layers, model.formats, strict=True)]
 
     @property

@@ -13,7 +13,13 @@ import torch  # noqa: E402
 
 from examples.recognizer import corpus, synthesis  # noqa: E402
 from examples.recognizer.corpus import Utterances  # noqa: E402
-from examples.recognizer.machine import float_logits, machine_logits, quantized  # noqa: E402
+from examples.recognizer.machine import (  # noqa: E402
+    float_logits,
+    machine_logits,
+    quantized,
+    short_peepholes,
+    tables,
+)
 from examples.recognizer.network import logits  # noqa: E402
 from examples.recognizer.plans import FULL, SMALL  # noqa: E402
 from examples.recognizer.score import given, score  # noqa: E402
@@ -58,9 +64,11 @@ def test_plans_use_parts_for_training_that_are():
 
 def test_dense_and_sparse_are_trained_equally_long():
     for plan in (FULL, SMALL):
-        dense, sparse = (plan.way(name) for name in (plan.dense, plan.sparse))
-        assert [run.updates for run in dense] == [run.updates for run in sparse]
-        assert [run.density for run in sparse] == [None, 0.1] and not any(run.density for run in dense)
+        dense, sparse, sparser = (plan.way(name) for name in (plan.dense, plan.sparse, plan.sparser))
+        assert [run.updates for run in dense] == [run.updates for run in sparse] == [run.updates for run in sparser]
+        assert [run.density for run in sparse] == [None, 0.1, 0.1] and not any(run.density for run in dense)
+        assert [run.density for run in sparser] == [None, 0.1, 0.05]
+        assert [run.teacher for run in sparse] == [None, None, dense[1].name]
 
 
 def test_pieces_are_the_same_for_the_same_update(batches):
@@ -95,6 +103,59 @@ def test_an_interrupted_run_goes_on_where_it_was(batches, tmp_path, monkeypatch)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     counts = report(whole.model("m"), 32)
     assert all(row.smallest == row.largest and row.density < 0.26 for row in counts)
+
+
+def test_a_taught_network_answers_as_its_teacher(batches, tmp_path):
+    train(run("base", updates=60), tmp_path, batches)
+    train(run("sparse", 12, decay=True, parent="base", density=0.1, stage=1), tmp_path, batches)
+    x, wanted = batches(7, 0)
+
+    def apart(name):
+        given, right = (load(run(run_name), tmp_path)[0](x)[wanted >= 0] for run_name in (name, "base"))
+        return torch.nn.functional.kl_div(given.log_softmax(-1), right.log_softmax(-1), log_target=True, reduction="batchmean")
+
+    for name, teacher in (("alone", None), ("taught", "base")):
+        tuned = run(name, 40, decay=True, parent="sparse", teacher=teacher, density=0.1, stage=2)
+        train(tuned, tmp_path, batches)
+        assert sum(1 for row in report(load(tuned, tmp_path)[0].model("m"), 32) if row.density > 0.11) == 0
+    assert apart("taught") < apart("alone") < apart("sparse")
+
+
+def test_an_optimizer_goes_on_unless_its_rate_had_fallen(batches, tmp_path):
+    rates = []
+
+    class Adam(torch.optim.Adam):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.optim.Adam", Adam)
+        train(run("base", 3), tmp_path, batches)
+        train(run("branch", 3, decay=True, parent="base", stage=1), tmp_path, batches)
+        train(run("tuned", 3, decay=True, parent="branch", stage=2), tmp_path, batches)
+    warm = [1e-2 * count / 50 for count in (1, 2, 3)]
+    falling = [1, 2 / 3, 1 / 3]
+    assert rates == pytest.approx([*warm, *(1e-2 * left for left in falling),
+                                   *(rate * left for rate, left in zip(warm, falling, strict=True))])
+
+
+def test_tables_and_peepholes_of_other_sizes(utterances, batches, tmp_path):
+    train(run("base", updates=60), tmp_path, batches)
+    sequences = given(utterances)
+    model = load(run("base"), tmp_path)[0].model("m")
+    integers = quantized(model, sequences)
+    own = machine_logits(integers, model.head, sequences)
+
+    def error(integers, *tables):
+        found = machine_logits(integers, model.head, sequences, *tables)
+        return max(np.abs(a - b).max() for a, b in zip(found, own, strict=True))
+
+    assert error(integers, tables(integers, 2048, True)) == 0
+    coarse = [error(integers, tables(integers, samples, False)) for samples in (4096, 1024, 256)]
+    assert coarse[0] < coarse[1] < coarse[2] and error(integers, tables(integers, 256, True)) < coarse[1]
+    assert error(short_peepholes(integers, 16)) == 0 < error(short_peepholes(integers, 4))
+    assert all(len(np.unique(row)) <= 16 for row in short_peepholes(integers, 4).layers[0].peephole)
 
 
 def test_a_trained_network_recognizes_also_as_a_machine(utterances, batches, tmp_path):

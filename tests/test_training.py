@@ -185,6 +185,23 @@ def test_density_falls_while_training_and_stays_balanced(make):
     assert all(abs(row.density - 0.25) < 0.05 for row in counts)
 
 
+def test_density_falls_from_what_it_is():
+    network = LSTMP(10, 32, 16)
+    Pruner(network, 0.25, pes=8).make_permanent()
+    kept = network.w_r.detach() != 0
+    pruner = Pruner(network, 0.125, pes=8, steps=12, every=2)
+    assert torch.equal(network.w_r != 0, kept)
+    seen = []
+
+    def after():
+        pruner.step()
+        seen.append(int(torch.count_nonzero(network.w_r_mask)))
+        assert not (network.w_r_mask.bool() & ~kept).any()
+
+    train(network, torch.optim.Adam(network.parameters(), lr=1e-2), after)
+    assert seen == sorted(seen, reverse=True) and seen[0] <= int(kept.sum()) == 2 * seen[-1]
+
+
 def test_pruned_weights_get_no_gradient():
     network = LSTMP(10, 32, 16)
     pruner = Pruner(network, 0.25, pes=8)

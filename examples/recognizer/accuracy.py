@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from examples.recognizer import corpus
 from examples.recognizer.ledger import Ledger
-from examples.recognizer.machine import CONFIG, float_logits, machine_logits, quantized
+from examples.recognizer.machine import CONFIG, float_logits, machine_logits, quantized, short_peepholes, tables
 from examples.recognizer.network import logits
 from examples.recognizer.plans import FULL
 from examples.recognizer.score import given, score
@@ -32,16 +32,18 @@ from sw.image import pack
 from sw.schedule import schedule
 from sw.training import scan
 
-DENSITIES = (0.3, 0.2, 0.1, 0.05, 0.03)
-UNBALANCED = (0.1, 0.05)
+DENSITIES = (0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)
 WEIGHT_BITS = (16, 10, 8, 6)  # beside the machine's own 12
 ACTIVATION_BITS = (14, 12, 10, 8)  # beside the machine's own 16
 SIGMOID_RANGES = (4, 5, 6, 7)
+TABLE_SAMPLES = (256, 512, 1024, 2048, 4096)
+PEEPHOLE_BITS = (12, 8, 6, 4)  # beside the machine's own 16
 SCANNED = (0.5, 0.3, 0.2, 0.1, 0.05)
 SEEDS = (1, 2, 3)
 BASE, BRANCH, RATE = 250, 150, 4e-3
 CELLS, OUTPUTS = 256, 128
 BATCH, STEPS = 32, 128
+_ARITHMETIC = 2 * len(ACTIVATION_BITS) + len(SIGMOID_RANGES) + 2 * len(TABLE_SAMPLES) + len(PEEPHOLE_BITS)
 RESULTS = Path(__file__).parents[2] / "docs" / "accuracy.json"
 
 
@@ -57,9 +59,8 @@ def _branch(seed, density, balanced=True):
 
 def _runs(seed):
     """All branches of a seed, the most wanted first."""
-    return [_branch(seed, None), _branch(seed, 0.1),
-            *(_branch(seed, density, balanced=False) for density in UNBALANCED),
-            *(_branch(seed, density) for density in DENSITIES if density != 0.1)]
+    return [_branch(seed, None), *(_branch(seed, density, balanced) for balanced in (True, False)
+                                   for density in sorted(DENSITIES, key=lambda density: density != 0.1))]
 
 
 class Study:
@@ -108,12 +109,19 @@ class Study:
     def _float(self, network):
         return self._score(logits(network, self._sequences))
 
+    def _integers(self, model, config=CONFIG, **ranges):
+        return quantized(model, self._heard, config, **ranges)
+
+    def _heard_by(self, integers, head, tables=None):
+        """Scores of integers through the machine."""
+        return self._score(machine_logits(integers, head, self._sequences, tables))
+
     def _through(self, model, config=CONFIG, **ranges):
         """Scores of a model through the integer machine, and its time on the machine of the paper's size."""
-        integers = quantized(model, self._heard, config, **ranges)
+        integers = self._integers(model, config, **ranges)
         output, layer = integers.report.outputs[-1], integers.layers[0]
         timed = estimate(schedule(integers, config))
-        return self._score(machine_logits(integers, model.head, self._sequences)) | {
+        return self._heard_by(integers, model.head) | {
             "signal_to_noise_db": 20 * float(np.log10(output.rms_output / output.rms_error)),
             "nonzeros": sum(int(np.count_nonzero(matrix)) for matrix in (layer.w_x, layer.w_r, layer.w_ym)),
             "weights": layer.w_x.size + layer.w_r.size + layer.w_ym.size,
@@ -128,25 +136,36 @@ class Study:
         return model
 
     def densities(self, seed, advance):
-        """Each density; the dense network and the one of 10 % in other word lengths."""
+        """Each density; in other word lengths all of the first seed, the dense network and that of 10 % of each."""
         for run in _runs(seed):
             model = self._both(run)
-            if run.name.rpartition("-")[0] in ("dense", "balanced-10"):
+            if seed == SEEDS[0] or run.name.rpartition("-")[0] in ("dense", "balanced-10"):
                 for bits in WEIGHT_BITS:
                     self._ledger.measure("weight_bits", f"{run.name}/{bits}", self._through, model,
                                          CONFIG.replace(weight_bits=bits))
             advance()
 
-    def word_lengths(self, advance):
-        """Activation bits and table ranges, for the 10 % network of the first seed."""
-        model = self._network(_branch(SEEDS[0], 0.1)).model("balanced-10")
-        for bits in ACTIVATION_BITS:
-            self._ledger.measure("activation_bits", str(bits), self._through, model,
-                                 CONFIG.replace(activation_bits=bits))
-            advance()
+    def arithmetic(self, advance):
+        """Activations, tables and peepholes, for the dense network and the 10 % one of the first seed."""
+        for run in (_branch(SEEDS[0], None), _branch(SEEDS[0], 0.1)):
+            model = self._network(run).model(run.name)
+            for bits in ACTIVATION_BITS:
+                self._ledger.measure("activation_bits", f"{run.name}/{bits}", self._through, model,
+                                     CONFIG.replace(activation_bits=bits))
+                advance()
         for sigmoid_range in SIGMOID_RANGES:
             self._ledger.measure("tables", str(sigmoid_range), self._through, model, sigmoid_range=sigmoid_range,
                                  tanh_range=sigmoid_range - 1)
+            advance()
+        integers = self._integers(model)
+        for samples in TABLE_SAMPLES:
+            for interpolated in (True, False):
+                self._ledger.measure("table_samples", f"{samples}/{'linear' if interpolated else 'none'}",
+                                     self._heard_by, integers, model.head, tables(integers, samples, interpolated))
+                advance()
+        for bits in PEEPHOLE_BITS:
+            self._ledger.measure("peephole_bits", str(bits), self._heard_by, short_peepholes(integers, bits),
+                                 model.head)
             advance()
 
     def sensitivity(self):
@@ -200,8 +219,8 @@ def main(folder: Path, output: Path, seeds: int) -> None:
             line = progress.add_task(f"densities, seed {seed}", total=len(_runs(seed)))
             study.densities(seed, lambda line=line: progress.advance(line))
             if seed == SEEDS[0]:
-                line = progress.add_task("word lengths", total=len(ACTIVATION_BITS) + len(SIGMOID_RANGES))
-                study.word_lengths(lambda line=line: progress.advance(line))
+                line = progress.add_task("arithmetic", total=_ARITHMETIC)
+                study.arithmetic(lambda line=line: progress.advance(line))
                 study.sensitivity()
         line = progress.add_task("the paper's size", total=len(WEIGHT_BITS) + 1)
         study.paper_size(lambda: progress.advance(line))

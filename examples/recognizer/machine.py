@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained network through the whole integer machine: weights, activations, tables, accumulators."""
 
+import dataclasses
+
 import numpy as np
 
+from rtl.activation import Activation
 from rtl.config import preset
+from rtl.fixed import round_shift, saturate
 from sw.float_reference import run as run_float
 from sw.model import Model
 from sw.network import Network
 from sw.quantize import quantize
+from sw.quantized import activation_table
 from sw.reference import Reference
 from sw.runners import MachineRunner
 from sw.speech.recognizer import side_by_side
 
-__all__ = ["CONFIG", "by_length", "float_logits", "machine_logits", "quantized"]
+__all__ = ["CONFIG", "by_length", "float_logits", "machine_logits", "quantized", "short_peepholes",
+           "tables"]
 
 CONFIG = preset("ese")
 _CHANNELS = 64  # of the reference: results do not depend on it
@@ -39,12 +45,36 @@ def by_length(sequences, run):
     return [found[number] for number in range(len(sequences))]
 
 
-def machine_logits(model, head, sequences):
+def tables(model, samples, interpolated):
+    """Sigmoid and tanh as a machine with tables of so many samples has them, for every argument; for `machine_logits`.
+
+    Without interpolation an argument takes the sample in the middle of those that share it.
+    """
+    config = model.config
+    every = 1 << config.argument_bits
+    arguments = np.arange(-every // 2, every // 2)
+    found = []
+    for function, reach in (("sigmoid", model.sigmoid_range), ("tanh", model.tanh_range)):
+        table = activation_table(function, reach, config, samples, 0.0 if interpolated else 0.5)
+        found.append(Activation.model(config, table, arguments) if interpolated else np.repeat(table, every // samples))
+    return tuple(found)
+
+
+def short_peepholes(model, bits):
+    """The model with the lowest bits of its peepholes rounded away, so that ``bits`` are left of the widest."""
+    layers = []
+    for layer in model.layers:
+        shift = max(0, int(np.abs(layer.peephole).max()).bit_length() + 1 - bits)
+        layers.append(dataclasses.replace(layer, peephole=saturate(round_shift(layer.peephole, shift), bits) << shift))
+    return dataclasses.replace(model, layers=tuple(layers))
+
+
+def machine_logits(model, head, sequences, tables=None):
     """Logits (T, 40) of each sequence of features (T, 153), by the integer reference of a `QuantizedModel`."""
     network = Network.of(Model(layers=model.floating_point().layers, head=head, name=model.name))
 
     def run(frames, lengths):
-        return network.run(frames, [MachineRunner(Reference(model, frames.shape[1]))], lengths)[0]
+        return network.run(frames, [MachineRunner(Reference(model, frames.shape[1], tables))], lengths)[0]
 
     return by_length(sequences, run)
 

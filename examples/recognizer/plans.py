@@ -24,7 +24,7 @@ class Plan:
     batch, steps : int
     runs : tuple of `Run`
         In order.
-    dense, sparse : str
+    dense, sparse, sparser : str
         The runs that are compared; the sparse one is shipped.
     """
 
@@ -36,6 +36,7 @@ class Plan:
     runs: tuple
     dense: str
     sparse: str
+    sparser: str
 
     def run(self, name):
         """The run of a name."""
@@ -47,18 +48,22 @@ class Plan:
         return (*(self.way(run.parent) if run.parent else ()), run)
 
 
-def _branches(base, updates, density):
-    """Runs from a base: dense and sparse, equally long, at a falling rate."""
-    return (base, *(replace(base, name=name, updates=updates, decay=True, parent=base.name, density=share, stage=1)
-                    for name, share in (("dense", None), (f"sparse-{round(100 * density):02d}", density))))
+def _runs(base, updates, tuned, rate):
+    """Runs from a base: dense and sparse, then each of them tuned, the sparse ones by the dense one; equally long."""
+    dense = replace(base, name="dense", updates=updates, decay=True, parent=base.name, stage=1)
+    sparse = replace(dense, name="sparse-10", density=0.1)
+    final = replace(dense, name="dense-tuned", updates=tuned, rate=rate, parent=dense.name, stage=2)
+    taught = replace(final, parent=sparse.name, teacher=dense.name)
+    return (base, dense, sparse, final, replace(taught, name="sparse-10-tuned", density=0.1),
+            replace(taught, name="sparse-05-tuned", density=0.05))
 
 
 _SHARES = {"espeak-train": 0.5, "flite-train": 0.2, "prompts-train": 0.3}
 _SMALL_PARTS = (*_SHARES, "espeak-dev", "prompts-dev", "espeak-test", "prompts-test")
 
 FULL = Plan("paper", _SHARES, {name: part.shards for name, part in PARTS.items()}, 32, 128,
-            _branches(Run("base", 1024, 512, updates=640, rate=2e-3, decay=False), 4000, 0.1),
-            "dense", "sparse-10")
+            _runs(Run("base", 1024, 512, updates=640, rate=2e-3, decay=False), 4000, 1200, 1e-3),
+            "dense-tuned", "sparse-10-tuned", "sparse-05-tuned")
 SMALL = Plan("small", _SHARES, dict.fromkeys(_SMALL_PARTS, 1), 16, 96,
-             _branches(Run("base", 128, 64, updates=60, rate=4e-3, decay=False), 40, 0.1),
-             "dense", "sparse-10")
+             _runs(Run("base", 128, 64, updates=60, rate=4e-3, decay=False), 40, 20, 2e-3),
+             "dense-tuned", "sparse-10-tuned", "sparse-05-tuned")

@@ -55,7 +55,7 @@ def make(plan, networks, records, folder, advance=lambda: None):
     ----------
     plan : `Plan`
     networks : mapping
-        ``dense`` and ``sparse`` -> trained `Recognizer` of `network`.
+        ``dense``, ``sparse`` and, if it is to be compared, ``sparser`` -> trained `Recognizer` of `network`.
     records : mapping
         Name of a run -> what training recorded.
     folder : Path
@@ -69,7 +69,10 @@ def make(plan, networks, records, folder, advance=lambda: None):
     integers = quantized(model, heard)
     image = pack(schedule(integers, CONFIG))
     rows = {name: lambda sequences, network=network: logits(network, sequences) for name, network in networks.items()}
-    rows["machine"] = lambda sequences: machine_logits(integers, model.head, sequences)
+    rows["machine"] = _through(integers, model.head)
+    if "sparser" in networks:
+        other = networks["sparser"].model("sparser")
+        rows["sparser machine"] = _through(quantized(other, heard), other.head)
     record = {
         "penalty": penalty,
         "model": _described(plan.run(plan.sparse), image),
@@ -78,6 +81,10 @@ def make(plan, networks, records, folder, advance=lambda: None):
         "training": _trained(plan, records) | {"corpus": _heard(plan, folder)},
     }
     return Recognizer(image, model.head, penalty, record)
+
+
+def _through(integers, head):
+    return lambda sequences: machine_logits(integers, head, sequences)
 
 
 def _described(run, image):

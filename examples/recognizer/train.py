@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softmax
 
 from examples.recognizer.network import Recognizer
 from sw.speech.features import STATIC, with_differences
@@ -22,7 +22,7 @@ __all__ = ["PES", "Batches", "Run", "load", "train"]
 
 PES = 32
 
-_IGNORED = -100  # of cross_entropy
+_IGNORED = -100
 _KEEP_EVERY = 40  # updates
 _CLIP = 1.0  # norm of the gradient
 _BETAS = (0.9, 0.98)  # of Adam
@@ -43,7 +43,9 @@ class Run:
     decay : bool
         Whether the rate falls to zero, as a line, or stays.
     parent : str, optional
-        The run that it goes on from.
+        The run that it goes on from; with its optimizer, unless its rate had fallen to zero.
+    teacher : str, optional
+        The run whose network's answers are learned too, half and half with the labels (Hinton et al., 2015).
     density : float or mapping, optional
         As for `Pruner`; dense without it.
     balanced : bool
@@ -61,6 +63,7 @@ class Run:
     rate: float
     decay: bool
     parent: str | None = None
+    teacher: str | None = None
     density: float | dict | None = None
     balanced: bool = True
     falling: float = 0.4
@@ -122,20 +125,30 @@ class _Training:
     def __init__(self, run, folder):
         self.run, self._folder = run, folder
         torch.manual_seed(run.seed)
-        self.network = Recognizer(run.cells, run.outputs, torch.bfloat16)
+        self.network = self._network(run.parent)
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=run.rate, betas=_BETAS)
-        if run.parent is not None:
-            self._begin_from(run.parent)
+        self._warm_up = _WARM_UP
+        self._keep_moments()
+        self._teacher = None if run.teacher is None else self._network(run.teacher).requires_grad_(False)
         self.pruner = None if run.density is None else Pruner(
             self.network, run.density, PES, balanced=run.balanced, steps=int(run.falling * run.updates))
         self.curve, self.seconds = [], 0.0
         if self._state_file.exists():
             self._go_on(torch.load(self._state_file, weights_only=True))
 
-    def _begin_from(self, parent):
-        """Take over the network and the state of the optimizer."""
-        self.network.load_state_dict(torch.load(self._folder / f"{parent}.pt", weights_only=True))
-        self._optimizer.load_state_dict(torch.load(self._folder / f"{parent}.optimizer", weights_only=True))
+    def _network(self, name):
+        """The trained network of a run, or one to begin with."""
+        network = Recognizer(self.run.cells, self.run.outputs, torch.bfloat16)
+        if name is not None:
+            network.load_state_dict(torch.load(self._folder / f"{name}.pt", weights_only=True))
+        return network
+
+    def _keep_moments(self):
+        """Go on with the optimizer of the parent, if it left it."""
+        moments = self._folder / f"{self.run.parent}.optimizer"
+        if self.run.parent is not None and moments.exists():
+            self._optimizer.load_state_dict(torch.load(moments, weights_only=True))
+            self._warm_up = 0
 
     @property
     def _state_file(self):
@@ -157,8 +170,18 @@ class _Training:
     def _rate(self):
         update, run = len(self.curve), self.run
         left = 1 - update / run.updates if run.decay else 1.0
-        warm = min(1.0, (update + 1) / _WARM_UP) if run.parent is None else 1.0
+        warm = min(1.0, (update + 1) / self._warm_up) if self._warm_up else 1.0
         return run.rate * left * warm
+
+    def _loss(self, x, wanted):
+        answered = wanted != _IGNORED
+        given = self.network(x)[answered]
+        loss = cross_entropy(given, wanted[answered])
+        if self._teacher is None:
+            return loss
+        with torch.no_grad():
+            taught = softmax(self._teacher(x)[answered], dim=-1)
+        return (loss + cross_entropy(given, taught)) / 2
 
     def update(self, batches):
         """One step of the optimizer."""
@@ -166,7 +189,7 @@ class _Training:
         # A run meets other pieces than the one that it goes on from.
         x, wanted = batches(self.run.seed + 1000 * self.run.stage, len(self.curve))
         self._optimizer.param_groups[0]["lr"] = self._rate()
-        loss = cross_entropy(self.network(x).flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED)
+        loss = self._loss(x, wanted)
         self._optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)

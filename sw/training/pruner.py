@@ -45,6 +45,11 @@ class Weights(NamedTuple):
         return values.unflatten(0, (4, -1)).unbind() if values.dim() == 2 else values.unbind()
 
 
+def _density(weights: Weights) -> float:
+    values = getattr(weights.module, weights.parameter)
+    return int(torch.count_nonzero(values)) / values.numel()
+
+
 def find_weights(network: nn.Module) -> Iterator[Weights]:
     """Input, recurrent and projection weights of each LSTM in a network."""
     for path, module in network.named_modules():
@@ -77,8 +82,8 @@ class Pruner:
     balanced : bool
         False keeps the largest weights wherever they lie, to compare.
     steps : int
-        Over so many calls of `step` the density falls from 1, fast at first, as the cube of what is left of them
-        (Zhu and Gupta, 2017). Zero prunes at once.
+        Over so many calls of `step` the density falls from what it is, of a dense network from 1, fast at first, as
+        the cube of what is left of them (Zhu and Gupta, 2017). Zero prunes at once.
     every : int
         Masks are chosen anew every so many steps.
 
@@ -99,7 +104,7 @@ class Pruner:
         self._pes, self._groups, self._balanced = pes, groups, balanced
         self._steps, self._every = steps, every
         self._count = 0
-        self._masked = [(weights, wanted[weights.layer][weights.tensor]) for weights in found]
+        self._masked = [(weights, _density(weights), wanted[weights.layer][weights.tensor]) for weights in found]
         for module, parameter, _, _ in found:
             torch_prune.custom_from_mask(module, parameter, torch.ones_like(getattr(module, parameter)))
         self._choose()
@@ -127,13 +132,13 @@ class Pruner:
         """
         if self._count < self._steps:
             raise PruneError(f"step {self._count} of {self._steps}: the densities have not been reached")
-        for weights, _ in self._masked:
+        for weights, _, _ in self._masked:
             torch_prune.remove(weights.module, weights.parameter)
 
     def counts(self) -> dict[str, dict[str, list[tuple[int, int]]]]:
         """By layer and tensor, the smallest and the largest number of weights on a PE, for each matrix."""
         found: dict[str, dict[str, list[tuple[int, int]]]] = {}
-        for weights, _ in self._masked:
+        for weights, _, _ in self._masked:
             per_pe = [slice_counts(matrix.cpu().numpy(), self._pes, self._groups)
                       for matrix in weights.matrices(getattr(weights.module, f"{weights.parameter}_mask"))]
             found.setdefault(weights.layer, {})[weights.tensor] = [(int(n.min()), int(n.max())) for n in per_pe]
@@ -149,10 +154,10 @@ class Pruner:
 
     @torch.no_grad()
     def _choose(self) -> None:
-        for weights, final in self._masked:
+        for weights, first, final in self._masked:
             dense = getattr(weights.module, f"{weights.parameter}_orig")
             mask = getattr(weights.module, f"{weights.parameter}_mask")
-            density = final + (1 - final) * self.left
+            density = final + max(0.0, first - final) * self.left
             for values, kept in zip(weights.matrices(dense), weights.matrices(mask), strict=True):
                 kept.copy_(self._keep(values, density))
             setattr(weights.module, weights.parameter, dense * mask)
