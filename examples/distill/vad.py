@@ -28,7 +28,7 @@ class Vad(Task):
 
     name: str = "vad"
     config: object = preset("demo")
-    updates: int = 4000
+    updates: int = 8000
     batch: int = 24
     steps: int = 128
     judged_by: tuple = ("clips", "synthetic", "recordings")
