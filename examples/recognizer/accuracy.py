@@ -215,6 +215,8 @@ def main(folder: Path, output: Path, seeds: int) -> None:
         line = progress.add_task("speech", total=sum(needed.values()))
         corpus.make(folder / "corpus", needed, lambda: progress.advance(line))
         study = Study(folder, Ledger(output))
+        line = progress.add_task("the paper's size", total=len(WEIGHT_BITS) + 1)
+        study.paper_size(lambda: progress.advance(line))
         for seed in SEEDS[:seeds]:
             line = progress.add_task(f"densities, seed {seed}", total=len(_runs(seed)))
             study.densities(seed, lambda line=line: progress.advance(line))
@@ -222,8 +224,6 @@ def main(folder: Path, output: Path, seeds: int) -> None:
                 line = progress.add_task("arithmetic", total=_ARITHMETIC)
                 study.arithmetic(lambda line=line: progress.advance(line))
                 study.sensitivity()
-        line = progress.add_task("the paper's size", total=len(WEIGHT_BITS) + 1)
-        study.paper_size(lambda: progress.advance(line))
 
 
 if __name__ == "__main__":
