@@ -10,6 +10,7 @@ for package in ("torch", "av", "pocketsphinx", "rapidfuzz", "soundfile", "soxr")
     pytest.importorskip(package, reason="the recognizer's training needs the extra `recognizer`")
 
 import torch  # noqa: E402
+from torch.nn.functional import kl_div  # noqa: E402
 
 from examples.recognizer import corpus, synthesis  # noqa: E402
 from examples.recognizer.corpus import Utterances  # noqa: E402
@@ -112,7 +113,7 @@ def test_a_taught_network_answers_as_its_teacher(batches, tmp_path):
 
     def apart(name):
         given, right = (load(run(run_name), tmp_path)[0](x)[wanted >= 0] for run_name in (name, "base"))
-        return torch.nn.functional.kl_div(given.log_softmax(-1), right.log_softmax(-1), log_target=True, reduction="batchmean")
+        return kl_div(given.log_softmax(-1), right.log_softmax(-1), log_target=True, reduction="batchmean")
 
     for name, teacher in (("alone", None), ("taught", "base")):
         tuned = run(name, 40, decay=True, parent="sparse", teacher=teacher, density=0.1, stage=2)

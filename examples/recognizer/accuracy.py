@@ -217,13 +217,12 @@ def main(folder: Path, output: Path, seeds: int) -> None:
         study = Study(folder, Ledger(output))
         line = progress.add_task("the paper's size", total=len(WEIGHT_BITS) + 1)
         study.paper_size(lambda: progress.advance(line))
+        line = progress.add_task("arithmetic", total=_ARITHMETIC)
+        study.arithmetic(lambda: progress.advance(line))
+        study.sensitivity()
         for seed in SEEDS[:seeds]:
             line = progress.add_task(f"densities, seed {seed}", total=len(_runs(seed)))
             study.densities(seed, lambda line=line: progress.advance(line))
-            if seed == SEEDS[0]:
-                line = progress.add_task("arithmetic", total=_ARITHMETIC)
-                study.arithmetic(lambda line=line: progress.advance(line))
-                study.sensitivity()
 
 
 if __name__ == "__main__":
