@@ -141,7 +141,7 @@ def accuracy(session):
 
 @nox.session
 def distill(session):
-    """Silero VAD and Resemblyzer at low densities, learned from their dense selves; an hour of one core."""
+    """Silero VAD and Resemblyzer at low densities, learned from their dense selves; an hour and a half of a core."""
     _install(session, "recognizer", "safetensors")
     session.install("--no-deps", RESEMBLYZER)
     session.run("python", "-m", "examples.distill", *session.posargs)

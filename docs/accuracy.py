@@ -114,6 +114,10 @@ def weight_bits():
     return _table(["network", *(f"{bits} bits" for bits in widths)], rows)
 
 
+def _with_noise(entry):
+    return f"{_percent(entry['decoded'])}; {entry['signal_to_noise_db']:.0f} dB"
+
+
 def activation_bits():
     """Activations of fewer bits."""
     measured = _measured()
@@ -124,8 +128,7 @@ def activation_bits():
     widths = list(next(iter(found.values())))
     return _table(["256/128", *(f"{bits} bits" for bits in widths)], [
         [f"{_density(run.rpartition('-')[0]):.0%}", *(
-            f"{_percent(found[run][bits]['decoded'])}; {found[run][bits]['signal_to_noise_db']:.0f} dB"
-            for bits in widths)] for run in sorted(found, reverse=True)])
+            _with_noise(found[run][bits]) for bits in widths)] for run in sorted(found, reverse=True)])
 
 
 def table_samples():
@@ -133,16 +136,15 @@ def table_samples():
     found = _measured()["table_samples"]
     sizes = list(dict.fromkeys(name.partition("/")[0] for name in found))
     return _table(["samples", *sizes], [
-        [meaning, *(_percent(found[f"{size}/{kind}"]["decoded"]) for size in sizes)]
+        [meaning, *(_with_noise(found[f"{size}/{kind}"]) for size in sizes)]
         for kind, meaning in (("linear", "linear interpolation"), ("none", "nearest sample"))])
 
 
 def peephole_bits():
     """Peepholes of fewer bits."""
-    measured = _measured()
-    found = {"16": measured["machine"]["balanced-10-1"], **measured["peephole_bits"]}
+    found = _measured()["peephole_bits"]
     return _table(["peepholes", *(f"{bits} bits" for bits in found)], [
-        ["phone errors", *(_percent(entry["decoded"]) for entry in found.values())]])
+        ["phone errors; SNR", *map(_with_noise, found.values())]])
 
 
 def ranges():

@@ -37,7 +37,7 @@ WEIGHT_BITS = (16, 10, 8, 6)  # beside the machine's own 12
 ACTIVATION_BITS = (14, 12, 10, 8)  # beside the machine's own 16
 SIGMOID_RANGES = (4, 5, 6, 7)
 TABLE_SAMPLES = (256, 512, 1024, 2048, 4096)
-PEEPHOLE_BITS = (12, 8, 6, 4)  # beside the machine's own 16
+PEEPHOLE_BITS = (16, 12, 8, 6, 4)
 SCANNED = (0.5, 0.3, 0.2, 0.1, 0.05)
 SEEDS = (1, 2, 3)
 BASE, BRANCH, RATE = 250, 150, 4e-3
@@ -112,16 +112,19 @@ class Study:
     def _integers(self, model, config=CONFIG, **ranges):
         return quantized(model, self._heard, config, **ranges)
 
-    def _heard_by(self, integers, head, tables=None):
-        """Scores of integers through the machine."""
-        return self._score(machine_logits(integers, head, self._sequences, tables))
+    def _beside(self, exact, integers, head, tables=None):
+        """Scores of integers through the machine, and how far its logits are from ``exact`` ones."""
+        found = machine_logits(integers, head, self._sequences, tables)
+        error = np.concatenate(found) - np.concatenate(exact)
+        return self._score(found) | {
+            "signal_to_noise_db": 10 * float(np.log10(np.mean(np.square(np.concatenate(exact))) / np.mean(error**2)))}
 
     def _through(self, model, config=CONFIG, **ranges):
         """Scores of a model through the integer machine, and its time on the machine of the paper's size."""
         integers = self._integers(model, config, **ranges)
         output, layer = integers.report.outputs[-1], integers.layers[0]
         timed = estimate(schedule(integers, config))
-        return self._heard_by(integers, model.head) | {
+        return self._score(machine_logits(integers, model.head, self._sequences)) | {
             "signal_to_noise_db": 20 * float(np.log10(output.rms_output / output.rms_error)),
             "nonzeros": sum(int(np.count_nonzero(matrix)) for matrix in (layer.w_x, layer.w_r, layer.w_ym)),
             "weights": layer.w_x.size + layer.w_r.size + layer.w_ym.size,
@@ -158,13 +161,15 @@ class Study:
                                  tanh_range=sigmoid_range - 1)
             advance()
         integers = self._integers(model)
+        exact = float_logits(dataclasses.replace(integers.floating_point(), head=model.head), self._sequences)
         for samples in TABLE_SAMPLES:
             for interpolated in (True, False):
                 self._ledger.measure("table_samples", f"{samples}/{'linear' if interpolated else 'none'}",
-                                     self._heard_by, integers, model.head, tables(integers, samples, interpolated))
+                                     self._beside, exact, integers, model.head,
+                                     tables(integers, samples, interpolated))
                 advance()
         for bits in PEEPHOLE_BITS:
-            self._ledger.measure("peephole_bits", str(bits), self._heard_by, short_peepholes(integers, bits),
+            self._ledger.measure("peephole_bits", str(bits), self._beside, exact, short_peepholes(integers, bits),
                                  model.head)
             advance()
 
