@@ -89,6 +89,16 @@ def densities():
                    "phone errors, machine", "SNR", "cycles a step", "busy", "seeds"], rows)
 
 
+def layered():
+    """Two layers beside one, of the first seed."""
+    measured = _measured()
+    rows = {"256/128": [measured["float"]["dense-1"], measured["machine"]["balanced-10-1"]],
+            "176/96, twice": [measured["layered"]["dense/float"], measured["layered"]["balanced-10/machine"]]}
+    return _table(["layers", "weights", "non-zeros at 10 %", "dense, float", "10 %, machine", "cycles a step"], [
+        [name, f"{machine['weights']:,}", f"{machine['nonzeros']:,}", _percent(dense["decoded"]),
+         _percent(machine["decoded"]), f"{machine['cycles']:,}"] for name, (dense, machine) in rows.items()])
+
+
 def _by_weight_bits():
     """Phone errors through the machine: kind -> bits -> of each seed."""
     measured = _measured()
@@ -217,7 +227,7 @@ def speaker():
 
 #: By page and marker.
 TABLES = {("accuracy.md", table.__name__): table
-          for table in (shipped, densities, weight_bits, activation_bits, ranges, table_samples,
+          for table in (shipped, densities, layered, weight_bits, activation_bits, ranges, table_samples,
                         peephole_bits, sensitivity, vad, speaker)}
 
 

@@ -42,6 +42,7 @@ SCANNED = (0.5, 0.3, 0.2, 0.1, 0.05)
 SEEDS = (1, 2, 3)
 BASE, BRANCH, RATE = 250, 150, 4e-3
 CELLS, OUTPUTS = 256, 128
+LAYERED = {"cells": 176, "outputs": 96, "layers": 2}
 BATCH, STEPS = 32, 128
 _ARITHMETIC = 2 * len(ACTIVATION_BITS) + len(SIGMOID_RANGES) + 2 * len(TABLE_SAMPLES) + len(PEEPHOLE_BITS)
 RESULTS = Path(__file__).parents[2] / "docs" / "accuracy.json"
@@ -95,7 +96,7 @@ class Study:
         return self._ledger.measure("choices", "penalty", choose_penalty, dense, self._parts, ("prompts-dev",))
 
     def _network(self, run):
-        if run.parent is not None:
+        if run.parent == _base(run.seed).name:
             train(_base(run.seed), self._folder, self._batches)
         train(run, self._folder, self._batches)
         return load(run, self._folder)[0]
@@ -122,12 +123,13 @@ class Study:
     def _through(self, model, config=CONFIG, **ranges):
         """Scores of a model through the integer machine, and its time on the machine of the paper's size."""
         integers = self._integers(model, config, **ranges)
-        output, layer = integers.report.outputs[-1], integers.layers[0]
+        output = integers.report.outputs[-1]
+        matrices = [matrix for layer in integers.layers for matrix in (layer.w_x, layer.w_r, layer.w_ym)]
         timed = estimate(schedule(integers, config))
         return self._score(machine_logits(integers, model.head, self._sequences)) | {
             "signal_to_noise_db": 20 * float(np.log10(output.rms_output / output.rms_error)),
-            "nonzeros": sum(int(np.count_nonzero(matrix)) for matrix in (layer.w_x, layer.w_r, layer.w_ym)),
-            "weights": layer.w_x.size + layer.w_r.size + layer.w_ym.size,
+            "nonzeros": sum(int(np.count_nonzero(matrix)) for matrix in matrices),
+            "weights": sum(matrix.size for matrix in matrices),
             "bytes": pack(timed.plan).bytes, "cycles": timed.cycles_per_step, "busy": timed.busy}
 
     def _both(self, run):
@@ -171,6 +173,17 @@ class Study:
         for bits in PEEPHOLE_BITS:
             self._ledger.measure("peephole_bits", str(bits), self._beside, exact, short_peepholes(integers, bits),
                                  model.head)
+            advance()
+
+    def layered(self, advance):
+        """Two layers of about as many weights in all, dense and at 10 %."""
+        base = dataclasses.replace(_base(SEEDS[0]), name="base-layered", **LAYERED)
+        train(base, self._folder, self._batches)
+        for name, density in (("dense", None), ("balanced-10", 0.1)):
+            run = dataclasses.replace(_branch(SEEDS[0], density), name=f"{name}-layered", parent=base.name, **LAYERED)
+            network = self._network(run)
+            self._ledger.measure("layered", f"{name}/float", self._float, network)
+            self._ledger.measure("layered", f"{name}/machine", self._through, network.model(run.name))
             advance()
 
     def sensitivity(self):
@@ -225,6 +238,8 @@ def main(folder: Path, output: Path, seeds: int) -> None:
         line = progress.add_task("arithmetic", total=_ARITHMETIC)
         study.arithmetic(lambda: progress.advance(line))
         study.sensitivity()
+        line = progress.add_task("two layers", total=2)
+        study.layered(lambda: progress.advance(line))
         for seed in SEEDS[:seeds]:
             line = progress.add_task(f"densities, seed {seed}", total=len(_runs(seed)))
             study.densities(seed, lambda line=line: progress.advance(line))

@@ -14,29 +14,34 @@ __all__ = ["Recognizer", "logits", "save_rounded"]
 
 
 class Recognizer(nn.Module):
-    """153 features -> LSTMP with peepholes -> 40 logits.
+    """153 features -> LSTMP with peepholes, one or more on top of each other -> 40 logits.
 
     Parameters
     ----------
     cells, outputs : int
-        H and P of the LSTMP.
+        H and P of each LSTMP.
     products : torch.dtype
         As for `LSTMP`.
+    layers : int
     """
 
-    def __init__(self, cells, outputs, products=torch.float32):
+    def __init__(self, cells, outputs, products=torch.float32, layers=1):
         super().__init__()
         self.lstm = LSTMP(FEATURES, cells, outputs, products=products)
+        self.above = nn.ModuleList(LSTMP(outputs, cells, outputs, products=products) for _ in range(1, layers))
         self.head = nn.Linear(outputs, len(PHONES))
 
     def forward(self, x):
         """Logits (T, B, 40) for features (T, B, 153)."""
-        return self.head(self.lstm(x)[0])
+        for layer in (self.lstm, *self.above):
+            x, _ = layer(x)
+        return self.head(x)
 
     def model(self, name):
         """The model for the machine's software."""
         head = Dense(weight=self.head.weight.detach().numpy().copy(), bias=self.head.bias.detach().numpy().copy())
-        return Model(layers=(self.lstm.layer("lstmp"),), head=head, name=name)
+        layers = [self.lstm.layer("lstmp"), *(layer.layer(f"lstmp{n}") for n, layer in enumerate(self.above, 1))]
+        return Model(layers=tuple(layers), head=head, name=name)
 
 
 @torch.no_grad()

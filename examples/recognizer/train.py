@@ -54,6 +54,7 @@ class Run:
     stage : int
         How many runs there are before it, one from the other.
     seed : int
+    layers : int
     """
 
     name: str
@@ -69,6 +70,7 @@ class Run:
     falling: float = 0.4
     stage: int = 0
     seed: int = 1
+    layers: int = 1
 
 
 class Batches:
@@ -138,7 +140,7 @@ class _Training:
 
     def _network(self, name):
         """The trained network of a run, or one to begin with."""
-        network = Recognizer(self.run.cells, self.run.outputs, torch.bfloat16)
+        network = Recognizer(self.run.cells, self.run.outputs, torch.bfloat16, self.run.layers)
         if name is not None:
             network.load_state_dict(torch.load(self._folder / f"{name}.pt", weights_only=True))
         return network
@@ -221,7 +223,7 @@ def load(run, folder):
     FileNotFoundError
         If it has not been trained.
     """
-    network = Recognizer(run.cells, run.outputs)
+    network = Recognizer(run.cells, run.outputs, layers=run.layers)
     network.load_state_dict(torch.load(folder / f"{run.name}.pt", weights_only=True))
     return network, json.loads((folder / f"{run.name}.json").read_text())
 
