@@ -93,23 +93,22 @@ def layered():
     """Two layers beside one, of the first seed."""
     measured = _measured()
     rows = {"256/128": [measured["float"]["dense-1"], measured["machine"]["balanced-10-1"]],
-            "176/96, twice": [measured["layered"]["dense/float"], measured["layered"]["balanced-10/machine"]]}
+            "160/96, twice": [measured["layered"]["dense/float"], measured["layered"]["balanced-10/machine"]]}
     return _table(["layers", "weights", "non-zeros at 10 %", "dense, float", "10 %, machine", "cycles a step"], [
         [name, f"{machine['weights']:,}", f"{machine['nonzeros']:,}", _percent(dense["decoded"]),
          _percent(machine["decoded"]), f"{machine['cycles']:,}"] for name, (dense, machine) in rows.items()])
 
 
 def _by_weight_bits():
-    """Phone errors through the machine: kind -> bits -> of each seed."""
+    """Phone errors through the machine: kind -> bits -> of each seed that was tried with other word lengths."""
     measured = _measured()
-    found = defaultdict(lambda: defaultdict(list))
+    found = defaultdict(lambda: defaultdict(dict))
     for name, entry in measured.get("weight_bits", {}).items():
-        kind, bits = name.split("/")
-        found[kind.rpartition("-")[0]][int(bits)].append(entry["decoded"])
-    for kind, row in found.items():
-        row[12] = [entry["decoded"] for entry in _by_kind("machine")[kind]]
-    return {kind: dict(sorted(row.items(), reverse=True)) for kind, row in sorted(
-        found.items(), key=lambda item: -_density(item[0]))}
+        run, bits = name.split("/")
+        row = found[run.rpartition("-")[0]]
+        row[int(bits)][run], row[12][run] = entry["decoded"], measured["machine"][run]["decoded"]
+    return {kind: {bits: list(row[bits].values()) for bits in sorted(row, reverse=True)}
+            for kind, row in sorted(found.items(), key=lambda item: -_density(item[0]))}
 
 
 def weight_bits():
@@ -251,7 +250,7 @@ def _draw_bits(axes):
             continue
         axes.plot(list(row), [100 * np.mean(errors) for errors in row.values()], "o-", label=f"{_density(kind):.0%}")
     axes.set(xlabel="weight bits", ylabel="phone errors, %", title="Word length of weights")
-    axes.legend(title="density", frameon=False)
+    axes.legend(title="density", frameon=False, loc="center right", bbox_to_anchor=(1, 0.65), ncols=2)
 
 
 def _draw_sensitivity(axes):
