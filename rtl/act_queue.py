@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ActQueue: the columns that wait for a PE."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -36,6 +36,7 @@ class Fifo(wiring.Component):
         head = Signal(range(self._depth))
         tail = Signal(range(self._depth))
         taken = self.o.valid & self.o.ready
+        single = Signal()  # level == 1
         m.d.comb += [
             write.addr.eq(tail),
             write.data.eq(self.i),
@@ -47,7 +48,8 @@ class Fifo(wiring.Component):
             tail.eq(tail + self.i_valid),
             head.eq(head + taken),
             self.level.eq(self.level + self.i_valid - taken),
-            self.o.valid.eq(self.i_valid | (self.o.valid & ~(taken & (self.level == 1)))),
+            single.eq(Mux(taken == self.i_valid, single, self.level == Mux(taken, 2, 0))),
+            self.o.valid.eq(self.i_valid | (self.o.valid & ~(taken & single))),
         ]
         return m
 

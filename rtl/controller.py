@@ -150,8 +150,8 @@ class Controller(wiring.Component):
             self.context.acc_base.eq(self.acc_base),
             self.context.phase_stride.eq(current.phase_stride),
             self.context.phase_last.eq(current.phase_last),
-            self.context.gated.eq(current.gated),
-            self.context.align.eq(current.align),
+            *(align.eq(Mux(current.gated, own, current.align[0]))
+              for align, own in zip(self.context.align, current.align, strict=True)),
             self.settings.shift.eq(current.shift),
             self.settings.cell_argument_shift.eq(current.cell_argument_shift),
             self.settings.peephole_select.eq(current.peephole_select),

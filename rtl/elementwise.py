@@ -249,10 +249,11 @@ class Slice(wiring.Component):
         ]
         self._cells = self._delayed(m, read.data, 1 + self._tree)
         m.d.comb += self.cells.eq(self._cells)
-        self._parameters = self._delayed(m, parameter_read.data, 1 + self._tree)
-        self._peepholes(m)
+        parameters = self._delayed(m, parameter_read.data, self._tree)
+        self._parameters = self._delayed(m, parameters, 1)
+        self._peepholes(m, parameters)
 
-    def _peepholes(self, m):
+    def _peepholes(self, m, parameters):
         """Peephole weights as they are multiplied. Of a product's shift by s, 2 - s % 3 bits are taken back in front of
         the multiplier, once for all lanes, and 2, 5 or 8 done behind it."""
         config = self.config
@@ -263,8 +264,8 @@ class Slice(wiring.Component):
                     m.d.comb += [left.eq(2 - select % 3), self._peephole_right.eq(select // 3)]
         self._weights = []
         for k in range(self._per_word):
-            weight = Signal(signed(config.peephole_bits + 2), name=f"peephole_weight{k}")
-            m.d.comb += weight.eq(self._parameters[k][config.argument_bits:].as_signed() << left)
+            weight = Signal(signed(config.peephole_bits + 2), name=f"peephole_weight{k}", reset_less=True)
+            m.d.sync += weight.eq(parameters[k][config.argument_bits:].as_signed() << left)
             self._weights.append(weight)
 
     def _delayed(self, m, value, cycles):

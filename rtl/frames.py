@@ -148,7 +148,8 @@ class FrameInput(wiring.Component):
 class FrameOutput(wiring.Component):
     """Sends columns of the vector memory as one frame, when the broadcast leaves the read port free.
 
-    Latency: two cycles from the column's line to the beat. Cost: a FIFO of 8 beats.
+    Latency: two cycles from a column to its beat. Cost: a FIFO of 8 beats, and a register of one in front of
+    it, which is cleared for voices that are away: that takes no LUTs.
 
     Members
     -------
@@ -194,23 +195,24 @@ class FrameOutput(wiring.Component):
         lasts = Signal(delay)
         banks = [Signal(max(1, group_bits), name=f"bank{k}") for k in range(delay)]
         header = Signal()
-        room = fifo.level + sum(reads) + header < self.depth - 1
+        landed = Signal(fifo.i.shape(), reset_less=True)
+        room = fifo.level + sum(reads) + header + fifo.i_valid < self.depth - 1
         m.d.comb += [
             self.read_line.eq(base + index[group_bits:]),
             self.blocked.eq(self.beats.valid & ~self.beats.ready),
             self.sent.eq(self.beats.valid & self.beats.ready & self.beats.payload.last),
-            fifo.i_valid.eq(header | reads[-1]),
-            fifo.i.last.eq(~header & lasts[-1]),
+            fifo.i.eq(landed),
         ]
-        with m.If(header):
-            for channel in range(config.channels):
-                m.d.comb += fifo.i.data.word_select(channel, config.activation_bits).eq(active[channel])
-        with m.Else():
-            for channel in range(config.channels):
-                value = self.columns[banks[-1]][channel] if group_bits else self.columns[0][channel]
-                m.d.comb += fifo.i.data.word_select(channel, config.activation_bits).eq(
-                    Mux(active[channel], value, 0))
+        for channel in range(config.channels):
+            value = self.columns[banks[-1]][channel] if group_bits else self.columns[0][channel]
+            beat = landed.data.word_select(channel, config.activation_bits)
+            with m.If(header | ~active[channel]):
+                m.d.sync += beat.eq(header & active[channel])
+            with m.Else():
+                m.d.sync += beat.eq(value)
         m.d.sync += [
+            fifo.i_valid.eq(header | reads[-1]),
+            landed.last.eq(~header & lasts[-1]),
             reads.eq(Cat(read, reads)),
             lasts.eq(Cat(left == 1, lasts)),
             banks[0].eq(index[:group_bits]),

@@ -62,7 +62,8 @@ class Entry(data.StructLayout):
 
 
 class Context(data.StructLayout):
-    """What a PE must know of an operation; fields as in `rtl.program.Instruction`.
+    """What a PE must know of an operation; fields as in `rtl.program.Instruction`, but ``align`` that of the rows whose
+    number ends in 0 to 3, in an operation that is not ``gated`` too.
 
     ``entry_stop`` is where its lines end, which a stream is read to even by a PE that has fewer entries.
     """
@@ -75,7 +76,6 @@ class Context(data.StructLayout):
             "acc_base": accumulator,
             "phase_stride": accumulator,
             "phase_last": 3,
-            "gated": 1,
             "align": data.ArrayLayout(config.align_bits, 4),
         })
 

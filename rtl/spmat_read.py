@@ -159,26 +159,33 @@ class SpmatRead(wiring.Component):
         write = stops.write_port()
         stop, next_stop = (stops.read_port(domain="comb") for _ in range(2))
         operation = Signal(range(MAX_OPERATIONS))
-        # Of the operation that was under way and, should that have ended, of the one behind it: were they one flag,
-        # synthesis would read the memory once, where `finishes` tells it.
-        there, beyond, next_beyond, finished = (Signal(name=name) for name in (
-            "there", "beyond", "next_beyond", "finished"))
+        following = Signal.like(operation, init=1)
         m.d.comb += [
             write.addr.eq(self.base_operation),
             write.data.eq(self.stop),
             write.en.eq(self.base_valid),
             stop.addr.eq(operation),
-            next_stop.addr.eq(operation + 1),
+            next_stop.addr.eq(following),
         ]
+        advanced, finished, next_beyond = (Signal(name=name) for name in ("advanced", "finished", "next_beyond"))
 
-        def apart(limit):
-            return Mux(advances, (position + 1)[:len(position)] != limit, position != limit)
+        # Both are kept, with or without a step, and chosen from a cycle later: what steps is known late in a cycle.
+        def apart(name, limit):
+            here, further = (Signal(name=f"{name}_{where}") for where in ("here", "further"))
+            m.d.sync += [
+                here.eq(self.streamed & (position != limit)),
+                further.eq(self.streamed & ((position + 1)[:len(position)] != limit)),
+            ]
+            return Mux(advanced, further, here)
 
+        resident = Signal()
         m.d.sync += [
             operation.eq(operation + finishes),
-            there.eq(~self.streamed | apart(self.written)),
-            beyond.eq(self.streamed & apart(stop.data)),
-            next_beyond.eq(self.streamed & (position != next_stop.data)),
+            following.eq(following + finishes),
+            advanced.eq(advances),
+            resident.eq(~self.streamed),
             finished.eq(finishes),
+            # Beyond the end of the operation that follows, should this one have ended.
+            next_beyond.eq(self.streamed & (position != next_stop.data)),
         ]
-        return there, Mux(finished, next_beyond, beyond)
+        return resident | apart("there", self.written), Mux(finished, next_beyond, apart("beyond", stop.data))

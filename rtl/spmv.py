@@ -71,7 +71,7 @@ class SpMV(wiring.Component):
                 row += skip + 1 if weight else (skip + 1) << index_bits
                 if not weight:
                     continue
-                align = context["align"][row & 3 if context["gated"] else 0]
+                align = context["align"][row & 3]
                 address = context["acc_base"] + phase * context["phase_stride"] + row
                 accumulator[address] += (weight << align) * values
             phase = 0 if phase == context["phase_last"] else phase + 1
@@ -107,7 +107,6 @@ class SpMV(wiring.Component):
         offset = Signal(bits_for(config.accumulator_rows - 1), reset_less=True)
         weight = Signal(signed(config.weight_bits), reset_less=True)
         align = Signal(Context(config)["align"].shape, reset_less=True)
-        gated = Signal(reset_less=True)
         valid = Signal()
         end = Signal()
         padding = Signal()
@@ -122,7 +121,6 @@ class SpMV(wiring.Component):
                 padding.eq(is_padding),
                 weight.eq(entry.weight),
                 align.eq(context.align),
-                gated.eq(context.gated),
             ]
             with m.If(self.entries.valid):
                 m.d.sync += row.eq(Mux(entry.first, 0, row + 1) + step)
@@ -134,23 +132,20 @@ class SpMV(wiring.Component):
                 m.d.sync += self._values.eq(self.columns.payload)
 
         self._address = Signal.like(offset)
-        self._following = Signal.like(offset)
         self._operand = Signal(signed(config.operand_bits), reset_less=True)
         self._end = Signal()
         self._padding = Signal()
         row_valid = Signal()
         self._follows = Signal()
-        m.d.comb += [
-            self._following.eq(offset + row),
-            self._follows.eq(valid & ~padding),
-        ]
+        m.d.comb += self._follows.eq(valid & ~padding)
+        self._following = offset, row
         with m.If(go):
             m.d.sync += [
                 row_valid.eq(self._follows),
                 self._padding.eq(valid & padding),
                 self._end.eq(end),
-                self._address.eq(self._following),
-                self._operand.eq(weight << align[Mux(gated, row[:2], 0)]),
+                self._address.eq(offset + row),
+                self._operand.eq(weight << align[row[:2]]),
             ]
         return row_valid, self._address
 
@@ -162,17 +157,15 @@ class SpMV(wiring.Component):
         live = Signal(3)
         drains = Signal(2)
         ends = Signal(4)
-        waits = Signal()
-        m.d.comb += go.eq(~(waits | self.drain))
+        met = Signal(3)
+        m.d.comb += go.eq(~(met.any() | self.drain))
 
-        # Whether an entry has to wait is found out a cycle ahead, for the one that is there and the one behind it.
-        def met(row, *others):
-            under_way = zip(live[:2], addresses[:2], strict=True)
-            return Cat(valid & (place == row) for valid, place in (*under_way, *others)).any()
-
-        m.d.sync += waits.eq(Mux(
-            go, self._follows & met(self._following, (row_valid, address)),
-            row_valid & met(address, (self.drain, self.drain_address))))
+        # Whether an entry has to wait is found out a cycle ahead: for the one behind, and for the one that is there and
+        # that a drain gets ahead of. What it has met is then three cycles away from being written.
+        under_way = ((row_valid, address), *zip(live[:2], addresses[:2], strict=True))
+        behind = Cat(valid & self._follows & _adds_up(*self._following, place) for valid, place in under_way)
+        drained = self.drain & row_valid & (address == self.drain_address)
+        m.d.sync += met.eq(Mux(go, behind, Cat(drained, met)))
 
         read_address = Signal.like(address)
         m.d.comb += [
@@ -188,7 +181,7 @@ class SpMV(wiring.Component):
             ends.eq((ends << 1) | (self._end & go)),
             self.busy.eq(row_valid & go),
             self.padding.eq(self._padding & go),
-            self.hazard.eq(waits & ~self.drain),
+            self.hazard.eq(met.any() & ~self.drain),
         ]
 
         weight = Signal.like(self._operand, name="weight5", reset_less=True)
@@ -227,3 +220,12 @@ class SpMV(wiring.Component):
                 write.data[channel].eq(after),
                 self.drained.word_select(channel, config.accumulator_bits).eq(before),
             ]
+
+
+def _adds_up(first, second, total):
+    """Whether ``total`` is the sum of the others, in its width, without the carries of an adder: where it is, what
+    a place needs as a carry is what the place below gives."""
+    first, second = (value[:len(total)] for value in (first, second))
+    needed = first ^ second ^ total
+    given = (first & second) | ((first | second) & ~total)
+    return (needed == (given << 1)[:len(total)])

@@ -461,6 +461,7 @@ class FrameOutputModel:
         self._left = self._level = self._first = 0
         self._header = False
         self._reads = [False] * VectorMemory.delay
+        self._landed = False
         self.spans: list[tuple[int, int]] = []
 
     @property
@@ -476,16 +477,16 @@ class FrameOutputModel:
         """One cycle; ``go``: the columns are written, ``grant``: the broadcast leaves the read port free."""
         if self._state == "IDLE":
             return
-        arrives = self._header or self._reads[-1]
-        room = self._level + sum(self._reads) + self._header < FrameOutput.depth - 1
+        room = self._level + sum(self._reads) + self._header + self._landed < FrameOutput.depth - 1
+        arrives, self._landed = self._landed, self._header or self._reads[-1]
         read = self._state == "READ" and grant and room
         self._header = self._state == "WAIT" and go
         if self._header:
-            self._state, self._first = "READ", cycle + 2 + FrameGuard.delay
+            self._state, self._first = "READ", cycle + 3 + FrameGuard.delay
         self._left -= read
         if self._state == "LAND" and not any(self._reads):
-            self._state = "IDLE"  # and the last beat leaves
-            self.spans.append((self._first, cycle + 1 + FrameGuard.delay))
+            self._state = "IDLE"  # and the last beat lands
+            self.spans.append((self._first, cycle + 2 + FrameGuard.delay))
         elif read and not self._left:
             self._state = "LAND"
         self._reads = [read, *self._reads[:-1]]

@@ -81,7 +81,7 @@ class Operation:
         SpMV.model(accumulator, self.context, columns, self.index_bits)
 
 
-def random_operation(rng, config, *, base, rows, phases, columns, gated, density, entry_base=0, empty=False):
+def random_operation(rng, config, *, base, rows, phases, columns, density, entry_base=0, empty=False):
     """Random weights, aligned so little that no accumulator can overflow.
 
     ``rows`` counts the rows of one phase. Columns have at least one entry, unless ``empty`` allows none.
@@ -93,7 +93,6 @@ def random_operation(rng, config, *, base, rows, phases, columns, gated, density
         "acc_base": base,
         "phase_stride": rows + int(rng.integers(0, 2)) if phases > 1 else 0,
         "phase_last": phases - 1,
-        "gated": int(gated),
         "align": rng.integers(0, most + 1, 4).tolist(),
     }
     work = []
@@ -107,7 +106,7 @@ def random_operation(rng, config, *, base, rows, phases, columns, gated, density
     return Operation(context, work, config.index_bits)
 
 
-def random_jobs(rng, config, count, *, phases, gated, rows=(4, 16), density=0.3, empty=False):
+def random_jobs(rng, config, count, *, phases, rows=(4, 16), density=0.3, empty=False):
     """``count`` jobs of one or two random operations, which take the two halves of the rows in turn."""
     half = config.accumulator_rows // 2
     made = []
@@ -117,7 +116,7 @@ def random_jobs(rng, config, count, *, phases, gated, rows=(4, 16), density=0.3,
             many = int(rng.integers(*rows))
             made[-1].append(random_operation(
                 rng, config, base=index % 2 * half + int(rng.integers(0, half - phases * (many + 1))),
-                rows=many, phases=phases, columns=int(rng.integers(0, 24)), gated=gated, density=density,
+                rows=many, phases=phases, columns=int(rng.integers(0, 24)), density=density,
                 empty=empty))
     return made
 

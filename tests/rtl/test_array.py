@@ -60,10 +60,10 @@ class Bench:
         words = line = 0
         for _ in range(count):
             shared = random_operation(rng, config, base=int(rng.integers(8)), rows=rows, phases=2,
-                                      columns=columns, gated=True, density=density)
+                                      columns=columns, density=density)
             parts = []
             for pe in range(config.pes):
-                part = random_operation(rng, config, base=0, rows=rows, phases=2, columns=columns, gated=True,
+                part = random_operation(rng, config, base=0, rows=rows, phases=2, columns=columns,
                                         density=density, empty=True)
                 part.context = {**shared.context, "entry_base": words}
                 group = pe // config.row_pes

@@ -84,8 +84,8 @@ class Reference:
     def multiply(self, instruction):
         second = instruction["source"] is Source.INPUT and self.buffer
         clear = self.voices[1] if instruction["source"] is Source.RECURRENT else 0
-        names = ("entry_base", "phase_stride", "phase_last", "gated", "align")
-        context = {name: instruction[name] for name in names}
+        context = {name: instruction[name] for name in ("entry_base", "phase_stride", "phase_last")}
+        context["align"] = instruction["align"] if instruction["gated"] else instruction["align"][:1] * 4
         return (instruction["dst_base" if second else "src_base"], clear, instruction["count"],
                 instruction["order_base"], {**context, "acc_base": self.place(instruction)})
 
@@ -193,7 +193,7 @@ class Bench:
             assert ctx.get(dut.context_valid)
             assert ctx.get(dut.operation) == self.sent % MAX_OPERATIONS
             context = ctx.get(dut.context)
-            fields = {name: context[name] for name in ("entry_base", "phase_stride", "phase_last", "gated")}
+            fields = {name: context[name] for name in ("entry_base", "phase_stride", "phase_last")}
             got = (ctx.get(dut.src_base), ctx.get(dut.clear), ctx.get(instruction.count),
                    ctx.get(instruction.order_base),
                    {**fields, "align": list(context.align), "acc_base": context.acc_base})

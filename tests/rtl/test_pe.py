@@ -122,7 +122,7 @@ class Bench:
 @pytest.mark.parametrize("gaps, drain_chance", [(0.0, 1.0), (0.3, 0.4)])
 def test_columns_become_sums(config, gaps, drain_chance, seed):
     rng = generator(seed)
-    jobs = random_jobs(rng, config, 6, phases=2, gated=True, rows=(4, 20), density=0.15, empty=True)
+    jobs = random_jobs(rng, config, 6, phases=2, rows=(4, 20), density=0.15, empty=True)
     bench = Bench(config, rng, jobs, gaps=gaps, drain_chance=drain_chance)
     bench.run()
     assert bench.count(0) == len(bench.operations)
@@ -132,7 +132,7 @@ def test_columns_become_sums(config, gaps, drain_chance, seed):
 
 def operation_of(rng, columns):
     """An operation with so many entries a column, no two near columns with a row in common."""
-    context = dict.fromkeys(("entry_base", "acc_base", "phase_stride", "phase_last", "gated"), 0)
+    context = dict.fromkeys(("entry_base", "acc_base", "phase_stride", "phase_last"), 0)
     work = []
     for number, count in enumerate(columns):
         rows = np.arange(count) + number % 5 * 8

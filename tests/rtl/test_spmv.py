@@ -70,11 +70,10 @@ def check_counters(bench):
 
 
 @seeds(1)
-@pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("phases", [1, 2, 3, 4])
-def test_sums_with_stalls_on_both_sides(phases, gated, seed):
+def test_sums_with_stalls_on_both_sides(phases, seed):
     rng = generator(seed)
-    bench = Bench(TINY, rng, random_jobs(rng, TINY, 4, phases=phases, gated=gated, rows=(4, 15)),
+    bench = Bench(TINY, rng, random_jobs(rng, TINY, 4, phases=phases, rows=(4, 15)),
                   entry_pauses=0.3, drain_chance=0.4)
     bench.run()
     check_counters(bench)
@@ -85,8 +84,8 @@ def test_sums_with_stalls_on_both_sides(phases, gated, seed):
 def test_sums_at_full_speed(config, seed):
     """No pauses: many hazards in few rows, padding in many; drains in every cycle they are allowed."""
     rng = generator(seed)
-    few = random_jobs(rng, config, 4, phases=1, gated=True, rows=(1, 4))
-    many = random_jobs(rng, config, 4, phases=2, gated=False, rows=(16, 30), density=0.05)
+    few = random_jobs(rng, config, 4, phases=1, rows=(1, 4))
+    many = random_jobs(rng, config, 4, phases=2, rows=(16, 30), density=0.05)
     bench = Bench(config, rng, few + many)
     bench.run()
     check_counters(bench)
@@ -95,7 +94,7 @@ def test_sums_at_full_speed(config, seed):
 
 def single(rng, columns, context=None):
     """An operation of columns given as row lists, ascending, at weights and activations not zero."""
-    context = {"entry_base": 0, "acc_base": 0, "phase_stride": 0, "phase_last": 0, "gated": 0,
+    context = {"entry_base": 0, "acc_base": 0, "phase_stride": 0, "phase_last": 0,
                "align": [0] * 4, **(context or {})}
     work = []
     for rows in columns:
@@ -130,7 +129,7 @@ def test_other_rows_never_wait():
 def test_cycles_are_entries_and_hazards_and_the_delay(seed):
     """Every cycle from the first entry to ``done`` is accounted for."""
     rng = generator(seed)
-    operation = random_operation(rng, TINY, base=3, rows=6, phases=1 + seed % 3, columns=20, gated=True,
+    operation = random_operation(rng, TINY, base=3, rows=6, phases=1 + seed % 3, columns=20,
                                  density=0.3)
     bench = Bench(TINY, rng, [[operation]])
     bench.run()
@@ -216,7 +215,7 @@ def test_accumulators_hold_what_the_config_promises():
     config = TINY.replace(row_nonzeros=16)
     weight = (1 << (config.weight_bits - 1)) - 1
     lowest = -1 << (config.activation_bits - 1)
-    context = {"entry_base": 0, "acc_base": 0, "phase_stride": 0, "phase_last": 0, "gated": 1}
+    context = {"entry_base": 0, "acc_base": 0, "phase_stride": 0, "phase_last": 0}
     rng = generator(0)
     work = []
     for align, columns in ((0, 16), (1, 8), (2, 4), (3, 2), (4, 1)):

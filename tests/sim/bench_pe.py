@@ -77,7 +77,7 @@ async def columns_become_sums(dut, gaps, drain_chance):
     """Every row that is drained is the sum of its products; what the PE counts is what there was."""
     config = Config(**json.loads(os.environ[CONFIG]))
     rng = generator(0)
-    jobs = random_jobs(rng, config, 6, phases=2, gated=True, rows=(4, 20), density=0.15, empty=True)
+    jobs = random_jobs(rng, config, 6, phases=2, rows=(4, 20), density=0.15, empty=True)
     bench = Bench(config, rng, jobs, gaps=gaps, drain_chance=drain_chance)
     context = Context(dut, bench.dut)
     cocotb.start_soon(Clock(dut.clk, PERIOD, unit="ns").start())
