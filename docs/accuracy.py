@@ -90,10 +90,11 @@ def densities():
 
 
 def layered():
-    """Two layers beside one, of the first seed."""
+    """Two layers, and two directions, beside one, of the first seed."""
     measured = _measured()
     rows = {"256/128": [measured["float"]["dense-1"], measured["machine"]["balanced-10-1"]],
-            "160/96, twice": [measured["layered"]["dense/float"], measured["layered"]["balanced-10/machine"]]}
+            "160/96, twice": [measured["layered"]["dense/float"], measured["layered"]["balanced-10/machine"]],
+            "160/64, in both directions": [measured["both"]["dense/float"], measured["both"]["balanced-10/machine"]]}
     return _table(["layers", "weights", "non-zeros at 10 %", "dense, float", "10 %, machine", "cycles a step"], [
         [name, f"{machine['weights']:,}", f"{machine['nonzeros']:,}", _percent(dense["decoded"]),
          _percent(machine["decoded"]), f"{machine['cycles']:,}"] for name, (dense, machine) in rows.items()])

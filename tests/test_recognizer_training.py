@@ -16,8 +16,11 @@ from examples.recognizer import corpus, synthesis  # noqa: E402
 from examples.recognizer.corpus import Utterances  # noqa: E402
 from examples.recognizer.machine import (  # noqa: E402
     float_logits,
+    float_outputs,
     machine_logits,
+    machine_outputs,
     quantized,
+    quantized_network,
     short_peepholes,
     tables,
 )
@@ -170,6 +173,20 @@ def test_a_trained_network_recognizes_also_as_a_machine(utterances, batches, tmp
     assert all(row.frames > 0.9 and row.decoded < 0.2 for row in found)
     for row in rows:
         assert [len(part) for part in row] == [len(part) + DELAY for part in utterances.phones]
+    assert max(np.abs(a - b).max() for a, b in zip(rows[0], rows[1], strict=True)) < 1e-3
+    assert max(np.abs(a - b).max() for a, b in zip(rows[1], rows[2], strict=True)) < 0.2
+
+
+def test_a_network_of_both_directions_recognizes_also_as_a_machine(utterances, batches, tmp_path):
+    both = run("both", updates=60, both=True)
+    train(both, tmp_path, batches)
+    network, sequences = load(both, tmp_path)[0], given(utterances)
+    exact = [network(torch.from_numpy(sequence[:, None])).detach().numpy()[:, 0] for sequence in sequences]
+    whole = network.network("both")
+    models = quantized_network(whole, sequences)
+    assert len(models) == 2
+    rows = [exact, float_outputs(whole, sequences), machine_outputs(whole, models, sequences)]
+    assert all(score(row, utterances.phones, 1.0).frames > 0.9 for row in rows)
     assert max(np.abs(a - b).max() for a, b in zip(rows[0], rows[1], strict=True)) < 1e-3
     assert max(np.abs(a - b).max() for a, b in zip(rows[1], rows[2], strict=True)) < 0.2
 

@@ -13,9 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from examples.distill import voices
 from examples.distill.speaker import Speaker
-from examples.distill.task import Streams, float_outputs, machine_outputs
+from examples.distill.task import Streams
 from examples.distill.vad import Vad
 from examples.recognizer.ledger import Ledger
+from examples.recognizer.machine import float_outputs, machine_outputs
 from examples.recognizer.speech import MissingData
 from sw import bundle
 from sw.training import distill

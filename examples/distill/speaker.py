@@ -54,7 +54,7 @@ class Speaker(Task):
 
     name: str = "speaker"
     config: object = preset("ese")
-    updates: int = 1000
+    updates: int = 3000
     batch: int = 16
     steps: int = 100
     judged_by: tuple = ("synthetic", "recordings")

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from examples.recognizer.machine import by_length
-from sw.reference import Reference
-from sw.runners import FloatRunner, MachineRunner
-
-__all__ = ["Streams", "Task", "float_outputs", "machine_outputs"]
+__all__ = ["Streams", "Task"]
 
 
 class Streams:
@@ -99,21 +95,6 @@ class Task(ABC):
         Parameters
         ----------
         run : callable
-            Outputs of each of a list of sequences (T, I), as `float_outputs` and `machine_outputs`.
+            Outputs of each of a list of sequences (T, I), as those of `examples.recognizer.machine`.
         tests : mapping of str to list of `Voice`
         """
-
-
-def float_outputs(network, sequences):
-    """Outputs (T, P) of each sequence (T, I) in float64."""
-    runners = [FloatRunner(direction.model) for direction in network.directions]
-    return by_length(sequences, lambda frames, lengths: network.run(frames, runners, lengths)[0])
-
-
-def machine_outputs(network, models, sequences):
-    """The same by the integer reference of quantized models."""
-    def run(frames, lengths):
-        runners = [MachineRunner(Reference(model, frames.shape[1])) for model in models]
-        return network.run(frames, runners, lengths)[0]
-
-    return by_length(sequences, run)

@@ -20,7 +20,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from examples.recognizer import corpus
 from examples.recognizer.ledger import Ledger
-from examples.recognizer.machine import CONFIG, float_logits, machine_logits, quantized, short_peepholes, tables
+from examples.recognizer.machine import (
+    CONFIG,
+    float_logits,
+    float_outputs,
+    machine_logits,
+    machine_outputs,
+    quantized,
+    quantized_network,
+    short_peepholes,
+    tables,
+)
 from examples.recognizer.network import logits
 from examples.recognizer.plans import FULL
 from examples.recognizer.score import given, score
@@ -42,7 +52,7 @@ SCANNED = (0.5, 0.3, 0.2, 0.1, 0.05)
 SEEDS = (1, 2, 3)
 BASE, BRANCH, RATE = 250, 150, 4e-3
 CELLS, OUTPUTS = 256, 128
-LAYERED = {"cells": 160, "outputs": 96, "layers": 2}
+VARIANTS = {"layered": {"cells": 160, "outputs": 96, "layers": 2}, "both": {"cells": 160, "outputs": 64, "both": True}}
 BATCH, STEPS = 32, 128
 _ARITHMETIC = 2 * len(ACTIVATION_BITS) + len(SIGMOID_RANGES) + 2 * len(TABLE_SAMPLES) + len(PEEPHOLE_BITS)
 RESULTS = Path(__file__).parents[2] / "docs" / "accuracy.json"
@@ -62,6 +72,21 @@ def _runs(seed):
     """All branches of a seed, the most wanted first."""
     return [_branch(seed, None), *(_branch(seed, density, balanced) for balanced in (True, False)
                                    for density in sorted(DENSITIES, key=lambda density: density != 0.1))]
+
+
+def _costs(models, config):
+    """What quantized models take that run one after the other, and how near to floating point their outputs are."""
+    outputs = [integers.report.outputs[-1] for integers in models]
+    matrices = [matrix for integers in models for layer in integers.layers
+                for matrix in (layer.w_x, layer.w_r, layer.w_ym)]
+    timed = [estimate(schedule(integers, config)) for integers in models]
+    cycles = [one.cycles_per_step for one in timed]
+    power, error = (sum(getattr(output, name)**2 for output in outputs) for name in ("rms_output", "rms_error"))
+    return {"signal_to_noise_db": 10 * float(np.log10(power / error)),
+            "nonzeros": sum(int(np.count_nonzero(matrix)) for matrix in matrices),
+            "weights": sum(matrix.size for matrix in matrices), "bytes": sum(pack(one.plan).bytes for one in timed),
+            "cycles": sum(cycles),
+            "busy": sum(one.busy * part for one, part in zip(timed, cycles, strict=True)) / sum(cycles)}
 
 
 class Study:
@@ -123,14 +148,15 @@ class Study:
     def _through(self, model, config=CONFIG, **ranges):
         """Scores of a model through the integer machine, and its time on the machine of the paper's size."""
         integers = self._integers(model, config, **ranges)
-        output = integers.report.outputs[-1]
-        matrices = [matrix for layer in integers.layers for matrix in (layer.w_x, layer.w_r, layer.w_ym)]
-        timed = estimate(schedule(integers, config))
-        return self._score(machine_logits(integers, model.head, self._sequences)) | {
-            "signal_to_noise_db": 20 * float(np.log10(output.rms_output / output.rms_error)),
-            "nonzeros": sum(int(np.count_nonzero(matrix)) for matrix in matrices),
-            "weights": sum(matrix.size for matrix in matrices),
-            "bytes": pack(timed.plan).bytes, "cycles": timed.cycles_per_step, "busy": timed.busy}
+        return self._score(machine_logits(integers, model.head, self._sequences)) | _costs([integers], config)
+
+    def _network_through(self, network):
+        """The same of a `Network`, whose directions run one after the other."""
+        models = quantized_network(network, self._heard)
+        return self._score(machine_outputs(network, models, self._sequences)) | _costs(models, CONFIG)
+
+    def _network_float(self, network):
+        return self._score(float_outputs(network, self._sequences))
 
     def _both(self, run):
         """A run in floating point and through the machine; its model."""
@@ -175,16 +201,18 @@ class Study:
                                  model.head)
             advance()
 
-    def layered(self, advance):
-        """Two layers of about as many weights in all, dense and at 10 %."""
-        base = dataclasses.replace(_base(SEEDS[0]), name="base-layered", **LAYERED)
-        train(base, self._folder, self._batches)
-        for name, density in (("dense", None), ("balanced-10", 0.1)):
-            run = dataclasses.replace(_branch(SEEDS[0], density), name=f"{name}-layered", parent=base.name, **LAYERED)
-            network = self._network(run)
-            self._ledger.measure("layered", f"{name}/float", self._float, network)
-            self._ledger.measure("layered", f"{name}/machine", self._through, network.model(run.name))
-            advance()
+    def variants(self, advance):
+        """Two layers, and two directions, of about as many weights in all, dense and at 10 %."""
+        for variant, shape in VARIANTS.items():
+            base = dataclasses.replace(_base(SEEDS[0]), name=f"base-{variant}", **shape)
+            train(base, self._folder, self._batches)
+            for name, density in (("dense", None), ("balanced-10", 0.1)):
+                run = dataclasses.replace(_branch(SEEDS[0], density), name=f"{name}-{variant}", parent=base.name,
+                                          **shape)
+                network = self._network(run).network(run.name)
+                self._ledger.measure(variant, f"{name}/float", self._network_float, network)
+                self._ledger.measure(variant, f"{name}/machine", self._network_through, network)
+                advance()
 
     def sensitivity(self):
         """One matrix of the dense network at a time, in one shot: loss of right frames on the development prompts."""
@@ -238,8 +266,8 @@ def main(folder: Path, output: Path, seeds: int) -> None:
         line = progress.add_task("arithmetic", total=_ARITHMETIC)
         study.arithmetic(lambda: progress.advance(line))
         study.sensitivity()
-        line = progress.add_task("two layers", total=2)
-        study.layered(lambda: progress.advance(line))
+        line = progress.add_task("layers and directions", total=2 * len(VARIANTS))
+        study.variants(lambda: progress.advance(line))
         for seed in SEEDS[:seeds]:
             line = progress.add_task(f"densities, seed {seed}", total=len(_runs(seed)))
             study.densities(seed, lambda line=line: progress.advance(line))

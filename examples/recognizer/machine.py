@@ -8,28 +8,37 @@ import numpy as np
 from rtl.activation import Activation
 from rtl.config import preset
 from rtl.fixed import round_shift, saturate
-from sw.float_reference import run as run_float
+from sw import bundle
 from sw.model import Model
 from sw.network import Network
 from sw.quantize import quantize
 from sw.quantized import activation_table
 from sw.reference import Reference
-from sw.runners import MachineRunner
+from sw.runners import FloatRunner, MachineRunner
 from sw.speech.recognizer import side_by_side
 
-__all__ = ["CONFIG", "by_length", "float_logits", "machine_logits", "quantized", "short_peepholes",
-           "tables"]
+__all__ = ["CONFIG", "by_length", "float_logits", "float_outputs", "machine_logits", "machine_outputs", "quantized",
+           "quantized_network", "short_peepholes", "tables"]
 
 CONFIG = preset("ese")
 _CHANNELS = 64  # of the reference: results do not depend on it
 _VOICES, _STEPS = 24, 192  # of calibration
 
 
+def _pieces(frames):
+    """What formats are chosen on, (T, B, 153), of sequences of features (T, 153)."""
+    pieces = [sequence[:_STEPS] for sequence in frames if len(sequence) >= _STEPS][:_VOICES]
+    return np.stack(pieces, axis=1).astype(np.float64)
+
+
 def quantized(model, frames, config=CONFIG, **ranges):
     """A model in integers, its formats chosen on sequences of features (T, 153)."""
-    pieces = [sequence[:_STEPS] for sequence in frames if len(sequence) >= _STEPS][:_VOICES]
-    body = Model(layers=model.layers, name=model.name)
-    return quantize(body, np.stack(pieces, axis=1).astype(np.float64), config, **ranges)
+    return quantize(Model(layers=model.layers, name=model.name), _pieces(frames), config, **ranges)
+
+
+def quantized_network(network, frames, config=CONFIG):
+    """Likewise the model of each direction of a `Network`."""
+    return bundle.quantize_network(network, _pieces(frames), config)
 
 
 def by_length(sequences, run):
@@ -69,16 +78,27 @@ def short_peepholes(model, bits):
     return dataclasses.replace(model, layers=tuple(layers))
 
 
-def machine_logits(model, head, sequences, tables=None):
-    """Logits (T, 40) of each sequence of features (T, 153), by the integer reference of a `QuantizedModel`."""
-    network = Network.of(Model(layers=model.floating_point().layers, head=head, name=model.name))
+def float_outputs(network, sequences):
+    """What a `Network` makes of each sequence (T, I), in float64."""
+    runners = [FloatRunner(direction.model) for direction in network.directions]
+    return by_length(sequences, lambda frames, lengths: network.run(frames, runners, lengths)[0])
 
+
+def machine_outputs(network, models, sequences, tables=None):
+    """The same by the integer reference of the `QuantizedModel` of each direction."""
     def run(frames, lengths):
-        return network.run(frames, [MachineRunner(Reference(model, frames.shape[1], tables))], lengths)[0]
+        runners = [MachineRunner(Reference(model, frames.shape[1], tables)) for model in models]
+        return network.run(frames, runners, lengths)[0]
 
     return by_length(sequences, run)
 
 
 def float_logits(model, sequences):
-    """The same by a `Model` in float64, its head included."""
-    return by_length(sequences, lambda frames, lengths: model.head(run_float(model, frames)[0]))
+    """Logits (T, 40) of each sequence of features (T, 153) by a `Model` in float64, its head included."""
+    return float_outputs(Network.of(model), sequences)
+
+
+def machine_logits(model, head, sequences, tables=None):
+    """The same by the integer reference of a `QuantizedModel`."""
+    network = Network.of(Model(layers=model.floating_point().layers, head=head, name=model.name))
+    return machine_outputs(network, [model], sequences, tables)

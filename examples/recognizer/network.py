@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sw.model import Dense, Model, read_npz
+from sw.network import Direction, Network, Stage
 from sw.speech.features import FEATURES
 from sw.speech.phones import PHONES
 from sw.training import LSTMP
@@ -14,7 +15,7 @@ __all__ = ["Recognizer", "logits", "save_rounded"]
 
 
 class Recognizer(nn.Module):
-    """153 features -> LSTMP with peepholes, one or more on top of each other -> 40 logits.
+    """153 features -> LSTMP with peepholes, one or more on top of each other or two side by side -> 40 logits.
 
     Parameters
     ----------
@@ -23,30 +24,46 @@ class Recognizer(nn.Module):
     products : torch.dtype
         As for `LSTMP`.
     layers : int
+    both : bool
+        Whether there is a second LSTMP, which hears the sequence back to front; only of one layer.
     """
 
-    def __init__(self, cells, outputs, products=torch.float32, layers=1):
+    def __init__(self, cells, outputs, products=torch.float32, layers=1, both=False):
         super().__init__()
         self.lstm = LSTMP(FEATURES, cells, outputs, products=products)
         self.above = nn.ModuleList(LSTMP(outputs, cells, outputs, products=products) for _ in range(1, layers))
-        self.head = nn.Linear(outputs, len(PHONES))
+        self.back = nn.ModuleList([LSTMP(FEATURES, cells, outputs, products=products)] if both else [])
+        self.head = nn.Linear((1 + both) * outputs, len(PHONES))
 
     def forward(self, x):
-        """Logits (T, B, 40) for features (T, B, 153)."""
+        """Logits (T, B, 40) for features (T, B, 153), sequences of one length."""
+        back = [layer(x.flip(0))[0].flip(0) for layer in self.back]
         for layer in (self.lstm, *self.above):
             x, _ = layer(x)
-        return self.head(x)
+        return self.head(torch.cat([x, *back], dim=-1))
+
+    def _head(self):
+        return Dense(weight=self.head.weight.detach().numpy().copy(), bias=self.head.bias.detach().numpy().copy())
 
     def model(self, name):
-        """The model for the machine's software."""
-        head = Dense(weight=self.head.weight.detach().numpy().copy(), bias=self.head.bias.detach().numpy().copy())
+        """The model for the machine's software; of what hears in both directions there is only a `network`."""
         layers = [self.lstm.layer("lstmp"), *(layer.layer(f"lstmp{n}") for n, layer in enumerate(self.above, 1))]
-        return Model(layers=tuple(layers), head=head, name=name)
+        return Model(layers=tuple(layers), head=self._head(), name=name)
+
+    def network(self, name):
+        """The same as a `Network`."""
+        if not self.back:
+            return Network.of(self.model(name))
+        ways = ((self.lstm, False), (self.back[0], True))
+        directions = [Direction(Model(layers=(layer.layer("lstmp"),), name=f"{name}-{way}"), way)
+                      for layer, way in ways]
+        return Network(stages=(Stage(tuple(directions)),), head=self._head(), name=name)
 
 
 @torch.no_grad()
 def logits(network, sequences, batch=32):
-    """Logits (T, 40) of each sequence of features (T, 153), those of similar lengths side by side."""
+    """Logits (T, 40) of each sequence of features (T, 153), those of similar lengths side by side; what hears in both
+    directions would hear what fills up the shorter ones first."""
     order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
     found = [None] * len(sequences)
     for first in range(0, len(order), batch):

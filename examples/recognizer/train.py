@@ -55,6 +55,8 @@ class Run:
         How many runs there are before it, one from the other.
     seed : int
     layers : int
+    both : bool
+        As for `Recognizer`.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Run:
     stage: int = 0
     seed: int = 1
     layers: int = 1
+    both: bool = False
 
 
 class Batches:
@@ -140,7 +143,7 @@ class _Training:
 
     def _network(self, name):
         """The trained network of a run, or one to begin with."""
-        network = Recognizer(self.run.cells, self.run.outputs, torch.bfloat16, self.run.layers)
+        network = Recognizer(self.run.cells, self.run.outputs, torch.bfloat16, self.run.layers, self.run.both)
         if name is not None:
             network.load_state_dict(torch.load(self._folder / f"{name}.pt", weights_only=True))
         return network
@@ -223,7 +226,7 @@ def load(run, folder):
     FileNotFoundError
         If it has not been trained.
     """
-    network = Recognizer(run.cells, run.outputs, layers=run.layers)
+    network = Recognizer(run.cells, run.outputs, layers=run.layers, both=run.both)
     network.load_state_dict(torch.load(folder / f"{run.name}.pt", weights_only=True))
     return network, json.loads((folder / f"{run.name}.json").read_text())
 
