@@ -69,7 +69,8 @@ def test_plans_use_parts_for_training_that_are():
 def test_dense_and_sparse_are_trained_equally_long():
     for plan in (FULL, SMALL):
         dense, sparse, sparser = (plan.way(name) for name in (plan.dense, plan.sparse, plan.sparser))
-        assert [run.updates for run in dense] == [run.updates for run in sparse] == [run.updates for run in sparser]
+        assert [run.updates for run in dense] == [run.updates for run in sparse]
+        assert sparser[:-1] == sparse[:-1]
         assert [run.density for run in sparse] == [None, 0.1, 0.1] and not any(run.density for run in dense)
         assert [run.density for run in sparser] == [None, 0.1, 0.05]
         assert [run.teacher for run in sparse] == [None, None, dense[1].name]

@@ -48,22 +48,23 @@ class Plan:
         return (*(self.way(run.parent) if run.parent else ()), run)
 
 
-def _runs(base, updates, tuned, rate):
-    """Runs from a base: dense and sparse, then each of them tuned, the sparse ones by the dense one; equally long."""
+def _runs(base, updates, tuned, sparser):
+    """Runs from a base: dense and sparse, then each of them tuned, the sparse ones by the dense one; all
+    equally long but the sparser one. The last two are updates and rates."""
     dense = replace(base, name="dense", updates=updates, decay=True, parent=base.name, stage=1)
     sparse = replace(dense, name="sparse-10", density=0.1)
-    final = replace(dense, name="dense-tuned", updates=tuned, rate=rate, parent=dense.name, stage=2)
-    taught = replace(final, parent=sparse.name, teacher=dense.name)
-    return (base, dense, sparse, final, replace(taught, name="sparse-10-tuned", density=0.1),
-            replace(taught, name="sparse-05-tuned", density=0.05))
+    final = replace(dense, name="dense-tuned", updates=tuned[0], rate=tuned[1], parent=dense.name, stage=2)
+    taught = replace(final, name="sparse-10-tuned", parent=sparse.name, teacher=dense.name, density=0.1)
+    return (base, dense, sparse, final, taught,
+            replace(taught, name="sparse-05-tuned", updates=sparser[0], rate=sparser[1], density=0.05))
 
 
 _SHARES = {"espeak-train": 0.5, "flite-train": 0.2, "prompts-train": 0.3}
 _SMALL_PARTS = (*_SHARES, "espeak-dev", "prompts-dev", "espeak-test", "prompts-test")
 
 FULL = Plan("paper", _SHARES, {name: part.shards for name, part in PARTS.items()}, 32, 128,
-            _runs(Run("base", 1024, 512, updates=640, rate=2e-3, decay=False), 4000, 1200, 1e-3),
+            _runs(Run("base", 1024, 512, updates=640, rate=2e-3, decay=False), 4000, (3000, 2e-3), (1200, 1e-3)),
             "dense-tuned", "sparse-10-tuned", "sparse-05-tuned")
 SMALL = Plan("small", _SHARES, dict.fromkeys(_SMALL_PARTS, 1), 16, 96,
-             _runs(Run("base", 128, 64, updates=60, rate=4e-3, decay=False), 40, 20, 2e-3),
+             _runs(Run("base", 128, 64, updates=60, rate=4e-3, decay=False), 40, (20, 2e-3), (20, 2e-3)),
              "dense-tuned", "sparse-10-tuned", "sparse-05-tuned")
