@@ -23,7 +23,7 @@ class SpMV(wiring.Component):
 
     Latency: `delay` cycles from an entry to its row being readable; a drained row is at ``drained``
     `drain_delay` cycles after ``drain``. Cost: per channel a multiplier-adder of 19 x 16 + 36 bits and a
-    memory of ``accumulator_rows`` x ``accumulator_bits``; once per PE five row comparators.
+    memory of ``accumulator_rows`` x ``accumulator_bits``; once per PE four row comparators, three of them of a sum.
 
     Members
     -------
