@@ -217,7 +217,8 @@ def _ports(source: str) -> str:
 
 
 def _mapped(name: str, sources: dict[str, str], commands: Iterable[str]) -> Module:
-    """A module, synthesized by itself, so that it never depends on others; what is in it stays outside."""
+    """A module, synthesized by itself; what is in it stays outside. Yosys reads the others too, and its numbering of
+    names, which breaks ties, follows them: a level or a few LUTs may differ with what they are."""
     outside = [other for other in sources if other != name and not other.startswith("memory_")]
     # Below another that nothing is connected to: a top would get buffers for clocks.
     top = f"module top;\n  (* keep *) {name} {name}_ ();\nendmodule"
