@@ -120,9 +120,9 @@ class Study:
         dense = self._network(_branch(SEEDS[0], None))
         return self._ledger.measure("choices", "penalty", choose_penalty, dense, self._parts, ("prompts-dev",))
 
-    def _network(self, run):
-        if run.parent == _base(run.seed).name:
-            train(_base(run.seed), self._folder, self._batches)
+    def _network(self, run, base=None):
+        """The trained network of a branch of ``base``, else of its seed's."""
+        train(base or _base(run.seed), self._folder, self._batches)
         train(run, self._folder, self._batches)
         return load(run, self._folder)[0]
 
@@ -205,11 +205,10 @@ class Study:
         """Two layers, and two directions, of about as many weights in all, dense and at 10 %."""
         for variant, shape in VARIANTS.items():
             base = dataclasses.replace(_base(SEEDS[0]), name=f"base-{variant}", **shape)
-            train(base, self._folder, self._batches)
             for name, density in (("dense", None), ("balanced-10", 0.1)):
                 run = dataclasses.replace(_branch(SEEDS[0], density), name=f"{name}-{variant}", parent=base.name,
                                           **shape)
-                network = self._network(run).network(run.name)
+                network = self._network(run, base).network(run.name)
                 self._ledger.measure(variant, f"{name}/float", self._network_float, network)
                 self._ledger.measure(variant, f"{name}/machine", self._network_through, network)
                 advance()
