@@ -57,6 +57,16 @@ def shipped():
         for test, meaning in _TESTS.items() if test in scores["dense"]])
 
 
+def compared():
+    """The recognizer's sparse networks beside the dense one, on more speech."""
+    found = _record()["compared"]
+    return _table(["test", "phones", "dense", "10 %", "more", "5 %", "more"], [
+        [f"`{test}`", f"{rows['sparse']['phones']:,}", _percent(rows["sparse"]["errors"][0]),
+         *(cell for row in (rows["sparse"], rows["sparser"]) for cell in (
+             _percent(row["errors"][1]), f"{100 * row['more']:+.1f} ± {100 * row['deviation']:.1f}"))]
+        for test, rows in found.items()])
+
+
 def _by_kind(section):
     """Entries of all seeds: kind ("dense", "balanced-10", ...) -> list of entries."""
     found = defaultdict(list)
@@ -176,6 +186,8 @@ def sensitivity():
 
 _SOURCES = {"clips": "clips of the example", "synthetic": "synthetic voices", "recordings": "speakers of LibriSpeech"}
 
+_TAUGHT = {"artificial": "distilled without speech"}
+
 
 def _distilled(task):
     """A task's sections of distillation.json by their names, and the names of its networks by falling density."""
@@ -191,7 +203,7 @@ def _distilled(task):
 
 def _pruned(name):
     kind, _, percent = name.rpartition("-")
-    return f"{percent} %, {kind}" if kind else "dense"
+    return f"{percent} %, {_TAUGHT.get(kind, kind)}" if kind else "dense"
 
 
 def _shares(parts, name, figure):
@@ -227,7 +239,7 @@ def speaker():
 
 #: By page and marker.
 TABLES = {("accuracy.md", table.__name__): table
-          for table in (shipped, densities, layered, weight_bits, activation_bits, ranges, table_samples,
+          for table in (shipped, compared, densities, layered, weight_bits, activation_bits, ranges, table_samples,
                         peephole_bits, sensitivity, vad, speaker)}
 
 

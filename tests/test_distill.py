@@ -122,6 +122,19 @@ def test_recorded_voices_are_in_one_split(example, tmp_path):
         example["voices"].recordings(tmp_path / "empty", "train")
 
 
+def test_artificial_voices_sound_like_syllables_and_are_always_the_same(example, monkeypatch):
+    monkeypatch.setattr(example["voices"], "_ARTIFICIAL_VOICES", 3)
+    voices, again = example["voices"].artificial(), example["voices"].artificial()
+    for voice, same in zip(voices, again, strict=True):
+        (audio,), (other,) = voice.pieces, same.pieces
+        assert np.array_equal(audio, other) and 15 <= voice.seconds < 15.4 and np.abs(audio).max() < 1
+        level = np.abs(audio[:240000]).reshape(-1, 320).max(axis=1)  # of 20 ms each
+        assert 0.1 < np.mean(level < 0.01) < 0.6  # pauses
+        spectrum = np.abs(np.fft.rfft(audio)) ** 2
+        assert spectrum[:len(spectrum) // 2].sum() > 3 * spectrum[len(spectrum) // 2:].sum()
+    assert not np.array_equal(voices[0].pieces[0][:1000], voices[1].pieces[0][:1000])
+
+
 def test_a_minute_of_distillation_saves_the_decisions(example, tmp_path):
     """Silero VAD at 10 %, on the clips that it did not learn from."""
     from click.testing import CliRunner

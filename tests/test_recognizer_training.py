@@ -26,7 +26,7 @@ from examples.recognizer.machine import (  # noqa: E402
 )
 from examples.recognizer.network import logits  # noqa: E402
 from examples.recognizer.plans import FULL, SMALL  # noqa: E402
-from examples.recognizer.score import given, score  # noqa: E402
+from examples.recognizer.score import compare, given, score  # noqa: E402
 from examples.recognizer.speech import Speech, room  # noqa: E402
 from examples.recognizer.train import Batches, Run, load, train  # noqa: E402
 from sw.prune import report  # noqa: E402
@@ -192,12 +192,24 @@ def test_a_network_of_both_directions_recognizes_also_as_a_machine(utterances, b
     assert max(np.abs(a - b).max() for a, b in zip(rows[1], rows[2], strict=True)) < 0.2
 
 
+def says(phones):
+    """Logits that leave no doubt."""
+    return np.pad(np.where(np.arange(len(PHONES)) == np.array(phones)[:, None], 5.0, -5.0), ((DELAY, 0), (0, 0)))
+
+
 def test_scores_count_edits_of_phones():
-    truth = np.array([0, 0, 1, 1, 2, 2, 0])
-    heard = np.full((len(truth) + DELAY, len(PHONES)), -5.0)
-    heard[np.arange(DELAY, DELAY + 7), [0, 0, 1, 1, 2, 3, 0]] = 5
-    found = score([heard], [truth], 0.0)
+    found = score([says([0, 0, 1, 1, 2, 3, 0])], [np.array([0, 0, 1, 1, 2, 2, 0])], 0.0)
     assert (found.phones, found.errors, found.decoded) == (2, 0.5, 0.5) and found.frames == pytest.approx(6 / 7)
+
+
+def test_two_networks_are_compared_utterance_by_utterance():
+    truth = [np.array([0, 1, 1, 2, 0]), np.array([0, 3, 3, 4, 0])] * 50
+    right, wrong = [says(part) for part in truth], [says([0, 1, 1, 5, 0]), says([0, 3, 3, 4, 0])] * 50
+    assert compare(right, right, truth, 0.0) == {"phones": 200, "errors": [0, 0], "more": 0, "deviation": 0}
+    found = compare(right, wrong, truth, 0.0)
+    assert (found["errors"], found["more"]) == ([0, 0.25], 0.25)
+    assert found["deviation"] == pytest.approx(0.25 / 10)  # half of 100 utterances have one more, of two phones
+    assert compare(wrong, right, truth, 0.0)["more"] == -0.25
 
 
 @pytest.mark.parametrize("decibels", [0, 10, 60])

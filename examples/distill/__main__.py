@@ -21,7 +21,8 @@ from examples.recognizer.speech import MissingData
 from sw import bundle
 from sw.training import distill
 
-TASKS = {"vad": (Vad, (0.1, 0.2, 0.3, 0.5)), "speaker": (Speaker, (0.1,))}
+#: Networks, densities that they are distilled to, and of those without speech.
+TASKS = {"vad": (Vad, (0.1, 0.2, 0.3, 0.5), (0.1,)), "speaker": (Speaker, (0.1,), ())}
 SEED = 1
 RESULTS = Path(__file__).parents[2] / "docs" / "distillation.json"
 _CALIBRATION = 16, 128  # pieces of training speech, and frames of each, that formats are chosen on
@@ -71,17 +72,24 @@ class Study:
     def __init__(self, task, speech, folder, ledger):
         self._task, self._speech, self._folder, self._ledger = task, speech, folder, ledger
 
-    @cached_property
-    def _learned(self):
-        """What is learned from, made once: a list of (T, I)."""
-        path = self._folder / f"{self._task.name}.npz"
+    def _features(self, name, sources):
+        """What is learned from ``sources()``, made once: a list of (T, I)."""
+        path = self._folder / f"{self._task.name}-{name}.npz"
         if not path.exists():
-            sources = self._speech.train()
-            self._ledger.measure(f"{self._task.name}/speech", "learned from", _amount, sources)
-            sequences = self._task.training([voice for source in sources.values() for voice in source])
+            found = sources()
+            self._ledger.measure(f"{self._task.name}/{name}", "learned from", _amount, found)
+            sequences = self._task.training([voice for source in found.values() for voice in source])
             np.savez(path, values=np.concatenate(sequences), lengths=[len(sequence) for sequence in sequences])
         with np.load(path) as file:
             return np.split(file["values"], np.cumsum(file["lengths"])[:-1])
+
+    @cached_property
+    def _learned(self):
+        return self._features("speech", self._speech.train)
+
+    @cached_property
+    def _artificial(self):
+        return self._features("artificial", lambda: {"artificial": voices.artificial()})
 
     @cached_property
     def _tests(self):
@@ -92,16 +100,17 @@ class Study:
     def _by_float(self, network):
         return self._task.examine(lambda given: float_outputs(network, given), self._tests)
 
-    def _by_machine(self, network):
-        frames = Streams(self._learned, *_CALIBRATION).pieces(np.random.default_rng(SEED))
+    def _by_machine(self, network, learned):
+        frames = Streams(learned, *_CALIBRATION).pieces(np.random.default_rng(SEED))
         models = bundle.quantize_network(network, frames, self._task.config)
         return self._task.examine(lambda given: machine_outputs(network, models, given), self._tests)
 
-    def _measured(self, name, network):
-        """The task's figures in floating point and by the machine; the machine's are returned."""
+    def _measured(self, name, network, learned):
+        """The task's figures in floating point and by the machine, its formats chosen on what is learned from; the
+        machine's are returned."""
         self._ledger.measure(f"{self._task.name}/nonzeros", name, _nonzeros, network)
         self._ledger.measure(f"{self._task.name}/float", name, self._by_float, network)
-        return self._ledger.measure(f"{self._task.name}/machine", name, self._by_machine, network)
+        return self._ledger.measure(f"{self._task.name}/machine", name, self._by_machine, network, learned)
 
     def _network(self, name, make):
         """The network of a name, made once."""
@@ -111,27 +120,34 @@ class Study:
             torch.save(network.state_dict(), path)
         return self._task.imported(path)
 
-    def _distilled(self, density, progress):
+    def _taught(self, kind, density, learned, progress):
+        name = f"{kind}-{round(100 * density)}"
+        network = self._network(name, lambda: self._distilled(density, learned, progress))
+        return self._measured(name, network, learned)
+
+    def _distilled(self, density, learned, progress):
         torch.manual_seed(SEED)
         task, network = self._task, self._task.network()
-        batches = Streams(self._learned, task.batch, task.steps).batches(SEED)
+        batches = Streams(learned, task.batch, task.steps).batches(SEED)
         distill(network, batches, task.updates, density, task.config.pes, loss=task.loss, rate=task.rate,
                 progress=progress)
         return network
 
     def distilled(self, density, progress):
         """Pruned to a density by distillation."""
-        name = f"distilled-{round(100 * density)}"
-        network = self._network(name, lambda: self._distilled(density, progress))
-        return self._measured(name, network)
+        return self._taught("distilled", density, self._learned, progress)
+
+    def without_speech(self, density, progress):
+        """The same, on artificial sounds alone."""
+        return self._taught("artificial", density, self._artificial, progress)
 
     def one_shot(self, density):
         """Pruned to a density in one shot; dense at a density of one."""
         dense = self._network("dense", self._task.network)
         if density == 1:
-            return self._measured("dense", dense)
+            return self._measured("dense", dense, self._learned)
         network = bundle.prune_network(dense, density, self._task.config)
-        return self._measured(f"one-shot-{round(100 * density)}", network)
+        return self._measured(f"one-shot-{round(100 * density)}", network, self._learned)
 
 
 def _nonzeros(network):
@@ -145,15 +161,16 @@ def _amount(sources):
             for name, found in sources.items()}
 
 
-def _study(study, densities, updates, progress):
+def _study(study, densities, artificial, updates, progress):
     """Everything about a task, the most wanted first."""
-    for density in densities:
-        line = progress.add_task(f"distill to {density:.0%}", total=updates)
+    for density, teach, meaning in (*((density, study.distilled, "") for density in densities),
+                                    *((density, study.without_speech, " without speech") for density in artificial)):
+        line = progress.add_task(f"distill to {density:.0%}{meaning}", total=updates)
 
-        def say(count, loss, line=line, density=density):
-            progress.update(line, completed=count, description=f"distill to {density:.0%}: loss {loss:.3f}")
+        def say(count, loss, line=line, what=f"distill to {density:.0%}{meaning}"):
+            progress.update(line, completed=count, description=f"{what}: loss {loss:.3f}")
 
-        yield f"distilled to {density:.0%}", study.distilled(density, say)
+        yield f"distilled to {density:.0%}{meaning}", teach(density, say)
         progress.update(line, completed=updates)
     for density in (*densities, 1.0):
         yield f"one-shot to {density:.0%}" if density < 1 else "dense", study.one_shot(density)
@@ -182,10 +199,10 @@ def main(tasks: tuple[str, ...], speech: Path | None, small: bool, folder: Path,
     columns = TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for name in ("vad",) if small else tasks or TASKS:
-            make, densities = TASKS[name]
+            make, densities, artificial = (Vad, (0.1,), ()) if small else TASKS[name]
             task = make(updates=_SMALL_UPDATES) if small else make()
             study = Study(task, Clips() if small else Packages(speech), folder, ledger)
-            for what, found in _study(study, densities[:1] if small else densities, task.updates, progress):
+            for what, found in _study(study, densities, artificial, task.updates, progress):
                 click.echo(f"{name}, {what}: {found}")
 
 

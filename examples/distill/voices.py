@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speech of many voices, without labels: from packages, and from a folder of recordings."""
+"""Speech of many voices, without labels: from packages, and from a folder of recordings; and sounds that are none."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
+from scipy.signal import lfilter
 
 from examples.recognizer.corpus import ACCENTS, sentences, splits
 from examples.recognizer.prompts import decode
@@ -15,13 +16,15 @@ from examples.recognizer.synthesis import UnknownPhoneme, espeak, flite
 from examples.silero_vad.clips import CLIPS, load_all
 from sw.speech.features import RATE
 
-__all__ = ["Voice", "clips", "heard", "prompts", "recordings", "synthetic"]
+__all__ = ["Voice", "artificial", "clips", "heard", "prompts", "recordings", "synthetic"]
 
 PROMPTS = Path("/usr/share/asterisk/sounds")
 SEED = 20170222
 _FORMATS = {".flac", ".ogg", ".opus", ".mp3", ".wav"}
 _PIECE = 10  # seconds, of what is joined
 _PROMPT_SECONDS, _RECORDED_SECONDS, _SYNTHETIC_SECONDS = 300, 60, 15
+_ARTIFICIAL_VOICES, _ARTIFICIAL_SECONDS = 120, 15
+_RESONANCES = ((250, 900), (900, 2500), (2200, 3800))  # Hz, from where to where
 _EVERY = 3  # of so many recorded voices, one is for tests
 
 
@@ -120,6 +123,35 @@ def synthetic(split):
     for voice in splits()["flite"][split]:
         pieces = _said(rng, lambda text, voice=voice: flite(voice, text), texts)
         found.append(Voice(voice, _joined(_first(pieces, _SYNTHETIC_SECONDS))))
+    return found
+
+
+def _syllable(rng, pitch):
+    """Half a second at most of silence, or of pulses or noise through resonances, that rises and falls."""
+    time = np.arange(int(rng.uniform(0.05, 0.4) * RATE)) / RATE
+    if rng.random() < 0.2:
+        return np.zeros(len(time))
+    if rng.random() < 0.7:
+        phase = np.cumsum(pitch * np.geomspace(*rng.uniform(0.8, 1.25, size=2), len(time))) / RATE
+        sound = lfilter([1], [1, -0.95], np.diff(np.floor(phase), prepend=0) + 0.01 * rng.normal(size=len(time)))
+    else:
+        sound = 0.1 * rng.normal(size=len(time))
+    for low, high in _RESONANCES:
+        radius, angle = np.exp(-np.pi * rng.uniform(60, 250) / RATE), 2 * np.pi * rng.uniform(low, high) / RATE
+        sound = 0.1 * sound + lfilter([1 - radius], [1, -2 * radius * np.cos(angle), radius**2], sound)
+    envelope = np.sin(np.pi * np.linspace(0, 1, len(time))) ** rng.uniform(0.3, 2)
+    return rng.uniform(0.2, 1) * envelope * sound / (np.sqrt(np.mean(sound**2)) + 1e-9)
+
+
+def artificial():
+    """Voices that never spoke: pulses and noises at random, about as long, as high and as hollow as syllables."""
+    found = []
+    for number in range(_ARTIFICIAL_VOICES):
+        rng = np.random.default_rng([SEED, number])
+        pitch, parts = np.exp(rng.uniform(np.log(80), np.log(300))), []
+        while sum(map(len, parts)) < _ARTIFICIAL_SECONDS * RATE:
+            parts.append(_syllable(rng, pitch))
+        found.append(Voice(f"artificial {number}", [(0.1 * np.concatenate(parts)).astype(np.float32)]))
     return found
 
 

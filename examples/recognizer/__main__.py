@@ -66,8 +66,9 @@ def main(small: bool, folder: Path, install: bool) -> None:
                TimeRemainingColumn())
     parts, runs = folder / "corpus", folder / plan.folder
     with Progress(*columns, console=console) as progress:
-        line = progress.add_task("speech", total=sum(plan.shards.values()))
-        corpus.make(parts, plan.shards, lambda: progress.advance(line))
+        wanted = plan.shards | plan.wide
+        line = progress.add_task("speech", total=sum(wanted.values()))
+        corpus.make(parts, wanted, lambda: progress.advance(line))
         _train_all(plan, runs, parts, progress)
         made = _finish(plan, runs, parts, progress)
     for row, tests in made.record["scores"].items():

@@ -50,6 +50,7 @@ TABLE_SAMPLES = (256, 512, 1024, 2048, 4096)
 PEEPHOLE_BITS = (16, 12, 8, 6, 4)
 SCANNED = (0.5, 0.3, 0.2, 0.1, 0.05)
 SEEDS = (1, 2, 3)
+MORE_SEEDS = range(4, 11)  # of 10 % alone: balance makes less of a difference than a seed
 BASE, BRANCH, RATE = 250, 150, 4e-3
 CELLS, OUTPUTS = 256, 128
 VARIANTS = {"layered": {"cells": 160, "outputs": 96, "layers": 2}, "both": {"cells": 160, "outputs": 64, "both": True}}
@@ -70,8 +71,12 @@ def _branch(seed, density, balanced=True):
 
 def _runs(seed):
     """All branches of a seed, the most wanted first."""
-    return [_branch(seed, None), *(_branch(seed, density, balanced) for balanced in (True, False)
-                                   for density in sorted(DENSITIES, key=lambda density: density != 0.1))]
+    return [_branch(seed, None), *_at(seed, 0.1),
+            *(run for density in DENSITIES if density != 0.1 for run in _at(seed, density))]
+
+
+def _at(seed, density):
+    return [_branch(seed, density, balanced) for balanced in (True, False)]
 
 
 def _costs(models, config):
@@ -176,6 +181,11 @@ class Study:
                                          CONFIG.replace(weight_bits=bits))
             advance()
 
+    def balance(self, seed):
+        """At 10 % with and without balance."""
+        for run in _at(seed, 0.1):
+            self._both(run)
+
     def arithmetic(self, advance):
         """Activations, tables and peepholes, for the dense network and the 10 % one of the first seed."""
         for run in (_branch(SEEDS[0], None), _branch(SEEDS[0], 0.1)):
@@ -270,6 +280,9 @@ def main(folder: Path, output: Path, seeds: int) -> None:
         for seed in SEEDS[:seeds]:
             line = progress.add_task(f"densities, seed {seed}", total=len(_runs(seed)))
             study.densities(seed, lambda line=line: progress.advance(line))
+        if seeds == len(SEEDS):
+            for seed in progress.track(MORE_SEEDS, description="balance, more seeds"):
+                study.balance(seed)
 
 
 if __name__ == "__main__":

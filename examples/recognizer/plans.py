@@ -21,6 +21,8 @@ class Plan:
         Part of the corpus -> its share of what is trained on.
     shards : dict
         Part -> shards of it.
+    wide : dict
+        Test -> so many shards of it that dense and sparse can be told apart.
     batch, steps : int
     runs : tuple of `Run`
         In order.
@@ -31,6 +33,7 @@ class Plan:
     folder: str
     shares: dict
     shards: dict
+    wide: dict
     batch: int
     steps: int
     runs: tuple
@@ -60,11 +63,12 @@ def _runs(base, updates, tuned, sparser):
 
 
 _SHARES = {"espeak-train": 0.5, "flite-train": 0.2, "prompts-train": 0.3}
+_WIDE = dict.fromkeys(("espeak-test", "espeak-test-clean", "espeak-test-rooms", "flite-test"), 8)
 _SMALL_PARTS = (*_SHARES, "espeak-dev", "prompts-dev", "espeak-test", "prompts-test")
 
-FULL = Plan("paper", _SHARES, {name: part.shards for name, part in PARTS.items()}, 32, 128,
+FULL = Plan("paper", _SHARES, {name: part.shards for name, part in PARTS.items()}, _WIDE, 32, 128,
             _runs(Run("base", 1024, 512, updates=640, rate=2e-3, decay=False), 4000, (3000, 2e-3), (1200, 1e-3)),
             "dense-tuned", "sparse-10-tuned", "sparse-05-tuned")
-SMALL = Plan("small", _SHARES, dict.fromkeys(_SMALL_PARTS, 1), 16, 96,
+SMALL = Plan("small", _SHARES, dict.fromkeys(_SMALL_PARTS, 1), {"espeak-test": 1}, 16, 96,
              _runs(Run("base", 128, 64, updates=60, rate=4e-3, decay=False), 40, (20, 2e-3), (20, 2e-3)),
              "dense-tuned", "sparse-10-tuned", "sparse-05-tuned")

@@ -10,7 +10,7 @@ from sw.speech.features import with_differences
 from sw.speech.phones import collapse, decode
 from sw.speech.recognizer import DELAY, delayed
 
-__all__ = ["Score", "given", "score"]
+__all__ = ["Score", "compare", "given", "score"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,38 @@ def given(utterances):
 
 def score(logits, phones, penalty):
     """`Score` of logits (T + DELAY, 40) of each utterance against its phones (T,)."""
-    right = frames = edits = decoded = total = 0
+    right = frames = edits = 0
     for found, truth in zip(logits, phones, strict=True):
-        heard = found[DELAY:]
-        largest = heard.argmax(axis=1)
+        largest = found[DELAY:].argmax(axis=1)
         right += int(np.count_nonzero(largest == truth))
         frames += len(truth)
-        wanted = collapse(truth)
-        total += len(wanted)
-        edits += Levenshtein.distance(collapse(largest), wanted)
-        decoded += Levenshtein.distance(collapse(decode(heard, penalty)), wanted)
-    return Score(right / frames, edits / total, decoded / total, total)
+        edits += Levenshtein.distance(collapse(largest), collapse(truth))
+    decoded, counts = _decoded(logits, phones, penalty)
+    total = int(counts.sum())
+    return Score(right / frames, edits / total, int(decoded.sum()) / total, total)
+
+
+def _decoded(logits, phones, penalty):
+    """Edits of the decoded path and phones of each utterance: (N,) and (N,)."""
+    wanted = [collapse(truth) for truth in phones]
+    edits = [Levenshtein.distance(collapse(decode(found[DELAY:], penalty)), right)
+             for found, right in zip(logits, wanted, strict=True)]
+    return np.array(edits), np.array(list(map(len, wanted)))
+
+
+def compare(logits, others, phones, penalty):
+    """Phone error rates of two networks' decoded paths on the same utterances, and how well the second's distance from
+    the first is known.
+
+    Returns
+    -------
+    dict
+        ``phones``, their number; ``errors``, of both; ``more``, how many more the second has, as a share of the
+        phones; ``deviation``, the standard error of that, over the utterances.
+    """
+    (ours, counts), (theirs, _) = (_decoded(found, phones, penalty) for found in (logits, others))
+    total = int(counts.sum())
+    more = (theirs.sum() - ours.sum()) / total
+    spread = np.sqrt(np.sum((theirs - ours - more * counts) ** 2)) / total
+    return {"phones": total, "errors": [float(edits.sum() / total) for edits in (ours, theirs)], "more": float(more),
+            "deviation": float(spread)}

@@ -10,7 +10,7 @@ import numpy as np
 from examples.recognizer import corpus
 from examples.recognizer.machine import CONFIG, machine_logits, quantized
 from examples.recognizer.network import logits
-from examples.recognizer.score import given, score
+from examples.recognizer.score import compare, given, score
 from sw.image import pack
 from sw.schedule import schedule
 from sw.speech.features import FEATURES, HOP, RATE
@@ -78,9 +78,24 @@ def make(plan, networks, records, folder, advance=lambda: None):
         "model": _described(plan.run(plan.sparse), image),
         "calibration": _output(integers),
         "scores": evaluate(rows, _tests(plan, folder), penalty, advance),
+        "compared": _compared(networks, {test: corpus.load(folder, test, count) for test, count in plan.wide.items()},
+                              penalty, advance),
         "training": _trained(plan, records) | {"corpus": _heard(plan, folder)},
     }
     return Recognizer(image, model.head, penalty, record)
+
+
+def _compared(networks, tests, penalty, advance):
+    """Each sparse network beside the dense one, in floating point, on much speech: test -> row -> `compare`."""
+    found = {}
+    for test, part in tests.items():
+        sequences = given(part)
+        dense = logits(networks["dense"], sequences)
+        for name, network in networks.items():
+            if name != "dense":
+                found.setdefault(test, {})[name] = compare(dense, logits(network, sequences), part.phones, penalty)
+        advance()
+    return found
 
 
 def _through(integers, head):
