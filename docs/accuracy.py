@@ -63,8 +63,18 @@ def compared():
     return _table(["test", "phones", "dense", "10 %", "more", "5 %", "more"], [
         [f"`{test}`", f"{rows['sparse']['phones']:,}", _percent(rows["sparse"]["errors"][0]),
          *(cell for row in (rows["sparse"], rows["sparser"]) for cell in (
-             _percent(row["errors"][1]), f"{100 * row['more']:+.1f} ± {100 * row['deviation']:.1f}"))]
+             _percent(row["errors"][1]), _more(row)))]
         for test, rows in found.items()])
+
+
+def stages():
+    """The same on one test, the longer they were trained."""
+    return _table(["updates", "dense", "10 %", "more"], [
+        [f"{row['updates']:,}", *map(_percent, row["errors"]), _more(row)] for row in _record()["stages"]])
+
+
+def _more(row):
+    return f"{100 * row['more']:+.1f} ± {100 * row['deviation']:.1f}"
 
 
 def _by_kind(section):
@@ -239,8 +249,8 @@ def speaker():
 
 #: By page and marker.
 TABLES = {("accuracy.md", table.__name__): table
-          for table in (shipped, compared, densities, layered, weight_bits, activation_bits, ranges, table_samples,
-                        peephole_bits, sensitivity, vad, speaker)}
+          for table in (shipped, compared, stages, densities, layered, weight_bits, activation_bits, ranges,
+                        table_samples, peephole_bits, sensitivity, vad, speaker)}
 
 
 def _draw_densities(axes):

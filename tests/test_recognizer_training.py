@@ -69,11 +69,11 @@ def test_plans_use_parts_for_training_that_are():
 def test_dense_and_sparse_are_trained_equally_long():
     for plan in (FULL, SMALL):
         dense, sparse, sparser = (plan.way(name) for name in (plan.dense, plan.sparse, plan.sparser))
-        assert [run.updates for run in dense] == [run.updates for run in sparse]
+        assert [run.updates for run in dense] == [run.updates for run in sparse] == [run.updates for run in sparser]
         assert sparser[:-1] == sparse[:-1]
-        assert [run.density for run in sparse] == [None, 0.1, 0.1] and not any(run.density for run in dense)
-        assert [run.density for run in sparser] == [None, 0.1, 0.05]
-        assert [run.teacher for run in sparse] == [None, None, dense[1].name]
+        assert [run.density for run in sparse] == [None, 0.1, 0.1, 0.1] and not any(run.density for run in dense)
+        assert [run.density for run in sparser] == [None, 0.1, 0.1, 0.05]
+        assert [run.teacher for run in sparse] == [None, None, dense[1].name, dense[1].name]
 
 
 def test_pieces_are_the_same_for_the_same_update(batches):
@@ -205,11 +205,11 @@ def test_scores_count_edits_of_phones():
 def test_two_networks_are_compared_utterance_by_utterance():
     truth = [np.array([0, 1, 1, 2, 0]), np.array([0, 3, 3, 4, 0])] * 50
     right, wrong = [says(part) for part in truth], [says([0, 1, 1, 5, 0]), says([0, 3, 3, 4, 0])] * 50
-    assert compare(right, right, truth, 0.0) == {"phones": 200, "errors": [0, 0], "more": 0, "deviation": 0}
-    found = compare(right, wrong, truth, 0.0)
+    assert compare(right, right, truth, (0.0, 0.0)) == {"phones": 200, "errors": [0, 0], "more": 0, "deviation": 0}
+    found = compare(right, wrong, truth, (0.0, 0.0))
     assert (found["errors"], found["more"]) == ([0, 0.25], 0.25)
     assert found["deviation"] == pytest.approx(0.25 / 10)  # half of 100 utterances have one more, of two phones
-    assert compare(wrong, right, truth, 0.0)["more"] == -0.25
+    assert compare(wrong, right, truth, (0.0, 0.0))["more"] == -0.25
 
 
 @pytest.mark.parametrize("decibels", [0, 10, 60])

@@ -39,11 +39,9 @@ def _train_all(plan, folder, parts, progress):
 def _finish(plan, folder, parts, progress):
     """The recognizer of a plan, and the dense network that ``openese transcribe`` shows beside it."""
     found = {run.name: load(run, folder) for run in plan.runs}
-    networks = {name: found[getattr(plan, name)][0] for name in ("dense", "sparse", "sparser")}
-    save_rounded(networks["dense"].model("dense"), folder / "dense.npz")
+    save_rounded(found[plan.dense][0].model("dense"), folder / "dense.npz")
     line = progress.add_task("recognize the tests", total=None)
-    made = ship.make(plan, networks, {name: record for name, (_, record) in found.items()}, parts,
-                     lambda: progress.advance(line))
+    made = ship.make(plan, found, parts, lambda: progress.advance(line))
     progress.update(line, total=1, completed=1)
     made.save(folder)
     return made

@@ -51,15 +51,17 @@ class Plan:
         return (*(self.way(run.parent) if run.parent else ()), run)
 
 
-def _runs(base, updates, tuned, sparser):
-    """Runs from a base: dense and sparse, then each of them tuned, the sparse ones by the dense one; all
-    equally long but the sparser one. The last two are updates and rates."""
+def _runs(base, updates, tuned):
+    """Runs from a base: dense and sparse, then each of them tuned, twice, the sparse ones by the dense one; the sparser
+    one branches off before the last. All ways are equally long. The last argument is updates and rate."""
     dense = replace(base, name="dense", updates=updates, decay=True, parent=base.name, stage=1)
     sparse = replace(dense, name="sparse-10", density=0.1)
-    final = replace(dense, name="dense-tuned", updates=tuned[0], rate=tuned[1], parent=dense.name, stage=2)
-    taught = replace(final, name="sparse-10-tuned", parent=sparse.name, teacher=dense.name, density=0.1)
-    return (base, dense, sparse, final, taught,
-            replace(taught, name="sparse-05-tuned", updates=sparser[0], rate=sparser[1], density=0.05))
+    dense_tuned = replace(dense, name="dense-tuned", updates=tuned[0], rate=tuned[1], parent=dense.name, stage=2)
+    sparse_tuned = replace(dense_tuned, name="sparse-10-tuned", parent=sparse.name, teacher=dense.name, density=0.1)
+    dense_last = replace(dense_tuned, name="dense-last", parent=dense_tuned.name, stage=3)
+    sparse_last = replace(sparse_tuned, name="sparse-10-last", parent=sparse_tuned.name, stage=3)
+    return (base, dense, sparse, dense_tuned, sparse_tuned, dense_last, sparse_last,
+            replace(sparse_last, name="sparse-05-last", density=0.05))
 
 
 _SHARES = {"espeak-train": 0.5, "flite-train": 0.2, "prompts-train": 0.3}
@@ -67,8 +69,8 @@ _WIDE = dict.fromkeys(("espeak-test", "espeak-test-clean", "espeak-test-rooms", 
 _SMALL_PARTS = (*_SHARES, "espeak-dev", "prompts-dev", "espeak-test", "prompts-test")
 
 FULL = Plan("paper", _SHARES, {name: part.shards for name, part in PARTS.items()}, _WIDE, 32, 128,
-            _runs(Run("base", 1024, 512, updates=640, rate=2e-3, decay=False), 4000, (3000, 2e-3), (1200, 1e-3)),
-            "dense-tuned", "sparse-10-tuned", "sparse-05-tuned")
+            _runs(Run("base", 1024, 512, updates=640, rate=2e-3, decay=False), 4000, (3000, 2e-3)),
+            "dense-last", "sparse-10-last", "sparse-05-last")
 SMALL = Plan("small", _SHARES, dict.fromkeys(_SMALL_PARTS, 1), {"espeak-test": 1}, 16, 96,
-             _runs(Run("base", 128, 64, updates=60, rate=4e-3, decay=False), 40, (20, 2e-3), (20, 2e-3)),
-             "dense-tuned", "sparse-10-tuned", "sparse-05-tuned")
+             _runs(Run("base", 128, 64, updates=60, rate=4e-3, decay=False), 40, (20, 2e-3)),
+             "dense-last", "sparse-10-last", "sparse-05-last")

@@ -57,9 +57,9 @@ def _decoded(logits, phones, penalty):
     return np.array(edits), np.array(list(map(len, wanted)))
 
 
-def compare(logits, others, phones, penalty):
-    """Phone error rates of two networks' decoded paths on the same utterances, and how well the second's distance from
-    the first is known.
+def compare(logits, others, phones, penalties):
+    """Phone error rates of two networks' decoded paths on the same utterances, each with a penalty of its own, and how
+    well the second's distance from the first is known.
 
     Returns
     -------
@@ -67,7 +67,8 @@ def compare(logits, others, phones, penalty):
         ``phones``, their number; ``errors``, of both; ``more``, how many more the second has, as a share of the
         phones; ``deviation``, the standard error of that, over the utterances.
     """
-    (ours, counts), (theirs, _) = (_decoded(found, phones, penalty) for found in (logits, others))
+    (ours, counts), (theirs, _) = (
+        _decoded(found, phones, penalty) for found, penalty in zip((logits, others), penalties, strict=True))
     total = int(counts.sum())
     more = (theirs.sum() - ours.sum()) / total
     spread = np.sqrt(np.sum((theirs - ours - more * counts) ** 2)) / total

@@ -19,7 +19,7 @@ from sw.speech.recognizer import Recognizer
 
 __all__ = ["choose_penalty", "evaluate", "make"]
 
-_PENALTIES = np.arange(0, 6.1, 0.5)
+_PENALTIES = np.arange(0, 10.1, 0.5)
 _TESTS = ("espeak-test", "espeak-test-clean", "espeak-test-rooms", "flite-test", "prompts-test", "prompts-test-noisy")
 _PACKAGES = ("numpy", "torch", "pocketsphinx", "soxr")
 
@@ -33,13 +33,13 @@ def choose_penalty(network, folder, names=("espeak-dev", "prompts-dev")):
     return float(_PENALTIES[int(np.argmin(errors))])
 
 
-def evaluate(rows, tests, penalty, advance=lambda: None):
+def evaluate(rows, tests, penalties, advance=lambda: None):
     """Scores of each of ``rows`` (name -> function from sequences to logits) on each of ``tests`` (name -> part)."""
     found = {}
     for test, part in tests.items():
         sequences = given(part)
         for row, recognize in rows.items():
-            found.setdefault(row, {})[test] = asdict(score(recognize(sequences), part.phones, penalty))
+            found.setdefault(row, {})[test] = asdict(score(recognize(sequences), part.phones, penalties[row]))
             advance()
     return found
 
@@ -48,44 +48,47 @@ def _tests(plan, folder):
     return {name: corpus.load(folder, name, 1) for name in _TESTS if name in plan.shards}
 
 
-def make(plan, networks, records, folder, advance=lambda: None):
+def make(plan, trained, folder, advance=lambda: None):
     """The `Recognizer` of a plan's sparse network.
 
     Parameters
     ----------
     plan : `Plan`
-    networks : mapping
-        ``dense``, ``sparse`` and, if it is to be compared, ``sparser`` -> trained `Recognizer` of `network`.
-    records : mapping
-        Name of a run -> what training recorded.
+    trained : mapping
+        Name of a run -> its network, a `Recognizer` of `network`, and what training recorded.
     folder : Path
         The corpus.
     advance : callable
         Called when a test has been recognized once.
     """
-    penalty = choose_penalty(networks["dense"], folder)
+    networks = {row: trained[getattr(plan, row)][0] for row in ("dense", "sparse", "sparser")}
+    penalties = {row: choose_penalty(network, folder) for row, network in networks.items()}
     heard = [sequence for name in ("espeak-dev", "prompts-train") for sequence in given(corpus.load(folder, name, 1))]
-    model = networks["sparse"].model(f"phones-{plan.sparse}")
+    model, sparser = networks["sparse"].model(f"phones-{plan.sparse}"), networks["sparser"].model("sparser")
     integers = quantized(model, heard)
     image = pack(schedule(integers, CONFIG))
     rows = {name: lambda sequences, network=network: logits(network, sequences) for name, network in networks.items()}
     rows["machine"] = _through(integers, model.head)
-    if "sparser" in networks:
-        other = networks["sparser"].model("sparser")
-        rows["sparser machine"] = _through(quantized(other, heard), other.head)
+    rows["sparser machine"] = _through(quantized(sparser, heard), sparser.head)
+    penalties |= {"machine": penalties["sparse"], "sparser machine": penalties["sparser"]}
     record = {
-        "penalty": penalty,
+        "penalty": penalties["sparse"],
+        "penalties": penalties,
         "model": _described(plan.run(plan.sparse), image),
         "calibration": _output(integers),
-        "scores": evaluate(rows, _tests(plan, folder), penalty, advance),
-        "compared": _compared(networks, {test: corpus.load(folder, test, count) for test, count in plan.wide.items()},
-                              penalty, advance),
-        "training": _trained(plan, records) | {"corpus": _heard(plan, folder)},
+        "scores": evaluate(rows, _tests(plan, folder), penalties, advance),
+        "compared": _compared(networks, {test: _wide(plan, folder, test) for test in plan.wide}, penalties, advance),
+        "stages": _stages(plan, trained, folder, advance),
+        "training": _trained(plan, trained) | {"corpus": _heard(plan, folder)},
     }
-    return Recognizer(image, model.head, penalty, record)
+    return Recognizer(image, model.head, penalties["sparse"], record)
 
 
-def _compared(networks, tests, penalty, advance):
+def _wide(plan, folder, test):
+    return corpus.load(folder, test, plan.wide[test])
+
+
+def _compared(networks, tests, penalties, advance):
     """Each sparse network beside the dense one, in floating point, on much speech: test -> row -> `compare`."""
     found = {}
     for test, part in tests.items():
@@ -93,8 +96,24 @@ def _compared(networks, tests, penalty, advance):
         dense = logits(networks["dense"], sequences)
         for name, network in networks.items():
             if name != "dense":
-                found.setdefault(test, {})[name] = compare(dense, logits(network, sequences), part.phones, penalty)
+                found.setdefault(test, {})[name] = compare(
+                    dense, logits(network, sequences), part.phones, (penalties["dense"], penalties[name]))
         advance()
+    return found
+
+
+def _stages(plan, trained, folder, advance):
+    """The same on one test whenever dense and sparse had been trained equally long: `compare`, with the updates."""
+    part = _wide(plan, folder, next(iter(plan.wide)))
+    sequences, updates, found = given(part), 0, []
+    for runs in zip(plan.way(plan.dense), plan.way(plan.sparse), strict=True):
+        updates += runs[0].updates
+        if runs[0] != runs[1]:
+            networks = [trained[run.name][0] for run in runs]
+            heard, penalties = zip(*((logits(network, sequences), choose_penalty(network, folder))
+                                     for network in networks), strict=True)
+            found.append({"updates": updates, **compare(*heard, part.phones, penalties)})
+            advance()
     return found
 
 
@@ -116,14 +135,14 @@ def _output(integers):
             "signal_to_noise_db": 20 * float(np.log10(output.rms_output / output.rms_error))}
 
 
-def _trained(plan, records):
+def _trained(plan, trained):
     updates = sum(run.updates for run in plan.way(plan.sparse))
     return {
         "seed": corpus.SEED, "batch": plan.batch, "steps": plan.steps,
         "hours_heard": round(updates * plan.batch * plan.steps * HOP / RATE / 3600, 2),
-        "runs": {run.name: asdict(run) | {"loss": _ends(records[run.name]["curve"]),
-                                          "processor_seconds": records[run.name]["processor_seconds"]}
-                 for run in plan.runs},
+        "runs": {run.name: asdict(run) | {"loss": _ends(record["curve"]),
+                                          "processor_seconds": record["processor_seconds"]}
+                 for run, (_, record) in ((run, trained[run.name]) for run in plan.runs)},
         "python": platform.python_version(), "packages": {name: version(name) for name in _PACKAGES}}
 
 
