@@ -3,6 +3,7 @@
 
 import platform
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
@@ -62,7 +63,8 @@ def make(plan, trained, folder, advance=lambda: None):
         Called when a test has been recognized once.
     """
     networks = {row: trained[getattr(plan, row)][0] for row in ("dense", "sparse", "sparser")}
-    penalties = {row: choose_penalty(network, folder) for row, network in networks.items()}
+    penalty, compared = _beside(plan, trained, folder, advance)
+    penalties = {row: penalty(getattr(plan, row)) for row in networks}
     heard = [sequence for name in ("espeak-dev", "prompts-train") for sequence in given(corpus.load(folder, name, 1))]
     model, sparser = networks["sparse"].model(f"phones-{plan.sparse}"), networks["sparser"].model("sparser")
     integers = quantized(model, heard)
@@ -77,43 +79,44 @@ def make(plan, trained, folder, advance=lambda: None):
         "model": _described(plan.run(plan.sparse), image),
         "calibration": _output(integers),
         "scores": evaluate(rows, _tests(plan, folder), penalties, advance),
-        "compared": _compared(networks, {test: _wide(plan, folder, test) for test in plan.wide}, penalties, advance),
-        "stages": _stages(plan, trained, folder, advance),
+        "compared": {test: {row: compared(test, plan.dense, getattr(plan, row)) for row in ("sparse", "sparser")}
+                     for test in plan.wide},
+        "stages": _stages(plan, compared),
         "training": _trained(plan, trained) | {"corpus": _heard(plan, folder)},
     }
     return Recognizer(image, model.head, penalties["sparse"], record)
 
 
-def _wide(plan, folder, test):
-    return corpus.load(folder, test, plan.wide[test])
+def _beside(plan, trained, folder, advance):
+    """Functions that give the penalty of a run, and `compare` of two on a test, in floating point, on much speech; each
+    network hears a test once."""
+    @cache
+    def penalty(run):
+        return choose_penalty(trained[run][0], folder)
 
+    @cache
+    def part(test):
+        return corpus.load(folder, test, plan.wide[test])
 
-def _compared(networks, tests, penalties, advance):
-    """Each sparse network beside the dense one, in floating point, on much speech: test -> row -> `compare`."""
-    found = {}
-    for test, part in tests.items():
-        sequences = given(part)
-        dense = logits(networks["dense"], sequences)
-        for name, network in networks.items():
-            if name != "dense":
-                found.setdefault(test, {})[name] = compare(
-                    dense, logits(network, sequences), part.phones, (penalties["dense"], penalties[name]))
+    @cache
+    def heard(test, run):
+        found = logits(trained[run][0], given(part(test)))
         advance()
-    return found
+        return found
+
+    def compared(test, *runs):
+        return compare(*(heard(test, run) for run in runs), part(test).phones, tuple(map(penalty, runs)))
+
+    return penalty, compared
 
 
-def _stages(plan, trained, folder, advance):
-    """The same on one test whenever dense and sparse had been trained equally long: `compare`, with the updates."""
-    part = _wide(plan, folder, next(iter(plan.wide)))
-    sequences, updates, found = given(part), 0, []
-    for runs in zip(plan.way(plan.dense), plan.way(plan.sparse), strict=True):
-        updates += runs[0].updates
-        if runs[0] != runs[1]:
-            networks = [trained[run.name][0] for run in runs]
-            heard, penalties = zip(*((logits(network, sequences), choose_penalty(network, folder))
-                                     for network in networks), strict=True)
-            found.append({"updates": updates, **compare(*heard, part.phones, penalties)})
-            advance()
+def _stages(plan, compared):
+    """Dense and sparse on one test whenever they had been trained equally long: `compare`, with the updates."""
+    updates, found = 0, []
+    for dense, sparse in zip(plan.way(plan.dense), plan.way(plan.sparse), strict=True):
+        updates += dense.updates
+        if dense != sparse:
+            found.append({"updates": updates, **compared(next(iter(plan.wide)), dense.name, sparse.name)})
     return found
 
 
