@@ -327,9 +327,11 @@ def transcribe(files: Sequence[Path], output: Path | None, backend: str, preset:
     if backend == "sim":
         twin = _recognized(shipped, recordings, _reference(shipped.image, len(files)), "reference")
         _check(np.concatenate([one.logits for one in found]), np.concatenate([one.logits for one in twin]))
-    other = recognizer.Recognizer.dense() if beside is None else Network.load(beside).model
-    rows = {"machine": found, "the same weights in float": shipped.run_float(recordings),
-            "dense, in float" if beside is None else beside.stem: shipped.run_float(recordings, other)}
+    rows = {"machine": found, "the same weights in float": shipped.run_float(recordings)}
+    if beside is None:
+        rows["dense, in float"] = shipped.run_float(recordings, shipped.dense(), shipped.dense_penalty)
+    else:
+        rows[beside.stem] = shipped.run_float(recordings, Network.load(beside).model)
     for number, path in enumerate(files):
         show.transcripts(path.name, {name: transcripts[number] for name, transcripts in rows.items()})
     show.real_time(shipped, len(files))

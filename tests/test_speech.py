@@ -242,7 +242,7 @@ def test_transcribe_prints_and_draws(shipped, tmp_path, capsys):
     assert main(["transcribe", str(CLIP), "-o", str(tmp_path / "clip.png")]) == 0
     printed = capsys.readouterr().out
     machine, = shipped.run([clip()], Reference(shipped.image.model(), 1))
-    dense, = shipped.run_float([clip()], Recognizer.dense())
+    dense, = shipped.run_float([clip()], Recognizer.dense(), shipped.dense_penalty)
     rows = dict(line.split("  ", 1) for line in printed.splitlines() if "  " in line)
     found = {name: rows[name].strip() for name in ("machine", "the same weights in float", "dense, in float")}
     assert found["machine"] == machine.text and found["dense, in float"] == dense.text

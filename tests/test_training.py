@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch", reason="training needs PyTorch: the extra `
 
 from sw.training import LSTMP, Pruner, scan  # noqa: E402
 from sw.training.lstmp import State  # noqa: E402
+from sw.training.pruner import find_weights  # noqa: E402
 
 SIZES = [(7, 12, 5, True), (7, 12, 5, False), (7, 12, None, True), (7, 12, None, False)]
 T, B = 6, 3
@@ -212,6 +213,69 @@ def test_pruned_weights_get_no_gradient():
     assert not torch.equal(network.w_r_orig[~held], before[~held])
 
 
+@pytest.mark.parametrize("make", [lambda: LSTMP(10, 32, 16), lambda: torch.nn.LSTM(10, 32, num_layers=2)],
+                         ids=["LSTMP", "nn.LSTM"])
+def test_weights_are_exchanged_for_those_with_large_gradients(make):
+    torch.manual_seed(1)
+    network = make()
+    module, name, *_ = next(find_weights(network))
+    pruner = Pruner(network, 0.25, pes=8, every=5, exchange=0.4, exchange_steps=40)
+    counts, changed = pruner.counts(), []
+
+    def after():
+        kept = getattr(module, f"{name}_mask").bool()
+        gradient = getattr(module, name).grad if len(changed) < 40 else None
+        pruner.step()
+        now = getattr(module, f"{name}_mask").bool()
+        new = now & ~kept
+        if new.any():
+            assert gradient[new].abs().mean() > 1.5 * gradient[~now].abs().mean()
+            assert not getattr(module, name)[new].any()
+        assert pruner.counts() == counts
+        changed.append(int(new.sum()))
+
+    train(network, torch.optim.Adam(network.parameters(), lr=1e-2), after, steps=50)
+    exchanges = changed[4:39:5]
+    assert sum(changed) == sum(exchanges) and all(exchanges) and exchanges[-1] < exchanges[0] / 3
+    pruner.make_permanent()
+    assert {parameter for parameter, _ in network.named_parameters()} == {
+        parameter for parameter, _ in make().named_parameters()}
+
+
+@pytest.mark.parametrize("exchange", [{}, {"exchange": 0.2, "exchange_steps": 30}])
+def test_density_moves_from_one_matrix_to_another(exchange):
+    torch.manual_seed(1)
+    network = LSTMP(10, 32, 16)
+    Pruner(network, 0.25, pes=8).make_permanent()
+    before = {name: int(torch.count_nonzero(getattr(network, name))) for name in ("w_x", "w_r", "w_ym")}
+    pruner = Pruner(network, {"w_x": 0.25, "w_r": 0.125, "w_ym": 0.5}, pes=8, steps=20, every=2, **exchange)
+    seen = []
+
+    def after():
+        pruner.step()
+        seen.append({name: int(getattr(network, f"{name}_mask").sum()) for name in before})
+
+    train(network, torch.optim.Adam(network.parameters(), lr=1e-2), after, steps=40)
+    for name, factor in (("w_x", 1), ("w_r", 0.5), ("w_ym", 2)):
+        numbers = [row[name] for row in seen]
+        assert numbers == sorted(numbers, reverse=factor < 1) and numbers[0] == before[name]
+        assert numbers[19] == numbers[-1] == factor * before[name]
+        assert len(set(numbers)) == 1 if factor == 1 else len(set(numbers)) > 4
+    pruner.make_permanent()
+    assert int(torch.count_nonzero(network.w_ym)) == 2 * before["w_ym"]
+    assert all(smallest == largest for smallest, largest in Pruner(network, 1.0, pes=8).counts()["lstm"]["w_ym"])
+
+
+@pytest.mark.parametrize("options", [{"exchange": 0.2, "exchange_steps": 4}, {"density": {"w_ym": 0.5}, "steps": 4}])
+def test_nothing_grows_without_gradients(options):
+    network = LSTMP(10, 32, 16)
+    Pruner(network, 0.25, pes=8).make_permanent()
+    pruner = Pruner(network, pes=8, every=2, **{"density": 0.25} | options)
+    pruner.step()
+    with pytest.raises(PruneError, match="lstm: w_.* has no gradient: what grows is chosen by the last backward pass"):
+        pruner.step()
+
+
 def test_layers_of_torch_have_names():
     network = torch.nn.ModuleDict({"a": torch.nn.LSTM(8, 16, num_layers=2, bidirectional=True),
                                    "b": torch.nn.LSTMCell(8, 16), "c": LSTMP(8, 16)})
@@ -251,6 +315,7 @@ def test_no_permanence_before_the_density_is_reached():
     (torch.nn.Linear(3, 3), {}, "Linear has no LSTM to prune"),
     (LSTMP(4, 8), {"steps": -1}, "must not be negative"),
     (LSTMP(4, 8), {"every": 0}, "every at least 1"),
+    (LSTMP(4, 8), {"exchange": 1.0}, "a share from 0 to below 1, not 1.0"),
     (LSTMP(4, 8), {"density": 1.5}, "between 0 and 1"),
     (LSTMP(4, 8), {"density": {"gru": 0.5}}, "'gru' is neither a tensor"),
     (LSTMP(4, 8), {"pes": 0}, "pes must be a positive multiple"),

@@ -168,10 +168,17 @@ class Recognizer:
     def run(self, recordings: Sequence[ArrayLike], machine: Machine,
             advance: Callable[[int], None] = lambda steps: None) -> list[Transcript]:
         """Recognize recordings (samples,) at 16 kHz on a machine with the image in it, side by side on its voices."""
-        return self._run(recordings, self.floating_point, MachineRunner(machine, advance))
+        return self._run(recordings, self.floating_point, MachineRunner(machine, advance), self.penalty)
 
-    def run_float(self, recordings: Sequence[ArrayLike], model: Model | None = None) -> list[Transcript]:
-        """The same in floating point: with the weights of the image, or by another model of the same phones.
+    @property
+    def dense_penalty(self) -> float:
+        """That of `dense`, chosen on the same speech as ``penalty``."""
+        return float(self.record["penalties"]["dense"])
+
+    def run_float(self, recordings: Sequence[ArrayLike], model: Model | None = None,
+                  penalty: float | None = None) -> list[Transcript]:
+        """The same in floating point: with the weights of the image, or by another model of the same phones; with the
+        penalty of the image's network, or another.
 
         Raises
         ------
@@ -181,15 +188,17 @@ class Recognizer:
         model = model or self.floating_point
         if model.head is None or len(model.head.weight) != len(PHONES) or model.inputs != FEATURES:
             raise ValueError(f"model {model.name!r} does not take {FEATURES} features and give {len(PHONES)} phones")
-        return self._run(recordings, model, FloatRunner(model))
+        return self._run(recordings, model, FloatRunner(model), self.penalty if penalty is None else penalty)
 
-    def _run(self, recordings: Sequence[ArrayLike], model: Model, runner: Runner) -> list[Transcript]:
+    @staticmethod
+    def _run(recordings: Sequence[ArrayLike], model: Model, runner: Runner, penalty: float) -> list[Transcript]:
         frames, lengths = side_by_side([delayed(features(recording)) for recording in recordings])
         logits, _ = Network.of(model).run(frames, [runner], lengths)
-        return [self._transcript(logits[DELAY:length, voice]) for voice, length in enumerate(lengths)]
+        return [_transcript(logits[DELAY:length, voice], penalty) for voice, length in enumerate(lengths)]
 
-    def _transcript(self, logits: FloatArray) -> Transcript:
-        path = decode(logits, self.penalty)
-        limits = [*np.flatnonzero(np.diff(path, prepend=-1)).tolist(), len(path)]
-        return Transcript(logits, tuple(Phone(PHONES[path[first]], first * HOP / RATE, last * HOP / RATE)
-                                        for first, last in pairwise(limits)))
+
+def _transcript(logits: FloatArray, penalty: float) -> Transcript:
+    path = decode(logits, penalty)
+    limits = [*np.flatnonzero(np.diff(path, prepend=-1)).tolist(), len(path)]
+    return Transcript(logits, tuple(Phone(PHONES[path[first]], first * HOP / RATE, last * HOP / RATE)
+                                    for first, last in pairwise(limits)))

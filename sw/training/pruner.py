@@ -15,6 +15,7 @@ their product takes its place before every forward pass. Which weights stay is `
 that what was trained is what the machine's software would have pruned.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -43,11 +44,6 @@ class Weights(NamedTuple):
         if self.tensor == "w_ym":
             return (values,)
         return values.unflatten(0, (4, -1)).unbind() if values.dim() == 2 else values.unbind()
-
-
-def _density(weights: Weights) -> float:
-    values = getattr(weights.module, weights.parameter)
-    return int(torch.count_nonzero(values)) / values.numel()
 
 
 def find_weights(network: nn.Module) -> Iterator[Weights]:
@@ -82,32 +78,43 @@ class Pruner:
     balanced : bool
         False keeps the largest weights wherever they lie, to compare.
     steps : int
-        Over so many calls of `step` the density falls from what it is, of a dense network from 1, fast at first, as
-        the cube of what is left of them (Zhu and Gupta, 2017). Zero prunes at once.
+        Over so many calls of `step` densities go from what they are, of a dense network from 1, to the wanted ones,
+        fast at first, as the cube of what is left of them (Zhu and Gupta, 2017). Where one rises, weights with the
+        largest gradients join. Zero prunes at once.
     every : int
         Masks are chosen anew every so many steps.
+    exchange : float
+        Share of what stays that gives way each time to the pruned weights with the largest gradients, which begin at
+        zero (Evci et al., 2020, *RigL*). It falls to nothing as half a cosine, over ``exchange_steps``.
+    exchange_steps : int
 
     Raises
     ------
     PruneError
-        For a network without LSTMs, an impossible density or machine, or negative steps.
+        For a network without LSTMs, an impossible density or machine, negative steps, or a share that is none.
     """
 
     def __init__(self, network: nn.Module, density: Density, pes: int, groups: int = 1, balanced: bool = True,
-                 steps: int = 0, every: int = 10) -> None:
-        if steps < 0 or every < 1:
-            raise PruneError(f"steps must not be negative and every at least 1, not {steps} and {every}")
+                 steps: int = 0, every: int = 10, exchange: float = 0.0, exchange_steps: int = 0) -> None:
+        if steps < 0 or exchange_steps < 0 or every < 1:
+            raise PruneError("steps must not be negative and every at least 1, "
+                             f"not {steps}, {exchange_steps} and {every}")
+        if not 0 <= exchange < 1:
+            raise PruneError(f"what is exchanged must be a share from 0 to below 1, not {exchange}")
         found = list(find_weights(network))
         if not found:
             raise PruneError(f"{type(network).__name__} has no LSTM to prune")
         wanted = densities(list(dict.fromkeys(weights.layer for weights in found)), density)
         self._pes, self._groups, self._balanced = pes, groups, balanced
         self._steps, self._every = steps, every
+        self._exchange, self._exchange_steps = exchange, exchange_steps if exchange else 0
         self._count = 0
-        self._masked = [(weights, _density(weights), wanted[weights.layer][weights.tensor]) for weights in found]
+        self._masked = [(weights, *self._way(weights, wanted[weights.layer][weights.tensor])) for weights in found]
         for module, parameter, _, _ in found:
             torch_prune.custom_from_mask(module, parameter, torch.ones_like(getattr(module, parameter)))
-        self._choose()
+        self._hooks = [module.register_forward_hook(self._keep_gradients)
+                       for module in {weights.module: None for weights in found}] if self._grows() else []
+        self._choose(0.0)
 
     @property
     def left(self) -> float:
@@ -115,12 +122,47 @@ class Pruner:
         return max(0.0, 1 - self._count / self._steps) ** 3 if self._steps else 0.0
 
     def step(self) -> None:
-        """To be called after each step of the optimizer: chooses the masks anew while densities still fall."""
-        if self._count >= self._steps:
+        """To be called after each step of the optimizer: chooses the masks anew while densities still change, or
+        weights are exchanged.
+
+        Raises
+        ------
+        PruneError
+            If weights are to join or be exchanged, and there was no backward pass to tell which.
+        """
+        last = max(self._steps, self._exchange_steps)
+        if self._count >= last:
             return
         self._count += 1
-        if self._count % self._every == 0 or self._count == self._steps:
-            self._choose()
+        if self._count % self._every == 0 or self._count == last:
+            self._choose(self._exchanged())
+        if self._count == last:
+            self._remove_hooks()
+
+    def _way(self, weights: Weights, final: float) -> tuple[float, float]:
+        """The densities at first and in the end; one that only rounding tells from the end is the end."""
+        values = getattr(weights.module, weights.parameter)
+        there = int(torch.count_nonzero(values))
+        wanted = sum(int(self._keep(matrix, final).sum()) for matrix in weights.matrices(values))
+        return (final if there == wanted or final == 1 else there / values.numel()), final
+
+    def _grows(self) -> bool:
+        return self._exchange_steps > 0 or self._steps > 0 and any(first < final for _, first, final in self._masked)
+
+    def _exchanged(self) -> float:
+        left = 1 - self._count / self._exchange_steps if self._count < self._exchange_steps else 0.0
+        return self._exchange * (1 - math.cos(math.pi * left)) / 2
+
+    def _keep_gradients(self, module: nn.Module, given: Any, answer: Any) -> None:
+        """Have autograd keep the gradients of all weights, also of those that are pruned."""
+        for weights, _, _ in self._masked:
+            if weights.module is module and getattr(module, weights.parameter).requires_grad:
+                getattr(module, weights.parameter).retain_grad()
+
+    def _remove_hooks(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def make_permanent(self) -> None:
         """Set what is pruned to zero, and take the masks away.
@@ -128,10 +170,11 @@ class Pruner:
         Raises
         ------
         PruneError
-            If densities are still falling.
+            If densities are still changing.
         """
         if self._count < self._steps:
             raise PruneError(f"step {self._count} of {self._steps}: the densities have not been reached")
+        self._remove_hooks()
         for weights, _, _ in self._masked:
             torch_prune.remove(weights.module, weights.parameter)
 
@@ -153,14 +196,30 @@ class Pruner:
         self._count = int(state["count"])
 
     @torch.no_grad()
-    def _choose(self) -> None:
+    def _choose(self, exchanged: float) -> None:
         for weights, first, final in self._masked:
             dense = getattr(weights.module, f"{weights.parameter}_orig")
             mask = getattr(weights.module, f"{weights.parameter}_mask")
-            density = final + max(0.0, first - final) * self.left
-            for values, kept in zip(weights.matrices(dense), weights.matrices(mask), strict=True):
-                kept.copy_(self._keep(values, density))
+            density = final + (first - final) * self.left
+            grows = self._count > 0 and (self._exchange_steps > 0 or first < final)
+            if grows:
+                dense.mul_(mask)
+            gradients = weights.matrices(self._gradients(weights) if grows else mask)
+            for values, kept, gradient in zip(weights.matrices(dense), weights.matrices(mask), gradients, strict=True):
+                chosen = values
+                if grows:
+                    stays = self._keep(values, density * (1 - exchanged)) & (values != 0)
+                    # Those that stay come before any gradient.
+                    chosen = gradient.abs() / gradient.abs().max().clamp(min=1e-30) + 2 * stays
+                kept.copy_(self._keep(chosen, density))
             setattr(weights.module, weights.parameter, dense * mask)
+
+    def _gradients(self, weights: Weights) -> Tensor:
+        found = getattr(weights.module, weights.parameter).grad
+        if found is None:
+            raise PruneError(f"{weights.layer}: {weights.tensor} has no gradient: what grows is chosen by the last "
+                             "backward pass")
+        return found
 
     def _keep(self, values: Tensor, density: float) -> Tensor:
         keep = keep_mask(values.detach().cpu().numpy(), density, self._pes, self._groups, self._balanced)
