@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from ..float_reference import initial_state
 from ..model import Dense, Layer, Model, ModelError
 from ..network import Direction, LayerState, Network, Stage
@@ -51,6 +53,7 @@ class Linear:
 Part = Recurrent | Linear
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused by the layer that it is in
 def assemble(parts: Sequence[Part], name: str) -> Network:
     """A network of ``parts`` in their order.
 
