@@ -250,6 +250,16 @@ def test_transcribe_prints_and_draws(shipped, tmp_path, capsys):
     assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_dense_network_is_decoded_with_its_own_penalty(shipped, capsys):
+    pytest.importorskip("soundfile", reason="recordings need the extra `speech`")
+    path = CLIPS / "cards-002.wav"
+    assert main(["transcribe", str(path)]) == 0
+    rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
+    own, other = (shipped.run_float([clip(path)], Recognizer.dense(), penalty)[0].text
+                  for penalty in (shipped.dense_penalty, None))
+    assert rows["dense, in float"].strip() == own != other
+
+
 def test_transcribe_several_beside_another_model(shipped, tmp_path, capsys):
     pytest.importorskip("soundfile", reason="recordings need the extra `speech`")
     pytest.importorskip("matplotlib", reason="pictures need the extra `speech`")

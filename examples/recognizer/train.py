@@ -27,8 +27,6 @@ _KEEP_EVERY = 40  # updates
 _CLIP = 1.0  # norm of the gradient
 _BETAS = (0.9, 0.98)  # of Adam
 _WARM_UP = 50  # updates
-_CHOOSE_EVERY, _EXCHANGE_EVERY = 10, 50  # updates
-_EXCHANGING = 0.75  # of the updates of a run that exchanges weights
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,6 @@ class Run:
     balanced : bool
     falling : float
         Share of the updates over which the density falls.
-    exchange : float
-        Share of the weights that are exchanged, every 50 updates over the first three quarters, as for `Pruner`.
     stage : int
         How many runs there are before it, one from the other.
     seed : int
@@ -74,7 +70,6 @@ class Run:
     density: float | dict | None = None
     balanced: bool = True
     falling: float = 0.4
-    exchange: float = 0.0
     stage: int = 0
     seed: int = 1
     layers: int = 1
@@ -141,9 +136,7 @@ class _Training:
         self._keep_moments()
         self._teacher = None if run.teacher is None else self._network(run.teacher).requires_grad_(False)
         self.pruner = None if run.density is None else Pruner(
-            self.network, run.density, PES, balanced=run.balanced, steps=int(run.falling * run.updates),
-            every=_EXCHANGE_EVERY if run.exchange else _CHOOSE_EVERY, exchange=run.exchange,
-            exchange_steps=int(_EXCHANGING * run.updates))
+            self.network, run.density, PES, balanced=run.balanced, steps=int(run.falling * run.updates))
         self.curve, self.seconds = [], 0.0
         if self._state_file.exists():
             self._go_on(torch.load(self._state_file, weights_only=True))

@@ -87,11 +87,12 @@ class Pruner:
         Share of what stays that gives way each time to the pruned weights with the largest gradients, which begin at
         zero (Evci et al., 2020, *RigL*). It falls to nothing as half a cosine, over ``exchange_steps``.
     exchange_steps : int
+        Calls of `step` with exchanges; zero without.
 
     Raises
     ------
     PruneError
-        For a network without LSTMs, an impossible density or machine, negative steps, or a share that is none.
+        For a network without LSTMs, an impossible density or machine, negative steps, or an exchange that is none.
     """
 
     def __init__(self, network: nn.Module, density: Density, pes: int, groups: int = 1, balanced: bool = True,
@@ -101,19 +102,22 @@ class Pruner:
                              f"not {steps}, {exchange_steps} and {every}")
         if not 0 <= exchange < 1:
             raise PruneError(f"what is exchanged must be a share from 0 to below 1, not {exchange}")
+        if bool(exchange) != bool(exchange_steps):
+            raise PruneError(f"exchange and exchange_steps belong together, not {exchange} and {exchange_steps}")
         found = list(find_weights(network))
         if not found:
             raise PruneError(f"{type(network).__name__} has no LSTM to prune")
         wanted = densities(list(dict.fromkeys(weights.layer for weights in found)), density)
         self._pes, self._groups, self._balanced = pes, groups, balanced
         self._steps, self._every = steps, every
-        self._exchange, self._exchange_steps = exchange, exchange_steps if exchange else 0
+        self._exchange, self._exchange_steps = exchange, exchange_steps
         self._count = 0
-        self._masked = [(weights, *self._way(weights, wanted[weights.layer][weights.tensor])) for weights in found]
+        final = [wanted[weights.layer][weights.tensor] for weights in found]
+        self._masked = [(weights, self._first(weights, end), end) for weights, end in zip(found, final, strict=True)]
         for module, parameter, _, _ in found:
             torch_prune.custom_from_mask(module, parameter, torch.ones_like(getattr(module, parameter)))
-        self._hooks = [module.register_forward_hook(self._keep_gradients)
-                       for module in {weights.module: None for weights in found}] if self._grows() else []
+        growing = {weights.module: None for weights, first, end in self._masked if self._grows(first, end)}
+        self._hooks = [module.register_forward_hook(self._keep_gradients) for module in growing]
         self._choose(0.0)
 
     @property
@@ -139,15 +143,15 @@ class Pruner:
         if self._count == last:
             self._remove_hooks()
 
-    def _way(self, weights: Weights, final: float) -> tuple[float, float]:
-        """The densities at first and in the end; one that only rounding tells from the end is the end."""
+    def _first(self, weights: Weights, final: float) -> float:
+        """The density at first; the final one, where only rounding tells them apart."""
         values = getattr(weights.module, weights.parameter)
         there = int(torch.count_nonzero(values))
         wanted = sum(int(self._keep(matrix, final).sum()) for matrix in weights.matrices(values))
-        return (final if there == wanted or final == 1 else there / values.numel()), final
+        return final if there == wanted or final == 1 else there / values.numel()
 
-    def _grows(self) -> bool:
-        return self._exchange_steps > 0 or self._steps > 0 and any(first < final for _, first, final in self._masked)
+    def _grows(self, first: float, final: float) -> bool:
+        return self._exchange_steps > 0 or self._steps > 0 and first < final
 
     def _exchanged(self) -> float:
         left = 1 - self._count / self._exchange_steps if self._count < self._exchange_steps else 0.0
@@ -201,7 +205,7 @@ class Pruner:
             dense = getattr(weights.module, f"{weights.parameter}_orig")
             mask = getattr(weights.module, f"{weights.parameter}_mask")
             density = final + (first - final) * self.left
-            grows = self._count > 0 and (self._exchange_steps > 0 or first < final)
+            grows = self._count > 0 and self._grows(first, final)
             if grows:
                 dense.mul_(mask)
             gradients = weights.matrices(self._gradients(weights) if grows else mask)
