@@ -54,6 +54,20 @@ def run(name, updates=12, **changes):
     return Run(name, 64, 32, updates, **{"rate": 1e-2, "decay": False, **changes})
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU with CUDA")
+def test_a_gpu_trains_as_a_processor_does(tmp_path, batches):
+    dense = run("dense", decay=True)
+    runs = [dense, run("sparse", parent="dense", teacher="dense", density=0.2, stage=1)]
+    curves = {}
+    for device in ("cpu", "cuda"):
+        for one in runs:
+            train(one, tmp_path / device, batches, device=device)
+            curves[device, one.name] = load(one, tmp_path / device)[1]["curve"]
+    for one in runs:
+        assert curves["cuda", one.name] == pytest.approx(curves["cpu", one.name], rel=0.02)
+        assert curves["cpu", one.name][0] > curves["cpu", one.name][-1]
+
+
 def test_no_voice_and_no_prompt_is_in_two_parts():
     for source, parts in corpus.splits().items():
         names = [name for part in parts.values() for name in part]

@@ -20,7 +20,7 @@ from sw.speech.recognizer import Recognizer
 SHIPPED = Path(__file__).parents[2] / "sw" / "speech"
 
 
-def _train_all(plan, folder, parts, progress):
+def _train_all(plan, folder, parts, device, progress):
     """Train every run of a plan."""
     batches = None
     for run in plan.runs:
@@ -32,7 +32,7 @@ def _train_all(plan, folder, parts, progress):
         if batches is None:
             sources = [(corpus.load(parts, name, plan.shards[name]), share) for name, share in plan.shares.items()]
             batches = Batches(sources, plan.batch, plan.steps)
-        train(run, folder, batches, say)
+        train(run, folder, batches, say, device)
         progress.update(line, completed=run.updates)
 
 
@@ -52,7 +52,9 @@ def _finish(plan, folder, parts, progress):
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default="build/recognizer",
               show_default=True, help="Where everything is kept.")
 @click.option("--install", is_flag=True, help="Replace what sw/speech ships by the result.")
-def main(small: bool, folder: Path, install: bool) -> None:
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda" if torch.cuda.is_available() else "cpu",
+              show_default="cuda where there is one", help="What trains.")
+def main(small: bool, folder: Path, install: bool, device: str) -> None:
     """Make the corpus, train dense and sparse, quantize, measure, and write the recognizer.
 
     What was interrupted goes on where it stopped.
@@ -67,7 +69,7 @@ def main(small: bool, folder: Path, install: bool) -> None:
         wanted = plan.shards | plan.wide
         line = progress.add_task("speech", total=sum(wanted.values()))
         corpus.make(parts, wanted, lambda: progress.advance(line))
-        _train_all(plan, runs, parts, progress)
+        _train_all(plan, runs, parts, device, progress)
         made = _finish(plan, runs, parts, progress)
     for row, tests in made.record["scores"].items():
         for test, found in tests.items():

@@ -179,7 +179,7 @@ def make(folder, wanted, advance=lambda: None):
                 advance()
             else:
                 jobs.append((name, shard, _path(folder, name, shard)))
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(maxtasksperchild=1) as pool:
         for _ in pool.imap(_make_shard, jobs, chunksize=1):
             advance()
 

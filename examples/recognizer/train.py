@@ -2,7 +2,8 @@
 """Training runs: resumable, and the same for the same seed and packages.
 
 A *run* trains a network over a number of updates, from scratch or from where another run ended. The dense network
-and the sparse ones branch off one run, so that all are trained on the same number of frames.
+and the sparse ones branch off one run, so that all are trained on the same number of frames. On a GPU
+the thousands of small kernels of an update are recorded once, as a CUDA graph.
 """
 
 import json
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, softmax
+from torch.utils.data import DataLoader, Dataset
 
 from examples.recognizer.network import Recognizer
 from sw.speech.features import STATIC, with_differences
@@ -27,6 +29,7 @@ _KEEP_EVERY = 40  # updates
 _CLIP = 1.0  # norm of the gradient
 _BETAS = (0.9, 0.98)  # of Adam
 _WARM_UP = 50  # updates
+_LOADERS = 4  # processes that cut pieces for a GPU
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,27 @@ class Batches:
             values[first:first + width] = 0
 
 
+class _Pieces(Dataset):
+    """What a run is trained on from one update on."""
+
+    def __init__(self, batches, run, first):
+        self._batches, self._first, self._left = batches, first, run.updates - first
+        # A run meets other pieces than the one that it goes on from.
+        self._seed = run.seed + 1000 * run.stage
+
+    def __len__(self):
+        return self._left
+
+    def __getitem__(self, number):
+        return self._batches(self._seed, self._first + number)
+
+
 class _Training:
     """A run under way."""
 
-    def __init__(self, run, folder):
-        self.run, self._folder = run, folder
+    def __init__(self, run, folder, device):
+        self.run, self._folder, self._device = run, folder, torch.device(device)
+        self._graph = None
         torch.manual_seed(run.seed)
         self.network = self._network(run.parent)
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=run.rate, betas=_BETAS)
@@ -139,20 +158,20 @@ class _Training:
             self.network, run.density, PES, balanced=run.balanced, steps=int(run.falling * run.updates))
         self.curve, self.seconds = [], 0.0
         if self._state_file.exists():
-            self._go_on(torch.load(self._state_file, weights_only=True))
+            self._go_on(_stored(self._state_file))
 
     def _network(self, name):
         """The trained network of a run, or one to begin with."""
         network = Recognizer(self.run.cells, self.run.outputs, torch.bfloat16, self.run.layers, self.run.both)
         if name is not None:
-            network.load_state_dict(torch.load(self._folder / f"{name}.pt", weights_only=True))
-        return network
+            network.load_state_dict(_stored(self._folder / f"{name}.pt"))
+        return network.to(self._device)
 
     def _keep_moments(self):
         """Go on with the optimizer of the parent, if it left it."""
         moments = self._folder / f"{self.run.parent}.optimizer"
         if self.run.parent is not None and moments.exists():
-            self._optimizer.load_state_dict(torch.load(moments, weights_only=True))
+            self._optimizer.load_state_dict(_stored(moments))
             self._warm_up = 0
 
     @property
@@ -179,42 +198,77 @@ class _Training:
         return run.rate * left * warm
 
     def _loss(self, x, wanted):
-        answered = wanted != _IGNORED
-        given = self.network(x)[answered]
-        loss = cross_entropy(given, wanted[answered])
+        given, wanted = self.network(x).flatten(0, 1), wanted.flatten()
+        loss = cross_entropy(given, wanted, ignore_index=_IGNORED)
         if self._teacher is None:
             return loss
+        answered = wanted != _IGNORED
         with torch.no_grad():
-            taught = softmax(self._teacher(x)[answered], dim=-1)
-        return (loss + cross_entropy(given, taught)) / 2
+            taught = softmax(self._teacher(x).flatten(0, 1), dim=-1)
+        of_taught = cross_entropy(given, taught, reduction="none") * answered
+        return (loss + of_taught.sum() / answered.sum()) / 2
 
-    def update(self, batches):
+    def _gradients(self, x, wanted):
+        """The loss; gradients take the place of those that were there."""
+        if self._device.type == "cpu":
+            self._optimizer.zero_grad()
+            loss = self._loss(x, wanted)
+            loss.backward()
+            return loss
+        if self._graph is None:
+            self._record(x, wanted)
+        given, answers, loss = self._buffers
+        given.copy_(x, non_blocking=True)
+        answers.copy_(wanted, non_blocking=True)
+        self._graph.replay()
+        return loss
+
+    def _record(self, x, wanted):
+        """Record the forward and backward pass of one update as a CUDA graph."""
+        given, answers = x.to(self._device), wanted.to(self._device)
+        parameters = list(self.network.parameters())
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries make their choices before anything is recorded
+            torch.autograd.grad(self._loss(given, answers), parameters)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        # In the same stream: what accumulates gradients stays in the first that it was used in.
+        with torch.cuda.graph(self._graph, stream=side):
+            loss = self._loss(given, answers)
+            found = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, found, strict=True):
+            parameter.grad = gradient  # each replay writes there
+        self._buffers = given, answers, loss.detach()
+
+    def update(self, x, wanted):
         """One step of the optimizer."""
-        began = time.process_time()
-        # A run meets other pieces than the one that it goes on from.
-        x, wanted = batches(self.run.seed + 1000 * self.run.stage, len(self.curve))
+        began = self._now()
         self._optimizer.param_groups[0]["lr"] = self._rate()
-        loss = self._loss(x, wanted)
-        self._optimizer.zero_grad()
-        loss.backward()
+        loss = self._gradients(x, wanted)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
         self._optimizer.step()
         if self.pruner:
             self.pruner.step()
         self.curve.append(loss.item())
-        self.seconds += time.process_time() - began
+        self.seconds += self._now() - began
+
+    def _now(self):
+        """Seconds: of the processor, or while a GPU was at work."""
+        return time.process_time() if self._device.type == "cpu" else time.perf_counter()
 
     def finish(self):
         """Make masks permanent, and write the network and the record of its training."""
         if self.pruner:
             self.pruner.make_permanent()
-        record = {"run": asdict(self.run), "processor_seconds": round(self.seconds),
+        name = "cpu" if self._device.type == "cpu" else torch.cuda.get_device_name(self._device)
+        record = {"run": asdict(self.run), "device": name, "seconds": round(self.seconds),
                   "curve": [round(loss, 4) for loss in self.curve]}
         (self._folder / f"{self.run.name}.json").write_text(json.dumps(record) + "\n")
         if not self.run.decay:
             state = self._optimizer.state_dict()
             _replace(self._folder / f"{self.run.name}.optimizer", lambda path: torch.save(state, path))
-        _replace(self._folder / f"{self.run.name}.pt", lambda path: torch.save(self.network.state_dict(), path))
+        _replace(self._folder / f"{self.run.name}.pt", lambda path: torch.save(self.network.cpu().state_dict(), path))
         self._state_file.unlink()
 
 
@@ -227,11 +281,11 @@ def load(run, folder):
         If it has not been trained.
     """
     network = Recognizer(run.cells, run.outputs, layers=run.layers, both=run.both)
-    network.load_state_dict(torch.load(folder / f"{run.name}.pt", weights_only=True))
+    network.load_state_dict(_stored(folder / f"{run.name}.pt"))
     return network, json.loads((folder / f"{run.name}.json").read_text())
 
 
-def train(run, folder, batches, advance=lambda updates, loss: None):
+def train(run, folder, batches, advance=lambda updates, loss: None, device="cpu"):
     """Train, or go on with what was interrupted; nothing happens where that was done before.
 
     Parameters
@@ -242,18 +296,26 @@ def train(run, folder, batches, advance=lambda updates, loss: None):
     batches : `Batches`
     advance : callable
         Called with the number of updates made so far and the last loss.
+    device : str
+        ``cpu`` or ``cuda``; what the one was interrupted in, the other goes on with.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{run.name}.pt").exists():
         return
-    training = _Training(run, folder)
-    while len(training.curve) < run.updates:
-        training.update(batches)
+    training = _Training(run, folder, device)
+    pieces = _Pieces(batches, run, len(training.curve))
+    loaders = {} if device == "cpu" else {"num_workers": _LOADERS, "pin_memory": True, "prefetch_factor": 8}
+    for x, wanted in DataLoader(pieces, batch_size=None, **loaders):
+        training.update(x, wanted)
         advance(len(training.curve), training.curve[-1])
         if len(training.curve) % _KEEP_EVERY == 0:
             training.keep()
     training.keep()
     training.finish()
+
+
+def _stored(path):
+    return torch.load(path, weights_only=True, map_location="cpu")
 
 
 def _replace(path, write):
