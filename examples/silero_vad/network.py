@@ -147,15 +147,16 @@ class Silero:
         return cls(load_file(path), importers.load(path, "lstm_cell").model)
 
     def features(self, audio):
-        """What the LSTM sees: (T, 128) float32 ReLU outputs, one row per window of ``audio``."""
+        """What the LSTM sees: (T, 128) float64 ReLU outputs, one row per window of ``audio``."""
         x = self.magnitude(audio)
         for name, stride in [("conv1", 1), ("conv2", 2), ("conv3", 2), ("conv4", 1)]:
             x = relu(convolve(x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], stride))
         return x[:, :, 0]
 
     def magnitude(self, audio):
-        """STFT magnitudes of the windows: (T, 129 bins of 62.5 Hz, 4 instants 8 ms apart), float32."""
-        padded = np.pad(windows(audio), ((0, 0), (0, STFT_PAD)), mode="reflect")
+        """STFT magnitudes of the windows: (T, 129 bins of 62.5 Hz, 4 instants 8 ms apart), float64."""
+        # In float32 the order of the sums, which is the processor's, would show in the sixth digit of a probability.
+        padded = np.pad(windows(audio).astype(np.float64), ((0, 0), (0, STFT_PAD)), mode="reflect")
         basis = self.tensors["stft_conv.weight"][:, 0]
         spectra = sliding_window_view(padded, basis.shape[1], axis=1)[:, ::STFT_HOP] @ basis.T
         real, imaginary = np.split(spectra.transpose(0, 2, 1), 2, axis=1)
