@@ -32,8 +32,9 @@ def _lint(session):
 
 @nox.session
 def tests(session):
-    """Everything that must pass: lint, and all tests, those of the emitted Verilog among them."""
-    _install(session, "sim", "serial", "keras", "onnx", "safetensors", "demo", "speech", "dev")
+    """Everything that must pass: lint, and all tests, those of the emitted Verilog and of training among them."""
+    _install(session, "sim", "serial", "keras", "onnx", "safetensors", "recognizer", "dev", "oracles")
+    session.install("--no-deps", RESEMBLYZER)
     _lint(session)
     session.run("pytest", *session.posargs)
 
@@ -92,14 +93,6 @@ def lint(session):
     """Style (ruff), types (mypy) and the emitted Verilog (Verilator with all warnings)."""
     _install(session, "sim", "dev")
     _lint(session)
-
-
-@nox.session
-def oracles(session):
-    """The tests that need PyTorch and Keras, which are large to install: importers and training."""
-    _install(session, "keras", "onnx", "safetensors", "recognizer", "dev", "oracles")
-    session.install("--no-deps", RESEMBLYZER)
-    session.run("pytest", "-m", "not sim", *session.posargs, env={"KERAS_BACKEND": "torch"})
 
 
 @nox.session

@@ -239,7 +239,8 @@ def speaker():
     parts, names = _distilled("speaker")
     tests = parts["float"][names[0]]
     cells = [(test, count) for test, figures in tests.items() for count in figures["errors"]]
-    columns = [f"{_SOURCES[test]}: {tests[test]['voices']}, {1.6 + 0.8 * (int(count) - 1):.1f} s"
+    columns = [f"{_SOURCES[test]}: " + (f"{tests[test]['halved']}, halves" if count == "halves" else
+                                        f"{tests[test]['voices']}, {1.6 + 0.8 * (int(count) - 1):.1f} s")
                for test, count in cells]
     return _table(["Resemblyzer", "non-zeros", *columns], [
         [_pruned(name), f"{parts['nonzeros'][name]:,}",

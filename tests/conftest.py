@@ -6,7 +6,8 @@ import os
 from hypothesis import settings
 
 # Small matrices gain nothing from threads, and lose much where cores are few.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+for library in ("OPENBLAS", "OMP"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 # A busy machine is no failure.
 settings.register_profile("openese", deadline=None)

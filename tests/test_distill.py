@@ -109,6 +109,34 @@ def test_pieces_are_of_the_sequences_and_the_same_for_a_seed(example):
         example["task"].Streams(sequences, 4, 40)
 
 
+def test_pieces_can_come_more_often_from_some_sequences_and_vary(example):
+    sequences = [np.full((12, 1), float(number)) for number in range(3)] + [np.full((5, 1), 9.0)]
+    streams = example["task"].Streams(sequences, 50, 10, [6, 3, 1, 90], lambda rng, piece: piece + 10)
+    drawn = np.concatenate([streams.pieces(np.random.default_rng(seed))[0, :, 0] for seed in range(20)])
+    shares = [np.mean(drawn == 10 + number) for number in range(4)]
+    assert shares == pytest.approx([0.6, 0.3, 0.1, 0], abs=0.05)
+
+
+def test_halves_of_what_a_voice_says_have_no_window_in_common(example):
+    for count in (9, 10):
+        embeddings = np.eye(count)
+        first, last = example["speaker"]._halves(embeddings)
+        assert first @ first == pytest.approx(1) and first @ last == 0
+        assert np.count_nonzero(first) == np.count_nonzero(last) == 4
+        # Windows overlap by half, so one between the halves belongs to neither.
+        assert np.flatnonzero(last)[0] - np.flatnonzero(first)[-1] >= 2
+
+
+def test_a_speaker_is_heard_by_other_microphones_and_from_other_throats(example):
+    speaker = example["speaker"].Speaker(file=None)
+    piece = np.exp(-0.5 * (np.arange(40) - 20.0) ** 2 / 9)[None] * np.ones((5, 1))
+    heard = [speaker.vary(np.random.default_rng(seed), piece) for seed in range(30)]
+    assert all(one.shape == piece.shape and one.min() >= 0 and np.ptp(one, axis=0).max() < 1e-12 for one in heard)
+    peaks = {int(one[0].argmax()) for one in heard}
+    assert {19, 20, 21} <= peaks <= set(range(17, 24))
+    assert 0.1 < np.std([np.log(one[0].max()) for one in heard]) < 0.5
+
+
 def test_recorded_voices_are_in_one_split(example, tmp_path):
     import soundfile
     for name in ("7-1-0001", "7-2-0001", "12-1-0001", "a", "b-2"):

@@ -2,6 +2,8 @@
 """The recognizer's training: pieces of speech, interrupted runs, scores, synthetic voices."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ for package in ("torch", "av", "pocketsphinx", "rapidfuzz", "soundfile", "soxr")
 import torch  # noqa: E402
 from torch.nn.functional import kl_div  # noqa: E402
 
-from examples.recognizer import corpus, synthesis  # noqa: E402
+from examples.recognizer import accuracy, corpus, prompts, synthesis  # noqa: E402
 from examples.recognizer.corpus import Utterances  # noqa: E402
+from examples.recognizer.ledger import Ledger  # noqa: E402
 from examples.recognizer.machine import (  # noqa: E402
     float_logits,
     float_outputs,
@@ -29,10 +32,12 @@ from examples.recognizer.plans import FULL, SMALL  # noqa: E402
 from examples.recognizer.score import compare, given, score  # noqa: E402
 from examples.recognizer.speech import Speech, room  # noqa: E402
 from examples.recognizer.train import Batches, Run, load, train  # noqa: E402
+from examples.silero_vad.clips import CLIPS  # noqa: E402
 from sw.prune import report  # noqa: E402
+from sw.speech.audio import read  # noqa: E402
 from sw.speech.features import FEATURES, STATIC  # noqa: E402
 from sw.speech.phones import PHONES, collapse  # noqa: E402
-from sw.speech.recognizer import DELAY  # noqa: E402
+from sw.speech.recognizer import DELAY, Recognizer  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +211,51 @@ def test_a_network_of_both_directions_recognizes_also_as_a_machine(utterances, b
     assert max(np.abs(a - b).max() for a, b in zip(rows[1], rows[2], strict=True)) < 0.2
 
 
+@pytest.fixture
+def study(tmp_path, monkeypatch, utterances):
+    """A study of tiny networks on speech of a kind; its ledger is empty, and made anew with each call."""
+    for name, value in {"SEEDS": (1,), "DENSITIES": (0.1,), "WEIGHT_BITS": (8,), "ACTIVATION_BITS": (10,),
+                        "SIGMOID_RANGES": (5,), "TABLE_SAMPLES": (256,), "PEEPHOLE_BITS": (6,), "SCANNED": (0.5, 0.1),
+                        "BASE": 60, "BRANCH": 4, "CELLS": 64, "OUTPUTS": 32, "PAPER": (64, 32), "BATCH": 4,
+                        "STEPS": 48, "HOUR_UPDATES": (30, 4),
+                        "VARIANTS": {"both": {"cells": 64, "outputs": 32, "both": True}}}.items():
+        monkeypatch.setattr(accuracy, name, value)
+    monkeypatch.setattr(corpus, "make", lambda folder, wanted: None)
+    monkeypatch.setattr(corpus, "load", lambda folder, name, shards: utterances)
+
+    def make(folder=tmp_path):
+        ledger = Ledger(tmp_path / "accuracy.json")
+        study = accuracy.Study(folder, ledger)
+        for measure in (study.paper_size, study.arithmetic, study.an_hour, study.variants):
+            measure(lambda: None)
+        study.sensitivity()
+        study.densities(1, lambda: None)
+        return Ledger(tmp_path / "accuracy.json").found  # as JSON has it
+    return make
+
+
+def test_the_study_measures_what_is_lacking_and_nothing_else(study, tmp_path, monkeypatch):
+    found = study()
+    assert {section: set(entries) for section, entries in found.items()} == {
+        "activation_bits": {"dense-1/10", "balanced-10-1/10"}, "choices": {"penalty", "sensitivity"}, "tables": {"5"},
+        "table_samples": {"256/linear", "256/none"}, "peephole_bits": {"6"}, "hour": set(accuracy.HOUR_TESTS),
+        "both": {f"{name}/{way}" for name in ("dense", "balanced-10") for way in ("float", "machine")},
+        "float": (runs := {"proposed-10-1", "dense-1", "balanced-10-1", "global-10-1"}), "machine": runs,
+        "weight_bits": {"dense-1/8", "balanced-10-1/8", "global-10-1/8"}}
+    assert found["float"]["dense-1"]["frames"] > 0.5
+    hour = found["hour"]["espeak-test"]
+    assert hour["sparse"]["more"] == pytest.approx(hour["sparse"]["decoded"] - hour["dense"]["decoded"])
+    assert hour["dense"]["more"] == 0 and abs(hour["machine"]["decoded"] - hour["sparse"]["decoded"]) < 0.1
+    linear, nearest = (found["table_samples"][f"256/{kind}"]["signal_to_noise_db"] for kind in ("linear", "none"))
+    assert linear > nearest + 10
+
+    def refuse(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(accuracy, "train", refuse)
+    assert study(tmp_path / "nowhere") == found
+
+
 def says(phones):
     """Logits that leave no doubt."""
     return np.pad(np.where(np.arange(len(PHONES)) == np.array(phones)[:, None], 5.0, -5.0), ((DELAY, 0), (0, 0)))
@@ -250,3 +300,33 @@ def test_espeak_says_what_it_is_told(accent):
 def test_flite_says_what_it_is_told(voice):
     _, phones = synthesis.flite(voice, "My cat sat.").frames()
     assert [PHONES[phone] for phone in collapse(phones)] == "M AY K AE T S AE T".split()
+
+
+def lacking():
+    """What the speech to train on is made with, and is not there."""
+    there = {"espeak-ng": shutil.which("espeak-ng"), "flite": shutil.which("flite"),
+             "fortunes": corpus.FORTUNES.is_dir(), "asterisk-core-sounds-en": prompts.TRANSCRIPTS.exists(),
+             "asterisk-core-sounds-en-g722": prompts.SOUNDS.is_dir()}
+    return [package for package, found in there.items() if not found]
+
+
+@pytest.mark.skipif(bool(lacking()), reason=f"not installed: {', '.join(lacking())}")
+def test_a_small_recognizer_from_packages_to_an_image(tmp_path):
+    """All that `nox -s train` does, with a tiny network."""
+    command = [sys.executable, "-m", "examples.recognizer", "--small", "--folder", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = Recognizer.load(tmp_path / SMALL.folder)
+    scores = made.record["scores"]
+    assert set(scores) == {"dense", "sparse", "sparser", "machine", "sparser machine"}
+    for test in ("espeak-test", "prompts-test"):
+        # Guessing gets one phone in forty right; always silence a fifth of the frames.
+        assert scores["dense"][test]["frames"] > 0.35 and scores["dense"][test]["decoded"] < 0.8
+        for row in ("sparse", "sparser"):
+            through = "machine" if row == "sparse" else "sparser machine"
+            assert abs(scores[through][test]["decoded"] - scores[row][test]["decoded"]) < 0.01
+    counts = report(made.floating_point, 32)
+    assert all(row.smallest == row.largest and row.density <= 0.1 for row in counts)
+    clip = read(CLIPS / "numbers.wav")
+    found, dense = made.run_float([clip])[0], made.run_float([clip], Recognizer.dense(tmp_path / SMALL.folder))[0]
+    assert found.logits.shape == dense.logits.shape and found.text and dense.text

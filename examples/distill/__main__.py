@@ -73,15 +73,27 @@ class Study:
         self._task, self._speech, self._folder, self._ledger = task, speech, folder, ledger
 
     def _features(self, name, sources):
-        """What is learned from ``sources()``, made once: a list of (T, I)."""
+        """What is learned from ``sources()``, made once: a list of (T, I), and the source of each."""
         path = self._folder / f"{self._task.name}-{name}.npz"
         if not path.exists():
             found = sources()
             self._ledger.measure(f"{self._task.name}/{name}", "learned from", _amount, found)
-            sequences = self._task.training([voice for source in found.values() for voice in source])
-            np.savez(path, values=np.concatenate(sequences), lengths=[len(sequence) for sequence in sequences])
+            names = [source for source, spoken in found.items() for _ in spoken]
+            takes = self._task.training([voice for spoken in found.values() for voice in spoken])
+            sequences, labels = zip(*((sequence, source) for take in takes
+                                      for source, pieces in zip(names, take, strict=True) for sequence in pieces),
+                                    strict=True)
+            np.savez(path, values=np.concatenate(sequences), lengths=[len(sequence) for sequence in sequences],
+                     sources=labels)
         with np.load(path) as file:
-            return np.split(file["values"], np.cumsum(file["lengths"])[:-1])
+            return np.split(file["values"], np.cumsum(file["lengths"])[:-1]), file["sources"].tolist()
+
+    def _streams(self, learned):
+        """What is learned from, a piece at a time."""
+        sequences, sources = learned
+        shares = self._task.shares
+        weights = shares and [shares[source] / sources.count(source) for source in sources]
+        return Streams(sequences, self._task.batch, self._task.steps, weights, self._task.vary)
 
     @cached_property
     def _learned(self):
@@ -101,7 +113,7 @@ class Study:
         return self._task.examine(lambda given: float_outputs(network, given), self._tests)
 
     def _by_machine(self, network, learned):
-        frames = Streams(learned, *_CALIBRATION).pieces(np.random.default_rng(SEED))
+        frames = Streams(learned[0], *_CALIBRATION).pieces(np.random.default_rng(SEED))
         models = bundle.quantize_network(network, frames, self._task.config)
         return self._task.examine(lambda given: machine_outputs(network, models, given), self._tests)
 
@@ -128,9 +140,8 @@ class Study:
     def _distilled(self, density, learned, progress):
         torch.manual_seed(SEED)
         task, network = self._task, self._task.network()
-        batches = Streams(learned, task.batch, task.steps).batches(SEED)
-        distill(network, batches, task.updates, density, task.config.pes, loss=task.loss, rate=task.rate,
-                progress=progress)
+        distill(network, self._streams(learned).batches(SEED), task.updates, density, task.config.pes,
+                loss=task.loss, rate=task.rate, progress=progress)
         return network
 
     def distilled(self, density, progress):

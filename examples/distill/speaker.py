@@ -24,6 +24,8 @@ _DECIBELS = (5, 40)
 _FRACTION = 12  # bits of the input; what calibration chooses for this network
 _HEARD = 40  # frames, before an embedding is worth something
 _TOGETHER = (1, 5)  # windows whose embeddings are averaged: 1.6 and 4.8 seconds
+_HALF = 4  # windows at least, 4 seconds, for halves of what a voice says to be compared
+_THROAT, _COLOUR, _LOUDNESS, _KNOTS = 0.06, 0.1, 0.35, 7  # what varies: nepers, and knots over the bands
 
 
 class Embedder(nn.Module):
@@ -54,10 +56,11 @@ class Speaker(Task):
 
     name: str = "speaker"
     config: object = preset("ese")
-    updates: int = 3000
+    updates: int = 4000
     batch: int = 16
-    steps: int = 100
+    steps: int = mel.FRAMES
     judged_by: tuple = ("synthetic", "recordings")
+    shares: dict = field(default_factory=lambda: {"synthetic": 0.3, "prompts": 0.2, "recordings": 0.5})
     file: Path = field(default_factory=lambda: package_folder("resemblyzer") / "pretrained.pt")
 
     def network(self):
@@ -80,8 +83,19 @@ class Speaker(Task):
     def training(self, voices):
         rng = np.random.default_rng(SEED)
         takes = [voices, heard(rng, voices, _DECIBELS, speeds=(0.85, 1.18))]
-        return [self.features(piece) * 10 ** rng.uniform(-0.3, 0.3) for take in takes for voice in take
-                for piece in voice.pieces]
+        return [[[self.features(piece) * 10 ** rng.uniform(-0.3, 0.3) for piece in voice.pieces] for voice in take]
+                for take in takes]
+
+    def vary(self, rng, piece):
+        """By another microphone, from a throat of another length."""
+        bands = np.arange(mel.BANDS)
+        moved = np.clip(bands * np.exp(rng.uniform(-_THROAT, _THROAT)), 0, mel.BANDS - 1)
+        below = np.minimum(moved.astype(int), mel.BANDS - 2)
+        part = moved - below
+        heard = piece[:, below] * (1 - part) + piece[:, below + 1] * part
+        knots = rng.normal(scale=_COLOUR, size=_KNOTS)
+        colour = np.interp(bands, np.linspace(0, mel.BANDS - 1, _KNOTS), knots)
+        return heard * np.exp(colour + rng.uniform(-_LOUDNESS, _LOUDNESS))
 
     def examine(self, run, tests):
         return {name: self._examine(run, voices) for name, voices in tests.items()}
@@ -93,9 +107,11 @@ class Speaker(Task):
         raw = np.maximum([y[-1] for y in outputs], 0)
         unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
         ends = np.cumsum([part.shape[1] for part in windows])[:-1]
-        return {"voices": len(voices), "errors": {
-            str(count): equal_error_rate([_averaged(part, count) for part in np.split(unit, ends)])
-            for count in _TOGETHER}}
+        embeddings = np.split(unit, ends)
+        halves = [_halves(part) for part in embeddings if len(part) > 2 * _HALF]
+        return {"voices": len(voices), "halved": len(halves), "errors": {
+            str(count): equal_error_rate([_averaged(part, count) for part in embeddings]) for count in _TOGETHER}
+            | {"halves": equal_error_rate(halves)}}
 
 
 def _name(name):
@@ -111,6 +127,13 @@ def _averaged(embeddings, count):
     starts = range(0, len(embeddings) - count + 1, count + 1)
     means = [embeddings[start:start + count].mean(axis=0) for start in starts]
     return np.array([mean / np.linalg.norm(mean) for mean in means]).reshape(-1, embeddings.shape[1])
+
+
+def _halves(embeddings):
+    """Means of the first and the last windows, as many as have no frame in common: (2, 256), of length 1."""
+    count = (len(embeddings) - 1) // 2
+    means = np.stack([embeddings[:count].mean(axis=0), embeddings[-count:].mean(axis=0)])
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def equal_error_rate(voices):

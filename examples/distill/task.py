@@ -16,25 +16,36 @@ class Streams:
     Parameters
     ----------
     sequences : list of ndarray, (T, I)
-        Those of at least ``steps`` are used, equally often.
+        Those of at least ``steps`` are used.
     batch, steps : int
         Pieces side by side, and frames of each.
+    weights : sequence of float, optional
+        How often each sequence is used, beside the others; all equally often without.
+    vary : callable
+        Of a generator and a piece (steps, I), the piece as it is heard this time.
     """
 
-    def __init__(self, sequences, batch, steps):
-        self._sequences = [sequence for sequence in sequences if len(sequence) >= steps]
-        if not self._sequences:
+    def __init__(self, sequences, batch, steps, weights=None, vary=lambda rng, piece: piece):
+        long = [number for number, sequence in enumerate(sequences) if len(sequence) >= steps]
+        if not long:
             raise ValueError(f"no recording is {steps} frames long")
-        self._batch, self._steps = batch, steps
+        self._sequences = [sequences[number] for number in long]
+        self._weights = None if weights is None else np.asarray(weights, float)[long]
+        self._batch, self._steps, self._vary = batch, steps, vary
 
     def pieces(self, rng):
         """(steps, batch, I) float32."""
         found = []
-        for number in rng.integers(len(self._sequences), size=self._batch):
+        for number in self._numbers(rng):
             sequence = self._sequences[number]
             start = rng.integers(len(sequence) - self._steps + 1)
-            found.append(sequence[start:start + self._steps])
+            found.append(self._vary(rng, sequence[start:start + self._steps]))
         return np.stack(found, axis=1).astype(np.float32)
+
+    def _numbers(self, rng):
+        if self._weights is None:
+            return rng.integers(len(self._sequences), size=self._batch)
+        return rng.choice(len(self._sequences), size=self._batch, p=self._weights / self._weights.sum())
 
     def batches(self, seed):
         """Endless tensors (steps, batch, I)."""
@@ -58,6 +69,8 @@ class Task(ABC):
         Sources of speech.
     rate : float
         Learning rate.
+    shares : mapping, optional
+        How much of what is learned from comes from each source that is there; by default all pieces count alike.
     """
 
     name: str
@@ -67,6 +80,7 @@ class Task(ABC):
     steps: int
     judged_by: tuple
     rate: float = 2e-3
+    shares: dict | None = None
 
     @abstractmethod
     def network(self):
@@ -86,7 +100,11 @@ class Task(ABC):
 
     @abstractmethod
     def training(self, voices):
-        """What is learned from: a list of (T, I)."""
+        """What is learned from: for each take of all voices and each of them, a list of (T, I)."""
+
+    def vary(self, rng, piece):
+        """A piece (steps, I) of that as it is heard this time; as it is, unless a task says otherwise."""
+        return piece
 
     @abstractmethod
     def examine(self, run, tests):

@@ -58,8 +58,8 @@ class Vad(Task):
         rng = np.random.default_rng(SEED)
         paused = [Voice(voice.name, [_with_pauses(rng, voice.pieces)]) for voice in voices]
         takes = [paused, heard(rng, paused, _DECIBELS), heard(rng, paused, _DECIBELS, speeds=(0.85, 1.18))]
-        return [self.features(10 ** rng.uniform(-1, 0.3) * piece).astype(np.float16)
-                for take in takes for voice in take for piece in voice.pieces]
+        return [[[self.features(10 ** rng.uniform(-1, 0.3) * piece).astype(np.float16) for piece in voice.pieces]
+                 for voice in take] for take in takes]
 
     def examine(self, run, tests):
         return {name: self._examine(run, voices) for name, voices in tests.items()}

@@ -9,7 +9,7 @@ that what was interrupted goes on; `docs.accuracy` makes the page and the plots 
 import dataclasses
 import sys
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import click
@@ -33,7 +33,7 @@ from examples.recognizer.machine import (
 )
 from examples.recognizer.network import logits
 from examples.recognizer.plans import FULL
-from examples.recognizer.score import given, score
+from examples.recognizer.score import compare, given, score
 from examples.recognizer.ship import choose_penalty
 from examples.recognizer.speech import MissingData
 from examples.recognizer.train import PES, Batches, Run, load, train
@@ -55,6 +55,10 @@ BASE, BRANCH, RATE = 250, 150, 4e-3
 CELLS, OUTPUTS = 256, 128
 VARIANTS = {"layered": {"cells": 160, "outputs": 96, "layers": 2}, "both": {"cells": 160, "outputs": 64, "both": True}}
 BATCH, STEPS = 32, 128
+HOUR = "espeak-train", 4  # 54 minutes of it
+HOUR_UPDATES = 250, 750  # of the base, and from there on
+HOUR_TESTS = {"espeak-test": 8, "espeak-test-clean": 8}
+PAPER = FULL.runs[0].cells, FULL.runs[0].outputs
 _ARITHMETIC = 2 * len(ACTIVATION_BITS) + len(SIGMOID_RANGES) + 2 * len(TABLE_SAMPLES) + len(PEEPHOLE_BITS)
 RESULTS = Path(__file__).parents[2] / "docs" / "accuracy.json"
 
@@ -94,36 +98,60 @@ def _costs(models, config):
             "busy": sum(one.busy * part for one, part in zip(timed, cycles, strict=True)) / sum(cycles)}
 
 
+def _on_an_hour(cells, outputs):
+    """Runs on less than an hour of speech: a base, and dense and at 10 % from there on."""
+    size = f"{cells}-{outputs}"
+    base = Run(f"base-{size}", cells, outputs, HOUR_UPDATES[0], 2e-3, decay=False)
+    dense = dataclasses.replace(base, name=f"dense-{size}", updates=HOUR_UPDATES[1], decay=True, parent=base.name,
+                                stage=1)
+    return base, dense, dataclasses.replace(dense, name=f"balanced-10-{size}", density=0.1)
+
+
 class Study:
-    """The networks, the speech that they are tested on, and the ledger.
+    """The networks, the speech that they are trained and tested on, and the ledger. What the ledger lacks is measured,
+    and only for that networks are trained and speech is made.
 
     Parameters
     ----------
     folder : Path
-        Working folder of `examples.recognizer`, with its corpus.
+        Working folder of `examples.recognizer`.
     ledger : `Ledger`
     """
 
     def __init__(self, folder, ledger):
         self._folder, self._parts, self._ledger = folder / "real", folder / "corpus", ledger
-        self._paper = folder / FULL.folder
-        self._test = corpus.load(self._parts, "prompts-test", 1)
-        self._sequences = given(self._test)
+        self._paper, self._less = folder / FULL.folder, folder / "hour"
+
+    def _part(self, name, shards=1):
+        """A part of the corpus, made where it is not there."""
+        corpus.make(self._parts, {name: shards})
+        return corpus.load(self._parts, name, shards)
+
+    @cached_property
+    def _test(self):
+        return self._part("prompts-test")
+
+    @cached_property
+    def _sequences(self):
+        return given(self._test)
 
     @cached_property
     def _heard(self):
         """What formats are chosen on."""
-        return given(corpus.load(self._parts, "prompts-train", 1))
+        return given(self._part("prompts-train"))
 
     @cached_property
     def _batches(self):
-        return Batches([(corpus.load(self._parts, "prompts-train", FULL.shards["prompts-train"]), 1.0)], BATCH, STEPS)
+        return Batches([(self._part("prompts-train", FULL.shards["prompts-train"]), 1.0)], BATCH, STEPS)
 
     @cached_property
     def _penalty(self):
         """Chosen once, for the dense network of the first seed."""
-        dense = self._network(_branch(SEEDS[0], None))
-        return self._ledger.measure("choices", "penalty", choose_penalty, dense, self._parts, ("prompts-dev",))
+        return self._ledger.measure("choices", "penalty", self._choose_penalty)
+
+    def _choose_penalty(self):
+        self._part("prompts-dev")
+        return choose_penalty(self._network(_branch(SEEDS[0], None)), self._parts, ("prompts-dev",))
 
     def _network(self, run, base=None):
         """The trained network of a branch of ``base``, else of its seed's."""
@@ -131,21 +159,31 @@ class Study:
         train(run, self._folder, self._batches)
         return load(run, self._folder)[0]
 
+    def _model(self, run):
+        return self._network(run).model(run.name)
+
     def _score(self, found):
         return asdict(score(found, self._test.phones, self._penalty))
 
-    def _float64(self, model):
-        return self._score(float_logits(model, self._sequences))
-
-    def _float(self, network):
-        return self._score(logits(network, self._sequences))
+    def _float(self, run):
+        return self._score(logits(self._network(run), self._sequences))
 
     def _integers(self, model, config=CONFIG, **ranges):
         return quantized(model, self._heard, config, **ranges)
 
-    def _beside(self, exact, integers, head, tables=None):
-        """Scores of integers through the machine, and how far its logits are from ``exact`` ones."""
-        found = machine_logits(integers, head, self._sequences, tables)
+    @cached_property
+    def _exact(self):
+        """The 10 % network of the first seed in integers, its head, and the logits of both in floating point."""
+        model = self._model(_branch(SEEDS[0], 0.1))
+        integers = self._integers(model)
+        exact = float_logits(dataclasses.replace(integers.floating_point(), head=model.head), self._sequences)
+        return integers, model.head, exact
+
+    def _beside(self, change=lambda integers: integers, make_tables=lambda integers: None):
+        """Scores of these integers through the machine, changed or with other tables, and how far its logits are from
+        the exact ones."""
+        integers, head, exact = self._exact
+        found = machine_logits(change(integers), head, self._sequences, make_tables(integers))
         error = np.concatenate(found) - np.concatenate(exact)
         return self._score(found) | {
             "signal_to_noise_db": 10 * float(np.log10(np.mean(np.square(np.concatenate(exact))) / np.mean(error**2)))}
@@ -155,29 +193,31 @@ class Study:
         integers = self._integers(model, config, **ranges)
         return self._score(machine_logits(integers, model.head, self._sequences)) | _costs([integers], config)
 
-    def _network_through(self, network):
+    def _run_through(self, run, config=CONFIG, **ranges):
+        """The same of a run."""
+        return self._through(self._model(run), config, **ranges)
+
+    def _network_through(self, run, base):
         """The same of a `Network`, whose directions run one after the other."""
+        network = self._network(run, base).network(run.name)
         models = quantized_network(network, self._heard)
         return self._score(machine_outputs(network, models, self._sequences)) | _costs(models, CONFIG)
 
-    def _network_float(self, network):
-        return self._score(float_outputs(network, self._sequences))
+    def _network_float(self, run, base):
+        return self._score(float_outputs(self._network(run, base).network(run.name), self._sequences))
 
     def _both(self, run):
-        """A run in floating point and through the machine; its model."""
-        network = self._network(run)
-        model = network.model(run.name)
-        self._ledger.measure("float", run.name, self._float, network)
-        self._ledger.measure("machine", run.name, self._through, model)
-        return model
+        """A run in floating point and through the machine."""
+        self._ledger.measure("float", run.name, self._float, run)
+        self._ledger.measure("machine", run.name, self._run_through, run)
 
     def densities(self, seed, advance):
         """Each density; in other word lengths all of the first seed, the dense network and that of 10 % of each."""
         for run in _runs(seed):
-            model = self._both(run)
+            self._both(run)
             if seed == SEEDS[0] or run.name.rpartition("-")[0] in ("dense", "balanced-10"):
                 for bits in WEIGHT_BITS:
-                    self._ledger.measure("weight_bits", f"{run.name}/{bits}", self._through, model,
+                    self._ledger.measure("weight_bits", f"{run.name}/{bits}", self._run_through, run,
                                          CONFIG.replace(weight_bits=bits))
             advance()
 
@@ -187,28 +227,25 @@ class Study:
             self._both(run)
 
     def arithmetic(self, advance):
-        """Activations, tables and peepholes, for the dense network and the 10 % one of the first seed."""
-        for run in (_branch(SEEDS[0], None), _branch(SEEDS[0], 0.1)):
-            model = self._network(run).model(run.name)
+        """Activations of the dense network and the 10 % one of the first seed; the latter's tables and peepholes."""
+        dense, sparse = _branch(SEEDS[0], None), _branch(SEEDS[0], 0.1)
+        for run in (dense, sparse):
             for bits in ACTIVATION_BITS:
-                self._ledger.measure("activation_bits", f"{run.name}/{bits}", self._through, model,
+                self._ledger.measure("activation_bits", f"{run.name}/{bits}", self._run_through, run,
                                      CONFIG.replace(activation_bits=bits))
                 advance()
         for sigmoid_range in SIGMOID_RANGES:
-            self._ledger.measure("tables", str(sigmoid_range), self._through, model, sigmoid_range=sigmoid_range,
+            self._ledger.measure("tables", str(sigmoid_range), self._run_through, sparse, sigmoid_range=sigmoid_range,
                                  tanh_range=sigmoid_range - 1)
             advance()
-        integers = self._integers(model)
-        exact = float_logits(dataclasses.replace(integers.floating_point(), head=model.head), self._sequences)
         for samples in TABLE_SAMPLES:
             for interpolated in (True, False):
                 self._ledger.measure("table_samples", f"{samples}/{'linear' if interpolated else 'none'}",
-                                     self._beside, exact, integers, model.head,
-                                     tables(integers, samples, interpolated))
+                                     self._beside, make_tables=partial(
+                                         tables, samples=samples, interpolated=interpolated))
                 advance()
         for bits in PEEPHOLE_BITS:
-            self._ledger.measure("peephole_bits", str(bits), self._beside, exact, short_peepholes(integers, bits),
-                                 model.head)
+            self._ledger.measure("peephole_bits", str(bits), self._beside, partial(short_peepholes, bits=bits))
             advance()
 
     def variants(self, advance):
@@ -218,29 +255,63 @@ class Study:
             for name, density in (("dense", None), ("balanced-10", 0.1)):
                 run = dataclasses.replace(_branch(SEEDS[0], density), name=f"{name}-{variant}", parent=base.name,
                                           **shape)
-                network = self._network(run, base).network(run.name)
-                self._ledger.measure(variant, f"{name}/float", self._network_float, network)
-                self._ledger.measure(variant, f"{name}/machine", self._network_through, network)
+                self._ledger.measure(variant, f"{name}/float", self._network_float, run, base)
+                self._ledger.measure(variant, f"{name}/machine", self._network_through, run, base)
                 advance()
 
     def sensitivity(self):
         """One matrix of the dense network at a time, in one shot: loss of right frames on the development prompts."""
-        network = self._network(_branch(SEEDS[0], None))
-        part = corpus.load(self._parts, "prompts-dev", 1)
+        proposed = self._ledger.measure("choices", "sensitivity", self._scanned)["proposed"]
+        self._both(dataclasses.replace(_branch(SEEDS[0], 0.1), name="proposed-10-1", density=proposed))
+
+    def _scanned(self):
+        network, part = self._network(_branch(SEEDS[0], None)), self._part("prompts-dev")
         sequences = given(part)
 
         def wrong():
             return 1 - score(logits(network, sequences), part.phones, 0.0).frames
 
-        def make():
-            found = scan(network, wrong, SCANNED, PES)
-            return {"densities": found.densities,
-                    "errors": {tensor: errors for (_, tensor), errors in found.errors.items()},
-                    "sizes": {tensor: size for (_, tensor), size in found.sizes.items()},
-                    "proposed": found.propose(0.1)["lstm"]}
+        found = scan(network, wrong, SCANNED, PES)
+        return {"densities": found.densities,
+                "errors": {tensor: errors for (_, tensor), errors in found.errors.items()},
+                "sizes": {tensor: size for (_, tensor), size in found.sizes.items()},
+                "proposed": found.propose(0.1)["lstm"]}
 
-        proposed = self._ledger.measure("choices", "sensitivity", make)["proposed"]
-        self._both(dataclasses.replace(_branch(SEEDS[0], 0.1), name="proposed-10-1", density=proposed))
+    def an_hour(self, advance):
+        """The paper's size on less than an hour of speech, dense and at 10 %, and a dense network that has as many
+        weights as the sparse one, on as much speech as tells them apart."""
+        for test, shards in HOUR_TESTS.items():
+            self._ledger.measure("hour", test, self._compared, test, shards)
+            advance()
+
+    @cached_property
+    def _hour(self):
+        """Each network, and its penalty."""
+        base, dense, sparse = _on_an_hour(*PAPER)
+        small_base, small, _ = _on_an_hour(CELLS, OUTPUTS)
+        batches = Batches([(self._part(*HOUR), 1.0)], BATCH, STEPS)
+        for run in (base, dense, sparse, small_base, small):
+            train(run, self._less, batches)
+        self._part("espeak-dev")
+        networks = {row: load(run, self._less)[0] for row, run in
+                    {"dense": dense, "sparse": sparse, "small": small}.items()}
+        return {row: (network, choose_penalty(network, self._parts, ("espeak-dev",)))
+                for row, network in networks.items()}
+
+    def _compared(self, test, shards):
+        """Scores of these networks, of the sparse one through the machine too, and how many more errors than the dense
+        one each makes."""
+        part, model = self._part(test, shards), self._hour["sparse"][0].model("sparse")
+        sequences = given(part)
+        found = {row: (logits(network, sequences), penalty) for row, (network, penalty) in self._hour.items()}
+        integers = quantized(model, given(self._part(HOUR[0])))
+        found["machine"] = machine_logits(integers, model.head, sequences), found["sparse"][1]
+        scores = {}
+        for row, (answers, penalty) in found.items():
+            beside = compare(found["dense"][0], answers, part.phones, (found["dense"][1], penalty))
+            scores[row] = asdict(score(answers, part.phones, penalty)) | {
+                key: beside[key] for key in ("more", "deviation")}
+        return scores
 
     def paper_size(self, advance):
         """The recognizer that is shipped, in other word lengths; only where it has been trained here."""
@@ -253,6 +324,9 @@ class Study:
             self._ledger.measure("paper", str(bits), self._through, model, CONFIG.replace(weight_bits=bits))
             advance()
 
+    def _float64(self, model):
+        return self._score(float_logits(model, self._sequences))
+
 
 @click.command()
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default="build/recognizer",
@@ -262,19 +336,18 @@ class Study:
 @click.option("--seeds", type=click.IntRange(1, len(SEEDS)), default=len(SEEDS), show_default=True,
               help="How many seeds.")
 def main(folder: Path, output: Path, seeds: int) -> None:
-    """Train the small networks and measure them through the integer machine."""
+    """Train the small networks and measure them through the integer machine: what the JSON file lacks."""
     torch.set_num_threads(1)
-    needed = {name: FULL.shards[name] for name in ("prompts-train", "prompts-dev", "prompts-test")}
     columns = TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console()) as progress:
-        line = progress.add_task("speech", total=sum(needed.values()))
-        corpus.make(folder / "corpus", needed, lambda: progress.advance(line))
         study = Study(folder, Ledger(output))
         line = progress.add_task("the paper's size", total=len(WEIGHT_BITS) + 1)
         study.paper_size(lambda: progress.advance(line))
         line = progress.add_task("arithmetic", total=_ARITHMETIC)
         study.arithmetic(lambda: progress.advance(line))
         study.sensitivity()
+        line = progress.add_task("an hour of speech", total=len(HOUR_TESTS))
+        study.an_hour(lambda: progress.advance(line))
         line = progress.add_task("layers and directions", total=2 * len(VARIANTS))
         study.variants(lambda: progress.advance(line))
         for seed in SEEDS[:seeds]:

@@ -169,9 +169,6 @@ def make(folder, wanted, advance=lambda: None):
     advance : callable
         Called when a shard is there.
     """
-    alignments = folder / _ALIGNMENTS
-    if not alignments.exists():
-        align(alignments)
     jobs = []
     for name, count in wanted.items():
         for shard in range(count):
@@ -179,6 +176,12 @@ def make(folder, wanted, advance=lambda: None):
                 advance()
             else:
                 jobs.append((name, shard, _path(folder, name, shard)))
+    if not jobs:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    alignments = folder / _ALIGNMENTS
+    if not alignments.exists() and any(PARTS[name].source == "prompts" for name, _, _ in jobs):
+        align(alignments)
     with multiprocessing.get_context("spawn").Pool(maxtasksperchild=1) as pool:
         for _ in pool.imap(_make_shard, jobs, chunksize=1):
             advance()

@@ -144,7 +144,8 @@ def _trained(plan, trained):
         "seed": corpus.SEED, "batch": plan.batch, "steps": plan.steps,
         "hours_heard": round(updates * plan.batch * plan.steps * HOP / RATE / 3600, 2),
         "runs": {run.name: asdict(run) | {"loss": _ends(record["curve"]),
-                                          "device": record["device"], "seconds": record["seconds"]}
+                                          "device": record["device"], "products": record["products"],
+                                          "seconds": record["seconds"]}
                  for run, (_, record) in ((run, trained[run.name]) for run in plan.runs)},
         "python": platform.python_version(), "packages": {name: version(name) for name in _PACKAGES}}
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from examples.recognizer.network import Recognizer
 from sw.speech.features import STATIC, with_differences
 from sw.speech.recognizer import DELAY
-from sw.training import Pruner
+from sw.training import Pruner, fast_products
 
 __all__ = ["PES", "Batches", "Run", "load", "train"]
 
@@ -147,6 +147,7 @@ class _Training:
 
     def __init__(self, run, folder, device):
         self.run, self._folder, self._device = run, folder, torch.device(device)
+        self._products = fast_products() if self._device.type == "cpu" else torch.bfloat16
         self._graph = None
         torch.manual_seed(run.seed)
         self.network = self._network(run.parent)
@@ -162,7 +163,7 @@ class _Training:
 
     def _network(self, name):
         """The trained network of a run, or one to begin with."""
-        network = Recognizer(self.run.cells, self.run.outputs, torch.bfloat16, self.run.layers, self.run.both)
+        network = Recognizer(self.run.cells, self.run.outputs, self._products, self.run.layers, self.run.both)
         if name is not None:
             network.load_state_dict(_stored(self._folder / f"{name}.pt"))
         return network.to(self._device)
@@ -262,8 +263,8 @@ class _Training:
         if self.pruner:
             self.pruner.make_permanent()
         name = "cpu" if self._device.type == "cpu" else torch.cuda.get_device_name(self._device)
-        record = {"run": asdict(self.run), "device": name, "seconds": round(self.seconds),
-                  "curve": [round(loss, 4) for loss in self.curve]}
+        record = {"run": asdict(self.run), "device": name, "products": str(self._products).removeprefix("torch."),
+                  "seconds": round(self.seconds), "curve": [round(loss, 4) for loss in self.curve]}
         (self._folder / f"{self.run.name}.json").write_text(json.dumps(record) + "\n")
         if not self.run.decay:
             state = self._optimizer.state_dict()
