@@ -180,10 +180,15 @@ def make(folder, wanted, advance=lambda: None):
         return
     folder.mkdir(parents=True, exist_ok=True)
     alignments = folder / _ALIGNMENTS
-    if not alignments.exists() and any(PARTS[name].source == "prompts" for name, _, _ in jobs):
-        align(alignments)
+    recorded = [job for job in jobs if PARTS[job[0]].source == "prompts"]
+    synthetic = [job for job in jobs if job not in recorded]
     with multiprocessing.get_context("spawn").Pool(maxtasksperchild=1) as pool:
-        for _ in pool.imap(_make_shard, jobs, chunksize=1):
+        aligning = pool.apply_async(align, [alignments]) if recorded and not alignments.exists() else None
+        for _ in pool.imap(_make_shard, synthetic, chunksize=1):
+            advance()
+        if aligning:
+            aligning.get()
+        for _ in pool.imap(_make_shard, recorded, chunksize=1):
             advance()
 
 
