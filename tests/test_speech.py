@@ -93,6 +93,14 @@ def test_decoding_finds_the_best_path(penalty, seed):
     assert tuple(decode(logits, penalty)) == best_path(logits, penalty)
 
 
+def test_decoding_with_several_penalties_is_that_with_each():
+    logits, penalties = np.random.default_rng(5).normal(size=(40, 6)), np.array([[0.0, 0.5, 2], [1, 3, 9]])
+    found = decode(logits, penalties)
+    assert found.shape == (2, 3, 40)
+    for index, penalty in np.ndenumerate(penalties):
+        assert found[index].tolist() == decode(logits, float(penalty)).tolist()
+
+
 def test_phones_are_runs_without_silence():
     names = "SIL SIL AH AH T SIL T T SIL".split()
     assert [PHONES[phone] for phone in collapse(np.array([PHONES.index(name) for name in names]))] == ["AH", "T", "T"]

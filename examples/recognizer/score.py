@@ -10,7 +10,7 @@ from sw.speech.features import with_differences
 from sw.speech.phones import collapse, decode
 from sw.speech.recognizer import DELAY, delayed
 
-__all__ = ["Score", "compare", "given", "score"]
+__all__ = ["Score", "compare", "edits", "given", "score"]
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,29 @@ def given(utterances):
 
 def score(logits, phones, penalty):
     """`Score` of logits (T + DELAY, 40) of each utterance against its phones (T,)."""
-    right = frames = edits = 0
+    right = frames = wrong = 0
     for found, truth in zip(logits, phones, strict=True):
         largest = found[DELAY:].argmax(axis=1)
         right += int(np.count_nonzero(largest == truth))
         frames += len(truth)
-        edits += Levenshtein.distance(collapse(largest), collapse(truth))
+        wrong += Levenshtein.distance(collapse(largest), collapse(truth))
     decoded, counts = _decoded(logits, phones, penalty)
     total = int(counts.sum())
-    return Score(right / frames, edits / total, int(decoded.sum()) / total, total)
+    return Score(right / frames, wrong / total, int(decoded.sum()) / total, total)
+
+
+def edits(logits, phones, penalties):
+    """Edits of the decoded path of each utterance with each penalty (P, N), and its phones (N,)."""
+    wanted = [collapse(truth) for truth in phones]
+    found = [[Levenshtein.distance(collapse(path), right) for path in decode(answers[DELAY:], penalties)]
+             for answers, right in zip(logits, wanted, strict=True)]
+    return np.array(found).T, np.array(list(map(len, wanted)))
 
 
 def _decoded(logits, phones, penalty):
-    """Edits of the decoded path and phones of each utterance: (N,) and (N,)."""
-    wanted = [collapse(truth) for truth in phones]
-    edits = [Levenshtein.distance(collapse(decode(found[DELAY:], penalty)), right)
-             for found, right in zip(logits, wanted, strict=True)]
-    return np.array(edits), np.array(list(map(len, wanted)))
+    """The same with one penalty: (N,) and (N,)."""
+    (found,), counts = edits(logits, phones, [penalty])
+    return found, counts
 
 
 def compare(logits, others, phones, penalties):
@@ -72,5 +78,5 @@ def compare(logits, others, phones, penalties):
     total = int(counts.sum())
     more = (theirs.sum() - ours.sum()) / total
     spread = np.sqrt(np.sum((theirs - ours - more * counts) ** 2)) / total
-    return {"phones": total, "errors": [float(edits.sum() / total) for edits in (ours, theirs)], "more": float(more),
+    return {"phones": total, "errors": [float(found.sum() / total) for found in (ours, theirs)], "more": float(more),
             "deviation": float(spread)}

@@ -11,7 +11,7 @@ import numpy as np
 from examples.recognizer import corpus
 from examples.recognizer.machine import CONFIG, machine_logits, quantized
 from examples.recognizer.network import logits
-from examples.recognizer.score import compare, given, score
+from examples.recognizer.score import compare, edits, given, score
 from sw.image import pack
 from sw.schedule import schedule
 from sw.speech.features import FEATURES, HOP, RATE
@@ -27,10 +27,10 @@ _PACKAGES = ("numpy", "torch", "pocketsphinx", "soxr")
 
 def choose_penalty(network, folder, names=("espeak-dev", "prompts-dev")):
     """The penalty of `decode` with the fewest errors of a network on the parts kept for such choices."""
-    parts = [corpus.load(folder, name, 1) for name in names]
-    found = [logits(network, given(part)) for part in parts]
-    errors = [sum(score(heard, part.phones, penalty).decoded for heard, part in zip(found, parts, strict=True))
-              for penalty in _PENALTIES]
+    errors = np.zeros(len(_PENALTIES))
+    for part in (corpus.load(folder, name, 1) for name in names):
+        found, counts = edits(logits(network, given(part)), part.phones, _PENALTIES)
+        errors += found.sum(axis=1) / counts.sum()
     return float(_PENALTIES[int(np.argmin(errors))])
 
 

@@ -2,7 +2,7 @@
 """The phones: silence and the 39 of the CMU dictionary, and how frames become a sequence of them."""
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["PHONES", "SILENCE", "collapse", "decode"]
 
@@ -18,7 +18,7 @@ def collapse(frames: NDArray[np.integer]) -> list[int]:
     return [int(phone) for phone in frames[changes] if PHONES[phone] != SILENCE]
 
 
-def decode(logits: NDArray[np.floating], penalty: float = 0.0) -> NDArray[np.intp]:
+def decode(logits: NDArray[np.floating], penalty: ArrayLike = 0.0) -> NDArray[np.intp]:
     """The phone of each frame: the path of largest sum, less ``penalty`` for each change of phone.
 
     No language model: every change costs the same. Without a penalty it is each frame's largest.
@@ -27,24 +27,26 @@ def decode(logits: NDArray[np.floating], penalty: float = 0.0) -> NDArray[np.int
     ----------
     logits : (T, phones)
         Logarithms of the posteriors, up to a constant for each frame.
-    penalty : float
-        In nats.
+    penalty : float or (...)
+        In nats; for several, a path each.
 
     Returns
     -------
-    intp (T,)
+    intp (..., T)
     """
+    costs = np.asarray(penalty, np.float64)[..., None]
     steps, phones = logits.shape
     stay = np.arange(phones)
-    origin = np.empty((steps, phones), np.intp)
-    score = np.zeros(phones)
+    origin = np.empty((steps, *costs.shape[:-1], phones), np.intp)
+    score = np.zeros((*costs.shape[:-1], phones))
     for t in range(steps):
-        best = int(np.argmax(score))
-        origin[t] = np.where(score >= score[best] - penalty, stay, best)
-        score = np.maximum(score, score[best] - penalty) + logits[t]
-    path = np.empty(steps, np.intp)
-    last = int(np.argmax(score))
+        best = score.argmax(axis=-1, keepdims=True)
+        changed = score.max(axis=-1, keepdims=True) - costs
+        origin[t] = np.where(score >= changed, stay, best)
+        score = np.maximum(score, changed) + logits[t]
+    path = np.empty((steps, *costs.shape[:-1]), np.intp)
+    last = score.argmax(axis=-1)
     for t in range(steps - 1, -1, -1):
         path[t] = last
-        last = int(origin[t, last])
-    return path
+        last = np.take_along_axis(origin[t], last[..., None], axis=-1)[..., 0]
+    return np.moveaxis(path, 0, -1)
