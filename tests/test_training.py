@@ -2,6 +2,7 @@
 """The trainable cell and the pruner, against PyTorch, autograd and the machine's own software."""
 
 import copy
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from sw.reference import Reference
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: the extra `train`")
 
-from sw.training import LSTMP, Pruner, scan  # noqa: E402
+from sw.training import LSTMP, Pruner, fast_products, scan  # noqa: E402
 from sw.training.lstmp import State  # noqa: E402
 from sw.training.pruner import find_weights  # noqa: E402
 
@@ -109,6 +110,12 @@ def test_products_in_bfloat16_are_near():
     assert 0 < (y - y_near).norm() / y.norm() < 0.02
     assert (of_r - of_r_near).norm() / of_r.norm() < 0.05
     assert near.w_r.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_products_are_in_the_type_that_is_faster(slow, chosen, monkeypatch):
+    monkeypatch.setattr(torch, "mm", lambda rows, columns: time.sleep(0.002 if rows.dtype == slow else 0))
+    assert fast_products.__wrapped__() is chosen
 
 
 @pytest.mark.parametrize("sizes", SIZES)
