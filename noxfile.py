@@ -27,7 +27,7 @@ def _install(session, *extras):
 def _lint(session):
     session.run("ruff", "check")
     session.run("mypy")
-    session.run("python", "-m", "sim.lint")
+    session.run("python", "-m", "openese.sim.lint")
 
 
 @nox.session
@@ -85,7 +85,7 @@ def board(session):
 def synth(session):
     """What the presets take of an FPGA, by Yosys, against the figures of before."""
     _install(session, "synth")
-    session.run("python", "-m", "sim.synth", *session.posargs)
+    session.run("python", "-m", "openese.sim.synthesis.estimate", *session.posargs)
 
 
 @nox.session

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 from docs import accuracy
-from rtl import registers
-from rtl.config import PRESETS
+from openese.rtl import registers
+from openese.rtl.config import PRESETS
 
 __all__ = ["TABLES", "with_table"]
 
@@ -35,7 +35,7 @@ _FAMILIES = {"xcu": "xcu", "xcu_dsp": "xcu, DSPs packed", "ecp5": "ecp5"}
 
 
 def _synthesized():
-    """The baselines of `sim.synth`, by family and preset."""
+    """The baselines of `openese.sim.synthesis.estimate`, by family and preset."""
     return json.loads((ROOT.parent / "tests" / "baselines" / "synth.json").read_text())
 
 

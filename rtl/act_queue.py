@@ -5,9 +5,9 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .attributes import LUT_RAM
-from .config import bits_for
-from .interfaces import Token, activations
+from openese.rtl.attributes import LUT_RAM
+from openese.rtl.config import bits_for
+from openese.rtl.interfaces import Token, activations
 
 __all__ = ["ActQueue", "Fifo"]
 

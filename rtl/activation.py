@@ -6,9 +6,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from .attributes import DSP, block_ram
-from .fixed import round_shift
-from .interfaces import LineWrite
+from openese.rtl.attributes import DSP, block_ram
+from openese.rtl.fixed import round_shift
+from openese.rtl.interfaces import LineWrite
 
 __all__ = ["Activation"]
 

@@ -6,15 +6,15 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .act_queue import ActQueue
-from .attributes import DISTANCE, fanout
-from .elementwise import SliceControl, slice_members
-from .emit import instantiate
-from .interfaces import activations
-from .pe import PE, pe_members
-from .spmat_read import SpmatRead
-from .spmv import SpMV
-from .tile import Tile
+from openese.rtl.act_queue import ActQueue
+from openese.rtl.attributes import DISTANCE, fanout
+from openese.rtl.elementwise import SliceControl, slice_members
+from openese.rtl.emit import instantiate
+from openese.rtl.interfaces import activations
+from openese.rtl.pe import PE, pe_members
+from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.spmv import SpMV
+from openese.rtl.tile import Tile
 
 __all__ = ["PEArray"]
 

@@ -6,11 +6,11 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .array import PEArray
-from .config import bits_for
-from .elementwise import Beat, Kind, Settings, Slice, SliceControl
-from .interfaces import activations
-from .program import Instruction, Opcode
+from openese.rtl.array import PEArray
+from openese.rtl.config import bits_for
+from openese.rtl.elementwise import Beat, Kind, Settings, Slice, SliceControl
+from openese.rtl.interfaces import activations
+from openese.rtl.program import Instruction, Opcode
 
 __all__ = ["Assemble"]
 
@@ -40,7 +40,7 @@ class Assemble(wiring.Component):
     drain, drain_address : the array's drain. ``control`` : what the slices do with it; ``columns`` : what of it
         comes back.
     write_line, write_bank, write_columns, write_valid : to the vector memory.
-    state_row, state_beat : the cells that the slices read while not ``busy``; see `rtl.state`.
+    state_row, state_beat : the cells that the slices read while not ``busy``; see `openese.rtl.state_access`.
     """
 
     go_delay = 1

@@ -5,11 +5,11 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from .array import PEArray
-from .attributes import block_ram
-from .config import bits_for
-from .interfaces import MAX_OPERATIONS, Column, LineWrite, activations
-from .vector_memory import VectorMemory
+from openese.rtl.array import PEArray
+from openese.rtl.attributes import block_ram
+from openese.rtl.config import bits_for
+from openese.rtl.interfaces import MAX_OPERATIONS, Column, LineWrite, activations
+from openese.rtl.vector_memory import VectorMemory
 
 __all__ = ["Broadcast"]
 

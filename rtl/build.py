@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from .config import PRESETS
-from .targets import TARGETS, TargetError
+from openese.rtl.config import PRESETS
+from openese.rtl.targets import TARGETS, TargetError
 
 __all__ = ["main"]
 

@@ -5,16 +5,16 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .config import bits_for
-from .elementwise import Settings
-from .interfaces import MAX_OPERATIONS, Context, LineWrite
-from .program import Instruction, Opcode, Source, When
+from openese.rtl.config import bits_for
+from openese.rtl.elementwise import Settings
+from openese.rtl.interfaces import MAX_OPERATIONS, Context, LineWrite
+from openese.rtl.program import Instruction, Opcode, Source, When
 
 __all__ = ["Controller"]
 
 
 class Controller(wiring.Component):
-    """Carries out the instructions of `rtl.program` in order, without waiting for what they start.
+    """Carries out the instructions of `openese.rtl.program` in order, without waiting for what they start.
 
     A MULTIPLY occupies the controller until its last column is sent, everything else only until it is taken:
     the array works off its queues, Assemble its rows and the output its columns while the next columns are

@@ -9,11 +9,11 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from .activation import Activation
-from .attributes import DSP, LUT_RAM, block_ram
-from .config import bits_for
-from .fixed import Saturated, narrow_value, round_shift, round_shift_value, saturate, saturate_value
-from .interfaces import LineWrite
+from openese.rtl.activation import Activation
+from openese.rtl.attributes import DSP, LUT_RAM, block_ram
+from openese.rtl.config import bits_for
+from openese.rtl.fixed import Saturated, narrow_value, round_shift, round_shift_value, saturate, saturate_value
+from openese.rtl.interfaces import LineWrite
 
 __all__ = ["Kind", "Beat", "CellStep", "Settings", "SliceControl", "Slice", "slice_members"]
 

@@ -5,10 +5,10 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .act_queue import Fifo
-from .config import bits_for
-from .interfaces import activations
-from .vector_memory import VectorMemory
+from openese.rtl.act_queue import Fifo
+from openese.rtl.config import bits_for
+from openese.rtl.interfaces import activations
+from openese.rtl.vector_memory import VectorMemory
 
 __all__ = ["Beats", "FrameGuard", "FrameInput", "FrameOutput"]
 

@@ -4,7 +4,7 @@
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-from .config import bits_for
+from openese.rtl.config import bits_for
 
 __all__ = ["Column", "Token", "Entry", "Context", "activations", "LineWrite", "BLOCKS", "MAX_OPERATIONS"]
 
@@ -62,8 +62,9 @@ class Entry(data.StructLayout):
 
 
 class Context(data.StructLayout):
-    """What a PE must know of an operation; fields as in `rtl.program.Instruction`, but ``align`` that of the rows whose
-    number ends in 0 to 3, in an operation that is not ``gated`` too.
+    """The part of an operation that a PE needs; fields as in `openese.rtl.program.Instruction`.
+
+    ``align`` is the alignment of the rows whose number ends in 0 to 3, in an operation that is not ``gated`` too.
 
     ``entry_stop`` is where its lines end, which a stream is read to even by a PE that has fewer entries.
     """

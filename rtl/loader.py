@@ -8,8 +8,8 @@ from amaranth.lib import wiring
 from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
 
-from .config import bits_for
-from .program import Instruction
+from openese.rtl.config import bits_for
+from openese.rtl.program import Instruction
 
 __all__ = ["MAGIC", "VERSION", "HEADER_WORDS", "Section", "ImageError", "Lines", "Loader"]
 

@@ -5,12 +5,12 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .act_queue import ActQueue
-from .config import bits_for
-from .interfaces import MAX_OPERATIONS, Column, Context, LineWrite, activations
-from .ptr_read import PtrRead
-from .spmat_read import SpmatRead
-from .spmv import SpMV
+from openese.rtl.act_queue import ActQueue
+from openese.rtl.config import bits_for
+from openese.rtl.interfaces import MAX_OPERATIONS, Column, Context, LineWrite, activations
+from openese.rtl.ptr_read import PtrRead
+from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.spmv import SpMV
 
 __all__ = ["PE", "pe_members"]
 

@@ -23,7 +23,7 @@ import enum
 from amaranth.hdl import Shape
 from amaranth.lib import data
 
-from .config import bits_for
+from openese.rtl.config import bits_for
 
 __all__ = ["Opcode", "When", "Source", "Instruction", "GATES"]
 

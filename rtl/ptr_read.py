@@ -5,9 +5,9 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from .attributes import block_ram
-from .config import bits_for
-from .interfaces import Column, LineWrite, Token
+from openese.rtl.attributes import block_ram
+from openese.rtl.config import bits_for
+from openese.rtl.interfaces import Column, LineWrite, Token
 
 __all__ = ["PtrRead"]
 

@@ -4,7 +4,7 @@
 import enum
 from dataclasses import dataclass
 
-from .loader import VERSION
+from openese.rtl.loader import VERSION
 
 __all__ = ["Access", "Field", "Register", "REGISTERS", "COUNTERS", "Control", "Status", "Interrupt", "ADDRESS",
            "markdown"]

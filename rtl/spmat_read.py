@@ -5,9 +5,9 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .attributes import LUT_RAM, block_ram
-from .config import bits_for
-from .interfaces import BLOCKS, MAX_OPERATIONS, Entry, LineWrite, Token
+from openese.rtl.attributes import LUT_RAM, block_ram
+from openese.rtl.config import bits_for
+from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, Entry, LineWrite, Token
 
 __all__ = ["SpmatRead"]
 

@@ -5,9 +5,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .attributes import DSP, LUT_RAM, block_ram, fanout
-from .config import bits_for
-from .interfaces import MAX_OPERATIONS, Context, Entry, activations
+from openese.rtl.attributes import DSP, LUT_RAM, block_ram, fanout
+from openese.rtl.config import bits_for
+from openese.rtl.interfaces import MAX_OPERATIONS, Context, Entry, activations
 
 __all__ = ["SpMV"]
 

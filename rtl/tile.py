@@ -6,10 +6,10 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .elementwise import Slice, SliceControl, slice_members
-from .emit import instantiate
-from .interfaces import BLOCKS, MAX_OPERATIONS, activations
-from .pe import PE, pe_members
+from openese.rtl.elementwise import Slice, SliceControl, slice_members
+from openese.rtl.emit import instantiate
+from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, activations
+from openese.rtl.pe import PE, pe_members
 
 __all__ = ["Tile"]
 

@@ -5,17 +5,17 @@ from amaranth.hdl import Cat, ClockDomain, Const, DomainRenamer, Module, Mux, Re
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .array import PEArray
-from .assemble import Assemble
-from .axi import AXI4LiteSubordinate
-from .broadcast import Broadcast
-from .controller import Controller
-from .frames import Beats, FrameGuard, FrameInput, FrameOutput
-from .loader import MAGIC, VERSION, Lines, Loader, Section
-from .registers import ADDRESS, COUNTER_BASE, COUNTERS, REGISTERS, Access, Interrupt
-from .state import Select, StateAccess
-from .stream import Burst, StreamFetch, StreamReader
-from .vector_memory import VectorMemory
+from openese.rtl.array import PEArray
+from openese.rtl.assemble import Assemble
+from openese.rtl.axi import AXI4LiteSubordinate
+from openese.rtl.broadcast import Broadcast
+from openese.rtl.controller import Controller
+from openese.rtl.frames import Beats, FrameGuard, FrameInput, FrameOutput
+from openese.rtl.loader import MAGIC, VERSION, Lines, Loader, Section
+from openese.rtl.registers import ADDRESS, COUNTER_BASE, COUNTERS, REGISTERS, Access, Interrupt
+from openese.rtl.state_access import Select, StateAccess
+from openese.rtl.vector_memory import VectorMemory
+from openese.rtl.weight_stream import Burst, StreamFetch, StreamReader
 
 __all__ = ["ADDRESS_WIDTH", "Core", "Top"]
 

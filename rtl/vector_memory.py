@@ -5,8 +5,8 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from .attributes import block_ram
-from .interfaces import activations
+from openese.rtl.attributes import block_ram
+from openese.rtl.interfaces import activations
 
 __all__ = ["VectorMemory"]
 

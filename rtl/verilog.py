@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Verilog of a configuration."""
 
-from .emit import emit
-from .top import Top
+from openese.rtl.emit import emit
+from openese.rtl.top import Top
 
 __all__ = ["TOP", "verilog"]
 

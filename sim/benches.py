@@ -18,10 +18,9 @@ import find_libpython
 from cocotb import __version__ as cocotb_version
 from cocotb_tools.runner import Runner, get_runner
 
-from rtl.config import Config
-
-from . import build, verilator
-from .netlist import FAMILIES, netlist
+from openese.rtl.config import Config
+from openese.sim import build, verilator
+from openese.sim.synthesis.netlist import FAMILIES, netlist
 
 __all__ = ["CONFIG", "BenchFailure", "run"]
 
@@ -56,13 +55,14 @@ def run(module: str, config: Config, folder: Path, *, seed: int = 1, log: Path |
     top : str
         Module that the benches drive: the machine, or a block of it.
     family : str, optional
-        Of FPGAs, a key of `sim.netlist.FAMILIES`: run the netlist after synthesis, not the emitted Verilog.
+        Of FPGAs, a key of `openese.sim.synthesis.netlist.FAMILIES`: run the netlist after synthesis, not the
+        emitted Verilog.
 
     Raises
     ------
     BenchFailure
         Naming the benches that failed, with their messages.
-    sim.verilator.ToolError
+    openese.sim.verilator.ToolError
         A tool is missing, or does not take the Verilog.
     """
     if not find_libpython.find_libpython():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m sim.board``: the ULX3S in Verilator, its USB serial port a pseudo-terminal of this computer.
+"""``python -m openese.sim.board``: the ULX3S in Verilator, its USB serial port a pseudo-terminal of this computer.
 
 It runs the Verilog that goes to place and route, pins and all; only the PLL is replaced, by one that passes the
 clock on. The host's program does not see a difference, but in speed.
@@ -22,10 +22,9 @@ from typing import NamedTuple
 
 import click
 
-from rtl.config import PRESETS, Config
-from rtl.targets import ulx3s
-
-from . import build, verilator
+from openese.rtl.config import PRESETS, Config
+from openese.rtl.targets import ulx3s
+from openese.sim import build, verilator
 
 __all__ = ["BoardSimulator", "Line", "main"]
 
@@ -41,7 +40,7 @@ def program(config: Config) -> Path:
 
     Raises
     ------
-    sim.verilator.ToolError
+    openese.sim.verilator.ToolError
         A tool is missing.
     """
     tool = verilator.find()

@@ -19,11 +19,10 @@ from pathlib import Path
 
 import amaranth
 
-import rtl
-from rtl.config import Config
-from rtl.verilog import TOP, verilog
-
-from . import verilator
+from openese import rtl
+from openese.rtl.config import Config
+from openese.rtl.verilog import TOP, verilog
+from openese.sim import verilator
 
 __all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "kept", "library", "processor"]
 
@@ -92,8 +91,8 @@ def _forget(newest: Path, most: int) -> None:
 
 
 def emitted(config: Config) -> Path:
-    """The Verilog of ``config`` as `rtl.verilog` writes it."""
-    modules = sorted(Path(rtl.__path__[0]).glob("*.py"))
+    """The Verilog of ``config`` as `openese.rtl.verilog` writes it."""
+    modules = sorted(Path(rtl.__path__[0]).rglob("*.py"))
 
     def make(folder: Path) -> Path:
         path = folder / f"{TOP}.v"
@@ -120,7 +119,7 @@ def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
 
     Raises
     ------
-    sim.verilator.ToolError
+    openese.sim.verilator.ToolError
         A tool is missing, or does not take the sources.
     """
     tool = verilator.find()

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m sim.lint``: has Verilator judge the Verilog of every preset, with all warnings on."""
+"""``python -m openese.sim.lint``: has Verilator judge the Verilog of every preset, with all warnings on."""
 
 import sys
 
 import click
 
-from rtl.config import PRESETS
-
-from . import build, verilator
+from openese.rtl.config import PRESETS
+from openese.sim import build, verilator
 
 __all__ = ["lint", "main"]
 
@@ -19,7 +18,7 @@ def lint(name: str) -> None:
 
     Raises
     ------
-    sim.verilator.ToolError
+    openese.sim.verilator.ToolError
         With the first warning that is not waived.
     """
     verilator.find().run(["--lint-only", "-Wall", "--top-module", build.TOP, _WAIVERS,

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtl.config import Config
-
-from . import build
+from openese.rtl.config import Config
+from openese.sim import build
 
 __all__ = ["SimulationError", "BusError", "StuckError", "Simulator"]
 
@@ -71,7 +70,7 @@ class Simulator:
 
     Raises
     ------
-    sim.verilator.ToolError
+    openese.sim.verilator.ToolError
         A tool is missing, or does not take the Verilog.
     SimulationError
         The stream ports do not fit ``config``.

@@ -22,9 +22,8 @@ from cocotbext.axi import (
 )
 from numpy.typing import ArrayLike, NDArray
 
-from rtl.config import Config
-
-from .benches import CONFIG
+from openese.rtl.config import Config
+from openese.sim.benches import CONFIG
 
 __all__ = ["PERIOD", "TB", "stalled"]
 

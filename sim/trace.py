@@ -14,10 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from vcd.gtkw import GTKWSave
 from vcd.reader import TokenKind, tokenize
 
-from sw.device import Device
-
-from .build import TOP
-from .simulator import Simulator
+from openese.sim.build import TOP
+from openese.sim.simulator import Simulator
+from openese.sw.run.device import Device
 
 __all__ = ["TraceError", "TracedMachine", "samples", "save_view", "signals"]
 
@@ -115,7 +114,7 @@ class TracedMachine:
 
     Parameters
     ----------
-    machine : sw.device.Device
+    machine : openese.sw.run.device.Device
         On ``simulator``.
     simulator : Simulator
         Made with ``trace``.
@@ -133,7 +132,7 @@ class TracedMachine:
         self._done = 0
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None) -> NDArray[np.int64]:
-        """As `sw.device.Device.run`."""
+        """As `openese.sw.run.device.Device.run`."""
         x = np.asarray(frames)
         start, stop = (min(max(edge - self._done, 0), len(x)) for edge in (self._steps.start, self._steps.stop))
         self._done += len(x)

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a trained LSTM to integers in a memory image: import, prune, quantize, encode, pack, run."""
+"""From a trained network to a memory image, and through the machine: import, prune, quantize, pack, run."""
+
+if __name__ == "sw":
+    raise ImportError("this package is imported as openese.sw")

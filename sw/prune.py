@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .model import FloatArray, Layer, Model
+from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import Layer, Model
 
 __all__ = ["TENSORS", "Density", "MatrixCounts", "PruneError", "densities", "format_report", "keep_mask", "prune",
            "report", "slice_counts"]

@@ -3,10 +3,10 @@
 
 import numpy as np
 
-from rtl.config import Config
-from sw.model import Dense, Layer, Model
-from sw.quantized import QuantizedLayer, QuantizedModel, activation_table, m_fraction, row_limit
-from sw.reference import ChannelState
+from openese.rtl.config import Config
+from openese.sw.model.layers import Dense, Layer, Model
+from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, activation_table, m_fraction, row_limit
+from openese.sw.model.state import ChannelState
 
 __all__ = ["random_layer", "random_model", "random_quantized", "random_state", "speech_like"]
 

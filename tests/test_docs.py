@@ -17,8 +17,8 @@ from markdown_it import MarkdownIt
 
 from docs import performance
 from docs.tables import TABLES, with_table
-from rtl.loader import ImageError, Section
-from sw.cli import main
+from openese.rtl.loader import ImageError, Section
+from openese.sw.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")])

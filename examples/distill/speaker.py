@@ -13,9 +13,9 @@ from examples.distill.task import Task
 from examples.distill.voices import SEED, heard
 from examples.zoo import mel
 from examples.zoo.packages import package_folder
-from rtl.config import preset
-from sw import importers
-from sw.training import relative_error
+from openese.rtl.config import preset
+from openese.sw import importers
+from openese.sw.training import relative_error
 
 __all__ = ["Embedder", "Speaker", "equal_error_rate"]
 

@@ -61,7 +61,7 @@ class Task(ABC):
     Attributes
     ----------
     name : str
-    config : `rtl.config.Config`
+    config : `openese.rtl.config.Config`
         The machine.
     updates, batch, steps : int
         Of the distillation.
@@ -92,7 +92,7 @@ class Task(ABC):
 
     @abstractmethod
     def imported(self, path):
-        """The `sw.network.Network` in a file with the parameters of `network`."""
+        """The `openese.sw.model.network.Network` in a file with the parameters of `network`."""
 
     @abstractmethod
     def features(self, audio):

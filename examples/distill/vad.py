@@ -10,11 +10,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from examples.distill.task import Task
 from examples.distill.voices import SEED, Voice, heard
 from examples.silero_vad.network import THRESHOLD, Silero
-from rtl.config import preset
-from sw import importers
-from sw.float_reference import run as run_float
-from sw.speech.features import RATE
-from sw.training import relative_error
+from openese.rtl.config import preset
+from openese.sw import importers
+from openese.sw.reference.floating import run as run_float
+from openese.sw.speech.features import RATE
+from openese.sw.training import relative_error
 
 __all__ = ["Vad"]
 

@@ -14,7 +14,7 @@ from examples.recognizer.prompts import decode
 from examples.recognizer.speech import MissingData, Speech, room
 from examples.recognizer.synthesis import UnknownPhoneme, espeak, flite
 from examples.silero_vad.clips import CLIPS, load_all
-from sw.speech.features import RATE
+from openese.sw.speech.features import RATE
 
 __all__ = ["Voice", "artificial", "clips", "heard", "prompts", "recordings", "synthetic"]
 

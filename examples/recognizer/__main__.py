@@ -15,7 +15,7 @@ from examples.recognizer.network import save_rounded
 from examples.recognizer.plans import FULL, SMALL
 from examples.recognizer.speech import MissingData
 from examples.recognizer.train import Batches, load, train
-from sw.speech.recognizer import Recognizer
+from openese.sw.speech.recognizer import Recognizer
 
 SHIPPED = Path(__file__).parents[2] / "sw" / "speech"
 

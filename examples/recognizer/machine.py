@@ -5,17 +5,17 @@ import dataclasses
 
 import numpy as np
 
-from rtl.activation import Activation
-from rtl.config import preset
-from rtl.fixed import round_shift, saturate
-from sw import bundle
-from sw.model import Model
-from sw.network import Network
-from sw.quantize import quantize
-from sw.quantized import activation_table
-from sw.reference import Reference
-from sw.runners import FloatRunner, MachineRunner
-from sw.speech.recognizer import side_by_side
+from openese.rtl.activation import Activation
+from openese.rtl.config import preset
+from openese.rtl.fixed import round_shift, saturate
+from openese.sw import files
+from openese.sw.model.layers import Model
+from openese.sw.model.network import Network
+from openese.sw.model.quantized import activation_table
+from openese.sw.quantize.choose import quantize
+from openese.sw.reference.machine import Reference
+from openese.sw.run.runners import FloatRunner, MachineRunner
+from openese.sw.speech.recognizer import side_by_side
 
 __all__ = ["CONFIG", "by_length", "float_logits", "float_outputs", "machine_logits", "machine_outputs", "quantized",
            "quantized_network", "short_peepholes", "tables"]
@@ -38,7 +38,7 @@ def quantized(model, frames, config=CONFIG, **ranges):
 
 def quantized_network(network, frames, config=CONFIG):
     """Likewise the model of each direction of a `Network`."""
-    return bundle.quantize_network(network, _pieces(frames), config)
+    return files.quantize_network(network, _pieces(frames), config)
 
 
 def by_length(sequences, run):

@@ -16,7 +16,7 @@ import numpy as np
 from pocketsphinx import Decoder
 
 from examples.recognizer.speech import MissingData, Speech
-from sw.speech.phones import PHONES, SILENCE
+from openese.sw.speech.phones import PHONES, SILENCE
 
 __all__ = ["align", "aligned", "decode"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from sw.speech.features import with_differences
-from sw.speech.phones import collapse, decode
-from sw.speech.recognizer import DELAY, delayed
+from openese.sw.speech.features import with_differences
+from openese.sw.speech.phones import collapse, decode
+from openese.sw.speech.recognizer import DELAY, delayed
 
 __all__ = ["Score", "compare", "edits", "given", "score"]
 

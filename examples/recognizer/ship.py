@@ -12,11 +12,11 @@ from examples.recognizer import corpus
 from examples.recognizer.machine import CONFIG, machine_logits, quantized
 from examples.recognizer.network import logits
 from examples.recognizer.score import compare, edits, given, score
-from sw.image import pack
-from sw.schedule import schedule
-from sw.speech.features import FEATURES, HOP, RATE
-from sw.speech.phones import PHONES
-from sw.speech.recognizer import Recognizer
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import schedule
+from openese.sw.speech.features import FEATURES, HOP, RATE
+from openese.sw.speech.phones import PHONES
+from openese.sw.speech.recognizer import Recognizer
 
 __all__ = ["choose_penalty", "evaluate", "make"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sw.speech.features import HOP, RATE, static
+from openese.sw.speech.features import HOP, RATE, static
 
 __all__ = ["MissingData", "Speech", "noisy", "room"]
 

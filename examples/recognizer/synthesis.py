@@ -17,8 +17,8 @@ import soundfile
 import soxr
 
 from examples.recognizer.speech import MissingData, Speech
-from sw.speech.features import RATE
-from sw.speech.phones import PHONES, SILENCE
+from openese.sw.speech.features import RATE
+from openese.sw.speech.phones import PHONES, SILENCE
 
 __all__ = ["FLITE_VOICES", "UnknownPhoneme", "espeak", "flite"]
 

@@ -19,14 +19,14 @@ from rich.table import Table
 from examples.silero_vad.clips import lay_out, schedule
 from examples.silero_vad.density import clips_option, trial
 from examples.silero_vad.task import Task
-from rtl.config import PRESETS
-from rtl.targets.ulx3s import CLOCK
-from sim.board import BoardSimulator, Line
-from sw.device import Device
-from sw.image import pack
-from sw.reference import Reference
-from sw.schedule import schedule as place
-from sw.serial_link import SerialLink
+from openese.rtl.config import PRESETS
+from openese.rtl.targets.ulx3s import CLOCK
+from openese.sim.board import BoardSimulator, Line
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import schedule as place
+from openese.sw.reference.machine import Reference
+from openese.sw.run.device import Device
+from openese.sw.run.serial_link import SerialLink
 
 __all__ = ["main"]
 

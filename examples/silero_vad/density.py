@@ -18,11 +18,11 @@ from rich.table import Table
 
 from examples.silero_vad.clips import CLIPS, lay_out, pick_up, schedule
 from examples.silero_vad.task import Task
-from rtl.config import PRESETS, Config
-from sw.model import Model
-from sw.prune import prune
-from sw.quantize import QuantizedModel, quantize
-from sw.reference import Reference
+from openese.rtl.config import PRESETS, Config
+from openese.sw.model.layers import Model
+from openese.sw.prune import prune
+from openese.sw.quantize.choose import QuantizedModel, quantize
+from openese.sw.reference.machine import Reference
 
 __all__ = ["KEEP", "Trial", "clips_option", "lowest", "steps_down", "trial"]
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from examples.silero_vad.clips import Turn, pick_up
 from examples.silero_vad.density import Trial
 from examples.silero_vad.task import Task
-from sw.image import Image
-from sw.schedule import Schedule
+from openese.sw.pack.image import Image
+from openese.sw.pack.schedule import Schedule
 
 __all__ = ["Deviation", "Figures", "Job", "Matrix", "gather", "table"]
 
@@ -28,7 +28,7 @@ class Job:
     input_saturations, reference_saturations : int
         Inputs that did not fit, and what the reference counted in cell states and outputs.
     counters : dict of str to int
-        The machine's, by the names of `rtl.registers.COUNTERS`.
+        The machine's, by the names of `openese.rtl.registers.COUNTERS`.
     cycles_per_second : float
         Of the simulation.
     """

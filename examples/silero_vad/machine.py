@@ -7,9 +7,9 @@ from time import perf_counter
 
 import numpy as np
 
-from rtl.config import Config
-from rtl.registers import ADDRESS, Control
-from sim.simulator import Simulator
+from openese.rtl.config import Config
+from openese.rtl.registers import ADDRESS, Control
+from openese.sim.simulator import Simulator
 
 __all__ = ["Trace", "Watched", "trace"]
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import load_file
 
-from sw import importers
-from sw.model import Model
+from openese.sw import importers
+from openese.sw.model.layers import Model
 
 __all__ = ["SAMPLE_RATE", "WINDOW", "THRESHOLD", "MissingWeights", "Silero", "package_file", "windows"]
 

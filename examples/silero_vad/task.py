@@ -8,7 +8,7 @@ import numpy as np
 
 from examples.silero_vad.clips import CLIPS, lay_out, load_all, pick_up, schedule
 from examples.silero_vad.network import THRESHOLD, Silero
-from sw import float_reference
+from openese.sw.reference import floating
 
 __all__ = ["Task"]
 
@@ -59,7 +59,7 @@ class Task:
         """Outputs of ``model`` in float64: list of (T_clip, 128)."""
         turns = schedule([len(vectors) for vectors in self.features], len(self.features))
         frames, _, _ = lay_out(self.features, turns, len(self.features))
-        return pick_up(float_reference.run(model, frames)[0], turns)
+        return pick_up(floating.run(model, frames)[0], turns)
 
     @cached_property
     def dense_outputs(self):

@@ -12,13 +12,13 @@ from rich.console import Console
 
 from examples.silero_vad.clips import CLIPS, load_all
 from examples.zoo.exhibits import Exhibit, exhibits
-from rtl.config import PRESETS
-from sim.simulator import Simulator
-from sw import bundle, importers
-from sw.device import Device
-from sw.reference import Reference
-from sw.runners import FloatRunner, MachineRunner
-from sw.schedule import CapacityError
+from openese.rtl.config import PRESETS
+from openese.sim.simulator import Simulator
+from openese.sw import files, importers
+from openese.sw.pack.schedule import CapacityError
+from openese.sw.reference.machine import Reference
+from openese.sw.run.device import Device
+from openese.sw.run.runners import FloatRunner, MachineRunner
 
 DENSITIES = (1.0, 0.1)
 LARGER = "ese_stream"
@@ -90,19 +90,19 @@ def _machine_outputs(network, images, heard, simulate):
             devices = [MachineRunner(Device(link, image)) for link, image in zip(links, images, strict=True)]
             seen, _ = network.run(frames, devices, lengths)
         if not np.array_equal(seen, y):
-            raise bundle.BundleError(f"{network.name}: {np.count_nonzero(seen != y)} outputs of the Verilog "
+            raise files.BundleError(f"{network.name}: {np.count_nonzero(seen != y)} outputs of the Verilog "
                                      f"differ from the reference's")
     return _apart(y, heard.frames)
 
 
 def _packed(network, heard, preset):
     """Images for a preset; where that is too small, for the one that reads its weights from memory."""
-    models = bundle.quantize_network(network, heard.calibration, PRESETS[preset])
+    models = files.quantize_network(network, heard.calibration, PRESETS[preset])
     try:
-        return [bundle.pack_model(model) for model in models], preset
+        return [files.pack_model(model) for model in models], preset
     except CapacityError as error:
         click.echo(f"openese: {error}; taking preset {LARGER}", err=True)
-        return [bundle.pack_model(model, PRESETS[LARGER]) for model in models], LARGER
+        return [files.pack_model(model, PRESETS[LARGER]) for model in models], LARGER
 
 
 def row(exhibit: Exhibit, heard: Heard, density: float, simulate: bool) -> str:
@@ -111,7 +111,7 @@ def row(exhibit: Exhibit, heard: Heard, density: float, simulate: bool) -> str:
     layers = ", ".join(f"{layer.inputs} -> {layer.cells}" for direction in network.directions
                        for layer in direction.model.layers)
     if density < 1:
-        network = bundle.prune_network(network, density, PRESETS[exhibit.preset])
+        network = files.prune_network(network, density, PRESETS[exhibit.preset])
     images, machine = _packed(network, heard, exhibit.preset)
     found = _machine_outputs(network, images, heard, simulate)
     difference, signal = (np.concatenate([part.ravel() for part in parts]) for parts in (

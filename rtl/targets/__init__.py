@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from ..config import Config
+from openese.rtl.config import Config
 
 __all__ = ["Target", "TargetError", "TARGETS", "write_files"]
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from amaranth.lib.wiring import In
 
-from ..stream import StreamReader, burst_lines
-from ..top import ADDRESS_WIDTH, Top
+from openese.rtl.top import ADDRESS_WIDTH, Top
+from openese.rtl.weight_stream import StreamReader, burst_lines
 
 __all__ = ["Port", "Bus", "ports", "buses"]
 

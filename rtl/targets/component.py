@@ -3,11 +3,11 @@
 
 from xml.etree import ElementTree
 
-from ..registers import Access
-from ..top import ADDRESS_WIDTH
-from ..verilog import TOP
-from .buses import buses, ports
-from .vivado import ACCESS, CORE, FAMILIES, core, parameters, registers
+from openese.rtl.registers import Access
+from openese.rtl.targets.buses import buses, ports
+from openese.rtl.targets.vivado import ACCESS, CORE, FAMILIES, core, parameters, registers
+from openese.rtl.top import ADDRESS_WIDTH
+from openese.rtl.verilog import TOP
 
 __all__ = ["component", "user_interface"]
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vivado: packaged IP, with its driver."""
 
-from ..verilog import TOP, verilog
-from . import write_files
-from .component import component, user_interface
-from .driver import driver
-from .vivado import constraints, settings
+from openese.rtl.targets import write_files
+from openese.rtl.targets.component import component, user_interface
+from openese.rtl.targets.driver import driver
+from openese.rtl.targets.vivado import constraints, settings
+from openese.rtl.verilog import TOP, verilog
 
 __all__ = ["write", "files"]
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vivado: a design for the KCU105 around the packaged IP."""
 
-from . import TargetError, ip, write_files
-from .buses import ports
-from .vivado import constraints, settings
+from openese.rtl.targets import TargetError, ip, write_files
+from openese.rtl.targets.buses import ports
+from openese.rtl.targets.vivado import constraints, settings
 
 __all__ = ["write"]
 

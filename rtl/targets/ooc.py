@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vivado: the machine alone, out of context, for its area, timing and power."""
 
-from ..verilog import TOP, verilog
-from . import write_files
-from .vivado import constraints, settings
+from openese.rtl.targets import write_files
+from openese.rtl.targets.vivado import constraints, settings
+from openese.rtl.verilog import TOP, verilog
 
 __all__ = ["write"]
 

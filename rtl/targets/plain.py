@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Verilog alone."""
 
-from ..verilog import TOP, verilog
-from . import write_files
+from openese.rtl.targets import write_files
+from openese.rtl.verilog import TOP, verilog
 
 __all__ = ["write"]
 

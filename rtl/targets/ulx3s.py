@@ -13,12 +13,12 @@ from amaranth.lib import wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
-from ..emit import emit, without_zeros
-from ..serial import SerialBridge
-from ..top import Top
-from ..uart import UARTReceiver, UARTTransmitter
-from ..verilog import TOP, verilog
-from . import TargetError, write_files
+from openese.rtl.emit import emit, without_zeros
+from openese.rtl.serial.bridge import SerialBridge
+from openese.rtl.serial.uart import UARTReceiver, UARTTransmitter
+from openese.rtl.targets import TargetError, write_files
+from openese.rtl.top import Top
+from openese.rtl.verilog import TOP, verilog
 
 __all__ = ["BAUD", "CLOCK", "FAST_DIVISOR", "NAME", "SYNTHESIS", "Board", "constraints", "sources", "write"]
 

@@ -8,12 +8,12 @@ is in ``settings.tcl``, a dictionary that is written beside them.
 import dataclasses
 from pathlib import Path
 
-from ..config import Config
-from ..loader import VERSION
-from ..registers import REGISTERS, Access
-from ..top import ADDRESS_WIDTH
-from ..verilog import TOP
-from .buses import buses, ports
+from openese.rtl.config import Config
+from openese.rtl.loader import VERSION
+from openese.rtl.registers import REGISTERS, Access
+from openese.rtl.targets.buses import buses, ports
+from openese.rtl.top import ADDRESS_WIDTH
+from openese.rtl.verilog import TOP
 
 __all__ = ["PART", "BOARD_PART", "PERIOD", "CORE", "ACCESS", "core", "parameters", "registers", "constraints",
            "settings"]

@@ -36,12 +36,12 @@
 ``pe_sweep``
     By PEs, and column groups: ``cycles``, ``busy``, ``speedup`` over the fewest (cycle model).
 ``software``
-    See `sw.bench.software`.
+    See `openese.sw.bench.software`.
 ``cpu``
-    See `sw.bench.processor`.
+    See `openese.sw.bench.processor`.
 """
 
-from .layer import CELLS, INPUTS, OUTPUTS, paper_layer, quantized_layer
-from .report import run
+from openese.sw.bench.layer import CELLS, INPUTS, OUTPUTS, paper_layer, quantized_layer
+from openese.sw.bench.report import run
 
 __all__ = ["CELLS", "INPUTS", "OUTPUTS", "paper_layer", "quantized_layer", "run"]

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtl.config import Config
-
-from ..model import Layer, Model
-from ..prune import prune
-from ..quantized import QuantizedLayer, QuantizedModel, activation_table
-from ..schedule import Schedule, schedule
+from openese.rtl.config import Config
+from openese.sw.model.layers import Layer, Model
+from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, activation_table
+from openese.sw.pack.schedule import Schedule, schedule
+from openese.sw.prune import prune
 
 __all__ = ["CELLS", "CLOCK", "INPUTS", "OUTPUTS", "PAPER", "PAPER_MULTIPLIERS", "paper_layer", "planned",
            "quantized_layer"]

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtl.verilog import verilog
-
-from ..device import Device
-from ..image import Image, pack
-from ..reference import Reference
-from ..schedule import Schedule
-from .layer import CLOCK
+from openese.rtl.verilog import verilog
+from openese.sw.bench.layer import CLOCK
+from openese.sw.pack.image import Image, pack
+from openese.sw.pack.schedule import Schedule
+from openese.sw.reference.machine import Reference
+from openese.sw.run.device import Device
 
 __all__ = ["MEMORIES", "measured", "traced"]
 
@@ -74,7 +73,7 @@ def _frames(plan: Schedule, count: int) -> tuple[NDArray[np.int64], NDArray[np.i
 
 def measured(plan: Schedule) -> list[dict[str, Any]]:
     """What the machine needs for the layer; where weights are streamed, by each of `MEMORIES`."""
-    from sim.simulator import Simulator
+    from openese.sim.simulator import Simulator
 
     config = plan.config
     image = pack(plan)
@@ -113,8 +112,8 @@ def measured(plan: Schedule) -> list[dict[str, Any]]:
 
 def traced(plan: Schedule) -> dict[str, Any]:
     """Cycles and busy multipliers of a step, counted in a waveform and not by the machine."""
-    from sim.simulator import Simulator
-    from sim.trace import samples
+    from openese.sim.simulator import Simulator
+    from openese.sim.trace import samples
 
     config = plan.config
     frames, expected = _frames(plan, _WARM + _TRACED + 1 + _FOLLOWING)

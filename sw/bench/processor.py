@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from ..model import Model
-from .layer import CELLS, INPUTS, OUTPUTS
+from openese.sw.bench.layer import CELLS, INPUTS, OUTPUTS
+from openese.sw.model.layers import Model
 
 __all__ = ["processor", "seconds", "torch_step"]
 

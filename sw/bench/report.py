@@ -8,18 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from rtl.config import Config
-
-from ..cycle_model import Estimate, Memory, estimate
-from ..image import pack
-from ..prune import prune
-from ..schedule import Schedule
-from . import sweeps
-from .layer import PAPER, PAPER_MULTIPLIERS, paper_layer, planned
-from .machine import measured, traced
-from .processor import processor
-from .software import software
-from .speed import cocotb_speed
+from openese.rtl.config import Config
+from openese.sw.bench import sweeps
+from openese.sw.bench.layer import PAPER, PAPER_MULTIPLIERS, paper_layer, planned
+from openese.sw.bench.machine import measured, traced
+from openese.sw.bench.processor import processor
+from openese.sw.bench.software import software
+from openese.sw.bench.speed import cocotb_speed
+from openese.sw.cycles.model import Estimate, Memory, estimate
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import Schedule
+from openese.sw.prune import prune
 
 __all__ = ["run"]
 

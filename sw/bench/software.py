@@ -19,17 +19,16 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csc_array
 
-from rtl.config import Config, preset
-
-from ..image import pack
-from ..model import Layer, Model
-from ..prune import prune
-from ..quantize import quantize
-from ..quantized import QuantizedModel
-from ..reference import Reference
-from ..schedule import schedule
-from .layer import INPUTS, paper_layer
-from .processor import seconds, torch_step
+from openese.rtl.config import Config, preset
+from openese.sw.bench.layer import INPUTS, paper_layer
+from openese.sw.bench.processor import seconds, torch_step
+from openese.sw.model.layers import Layer, Model
+from openese.sw.model.quantized import QuantizedModel
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import schedule
+from openese.sw.prune import prune
+from openese.sw.quantize.choose import quantize
+from openese.sw.reference.machine import Reference
 
 __all__ = ["large_model", "software"]
 

@@ -10,13 +10,12 @@ from unittest import mock
 
 import numpy as np
 
-from rtl.config import preset
-
-from ..device import Device
-from ..image import pack
-from ..prune import prune
-from ..schedule import schedule
-from .layer import paper_layer, quantized_layer
+from openese.rtl.config import preset
+from openese.sw.bench.layer import paper_layer, quantized_layer
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import schedule
+from openese.sw.prune import prune
+from openese.sw.run.device import Device
 
 __all__ = ["IMAGE", "RESULT", "STEPS", "cocotb_speed"]
 
@@ -29,15 +28,15 @@ _DENSITY = 0.5
 
 
 def cocotb_speed() -> dict[str, object]:
-    """Image loaded and frames run on 8 x 8, by `sim.speed` and in the harness.
+    """Image loaded and frames run on 8 x 8, by `openese.sw.bench.cocotb_bench` and in the harness.
 
     Returns
     -------
     dict
         ``pes``, ``channels``, ``cycles_per_second``, ``harness_cycles_per_second``, ``ratio``.
     """
-    from sim import benches
-    from sim.simulator import Simulator
+    from openese.sim import benches
+    from openese.sim.simulator import Simulator
 
     config = preset(_PRESET)
     sparse = prune(paper_layer(0, *_SIZES), _DENSITY, config.pes, config.groups)
@@ -46,7 +45,7 @@ def cocotb_speed() -> dict[str, object]:
         path = Path(folder) / "layer.img"
         image.save(path)
         with mock.patch.dict(os.environ, {IMAGE: str(path)}):
-            benches.run("sim.speed", config, Path(folder), log=Path(folder) / "log")
+            benches.run("openese.sw.bench.cocotb_bench", config, Path(folder), log=Path(folder) / "log")
         under_cocotb = json.loads((Path(folder) / RESULT).read_text())
     with Simulator(config) as link:
         began, cycle = time.perf_counter(), link.cycles

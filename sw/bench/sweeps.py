@@ -3,11 +3,10 @@
 
 from typing import Any
 
-from rtl.config import Config
-
-from ..cycle_model import estimate
-from ..schedule import CapacityError
-from .layer import CELLS, OUTPUTS, planned
+from openese.rtl.config import Config
+from openese.sw.bench.layer import CELLS, OUTPUTS, planned
+from openese.sw.cycles.model import estimate
+from openese.sw.pack.schedule import CapacityError
 
 __all__ = ["density_sweep", "pe_sweep", "queue_sweep"]
 

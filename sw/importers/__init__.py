@@ -14,9 +14,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..network import Network
-from . import from_keras, from_npz, from_onnx, from_safetensors, from_torch
-from .base import Entry, Importer, ImportRefused, zip_members
+from openese.sw.importers import from_keras, from_npz, from_onnx, from_safetensors, from_torch
+from openese.sw.importers.base import Entry, Importer, ImportRefused, zip_members
+from openese.sw.model.network import Network
 
 __all__ = ["IMPORTERS", "Entry", "ImportRefused", "Importer", "entries", "find", "load"]
 

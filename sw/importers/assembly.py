@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..float_reference import initial_state
-from ..model import Dense, Layer, Model, ModelError
-from ..network import Direction, LayerState, Network, Stage
+from openese.sw.model.layers import Dense, Layer, Model, ModelError
+from openese.sw.model.network import Direction, Network, Stage
+from openese.sw.model.state import LayerState, initial_state
 
 __all__ = ["Linear", "Part", "Recurrent", "Row", "Stack", "Track", "assemble"]
 

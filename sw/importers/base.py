@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..network import Network
-from .assembly import Part, assemble
+from openese.sw.importers.assembly import Part, assemble
+from openese.sw.model.network import Network
 
 __all__ = ["LIMIT", "Entry", "ImportRefused", "Importer", "Source", "listed", "open_zip", "read_member",
            "require", "zip_members"]

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..model import Dense, FloatArray, Layer
-from .assembly import Linear, Part, Recurrent, Stack, Track
-from .base import LIMIT, Entry, Importer, ImportRefused, Source, open_zip, read_member, require
+from openese.sw.importers.assembly import Linear, Part, Recurrent, Stack, Track
+from openese.sw.importers.base import LIMIT, Entry, Importer, ImportRefused, Source, open_zip, read_member, require
+from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import Dense, Layer
 
 __all__ = ["IMPORTER"]
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ..network import Network
-from .assembly import Part
-from .base import Entry, Importer, ImportRefused, Source, open_zip, read_member
-from .tensors import TensorSource, stored
+from openese.sw.importers.assembly import Part
+from openese.sw.importers.base import Entry, Importer, ImportRefused, Source, open_zip, read_member
+from openese.sw.importers.tensors import TensorSource, stored
+from openese.sw.model.network import Network
 
 __all__ = ["IMPORTER", "NativeSource", "arrays_source"]
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model import Dense, FloatArray, Layer
-from ..network import LayerState
-from .assembly import Linear, Part, Recurrent, Track
-from .base import LIMIT, Entry, Importer, ImportRefused, Source, require
-from .onnx_graph import Graph, Node, linear_weight, read_attributes
+from openese.sw.importers.assembly import Linear, Part, Recurrent, Track
+from openese.sw.importers.base import LIMIT, Entry, Importer, ImportRefused, Source, require
+from openese.sw.importers.onnx_graph import Graph, Node, linear_weight, read_attributes
+from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import Dense, Layer
+from openese.sw.model.state import LayerState
 
 __all__ = ["IMPORTER"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import LIMIT, Importer, ImportRefused, Source, require
-from .from_npz import arrays_source
-from .tensors import Stored, TensorSource
+from openese.sw.importers.base import LIMIT, Importer, ImportRefused, Source, require
+from openese.sw.importers.from_npz import arrays_source
+from openese.sw.importers.tensors import Stored, TensorSource
 
 __all__ = ["IMPORTER"]
 

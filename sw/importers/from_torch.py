@@ -8,9 +8,9 @@ nothing in a file is run, and PyTorch need not be installed.
 from pathlib import Path
 from typing import Any
 
-from .base import Importer, ImportRefused, Source
-from .tensors import Stored, TensorSource, stored
-from .torch_archive import LEGACY_MAGIC, Stub, read_archive
+from openese.sw.importers.base import Importer, ImportRefused, Source
+from openese.sw.importers.tensors import Stored, TensorSource, stored
+from openese.sw.importers.torch_archive import LEGACY_MAGIC, Stub, read_archive
 
 __all__ = ["IMPORTER", "from_module"]
 

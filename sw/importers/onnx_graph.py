@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import LIMIT, ImportRefused
+from openese.sw.importers.base import LIMIT, ImportRefused
 
 __all__ = ["Constant", "Graph", "Labels", "Node", "linear_weight", "read_attributes"]
 

@@ -49,9 +49,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model import Dense, FloatArray, Layer
-from .assembly import Linear, Part, Recurrent, Track
-from .base import LIMIT, Entry, ImportRefused, Source
+from openese.sw.importers.assembly import Linear, Part, Recurrent, Track
+from openese.sw.importers.base import LIMIT, Entry, ImportRefused, Source
+from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import Dense, Layer
 
 __all__ = ["Stored", "TensorSource", "stored"]
 

@@ -21,8 +21,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import LIMIT, ImportRefused, open_zip, read_member, zip_members
-from .tensors import Stored
+from openese.sw.importers.base import LIMIT, ImportRefused, open_zip, read_member, zip_members
+from openese.sw.importers.tensors import Stored
 
 __all__ = ["LEGACY_MAGIC", "Stub", "read_archive"]
 

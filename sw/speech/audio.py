@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .features import RATE
+from openese.sw.speech.features import RATE
 
 __all__ = ["AudioError", "read"]
 

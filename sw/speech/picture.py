@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .audio import AudioError
-from .features import HOP, RATE, spectrogram
-from .phones import PHONES, SILENCE
+from openese.sw.speech.audio import AudioError
+from openese.sw.speech.features import HOP, RATE, spectrogram
+from openese.sw.speech.phones import PHONES, SILENCE
 
 if TYPE_CHECKING:
-    from .recognizer import Transcript
+    from openese.sw.speech.recognizer import Transcript
 
 __all__ = ["draw"]
 

@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtl.config import Config
-
-from ..cycle_model import estimate
-from ..image import Image, pack
-from ..image import read as read_image
-from ..model import Dense, FloatArray, Model, read_npz
-from ..network import Network, Runner
-from ..runners import FloatRunner, Machine, MachineRunner
-from ..schedule import schedule
-from .features import FEATURES, HOP, RATE, count_windows, features
-from .phones import PHONES, SILENCE, decode
+from openese.rtl.config import Config
+from openese.sw.cycles.model import estimate
+from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import Dense, Model, read_npz
+from openese.sw.model.network import Network, Runner
+from openese.sw.pack.image import Image, pack
+from openese.sw.pack.image import read as read_image
+from openese.sw.pack.schedule import schedule
+from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
+from openese.sw.speech.features import FEATURES, HOP, RATE, count_windows, features
+from openese.sw.speech.phones import PHONES, SILENCE, decode
 
 __all__ = ["CLOCK", "DELAY", "Phone", "Recognizer", "Transcript", "delayed", "side_by_side"]
 

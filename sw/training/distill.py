@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..prune import Density, PruneError
-from .pruner import Pruner
+from openese.sw.prune import Density, PruneError
+from openese.sw.training.pruner import Pruner
 
 __all__ = ["distill", "relative_error"]
 

@@ -21,13 +21,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from rtl.config import Config
-from rtl.fixed import saturate, to_fixed
-
-from ..model import GATES, Layer, Model
-from ..quantize import quantize, requantize
-from ..quantized import QuantizedModel, m_fraction
-from ..reference import ChannelState, Reference
+from openese.rtl.config import Config
+from openese.rtl.fixed import saturate, to_fixed
+from openese.sw.model.layers import GATES, Layer, Model
+from openese.sw.model.quantized import QuantizedModel, m_fraction
+from openese.sw.model.state import ChannelState
+from openese.sw.quantize.choose import quantize, requantize
+from openese.sw.reference.machine import Reference
 
 __all__ = ["LSTMP", "State", "fast_products"]
 
@@ -188,7 +188,7 @@ class _MachineSequence(_Sequence):
 
 
 class LSTMP(nn.Module):
-    """An LSTM layer with optional peepholes and projection; parameters are named as `sw.model.Layer`'s.
+    """An LSTM layer with optional peepholes and projection; parameters are named as `openese.sw.model.layers.Layer`'s.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ class LSTMP(nn.Module):
         return y, State(c, y[-1])
 
     def quantize(self, frames: ArrayLike, config: Config) -> None:
-        """Go over to the machine's arithmetic: from now on `sw.reference.Reference` computes the forward pass.
+        """Go over to the machine's arithmetic: `openese.sw.reference.machine.Reference` computes the forward pass.
 
         Number formats are chosen on ``frames`` (T, B, I) with the weights of now, and stay; call it again to have
         them chosen anew. Masks of a `Pruner` stay in force. CPU only.
@@ -253,7 +253,7 @@ class LSTMP(nn.Module):
         Raises
         ------
         QuantizeError
-            As `sw.quantize.quantize`.
+            As `openese.sw.quantize.choose.quantize`.
         """
         self._formats = quantize(self._model(), frames, config)
 

@@ -11,8 +11,8 @@ Three lines in a training loop::
     pruner.make_permanent()
 
 The masks are those of `torch.nn.utils.prune`: a parameter ``weight`` becomes ``weight_orig`` and ``weight_mask``, and
-their product takes its place before every forward pass. Which weights stay is `sw.prune.keep_mask`'s decision, so
-that what was trained is what the machine's software would have pruned.
+their product takes its place before every forward pass. `openese.sw.prune.keep_mask` chooses the weights that stay,
+so training and the command line prune alike.
 """
 
 import math
@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from ..prune import Density, PruneError, densities, keep_mask, slice_counts
-from .lstmp import LSTMP
+from openese.sw.prune import Density, PruneError, densities, keep_mask, slice_counts
+from openese.sw.training.lstmp import LSTMP
 
 __all__ = ["Pruner", "Weights", "find_weights"]
 
@@ -32,7 +32,7 @@ _OF_TORCH = {"weight_ih": "w_x", "weight_hh": "w_r", "weight_hr": "w_ym"}
 
 
 class Weights(NamedTuple):
-    """A parameter that can be pruned: which tensor of which layer it is, in the terms of `sw.model.Layer`."""
+    """A parameter that can be pruned, with its layer and tensor as `openese.sw.model.layers.Layer` names them."""
 
     module: nn.Module
     parameter: str
@@ -70,9 +70,9 @@ class Pruner:
         Anything that holds `LSTMP`, ``nn.LSTM`` or ``nn.LSTMCell``; all of them are pruned. Their parameters stay the
         same objects, so an optimizer that was made before goes on.
     density : float or mapping
-        Share of the weights that stay in the end, as `sw.prune.Density`. A layer's name is the path of its module,
-        with ``.l0``, ``.l1``, ``.l0_reverse`` behind it for the layers of an ``nn.LSTM``; ``lstm`` and ``l0`` where
-        the module is the network.
+        Share of the weights that stay in the end, as `openese.sw.prune.Density`. A layer's name is the path of its
+        module, with ``.l0``, ``.l1``, ``.l0_reverse`` behind it for the layers of an ``nn.LSTM``; ``lstm`` and ``l0``
+        where the module is the network.
     pes, groups : int
         The machine's PEs and column groups.
     balanced : bool

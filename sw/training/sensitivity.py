@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..prune import PruneError, keep_mask
-from .pruner import find_weights
+from openese.sw.prune import PruneError, keep_mask
+from openese.sw.training.pruner import find_weights
 
 __all__ = ["Sensitivity", "scan"]
 
@@ -42,7 +42,7 @@ class Sensitivity:
         """Densities of the scan, by layer and tensor, with at most ``density`` of all weights together.
 
         From all dense, the step down that costs least for each weight that it saves is taken, until enough are saved;
-        the costs of matrices are taken to add up. The result is what `Pruner` and `sw.prune.prune` take.
+        the costs of matrices are taken to add up. The result is what `Pruner` and `openese.sw.prune.prune` take.
 
         Raises
         ------
@@ -85,7 +85,7 @@ def scan(network: nn.Module, error: Callable[[], float], densities: Sequence[flo
     densities : sequence of float
         Between 0 and 1.
     pes, groups, balanced
-        As for `sw.prune.keep_mask`.
+        As for `openese.sw.prune.keep_mask`.
 
     Raises
     ------

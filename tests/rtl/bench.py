@@ -10,7 +10,7 @@ import pytest
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
-from rtl.config import preset
+from openese.rtl.config import preset
 
 __all__ = ["TINY", "seeds", "generator", "integers", "simulate", "cycles", "until", "put", "get", "pause",
            "feed", "collect", "check_held", "pack", "unpack", "raw", "trace"]

@@ -4,8 +4,8 @@
 import numpy as np
 from bench import integers
 
-from rtl.elementwise import Slice
-from rtl.fixed import round_shift, saturate
+from openese.rtl.elementwise import Slice
+from openese.rtl.fixed import round_shift, saturate
 
 __all__ = ["Cells", "mask", "random_settings", "spread"]
 
@@ -22,7 +22,7 @@ def curve(function, exponent):
 
 
 def random_settings(rng, channels):
-    """Fields of `rtl.elementwise.Settings`: number formats, active and reset voices (booleans)."""
+    """Fields of `openese.rtl.elementwise.Settings`: number formats, active and reset voices (booleans)."""
     formats = {
         "shift": rng.integers(0, 32, 4).tolist(),
         "cell_argument_shift": int(rng.integers(0, 32)),

@@ -6,7 +6,7 @@ from collections import deque
 import numpy as np
 from bench import integers, unpack
 
-from rtl.spmv import SpMV
+from openese.rtl.spmv import SpMV
 
 __all__ = ["Drainer", "Operation", "encode", "random_jobs", "random_operation"]
 
@@ -26,7 +26,7 @@ def encode(rows, weights, index_bits):
 
 
 class Operation:
-    """A context as `rtl.interfaces.Context` has it, and columns as `SpMV.model` takes them.
+    """A context as `openese.rtl.interfaces.Context` has it, and columns as `SpMV.model` takes them.
 
     ``columns`` are all that are broadcast; SpMV sees those that have entries.
     """

@@ -4,7 +4,7 @@
 import pytest
 from bench import TINY, check_held, collect, cycles, generator, get, integers, pause, seeds, simulate, trace
 
-from rtl.act_queue import ActQueue, Fifo
+from openese.rtl.act_queue import ActQueue, Fifo
 
 CONFIGS = [TINY, TINY.replace(channels=1, slice_width=1, queue_depth=32)]
 

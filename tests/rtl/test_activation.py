@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from bench import TINY, cycles, generator, integers, seeds, simulate, trace
 
-from rtl.activation import Activation
+from openese.rtl.activation import Activation
 
 
 async def load(ctx, dut, rng, tables, bits):

@@ -10,9 +10,9 @@ from amaranth.lib import wiring
 from bench import TINY, generator, seeds, simulate, trace, unpack, until
 from sparse import random_operation
 
-from rtl.array import PEArray
-from rtl.broadcast import Broadcast
-from rtl.vector_memory import VectorMemory
+from openese.rtl.array import PEArray
+from openese.rtl.broadcast import Broadcast
+from openese.rtl.vector_memory import VectorMemory
 
 CONFIGS = {
     "tiny": TINY,

@@ -10,11 +10,11 @@ from amaranth.lib import wiring
 from bench import TINY, cycles, generator, pack, pause, simulate, trace, until
 from cells import Cells, mask, random_settings, spread
 
-from rtl.array import PEArray
-from rtl.assemble import Assemble
-from rtl.elementwise import Slice
-from rtl.interfaces import LineWrite
-from rtl.program import Opcode
+from openese.rtl.array import PEArray
+from openese.rtl.assemble import Assemble
+from openese.rtl.elementwise import Slice
+from openese.rtl.interfaces import LineWrite
+from openese.rtl.program import Opcode
 
 CONFIGS = {
     "tiny": TINY,

@@ -4,7 +4,7 @@
 import pytest
 from bench import check_held, generator, get, pause, put, seeds, simulate
 
-from rtl.axi import OKAY, SLVERR, AXI4LiteSubordinate
+from openese.rtl.axi import OKAY, SLVERR, AXI4LiteSubordinate
 
 WIDTH = 6
 #: Words that may be written and read.

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from bench import TINY, generator, integers, pause, seeds, simulate, trace
 
-from rtl.array import PEArray
-from rtl.broadcast import Broadcast
-from rtl.vector_memory import VectorMemory
+from openese.rtl.array import PEArray
+from openese.rtl.broadcast import Broadcast
+from openese.rtl.vector_memory import VectorMemory
 
 SMALL = TINY.replace(column_depth=64)
 CONFIGS = {

@@ -4,9 +4,9 @@
 import pytest
 from bench import TINY, cycles, generator, seeds, simulate
 
-from rtl.controller import Controller
-from rtl.interfaces import MAX_OPERATIONS
-from rtl.program import Instruction, Opcode, Source, When
+from openese.rtl.controller import Controller
+from openese.rtl.interfaces import MAX_OPERATIONS
+from openese.rtl.program import Instruction, Opcode, Source, When
 
 FORMATS = ("cell_argument_shift", "peephole_select", "cell_select", "g_sigmoid")
 

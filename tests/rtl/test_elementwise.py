@@ -6,7 +6,7 @@ import pytest
 from bench import TINY, generator, integers, pack, simulate, trace, unpack
 from cells import Cells, mask, random_settings, spread
 
-from rtl.elementwise import Kind, Slice
+from openese.rtl.elementwise import Kind, Slice
 
 CONFIGS = {
     "tiny": TINY,

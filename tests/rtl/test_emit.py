@@ -8,9 +8,9 @@ from amaranth.hdl import Module
 from amaranth.lib import memory, wiring
 from bench import TINY
 
-from rtl.emit import emit
-from rtl.tile import Tile
-from rtl.top import Top
+from openese.rtl.emit import emit
+from openese.rtl.tile import Tile
+from openese.rtl.top import Top
 
 
 class Holder(wiring.Component):

@@ -11,7 +11,7 @@ from bench import generator, integers, seeds, simulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtl.fixed import Saturated, narrow_value, round_shift, round_shift_value, saturate, saturate_value
+from openese.rtl.fixed import Saturated, narrow_value, round_shift, round_shift_value, saturate, saturate_value
 
 
 def evaluate(value, results, inputs):

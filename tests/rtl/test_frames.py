@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from bench import TINY, check_held, cycles, generator, get, integers, pack, pause, put, seeds, simulate, trace
 
-from rtl.frames import FrameGuard, FrameInput, FrameOutput
-from rtl.vector_memory import VectorMemory
+from openese.rtl.frames import FrameGuard, FrameInput, FrameOutput
+from openese.rtl.vector_memory import VectorMemory
 
 CONFIGS = {
     "tiny": TINY,

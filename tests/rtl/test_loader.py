@@ -8,7 +8,7 @@ import pytest
 from amaranth.hdl import ResetInserter, Signal
 from bench import TINY, cycles, generator, pause, raw, seeds, simulate, trace
 
-from rtl.loader import HEADER_WORDS, MAGIC, VERSION, ImageError, Lines, Loader, Section
+from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, ImageError, Lines, Loader, Section
 
 CONFIGS = {
     "tiny": TINY,

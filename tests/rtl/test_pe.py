@@ -6,11 +6,11 @@ import pytest
 from bench import TINY, cycles, generator, integers, seeds, simulate, trace, unpack
 from sparse import Drainer, Operation, random_jobs
 
-from rtl.act_queue import ActQueue
-from rtl.pe import PE
-from rtl.ptr_read import PtrRead
-from rtl.spmat_read import SpmatRead
-from rtl.spmv import SpMV
+from openese.rtl.act_queue import ActQueue
+from openese.rtl.pe import PE
+from openese.rtl.ptr_read import PtrRead
+from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.spmv import SpMV
 
 CONFIGS = {
     "tiny": TINY,

@@ -4,7 +4,7 @@
 import pytest
 from bench import TINY, cycles, generator, seeds, simulate, trace
 
-from rtl.ptr_read import PtrRead
+from openese.rtl.ptr_read import PtrRead
 
 CONFIGS = [TINY, TINY.replace(column_depth=16, accumulator_rows=16)]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from bench import TINY, cycles, generator, get, pack, pause, put, seeds, simulate
 
-from rtl.axi import OKAY, SLVERR
-from rtl.packets import DEPTH, END, ESCAPE, PROTOCOL, Kind, decode, encode
-from rtl.serial import SerialBridge
+from openese.rtl.axi import OKAY, SLVERR
+from openese.rtl.serial.bridge import SerialBridge
+from openese.rtl.serial.packets import DEPTH, END, ESCAPE, PROTOCOL, Kind, decode, encode
 
 CONFIGS = {
     "tiny": TINY,

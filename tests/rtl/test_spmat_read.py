@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from bench import TINY, check_held, collect, feed, generator, integers, pause, put, seeds, simulate, trace
 
-from rtl.spmat_read import SpmatRead
+from openese.rtl.spmat_read import SpmatRead
 
 CONFIGS = {"tiny": TINY, "index3": TINY.replace(index_bits=3, entry_depth=256, weight_bits=8)}
 FLAGS = ("operation", "first", "fresh", "end")

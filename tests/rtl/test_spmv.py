@@ -6,7 +6,7 @@ import pytest
 from bench import TINY, cycles, feed, generator, integers, pause, put, seeds, simulate, trace, unpack
 from sparse import Drainer, Operation, random_jobs, random_operation
 
-from rtl.spmv import SpMV
+from openese.rtl.spmv import SpMV
 
 CONFIGS = {
     "tiny": TINY,

@@ -5,7 +5,7 @@ import pytest
 from amaranth.hdl import Module
 from bench import cycles, generator, pause, put, seeds, simulate, trace
 
-from rtl.uart import UARTReceiver, UARTTransmitter, levels
+from openese.rtl.serial.uart import UARTReceiver, UARTTransmitter, levels
 
 
 def received(receiver, found):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from bench import TINY, cycles, generator, integers, seeds, simulate
 
-from rtl.vector_memory import VectorMemory
+from openese.rtl.vector_memory import VectorMemory
 
 CONFIGS = {
     "tiny": TINY,

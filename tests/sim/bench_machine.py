@@ -9,12 +9,12 @@ import numpy as np
 from cocotbext.axi import AxiResp, AxiStreamFrame
 from models import random_quantized
 
-from rtl.loader import ImageError
-from rtl.registers import ADDRESS, Control, Interrupt, Status
-from sim.testbench import TB, stalled
-from sw.image import pack
-from sw.reference import Reference
-from sw.schedule import schedule
+from openese.rtl.loader import ImageError
+from openese.rtl.registers import ADDRESS, Control, Interrupt, Status
+from openese.sim.testbench import TB, stalled
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import schedule
+from openese.sw.reference.machine import Reference
 
 
 class Machine:

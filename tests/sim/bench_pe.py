@@ -13,8 +13,8 @@ from cocotb.triggers import FallingEdge, RisingEdge, Timer, with_timeout
 from sparse import random_jobs
 from test_pe import Bench
 
-from rtl.config import Config
-from sim.benches import CONFIG
+from openese.rtl.config import Config
+from openese.sim.benches import CONFIG
 
 PERIOD = 10  # ns
 SETTLED = 1  # ns after an edge

@@ -6,9 +6,9 @@ import random
 import cocotb
 from cocotbext.axi import AxiResp
 
-from rtl.loader import VERSION
-from rtl.registers import ADDRESS
-from sim.testbench import TB, stalled
+from openese.rtl.loader import VERSION
+from openese.rtl.registers import ADDRESS
+from openese.sim.testbench import TB, stalled
 
 
 @cocotb.test()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rtl.config import preset
+from openese.rtl.config import preset
 
 pytest.importorskip("pyosys", reason="needs the extra 'synth'")
-benches = pytest.importorskip("sim.benches", reason="needs the extra 'sim'")
+benches = pytest.importorskip("openese.sim.benches", reason="needs the extra 'sim'")
 
 TINY = preset("tiny")
 

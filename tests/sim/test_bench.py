@@ -3,12 +3,12 @@
 
 import pytest
 
-from rtl.config import preset
-from sw.bench.layer import paper_layer, quantized_layer
-from sw.bench.machine import MEMORIES, measured, traced
-from sw.cycle_model import estimate
-from sw.prune import prune
-from sw.schedule import schedule
+from openese.rtl.config import preset
+from openese.sw.bench.layer import paper_layer, quantized_layer
+from openese.sw.bench.machine import MEMORIES, measured, traced
+from openese.sw.cycles.model import estimate
+from openese.sw.pack.schedule import schedule
+from openese.sw.prune import prune
 
 pytestmark = pytest.mark.sim
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from rtl.config import Config, preset
+from openese.rtl.config import Config, preset
 
-benches = pytest.importorskip("sim.benches", reason="needs the extra 'sim'")
+benches = pytest.importorskip("openese.sim.benches", reason="needs the extra 'sim'")
 
 TINY = preset("tiny")
 CONFIGS = {config.name: config for config in [TINY, TINY.replace(name="one voice", channels=1, slice_width=1)]}

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from models import random_quantized
 
-from rtl.config import preset
-from rtl.registers import ADDRESS
-from rtl.targets import ulx3s
-from sim.board import BoardSimulator
-from sw.cli import main
-from sw.device import Device
-from sw.image import pack
-from sw.reference import Reference
-from sw.schedule import schedule
-from sw.serial_link import LinkError, SerialLink
+from openese.rtl.config import preset
+from openese.rtl.registers import ADDRESS
+from openese.rtl.targets import ulx3s
+from openese.sim.board import BoardSimulator
+from openese.sw.cli import main
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import schedule
+from openese.sw.reference.machine import Reference
+from openese.sw.run.device import Device
+from openese.sw.run.serial_link import LinkError, SerialLink
 
 pytestmark = pytest.mark.sim
 

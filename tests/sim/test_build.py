@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from rtl.config import preset
-from sim import build, verilator
+from openese.rtl.config import preset
+from openese.sim import build, verilator
 
 
 @pytest.fixture

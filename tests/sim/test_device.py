@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from models import random_quantized, random_state
 
-from rtl.config import Config, preset
-from rtl.registers import ADDRESS, Interrupt
-from sim.simulator import Simulator, StuckError
-from sw.device import Device, DeviceError
-from sw.image import pack
-from sw.reference import Reference
-from sw.schedule import schedule
+from openese.rtl.config import Config, preset
+from openese.rtl.registers import ADDRESS, Interrupt
+from openese.sim.simulator import Simulator, StuckError
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import schedule
+from openese.sw.reference.machine import Reference
+from openese.sw.run.device import Device, DeviceError
 
 pytestmark = pytest.mark.sim
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rtl.config import preset
-from rtl.registers import ADDRESS
-from sim import build
-from sim.simulator import BusError, SimulationError, Simulator, StuckError
-from sim.verilator import ToolError
+from openese.rtl.config import preset
+from openese.rtl.registers import ADDRESS
+from openese.sim import build
+from openese.sim.simulator import BusError, SimulationError, Simulator, StuckError
+from openese.sim.verilator import ToolError
 
 pytestmark = pytest.mark.sim
 

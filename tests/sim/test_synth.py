@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from rtl.config import preset
-from rtl.verilog import verilog
-from sim import synth
+from openese.rtl.config import preset
+from openese.rtl.verilog import verilog
+from openese.sim.synthesis import estimate
 
 pytest.importorskip("pyosys", reason="needs the extra 'synth'")
 
@@ -41,8 +41,8 @@ endmodule
 @pytest.fixture
 def estimated(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENESE_CACHE", str(tmp_path))
-    monkeypatch.setattr(synth, "verilog", lambda config: CIRCUIT)
-    return lambda family: synth.estimate(preset("tiny"), family)
+    monkeypatch.setattr(estimate, "verilog", lambda config: CIRCUIT)
+    return lambda family: estimate.estimate(preset("tiny"), family)
 
 
 @pytest.mark.parametrize(("family", "least", "most"), [("xcu", 3, 4), ("ecp5", 3, 5)])
@@ -60,17 +60,17 @@ def test_a_circuit_is_counted(estimated, family, least, most):
 
 
 def test_an_output_that_follows_an_input_is_refused(monkeypatch, estimated):
-    monkeypatch.setattr(synth, "verilog", lambda config: CIRCUIT.replace(
+    monkeypatch.setattr(estimate, "verilog", lambda config: CIRCUIT.replace(
         "output reg [15:0] o;", "output [15:0] o; assign o = i[15:0] ^ held[15:0];").replace(
         "o <= {16{^held}} & (held[15:0] + held[31:16]);", ""))
-    with pytest.raises(synth.SynthesisError, match="module pe: an output follows an input"):
+    with pytest.raises(estimate.SynthesisError, match="module pe: an output follows an input"):
         estimated("xcu")
 
 
 def test_every_module_belongs_to_a_block():
     streaming = preset("tiny").replace(name="streaming", index_bits=4, stream=True)
     for module in re.findall(r"(?m)^module (?!memory_)(\w+)", verilog(streaming)):
-        assert synth._block(module)
+        assert estimate._block(module)
 
 
 def test_what_grows_is_found():
@@ -78,9 +78,9 @@ def test_what_grows_is_found():
                "blocks": {"PE": {"instances": 4, "LUT": 200}, "Top": {"instances": 1, "LUT": 200}}}
     same = {"total": {"LUT": 1030, "BRAM": 4}, "depth": {"PE": {"luts": 5, "chains": 2}},
             "blocks": {"PE": {"instances": 4, "LUT": 208}, "Top": {"instances": 1, "LUT": 192}}}
-    assert synth.changes(figures, same) == []
+    assert estimate.changes(figures, same) == []
     worse = {"total": {"LUT": 1031, "BRAM": 4.5}, "depth": {"PE": {"luts": 6, "chains": 2}},
              "blocks": {"PE": {"instances": 4, "LUT": 209}, "Top": {"instances": 1, "LUT": 180}}}
-    assert synth.changes(figures, worse) == [
+    assert estimate.changes(figures, worse) == [
         ("machine", "LUT", 1000, 1031), ("machine", "BRAM", 4, 4.5), ("PE (depth)", "luts", 5, 6),
         ("PE", "LUT", 200, 209), ("Top", "LUT", 200, 180)]

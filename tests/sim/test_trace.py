@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from models import random_quantized
 
-from rtl.config import preset
-from sim.simulator import Simulator
-from sim.trace import TracedMachine, TraceError, samples, save_view, signals
-from sw.device import Device
-from sw.image import pack
-from sw.reference import Reference
-from sw.schedule import schedule
+from openese.rtl.config import preset
+from openese.sim.simulator import Simulator
+from openese.sim.trace import TracedMachine, TraceError, samples, save_view, signals
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import schedule
+from openese.sw.reference.machine import Reference
+from openese.sw.run.device import Device
 
 pytestmark = pytest.mark.sim
 CONFIG = preset("tiny")

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from models import random_quantized
 
-from rtl.config import preset
-from rtl.loader import ImageError, Section
-from rtl.registers import ADDRESS, REGISTERS, Control, Interrupt, Status
-from rtl.targets.driver import driver, header
-from sim.simulator import Simulator
-from sw.image import pack
-from sw.reference import Reference
-from sw.schedule import schedule
+from openese.rtl.config import preset
+from openese.rtl.loader import ImageError, Section
+from openese.rtl.registers import ADDRESS, REGISTERS, Control, Interrupt, Status
+from openese.rtl.targets.driver import driver, header
+from openese.sim.simulator import Simulator
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import schedule
+from openese.sw.reference.machine import Reference
 
 TINY = preset("tiny")
 STREAM = TINY.replace(name="streaming", index_bits=4, entry_depth=256, stream=True)

@@ -4,10 +4,10 @@
 import pytest
 from click.testing import CliRunner
 
-from rtl.build import main
-from rtl.config import preset
-from rtl.targets import TARGETS, TargetError
-from rtl.verilog import verilog
+from openese.rtl.build import main
+from openese.rtl.config import preset
+from openese.rtl.targets import TARGETS, TargetError
+from openese.rtl.verilog import verilog
 
 
 def build(*arguments):
@@ -31,7 +31,7 @@ def test_a_target_says_why_it_cannot_be_written(tmp_path, monkeypatch):
     def refuse(self, config, folder):
         raise TargetError(f"{config.name} does not fit")
 
-    monkeypatch.setattr("rtl.targets.Target.write", refuse)
+    monkeypatch.setattr("openese.rtl.targets.Target.write", refuse)
     result = build("--config", "tiny", "-o", tmp_path)
     assert result.exit_code == 1 and result.output == "verilog: tiny does not fit\n"
 

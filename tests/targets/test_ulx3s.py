@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from rtl.config import preset
-from rtl.targets import TARGETS, TargetError, ulx3s
-from rtl.verilog import TOP, verilog
+from openese.rtl.config import preset
+from openese.rtl.targets import TARGETS, TargetError, ulx3s
+from openese.rtl.verilog import TOP, verilog
 
 TINY = preset("tiny")
 

@@ -15,15 +15,15 @@ import pytest
 from amaranth_boards.kcu105 import KCU105Platform
 from vivado import run
 
-from rtl.array import PEArray
-from rtl.assemble import Assemble
-from rtl.config import preset
-from rtl.registers import ADDRESS
-from rtl.state import StateAccess
-from rtl.targets import TARGETS, TargetError
-from rtl.targets.buses import buses, ports
-from rtl.targets.vivado import PART, parameters, registers
-from sim import build
+from openese.rtl.array import PEArray
+from openese.rtl.assemble import Assemble
+from openese.rtl.config import preset
+from openese.rtl.registers import ADDRESS
+from openese.rtl.state_access import StateAccess
+from openese.rtl.targets import TARGETS, TargetError
+from openese.rtl.targets.buses import buses, ports
+from openese.rtl.targets.vivado import PART, parameters, registers
+from openese.sim import build
 
 ROOT = Path(__file__).parents[2]
 TINY = preset("tiny")
@@ -42,7 +42,7 @@ def folders(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp(config.name)
     with pytest.MonkeyPatch.context() as patch:
         for module in ("ooc", "ip"):
-            patch.setattr(f"rtl.targets.{module}.verilog", lambda config: build.emitted(config).read_text())
+            patch.setattr(f"openese.rtl.targets.{module}.verilog", lambda config: build.emitted(config).read_text())
         for name in ("ooc", "ip", "kcu105"):
             (folder / name).mkdir()
             TARGETS[name].write(config, folder / name)
@@ -73,7 +73,7 @@ def test_the_files_a_vivado_user_expects(folders):
 def test_a_folder_is_the_same_to_the_byte(tmp_path):
     found = []
     for seed in ("1", "2"):
-        subprocess.run([sys.executable, "-m", "rtl.build", "--config", "tiny", "--target", "kcu105", "-o",
+        subprocess.run([sys.executable, "-m", "openese.rtl.build", "--config", "tiny", "--target", "kcu105", "-o",
                         tmp_path / seed], check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed})
         found.append({path: file.read_bytes() for path, file in files(tmp_path / seed).items()})
     assert found[0] == found[1]

@@ -3,8 +3,8 @@
 
 from importlib import resources
 
-from ...loader import MAGIC, VERSION
-from ..vivado import CORE, parameters, registers
+from openese.rtl.loader import MAGIC, VERSION
+from openese.rtl.targets.vivado import CORE, parameters, registers
 
 __all__ = ["driver", "header"]
 

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""State: lets the host read and write c and y of a voice while nothing is under way."""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from openese.rtl.config import bits_for
+from openese.rtl.interfaces import activations
+
+__all__ = ["Select", "StateAccess"]
+
+
+class Select(data.StructLayout):
+    """STATE_SELECT: one number of one channel.
+
+    ``index`` is, for c, the cell's place (cell row times ``row_pes`` plus PE row); for y, the column of the
+    vector memory.
+    """
+
+    def __init__(self):
+        super().__init__({"index": 16, "channel": 8, "_": 7, "cell": 1})
+
+
+class StateAccess(wiring.Component):
+    """Points the slices' and the vector memory's ports at one number while the core is idle.
+
+    Latency: `delay` cycles from ``select`` to ``value``, and until a ``write`` has its effect.
+    Cost: a mux over all slices, one over all channels.
+
+    Members
+    -------
+    select : which number. ``value`` : what it is. ``write`` : it becomes ``data``.
+    cell_row, cell_beat : for the slices' pipeline; ``cells`` : what they read there, slice after slice.
+    cell_write : one bit a slice and lane; the data is ``data``.
+    line, bank, write_channels : for the vector memory. ``columns`` : what it reads there.
+    """
+
+    delay = 32
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__({
+            "select": In(Select()),
+            "write": In(1),
+            "data": In(32),
+            "value": Out(signed(32)),
+            "cell_row": Out(bits_for(config.cell_rows - 1)),
+            "cell_beat": Out(bits_for(config.beats - 1)),
+            "cells": In(data.ArrayLayout(signed(config.cell_bits), config.slices * config.slice_width)),
+            "cell_write": Out(config.slices * config.slice_width),
+            "line": Out(config.line_bits),
+            "bank": Out(config.groups),
+            "write_channels": Out(config.channels),
+            "columns": In(data.ArrayLayout(activations(config), config.groups)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        select = self.select
+
+        def bits(value, low, count):
+            """``value // low % count`` for powers of two."""
+            start = low.bit_length() - 1
+            return value[start:start + count.bit_length() - 1]
+
+        channel_bits = config.channels.bit_length() - 1
+        lane = Cat(select.channel[:channel_bits], bits(select.index, 1, config.rows_per_slice))
+        port = Cat(bits(lane, 1, config.slice_width), bits(select.index, config.rows_per_slice, config.slices))
+        group = bits(select.index, 1, config.groups)
+        cell_value = Signal(signed(config.cell_bits))
+        y_value = Signal(signed(config.activation_bits))
+        m.d.comb += [
+            self.cell_row.eq(select.index >> (config.row_pes.bit_length() - 1)),
+            self.cell_beat.eq(bits(lane, config.slice_width, config.beats)),
+            self.line.eq(select.index >> (config.groups.bit_length() - 1)),
+            self.bank.eq(Mux(self.write & ~select.cell, 1 << group, 0)),
+            self.write_channels.eq(1 << select.channel[:channel_bits]),
+            self.cell_write.eq(Mux(self.write & select.cell, 1 << port, 0)),
+        ]
+        m.d.sync += [
+            cell_value.eq(Array(self.cells)[port] if len(port) else self.cells[0]),
+            y_value.eq(Array(value for column in self.columns for value in column)[
+                Cat(select.channel[:channel_bits], group)]),
+            self.value.eq(Mux(select.cell, cell_value, y_value)),
+        ]
+        return m

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights from memory: for models larger than the chip, read anew in every step (paper, section 5.3)."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from openese.rtl.act_queue import Fifo
+from openese.rtl.config import bits_for
+from openese.rtl.interfaces import BLOCKS, LineWrite
+from openese.rtl.program import Instruction, Opcode, When
+
+__all__ = ["AXI4ReadSignature", "Burst", "StreamFetch", "StreamReader"]
+
+#: Line numbers within the memory that holds the weights.
+LINE_BITS = 24
+
+_PAGE = 4096  # no AXI burst crosses it
+
+
+def burst_lines(config):
+    """Lines of the longest burst: within a page, and no more than a block."""
+    return min(64, _PAGE * 8 // config.stream_bits, config.entry_depth // BLOCKS)
+
+
+class Burst(data.StructLayout):
+    """Lines to be read: the first, and how many."""
+
+    def __init__(self, config):
+        super().__init__({"line": LINE_BITS, "lines": bits_for(burst_lines(config))})
+
+
+class AXI4ReadSignature(wiring.Signature):
+    """The read channels of an AXI4 bus, seen by the manager; one identifier, 64-bit addresses."""
+
+    def __init__(self, data_width):
+        super().__init__({
+            "ar": Out(stream.Signature(data.StructLayout({
+                "addr": 64, "len": 8, "size": 3, "burst": 2, "id": 1, "lock": 1, "cache": 4, "prot": 3, "qos": 4}))),
+            "r": In(stream.Signature(data.StructLayout({"data": data_width, "resp": 2, "last": 1, "id": 1}))),
+        })
+
+
+class StreamFetch(wiring.Component):
+    """Walks the step program ahead of the controller and asks for the lines of each MULTIPLY.
+
+    The weight memories are one ring for the stream. Lines are asked for as long as there is room for them, and
+    there is room again when all PEs have read a block to its end. What the controller decides when it tries to
+    take a frame is decided here first, since the weights that follow depend on it.
+
+    Latency: `delay` cycles from an instruction to the one behind it, at least; `written_delay` from ``arrived`` to
+    ``written``, which is not registered. Cost: one memory of ``program_depth`` instructions.
+
+    Members
+    -------
+    run : as for the controller. ``streamed`` : the program says that the weights are to be streamed.
+    frame_complete : pulses when a frame has come in.
+    decisions : whether each ``FRAME TRY`` takes a frame, in order.
+    bursts : to `StreamReader`. ``arrived`` : pulses for each of their lines.
+    released : pulses when all PEs are through a block.
+    written : lines that have been written, modulo twice the depth; ``write_address`` : where the next goes.
+    """
+
+    delay = 3
+    written_delay = 0
+    #: Decisions that may be ahead of the controller.
+    ahead = 7
+
+    def __init__(self, config):
+        self._config = config
+        instruction = Instruction(config)
+        super().__init__({
+            "run": In(1),
+            "streamed": Out(1),
+            "frame_complete": In(1),
+            "decisions": Out(stream.Signature(1)),
+            "bursts": Out(stream.Signature(Burst(config))),
+            "arrived": In(1),
+            "released": In(1),
+            "written": Out(config.position_bits),
+            "write_address": Out(bits_for(config.entry_depth - 1)),
+            "program": In(LineWrite(bits_for(config.program_depth - 1), 32 * instruction.words)),
+            "program_valid": In(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.program = program = memory.Memory(
+            shape=len(self.program.data), depth=config.program_depth, init=[])
+        m.submodules.decided = decided = Fifo(1, self.ahead + 1)
+        wiring.connect(m, decided.o, wiring.flipped(self.decisions))
+        read = program.read_port()
+        write = program.write_port()
+        current = Signal(Instruction(config))
+        counter = Signal(bits_for(config.program_depth - 1))
+        frames = Signal(3)
+        take = Signal()
+        missed = Signal(init=1)
+        before = Signal.like(self.written)
+        m.d.comb += [
+            read.addr.eq(counter),
+            read.en.eq(1),
+            write.addr.eq(self.program.address),
+            write.data.eq(self.program.data),
+            write.en.eq(self.program_valid),
+            self.write_address.eq(before),
+            self.written.eq(before + self.arrived),
+        ]
+        m.d.sync += [frames.eq(frames + self.frame_complete - take), before.eq(self.written)]
+        line, left, has_room = self._requests(m)
+
+        def following():
+            m.d.sync += counter.eq(counter + 1)
+            m.next = "FETCH"
+
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.run):
+                    m.next = "FETCH"
+            with m.State("FETCH"):
+                m.next = "DECODE"
+            with m.State("DECODE"):
+                m.d.sync += current.eq(read.data)
+                m.next = "EXECUTE"
+            with m.State("EXECUTE"):
+                with m.Switch(current.opcode):
+                    with m.Case(Opcode.FORMAT):
+                        m.d.sync += self.streamed.eq(current.streamed)
+                        m.next = "OFF"
+                        with m.If(current.streamed):
+                            following()
+                    with m.Case(Opcode.FRAME):
+                        trying = current.when == When.TRY
+                        with m.If(trying & (decided.level < self.ahead)):
+                            m.d.comb += [take.eq(self.run & (frames != 0)), decided.i.eq(take),
+                                         decided.i_valid.eq(1)]
+                            m.d.sync += missed.eq(~take)
+                            following()
+                        with m.If(~trying):
+                            m.d.comb += take.eq(missed & self.run & (frames != 0))
+                            with m.If(~missed | take):
+                                following()
+                    with m.Case(Opcode.MULTIPLY):
+                        skip = (((current.when == When.TAKEN) & missed) | ((current.when == When.MISSED) & ~missed))
+                        with m.If(skip | (current.entry_lines == 0)):
+                            following()
+                        with m.Else():
+                            m.d.sync += [line.eq(current.entry_base), left.eq(current.entry_lines)]
+                            m.next = "REQUEST"
+                    with m.Case(Opcode.REPEAT):
+                        m.d.sync += counter.eq(current.src_base)
+                        m.next = "FETCH"
+                    with m.Default():
+                        following()
+            with m.State("REQUEST"):
+                m.d.comb += self.bursts.valid.eq(has_room)
+                with m.If(self.bursts.valid & self.bursts.ready & (left == self.bursts.payload.lines)):
+                    following()
+            with m.State("OFF"):
+                pass
+        return m
+
+    def _requests(self, m):
+        """Cuts an operation's lines into bursts that stay within their page, as far as there is room."""
+        config = self._config
+        longest = burst_lines(config)
+        block = config.entry_depth // BLOCKS
+        line = Signal(LINE_BITS)
+        left = Signal(LINE_BITS)
+        taken = Signal(bits_for(config.entry_depth))
+        in_page = Signal(bits_for(longest))
+        sent = self.bursts.valid & self.bursts.ready
+        burst = self.bursts.payload
+        m.d.comb += [
+            in_page.eq(longest - line[:longest.bit_length() - 1]),
+            burst.line.eq(line),
+            burst.lines.eq(Mux(left < in_page, left, in_page)),
+        ]
+        with m.If(sent):
+            m.d.sync += [line.eq(line + burst.lines), left.eq(left - burst.lines)]
+        m.d.sync += taken.eq(taken + Mux(sent, burst.lines, 0) - Mux(self.released, block, 0))
+        return line, left, taken <= config.entry_depth - longest
+
+
+class StreamReader(wiring.Component):
+    """Reads bursts of lines over AXI4, several at a time, and hands their lines on in order.
+
+    All transfers have the same identifier, so they come back in order, and there is always room for what was
+    asked for, so ``rready`` never falls. A line that comes with an error stops the stream; the error and the
+    number of the line stay until the next ``flush``.
+
+    Latency: `delay` cycles from a burst to its address, and from a beat to its line.
+
+    Members
+    -------
+    base : byte address of line 0, a multiple of 4096.
+    flush : forget everything; ``idle`` once nothing is outstanding any more.
+    bursts : what to read. ``line``, ``line_valid`` : what has been read.
+    bus : AXI4. ``error`` : RRESP, ``error_line`` : of which line.
+    """
+
+    delay = 1
+    #: Bursts that may be outstanding.
+    most = 2 * BLOCKS - 1
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__({
+            "base": In(64),
+            "flush": In(1),
+            "idle": Out(1),
+            "bursts": In(stream.Signature(Burst(config))),
+            "line": Out(config.stream_bits),
+            "line_valid": Out(1),
+            "error": Out(2),
+            "error_line": Out(LINE_BITS),
+            "bus": Out(AXI4ReadSignature(config.stream_bits)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.asked = asked = Fifo(Burst(config), self.most + 1)
+        size = (config.stream_bits // 8).bit_length() - 1
+        bus = self.bus
+        address = bus.ar.payload
+        accepts = Signal()
+        beats = Signal(bits_for(burst_lines(config)))
+        answered = bus.r.valid & bus.r.ready
+        last = answered & bus.r.payload.last
+        m.d.comb += [
+            accepts.eq(~self.flush & (self.error == 0) & (~bus.ar.valid | bus.ar.ready)
+                       & (asked.level < self.most)),
+            self.bursts.ready.eq(accepts),
+            asked.i.eq(self.bursts.payload),
+            asked.i_valid.eq(self.bursts.valid & accepts),
+            asked.o.ready.eq(last),
+            bus.r.ready.eq(1),
+            address.size.eq(size),
+            address.burst.eq(1),
+            address.cache.eq(0b0011),
+            self.idle.eq((asked.level == 0) & ~bus.ar.valid),
+        ]
+        with m.If(self.bursts.valid & accepts):
+            m.d.sync += [
+                bus.ar.valid.eq(1),
+                address.addr.eq(self.base + Cat(*[0] * size, self.bursts.payload.line)),
+                address.len.eq(self.bursts.payload.lines - 1),
+            ]
+        with m.Elif(bus.ar.ready):
+            m.d.sync += bus.ar.valid.eq(0)
+        m.d.sync += [
+            self.line_valid.eq(answered & ~self.flush & (self.error == 0) & (bus.r.payload.resp == 0)),
+            self.line.eq(bus.r.payload.data),
+        ]
+        with m.If(answered):
+            m.d.sync += beats.eq(Mux(last, 0, beats + 1))
+            with m.If((self.error == 0) & (bus.r.payload.resp != 0) & ~self.flush):
+                m.d.sync += [self.error.eq(bus.r.payload.resp), self.error_line.eq(asked.o.payload.line + beats)]
+        with m.If(self.flush):
+            m.d.sync += self.error.eq(0)
+        return m

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cocotb bench that does what `openese.sw.bench` does in the harness, to compare their speed."""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+import cocotb
+import numpy as np
+from cocotb.utils import get_sim_time
+
+from openese.rtl.registers import ADDRESS, Control
+from openese.sim.build import TOP
+from openese.sim.testbench import PERIOD, TB
+from openese.sw.bench.speed import IMAGE, RESULT, STEPS
+from openese.sw.pack.image import Image, read
+
+
+@cocotb.test()
+async def speed(dut):
+    """Load an image and run `STEPS` frames of zeros."""
+    image: Image = read(Path(os.environ[IMAGE]))
+    logging.getLogger(f"cocotb.{TOP}").setLevel(logging.WARNING)  # a line for each write costs more than the write
+    tb = await TB.start(dut)
+    began, cycle = time.perf_counter(), get_sim_time("ns") / PERIOD
+    await tb.write(ADDRESS["CONTROL"], Control.LOAD)
+    await tb.load(ADDRESS["LOAD"], image.words())
+    await tb.write(ADDRESS["CONTROL"], Control.RUN)
+    columns = np.zeros((image.model().inputs, tb.config.channels), np.int16)
+    for _ in range(STEPS):
+        await tb.send_frame(np.full(tb.config.channels, 3), columns)
+    for _ in range(STEPS):
+        await tb.receive_frame()
+    cycles = get_sim_time("ns") / PERIOD - cycle
+    Path(RESULT).write_text(json.dumps(cycles / (time.perf_counter() - began)))

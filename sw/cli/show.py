@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line prints: tables, on any width of terminal, and plain in a pipe."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from openese.sw.importers import Entry
+from openese.sw.model.arrays import FloatArray
+from openese.sw.model.network import Network
+from openese.sw.model.quantized import QuantizedModel
+from openese.sw.pack.image import Image
+from openese.sw.prune import MatrixCounts
+from openese.sw.reference.machine import Reference
+from openese.sw.run.device import Device
+from openese.sw.run.runners import Machine
+from openese.sw.speech.recognizer import CLOCK, Recognizer, Transcript
+
+__all__ = ["bench", "counts", "entries", "error", "image", "line", "network", "notes", "quantized", "ran", "real_time",
+           "transcripts"]
+
+_PIPE_WIDTH = 140
+
+
+def _console() -> Console:
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def line(text: str) -> None:
+    """One line of plain text."""
+    _console().print(text, soft_wrap=True)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table; a column whose name ends in a space is of text, the others of numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.strip(), justify="left" if column.endswith(" ") else "right",
+                         overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    _console().print(table)
+
+
+def notes(network: Network) -> None:
+    """What the importer has to say."""
+    for note in network.notes:
+        line(f"note: {note}")
+
+
+def entries(found: Sequence[Entry]) -> None:
+    """What can be selected in a file."""
+    if not found:
+        line("nothing that looks like an LSTM")
+        return
+    _table(["name ", "kind ", "what it is "],
+           [(entry.name, entry.kind, f"refused: {entry.problem}" if entry.problem else entry.summary)
+            for entry in found])
+
+
+def network(found: Network) -> None:
+    """Layers and directions of a model, and the notes of its import."""
+    rows = []
+    for number, stage in enumerate(found.stages):
+        for direction in stage.directions:
+            for layer in direction.model.layers:
+                traits = [name for name, has in (
+                    ("peepholes", layer.peephole is not None), ("projection", layer.w_ym is not None),
+                    ("sigmoid g", layer.g_activation == "sigmoid"),
+                    ("initial state", direction.initial is not None)) if has]
+                rows.append((number, layer.name, "reverse" if direction.reverse else "forward", layer.inputs,
+                             layer.cells, layer.outputs, f"{layer.weights:,}", f"{layer.density:.1%}",
+                             ", ".join(traits)))
+    head = "" if found.head is None else f", then a dense head of {found.head.weight.shape[0]} on the host"
+    line(f"{found.name}: {found.inputs} inputs, {found.outputs} outputs{head}")
+    _table(["stage", "layer ", "direction ", "inputs", "cells", "outputs", "weights", "density", "with "],
+           rows)
+    notes(found)
+
+
+def counts(rows: Sequence[MatrixCounts]) -> None:
+    """Non-zeros of each matrix, and how evenly they lie on the PEs."""
+    _table(["layer ", "matrix ", "size", "non-zeros", "density", "per PE, least", "most"],
+           [(row.layer, row.matrix, f"{row.shape[0]}x{row.shape[1]}", f"{row.nonzeros:,}",
+             f"{row.density:.2%}", row.smallest, row.largest) for row in rows])
+
+
+def quantized(model: QuantizedModel) -> None:
+    """Formats of a quantized model and what they cost on the calibration frames."""
+    measured = model.report
+    config = model.config
+    line(f"{model.name}: {config.weight_bits}-bit weights, {config.activation_bits}-bit activations, "
+         f"for config {config.name}")
+    if measured is None:
+        return
+    _table(["layer ", "tensor ", "least", "most", "bits", "fraction", "saturated", "of", "RMS error"],
+           [(row.layer, row.tensor, f"{row.minimum:.4g}", f"{row.maximum:.4g}", row.bits, row.fraction,
+             f"{row.saturated:,}", f"{row.count:,}", f"{row.rms_error:.2g}") for row in measured.tensors])
+    for found in measured.outputs:
+        line(f"{found.layer}: output differs from floating point by RMS {found.rms_error:.3g}, at most "
+             f"{found.max_error:.3g}, of RMS {found.rms_output:.3g}")
+    line(f"saturations in {measured.steps:,} steps of {measured.voices:,} voices: "
+         f"{measured.saturations['cell']:,} cell, {measured.saturations['output']:,} output")
+
+
+def _parameters(layer: Mapping[str, Any]) -> int:
+    """Numbers in a dense layer, from its sizes in a manifest."""
+    cells, outputs = layer["cells"], layer["outputs"]
+    return int(4 * cells * (layer["inputs"] + outputs + 1) + layer["peephole"] * 3 * cells
+               + layer["projection"] * outputs * cells)
+
+
+def image(found: Image) -> None:
+    """What an image holds, and what it takes of the machine."""
+    manifest, config = found.manifest, found.config
+    line(f"{manifest['name']}: {found.bytes:,} bytes for config {config.name} ({config.pes} PEs x "
+         f"{config.channels} channels, fingerprint {config.fingerprint:08x}); "
+         f"dense in float32 {4 * sum(map(_parameters, manifest['layers'])):,} bytes")
+    _table(["layer ", "matrix ", "columns", "non-zeros", "per PE, least", "most", "padding"],
+           [(manifest["layers"][row["layer"]]["name"], f"{row['matrix']} part {row['part'] + 1}",
+             row["columns"], f"{row['nonzeros']:,}", row["entries_min"], row["entries_max"],
+             f"{row['padding'] / max(1, row['padding'] + row['nonzeros']):.1%}")
+            for row in manifest["operations"]])
+    _table(["memory ", "taken", "of", "share"],
+           [(name, f"{need:,}", f"{getattr(config, name):,}", f"{need / getattr(config, name):.0%}")
+            for name, need in manifest["needs"].items()])
+
+
+def ran(machines: Sequence[Machine], input_saturations: int) -> None:
+    """What the machines counted while they ran."""
+    for machine in machines:
+        if isinstance(machine, Device):
+            seen, config = machine.counters(), machine.model.config
+            steps = max(1, seen["steps"])
+            line(f"{machine.model.name}: {seen['steps']:,} steps, {seen['cycles'] / steps:,.0f} cycles each, "
+                 f"multipliers busy {seen['busy'] / max(1, seen['cycles'] * config.pes):.1%}, "
+                 f"saturations {seen['saturated']:,}")
+        elif isinstance(machine, Reference):
+            seen = machine.saturations
+            line(f"{machine.model.name}: saturations {seen['cell']:,} cell, {seen['output']:,} output")
+    if input_saturations:
+        line(f"saturations {input_saturations:,} input")
+
+
+def transcripts(title: str, rows: Mapping[str, Transcript]) -> None:
+    """What was recognized in a recording: by whom, and the phones."""
+    line(title)
+    _table(["by ", "phones "], [(name, found.text or "(silence)") for name, found in rows.items()])
+
+
+def real_time(shipped: Recognizer, voices: int) -> None:
+    """How fast the machine would be."""
+    config, cycles = shipped.image.config, shipped.cycles_per_step()
+    seconds = cycles / CLOCK
+    line(f"{config.pes} PEs x {config.channels} channels: {cycles:,} cycles for 10 ms of {config.channels} voices, "
+         f"{1e6 * seconds:.1f} us at 200 MHz: real-time factor {100 * seconds:.4f}"
+         f"{f', {-(-voices // config.channels)} turns' if voices > config.channels else ''}")
+
+
+def error(found: FloatArray, exact: FloatArray) -> None:
+    """How far outputs are from the float model's."""
+    difference = found - exact
+    line(f"against floating point: RMS error {np.sqrt(np.mean(difference**2)):.3g}, at most "
+         f"{np.abs(difference).max(initial=0):.3g}, of RMS {np.sqrt(np.mean(exact**2)):.3g}")
+
+
+def bench(result: Mapping[str, Any]) -> None:
+    """What `openese.sw.bench.run` measured, beside the paper."""
+    machine, rtl, layer = result["machine"], result["rtl"], result["layer"]
+    line(f"{machine['preset']}: {machine['pes']} PEs x {machine['channels']} channels, LSTMP 153/1024/512 at density "
+         f"{layer['density']:g}, {layer['entries_per_pe']:,} entries per PE, {layer['padding']:.1%} of them padding")
+    rows = [
+        ("cycles a step", f"{rtl['cycles_per_step']:,.1f}", "16,540"),
+        ("microseconds at 200 MHz", f"{rtl['microseconds_at_200_mhz']:.1f}", "82.7"),
+        ("multipliers busy on non-zeros", f"{rtl['busy']:.1%}", "68.9 % with padding"),
+        ("cycles of the cycle model", f"{result['model_cycles']:,}", ""),
+        ("a frame at rest, cycles", f"{rtl['first_frame_cycles']:,}", ""),
+        ("one voice at rest, cycles", f"{rtl['one_voice_cycles']:,}", ""),
+        ("words equal to the reference", f"{rtl['words']:,} of {rtl['words']:,}" if rtl["bit_exact"] else "NO", ""),
+        ("image against float32", f"{layer['float32_bytes'] / layer['image_bytes']:.1f} x smaller", "20 x"),
+    ]
+    if "trace" in result:
+        rows.append(("cycles a step, counted in a waveform", f"{result['trace']['cycles_per_step']:,.1f}", ""))
+        rows.append(("busy, counted in a waveform", f"{result['trace']['busy']:.1%}", ""))
+    rows += [(f"{name}, cycles", f"{row['cycles']:,}", f"{row['paper_cycles']:,}" if "paper_cycles" in row else "")
+             for name, row in result["matrices"].items()]
+    rows += [(f"{name}, PE cycles a step", f"{value:,.1f}", "") for name, value in rtl["counters"].items()]
+    _table(["measured ", "here", "the paper"], rows)
+    if "memories" in result:
+        _table(["latency", "jitter", "share", "cycles a step", "a line", "cycle model"],
+               [(*row["memory"].values(), f"{row['cycles_per_step']:,.1f}", f"{row['cycles_per_line']:.3f}",
+                 f"{row['model_cycles']:,}") for row in result["memories"]])
+    for title in ("density_sweep", "queue_sweep", "pe_sweep"):
+        if title in result:
+            _table(list(result[title][0]), ([f"{value:.3g}" if isinstance(value, float) else str(value)
+                                             for value in row.values()] for row in result[title]))
+    _host(result)
+
+
+def _host(result: Mapping[str, Any]) -> None:
+    """This computer's part of `openese.sw.bench.run`."""
+    machine, rtl, software, cpu = result["machine"], result["rtl"], result["software"], result["cpu"]
+
+    def known(value: float | None, form: str) -> str:
+        return "not installed" if value is None else form.format(value)
+
+    line(f"on {machine['processor']}:")
+    rows = [
+        ("a dense step, numpy", f"{cpu['dense_step_seconds'] * 1e3:.2f} ms",
+         f"{cpu['dense_times_the_machine']:.0f} x the machine at 200 MHz"),
+        ("a sparse step, scipy", f"{cpu['sparse_step_seconds'] * 1e3:.2f} ms",
+         f"{cpu['sparse_times_the_machine']:.0f} x"),
+        ("a dense step, torch, no peepholes",
+         known(cpu["torch_step_seconds"] and cpu["torch_step_seconds"] * 1e3, "{:.2f} ms"),
+         known(cpu["torch_times_the_machine"], "{:.0f} x")),
+        ("prune, quantize, pack", f"{software['total_seconds']:.2f} s",
+         " + ".join(f"{software[f'{stage}_seconds']:.2f}" for stage in ("prune", "quantize", "pack"))),
+        ("place and encode, over CSC of scipy", f"{software['pack_to_csc']:.1f} x", ""),
+        ("reference, frames a second", f"{software['reference_frames_per_second']:,.0f}",
+         known(software["reference_to_torch"], "{:.1f} x the time of torch")),
+        ("Verilog, lines", f"{rtl['verilog_lines']:,}", f"in {rtl['emission_seconds']:.1f} s"),
+        ("simulation, cycles a second", f"{rtl['cycles_per_second']:,.0f}",
+         f"after {rtl['build_seconds']:.0f} s of building"),
+    ]
+    if "cocotb" in result:
+        rows.append(("harness over cocotb", f"{result['cocotb']['ratio']:.0f} x",
+                     f"{result['cocotb']['pes']} x {result['cocotb']['channels']}"))
+    if software["large"]:
+        large = software["large"]
+        rows.append((f"{large['weights']:,} weights", f"{large['total_seconds']:.0f} s",
+                     f"{large['memory_ratio']:.1f} x their float32 size in memory"))
+    _table(["software ", "", "which is "], rows)

@@ -1,0 +1,492 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""The blocks of the cycle model: those of `rtl` that decide about time, each cut down to what does.
+
+A block's ``step`` is one clock cycle. What it reads of others is what their registers held before the cycle.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openese.rtl.act_queue import ActQueue
+from openese.rtl.array import PEArray
+from openese.rtl.assemble import ORDER, Assemble
+from openese.rtl.broadcast import Broadcast
+from openese.rtl.config import Config
+from openese.rtl.elementwise import Kind
+from openese.rtl.frames import FrameGuard, FrameOutput
+from openese.rtl.program import Opcode
+from openese.rtl.ptr_read import PtrRead
+from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.spmv import SpMV
+from openese.rtl.vector_memory import VectorMemory
+from openese.sw.model.arrays import Int64Array
+from openese.sw.pack.encode import Stream, entries
+
+__all__ = ["Activity", "ArrayModel", "AssembleModel", "BroadcastModel", "FrameInputModel", "FrameOutputModel",
+           "Part", "part"]
+
+
+
+class Activity(enum.IntEnum):
+    """What a PE does in a cycle; from EMPTY on, why it has no column."""
+
+    BUSY = 0
+    """An entry is multiplied."""
+    PADDING = 1
+    """An entry that only bridges a gap passes."""
+    HAZARD = 2
+    """An entry waits for its accumulator."""
+    DRAIN = 3
+    """The accumulators are read out."""
+    END = 4
+    """The end of an operation passes."""
+    PASS = 5
+    """A streamed line passes in which only other PEs have an entry."""
+    STARVED = 6
+    """The streamed line is not there yet."""
+    EMPTY = 7
+    """The column that was sent has no entry on this PE."""
+    FULL = 8
+    """No column was sent: the queue of another PE was full."""
+    FOLLOW = 9
+    """No column was sent: m or y was still being computed."""
+    START = 10
+    """No column was sent: the controller was between two operations."""
+    ASSEMBLE = 11
+    """No column was sent: the controller waited for Assemble to take its next instruction."""
+    OPERATIONS = 12
+    """No column was sent: too many operations were under way."""
+    OUTPUT = 13
+    """No column was sent: the controller waited for the previous frame to be sent."""
+    FRAME = 14
+    """No column was sent: the controller waited for a frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A MULTIPLY as the PEs meet it: a PE's items are its entries, the lines of a stream that only pass, and the
+    operation's end.
+
+    Attributes
+    ----------
+    lengths : int64 (pes,)
+        Items of each PE.
+    last : int64 (pes,)
+        Items that come with the operation's end: itself, and lines that pass.
+    pe, place : int64 (items,)
+        Where an item belongs: the PE, and its place among the items of that PE.
+    address : int64 (items,)
+        Its accumulator, the base not counted, or the complement of its `Activity`.
+    tokens, columns : int64 (items,)
+        How many the PE has taken from its ActQueue once it has begun with the item.
+    counts : int64 (slots, pes)
+        The pointers.
+    lines : list of int (slots,)
+        Lines of the vector memory that must be written for a slot.
+    """
+
+    lengths: Int64Array
+    last: Int64Array
+    pe: Int64Array
+    place: Int64Array
+    address: Int64Array
+    tokens: Int64Array
+    columns: Int64Array
+    counts: Int64Array
+    lines: list[int]
+
+
+def part(stream: Stream, instruction: dict[str, Any], config: Config) -> Part:
+    """The `Part` of a MULTIPLY ``instruction`` of ``stream``."""
+    counts = stream.counts
+    used = counts > 0
+    found = entries(stream, config)
+    columns = np.cumsum(used, axis=0)[found.slot, found.pe]
+    phase = (columns - 1) % (instruction["phase_last"] + 1)
+    address = phase * instruction["phase_stride"] + found.row
+    address[found.weight == 0] = ~Activity.PADDING
+
+    # Behind a PE's entries, the lines of a stream that it only passes, and the end.
+    lengths, total = counts.sum(axis=0), used.sum(axis=0)
+    last = instruction.get("entry_lines", lengths) - lengths + 1
+    pe = np.repeat(np.arange(config.pes), last)
+    behind = np.arange(len(pe)) - np.repeat(np.cumsum(last) - last, last)
+    is_end = behind == last[pe] - 1
+    where = np.cumsum(lengths)[pe]
+    lines = np.maximum(stream.order, 0).max(axis=1) // config.groups + 1
+    return Part(
+        lengths=lengths + last, last=last,
+        pe=np.insert(found.pe, where, pe), place=np.insert(found.line, where, lengths[pe] + behind),
+        address=np.insert(address, where, np.where(is_end, ~Activity.END, ~Activity.PASS)),
+        tokens=np.insert(columns, where, total[pe] + is_end), columns=np.insert(columns, where, total[pe]),
+        counts=counts, lines=lines.tolist())
+
+
+class ArrayModel:
+    """PtrRead, ActQueue, SpmatRead and SpMV of all PEs.
+
+    From the fetch of an entry to the read of its accumulator a PE is one pipeline, which moves as a whole or
+    not at all. What passes it is an accumulator's address, or the complement of an `Activity`.
+
+    Attributes
+    ----------
+    activity : list of int64 (pes,)
+        What was at the accumulators in each cycle.
+    completed : int
+        Operations whose end all PEs have passed.
+    passed : int
+        Lines of the stream that all PEs have passed.
+    """
+
+    def __init__(self, config: Config) -> None:
+        pes = config.pes
+        none = np.zeros(pes, np.int64)
+        self._limit = ActQueue.limit(config)
+        # Each PE's items, and how many tokens and columns it has taken when it has fetched so many items.
+        self._address = np.zeros((pes, 1), np.int64)
+        self._tokens = np.zeros((pes, 1), np.int64)
+        self._columns = np.zeros((pes, 1), np.int64)
+        self._offsets = self._offsets_taken = np.arange(pes)
+        self._stored = none
+        # Items of columns that have arrived; items fetched by now, and by each of the pipeline's last moves.
+        self._waiting = none
+        self._fetched = [none] * (SpmatRead.delay + 1)
+        self._tokens_in, self._columns_in, self._ends_in = none, none, 0
+        self._highest = 0
+        self._pipeline = [none + ~Activity.START] * (SpmatRead.delay + SpMV.delay - SpMV.latency)
+        # Accumulators whose new value is not back yet.
+        self._nowhere = none + ~Activity.BUSY
+        self._under_way = [self._nowhere] * (SpMV.latency - 1)
+        self._ends = none
+        self._last: deque[Int64Array] = deque()
+        self._lines = none
+        self.completed = self.passed = 0
+        self.activity: list[Int64Array] = []
+
+    def append(self, added: Part, base: int) -> None:
+        """Another operation is going to come, with its accumulators from ``base``."""
+        gone = int(self._fetched[-1].min())
+        tokens = self._tokens.take(self._offsets_taken + self._stored)
+        columns = self._columns.take(self._offsets_taken + self._stored)
+        stored = self._stored - gone
+        pes, width = len(stored), int((stored + added.lengths).max())
+        address = np.where(added.address < 0, added.address, added.address + base)
+
+        def extended(items: Int64Array, ahead: int, values: Int64Array) -> Int64Array:
+            result = np.zeros((pes, ahead + width), np.int64)
+            result[:, :items.shape[1] - gone] = items[:, gone:]
+            result[added.pe, ahead + stored[added.pe] + added.place] = values
+            return result
+
+        self._address = extended(self._address, 0, address)
+        self._tokens = extended(self._tokens, 1, added.tokens + tokens[added.pe])
+        self._columns = extended(self._columns, 1, added.columns + columns[added.pe])
+        self._last.append(added.last)
+        self._fetched = [count - gone for count in self._fetched]
+        self._stored = stored + added.lengths
+        self._offsets, self._offsets_taken = np.arange(pes) * width, np.arange(pes) * (width + 1)
+
+    def arrive(self, counts: Int64Array | None) -> None:
+        """A column with these pointers, or an operation's end, is from this cycle on in the ActQueues."""
+        if counts is None:
+            self._waiting = self._waiting + self._last.popleft()
+            self._tokens_in = self._tokens_in + 1
+            self._ends_in += 1
+        else:
+            used = counts > 0
+            self._waiting = self._waiting + counts
+            self._tokens_in = self._tokens_in + used
+            self._columns_in = self._columns_in + used
+        self._highest += 1
+
+    def full(self) -> bool:
+        """Whether the level of any ActQueue is at its limit."""
+        if self._highest >= self._limit:  # no level has risen by more than what has arrived
+            tokens = self._tokens_in - self._tokens.take(self._offsets_taken + self._fetched[0])
+            columns = self._columns_in - self._columns.take(self._offsets_taken + self._fetched[-1])
+            self._highest = int(np.maximum(tokens, columns).max())
+        return self._highest >= self._limit
+
+    def step(self, cause: Activity, drain: int | None, written: int | None) -> None:
+        """One cycle; ``cause``: why a PE without token has none, ``drain``: the accumulator that is drained,
+        ``written``: lines of the stream that are there."""
+        at_read = self._pipeline[-1]
+        if drain is not None:
+            self._read(np.full_like(at_read, drain), np.full_like(at_read, ~Activity.DRAIN))
+            return
+        first, *others = self._under_way
+        waits = at_read == first
+        for addresses in others:
+            waits = waits | (at_read == addresses)
+        reads = np.maximum(at_read, self._nowhere)
+        if waits.any():
+            self._move(cause, ~waits, written)
+            self._read(np.where(waits, self._nowhere, reads), np.where(waits, ~Activity.HAZARD, at_read))
+        else:
+            self._move(cause, None, written)
+            self._read(reads, at_read)
+        if self.completed != self._ends_in:
+            self._ends = self._ends + (self.activity[-1] == ~Activity.END)
+            self.completed = int(self._ends.min())
+
+    def _read(self, addresses: Int64Array, activity: Int64Array) -> None:
+        self._under_way = [addresses, *self._under_way[:-1]]
+        self.activity.append(activity)
+
+    def _move(self, cause: Activity, go: NDArray[np.bool_] | None, written: int | None) -> None:
+        """Fetch an item where one waits, and move the pipelines that ``go`` names, or all."""
+        fetched = self._fetched[0]
+        fetches = self._waiting > 0
+        item = np.where(fetches, self._address.take(self._offsets + fetched, mode="clip"), ~cause)
+        if written is not None:
+            is_line = fetches & (item != ~Activity.END)
+            lacks = is_line & (self._lines >= written)
+            if lacks.any():
+                item = np.where(lacks & (item != ~Activity.PASS), ~Activity.STARVED, item)
+                fetches, is_line = fetches & ~lacks, is_line & ~lacks
+            self._lines = self._lines + (is_line if go is None else is_line & go)
+            self.passed = int(self._lines.min())
+        if go is None:
+            self._pipeline = [item, *self._pipeline[:-1]]
+            self._fetched = [fetched + fetches, *self._fetched[:-1]]
+        else:
+            fetches = fetches & go
+            self._pipeline = _moved(self._pipeline, item, go)
+            self._fetched = _moved(self._fetched, fetched + fetches, go)
+        self._waiting = self._waiting - fetches
+
+
+def _moved(stages: list[Int64Array], first: Int64Array, go: NDArray[np.bool_]) -> list[Int64Array]:
+    return [np.where(go, before, stage) for before, stage in zip([first, *stages], stages, strict=False)]
+
+
+class BroadcastModel:
+    """Broadcast, and the way from it to the ActQueues."""
+
+    #: Cycles from a column's being sent to its being in the ActQueues.
+    delay = Broadcast.delay - 1 - Broadcast.turns + PEArray.input_delay + PtrRead.delay + ActQueue.delay
+
+    def __init__(self) -> None:
+        self._part: Part | None = None
+        self._follow = False
+        self._index = 0
+        self._turns: list[int | None] = [None] * Broadcast.turns
+
+    @property
+    def busy(self) -> bool:
+        """Whether the end of an operation has still to be sent."""
+        return self._part is not None
+
+    def start(self, operation: Part, follow: bool) -> None:
+        """Send the columns of an operation from the next cycle on."""
+        self._part, self._follow, self._index = operation, follow, 0
+
+    def step(self, full: bool, lines_done: int) -> tuple[Activity | None, Int64Array | None]:
+        """EMPTY if a column or an end is sent, else why a column waits, None if there is none; the pointers."""
+        if self._part is None:
+            return None, None
+        turn, end = self._turns[-1], len(self._part.lines)
+        if full:
+            waiting = any(index is not None for index in self._turns)
+            return (Activity.FULL if waiting else None), None
+        if self._follow and turn is not None and turn < end and self._part.lines[turn] > lines_done:
+            return Activity.FOLLOW, None
+        self._turns = [self._index if self._index <= end else None, *self._turns[:-1]]
+        self._index += 1
+        if turn is None:
+            return None, None
+        if turn == end:
+            self._part = None
+            return Activity.EMPTY, None
+        return Activity.EMPTY, self._part.counts[turn]
+
+
+@cache
+def _timing(config: Config) -> Assemble:
+    return Assemble(config)
+
+
+class AssembleModel:
+    """Assemble, which nothing holds up once it has begun.
+
+    Attributes
+    ----------
+    lines_done : int
+        As in `openese.rtl.assemble.Assemble`.
+    drained : list of int
+        Cycles in which it drained.
+    begun : list of (int, int)
+        Of each instruction: its opcode, and the cycle in which it began.
+    spans : list of (int, int)
+        Of each instruction: the cycle of its first drain, and the one after its last write.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._slot = config.slot
+        self._timing = _timing(config)
+        self._instruction: dict[str, Any] | None = None
+        self._base = self._target = self._free = 0
+        self._drains: deque[tuple[int, int]] = deque()
+        self._writes: deque[int] = deque()
+        self._written = False
+        self.lines_done = 0
+        self.drained: list[int] = []
+        self.begun: list[tuple[Opcode, int]] = []
+        self.spans: list[tuple[int, int]] = []
+
+    def busy(self, cycle: int) -> bool:
+        """Whether an instruction is under way."""
+        return self._instruction is not None or cycle < self._free
+
+    def start(self, instruction: dict[str, Any], base: int, target: int) -> None:
+        """Take an instruction on the accumulators from ``base``, to begin after ``target`` operations."""
+        self._instruction, self._base, self._target = instruction, base, target
+        self._written = False
+        self.lines_done = 0
+
+    def step(self, cycle: int, completed: int) -> None:
+        """Begin what has been waiting for the last of the ``completed`` operations."""
+        if self._instruction is not None and completed >= self._target:
+            self.begun.append((self._instruction["opcode"], cycle))
+            self._lay_out(self._instruction, cycle + self._timing.go_delay)
+            self._instruction = None
+
+    def _lay_out(self, instruction: dict[str, Any], cycle: int) -> None:
+        """All slots from ``cycle`` on: see `openese.rtl.assemble.Assemble`."""
+        timing, rows = self._timing, instruction["rows"]
+        project = instruction["opcode"] == Opcode.PROJECT
+        order = (Kind.PROJECTION,) if project else ORDER
+        earliest = cycle
+        for row in range(rows + (not project)):
+            for kind in order:
+                behind = kind in (Kind.CELL_TANH, Kind.O)
+                works = row > 0 if behind else row < rows
+                drains = works and kind != Kind.CELL_TANH
+                address = self._base + (row if project else 4 * (row - behind) + kind)
+                phases = instruction["phase_last"] + 1 if drains else 1
+                for phase in range(phases):
+                    if works and kind == order[-1] and phase == phases - 1:
+                        cycle = max(cycle, earliest)
+                        earliest = cycle + timing.spacing
+                        first = cycle + timing.write_delay(project)
+                        self._writes.extend(range(first, first + timing.lines))
+                    if drains:
+                        self._drains.append((cycle + timing.turn_delay,
+                                             address + phase * instruction["phase_stride"]))
+                    cycle += self._slot
+        self._free = max(cycle, self._writes[-1] + 1) + 1
+        self.spans.append((self._drains[0][0], self._writes[-1] + 1))
+
+    def drains(self, cycle: int) -> int | None:
+        """The accumulator that is drained in this cycle, if any."""
+        if not self._drains or self._drains[0][0] != cycle:
+            return None
+        self.drained.append(cycle)
+        return self._drains.popleft()[1]
+
+    def writes(self, cycle: int) -> bool:
+        """Whether a line is written in this cycle. To be asked once a cycle, before ``lines_done``."""
+        self.lines_done += self._written
+        self._written = bool(self._writes) and self._writes[0] == cycle
+        if self._written:
+            self._writes.popleft()
+        return self._written
+
+
+class FrameInputModel:
+    """FrameInput, where frames are offered from given cycles on, a beat a cycle.
+
+    Attributes
+    ----------
+    offered : list of int
+        Of each frame that was begun: the cycle from which on it was offered.
+    """
+
+    def __init__(self, offered: Iterator[int], columns: int) -> None:
+        self._frames = offered
+        self._columns = columns
+        self._next = next(offered, None)
+        self._left = self._complete = self._occupied = 0
+        self.offered: list[int] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether a complete frame is there."""
+        return self._complete > 0
+
+    def take(self) -> None:
+        """The step of the oldest frame begins."""
+        self._complete -= 1
+
+    def release(self) -> None:
+        """Its columns are not needed any more."""
+        self._occupied -= 1
+
+    def step(self, cycle: int, hold: bool) -> bool:
+        """One cycle; ``hold``: the write port is taken. Whether a frame is complete after it."""
+        if self._left:
+            self._left -= not hold
+            if self._left:
+                return False
+            self._complete += 1
+            self._occupied += 1
+            return True
+        if self._next is not None and self._next <= cycle and self._occupied < 2:
+            self.offered.append(self._next)
+            self._next = next(self._frames, None)
+            self._left = self._columns
+        return False
+
+
+class FrameOutputModel:
+    """FrameOutput and FrameGuard, where the receiver takes a beat every cycle.
+
+    Attributes
+    ----------
+    spans : list of (int, int)
+        Of each frame: the cycle of its first beat, and the one after its last.
+    """
+
+    def __init__(self) -> None:
+        self._state = "IDLE"
+        self._left = self._level = self._first = 0
+        self._header = False
+        self._reads = [False] * VectorMemory.delay
+        self._landed = False
+        self.spans: list[tuple[int, int]] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether columns have still to be read."""
+        return self._state != "IDLE"
+
+    def start(self, columns: int) -> None:
+        """Send so many columns."""
+        self._state, self._left = "WAIT", columns
+
+    def step(self, cycle: int, go: bool, grant: bool) -> None:
+        """One cycle; ``go``: the columns are written, ``grant``: the broadcast leaves the read port free."""
+        if self._state == "IDLE":
+            return
+        room = self._level + sum(self._reads) + self._header + self._landed < FrameOutput.depth - 1
+        arrives, self._landed = self._landed, self._header or self._reads[-1]
+        read = self._state == "READ" and grant and room
+        self._header = self._state == "WAIT" and go
+        if self._header:
+            self._state, self._first = "READ", cycle + 3 + FrameGuard.delay
+        self._left -= read
+        if self._state == "LAND" and not any(self._reads):
+            self._state = "IDLE"  # and the last beat lands
+            self.spans.append((self._first, cycle + 2 + FrameGuard.delay))
+        elif read and not self._left:
+            self._state = "LAND"
+        self._reads = [read, *self._reads[:-1]]
+        self._level += arrives - (self._level > 0)

@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predicts the machine's cycles: what every PE does in each of them, and why it waits.
+
+The model walks the same `openese.sw.pack.schedule.Schedule` as the machine, cycle by cycle and block by block, but only
+with what decides about time: columns and their pointers, addresses of accumulators, levels of queues. All PEs
+are one numpy array. Latencies are those that the blocks of `rtl` state of themselves, so that the counters
+agree with the machine's to the cycle; the tests hold it to that.
+
+The receiver of frames is taken to be always willing, and frames to come a column a cycle.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openese.rtl.array import PEArray
+from openese.rtl.controller import Controller
+from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS
+from openese.rtl.program import Opcode, When
+from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.weight_stream import StreamFetch, StreamReader
+from openese.sw.cycles.blocks import (
+    Activity,
+    ArrayModel,
+    AssembleModel,
+    BroadcastModel,
+    FrameInputModel,
+    FrameOutputModel,
+    part,
+)
+from openese.sw.cycles.stream import Memory, StreamModel
+from openese.sw.model.arrays import Int64Array
+from openese.sw.pack.schedule import Schedule
+
+__all__ = ["MEMORY", "READY", "Activity", "Memory", "Span", "Run", "Estimate", "simulate", "estimate"]
+
+
+#: First cycle of a run in which the controller is sure to wait for a frame.
+READY = 16
+
+#: The memory that weights are streamed from, if not given.
+MEMORY = Memory()
+
+
+@dataclass(frozen=True)
+class Span:
+    """One instruction at work, in cycles of the run.
+
+    Attributes
+    ----------
+    instruction : int
+        Its number in ``Schedule.instructions``.
+    step : int
+        Frames taken up to its issue.
+    label : str
+        What it works on: ``"w_x 0"``, ``"elementwise 1"``, ... with the number of the layer.
+    issued : int
+        When the controller started it.
+    start, stop : int
+        MULTIPLY: from the first entry on any PE until the end has passed all. ELEMENTWISE and PROJECT: from
+        the first drain until the last column is written. OUTPUT: from the first beat until the last is taken.
+    """
+
+    instruction: int
+    step: int
+    label: str
+    issued: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What the machine did.
+
+    Attributes
+    ----------
+    plan : Schedule
+    activity : uint8 (cycles, pes)
+        `Activity` of each PE.
+    broadcast : uint8 (cycles,)
+        EMPTY in a cycle in which a column or an end was sent, else the `Activity` that says why none was.
+    drained : int64 (drains,)
+        Cycles in which Assemble drained.
+    spans : tuple of Span
+        The instructions that are through, in the order of their issue.
+    begun, computed : tuple of int
+        Of each step: the cycle in which its first element-wise part began, and in which its OUTPUT was issued.
+    offered, sent : tuple of int
+        Of each frame: when its first beat was offered, and the cycle after its last beat was taken.
+    """
+
+    plan: Schedule
+    activity: NDArray[np.uint8]
+    broadcast: NDArray[np.uint8]
+    drained: Int64Array
+    spans: tuple[Span, ...]
+    begun: tuple[int, ...]
+    computed: tuple[int, ...]
+    offered: tuple[int, ...]
+    sent: tuple[int, ...]
+
+    @property
+    def cycles(self) -> int:
+        """Length of the run."""
+        return len(self.activity)
+
+    @property
+    def latencies(self) -> list[int]:
+        """Cycles from the offer of each frame to the end of its answer."""
+        return [sent - offered for offered, sent in zip(self.offered, self.sent, strict=False)]
+
+    def counters(self, start: int = 0, stop: int | None = None) -> dict[str, int]:
+        """`openese.rtl.registers.COUNTERS` of the cycles ``start`` to ``stop``, all but ``saturated``."""
+        stop = self.cycles if stop is None else stop
+        pes = np.bincount(self.activity[start:stop].ravel(), minlength=len(Activity))
+        broadcast = np.bincount(self.broadcast[start:stop], minlength=len(Activity))
+        return {
+            "cycles": stop - start,
+            "steps": sum(start <= cycle < stop for cycle in self.computed),
+            "busy": int(pes[Activity.BUSY]),
+            "padding": int(pes[Activity.PADDING]),
+            "hazard": int(pes[Activity.HAZARD]),
+            "starved": int(pes[Activity.STARVED]),
+            "drain": int(((self.drained >= start) & (self.drained < stop)).sum()),
+            "full": int(broadcast[Activity.FULL]),
+            "follow": int(broadcast[Activity.FOLLOW]),
+            "frame": int(broadcast[Activity.FRAME]),
+            "output": 0,
+        }
+
+    def causes(self, start: int, stop: int) -> dict[str, Int64Array]:
+        """Cycles ``start`` to ``stop`` of each PE by matrix and `Activity`: label -> (len(Activity), pes)."""
+        labels = [span.label for span in self.spans if self._multiplies(span)]
+        ended = np.cumsum(self.activity == Activity.END, axis=0)
+        ended = np.concatenate([np.zeros_like(ended[:1]), ended[:-1]])[start:stop]
+        pes = np.broadcast_to(np.arange(ended.shape[1]), ended.shape)
+        result: dict[str, Int64Array] = {}
+        for number in range(int(ended.min()), int(ended.max()) + 1):
+            # Operations that are not through yet are those of a step before.
+            label = labels[number] if number < len(labels) else labels[number - self._operations()]
+            now = ended == number
+            table = result.setdefault(label, np.zeros((len(Activity), ended.shape[1]), np.int64))
+            np.add.at(table, (self.activity[start:stop][now], pes[now]), 1)
+        return result
+
+    def matrices(self, start: int, stop: int) -> dict[str, int]:
+        """Array time by matrix, of operations that end in these cycles: since the end of the one before."""
+        result: dict[str, int] = {}
+        before = 0
+        for span in filter(self._multiplies, self.spans):
+            if start < span.stop <= stop:
+                result[span.label] = result.get(span.label, 0) + span.stop - before
+            before = span.stop
+        return result
+
+    def _multiplies(self, span: Span) -> bool:
+        return bool(self.plan.instructions[span.instruction]["opcode"] == Opcode.MULTIPLY)
+
+    def _operations(self) -> int:
+        """Operations of a step in steady state."""
+        loop = self.plan.instructions[self.plan.instructions[-1]["src_base"]:]
+        return sum(instruction["opcode"] == Opcode.MULTIPLY and instruction["when"] != When.MISSED
+                   for instruction in loop)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Time of a model on a machine.
+
+    Attributes
+    ----------
+    cycles_per_step : int
+        In steady state, when frames are always there.
+    counters : dict
+        `openese.rtl.registers.COUNTERS` of one step in steady state.
+    matrices : dict
+        Array time of that step by matrix; adds up to ``cycles_per_step``.
+    causes : dict
+        Cycles of that step by matrix, `Activity` and PE: label -> (len(Activity), pes). Of each PE they add up
+        to ``cycles_per_step``.
+    spans : tuple of Span
+        Timeline of that step: the instructions at work in it. Cycle 0 is its first.
+    plan : Schedule
+    memory : Memory
+    """
+
+    cycles_per_step: int
+    counters: dict[str, int]
+    matrices: dict[str, int]
+    causes: dict[str, Int64Array]
+    spans: tuple[Span, ...]
+    plan: Schedule
+    memory: Memory
+
+    @cached_property
+    def latency(self) -> int:
+        """Cycles from the offer of a frame to the end of its answer, if the machine has nothing else to do."""
+        return simulate(self.plan, [READY], self.memory).latencies[0]
+
+    @property
+    def idle(self) -> Int64Array:
+        """Cycles of the step by `Activity` and PE, (len(Activity), pes)."""
+        return np.sum(list(self.causes.values()), axis=0)
+
+    @property
+    def busy(self) -> float:
+        """Share of the multiplier cycles that multiply the model's weights; PEs that run ahead do not count more."""
+        work = sum(int(operation.stream.nonzeros.sum()) for operation in self.plan.operations)
+        return work / (self.plan.config.pes * self.cycles_per_step)
+
+
+def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) -> Run:
+    """Run frames that are offered from the given cycles on, until the last is answered.
+
+    The controller begins with its program in cycle 0, and waits for a frame from cycle `READY` at the latest.
+    Where weights are streamed, they come from ``memory``.
+    """
+    frames = list(offered)
+    machine = _Machine(plan, iter(frames), memory)
+    while len(machine.output.spans) < len(frames) or machine.cycle < machine.output.spans[-1][1]:
+        machine.step()
+    return machine.result()
+
+
+def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimate:
+    """Time of one step of many; weights that are streamed come from ``memory``.
+
+    Steps are simulated until two in a row take as long, or ``most`` of them; the last is what is told of.
+    """
+    machine = _Machine(plan, repeat(READY), memory)
+    lengths: list[int] = []
+    while len(lengths) < most and (len(lengths) < 2 or lengths[-1] != lengths[-2]):
+        known = len(machine.begun)
+        while len(machine.begun) == known:
+            machine.step()
+        lengths = np.diff(machine.begun).tolist()
+    run = machine.result()
+    start, stop = machine.begun[-2:]
+    spans = tuple(replace(span, issued=span.issued - start, start=span.start - start, stop=span.stop - start)
+                  for span in run.spans if span.stop > start and span.start < stop)
+    return Estimate(
+        cycles_per_step=stop - start, counters=run.counters(start, stop), matrices=run.matrices(start, stop),
+        causes=run.causes(start, stop), spans=spans, plan=plan, memory=memory)
+
+
+class _Machine:
+    """The controller, and the blocks that it starts."""
+
+    def __init__(self, plan: Schedule, offered: Iterator[int], memory: Memory) -> None:
+        self._plan = plan
+        config = plan.config
+        operations = {(operation.order_base, len(operation.stream.order)): operation
+                      for operation in plan.operations}
+        self._parts = {}
+        self._labels = []
+        layer = -1
+        for number, instruction in enumerate(plan.instructions):
+            opcode = instruction["opcode"]
+            layer += opcode == Opcode.ELEMENTWISE
+            label = f"{opcode.name.lower()} {layer}"
+            if opcode == Opcode.MULTIPLY:
+                operation = operations[instruction["order_base"], instruction["count"]]
+                self._parts[number] = part(operation.stream, instruction, config)
+                label = f"{operation.matrix} {operation.layer}"
+            self._labels.append(label)
+        self.cycle = 0
+        self.array = ArrayModel(config)
+        self.broadcast = BroadcastModel()
+        self.assemble = AssembleModel(config)
+        self.input = FrameInputModel(offered, plan.instructions[0]["count"])
+        self.output = FrameOutputModel()
+        self.stream = StreamModel(plan.instructions, config, memory) if plan.streamed else None
+        # What is on its way between blocks.
+        self._status = [Activity.START] * BroadcastModel.delay
+        self._sending: deque[tuple[int, Int64Array | None]] = deque()
+        self._full = deque([False] * PEArray.full_delay)
+        self._drains: deque[int | None] = deque([None] * PEArray.input_delay)
+        self._completed = deque([0] * (PEArray.done_delay + Controller.done_delay))
+        self._granted = True
+        delay = StreamReader.delay + StreamFetch.written_delay + PEArray.input_delay + SpmatRead.written_delay
+        self._written = deque([0] * delay)
+        self._released = deque([0] * PEArray.release_delay)
+        # The controller: its place in the program, and the cycle in which it carries out what is there.
+        self._counter, self._execute = 0, Controller.delay
+        self._multiplying = False
+        self._missed = True
+        self._bank = self._sent = self._steps = 0
+        self._issued: list[tuple[int, int, int]] = []
+        self._computed: list[int] = []
+
+    @property
+    def begun(self) -> list[int]:
+        """Cycles in which the first element-wise part of each step began."""
+        begun = [cycle for opcode, cycle in self.assemble.begun if opcode == Opcode.ELEMENTWISE]
+        return begun[::len(self._plan.places)]
+
+    def step(self) -> None:
+        """One cycle."""
+        cycle, array, broadcast, assemble = self.cycle, self.array, self.broadcast, self.assemble
+        sending, assembling, answering = broadcast.busy, assemble.busy(cycle), self.output.busy
+        ready = self.input.ready
+        writes = assemble.writes(cycle)
+        while self._sending and self._sending[0][0] == cycle:
+            array.arrive(self._sending.popleft()[1])
+        self._full.append(array.full())
+        cause, counts = broadcast.step(self._full.popleft(), assemble.lines_done)
+        if cause is Activity.EMPTY:
+            self._sending.append((cycle + BroadcastModel.delay, counts))
+        self._drains.append(assemble.drains(cycle))
+        array.step(self._status[cycle], self._drains.popleft(), self._written[0] if self.stream else None)
+        self._completed.append(array.completed)
+        completed = self._completed.popleft()
+        assemble.step(cycle, completed)
+        self.output.step(cycle, not assembling, self._granted)
+        self._granted = counts is None
+        complete = self.input.step(cycle, writes)
+        if self.stream:
+            self._step_stream(self.stream, complete)
+        waits = self._control(sending, assembling, answering, ready, completed)
+        self._status.append(waits if cause is None else cause)
+        self.cycle += 1
+
+    def _step_stream(self, stream: StreamModel, complete: bool) -> None:
+        self._released.append(self.array.passed // (self._plan.config.entry_depth // BLOCKS))
+        stream.step(self.cycle, complete, self._released.popleft())
+        self._written.popleft()
+        self._written.append(stream.lines)
+
+    def _control(self, sending: bool, assembling: bool, answering: bool, ready: bool,
+                 completed: int) -> Activity:
+        """One cycle of the controller, and why there is no operation in it."""
+        instruction = self._plan.instructions[self._counter]
+        if self._multiplying:
+            if not sending:
+                self._multiplying = False
+                if instruction["release"]:
+                    self.input.release()
+                self._next()
+            return Activity.START
+        if self.cycle < self._execute:
+            return Activity.START
+        match instruction["opcode"]:
+            case Opcode.FRAME:
+                return self._frame(instruction["when"] == When.TRY, ready)
+            case Opcode.MULTIPLY:
+                return self._multiply(instruction, completed)
+            case Opcode.ELEMENTWISE | Opcode.PROJECT:
+                if assembling:
+                    return Activity.ASSEMBLE
+                if instruction["sent"] and answering:
+                    return Activity.OUTPUT
+                self._issue()
+                self.assemble.start(instruction, self._base(instruction), self._sent)
+                self._bank ^= instruction["opcode"] == Opcode.ELEMENTWISE
+            case Opcode.OUTPUT:
+                if answering:
+                    return Activity.OUTPUT
+                self._issue()
+                self._computed.append(self.cycle)
+                self.output.start(instruction["count"])
+            case Opcode.REPEAT:
+                self._counter = instruction["src_base"] - 1
+        self._next()
+        return Activity.START
+
+    def _frame(self, trying: bool, ready: bool) -> Activity:
+        if trying and self.stream:
+            decision = self.stream.decision(self.cycle)
+            if decision is None:
+                return Activity.START
+            ready = decision
+        if (trying or self._missed) and ready:
+            self.input.take()
+            self._steps += 1
+        elif self._missed and not trying:
+            return Activity.FRAME
+        if trying:
+            self._missed = not ready
+        self._next()
+        return Activity.START
+
+    def _multiply(self, instruction: dict[str, Any], completed: int) -> Activity:
+        when = instruction["when"]
+        if when == (When.TAKEN if self._missed else When.MISSED):
+            self._next()
+        elif self._sent - completed == MAX_OPERATIONS:
+            return Activity.OPERATIONS
+        else:
+            self._issue()
+            operation = self._parts[self._counter]
+            self.array.append(operation, self._base(instruction))
+            self.broadcast.start(operation, bool(instruction["follow"]))
+            self._sent += 1
+            self._multiplying = True
+        return Activity.START
+
+    def _next(self) -> None:
+        self._counter += 1
+        self._execute = self.cycle + Controller.delay
+
+    def _issue(self) -> None:
+        self._issued.append((self._counter, self._steps, self.cycle))
+
+    def _base(self, instruction: dict[str, Any]) -> int:
+        return int(instruction["acc_base"] + self._bank * instruction.get("acc_offset", 0))
+
+    def result(self) -> Run:
+        """What has been done so far."""
+        items = np.array(self.array.activity)
+        activity = np.where(items >= 0, Activity.BUSY, ~items).astype(np.uint8)
+        return Run(
+            plan=self._plan, activity=activity,
+            broadcast=np.array(self._status[BroadcastModel.delay:], np.uint8),
+            drained=np.array(self.assemble.drained, np.int64), spans=tuple(self._spans(activity)),
+            begun=tuple(self.begun), computed=tuple(self._computed), offered=tuple(self.input.offered),
+            sent=tuple(stop for _, stop in self.output.spans))
+
+    def _spans(self, activity: NDArray[np.uint8]) -> Iterator[Span]:
+        assembled = iter(self.assemble.spans)
+        times = {Opcode.MULTIPLY: iter(_operation_times(activity)), Opcode.ELEMENTWISE: assembled,
+                 Opcode.PROJECT: assembled, Opcode.OUTPUT: iter(self.output.spans)}
+        for number, step, issued in self._issued:
+            found = next(times[self._plan.instructions[number]["opcode"]], None)
+            if found:
+                yield Span(number, step, self._labels[number], issued, *found)
+
+
+def _operation_times(activity: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Of each operation that is through: its first entry on any PE, the cycle after its end on the last."""
+    passed = activity == Activity.END
+    count = int(passed.sum(axis=0).min())
+    ends = np.stack([np.flatnonzero(column)[:count] for column in passed.T], axis=1)
+    starts = ends.copy()
+    for pe, column in enumerate(activity.T):
+        entries = np.flatnonzero(column <= Activity.PADDING)
+        before = np.concatenate([[0], ends[:-1, pe]])[:count]
+        first = np.append(entries, len(activity))[np.searchsorted(entries, before)]
+        starts[:, pe] = np.minimum(first, ends[:, pe])
+    return list(zip(starts.min(axis=1).tolist(), (ends.max(axis=1) + 1).tolist(), strict=True))

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of the cycle model that reads weights from memory: StreamFetch, StreamReader and what is behind them."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from openese.rtl.config import Config
+from openese.rtl.interfaces import BLOCKS
+from openese.rtl.program import Opcode, When
+from openese.rtl.weight_stream import StreamFetch, StreamReader, burst_lines
+
+__all__ = ["Memory", "StreamModel"]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory that gives one line a cycle, in order.
+
+    Attributes
+    ----------
+    latency : int
+        Cycles from a burst's address to its first line.
+    share : float
+        Of the cycles, 0 to 1, in which it gives a line that is due; which is chance.
+    outstanding : int
+        Bursts that it takes before the first is answered.
+    """
+
+    latency: int = 60
+    share: float = 1.0
+    outstanding: int = 64
+
+
+class StreamModel:
+    """Asks a memory for the lines of the program, as far as there is room for them.
+
+    Attributes
+    ----------
+    lines : int
+        Lines that the memory has given.
+    """
+
+    def __init__(self, instructions: tuple[dict[str, Any], ...], config: Config, memory: Memory) -> None:
+        self._instructions = instructions
+        self._memory = memory
+        self._chance = np.random.default_rng(1)
+        self._block = config.entry_depth // BLOCKS
+        self._longest = burst_lines(config)
+        self._room = config.entry_depth - self._longest
+        # StreamFetch: its place in the program, and the cycle in which it carries out what is there.
+        self._counter, self._execute = 0, StreamFetch.delay
+        self._frames = 0
+        self._missed = True
+        self._decisions: deque[tuple[int, bool]] = deque()
+        self._line = self._left = self._taken = self._released = 0
+        # StreamReader and the memory: lines of the burst whose address is out, and of those under way.
+        self._address = self._asked = 0
+        self._bursts: deque[tuple[int, int]] = deque()
+        self._beats = 0
+        self.lines = 0
+
+    def decision(self, cycle: int) -> bool | None:
+        """Take what was decided about the next frame: whether it is there in time; None if that is open."""
+        if not self._decisions or self._decisions[0][0] >= cycle:
+            return None
+        return self._decisions.popleft()[1]
+
+    def step(self, cycle: int, complete: bool, released: int) -> None:
+        """One cycle, in which a frame may be ``complete``; so many blocks have been ``released`` so far."""
+        requesting = self._left > 0
+        sent = self._request(cycle, requesting and self._taken <= self._room)
+        self._taken += sent - self._block * (released - self._released)
+        self._released = released
+        if requesting:
+            if not self._left:
+                self._next(cycle)
+        elif cycle >= self._execute:
+            self._carry_out(cycle)
+        self._frames += complete
+
+    def _request(self, cycle: int, wanted: bool) -> int:
+        """The reader and the memory: how many lines they accept."""
+        accepting = len(self._bursts) < self._memory.outstanding
+        asked = self._asked
+        if self._bursts and self._bursts[0][0] <= cycle and self._gives():
+            self.lines += 1
+            self._beats += 1
+            if self._beats == self._bursts[0][1]:
+                self._bursts.popleft()
+                self._beats = 0
+                self._asked -= 1
+        sent = 0
+        if wanted and (accepting or not self._address) and asked < StreamReader.most:
+            sent = min(self._left, self._longest - self._line % self._longest)
+            self._line += sent
+            self._left -= sent
+            self._asked += 1
+        if self._address and accepting:
+            self._bursts.append((cycle + self._memory.latency, self._address))
+            self._address = 0
+        if sent:
+            self._address = sent
+        return sent
+
+    def _gives(self) -> bool:
+        return self._memory.share >= 1 or self._chance.random() < self._memory.share
+
+    def _carry_out(self, cycle: int) -> None:
+        instruction = self._instructions[self._counter]
+        trying = instruction.get("when") == When.TRY
+        match instruction["opcode"]:
+            case Opcode.FRAME if trying:
+                if len(self._decisions) == StreamFetch.ahead:
+                    return
+                self._decisions.append((cycle, self._frames > 0))
+                self._missed = not self._frames
+                self._frames -= not self._missed
+            case Opcode.FRAME if self._missed:
+                if not self._frames:
+                    return
+                self._frames -= 1
+            case Opcode.MULTIPLY:
+                skipped = instruction["when"] == (When.TAKEN if self._missed else When.MISSED)
+                if not skipped and instruction["entry_lines"]:
+                    self._line, self._left = instruction["entry_base"], instruction["entry_lines"]
+                    return
+            case Opcode.REPEAT:
+                self._counter = instruction["src_base"] - 1
+        self._next(cycle)
+
+    def _next(self, cycle: int) -> None:
+        self._counter += 1
+        self._execute = cycle + StreamFetch.delay

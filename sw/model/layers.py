@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The canonical model: stacked LSTM layers with optional peepholes and projection, and a dense head.
+
+Every importer ends here and every later stage starts here. Shapes and values are checked when an
+object is made, so what exists is sound; arrays are read-only, and those that already were are not copied.
+
+Sizes: inputs I, cells H, outputs P. Gate order i, f, g, o (g is the paper's "c" gate).
+"""
+
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openese.sw.model.arrays import FloatArray
+
+__all__ = ["GATES", "G_ACTIVATIONS", "Dense", "Layer", "Matrix", "Model", "ModelError",
+           "frozen", "read_npz"]
+
+GATES = ("i", "f", "g", "o")
+G_ACTIVATIONS = ("tanh", "sigmoid")
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+class ModelError(ValueError):
+    """A model that cannot be: the message names the layer, the tensor, what was expected and found."""
+
+
+class Matrix(NamedTuple):
+    """One matrix of a layer: ``values`` (rows, columns); ``gate`` is None for ``w_ym``."""
+
+    tensor: str
+    gate: str | None
+    values: FloatArray
+
+    @property
+    def label(self) -> str:
+        """The tensor's name with its gate, as ``w_x[i]`` or ``w_ym``."""
+        return self.tensor if self.gate is None else f"{self.tensor}[{self.gate}]"
+
+
+def _tensor(owner: str, tensor: str, value: ArrayLike) -> FloatArray:
+    """A read-only, finite float array; float32 and float64 keep their type, other reals become float64."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise ModelError(f"{owner} {tensor}: expected real numbers, found type {array.dtype}")
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float64)
+    finite = np.isfinite(array)
+    if not finite.all():
+        index = tuple(int(n) for n in np.argwhere(~finite)[0])
+        raise ModelError(f"{owner} {tensor}{list(index)}: {array[index]} is not a finite number")
+    return frozen(array)
+
+
+def frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    """A read-only array in C order: itself, where nobody can write to it any more, else a copy."""
+    base: Any = array
+    while isinstance(base, np.ndarray) and not base.flags.writeable:
+        base = base.base
+    if base is None and array.flags.c_contiguous:
+        return array
+    array = np.array(array, order="C")
+    array.setflags(write=False)
+    return array
+
+
+def _expect(owner: str, tensor: str, array: FloatArray, letters: str, sizes: tuple[int | None, ...]) -> None:
+    """Refuse ``array`` unless its shape is ``sizes``, where None is any size of at least one."""
+    right = array.ndim == len(sizes) and all(
+        found == size if size is not None else found > 0
+        for found, size in zip(array.shape, sizes, strict=False))
+    if not right:
+        expected = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise ModelError(f"{owner} {tensor}: expected shape ({letters}) = ({expected}), found {array.shape}")
+
+
+def _nonzeros(matrices: Iterator[Matrix]) -> int:
+    return sum(int(np.count_nonzero(matrix.values)) for matrix in matrices)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Layer:
+    """One LSTM layer, as the paper's cell.
+
+    Attributes
+    ----------
+    name : str
+        Unique in its model; errors and reports use it.
+    w_x : ndarray (4, H, I)
+        Input weights of the gates i, f, g, o.
+    w_r : ndarray (4, H, P)
+        Recurrent weights, which multiply the previous output.
+    bias : ndarray (4, H)
+        One bias per gate and cell (frameworks with two: their sum).
+    peephole : ndarray (3, H), optional
+        Diagonal peepholes of i, f (which see the old c) and o (which sees the new c).
+    w_ym : ndarray (P, H), optional
+        Projection. Without it the output is m, and P == H.
+    g_activation : str
+        ``"tanh"`` or ``"sigmoid"``.
+
+    Raises
+    ------
+    ModelError
+        For a wrong shape (layer, tensor, shape expected, shape found), a value that is not finite
+        (layer, tensor, index), an unknown activation.
+    """
+
+    name: str
+    w_x: FloatArray
+    w_r: FloatArray
+    bias: FloatArray
+    peephole: FloatArray | None = None
+    w_ym: FloatArray | None = None
+    g_activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        owner = f"layer {self.name!r}"
+        if not self.name or not isinstance(self.name, str):
+            raise ModelError(f"layer name must be a non-empty string, not {self.name!r}")
+        if self.g_activation not in G_ACTIVATIONS:
+            raise ModelError(f"{owner} g_activation: expected {' or '.join(G_ACTIVATIONS)}, "
+                             f"found {self.g_activation!r}")
+        for tensor in ("w_x", "w_r", "bias", "peephole", "w_ym"):
+            value = getattr(self, tensor)
+            if value is not None:
+                object.__setattr__(self, tensor, _tensor(owner, tensor, value))
+        _expect(owner, "w_x", self.w_x, "4, H, I", (4, None, None))
+        cells = self.cells
+        if self.w_ym is not None:
+            _expect(owner, "w_ym", self.w_ym, "P, H", (None, cells))
+        _expect(owner, "w_r", self.w_r, "4, H, P", (4, cells, self.outputs))
+        _expect(owner, "bias", self.bias, "4, H", (4, cells))
+        if self.peephole is not None:
+            _expect(owner, "peephole", self.peephole, "3, H", (3, cells))
+
+    @property
+    def inputs(self) -> int:
+        """I, the size of x."""
+        return self.w_x.shape[2]
+
+    @property
+    def cells(self) -> int:
+        """H, the size of c and m."""
+        return self.w_x.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """P, the size of y."""
+        return self.cells if self.w_ym is None else self.w_ym.shape[0]
+
+    def matrices(self) -> Iterator[Matrix]:
+        """The layer's matrices: w_x and w_r of each gate in turn, then w_ym."""
+        for number, gate in enumerate(GATES):
+            yield Matrix("w_x", gate, self.w_x[number])
+            yield Matrix("w_r", gate, self.w_r[number])
+        if self.w_ym is not None:
+            yield Matrix("w_ym", None, self.w_ym)
+
+    @cached_property
+    def weights(self) -> int:
+        """Elements of all matrices, zeros included."""
+        return sum(matrix.values.size for matrix in self.matrices())
+
+    @cached_property
+    def nonzeros(self) -> int:
+        """Elements of all matrices that are not zero."""
+        return _nonzeros(self.matrices())
+
+    @property
+    def density(self) -> float:
+        """Share of the matrices' elements that are not zero."""
+        return self.nonzeros / self.weights
+
+    @property
+    def parameters(self) -> int:
+        """Weights, biases and peepholes, zeros included."""
+        return self.weights + self.bias.size + (0 if self.peephole is None else self.peephole.size)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dense:
+    """A dense head, computed on the host: ``weight @ y + bias``.
+
+    Attributes
+    ----------
+    weight : ndarray (K, P)
+    bias : ndarray (K,)
+    """
+
+    weight: FloatArray
+    bias: FloatArray
+
+    def __post_init__(self) -> None:
+        for tensor in ("weight", "bias"):
+            object.__setattr__(self, tensor, _tensor("head", tensor, getattr(self, tensor)))
+        _expect("head", "weight", self.weight, "K, P", (None, None))
+        _expect("head", "bias", self.bias, "K", (self.weight.shape[0],))
+
+    def __call__(self, y: FloatArray) -> FloatArray:
+        """The head's output (..., K) for y (..., P)."""
+        return y @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """Layers in the order in which data meets them, and an optional head.
+
+    ``save`` and ``load`` use an ``.npz`` with these keys, for layer ``k`` counted from 0:
+
+    ==========================  ============================  ==================================
+    key                         shape                         may be absent
+    ==========================  ============================  ==================================
+    ``name``                    string                        yes: the file's name without suffix
+    ``layerK.name``             string                        yes: ``layerK``
+    ``layerK.w_x``              (4, H, I)
+    ``layerK.w_r``              (4, H, P)
+    ``layerK.bias``             (4, H)
+    ``layerK.peephole``         (3, H), order i, f, o         yes: no peepholes
+    ``layerK.w_ym``             (P, H)                        yes: no projection, P == H
+    ``layerK.g_activation``     ``tanh`` or ``sigmoid``       yes: ``tanh``
+    ``head.weight``             (K, P)                        yes, with ``head.bias``
+    ``head.bias``               (K,)                          yes, with ``head.weight``
+    ==========================  ============================  ==================================
+
+    Raises
+    ------
+    ModelError
+        For no layers, two layers of one name, or a size that does not fit the layer before it.
+    """
+
+    layers: tuple[Layer, ...]
+    head: Dense | None = None
+    name: str = "model"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if not self.layers:
+            raise ModelError(f"model {self.name!r} has no layers")
+        names = [layer.name for layer in self.layers]
+        for name in names:
+            if names.count(name) > 1:
+                raise ModelError(f"model {self.name!r} has {names.count(name)} layers named {name!r}")
+        for before, layer in zip(self.layers, self.layers[1:], strict=False):
+            _expect(f"layer {layer.name!r}", "w_x", layer.w_x, f"4, H, P of {before.name!r}",
+                    (4, layer.cells, before.outputs))
+        if self.head is not None:
+            _expect("head", "weight", self.head.weight, f"K, P of {names[-1]!r}", (None, self.outputs))
+
+    @property
+    def inputs(self) -> int:
+        """I of the first layer."""
+        return self.layers[0].inputs
+
+    @property
+    def outputs(self) -> int:
+        """P of the last layer."""
+        return self.layers[-1].outputs
+
+    @property
+    def weights(self) -> int:
+        """Elements of all layers' matrices, zeros included."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def nonzeros(self) -> int:
+        """Elements of all layers' matrices that are not zero."""
+        return sum(layer.nonzeros for layer in self.layers)
+
+    @property
+    def density(self) -> float:
+        """Share of the layers' matrix elements that are not zero."""
+        return self.nonzeros / self.weights
+
+    @property
+    def parameters(self) -> int:
+        """Weights, biases and peepholes of the layers, zeros included; without the head."""
+        return sum(layer.parameters for layer in self.layers)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to ``path`` as an ``.npz`` with the keys above."""
+        arrays: dict[str, ArrayLike] = {"name": self.name}
+        for number, layer in enumerate(self.layers):
+            for field in _LAYER_KEYS:
+                if getattr(layer, field) is not None:
+                    arrays[f"layer{number}.{field}"] = getattr(layer, field)
+        if self.head is not None:
+            arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
+        with open(path, "wb") as file:
+            np.savez(file, **cast(Any, arrays))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Model":
+        """Read a model from an ``.npz`` with the keys above. Nothing in the file is executed.
+
+        Raises
+        ------
+        ModelError
+            For a file that is not an ``.npz``, a missing or unknown key, and all that `Layer` refuses.
+        OSError
+            If the file cannot be read.
+        """
+        stem = os.path.splitext(os.path.basename(path))[0]
+        return cls.from_arrays(read_npz(path), stem)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str = "model") -> "Model":
+        """A model from a mapping with the keys above; ``name`` serves where there is none."""
+        count = 1 + max((int(m[1]) for m in map(_LAYER_KEY.match, arrays) if m), default=-1)
+        known = {"name", "head.weight", "head.bias"}
+        known.update(f"layer{number}.{field}" for number in range(count) for field in _LAYER_KEYS)
+        for key in arrays:
+            if key not in known:
+                raise ModelError(f"unknown key {key!r}; a layer has {', '.join(_LAYER_KEYS)}")
+        if not count:
+            raise ModelError("no layers: key 'layer0.w_x' is missing")
+        head = {field: arrays[f"head.{field}"] for field in ("weight", "bias") if f"head.{field}" in arrays}
+        if len(head) == 1:
+            raise ModelError("head needs both keys 'head.weight' and 'head.bias'")
+        return cls(layers=tuple(_layer_from(arrays, number) for number in range(count)),
+                   head=Dense(**cast(Any, head)) if head else None, name=str(arrays.get("name", name)))
+
+
+_LAYER_KEYS = ("name", "w_x", "w_r", "bias", "peephole", "w_ym", "g_activation")
+_LAYER_KEY = re.compile(r"layer(0|[1-9][0-9]{0,3})\.")
+
+
+def _layer_from(arrays: Mapping[str, NDArray[Any]], number: int) -> Layer:
+    fields: dict[str, Any] = {"name": f"layer{number}"}
+    for field in _LAYER_KEYS:
+        key = f"layer{number}.{field}"
+        if key in arrays:
+            fields[field] = str(arrays[key]) if field in ("name", "g_activation") else arrays[key]
+        elif field in ("w_x", "w_r", "bias"):
+            raise ModelError(f"key {key!r} is missing")
+    return Layer(**fields)
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """All arrays of an ``.npz``, never unpickling.
+
+    Raises
+    ------
+    ModelError
+        For a file that is not an ``.npz`` of plain arrays.
+    OSError
+        If the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
+        except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            raise ModelError(f"{os.fspath(path)}: not an .npz of plain arrays ({error})") from None
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ModelError(f"{os.fspath(path)}: not an .npz of plain arrays ({key!r} is no array)")
+    return arrays

@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one stack of forward layers cannot say: layers that run backwards, or in both directions.
+
+A `Network` is a sequence of stages. Each stage is one or two directions side by side, each direction
+a `Model`; the host feeds a reverse direction its sequences back to front, turns its outputs round
+again, and concatenates the directions for the next stage. A plain stack of forward layers is exactly
+one stage with one direction, so its model runs on the machine frame by frame, as speech arrives; any
+other network needs its sequences whole.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import Dense, Model, ModelError, read_npz
+from openese.sw.model.state import LayerState, State, initial_state
+
+__all__ = ["Direction", "Network", "Runner", "Stage", "check_sequences",
+           "reverse_sequences"]
+
+
+class Runner(Protocol):
+    """Runs one model over whole sequences: the float model, the integer reference, or the machine."""
+
+    def run(self, x: FloatArray, lengths: NDArray[np.intp], state: State) -> tuple[FloatArray, State]:
+        """Outputs (T, B, P), zero from ``lengths[b]`` on, and each voice's state after its last frame."""
+
+
+def reverse_sequences(x: FloatArray, lengths: NDArray[np.intp]) -> FloatArray:
+    """Each sequence of ``x`` (T, B, ...) back to front within its own length; the padding stays."""
+    time = np.arange(x.shape[0])[:, None]
+    source = np.where(time < lengths, lengths - 1 - time, time)
+    return x[source, np.arange(x.shape[1])]
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A model and the way it runs.
+
+    Attributes
+    ----------
+    model : Model
+        Without a head.
+    reverse : bool
+        Whether sequences are fed back to front.
+    initial : State, optional
+        The state of each layer before the first frame, of one voice (for all) or of each voice of a
+        batch; None is zero.
+
+    Raises
+    ------
+    ModelError
+        If the model has a head, or an initial state does not fit it.
+    """
+
+    model: Model
+    reverse: bool = False
+    initial: State | None = None
+
+    def __post_init__(self) -> None:
+        if self.model.head is not None:
+            raise ModelError(f"model {self.model.name!r}: a head belongs to the network, not to a direction")
+        if self.initial is not None:
+            object.__setattr__(self, "initial", _checked_state(self.model, self.initial))
+
+    def start(self, voices: int) -> State:
+        """The initial state for ``voices`` voices.
+
+        Raises
+        ------
+        ModelError
+            If the initial state is of another number of voices.
+        """
+        if self.initial is None:
+            return tuple(initial_state(self.model, voices))
+        held = self.initial[0].c.shape[0]
+        if held not in (1, voices):
+            raise ModelError(f"model {self.model.name!r} has initial states for {held} voices, not {voices}")
+        return tuple(LayerState(*(np.broadcast_to(part, (voices, part.shape[1])).copy() for part in layer))
+                     for layer in self.initial)
+
+
+def _checked_state(model: Model, state: State) -> State:
+    if len(state) != len(model.layers):
+        raise ModelError(f"model {model.name!r}: {len(state)} initial states for {len(model.layers)} layers")
+    voices = np.shape(state[0].c)[0]
+    checked = []
+    for layer, (c, y) in zip(model.layers, state, strict=True):
+        for tensor, value, size in (("c", c, layer.cells), ("y", y, layer.outputs)):
+            if np.shape(value) != (voices, size):
+                raise ModelError(f"layer {layer.name!r} initial {tensor}: expected shape (B, "
+                                 f"{'H' if tensor == 'c' else 'P'}) = ({voices}, {size}), "
+                                 f"found {np.shape(value)}")
+            if not np.isfinite(value).all():
+                raise ModelError(f"layer {layer.name!r} initial {tensor}: not all numbers are finite")
+        checked.append(LayerState(np.asarray(c, np.float64), np.asarray(y, np.float64)))
+    return tuple(checked)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One direction, or two that read the same input and whose outputs are concatenated in order.
+
+    Raises
+    ------
+    ModelError
+        For another number of directions, or two that take different inputs.
+    """
+
+    directions: tuple[Direction, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.directions) not in (1, 2):
+            raise ModelError(f"a stage has one or two directions, not {len(self.directions)}")
+        inputs = {direction.model.inputs for direction in self.directions}
+        if len(inputs) > 1:
+            raise ModelError(f"the directions of a stage take different inputs: {sorted(inputs)}")
+
+    @property
+    def inputs(self) -> int:
+        """I, the size of x."""
+        return self.directions[0].model.inputs
+
+    @property
+    def outputs(self) -> int:
+        """Sizes of the directions' outputs, added up."""
+        return sum(direction.model.outputs for direction in self.directions)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Network:
+    """Stages in the order in which data meets them, and an optional head.
+
+    ``save`` writes a plain stack as `Model.save` does, and ``load`` takes both. Any other network has,
+    for stage ``s``, direction ``d`` (0, or 0 and 1) and layer ``k``, the keys of `Model` behind
+    ``stageS.directionD.``, and:
+
+    ====================================  ==========  ==================================
+    key                                   shape       may be absent
+    ====================================  ==========  ==================================
+    ``name``                              string      yes: the file's name without suffix
+    ``stageS.directionD.reverse``         bool        yes: forward
+    ``stageS.directionD.layerK.initial_c``  (B, H)    yes, with ``initial_y``: zero
+    ``stageS.directionD.layerK.initial_y``  (B, P)    yes, with ``initial_c``: zero
+    ``head.weight``, ``head.bias``        (K, P), (K,)  yes, both
+    ====================================  ==========  ==================================
+
+    Attributes
+    ----------
+    stages : tuple of Stage
+    head : Dense, optional
+        Applied to the last stage's outputs, on the host.
+    name : str
+    notes : tuple of str
+        What an importer has to say about how the file was read; not saved.
+
+    Raises
+    ------
+    ModelError
+        For no stages, or a size that does not fit the stage before it.
+    """
+
+    stages: tuple[Stage, ...]
+    head: Dense | None = None
+    name: str = "model"
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ModelError(f"network {self.name!r} has no stages")
+        for number, (before, stage) in enumerate(zip(self.stages, self.stages[1:], strict=False), 1):
+            if stage.inputs != before.outputs:
+                raise ModelError(f"stage {number} takes {stage.inputs} inputs, but the stage before it "
+                                 f"gives {before.outputs}")
+        if self.head is not None and self.head.weight.shape[1] != self.outputs:
+            raise ModelError(f"head weight: expected shape (K, P) = (any, {self.outputs}), "
+                             f"found {self.head.weight.shape}")
+
+    @classmethod
+    def of(cls, model: Model) -> "Network":
+        """The network that is just this model."""
+        body = Model(layers=model.layers, name=model.name)
+        return cls(stages=(Stage((Direction(body),)),), head=model.head, name=model.name)
+
+    @property
+    def inputs(self) -> int:
+        """I of the first stage."""
+        return self.stages[0].inputs
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the last stage, before the head."""
+        return self.stages[-1].outputs
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """All directions, stage by stage: one model each."""
+        return tuple(direction for stage in self.stages for direction in stage.directions)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the network is a stack of forward layers that starts from zero: one `Model`."""
+        return (len(self.directions) == 1 and not self.directions[0].reverse
+                and self.directions[0].initial is None)
+
+    @property
+    def model(self) -> Model:
+        """The one model of a plain network, with the head.
+
+        Raises
+        ------
+        ModelError
+            If the network is not plain.
+        """
+        if not self.plain:
+            raise ModelError(f"network {self.name!r} is not one stack of forward layers that starts from "
+                             f"zero, but {len(self.stages)} stages of {len(self.directions)} models")
+        return Model(layers=self.directions[0].model.layers, head=self.head, name=self.name)
+
+    def map(self, change: Callable[[Model], Model]) -> "Network":
+        """The network with ``change`` made to each model, as pruning does."""
+        return Network(stages=tuple(Stage(tuple(Direction(change(d.model), d.reverse, d.initial)
+                                                for d in stage.directions)) for stage in self.stages),
+                       head=self.head, name=self.name, notes=self.notes)
+
+    def run(self, x: ArrayLike, runners: Sequence[Runner], lengths: ArrayLike | None = None,
+            initial: Sequence[State] | None = None) -> tuple[FloatArray, tuple[State, ...]]:
+        """Whole sequences through all stages and the head.
+
+        Parameters
+        ----------
+        x : array (T, B, I)
+            Sequences side by side, padded to the longest.
+        runners : sequence of Runner
+            One for each of ``directions``, in their order.
+        lengths : array (B,), optional
+            Frames of each sequence; without it all have T.
+        initial : sequence of State, optional
+            One for each of ``directions``, in place of their own.
+
+        Returns
+        -------
+        y : array (T, B, outputs or K)
+            Zero from ``lengths[b]`` on.
+        state : tuple of State
+            Of each direction, after the last frame that it met.
+
+        Raises
+        ------
+        ModelError
+            For shapes or lengths that do not fit.
+        """
+        x, counts = check_sequences(x, lengths, self.inputs)
+        states = [d.start(x.shape[1]) if initial is None else _checked_state(d.model, initial[n])
+                  for n, d in enumerate(self.directions)]
+        number = 0
+        for stage in self.stages:
+            outputs = []
+            for direction in stage.directions:
+                fed = reverse_sequences(x, counts) if direction.reverse else x
+                y, states[number] = runners[number].run(fed, counts, states[number])
+                outputs.append(reverse_sequences(y, counts) if direction.reverse else y)
+                number += 1
+            x = np.concatenate(outputs, axis=2)
+        if self.head is not None:
+            x = self.head(x) * (np.arange(x.shape[0])[:, None] < counts)[:, :, None]
+        return x, tuple(states)
+
+    def fed(self, x: ArrayLike, runners: Sequence[Runner],
+            lengths: ArrayLike | None = None) -> Iterator[tuple[Direction, FloatArray]]:
+        """Each direction with the sequences it is fed, (T, B, I): what its calibration needs."""
+        x, counts = check_sequences(x, lengths, self.inputs)
+        number = 0
+        for stage in self.stages:
+            for direction in stage.directions:
+                yield direction, reverse_sequences(x, counts) if direction.reverse else x
+            through = Network(stages=(stage,))
+            count = len(stage.directions)
+            x = through.run(x, runners[number:number + count], counts)[0]
+            number += count
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to ``path`` as an ``.npz`` with the keys above."""
+        if self.plain:
+            self.model.save(path)
+            return
+        arrays: dict[str, ArrayLike] = {"name": self.name}
+        for s, stage in enumerate(self.stages):
+            for d, direction in enumerate(stage.directions):
+                arrays.update({f"stage{s}.direction{d}.{key}": value
+                               for key, value in _direction_arrays(direction).items()})
+        if self.head is not None:
+            arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
+        with open(path, "wb") as file:
+            np.savez(file, **cast(Any, arrays))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Network":
+        """Read what ``save`` or `Model.save` wrote. Nothing in the file is executed.
+
+        Raises
+        ------
+        ModelError
+            For a file that is neither, and all that `Model` refuses.
+        OSError
+            If the file cannot be read.
+        """
+        return cls.from_arrays(read_npz(path), os.path.splitext(os.path.basename(path))[0])
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str = "model") -> "Network":
+        """A network from a mapping with the keys above; ``name`` serves where there is none."""
+        parts: dict[tuple[int, int], dict[str, NDArray[Any]]] = {}
+        rest = {}
+        for key, value in arrays.items():
+            match = _KEY.fullmatch(key)
+            if match:
+                parts.setdefault((int(match[1]), int(match[2])), {})[match[3]] = value
+            else:
+                rest[key] = value
+        if not parts:
+            return cls.of(Model.from_arrays(arrays, name))
+        unknown = sorted(rest.keys() - {"name", "head.weight", "head.bias"})
+        if unknown:
+            raise ModelError(f"unknown key {unknown[0]!r}")
+        if len(rest.keys() & {"head.weight", "head.bias"}) == 1:
+            raise ModelError("head needs both keys 'head.weight' and 'head.bias'")
+        stages: list[Stage] = []
+        for s in range(1 + max(s for s, _ in parts)):
+            found = [_direction_from(parts[key]) for key in sorted(parts) if key[0] == s]
+            stages.append(Stage(tuple(found)))
+        head = Dense(weight=rest["head.weight"], bias=rest["head.bias"]) if "head.bias" in rest else None
+        return cls(stages=tuple(stages), head=head, name=str(rest.get("name", name)))
+
+
+_KEY = re.compile(r"stage(0|[1-9][0-9]{0,3})\.direction([01])\.(.+)")
+_INITIAL = re.compile(r"layer([0-9]+)\.initial_([cy])")
+
+
+def _direction_arrays(direction: Direction) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"name": direction.model.name, "reverse": direction.reverse}
+    for number, row in enumerate(direction.model.layers):
+        arrays.update({f"layer{number}.{field.name}": getattr(row, field.name)
+                       for field in fields(row) if getattr(row, field.name) is not None})
+    for number, layer in enumerate(direction.initial or ()):
+        arrays[f"layer{number}.initial_c"], arrays[f"layer{number}.initial_y"] = layer
+    return arrays
+
+
+def _direction_from(arrays: Mapping[str, NDArray[Any]]) -> Direction:
+    initial = {key: value for key, value in arrays.items() if _INITIAL.fullmatch(key)}
+    model = Model.from_arrays({key: value for key, value in arrays.items()
+                               if key not in initial and key != "reverse"})
+    state = None
+    if initial:
+        needed = [f"layer{number}.initial_{tensor}" for number in range(len(model.layers)) for tensor in "cy"]
+        if sorted(needed) != sorted(initial):
+            raise ModelError(f"model {model.name!r}: initial states need the keys {', '.join(needed)}")
+        state = tuple(LayerState(initial[f"layer{number}.initial_c"], initial[f"layer{number}.initial_y"])
+                      for number in range(len(model.layers)))
+    return Direction(model=model, reverse=bool(arrays.get("reverse", False)), initial=state)
+
+
+def check_sequences(x: ArrayLike, lengths: ArrayLike | None,
+                    inputs: int) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Sequences (T, B, ``inputs``) with zero padding, and their lengths, by default all T.
+
+    Raises
+    ------
+    ModelError
+        For another shape, numbers that are not finite, or lengths that do not fit.
+    """
+    frames = np.asarray(x, np.float64)
+    if frames.ndim != 3 or frames.shape[2] != inputs:
+        raise ModelError(f"x: expected shape (T, B, I) = (any, any, {inputs}), found {frames.shape}")
+    if not np.isfinite(frames).all():
+        raise ModelError("x: not all numbers are finite")
+    steps, voices = frames.shape[:2]
+    counts = np.full(voices, steps) if lengths is None else np.asarray(lengths)
+    if counts.shape != (voices,) or counts.dtype.kind not in "iu" or ((counts < 0) | (counts > steps)).any():
+        raise ModelError(f"lengths: expected {voices} whole numbers of 0 to {steps}, found {counts.tolist()}")
+    padding = np.arange(steps)[:, None] >= counts
+    return np.where(padding[:, :, None], 0.0, frames), counts.astype(np.intp)

@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model in the integers of the machine: what the quantizer makes, the packer packs, the reference runs.
+
+Each matrix has a binary point of its own. A weight ``w`` stands for ``w * 2**-fraction``. The products of x
+and of y' meet in one accumulator per row, so the coarser of the two matrices is shifted left (``align``)
+until both have the accumulator's fraction. Every rule that makes this work is checked when a `QuantizedModel`
+is made; what exists runs without overflow.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openese.rtl.config import Config
+from openese.rtl.fixed import saturate, to_fixed
+from openese.sw.model.arrays import Float64Array, IntArray
+from openese.sw.model.layers import G_ACTIVATIONS, GATES, Dense, Layer, Model, ModelError, frozen, read_npz
+from openese.sw.model.report import Report
+
+__all__ = ["Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
+           "weight_type"]
+
+
+SHIFTS = range(32)
+SELECTS = range(8)
+_VERSION = 1
+_WIDTHS = ("weight_bits", "activation_bits", "cell_bits", "accumulator_bits")
+_ARRAYS = ("w_x", "w_r", "bias", "peephole", "w_ym")
+
+
+class QuantizeError(ValueError):
+    """Numbers that break a rule of the formats: the message names the layer, the tensor and the rule."""
+
+
+class Formats(NamedTuple):
+    """The binary points and shifts of a layer that follow from its own and the tables'.
+
+    Attributes
+    ----------
+    accumulator_fraction : fraction bits of the sums of i, f, g, o.
+    argument_fraction : fraction bits of their table arguments, and so of their biases.
+    gate_shift : right shifts from the sums to the arguments.
+    cell_fraction : fraction bits of c.
+    cell_argument_shift : right shift of ``c << cell_argument_left`` to an argument of the tanh table.
+    peephole_shift : right shift of a product of peephole and c to an argument of the sigmoid table.
+    peephole_fraction : fraction bits of the peepholes.
+    output_shift : right shift of the projection's sums to y; None without projection.
+    """
+
+    accumulator_fraction: tuple[int, ...]
+    argument_fraction: tuple[int, ...]
+    gate_shift: tuple[int, ...]
+    cell_fraction: int
+    cell_argument_shift: int
+    peephole_shift: int
+    peephole_fraction: int
+    output_shift: int | None
+
+
+def m_fraction(config: Config) -> int:
+    """Fraction bits of m, whose magnitude never exceeds 1."""
+    return config.activation_bits - 1
+
+
+def argument_fraction(config: Config, table_range: int) -> int:
+    """Fraction bits of an argument of a table over ``[-2**table_range, 2**table_range)``."""
+    return config.argument_bits - 1 - table_range
+
+
+def sigmoid(x: ArrayLike) -> Float64Array:
+    """The logistic function, without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, np.float64)))
+
+
+def activation_table(function: str, table_range: int, config: Config, samples: int | None = None,
+                     offset: float = 0.0) -> NDArray[np.int32]:
+    """Samples of ``sigmoid`` or ``tanh`` over ``[-2**table_range, 2**table_range)``, in Q16.
+
+    As many as the machine's table has, or ``samples``, a power of two, to compare; each is taken ``offset`` of their
+    distance behind its place.
+    """
+    half = (samples or 1 << config.table_index_bits) // 2
+    x = (np.arange(-half, half) + offset) * 2.0 ** table_range / half
+    values = sigmoid(x) if function == "sigmoid" else np.tanh(x)
+    return to_fixed(values, config.gate_fraction).astype(np.int32)
+
+
+def weight_type(bits: int) -> type[np.int16] | type[np.int32]:
+    """The smallest type of `QuantizedLayer` that holds signed weights of ``bits`` bits."""
+    return np.int16 if bits <= 16 else np.int32
+
+
+def _integers(owner: str, tensor: str, value: ArrayLike) -> IntArray:
+    """A read-only array: int16 keeps its type, other integers become int32."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise QuantizeError(f"{owner} {tensor}: expected integers, found type {array.dtype}")
+    if array.dtype not in (np.int16, np.int32):
+        if array.size and (array.max() >= 1 << 31 or array.min() < -(1 << 31)):
+            raise QuantizeError(f"{owner} {tensor}: values do not fit 32 bits")
+        array = array.astype(np.int32)
+    return frozen(array)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QuantizedLayer:
+    """One layer's integers and binary points. Sizes: inputs I, cells H, outputs P; gate order i, f, g, o.
+
+    Attributes
+    ----------
+    w_x : int16 or int32 (4, H, I); w_r : (4, H, P)
+        Gate weights, symmetric in ``weight_bits``, at ``w_x_fraction[gate]`` and ``w_r_fraction[gate]``.
+    bias : int32 (4, H)
+        At the fraction of the gate's table argument, in ``argument_bits``.
+    peephole : int32 (3, H), optional
+        Of i, f, o, in ``peephole_bits``; see `Formats`.
+    w_ym : int16 or int32 (P, H), optional
+        Projection, at ``w_ym_fraction``. Without it y is m, and P == H.
+    x_fraction, y_fraction : int
+        Fraction bits of the input and the output.
+    w_x_fraction, w_r_fraction : four ints; w_ym_fraction : int or None
+        Binary point of each matrix.
+    align_x, align_r : four ints
+        Left shift of the weights that brings both products of a gate to one fraction.
+    cell_select, peephole_select : int
+        See `Formats`: ``cell_fraction_max - cell_select``, ``peephole_shift_base + peephole_select``.
+    g_activation : str
+        ``"tanh"`` or ``"sigmoid"``.
+
+    Raises
+    ------
+    QuantizeError
+        For arrays that are not integers or of the wrong shape. Formats are checked by `QuantizedModel`.
+    """
+
+    name: str
+    w_x: IntArray
+    w_r: IntArray
+    bias: IntArray
+    peephole: IntArray | None = None
+    w_ym: IntArray | None = None
+    x_fraction: int
+    y_fraction: int
+    w_x_fraction: tuple[int, ...]
+    w_r_fraction: tuple[int, ...]
+    w_ym_fraction: int | None = None
+    align_x: tuple[int, ...]
+    align_r: tuple[int, ...]
+    cell_select: int
+    peephole_select: int
+    g_activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        for tensor in _ARRAYS:
+            value = getattr(self, tensor)
+            if value is not None:
+                object.__setattr__(self, tensor, _integers(self._owner, tensor, value))
+        cells = self.w_x.shape[1] if self.w_x.ndim == 3 else 0
+        outputs = cells if self.w_ym is None else self.w_ym.shape[0]
+        shapes = {"w_x": (4, cells, self.w_x.shape[-1]), "w_r": (4, cells, outputs), "bias": (4, cells),
+                  "peephole": (3, cells), "w_ym": (outputs, cells)}
+        for tensor, shape in shapes.items():
+            value = getattr(self, tensor)
+            if value is not None and (value.shape != shape or not value.size):
+                raise QuantizeError(f"{self._owner} {tensor}: expected shape {shape}, found {value.shape}")
+        for field in ("w_x_fraction", "w_r_fraction", "align_x", "align_r"):
+            object.__setattr__(self, field, tuple(int(n) for n in getattr(self, field)))
+            if len(getattr(self, field)) != 4:
+                raise QuantizeError(f"{self._owner} {field}: expected one for each of {', '.join(GATES)}, "
+                                    f"found {getattr(self, field)}")
+        if (self.w_ym is None) != (self.w_ym_fraction is None):
+            raise QuantizeError(f"{self._owner} w_ym and w_ym_fraction come together or not at all")
+        if self.g_activation not in G_ACTIVATIONS:
+            raise QuantizeError(f"{self._owner} g_activation: expected {' or '.join(G_ACTIVATIONS)}, "
+                                f"found {self.g_activation!r}")
+
+    @property
+    def _owner(self) -> str:
+        return f"layer {self.name!r}"
+
+    @property
+    def inputs(self) -> int:
+        """I, the size of x."""
+        return self.w_x.shape[2]
+
+    @property
+    def cells(self) -> int:
+        """H, the size of c and m."""
+        return self.w_x.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """P, the size of y."""
+        return self.w_r.shape[2]
+
+    def row_sums(self) -> NDArray[np.int64]:
+        """Summed magnitudes (4, H) of each row's weights as they meet the accumulators, aligned."""
+        return (_row_sums(self.w_x) << np.reshape(self.align_x, (4, 1))) + (
+            _row_sums(self.w_r) << np.reshape(self.align_r, (4, 1)))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QuantizedModel:
+    """Layers in the order in which data meets them, with the tables that they share.
+
+    Attributes
+    ----------
+    layers : tuple of `QuantizedLayer`
+    config : `openese.rtl.config.Config`
+        Of the machine it was quantized for. It runs on every machine of the same widths: `check_fits`.
+    sigmoid_range, tanh_range : int
+        A table spans ``[-2**range, 2**range)``.
+    sigmoid_table, tanh_table : int32 (2048,)
+        Samples in Q16.
+    head : `Dense`, optional
+        In floating point, for the host.
+    report : `Report`, optional
+        What the quantizer measured.
+
+    Raises
+    ------
+    QuantizeError
+        Naming the layer, the tensor or gate, the rule, and the value that breaks it.
+    """
+
+    layers: tuple[QuantizedLayer, ...]
+    config: Config
+    sigmoid_range: int
+    tanh_range: int
+    sigmoid_table: IntArray
+    tanh_table: IntArray
+    head: Dense | None = None
+    report: Report | None = None
+    name: str = "model"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if not self.layers:
+            raise QuantizeError(f"model {self.name!r} has no layers")
+        for function in ("sigmoid", "tanh"):
+            self._check_table(function)
+        for layer, formats in zip(self.layers, self.formats, strict=True):
+            _check_values(layer, self.config)
+            _check_formats(layer, formats, self.config)
+            _check_sums(layer, self.config)
+        for before, layer in zip(self.layers, self.layers[1:], strict=False):
+            if layer.inputs != before.outputs:
+                raise QuantizeError(f"layer {layer.name!r} has {layer.inputs} inputs, layer {before.name!r} "
+                                    f"before it {before.outputs} outputs")
+            if layer.x_fraction != before.y_fraction:
+                raise QuantizeError(f"layer {layer.name!r} x_fraction {layer.x_fraction} must be y_fraction "
+                                    f"{before.y_fraction} of layer {before.name!r}")
+
+    def _check_table(self, function: str) -> None:
+        table = _integers("model", f"{function}_table", getattr(self, f"{function}_table"))
+        object.__setattr__(self, f"{function}_table", table)
+        size = 1 << self.config.table_index_bits
+        if table.shape != (size,):
+            raise QuantizeError(f"{function}_table: expected shape ({size},), found {table.shape}")
+        _check_width("model", f"{function}_table", table, self.config.table_bits)
+        table_range = getattr(self, f"{function}_range")
+        if table_range not in range(self.config.argument_bits):
+            raise QuantizeError(f"{function}_range must be between 0 and {self.config.argument_bits - 1}, "
+                                f"not {table_range}")
+
+    @cached_property
+    def formats(self) -> tuple[Formats, ...]:
+        """`Formats` of each layer."""
+        return tuple(derived_formats(layer, self.config, self.sigmoid_range, self.tanh_range)
+                     for layer in self.layers)
+
+    @property
+    def inputs(self) -> int:
+        """I of the first layer."""
+        return self.layers[0].inputs
+
+    @property
+    def outputs(self) -> int:
+        """P of the last layer."""
+        return self.layers[-1].outputs
+
+    def check_fits(self, config: Config) -> None:
+        """Refuse a machine whose number formats differ from those this model was quantized for.
+
+        Raises
+        ------
+        QuantizeError
+            Naming the width.
+        """
+        for width in _WIDTHS:
+            if getattr(config, width) != getattr(self.config, width):
+                raise QuantizeError(f"model {self.name!r} was quantized for {width} "
+                                    f"{getattr(self.config, width)}; config {config.name!r} has "
+                                    f"{getattr(config, width)}")
+
+    def quantize_input(self, x: ArrayLike) -> tuple[NDArray[np.int64], int]:
+        """x as the machine takes it, and how many values saturated.
+
+        Raises
+        ------
+        QuantizeError
+            For a value that is not a finite number, with its index.
+        """
+        real = np.asarray(x, np.float64)
+        if not np.isfinite(real).all():
+            index = [int(n) for n in np.argwhere(~np.isfinite(real))[0]]
+            raise QuantizeError(f"x{index}: {real[tuple(index)]} is not a finite number")
+        exact = to_fixed(real, self.layers[0].x_fraction)
+        values = saturate(exact, self.config.activation_bits)
+        return values, int(np.count_nonzero(values != exact))
+
+    def dequantize_output(self, y: ArrayLike) -> NDArray[np.float64]:
+        """Real numbers for the last layer's integers."""
+        return np.ldexp(np.asarray(y, np.float64), -self.layers[-1].y_fraction)
+
+    def floating_point(self) -> Model:
+        """The model whose weights are exactly what the integers stand for."""
+        return Model(layers=tuple(_real_layer(layer, formats)
+                                  for layer, formats in zip(self.layers, self.formats, strict=True)),
+                     head=self.head, name=self.name)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an ``.npz``: one array per tensor, everything else as JSON under ``manifest``."""
+        arrays: dict[str, ArrayLike] = {"manifest": json.dumps(self._manifest()),
+                                        "sigmoid_table": self.sigmoid_table, "tanh_table": self.tanh_table}
+        for number, layer in enumerate(self.layers):
+            for tensor in _ARRAYS:
+                if getattr(layer, tensor) is not None:
+                    arrays[f"layer{number}.{tensor}"] = getattr(layer, tensor)
+        if self.head is not None:
+            arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
+        with open(path, "wb") as file:
+            np.savez(file, **cast(Any, arrays))
+
+    def _manifest(self) -> dict[str, Any]:
+        layers = [{field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)
+                   if field.name not in _ARRAYS} for layer in self.layers]
+        return {"openese-quantized": _VERSION, "name": self.name, "config": dataclasses.asdict(self.config),
+                "sigmoid_range": self.sigmoid_range, "tanh_range": self.tanh_range, "layers": layers,
+                "report": None if self.report is None else self.report.to_dict()}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "QuantizedModel":
+        """Read what `save` wrote; all rules are checked anew.
+
+        Raises
+        ------
+        QuantizeError
+            For a file that is not one of these, or breaks a rule.
+        OSError
+            If the file cannot be read.
+        """
+        try:
+            return cls._from_arrays(read_npz(path))
+        except QuantizeError:
+            raise
+        except ModelError as error:
+            raise QuantizeError(str(error)) from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise QuantizeError(f"{os.fspath(path)}: not a quantized model ({error})") from None
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "QuantizedModel":
+        manifest = json.loads(str(arrays["manifest"]))
+        if manifest["openese-quantized"] != _VERSION:
+            raise QuantizeError(f"quantized model has version {manifest['openese-quantized']}, "
+                                f"this program reads {_VERSION}")
+        layers = []
+        for number, fields in enumerate(manifest["layers"]):
+            keys = {tensor: f"layer{number}.{tensor}" for tensor in _ARRAYS}
+            fields |= {tensor: arrays[key] for tensor, key in keys.items() if key in arrays}
+            layers.append(QuantizedLayer(**fields))
+        head = None
+        if "head.weight" in arrays:
+            head = Dense(weight=arrays["head.weight"], bias=arrays["head.bias"])
+        return cls(layers=tuple(layers), name=manifest["name"], head=head,
+                   config=Config(**manifest["config"]),
+                   sigmoid_range=manifest["sigmoid_range"], tanh_range=manifest["tanh_range"],
+                   sigmoid_table=arrays["sigmoid_table"], tanh_table=arrays["tanh_table"],
+                   report=Report.from_dict(manifest["report"]) if manifest["report"] else None)
+
+
+def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
+    def real(values: IntArray | None, *fractions: int | None) -> NDArray[np.float64] | None:
+        if values is None:
+            return None
+        scales = np.reshape([-(fraction or 0) for fraction in fractions], (-1, *[1] * (values.ndim - 1)))
+        return np.ldexp(values.astype(np.float64), scales)
+
+    real_arrays: dict[str, Any] = {
+        "w_x": real(layer.w_x, *layer.w_x_fraction), "w_r": real(layer.w_r, *layer.w_r_fraction),
+        "bias": real(layer.bias, *formats.argument_fraction),
+        "peephole": real(layer.peephole, formats.peephole_fraction), "w_ym": real(layer.w_ym, layer.w_ym_fraction)}
+    return Layer(name=layer.name, g_activation=layer.g_activation, **real_arrays)
+
+
+def derived_formats(layer: QuantizedLayer, config: Config, sigmoid_range: int, tanh_range: int) -> Formats:
+    """The binary points and shifts that follow from a layer's own and the ranges of the tables."""
+    of_sigmoid, of_tanh = (argument_fraction(config, r) for r in (sigmoid_range, tanh_range))
+    of_g = of_tanh if layer.g_activation == "tanh" else of_sigmoid
+    arguments = (of_sigmoid, of_sigmoid, of_g, of_sigmoid)
+    sums = tuple(w + align + layer.x_fraction
+                 for w, align in zip(layer.w_x_fraction, layer.align_x, strict=True))
+    cell_fraction = config.cell_fraction_max - layer.cell_select
+    peephole_shift = config.peephole_shift_base + layer.peephole_select
+    output_shift = None
+    if layer.w_ym_fraction is not None:
+        output_shift = layer.w_ym_fraction + m_fraction(config) - layer.y_fraction
+    return Formats(sums, arguments, tuple(s - a for s, a in zip(sums, arguments, strict=True)),
+                   cell_fraction, cell_fraction + config.cell_argument_left - of_tanh,
+                   peephole_shift, peephole_shift - cell_fraction + of_sigmoid, output_shift)
+
+
+def _check_width(owner: str, tensor: str, values: IntArray, bits: int, symmetric: bool = False) -> None:
+    high = (1 << (bits - 1)) - 1
+    low = -high if symmetric else -high - 1
+    if values.min() < low or values.max() > high:
+        index = [int(n) for n in np.argwhere((values < low) | (values > high))[0]]
+        raise QuantizeError(f"{owner} {tensor}{index}: {values[tuple(index)]} is not within {low}..{high}")
+
+
+def _check_in(owner: str, name: str, value: int, allowed: range) -> None:
+    if value not in allowed:
+        raise QuantizeError(f"{owner} {name} must be between {allowed[0]} and {allowed[-1]}, not {value}")
+
+
+def _check_values(layer: QuantizedLayer, config: Config) -> None:
+    owner = f"layer {layer.name!r}"
+    for tensor in ("w_x", "w_r", "w_ym"):
+        if getattr(layer, tensor) is not None:
+            _check_width(owner, tensor, getattr(layer, tensor), config.weight_bits, symmetric=True)
+    _check_width(owner, "bias", layer.bias, config.argument_bits)
+    if layer.peephole is not None:
+        _check_width(owner, "peephole", layer.peephole, config.peephole_bits)
+
+
+def _check_formats(layer: QuantizedLayer, formats: Formats, config: Config) -> None:
+    owner = f"layer {layer.name!r}"
+    for number, gate in enumerate(GATES):
+        _check_in(owner, f"align_x[{gate}]", layer.align_x[number], range(1 << config.align_bits))
+        _check_in(owner, f"align_r[{gate}]", layer.align_r[number], range(1 << config.align_bits))
+        of_x = formats.accumulator_fraction[number]
+        of_r = layer.w_r_fraction[number] + layer.align_r[number] + layer.y_fraction
+        if of_x != of_r:
+            raise QuantizeError(f"{owner} gate {gate}: products of x have {of_x} fraction bits, "
+                                f"those of y {of_r}; they must agree")
+        _check_in(owner, f"gate_shift[{gate}]", formats.gate_shift[number], SHIFTS)
+    _check_in(owner, "cell_select", layer.cell_select, SELECTS)
+    _check_in(owner, "peephole_select", layer.peephole_select, SELECTS)
+    _check_in(owner, "cell_argument_shift", formats.cell_argument_shift, SHIFTS)
+    if formats.output_shift is not None:
+        _check_in(owner, "output_shift", formats.output_shift, SHIFTS)
+    elif layer.y_fraction != m_fraction(config):
+        raise QuantizeError(f"{owner} y_fraction must be {m_fraction(config)} without projection, "
+                            f"not {layer.y_fraction}")
+
+
+def row_limit(config: Config) -> int:
+    """What the magnitudes of a row's aligned weights must stay below, so that no activations overflow it."""
+    return 1 << (config.accumulator_bits - config.activation_bits)
+
+
+def _row_sums(weights: IntArray) -> NDArray[np.int64]:
+    """Summed magnitudes along the last axis, in 64 bits, with few of the weights in 64 bits at a time."""
+    sums = np.empty(weights.shape[:-1], np.int64)
+    for index in np.ndindex(weights.shape[:-2]):
+        sums[index] = np.abs(weights[index].astype(np.int64)).sum(axis=-1)
+    return sums
+
+
+def _check_sums(layer: QuantizedLayer, config: Config) -> None:
+    limit = row_limit(config)
+    sums = [(f"gate {gate}", rows) for gate, rows in zip(GATES, layer.row_sums(), strict=True)]
+    if layer.w_ym is not None:
+        sums.append(("w_ym", _row_sums(layer.w_ym)))
+    for name, rows in sums:
+        if rows.max() >= limit:
+            raise QuantizeError(f"layer {layer.name!r} {name} row {rows.argmax()}: weights sum to "
+                                f"{rows.max()}, which can overflow {config.accumulator_bits}-bit "
+                                f"accumulators (must be below {limit})")

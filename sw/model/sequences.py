@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sequences in files: what is run, what formats are chosen on, and what comes out.
+
+A ``.npy`` holds one sequence (T, I), or several of one length side by side (T, B, I). A ``.npz`` holds
+``frames`` (T, B, I) and ``lengths`` (B,), for sequences of several lengths, padded to the longest.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import read_npz
+
+__all__ = ["SequenceError", "Sequences"]
+
+
+class SequenceError(ValueError):
+    """A file that does not hold sequences; the message names it and says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Sequences side by side.
+
+    Attributes
+    ----------
+    frames : float64 (T, B, I)
+    lengths : integers (B,), optional
+    alone : bool
+        Whether the file held a single sequence without the axis B.
+    """
+
+    frames: FloatArray
+    lengths: NDArray[Any] | None = None
+    alone: bool = False
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Sequences":
+        """Read a ``.npy`` or ``.npz``. Nothing in the file is executed.
+
+        Raises
+        ------
+        SequenceError
+            For a file of another kind, shape or type.
+        OSError
+            If the file cannot be read.
+        """
+        found, lengths = _arrays(path)
+        if found.dtype.kind not in "fiu":
+            raise SequenceError(f"{os.fspath(path)}: frames must be real numbers, not {found.dtype}")
+        if found.ndim not in (2, 3) or not found.size:
+            raise SequenceError(f"{os.fspath(path)}: frames must be (T, I) or (T, B, I), not {found.shape}")
+        alone = found.ndim == 2
+        return cls(np.asarray(found[:, None] if alone else found, np.float64), lengths, alone)
+
+    def machine_steps(self, channels: int) -> int:
+        """Steps in which a machine of so many channels runs them, as `runners.MachineRunner` does."""
+        steps, voices, _ = self.frames.shape
+        lengths = np.full(voices, steps) if self.lengths is None else np.asarray(self.lengths)
+        return sum(int(lengths[first:first + channels].max()) for first in range(0, voices, channels))
+
+    def save(self, path: str | os.PathLike[str], outputs: FloatArray) -> None:
+        """Write ``outputs`` (T, B, P) as float32 in the shape that the frames had."""
+        with open(path, "wb") as file:
+            np.save(file, (outputs[:, 0] if self.alone else outputs).astype(np.float32))
+
+
+def _arrays(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"
+    if zipped:
+        arrays = read_npz(path)
+        if "frames" not in arrays or arrays.keys() - {"frames", "lengths"}:
+            raise SequenceError(f"{os.fspath(path)}: expected the arrays 'frames' and 'lengths', "
+                                f"found {', '.join(map(repr, arrays))}")
+        return arrays["frames"], arrays.get("lengths")
+    try:
+        return np.load(path, allow_pickle=False), None
+    except (ValueError, EOFError) as error:
+        raise SequenceError(f"{os.fspath(path)}: not a .npy or .npz of numbers ({error})") from None

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interleaved compressed sparse columns: a matrix as the PEs read it, and back.
+
+Row ``r`` of a matrix is on PE row ``r % row_pes``, column ``j`` goes to group ``j % groups``. A PE's part of
+a column is a list of entries in the order of its local rows; an entry is a weight and the number of zero rows
+skipped since the previous entry. A gap that the skip cannot express is bridged by entries of weight zero
+(paper, section 4.1), whose skip counts in units of ``2**index_bits`` rows: one bridges almost any gap. How
+many entries a column has on a PE is its pointer.
+
+Local rows: of the stacked gates, row ``4 * (cell // row_pes) + gate``; of a projection, ``row // row_pes``.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openese.rtl.config import Config
+from openese.sw.model.arrays import Int64Array
+
+__all__ = ["EncodeError", "Stream", "Entries", "encode", "decode", "entries", "column_order", "order_window"]
+
+
+#: Columns among which `column_order` chooses: for the first slot, more in each later one, and the most.
+ORDER_START = 4
+ORDER_STEP = 8
+ORDER_WINDOW = 64
+
+
+def order_window(config: Config) -> int:
+    """Most columns of a group among which a machine's order chooses: two rows of what Assemble writes."""
+    return min(ORDER_WINDOW, max(ORDER_STEP, 2 * config.row_pes // config.groups))
+
+
+class EncodeError(ValueError):
+    """An encoded matrix is not valid; the message says where."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """One matrix, encoded for all PEs.
+
+    Attributes
+    ----------
+    shape : tuple
+        Of the matrix: (4, H, columns) stacked gates, or (rows, columns).
+    order : int64 (slots, groups)
+        Column broadcast to each group in each slot, or -1 for none.
+    counts : int64 (slots, pes)
+        Entries of the slot's column on each PE: the pointers.
+    weights, skips : int16 (lines, pes)
+        Entries of each PE one after another; a PE with fewer is filled up with zeros.
+    lengths : int64 (pes,)
+        Entries of each PE, padding included.
+    nonzeros : int64 (pes,)
+        Entries of each PE that are weights.
+    """
+
+    shape: tuple[int, ...]
+    order: Int64Array
+    counts: Int64Array
+    weights: NDArray[np.int16]
+    skips: NDArray[np.int16]
+    lengths: Int64Array
+    nonzeros: Int64Array
+
+    @property
+    def lines(self) -> int:
+        """Lines of the weight memory that the stream takes: entries of its longest PE."""
+        return len(self.weights)
+
+    @property
+    def padding(self) -> int:
+        """Padding entries of all PEs."""
+        return int(self.lengths.sum() - self.nonzeros.sum())
+
+
+def _locate(matrix: NDArray[Any], config: Config) -> tuple[Int64Array, Int64Array, Int64Array, NDArray[Any]]:
+    """PE, local row, column and value of every non-zero, by PE, then column, then local row."""
+    gates = matrix if matrix.ndim == 3 else matrix[None]
+    stacked, rows, columns = gates.shape
+    lanes, slots = -(-rows // config.row_pes), -(-columns // config.groups)
+    padded = np.zeros((stacked, lanes * config.row_pes, slots * config.groups), matrix.dtype)
+    padded[:, :rows, :columns] = gates
+    # Group, PE row, column of the group, cell or row of the PE, gate.
+    placed = padded.reshape(stacked, lanes, config.row_pes, slots, config.groups).transpose(4, 2, 3, 1, 0).reshape(-1)
+    place = np.flatnonzero(placed != 0)
+    column, local = np.divmod(place, lanes * stacked)
+    pe, column = np.divmod(column, slots)
+    return pe, local, column * config.groups + pe // config.row_pes, placed[place]
+
+
+def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
+    """An order of columns that keeps the PEs level, so that shallow queues keep all of them busy.
+
+    Greedy: of the ``window`` columns that have waited longest, the next is the one after which the entries of
+    the PEs so far differ least (sum of squares). A window keeps it near the order in which columns are
+    computed, and opens from few, so that work can begin with the very first.
+
+    Parameters
+    ----------
+    counts : int64 (columns, pes)
+
+    Returns
+    -------
+    int64 (columns,) : a permutation.
+    """
+    columns = len(counts)
+    excess = counts - counts.mean(axis=1, keepdims=True)
+    norms = (excess * excess).sum(axis=1)
+    level = np.zeros(counts.shape[1])
+    waiting = np.arange(0)
+    following = 0
+    order = np.empty(columns, np.int64)
+    for position in range(columns):
+        reach = min(columns, position + window, ORDER_START + ORDER_STEP * position)
+        waiting = np.append(waiting, np.arange(following, reach))
+        following = reach
+        best = int(np.argmin(norms[waiting] + 2 * (excess[waiting] @ level)))
+        column = waiting[best]
+        order[position] = column
+        level += excess[column]
+        waiting = np.delete(waiting, best)
+    return order
+
+
+def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Stream:
+    """The stream of ``matrix``: (4, H, columns) gates i, f, g, o, or (rows, columns); integers.
+
+    With ``balance`` the columns are put in `column_order`; columns without any entry are left out.
+
+    Raises
+    ------
+    EncodeError
+        For a weight that does not fit ``weight_bits``.
+    """
+    limit = 1 << (config.weight_bits - 1)
+    if matrix.size and (matrix.max() >= limit or matrix.min() < -limit):
+        raise EncodeError(f"a weight of {matrix.max()} or {matrix.min()} does not fit {config.weight_bits} "
+                          "bits")
+    pe, local, column, values = _locate(matrix, config)
+    columns = matrix.shape[-1]
+    # Padded lengths of each (column, PE), from the gaps between the non-zeros.
+    first = np.ones(len(pe), bool)
+    first[1:] = (pe[1:] != pe[:-1]) | (column[1:] != column[:-1])
+    before = np.where(first, -1, np.concatenate([[-1], local[:-1]])) if len(local) else local
+    gap = local - before - 1
+    padding = _bridges(gap, config)
+    counts = np.bincount(column * config.pes + pe, weights=padding + 1, minlength=columns * config.pes)
+    counts = counts.astype(np.int64).reshape(columns, config.pes)
+
+    order = _slots(counts, config, balance)
+    position = np.full(columns, -1, np.int64)
+    for group in range(config.groups):
+        used = order[:, group] >= 0
+        position[order[used, group]] = np.flatnonzero(used)
+    by_slot = _runs_in_order(np.flatnonzero(first), len(pe), pe * columns + position[column])
+    pe, values, gap, padding = pe[by_slot], values[by_slot], gap[by_slot], padding[by_slot]
+
+    lengths = np.bincount(pe, weights=padding + 1, minlength=config.pes).astype(np.int64)
+    nonzeros = np.bincount(pe, minlength=config.pes).astype(np.int64)
+    lines = int(lengths.max(initial=0))
+    last = np.cumsum(padding + 1) - 1 - (np.cumsum(lengths) - lengths)[pe]
+    weights = np.zeros((lines, config.pes), np.int16)
+    skips = np.zeros((lines, config.pes), np.int16)
+    weights[last, pe] = values
+    skips[last, pe] = gap & ((1 << config.index_bits) - 1)
+    # All bridges of a gap are full but the one in front of the weight.
+    most = 1 << config.index_bits
+    for behind in range(1, int(padding.max(initial=0)) + 1):
+        bridge = padding >= behind
+        left = (gap[bridge] >> config.index_bits) - (padding[bridge] - 1) * most
+        skips[last[bridge] - behind, pe[bridge]] = left - 1 if behind == 1 else most - 1
+    return Stream(matrix.shape, order, _slot_counts(counts, order, config), weights, skips, lengths, nonzeros)
+
+
+def _runs_in_order(starts: Int64Array, size: int, keys: Int64Array) -> Int64Array:
+    """Indices of ``size`` entries, of which runs begin at ``starts``, with the runs in the order of their keys."""
+    lengths = np.diff(starts, append=size)
+    order = np.argsort(keys[starts])
+    lengths, starts = lengths[order], starts[order]
+    return np.arange(size) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+
+
+def _bridges(gap: Int64Array, config: Config) -> Int64Array:
+    """Padding entries in front of a weight after ``gap`` zero rows: each bridges up to ``4**index_bits``."""
+    units = gap >> config.index_bits
+    return -(-units >> config.index_bits)
+
+
+def _slots(counts: Int64Array, config: Config, balance: bool) -> Int64Array:
+    """Which column each group takes in each slot."""
+    orders = []
+    for group in range(config.groups):
+        columns = np.arange(group, len(counts), config.groups)
+        pes = slice(group * config.row_pes, (group + 1) * config.row_pes)
+        columns = columns[counts[columns, pes].any(axis=1)]
+        if balance:
+            columns = columns[column_order(counts[columns, pes], order_window(config))]
+        orders.append(columns)
+    order = np.full((max(map(len, orders)), config.groups), -1, np.int64)
+    for group, columns in enumerate(orders):
+        order[:len(columns), group] = columns
+    return order
+
+
+def _slot_counts(counts: Int64Array, order: Int64Array, config: Config) -> Int64Array:
+    result = np.zeros((len(order), config.pes), np.int64)
+    for group in range(config.groups):
+        pes = slice(group * config.row_pes, (group + 1) * config.row_pes)
+        used = order[:, group] >= 0
+        result[used, pes] = counts[order[used, group], pes]
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """All entries of a stream, PE after PE in the order of their addresses.
+
+    Attributes
+    ----------
+    pe, line : int64 (entries,)
+        Where an entry is stored.
+    slot : int64 (entries,)
+        Of its column.
+    row : int64 (entries,)
+        Local row of a weight; for padding, the last row that it bridges.
+    weight : int32 (entries,)
+        Zero for padding.
+    """
+
+    pe: Int64Array
+    line: Int64Array
+    slot: Int64Array
+    row: Int64Array
+    weight: NDArray[np.int32]
+
+
+def entries(stream: Stream, config: Config) -> Entries:
+    """The entries that the pointers of ``stream`` name.
+
+    Raises
+    ------
+    EncodeError
+        If they name more than there are.
+    """
+    counts = stream.counts.T
+    lengths = counts.sum(axis=1)
+    if lengths.max(initial=0) > stream.lines:
+        worst = int(lengths.argmax())
+        raise EncodeError(f"PE {worst}: pointers name {lengths[worst]} entries, there are {stream.lines}")
+    pe = np.repeat(np.arange(config.pes), lengths)
+    line = np.arange(len(pe)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    slot = np.repeat(np.tile(np.arange(counts.shape[1]), config.pes), counts.ravel())
+    weight = stream.weights[line, pe].astype(np.int32)
+    advance = stream.skips[line, pe].astype(np.int64) + 1
+    position = np.cumsum(np.where(weight == 0, advance << config.index_bits, advance))
+    sizes = counts[counts > 0]
+    starts = np.cumsum(sizes) - sizes
+    before = np.where(starts > 0, position[starts - 1], 0) if len(starts) else starts
+    return Entries(pe, line, slot, position - np.repeat(before, sizes) - 1, weight)
+
+
+def decode(stream: Stream, config: Config) -> NDArray[np.int16]:
+    """The matrix that `encode` was given, exactly.
+
+    Raises
+    ------
+    EncodeError
+        If pointers and entries do not fit together or name a row that the matrix does not have.
+    """
+    matrix = np.zeros(stream.shape, np.int16)
+    found = entries(stream, config)
+    real = found.weight != 0
+    pe, local, weight = found.pe[real], found.row[real], found.weight[real]
+    column = stream.order[found.slot[real], pe // config.row_pes]
+    gates = matrix.ndim == 3
+    row = (local >> 2 if gates else local) * config.row_pes + pe % config.row_pes
+    wrong = np.flatnonzero((row >= stream.shape[-2]) | (column < 0) | (column >= stream.shape[-1]))
+    if len(wrong):
+        raise EncodeError(f"PE {pe[wrong[0]]}: an entry lies outside of the {stream.shape} matrix")
+    if gates:
+        matrix[local & 3, row, column] = weight
+    else:
+        matrix[row, column] = weight
+    return matrix

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory image: one file that turns a machine into a model.
+
+32-bit little-endian words: the header (magic, version, fingerprint of the configuration, number of sections,
+CRC-32 of these four), then the sections, each with its identifier, first line, number of lines, payload and the
+CRC-32 of all of them. A line is one address of all memories of its kind, lowest PE first, in whole words. The
+machine checks the same fields in the same order as `read`.
+"""
+
+import dataclasses
+import json
+import os
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openese.rtl.config import Config
+from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, Lines, Section
+from openese.sw.model.quantized import QuantizedLayer, QuantizedModel
+from openese.sw.pack.encode import Stream, decode
+from openese.sw.pack.schedule import Schedule, instruction_words
+
+__all__ = ["Image", "ImageFormatError", "pack", "read", "write_memory_files"]
+
+_SECTION_WORDS = 3  # identifier, first line, lines
+_BLOCK_BITS = 1 << 20  # that are taken apart at a time
+_LAYER_FIELDS = ("name", "x_fraction", "y_fraction", "w_x_fraction", "w_r_fraction", "w_ym_fraction", "align_x",
+                 "align_r", "cell_select", "peephole_select", "g_activation")
+
+
+class ImageFormatError(ValueError):
+    """Not an image, or a damaged one; the message says what is wrong and where."""
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A memory image.
+
+    Attributes
+    ----------
+    config : of the machine it was made for.
+    manifest : what it holds, for the host.
+    sections : section -> (lines, words) uint32, from line 0. The manifest is not among them. Weights that are
+        to be streamed are section STREAM instead of WEIGHTS.
+    """
+
+    config: Config
+    manifest: dict[str, Any]
+    sections: dict[Section, NDArray[np.uint32]]
+
+    def words(self, everything: bool = False) -> NDArray[np.uint32]:
+        """All words, as the machine is fed them, or ``everything``: with what only the host needs."""
+        sections = {Section.MANIFEST: _manifest_words(self.manifest), **self.sections}
+        if not everything:
+            sections = {section: lines for section, lines in sections.items()
+                        if section not in (Section.MANIFEST, Section.STREAM)}
+        header = np.array([MAGIC, VERSION, self.config.fingerprint, len(sections)], np.uint32)
+        parts = [header, _crc(header)]
+        for section, lines in sections.items():
+            body = np.concatenate([np.array([section, 0, len(lines)], np.uint32), lines.reshape(-1)])
+            parts += [body, _crc(body)]
+        return np.concatenate(parts)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the image to a file."""
+        Path(path).write_bytes(self.words(everything=True).astype("<u4").tobytes())
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file."""
+        return 4 * len(self.words(everything=True))
+
+    def model(self) -> QuantizedModel:
+        """The quantized model that was packed, exactly, from the memories' contents.
+
+        Raises
+        ------
+        ImageFormatError, EncodeError
+            If manifest and memories do not agree.
+        """
+        return _Unpacker(self).model()
+
+
+def _crc(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    return np.array([zlib.crc32(words.astype("<u4").tobytes())], np.uint32)
+
+
+def _manifest_words(manifest: dict[str, Any]) -> NDArray[np.uint32]:
+    text = json.dumps(manifest, separators=(",", ":")).encode()
+    return np.frombuffer(text + b" " * (-len(text) % 4), "<u4").astype(np.uint32).reshape(-1, 1)
+
+
+def _to_lines(values: NDArray[Any], bits: int, words: int) -> NDArray[np.uint32]:
+    """(lines, n) numbers of ``bits`` bits side by side, as (lines, words)."""
+    result = np.zeros((len(values), words), np.uint32)
+    block = max(1, _BLOCK_BITS // max(1, values.shape[1] * bits))
+    for start in range(0, len(values), block):
+        part = values[start:start + block].astype(np.uint64)
+        planes = (part[:, :, None] >> np.arange(bits, dtype=np.uint64)) & np.uint64(1)
+        flat = np.zeros((len(part), 32 * words), np.uint8)
+        flat[:, :values.shape[1] * bits] = planes.reshape(len(part), -1)
+        result[start:start + block] = np.packbits(flat, axis=1, bitorder="little").view("<u4")
+    return result
+
+
+def _from_lines(lines: NDArray[np.uint32], bits: int, count: int) -> NDArray[np.int64]:
+    """`_to_lines` undone: (lines, count) unsigned numbers."""
+    result = np.zeros((len(lines), count), np.int64)
+    weights = np.int64(1) << np.arange(bits, dtype=np.int64)
+    block = max(1, _BLOCK_BITS // max(1, count * bits))
+    for start in range(0, len(lines), block):
+        part = np.ascontiguousarray(lines[start:start + block].astype("<u4"))
+        planes = np.unpackbits(part.view(np.uint8), axis=1, bitorder="little")[:, :count * bits]
+        result[start:start + block] = planes.reshape(len(part), count, bits) @ weights
+    return result
+
+
+def _signed(values: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+    return values - ((values >> (bits - 1)) << bits)
+
+
+def _unsigned(values: NDArray[Any], bits: int) -> NDArray[np.int64]:
+    return np.asarray(values, np.int64) & ((1 << bits) - 1)
+
+
+def pack(plan: Schedule) -> Image:
+    """The image of a placed model."""
+    config, model = plan.config, plan.model
+    lines = Lines(config)
+    streams = [operation.stream for operation in plan.operations]
+    columns: dict[Section, tuple[Iterable[NDArray[Any]], int]] = {
+        Section.ORDER: ((np.maximum(stream.order, 0) // config.groups for stream in streams), config.line_bits),
+        Section.POINTERS: ((stream.counts for stream in streams), config.count_bits),
+        Section.STREAM if plan.streamed else Section.WEIGHTS: (
+            (_entries(stream, config) for stream in streams), config.entry_bits),
+        Section.PARAMETERS: ([_parameters(plan)], config.parameter_bits),
+        Section.TABLES: ([_tables(model, config)], config.table_bits),
+    }
+    sections = {Section.PROGRAM: instruction_words(plan)}
+    sections |= {section: np.concatenate([_to_lines(values, bits, lines.words[section]) for values in parts])
+                 for section, (parts, bits) in columns.items()}
+    return Image(config, _manifest(plan), sections)
+
+
+def _entries(stream: Stream, config: Config) -> NDArray[np.int64]:
+    """(lines, PEs) weight and skip of each entry."""
+    return _unsigned(stream.weights, config.weight_bits) | stream.skips.astype(np.int64) << config.weight_bits
+
+
+def _parameters(plan: Schedule) -> NDArray[np.int64]:
+    """(bias, peephole) of each cell: line = cell row, gate, PE row within the slice; a slice after another."""
+    config, model = plan.config, plan.model
+    rows = max(place.cells + place.rows for place in plan.places)
+    pairs = np.zeros((rows, 4, config.row_pes), np.int64)
+    for layer, place in zip(model.layers, plan.places, strict=True):
+        bias = np.zeros((4, place.rows * config.row_pes), np.int64)
+        peephole = np.zeros_like(bias)
+        bias[:, :layer.cells] = layer.bias
+        if layer.peephole is not None:
+            peephole[[0, 1, 3], :layer.cells] = layer.peephole
+        pair = _unsigned(bias, config.argument_bits)
+        pair |= _unsigned(peephole, config.peephole_bits) << config.argument_bits
+        pairs[place.cells:place.cells + place.rows] = pair.reshape(4, place.rows, -1).transpose(1, 0, 2)
+    beside = config.parameter_line_bits // config.parameter_bits
+    shape = (rows, 4, config.slices, config.rows_per_slice // beside, beside)
+    return pairs.reshape(shape).transpose(0, 1, 3, 2, 4).reshape(-1, config.slices * beside)
+
+
+def _tables(model: QuantizedModel, config: Config) -> NDArray[np.int64]:
+    """(even, odd) samples of the sigmoid, then of the tanh."""
+    both = np.concatenate([model.sigmoid_table, model.tanh_table]).reshape(-1, 2)
+    return _unsigned(both, config.table_bits)
+
+
+def _manifest(plan: Schedule) -> dict[str, Any]:
+    model = plan.model
+    layers = []
+    for layer, place in zip(model.layers, plan.places, strict=True):
+        fields = {name: getattr(layer, name) for name in _LAYER_FIELDS}
+        sizes = {"inputs": layer.inputs, "cells": layer.cells, "outputs": layer.outputs,
+                 "peephole": layer.peephole is not None, "projection": layer.w_ym is not None}
+        layers.append(fields | sizes | {"cell_base": place.cells, "m_line": place.m_line, "y_line": place.y_line})
+    operations = [{
+        "layer": operation.layer, "matrix": operation.matrix, "part": operation.part,
+        "first": int(operation.columns[0]), "columns": len(operation.columns),
+        "order_base": operation.order_base, "slots": len(operation.stream.order),
+        "entry_base": operation.entry_base, "lines": operation.stream.lines,
+        "entries_min": int(operation.stream.lengths.min()), "entries_max": int(operation.stream.lengths.max()),
+        "nonzeros": int(operation.stream.nonzeros.sum()), "padding": operation.stream.padding,
+    } for operation in plan.operations]
+    config = dataclasses.asdict(plan.config)
+    return {"name": model.name, "config": config, "sigmoid_range": model.sigmoid_range,
+            "tanh_range": model.tanh_range, "layers": layers, "operations": operations, "needs": plan.needs}
+
+
+def read(path: str | os.PathLike[str]) -> Image:
+    """The image in a file, checked.
+
+    Raises
+    ------
+    ImageFormatError
+        Naming what is wrong: not an image, another version, truncated, a CRC that does not match.
+    OSError
+        If the file cannot be read.
+    """
+    data = Path(path).read_bytes()
+    try:
+        return parse(data)
+    except ImageFormatError as error:
+        raise ImageFormatError(f"{os.fspath(path)}: {error}") from None
+
+
+def parse(data: bytes) -> Image:
+    """`read`, of bytes."""
+    if len(data) < 4 * HEADER_WORDS or data[:4] != MAGIC.to_bytes(4, "little"):
+        raise ImageFormatError("not a memory image (it does not begin with 'OESE')")
+    words = np.frombuffer(data[:len(data) // 4 * 4], "<u4").astype(np.uint32)
+    version, fingerprint, count = (int(word) for word in words[1:4])
+    if version != VERSION:
+        raise ImageFormatError(f"image format version {version}; this program reads {VERSION}")
+    if words[4] != _crc(words[:4])[0]:
+        raise ImageFormatError("the header is damaged (CRC mismatch)")
+    payloads: dict[Section, NDArray[np.uint32]] = {}
+    position = HEADER_WORDS
+    lines: Lines | None = None
+    for number in range(count):
+        section, payload, position = _parse_section(words, position, number, lines)
+        if section in payloads:
+            raise ImageFormatError(f"section {number} ({section.name.lower()}): there is one already")
+        payloads[section] = payload
+        if section is Section.MANIFEST:
+            manifest, config = _parse_manifest(payload)
+            lines = Lines(config)
+            if config.fingerprint != fingerprint:
+                raise ImageFormatError(f"fingerprint {fingerprint:08x} is not that of its own configuration "
+                                       f"({config.fingerprint:08x})")
+    if 4 * position != len(data):
+        raise ImageFormatError(f"{len(data) - 4 * position} bytes after the last section")
+    either = {Section.WEIGHTS, Section.STREAM}
+    missing = [section.name.lower() for section in Section
+               if section not in payloads and not (section in either and either & payloads.keys())]
+    if missing:
+        raise ImageFormatError(f"no section {', '.join(missing)}")
+    del payloads[Section.MANIFEST]
+    return Image(config, manifest, payloads)
+
+
+def _parse_section(words: NDArray[np.uint32], position: int, number: int,
+                   lines: Lines | None) -> tuple[Section, NDArray[np.uint32], int]:
+    """The section at word ``position``, and where the next begins. ``lines`` is known after the manifest."""
+    where = f"section {number}"
+    if position + _SECTION_WORDS > len(words):
+        raise ImageFormatError(f"truncated in {where}")
+    identifier, first, count = (int(word) for word in words[position:position + _SECTION_WORDS])
+    if identifier not in list(Section):
+        raise ImageFormatError(f"{where}: unknown kind {identifier}")
+    section = Section(identifier)
+    where += f" ({section.name.lower()})"
+    if (section is Section.MANIFEST) != (lines is None):
+        raise ImageFormatError(f"{where}: the manifest must come first, and once")
+    width = 1 if lines is None else lines.words[section]
+    end = position + _SECTION_WORDS + count * width
+    if end + 1 > len(words):
+        raise ImageFormatError(f"truncated in {where}: {end + 1 - len(words)} words are missing")
+    if words[end] != _crc(words[position:end])[0]:
+        raise ImageFormatError(f"{where} is damaged (CRC mismatch)")
+    if first:
+        raise ImageFormatError(f"{where} begins at line {first}; this program reads whole memories, from line 0")
+    if lines is not None and count > lines.depth[section]:
+        raise ImageFormatError(f"{where}: {count} lines, the memory has {lines.depth[section]}")
+    return section, words[position + _SECTION_WORDS:end].reshape(count, width), end + 1
+
+
+def _parse_manifest(payload: NDArray[np.uint32]) -> tuple[dict[str, Any], Config]:
+    try:
+        manifest = json.loads(payload.astype("<u4").tobytes().decode())
+        return manifest, Config(**manifest["config"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ImageFormatError(f"section 0 (manifest): {error}") from None
+
+
+class _Unpacker:
+    """Reads a model back from an image's memories."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self._config = image.config
+
+    def _values(self, section: Section, bits: int, count: int) -> NDArray[np.int64]:
+        return _from_lines(self._image.sections[section], bits, count)
+
+    def model(self) -> QuantizedModel:
+        config, manifest = self._config, self._image.manifest
+        weights = Section.STREAM if Section.STREAM in self._image.sections else Section.WEIGHTS
+        entries = self._values(weights, config.entry_bits, config.pes)
+        self._weights = _signed(entries & ((1 << config.weight_bits) - 1), config.weight_bits).astype(np.int16)
+        self._skips = (entries >> config.weight_bits).astype(np.int16)
+        self._order = self._values(Section.ORDER, config.line_bits, config.groups)
+        self._counts = self._values(Section.POINTERS, config.count_bits, config.pes)
+        pairs = self._pairs()
+        tables = self._values(Section.TABLES, config.table_bits, 2).reshape(2, -1)
+        sigmoid, tanh = _signed(tables, config.table_bits).astype(np.int32)
+        layers = [self._layer(number, fields, pairs) for number, fields in enumerate(manifest["layers"])]
+        return QuantizedModel(layers=tuple(layers), config=config, name=manifest["name"],
+                              sigmoid_range=manifest["sigmoid_range"], tanh_range=manifest["tanh_range"],
+                              sigmoid_table=sigmoid, tanh_table=tanh)
+
+    def _pairs(self) -> NDArray[np.int64]:
+        """(cell rows, gates, PE rows) parameter words."""
+        config = self._config
+        beside = config.parameter_line_bits // config.parameter_bits
+        values = self._values(Section.PARAMETERS, config.parameter_bits, config.slices * beside)
+        shape = (-1, 4, config.rows_per_slice // beside, config.slices, beside)
+        return values.reshape(shape).transpose(0, 1, 3, 2, 4).reshape(-1, 4, config.row_pes)
+
+    def _layer(self, number: int, fields: dict[str, Any], pairs: NDArray[np.int64]) -> QuantizedLayer:
+        config = self._config
+        cells = fields["cells"]
+        rows = -(-cells // config.row_pes)
+        pair = pairs[fields["cell_base"]:fields["cell_base"] + rows].transpose(1, 0, 2).reshape(4, -1)[:, :cells]
+        bias = _signed(pair & ((1 << config.argument_bits) - 1), config.argument_bits)
+        peephole = _signed(pair >> config.argument_bits, config.peephole_bits)[[0, 1, 3]]
+        shapes: dict[str, tuple[int, ...]] = {"w_x": (4, cells, fields["inputs"]), "w_r": (4, cells, fields["outputs"])}
+        if fields["projection"]:
+            shapes["w_ym"] = (fields["outputs"], cells)
+        matrices = {name: self._matrix(number, name, shape) for name, shape in shapes.items()}
+        return QuantizedLayer(bias=bias, peephole=peephole if fields["peephole"] else None,
+                              w_x=matrices["w_x"], w_r=matrices["w_r"], w_ym=matrices.get("w_ym"),
+                              **{name: fields[name] for name in _LAYER_FIELDS})
+
+    def _matrix(self, layer: int, name: str, shape: tuple[int, ...]) -> NDArray[np.int16]:
+        matrix = np.zeros(shape, np.int16)
+        for operation in self._image.manifest["operations"]:
+            if (operation["layer"], operation["matrix"]) == (layer, name):
+                first, columns = operation["first"], operation["columns"]
+                matrix[..., first:first + columns] = decode(self._stream(operation, shape[:-1]), self._config)
+        return matrix
+
+    def _stream(self, operation: dict[str, Any], rows: tuple[int, ...]) -> Stream:
+        config = self._config
+        slots = slice(operation["order_base"], operation["order_base"] + operation["slots"])
+        lines = slice(operation["entry_base"], operation["entry_base"] + operation["lines"])
+        order = self._order[slots] * config.groups + np.arange(config.groups)
+        counts = self._counts[slots]
+        lengths = counts.sum(axis=0)
+        return Stream((*rows, operation["columns"]), order, counts, self._weights[lines], self._skips[lines],
+                      lengths, lengths)
+
+
+def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write each memory's contents for ``$readmemh``: one hexadecimal number a line, one file a memory.
+
+    Weights and pointers have a file per PE, parameters one per slice, the rest one each.
+    """
+    config = image.config
+    lines = Lines(config)
+    split = {
+        Section.WEIGHTS: ("weights_pe", config.pes), Section.STREAM: ("stream", 1),
+        Section.POINTERS: ("pointers_pe", config.pes),
+        Section.PARAMETERS: ("parameters_slice", config.slices),
+        Section.ORDER: ("order", 1), Section.PROGRAM: ("program", 1), Section.TABLES: ("tables", 1),
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for section, (name, parts) in split.items():
+        if section not in image.sections:
+            continue
+        bits = lines.bits[section] // parts
+        digits = -(-bits // 4)
+        numbers = [int.from_bytes(line.astype("<u4").tobytes(), "little") for line in image.sections[section]]
+        for part in range(parts):
+            path = folder / (f"{name}{part}.mem" if parts > 1 else f"{name}.mem")
+            shift, mask = part * bits, (1 << bits) - 1
+            path.write_text("".join(f"{number >> shift & mask:0{digits}x}\n" for number in numbers))
+            paths.append(path)
+    return paths

@@ -1,0 +1,456 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Places a quantized model in a machine's memories and writes its step program.
+
+The schedule, for a layer with projection (a layer without has no W_ym; its y is m)::
+
+    array         | W_x x(t+1) ...... | W_ym m(t) | tail of W_x x(t+1) | W_r y(t) ........... |
+    element-wise  | gates, c, m of step t ....... | y(t) ................ |
+    output        |                                          | y(t) ............ |
+
+While the cells of step t are computed, the array works on what the next gates need and already have: the next
+frame, or in a stack the next layer's own y. W_ym starts with the first columns of m, W_r with the first of y,
+and a few columns are kept back to fill the time until y arrives. The two banks of gate accumulators alternate.
+If the next frame is not there yet, nothing of the current step waits for it.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openese.rtl.config import PRESETS, Config
+from openese.rtl.program import Instruction, Opcode, Source, When
+from openese.rtl.spmv import SpMV
+from openese.sw.model.quantized import QuantizedLayer, QuantizedModel
+from openese.sw.pack.encode import Stream, encode, entries, order_window
+
+__all__ = ["CapacityError", "Operation", "Schedule", "schedule"]
+
+
+class CapacityError(ValueError):
+    """A model that the machine cannot hold: the message says what is short, by how much, and what would do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One MULTIPLY: some columns of a stored matrix.
+
+    Attributes
+    ----------
+    layer : int
+    matrix : str
+        ``"w_x"``, ``"w_r"`` or ``"w_ym"``.
+    part : int
+        A matrix may be stored in two parts, for two operations.
+    columns : int64 (columns,)
+        Columns of the matrix that the part holds.
+    stream : the part, encoded.
+    order_base, entry_base : where it lies.
+    """
+
+    layer: int
+    matrix: str
+    part: int
+    columns: NDArray[np.int64]
+    stream: Stream
+    order_base: int
+    entry_base: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlace:
+    """Where a layer's state and vectors lie; lines of the vector memory, rows of the cells."""
+
+    cells: int
+    rows: int
+    output_rows: int
+    m_line: int
+    y_line: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Schedule:
+    """A model, placed.
+
+    Attributes
+    ----------
+    model, config : what was placed, and where.
+    operations : the stored matrices, in the order of their addresses.
+    places : of each layer.
+    instructions : fields of each instruction, ``{"opcode": ..., ...}``.
+    needs : capacity field -> what the model takes of it.
+    streamed : whether the weights are read from memory in every step.
+    """
+
+    model: QuantizedModel
+    config: Config
+    operations: tuple[Operation, ...]
+    places: tuple[LayerPlace, ...]
+    instructions: tuple[dict[str, Any], ...]
+    needs: dict[str, int]
+    streamed: bool
+
+
+def _rows(size: int, config: Config) -> int:
+    return -(-size // config.row_pes)
+
+
+@dataclass(kw_only=True)
+class _Memory:
+    """What is taken of each memory so far."""
+
+    config: Config
+    needs: dict[str, int] = field(default_factory=lambda: {
+        "entry_depth": 0, "column_depth": 0, "vector_depth": 0, "cell_rows": 0, "accumulator_rows": 0,
+        "program_depth": 0})
+
+    def take(self, name: str, amount: int) -> int:
+        base = self.needs[name]
+        self.needs[name] += amount
+        return base
+
+    def lines(self, columns: int) -> int:
+        """Base line of a new region of the vector memory."""
+        lines = -(-columns // self.config.groups)
+        return self.take("vector_depth", lines * self.config.groups) // self.config.groups
+
+    def check(self, model: QuantizedModel) -> None:
+        short = {name: need for name, need in self.needs.items() if need > getattr(self.config, name)}
+        if not short:
+            return
+        details = ", ".join(f"{name} {need} (has {getattr(self.config, name)}, {need - getattr(self.config, name)} "
+                            "short)" for name, need in short.items())
+        fitting = [preset.name for preset in PRESETS.values() if self._scaled(preset)]
+        advice = f"; preset {' or '.join(fitting)} should hold it" if fitting else "; no preset holds it"
+        raise CapacityError(f"model {model.name!r} does not fit config {self.config.name!r}: needs {details}{advice}")
+
+    def _scaled(self, preset: Config) -> bool:
+        """Whether what is divided among the PEs would fit another number of them, roughly."""
+        rows = self.config.row_pes / preset.row_pes
+        ratio = {"entry_depth": self.config.pes / preset.pes, "cell_rows": rows, "accumulator_rows": rows}
+        # Weights that are streamed need not fit.
+        needs = {name: need for name, need in self.needs.items() if not (preset.stream and name == "entry_depth")}
+        return all(math.ceil(need * ratio.get(name, 1)) <= getattr(preset, name) for name, need in needs.items())
+
+
+#: Most phases over which a matrix may be spread: columns that can be on their way to the same accumulators.
+PHASES = SpMV.latency - 1
+
+#: Columns of a matrix by which its hazards are judged.
+SAMPLE = 256
+
+
+def _hazards(stream: Stream, config: Config) -> list[float]:
+    """Cycles that a PE waits for its own accumulators in one pass, by phases less one.
+
+    An entry waits for an earlier one of the same row and phase, unless that lies `SpMV.latency` entries back.
+    """
+    sample = replace(stream, counts=stream.counts[:SAMPLE])
+    found = entries(sample, config)
+    token = np.cumsum(sample.counts > 0, axis=0)[found.slot, found.pe] * (found.weight != 0)
+    result = []
+    for phases in range(1, PHASES + 1):
+        waits = np.zeros(len(token), np.int64)
+        for distance in range(PHASES, 0, -1):
+            place = np.where(token > 0, found.row * phases + token % phases, -found.line - 1)
+            same = (place[distance:] == place[:-distance]) & (found.pe[distance:] == found.pe[:-distance])
+            waits[distance:][same] = SpMV.latency - distance
+        result.append(float(waits.sum()) / config.pes * len(stream.counts) / max(1, len(sample.counts)))
+    return result
+
+
+def _mean_entries(matrix: NDArray[Any], config: Config) -> float:
+    """Non-zeros of a column on a PE."""
+    return float(np.count_nonzero(matrix)) / max(1, matrix.shape[-1]) / config.row_pes
+
+
+def schedule(model: QuantizedModel, config: Config, balance: bool = True, stream: bool | None = None) -> Schedule:
+    """Place ``model`` in a machine of capacity ``config``.
+
+    Parameters
+    ----------
+    model, config : what to place, and where.
+    balance : bool
+        Whether the columns are put in `openese.sw.pack.encode.column_order`.
+    stream : bool, optional
+        Whether the weights are read from memory in every step. Left out: if the machine can and they do not
+        fit otherwise.
+
+    Raises
+    ------
+    CapacityError
+        Naming every capacity that is short, by how much, and a preset that would do.
+    QuantizeError
+        If the model was quantized for other widths.
+    """
+    model.check_fits(config)
+    if stream and not config.stream:
+        raise CapacityError(f"config {config.name!r} cannot stream weights")
+    encoder = _Encoder(model, config, balance)
+    if stream is None and config.stream:
+        try:
+            return _Scheduler(model, config, encoder, False).build()
+        except CapacityError:
+            stream = True
+    return _Scheduler(model, config, encoder, bool(stream)).build()
+
+
+class _Encoder:
+    """Encodes each part of a model's matrices once, however often it is placed."""
+
+    def __init__(self, model: QuantizedModel, config: Config, balance: bool) -> None:
+        self._model = model
+        self._config = config
+        self._balance = balance
+        self._streams: dict[tuple[int, str, int, int], Stream] = {}
+        self._hazards: dict[Stream, list[float]] = {}
+
+    def encode(self, layer: int, name: str, columns: NDArray[np.int64]) -> Stream:
+        """Consecutive columns of a matrix."""
+        first, end = int(columns[0]), int(columns[-1]) + 1
+        if (layer, name, first, end) not in self._streams:
+            matrix = getattr(self._model.layers[layer], name)[..., first:end]
+            self._streams[layer, name, first, end] = encode(matrix, self._config, self._balance)
+        return self._streams[layer, name, first, end]
+
+    def hazards(self, stream: Stream) -> list[float]:
+        """`_hazards` of a stream."""
+        if stream not in self._hazards:
+            self._hazards[stream] = _hazards(stream, self._config)
+        return self._hazards[stream]
+
+
+class _Scheduler:
+    def __init__(self, model: QuantizedModel, config: Config, encoder: _Encoder, stream: bool) -> None:
+        self._stream = stream
+        self._streamed_lines = 0
+        self._model = model
+        self._config = config
+        self._encoder = encoder
+        self._memory = _Memory(config=config)
+        self._operations: list[Operation] = []
+        self._instructions: list[dict[str, Any]] = []
+
+    def build(self) -> Schedule:
+        model, memory, config = self._model, self._memory, self._config
+        self._inputs = [memory.lines(model.inputs) for _ in range(2)]
+        self._places = [self._place(layer) for layer in model.layers]
+        self._stored = [self._store(number) for number in range(len(model.layers))]
+        self._accumulators()
+        self._write_program()
+        memory.take("program_depth", len(self._instructions))
+        memory.check(model)
+        return Schedule(model=model, config=config, operations=tuple(self._operations),
+                        places=tuple(self._places), instructions=tuple(self._instructions), needs=memory.needs,
+                        streamed=self._stream)
+
+    def _place(self, layer: QuantizedLayer) -> LayerPlace:
+        config, memory = self._config, self._memory
+        rows = _rows(layer.cells, config)
+        output_rows = rows if layer.w_ym is None else _rows(layer.outputs, config)
+        m_line = memory.lines(rows * config.row_pes)
+        y_line = m_line if layer.w_ym is None else memory.lines(output_rows * config.row_pes)
+        return LayerPlace(cells=memory.take("cell_rows", rows), rows=rows, output_rows=output_rows,
+                          m_line=m_line, y_line=y_line)
+
+    def _accumulators(self) -> None:
+        """Two banks of gate rows for the largest layer, then the largest projection; phases as they pay."""
+        self._gate_rows = max(4 * place.rows for place in self._places)
+        self._output_rows = max(place.output_rows * ("w_ym" in stored)
+                                for place, stored in zip(self._places, self._stored, strict=True))
+        self._gate_phases, self._output_phases = self._choose_phases()
+        self._bank = self._gate_rows * self._gate_phases
+        self._gate_base = self._memory.take("accumulator_rows", 2 * self._bank)
+        self._output_base = self._memory.take("accumulator_rows", self._output_rows * self._output_phases)
+
+    def _choose_phases(self) -> tuple[int, int]:
+        """Phases of gates and projections: more make fewer hazards, but more to drain."""
+        window = order_window(self._config)
+
+        def time(operations: Iterable[Operation], phases: int) -> float:
+            return sum(max(len(operation.stream.order),
+                           float(operation.stream.lengths.mean()) + self._encoder.hazards(operation.stream)[phases - 1])
+                       for operation in operations)
+
+        def step(gates: int, outputs: int) -> float:
+            total = 0.0
+            for number, place in enumerate(self._places):
+                following = (number + 1) % len(self._places)
+                projection = self._stored[number].get("w_ym", [])
+                early = [operation for operation, _ in self._early_operations(following)]
+                late = [operation for operation, _, _ in self._late_operations(following)]
+                elementwise = place.rows * (4 * gates + 1) * self._config.slot
+                if projection:
+                    last = min(1.0, window / max(1, len(projection[0].stream.order))) * time(projection, outputs)
+                    beside = time(early, gates) + time(projection, outputs)
+                    total += max(elementwise + last, beside) + time(late, gates) + place.output_rows * outputs
+                else:
+                    total += max(elementwise, time([*early, *late], gates))
+                total += 4 * place.rows * gates
+            return total
+
+        choices = [(gates, outputs) for gates in range(1, PHASES + 1) for outputs in range(1, PHASES + 1)
+                   if 2 * self._gate_rows * gates + self._output_rows * outputs <= self._config.accumulator_rows]
+        return min(choices, key=lambda phases: step(*phases), default=(1, 1))
+
+    def _store(self, number: int) -> dict[str, list[Operation]]:
+        """Encode a layer's matrices; the one that comes early may keep a tail back."""
+        layer = self._model.layers[number]
+        early = self._early(number)
+        stored = {}
+        matrices = {"w_x": layer.w_x, "w_r": layer.w_r}
+        if layer.w_ym is not None:
+            matrices["w_ym"] = layer.w_ym
+        for name, matrix in matrices.items():
+            columns = np.arange(matrix.shape[-1])
+            tail = self._tail(number, matrix) if name == early[-1] else 0
+            # A part begins in group 0. What follows y as it is computed has one part, counted from the first line.
+            groups = self._config.groups
+            split = np.split(columns, [(len(columns) - tail) // groups * groups]) if tail else [columns]
+            stored[name] = [self._add(number, name, part, chosen)
+                            for part, chosen in enumerate(split) if len(chosen)]
+        return stored
+
+    def _early(self, number: int) -> list[str]:
+        """Matrices whose vectors are there before the previous layer of the program is through."""
+        if number:
+            return ["w_r"]
+        return ["w_x"] if len(self._model.layers) == 1 else ["w_x", "w_r"]
+
+    def _tail(self, number: int, matrix: NDArray[Any]) -> int:
+        """Columns that keep the array busy from the end of the layer before until its first y, or, where nothing
+        follows y, until it is complete and the element-wise part can begin."""
+        config = self._config
+        columns = matrix.shape[-1]
+        if self._model.layers[number - 1].w_ym is None or columns < 2 * config.groups:
+            return 0
+        wait = (PHASES + 1) * config.slot + 60
+        if len(self._early(number)) > 1:
+            row = max(PHASES * config.slot, config.beats + config.row_pes // config.groups + 1)
+            wait += (self._places[number - 1].output_rows - 1) * row
+        tail = math.ceil(wait / max(1.0, _mean_entries(matrix, config)))
+        return min(tail * config.groups, columns // 2)
+
+    def _add(self, layer: int, name: str, part: int, columns: NDArray[np.int64]) -> Operation:
+        stream = self._encoder.encode(layer, name, columns)
+        operation = Operation(
+            layer=layer, matrix=name, part=part, columns=columns, stream=stream,
+            order_base=self._memory.take("column_depth", len(stream.order)),
+            entry_base=self._take_lines(stream.lines))
+        self._operations.append(operation)
+        return operation
+
+    def _take_lines(self, lines: int) -> int:
+        """Where the next ``lines`` of weights lie: in the PEs, or in the memory that they are streamed from."""
+        if not self._stream:
+            return self._memory.take("entry_depth", lines)
+        base = self._streamed_lines
+        self._streamed_lines += lines
+        return base
+
+    def _emit(self, opcode: Opcode, **fields: Any) -> None:
+        self._instructions.append({"opcode": opcode, **fields})
+
+    def _multiply(self, operation: Operation, when: When = When.ALWAYS, follow: bool = False,
+                  release: bool = False) -> None:
+        layer = self._model.layers[operation.layer]
+        place = self._places[operation.layer]
+        offset = int(operation.columns[0]) // self._config.groups
+        fields: dict[str, Any] = {}
+        if operation.matrix == "w_ym":
+            fields = {"source": Source.COMPUTED, "src_base": place.m_line + offset, "acc_base": self._output_base,
+                      "phase_stride": self._output_rows, "phase_last": self._output_phases - 1}
+        else:
+            fields = {"gated": 1, "acc_base": self._gate_base, "acc_offset": self._bank,
+                      "phase_stride": self._gate_rows, "phase_last": self._gate_phases - 1}
+            if operation.matrix == "w_r":
+                fields |= {"source": Source.RECURRENT, "src_base": place.y_line + offset, "align": layer.align_r}
+            elif operation.layer:
+                below = self._places[operation.layer - 1]
+                fields |= {"source": Source.COMPUTED, "src_base": below.y_line + offset, "align": layer.align_x}
+            else:
+                fields |= {"source": Source.INPUT, "src_base": self._inputs[0] + offset,
+                           "dst_base": self._inputs[1] + offset, "align": layer.align_x}
+        self._emit(Opcode.MULTIPLY, when=when, follow=int(follow), release=int(release),
+                   count=len(operation.stream.order), order_base=operation.order_base,
+                   entry_base=operation.entry_base, **fields)
+        if self._stream:
+            self._instructions[-1]["entry_lines"] = operation.stream.lines
+
+    def _early_operations(self, number: int) -> Iterator[tuple[Operation, bool]]:
+        """What can run under the layer before, and whether it is the last to read the frame."""
+        for name in self._early(number):
+            parts = self._stored[number][name]
+            for operation in parts[:1]:
+                yield operation, number == 0 and name == "w_x" and len(parts) == 1
+
+    def _late_operations(self, number: int) -> Iterator[tuple[Operation, bool, bool]]:
+        """The rest: operation, whether it follows y as it is computed, whether it is the last of the frame."""
+        for name in self._early(number):
+            for operation in self._stored[number][name][1:]:
+                yield operation, False, number == 0 and name == "w_x"
+        for name in ("w_x", "w_r"):
+            if name not in self._early(number):
+                for operation in self._stored[number][name]:
+                    yield operation, True, False
+
+    def _write_program(self) -> None:
+        model = self._model
+        self._emit(Opcode.FORMAT, count=model.inputs, src_base=self._inputs[0], dst_base=self._inputs[1])
+        if self._stream:
+            self._instructions[-1]["streamed"] = 1
+        self._emit(Opcode.FRAME, when=When.WAIT)
+        for operation, release in self._early_operations(0):
+            self._multiply(operation, release=release)
+        # The first frame's y' is what the host left there, so there is nothing to follow.
+        for operation, _, release in self._late_operations(0):
+            self._multiply(operation, release=release)
+        loop = len(self._instructions)
+        for number in range(len(model.layers)):
+            self._write_layer(number)
+        self._emit(Opcode.REPEAT, src_base=loop)
+
+    def _write_layer(self, number: int) -> None:
+        """Element-wise part and projection of a layer, around the products for the gates that come next."""
+        model = self._model
+        layer, place = model.layers[number], self._places[number]
+        following = (number + 1) % len(model.layers)
+        self._elementwise(number)
+        if following == 0:
+            self._emit(Opcode.FRAME, when=When.TRY)
+        for operation, release in self._early_operations(following):
+            self._multiply(operation, when=When.ALWAYS if following else When.TAKEN, release=release)
+        if layer.w_ym is not None:
+            for operation in self._stored[number]["w_ym"]:
+                self._multiply(operation, follow=True)
+            self._emit(Opcode.PROJECT, acc_base=self._output_base, phase_stride=self._output_rows,
+                       phase_last=self._output_phases - 1, rows=place.output_rows, dst_base=place.y_line,
+                       shift=(model.formats[number].output_shift, 0, 0, 0), masked=1, sent=int(following == 0))
+        if following == 0:
+            self._emit(Opcode.OUTPUT, count=model.outputs, src_base=place.y_line)
+            self._emit(Opcode.FRAME, when=When.WAIT)
+            for operation, release in self._early_operations(0):
+                self._multiply(operation, when=When.MISSED, release=release)
+        for operation, follow, release in self._late_operations(following):
+            self._multiply(operation, follow=follow, release=release)
+
+    def _elementwise(self, number: int) -> None:
+        layer, place, formats = self._model.layers[number], self._places[number], self._model.formats[number]
+        self._emit(Opcode.ELEMENTWISE, acc_base=self._gate_base, acc_offset=self._bank,
+                   phase_stride=self._gate_rows, phase_last=self._gate_phases - 1, rows=place.rows,
+                   cell_base=place.cells, dst_base=place.m_line, shift=formats.gate_shift,
+                   cell_argument_shift=formats.cell_argument_shift, peephole_select=layer.peephole_select,
+                   cell_select=layer.cell_select, g_sigmoid=int(layer.g_activation == "sigmoid"),
+                   masked=int(layer.w_ym is None),
+                   sent=int(layer.w_ym is None and number == len(self._model.layers) - 1))
+
+
+def instruction_words(plan: Schedule) -> NDArray[np.uint32]:
+    """The program as (instructions, words)."""
+    layout = Instruction(plan.config)
+    packed = [layout.pack(**fields) for fields in plan.instructions]
+    words = [[word >> (32 * k) & 0xFFFFFFFF for k in range(layout.words)] for word in packed]
+    return np.array(words, np.uint32)

@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From floating point to the machine's integers, with every format chosen by calibration.
+
+What is chosen by what:
+
+- Binary point of each weight matrix: by the error that it alone makes at the layer's output, measured on real
+  frames, from the scale that clips nothing to the one that clips the largest percent. Where the best of W_x
+  and W_r of a gate cannot meet in one accumulator (their alignment is limited, and no row may ever overflow),
+  the pair of least summed error among those nearest to them that can.
+- Binary point of the first layer's x: likewise, but clipped at half of what it holds, since frames to come
+  may be twice as loud; of those whose error is within a tenth of the least, the one that holds most.
+- Binary points of a projection's y and of c: so that y holds twice and c eight times what was seen. A c that
+  saturates does harm for many steps, and its bits are to spare: at 12-bit weights the three that are given up
+  change the error of y by less than a hundredth.
+- Range of the tables: the narrowest whose measured error is within a tenth of the least.
+- Peepholes and biases: as fine as they fit.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openese.rtl.activation import Activation
+from openese.rtl.config import Config
+from openese.rtl.fixed import saturate, to_fixed
+from openese.sw.model.arrays import Float64Array, IntArray
+from openese.sw.model.layers import GATES, Layer, Model
+from openese.sw.model.quantized import (
+    SELECTS,
+    SHIFTS,
+    Formats,
+    QuantizedLayer,
+    QuantizedModel,
+    QuantizeError,
+    activation_table,
+    argument_fraction,
+    m_fraction,
+    row_limit,
+    weight_type,
+)
+from openese.sw.quantize.calibrate import Bench, Change, Range, Run, max_fraction, ranges, record, segments, symmetric
+from openese.sw.quantize.compare import compare
+from openese.sw.reference import floating
+
+__all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize", "requantize"]
+
+SIGMOID_RANGES = range(4, 8)
+TANH_RANGES = range(3, 8)
+Y_HEADROOM = 2.0
+CELL_HEADROOM = 8.0
+_TABLE_SAMPLES = 100_000
+_GATE_TENSORS = ("w_x", "w_r")
+
+
+class _Tables(NamedTuple):
+    """Ranges of both tables, and the errors they were chosen by."""
+
+    sigmoid: int
+    tanh: int
+    errors: dict[str, dict[str, float]]
+
+
+class _Gate(NamedTuple):
+    """Binary points and alignments of a gate's two matrices, x first."""
+
+    fractions: tuple[int, int]
+    aligns: tuple[int, int]
+
+
+def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: int | None = None,
+             tanh_range: int | None = None) -> QuantizedModel:
+    """Quantize ``model`` for the widths of ``config``.
+
+    Parameters
+    ----------
+    model : `Model`
+    frames : array (T, B, I)
+        Real input: T steps of B voices, each from the zero state.
+    config : `openese.rtl.config.Config`
+    sigmoid_range, tanh_range : int, optional
+        The tables span ``[-2**range, 2**range)``. Measured by default; the paper has 6 and 7.
+
+    Returns
+    -------
+    `QuantizedModel`
+        With a report of what its integers do on ``frames``.
+
+    Raises
+    ------
+    QuantizeError
+        For frames of the wrong shape, or weights that no format of the machine can hold.
+    """
+    x = _checked_frames(model, frames)
+    runs = record(model, segments(model, x))
+    tables = _choose_tables(model, runs, config, sigmoid_range, tanh_range)
+    layers: list[QuantizedLayer] = []
+    for layer, run, seen in zip(model.layers, runs, ranges(model, x), strict=True):
+        # Nothing keeps a layer's quantizer, so that there is one at a time.
+        layers.append(_LayerQuantizer(layer, run, seen, config, tables).quantize(
+            layers[-1].y_fraction if layers else None))
+    quantized = QuantizedModel(
+        layers=tuple(layers), config=config, head=model.head, name=model.name,
+        sigmoid_range=tables.sigmoid, sigmoid_table=activation_table("sigmoid", tables.sigmoid, config),
+        tanh_range=tables.tanh, tanh_table=activation_table("tanh", tables.tanh, config))
+    return dataclasses.replace(quantized, report=compare(model, quantized, x, tables.errors))
+
+
+def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:
+    """Other weights of the same shapes in the formats of a quantized model, without calibration.
+
+    What does not fit a format is clamped. The result has no report.
+
+    Raises
+    ------
+    QuantizeError
+        For layers of other shapes, and for rows that could overflow in these formats.
+    """
+    if len(model.layers) != len(quantized.layers):
+        raise QuantizeError(f"model {model.name!r} has {len(model.layers)} layers, the quantized one "
+                            f"{len(quantized.layers)}")
+    layers = tuple(_in_formats(layer, old, formats, quantized.config) for layer, old, formats in zip(
+        model.layers, quantized.layers, quantized.formats, strict=True))
+    return dataclasses.replace(quantized, layers=layers, head=model.head, report=None, name=model.name)
+
+
+def _in_formats(layer: Layer, old: QuantizedLayer, formats: Formats, config: Config) -> QuantizedLayer:
+    owner = f"layer {layer.name!r}"
+    for tensor in ("w_x", "w_r", "bias", "peephole", "w_ym"):
+        found, expected = (None if array is None else np.shape(array)
+                           for array in (getattr(layer, tensor), getattr(old, tensor)))
+        if found != expected:
+            raise QuantizeError(f"{owner} {tensor}: expected shape {expected}, found {found}")
+    peephole, w_ym = layer.peephole, layer.w_ym
+    return dataclasses.replace(
+        old, name=layer.name, bias=_rounded_bias(layer, formats.argument_fraction, config),
+        w_x=_rounded_weights(layer.w_x, old.w_x_fraction, config),
+        w_r=_rounded_weights(layer.w_r, old.w_r_fraction, config),
+        peephole=None if peephole is None else _rounded_peephole(peephole, formats.peephole_fraction, config),
+        w_ym=None if w_ym is None else symmetric(w_ym, old.w_ym_fraction or 0, config.weight_bits))
+
+
+def _rounded_weights(values: NDArray[Any], fractions: Sequence[int], config: Config) -> IntArray:
+    weights = np.empty(values.shape, weight_type(config.weight_bits))
+    for number, fraction in enumerate(fractions):
+        weights[number] = symmetric(values[number], fraction, config.weight_bits)
+    weights.setflags(write=False)
+    return weights
+
+
+def _rounded_bias(layer: Layer, fractions: Sequence[int], config: Config) -> NDArray[np.int64]:
+    return saturate(to_fixed(layer.bias, np.reshape(fractions, (4, 1))), config.argument_bits)
+
+
+def _rounded_peephole(values: NDArray[Any], fraction: int, config: Config) -> NDArray[np.int64]:
+    return saturate(to_fixed(values, fraction), config.peephole_bits)
+
+
+def _checked_frames(model: Model, frames: ArrayLike) -> Float64Array:
+    x = np.asarray(frames, np.float64)
+    if x.ndim != 3 or x.shape[2] != model.inputs or not x.size:
+        raise QuantizeError(f"frames: expected shape (T, B, {model.inputs}), found {x.shape}")
+    if not np.isfinite(x).all():
+        raise QuantizeError(f"frames{np.argwhere(~np.isfinite(x))[0].tolist()} is not a finite number")
+    return x
+
+
+# -- tables ------------------------------------------------------------------------------------------------
+
+
+def _choose_tables(model: Model, runs: Sequence[Run], config: Config, sigmoid_range: int | None,
+                   tanh_range: int | None) -> _Tables:
+    arguments: dict[str, list[tuple[Float64Array, Float64Array]]] = {"sigmoid": [], "tanh": []}
+    for layer, run in zip(model.layers, runs, strict=True):
+        for number, gate in enumerate(GATES):
+            function = layer.g_activation if gate == "g" else "sigmoid"
+            arguments[function].append((run.z[:, number], np.asarray(layer.bias[number], np.float64)))
+        arguments["tanh"].append((run.c, np.zeros(layer.cells)))
+    errors = {function: {r: _table_error(function, r, arguments[function], config) for r in candidates}
+              for function, candidates in (("sigmoid", SIGMOID_RANGES), ("tanh", TANH_RANGES))}
+    return _Tables(_first_within_a_tenth(errors["sigmoid"]) if sigmoid_range is None else sigmoid_range,
+                   _first_within_a_tenth(errors["tanh"]) if tanh_range is None else tanh_range,
+                   {function: {str(r): error for r, error in of.items()} for function, of in errors.items()})
+
+
+def _first_within_a_tenth(errors: Mapping[int, float]) -> int:
+    """The first choice that is hardly worse than the best."""
+    return next(choice for choice, error in errors.items() if error <= 1.1 * min(errors.values()))
+
+
+def _table_error(function: str, table_range: int, arguments: Sequence[tuple[Float64Array, Float64Array]],
+                 config: Config) -> float:
+    """RMS error of a table on (pre-activations, biases), where the biases are held in its range as well."""
+    exact = floating.sigmoid if function == "sigmoid" else np.tanh
+    table = activation_table(function, table_range, config)
+    fraction = argument_fraction(config, table_range)
+    squares = []
+    for z, bias in arguments:
+        held = np.clip(bias, -2.0 ** table_range, 2.0 ** table_range)
+        stride = -(-z.size // _TABLE_SAMPLES)
+        argument = saturate(to_fixed(z + (held - bias), fraction), config.argument_bits).ravel()[::stride]
+        value = np.ldexp(Activation.model(config, table, argument).astype(np.float64), -config.gate_fraction)
+        squares.append((value - exact(z.ravel()[::stride])) ** 2)
+    return float(np.sqrt(np.mean(np.concatenate(squares))))
+
+
+# -- one layer ---------------------------------------------------------------------------------------------
+
+
+class _LayerQuantizer:
+    """Chooses the formats of one layer."""
+
+    def __init__(self, layer: Layer, run: Run, seen: dict[str, Range], config: Config, tables: _Tables) -> None:
+        self._bench = Bench(layer, run, config)
+        self._layer = layer
+        self._owner = f"layer {layer.name!r}"
+        self._seen = seen
+        self._config = config
+        self._of_sigmoid = argument_fraction(config, tables.sigmoid)
+        self._of_tanh = argument_fraction(config, tables.tanh)
+        of_g = self._of_tanh if layer.g_activation == "tanh" else self._of_sigmoid
+        self._arguments = (self._of_sigmoid, self._of_sigmoid, of_g, self._of_sigmoid)
+
+    def quantize(self, x_fraction: int | None) -> QuantizedLayer:
+        """The layer in integers; ``x_fraction`` is the binary point of x, where the layer below decides it."""
+        layer, config, bench = self._layer, self._config, self._bench
+        x_fractions = bench.input_fractions(self._seen["x"].peak) if x_fraction is None else [x_fraction]
+        # All that is likely to be asked for, at once.
+        likely = [Change("x", 0, fraction) for fraction in x_fractions if len(x_fractions) > 1]
+        likely += [change for tensor, gate in self._matrices() for change in bench.weight_changes(tensor, gate)]
+        bench.measure(likely)
+        w_ym_fraction, y_fraction = self._choose_output()
+        x_fraction, gates = self._choose_gates(x_fractions, y_fraction)
+        w_x_fraction, w_r_fraction = zip(*(gate.fractions for gate in gates), strict=True)
+        align_x, align_r = zip(*(gate.aligns for gate in gates), strict=True)
+        cell_select = self._choose_cell()
+        peephole_select, peephole = self._quantize_peephole(cell_select)
+        w_ym = None
+        if layer.w_ym is not None and w_ym_fraction is not None:
+            w_ym = symmetric(layer.w_ym, w_ym_fraction, config.weight_bits)
+        return QuantizedLayer(
+            name=layer.name, g_activation=layer.g_activation,
+            w_x=_rounded_weights(layer.w_x, w_x_fraction, config),
+            w_r=_rounded_weights(layer.w_r, w_r_fraction, config),
+            bias=_rounded_bias(layer, self._arguments, config),
+            peephole=peephole, w_ym=w_ym, x_fraction=x_fraction, y_fraction=y_fraction,
+            w_x_fraction=w_x_fraction, w_r_fraction=w_r_fraction, w_ym_fraction=w_ym_fraction,
+            align_x=align_x, align_r=align_r, cell_select=cell_select, peephole_select=peephole_select)
+
+    def _matrices(self) -> list[tuple[str, int]]:
+        """Tensor and gate of each matrix."""
+        matrices = [(tensor, number) for number in range(len(GATES)) for tensor in _GATE_TENSORS]
+        return matrices if self._layer.w_ym is None else [*matrices, ("w_ym", 0)]
+
+    def _choose_output(self) -> tuple[int | None, int]:
+        """Binary points of w_ym and y."""
+        of_m, bits = m_fraction(self._config), self._config.activation_bits
+        if self._layer.w_ym is None:
+            return None, of_m
+        y_fraction = max_fraction(Y_HEADROOM * self._seen["y"].peak, bits)
+        cheapest = self._cheapest("w_ym", 0)
+        highest = y_fraction + SHIFTS[-1] - of_m
+        fraction = highest if cheapest is None else min(cheapest, highest)
+        while self._bench.row_sums(Change("w_ym", 0, fraction)).max() >= row_limit(self._config):
+            fraction -= 1
+        return fraction, min(y_fraction, fraction + of_m)
+
+    def _choose_gates(self, x_fractions: Sequence[int], y_fraction: int) -> tuple[int, list[_Gate]]:
+        """Binary point of x and formats of the four gates, of least summed cost."""
+        options: dict[int, list[list[_Gate]]] = {}
+        refusal = QuantizeError(f"{self._owner}: x has no binary point")
+        for x_fraction in x_fractions:
+            try:
+                options[x_fraction] = [self._nearest(number, x_fraction, y_fraction) for number in range(len(GATES))]
+            except QuantizeError as error:
+                refusal = error
+        if not options:
+            raise refusal
+        self._bench.measure(change for gates in options.values() for number, nearest in enumerate(gates)
+                            for gate in nearest for change in _changes(number, gate))
+        best = {x_fraction: [min(nearest, key=partial(self._gate_cost, number)) for number, nearest in enumerate(gates)]
+                for x_fraction, gates in options.items()}
+        if len(best) == 1:
+            return best.popitem()
+        costs = {x_fraction: self._bench.cost(Change("x", 0, x_fraction)) + sum(
+            self._gate_cost(number, gate) for number, gate in enumerate(gates)) for x_fraction, gates in best.items()}
+        x_fraction = _first_within_a_tenth(costs)
+        return x_fraction, best[x_fraction]
+
+    def _nearest(self, number: int, x_fraction: int, y_fraction: int) -> list[_Gate]:
+        """Of the binary points at which both products of a gate can meet, those nearest to the best."""
+        inputs = (x_fraction, y_fraction)
+        best = [self._cheapest(tensor, number) for tensor in _GATE_TENSORS]
+        argument = self._arguments[number]
+        meeting = [self._meet(best, inputs, argument + shift) for shift in SHIFTS]
+        nearest: dict[tuple[int, ...], _Gate] = {}
+        # What lies between a gate and the best comes before it, so that few need their rows summed.
+        for gate in sorted(meeting, key=lambda gate: sum(map(abs, _offsets(gate, best)))):
+            away = _offsets(gate, best)
+            if away not in nearest and not any(_nearer(other, away) for other in nearest) and self._holds(number, gate):
+                nearest[away] = gate
+        if not nearest:
+            raise QuantizeError(
+                f"{self._owner} gate {GATES[number]}: products of x ({x_fraction} fraction bits) and y "
+                f"({y_fraction}) meet in no {self._config.accumulator_bits}-bit accumulator with at least "
+                f"{argument} fraction bits that no row can overflow")
+        return sorted(nearest.values(), key=meeting.index)
+
+    def _meet(self, best: Sequence[int | None], inputs: Sequence[int], total: int) -> _Gate:
+        """The gate whose products have ``total`` fraction bits."""
+        most = (1 << self._config.align_bits) - 1
+        fractions = [total - of_input if wanted is None else
+                     min(max(wanted, total - of_input - most), total - of_input)
+                     for wanted, of_input in zip(best, inputs, strict=True)]
+        aligns = [total - own - of_input for own, of_input in zip(fractions, inputs, strict=True)]
+        return _Gate((fractions[0], fractions[1]), (aligns[0], aligns[1]))
+
+    def _holds(self, number: int, gate: _Gate) -> bool:
+        """Whether no row of a gate can overflow."""
+        rows = sum(self._bench.row_sums(change) << align
+                   for change, align in zip(_changes(number, gate), gate.aligns, strict=True))
+        return bool(np.max(rows) < row_limit(self._config))
+
+    def _cheapest(self, tensor: str, number: int) -> int | None:
+        cheapest = min(self._bench.weight_changes(tensor, number), key=self._bench.cost, default=None)
+        return None if cheapest is None else cheapest.fraction
+
+    def _gate_cost(self, number: int, gate: _Gate) -> float:
+        return sum(map(self._bench.cost, _changes(number, gate)))
+
+    def _choose_cell(self) -> int:
+        """The finest format with that headroom, and from which the tanh's argument can be had."""
+        config = self._config
+        finest = config.cell_fraction_max
+        wanted = finest - max_fraction(CELL_HEADROOM * self._seen["c"].peak, config.cell_bits)
+        coarsest = finest + config.cell_argument_left - self._of_tanh
+        return min(max(wanted, SELECTS[0]), SELECTS[-1], coarsest)
+
+    def _quantize_peephole(self, cell_select: int) -> tuple[int, NDArray[np.int64] | None]:
+        """``peephole_select`` and the peepholes, as fine as they fit."""
+        config = self._config
+        if self._layer.peephole is None:
+            return 0, None
+        coarsest = config.peephole_shift_base - (config.cell_fraction_max - cell_select) + self._of_sigmoid
+        peak = float(np.abs(self._layer.peephole).max())
+        select = min(max(max_fraction(peak, config.peephole_bits) - coarsest, SELECTS[0]), SELECTS[-1])
+        return select, _rounded_peephole(self._layer.peephole, coarsest + select, config)
+
+
+def _changes(number: int, gate: _Gate) -> list[Change]:
+    """What the formats of a gate change."""
+    return [Change(tensor, number, fraction) for tensor, fraction in zip(_GATE_TENSORS, gate.fractions, strict=True)]
+
+
+def _offsets(gate: _Gate, best: Sequence[int | None]) -> tuple[int, ...]:
+    """How far the binary points of both matrices are from the best; zeros have no best."""
+    return tuple(0 if wanted is None else own - wanted
+                 for own, wanted in zip(gate.fractions, best, strict=True))
+
+
+def _nearer(other: tuple[int, ...], offsets: tuple[int, ...]) -> bool:
+    """Whether ``other`` lies between ``offsets`` and the best, and so is no worse."""
+    return other != offsets and all(
+        min(away, 0) <= between <= max(away, 0) for between, away in zip(other, offsets, strict=True))

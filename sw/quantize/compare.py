@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The integer reference beside floating point, tensor by tensor: what every format costs."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openese.rtl.config import Config
+from openese.rtl.fixed import to_fixed
+from openese.sw.model.arrays import Float64Array, FloatArray, Int64Array, IntArray
+from openese.sw.model.layers import GATES, Layer, Model
+from openese.sw.model.quantized import Formats, QuantizedLayer, QuantizedModel, m_fraction
+from openese.sw.model.report import LayerError, Report, TensorReport
+from openese.sw.model.state import zero_state
+from openese.sw.reference.floating import FloatLayer
+from openese.sw.reference.machine import Reference
+
+__all__ = ["compare"]
+
+_BLOCK_NUMBERS = 1 << 18  # pre-activations that are kept at a time
+
+
+class _Tally:
+    """Running comparison of one tensor's integers with floating point."""
+
+    def __init__(self, layer: str, tensor: str, bits: int, fraction: int, symmetric: bool = False) -> None:
+        self._name = (layer, tensor)
+        self._format = (bits, fraction)
+        self._high = (1 << (bits - 1)) - 1
+        self._low = -self._high - (not symmetric)
+        self._minimum, self._maximum = np.inf, -np.inf
+        self._saturated = self._count = 0
+        self._squares = self._signal = self._largest = 0.0
+
+    def add_zeros(self, count: int) -> None:
+        """So many values that are zero in both."""
+        if count:
+            self._minimum, self._maximum = min(self._minimum, 0.0), max(self._maximum, 0.0)
+        self._count += count
+
+    def add(self, exact: NDArray[np.floating[Any]], found: IntArray) -> None:
+        """More values of the tensor. For z, what both give the table is compared: that is clamped."""
+        if not exact.size:
+            return
+        fraction = self._format[1]
+        fixed = to_fixed(exact, fraction)
+        self._saturated += int(np.count_nonzero((fixed < self._low) | (fixed > self._high)))
+        expected = np.asarray(exact, np.float64)
+        if self._name[1].startswith("z"):
+            expected = np.clip(expected, *np.ldexp([float(self._low), float(self._high)], -fraction))
+        error = np.ldexp(found.astype(np.float64), -fraction) - expected
+        self._minimum = min(self._minimum, float(exact.min()))
+        self._maximum = max(self._maximum, float(exact.max()))
+        self._largest = max(self._largest, float(np.abs(error).max()))
+        self._squares += float(np.sum(error * error))
+        self._signal += float(np.sum(expected * expected))
+        self._count += exact.size
+
+    def tensor_report(self) -> TensorReport:
+        """Range, format and error."""
+        return TensorReport(layer=self._name[0], tensor=self._name[1], minimum=self._minimum,
+                            maximum=self._maximum, bits=self._format[0], fraction=self._format[1],
+                            saturated=self._saturated, count=self._count,
+                            rms_error=float(np.sqrt(self._squares / self._count)))
+
+    def layer_error(self) -> LayerError:
+        """Error as a share of the signal."""
+        return LayerError(layer=self._name[0], rms_output=float(np.sqrt(self._signal / self._count)),
+                          rms_error=float(np.sqrt(self._squares / self._count)), max_error=self._largest)
+
+
+def _stored_tallies(layer: Layer, quantized: QuantizedLayer, formats: Formats,
+                    config: Config) -> list[_Tally]:
+    """Comparison of the weights, biases and peepholes of a layer."""
+    tallies = []
+
+    def add(tensor: str, bits: int, fraction: int, exact: FloatArray, found: IntArray) -> None:
+        tally = _Tally(layer.name, tensor, bits, fraction, symmetric=tensor.startswith("w_"))
+        there = (exact != 0) | (found != 0)
+        tally.add(exact[there], found[there])
+        tally.add_zeros(there.size - int(np.count_nonzero(there)))
+        tallies.append(tally)
+
+    for n, gate in enumerate(GATES):
+        for tensor, fractions in (("w_x", quantized.w_x_fraction), ("w_r", quantized.w_r_fraction)):
+            add(f"{tensor}[{gate}]", config.weight_bits, fractions[n],
+                getattr(layer, tensor)[n], getattr(quantized, tensor)[n])
+        add(f"bias[{gate}]", config.argument_bits, formats.argument_fraction[n],
+            layer.bias[n], quantized.bias[n])
+    if layer.peephole is not None and quantized.peephole is not None:
+        add("peephole", config.peephole_bits, formats.peephole_fraction,
+            layer.peephole, quantized.peephole)
+    if layer.w_ym is not None and quantized.w_ym is not None and quantized.w_ym_fraction is not None:
+        add("w_ym", config.weight_bits, quantized.w_ym_fraction, layer.w_ym, quantized.w_ym)
+    return tallies
+
+
+def _running_tallies(quantized: QuantizedLayer, formats: Formats, config: Config) -> dict[str, _Tally]:
+    """Comparison, still empty, of what a layer computes."""
+    found = {"x": (config.activation_bits, quantized.x_fraction)}
+    found |= {f"z[{gate}]": (config.argument_bits, fraction)
+              for gate, fraction in zip(GATES, formats.argument_fraction, strict=True)}
+    found |= {"c": (config.cell_bits, formats.cell_fraction),
+              "m": (config.activation_bits, m_fraction(config)),
+              "y": (config.activation_bits, quantized.y_fraction)}
+    return {tensor: _Tally(quantized.name, tensor, *form) for tensor, form in found.items()}
+
+
+class _Recorder(defaultdict[str, list[NDArray[Any]]]):
+    """Keeps what an observer of one layer sees, step by step, by tensor, z by gate."""
+
+    def __init__(self) -> None:
+        super().__init__(list)
+
+    def observe(self, tensor: str, values: NDArray[Any]) -> None:
+        if tensor == "z":
+            for gate, part in zip(GATES, values, strict=True):
+                self[f"z[{gate}]"].append(part)
+        else:
+            self[tensor].append(values)
+
+    def observe_layer(self, layer: int, tensor: str, values: NDArray[Any]) -> None:
+        self.observe(tensor, values)
+
+
+class _Outputs(NamedTuple):
+    """What one layer gives in both references: y (T, B, P) in floating point and in integers, and what was clamped."""
+
+    exact: Float64Array
+    found: Int64Array
+    saturations: dict[str, int]
+
+
+def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, integers: Int64Array,
+                     tallies: Mapping[str, _Tally]) -> _Outputs:
+    """Run a layer, and the model of its integers alone, over x (T, B, I) from the zero state."""
+    steps, voices, _ = x.shape
+    floating, reference = FloatLayer(layer), Reference(quantized, voices)
+    state = zero_state(layer, voices)
+    y = _Outputs(np.empty((steps, voices, layer.outputs)), np.empty((steps, voices, layer.outputs), np.int64), {})
+    block = max(1, _BLOCK_NUMBERS // (4 * state.c.size))
+    for start in range(0, steps, block):
+        part = slice(start, start + block)
+        exact, found = _Recorder(), _Recorder()
+        y.exact[part], state = floating.run(x[part], state, exact.observe)
+        y.found[part] = reference.run(integers[part], observe=found.observe_layer)
+        for tensor, tally in tallies.items():
+            tally.add(np.stack(exact[tensor]), np.stack(found[tensor]))
+    y.saturations.update(reference.saturations)
+    return y
+
+
+def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike,
+            table_errors: Mapping[str, Mapping[str, float]]) -> Report:
+    """Run both references over the same frames, each voice from the zero state, and compare every tensor.
+
+    One layer after the other, so that no more than one is laid out for products at a time.
+
+    Parameters
+    ----------
+    model : `Model`; quantized : `QuantizedModel`
+        The same in floating point and in integers.
+    frames : array (T, B, I)
+    table_errors : mapping
+        Goes into the report as it is; see `Report`.
+    """
+    config = quantized.config
+    real = np.asarray(frames, np.float64)
+    steps, voices, _ = real.shape
+    tallies: list[_Tally] = []
+    outputs = []
+    saturations = {"cell": 0, "output": 0}
+    x, integers = real, quantized.quantize_input(real)[0]
+    for layer, whole, formats in zip(model.layers, quantized.layers, quantized.formats, strict=True):
+        running = _running_tallies(whole, formats, config)
+        alone = dataclasses.replace(quantized, layers=(whole,))
+        x, integers, clamped = _compare_running(layer, alone, x, integers, running)
+        tallies += [*_stored_tallies(layer, whole, formats, config), *running.values()]
+        outputs.append(running["y"].layer_error())
+        saturations = {name: count + clamped[name] for name, count in saturations.items()}
+    return Report(steps=steps, voices=voices, tensors=tuple(tally.tensor_report() for tally in tallies),
+                  outputs=tuple(outputs), table_errors=table_errors, saturations=saturations)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's cell in float64: what every integer result is measured against.
+
+Sizes: steps T, voices B (batch), inputs I, cells H, outputs P.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from openese.sw.model.arrays import Float64Array
+from openese.sw.model.layers import Layer, Model
+from openese.sw.model.quantized import sigmoid
+from openese.sw.model.state import LayerState, initial_state
+from openese.sw.reference.products import multiply, prepare
+
+__all__ = ["Cells", "FloatLayer", "LayerObserver", "Observer", "run"]
+
+LayerObserver = Callable[[str, Float64Array], None]
+"""Called with ``x``, ``z`` ((4, B, H)), ``c``, ``m`` or ``y`` and its value."""
+
+Observer = Callable[[int, str, Float64Array], None]
+"""`LayerObserver` with the layer's number in front."""
+
+_BLOCK = 256  # vectors of x that are multiplied ahead
+
+
+def _ignore(layer: int, tensor: str, values: Float64Array) -> None:
+    pass
+
+
+class Cells(NamedTuple):
+    """What the cells of some voices compute: ``z`` (4, B, H), ``c`` and ``m`` (B, H)."""
+
+    z: Float64Array
+    c: Float64Array
+    m: Float64Array
+
+
+class FloatLayer:
+    """One layer, its matrices laid out for products.
+
+    Attributes
+    ----------
+    w_x : (4H, I), w_r : (4H, P), w_ym : (P, H) or None
+        As `products.prepare` gives them.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self.w_x, self.w_r = prepare(layer.w_x), prepare(layer.w_r)
+        self.w_ym = None if layer.w_ym is None else prepare(layer.w_ym)
+        self._bias = layer.bias.astype(np.float64)[:, None, :]
+        self._peephole = None if layer.peephole is None else layer.peephole.astype(np.float64)
+        self._g_activation = np.tanh if layer.g_activation == "tanh" else sigmoid
+
+    def cells(self, sums: Float64Array, c: Float64Array) -> Cells:
+        """The cells, from the sums of products (B, 4H) and the old c (B, H)."""
+        z = sums.reshape(len(sums), 4, -1).transpose(1, 0, 2) + self._bias
+        if self._peephole is not None:
+            z[0] += self._peephole[0] * c
+            z[1] += self._peephole[1] * c
+        c = sigmoid(z[1]) * c + sigmoid(z[0]) * self._g_activation(z[2])
+        if self._peephole is not None:
+            z[3] += self._peephole[2] * c
+        return Cells(z, c, sigmoid(z[3]) * np.tanh(c))
+
+    def project(self, m: Float64Array) -> Float64Array:
+        """y (B, P) of m (B, H)."""
+        return m if self.w_ym is None else multiply(m, self.w_ym)
+
+    def run(self, x: Float64Array, state: LayerState, observe: LayerObserver) -> tuple[Float64Array, LayerState]:
+        """All steps of x (T, B, I): y (T, B, P) and the state after the last."""
+        steps, voices, inputs = x.shape
+        y = np.empty((steps, *state.y.shape))
+        block = max(1, _BLOCK // max(1, voices))
+        for start in range(0, steps, block):
+            frames = x[start:start + block]
+            ahead = multiply(frames.reshape(-1, inputs), self.w_x)
+            for t, products in enumerate(ahead.reshape(len(frames), voices, self.w_x.shape[0]), start):
+                z, c, m = self.cells(products + multiply(state.y, self.w_r), state.c)
+                state = LayerState(c, self.project(m))
+                y[t] = state.y
+                for tensor, values in (("x", x[t]), ("z", z), ("c", c), ("m", m), ("y", state.y)):
+                    observe(tensor, values)
+        return y, state
+
+
+def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,
+        observe: Observer = _ignore) -> tuple[Float64Array, list[LayerState]]:
+    """All steps of some voices, layer after layer, so that only one is laid out for products at a time.
+
+    Parameters
+    ----------
+    x : array (T, B, I)
+    state : one `LayerState` per layer, optional
+        Zeros by default.
+    observe : `Observer`, optional
+        Sees the inner values of every layer at every step, one layer after the other.
+
+    Returns
+    -------
+    y : ndarray (T, B, P) of the last layer
+    state : list of `LayerState`, after the last step
+
+    Raises
+    ------
+    ValueError
+        For frames or a state of the wrong shape.
+    """
+    frames = np.asarray(x, np.float64)
+    if frames.ndim != 3 or frames.shape[2] != model.inputs:
+        raise ValueError(f"frames: expected shape (T, B, {model.inputs}), found {frames.shape}")
+    voices = frames.shape[1]
+    before = initial_state(model, voices) if state is None else _checked(model, voices, state)
+    after = []
+    for number, (layer, start) in enumerate(zip(model.layers, before, strict=True)):
+        frames, end = FloatLayer(layer).run(frames, start, partial(observe, number))
+        after.append(end)
+    return frames, after
+
+
+def _checked(model: Model, voices: int, state: Sequence[LayerState]) -> list[LayerState]:
+    if len(state) != len(model.layers):
+        raise ValueError(f"state: expected {len(model.layers)} layers, found {len(state)}")
+    checked = [LayerState(np.asarray(c, np.float64), np.asarray(y, np.float64)) for c, y in state]
+    for layer, found in zip(model.layers, checked, strict=True):
+        for name, array, size in (("c", found.c, layer.cells), ("y", found.y, layer.outputs)):
+            if array.shape != (voices, size):
+                raise ValueError(f"state of layer {layer.name!r}, {name}: expected shape ({voices}, {size}), "
+                                 f"found {array.shape}")
+    return checked

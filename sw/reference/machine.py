@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine in numpy: the same integers as the RTL, bit for bit, vectorised over channels.
+
+All sums are exact. Products are summed in floating point, which is exact because a `QuantizedModel` bounds
+every partial sum below 2**53; everything else is 64-bit integers.
+
+Sizes: channels C, inputs I, cells H, outputs P.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openese.rtl.config import Config
+from openese.rtl.elementwise import CellStep, Slice
+from openese.rtl.fixed import round_shift, saturate
+from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
+from openese.sw.model.quantized import Formats, QuantizedLayer, QuantizedModel
+from openese.sw.model.state import ChannelState
+from openese.sw.reference.products import Weights, multiply, prepare
+
+__all__ = ["AccumulatorOverflow", "Observer", "Reference"]
+
+BoolArray = NDArray[np.bool_]
+
+Observer = Callable[[int, str, Int64Array], None]
+"""Called with a layer's number, ``x``, ``z`` (table arguments, (4, C, H)), ``c``, ``m`` or ``y``: value."""
+
+_BLOCK = 256  # vectors of x that are multiplied ahead
+_EXACT_BITS = 54  # a float64 holds every signed integer of so many bits
+
+
+class AccumulatorOverflow(ValueError):
+    """A sum beyond the accumulators: the formats' proof or the activations' widths were violated."""
+
+
+def accumulate(weights: Weights, vectors: Int64Array, bits: int, scale: Float64Array | float = 1.0,
+               addend: Float64Array | float = 0.0) -> Int64Array:
+    """``(vectors @ weights.T) * scale + addend`` of integers, exactly.
+
+    Parameters
+    ----------
+    weights : integers (rows, columns), as `products.prepare` gives them
+    vectors : int64 (C, columns)
+    bits : int
+        Width of an accumulator, at most 54.
+    scale : powers of two (rows,), optional
+    addend : integers (C, rows), optional
+        Other products of the same rows.
+
+    Returns
+    -------
+    int64 (C, rows)
+
+    Raises
+    ------
+    AccumulatorOverflow
+        Naming the first row and channel whose sum does not fit.
+    """
+    sums = multiply(vectors.astype(np.float64), weights) * scale + addend
+    limit = 2.0 ** (bits - 1)
+    if sums.max() >= limit or sums.min() < -limit:
+        channel, row = np.argwhere((sums >= limit) | (sums < -limit))[0]
+        raise AccumulatorOverflow(f"row {row}, channel {channel}: sum {sums[channel, row]:.0f} does not fit "
+                                  f"{bits}-bit accumulators")
+    return sums.astype(np.int64)
+
+
+class _Outcome(NamedTuple):
+    """What a layer computes in one step: the cells' part, y, and which outputs were clamped."""
+
+    cells: CellStep
+    y: Int64Array
+    output_saturated: BoolArray
+
+
+class _Cell:
+    """The arithmetic of one layer, without state."""
+
+    def __init__(self, layer: QuantizedLayer, formats: Formats, config: Config,
+                 tables: tuple[IntArray, IntArray]) -> None:
+        self._config = config
+        self._formats = formats
+        self._w_x, self._w_r = prepare(layer.w_x), prepare(layer.w_r)
+        self._scale_x, self._scale_r = (np.repeat(np.ldexp(1.0, align), layer.cells)
+                                        for align in (layer.align_x, layer.align_r))
+        self._bias = layer.bias.astype(np.int64)[:, None, :]
+        self._peephole = None if layer.peephole is None else layer.peephole.astype(np.int64)
+        self._w_ym = None if layer.w_ym is None else prepare(layer.w_ym)
+        self._tables = tables
+        self._settings = {
+            "shift": formats.gate_shift, "cell_argument_shift": formats.cell_argument_shift,
+            "peephole_select": layer.peephole_select, "cell_select": layer.cell_select,
+            "g_sigmoid": layer.g_activation == "sigmoid"}
+
+    def input_products(self, x: Int64Array) -> Float64Array:
+        """What x (n, I) adds to the accumulators (n, 4H), whatever the state."""
+        return multiply(x.astype(np.float64), self._w_x) * self._scale_x
+
+    def step(self, products: Float64Array, before: Int64Array, y: Int64Array) -> _Outcome:
+        """One step from `input_products` (C, 4H) and the state: ``before``, the old c (C, H), and the old y (C, P)."""
+        sums = accumulate(self._w_r, y, self._config.accumulator_bits, self._scale_r, products)
+        gates = sums.reshape(len(y), 4, -1).transpose(1, 0, 2)
+        cells = Slice.model(self._config, gates, before, self._bias, self._peephole, self._settings, *self._tables)
+        return _Outcome(cells, *self._project(cells.m))
+
+    def _project(self, m: Int64Array) -> tuple[Int64Array, BoolArray]:
+        if self._w_ym is None or self._formats.output_shift is None:
+            return m, np.zeros(m.shape, bool)
+        sums = accumulate(self._w_ym, m, self._config.accumulator_bits)
+        exact = round_shift(sums, self._formats.output_shift)
+        y = saturate(exact, self._config.activation_bits)
+        return y, y != exact
+
+
+def _ignore(layer: int, tensor: str, values: Int64Array) -> None:
+    pass
+
+
+class Reference:
+    """A machine with ``channels`` voices that runs a `QuantizedModel`.
+
+    Parameters
+    ----------
+    model : `QuantizedModel`
+    channels : int
+    tables : pair of integers, optional
+        Samples of sigmoid and tanh in place of the model's, to compare: any power of two of them.
+
+    Attributes
+    ----------
+    c : list of int64 (C, H), y : list of int64 (C, P)
+        The state of each layer.
+    layer_saturations : list of dict
+        For each layer, how many values of active channels were clamped: ``cell``, ``output`` (of the
+        projection; m is clamped by design, where 1.0 becomes the largest number, and is not counted).
+
+    Raises
+    ------
+    ValueError
+        For less than one channel, or accumulators wider than the 54 bits that are summed exactly here.
+    """
+
+    def __init__(self, model: QuantizedModel, channels: int, tables: tuple[IntArray, IntArray] | None = None) -> None:
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, not {channels}")
+        if model.config.accumulator_bits > _EXACT_BITS:
+            raise ValueError(f"accumulator_bits must be at most {_EXACT_BITS} for an exact reference, "
+                             f"not {model.config.accumulator_bits}")
+        self.model = model
+        self.channels = channels
+        self.c = [np.zeros((channels, layer.cells), np.int64) for layer in model.layers]
+        self.y = [np.zeros((channels, layer.outputs), np.int64) for layer in model.layers]
+        self.layer_saturations = [{"cell": 0, "output": 0} for _ in model.layers]
+        tables = tables or (model.sigmoid_table, model.tanh_table)
+        self._layers = [_Cell(layer, formats, model.config, tables)
+                        for layer, formats in zip(model.layers, model.formats, strict=True)]
+
+    @property
+    def saturations(self) -> dict[str, int]:
+        """`layer_saturations`, summed."""
+        return {name: sum(counts[name] for counts in self.layer_saturations) for name in ("cell", "output")}
+
+    def get_state(self, channel: int) -> list[ChannelState]:
+        """A copy of the state of one channel, layer by layer."""
+        return [ChannelState(c[channel].copy(), y[channel].copy())
+                for c, y in zip(self.c, self.y, strict=True)]
+
+    def set_state(self, channel: int, state: list[ChannelState]) -> None:
+        """Replace the state of one channel.
+
+        Raises
+        ------
+        ValueError
+            For a state of the wrong shape, or numbers that do not fit.
+        """
+        if len(state) != len(self._layers):
+            raise ValueError(f"state: expected {len(self._layers)} layers, found {len(state)}")
+        config = self.model.config
+        checked = [
+            ChannelState(
+                _checked(f"c of layer {layer.name!r}", c, (layer.cells,), config.cell_bits),
+                _checked(f"y of layer {layer.name!r}", y, (layer.outputs,), config.activation_bits))
+            for layer, (c, y) in zip(self.model.layers, state, strict=True)]
+        for number, (c, y) in enumerate(checked):
+            self.c[number][channel], self.y[number][channel] = c, y
+
+    def step(self, x: ArrayLike, active: ArrayLike | None = None, reset: ArrayLike | None = None,
+             observe: Observer = _ignore) -> Int64Array:
+        """One step of all layers.
+
+        Parameters
+        ----------
+        x : integers (C, I)
+            At the first layer's ``x_fraction``; see `QuantizedModel.quantize_input`.
+        active : bool (C,), optional
+            Channels that take the step; the others keep their state and output zeros. All by default.
+        reset : bool (C,), optional
+            Channels, active or not, whose state is zeroed first, in all layers. None by default.
+        observe : `Observer`, optional
+            Sees the inner values of every layer, those of inactive channels among them.
+
+        Returns
+        -------
+        y : int64 (C, P) of the last layer
+
+        Raises
+        ------
+        ValueError
+            For arrays of the wrong shape, or activations beyond ``activation_bits``.
+        AccumulatorOverflow
+            Never, for a `QuantizedModel` whose arrays were left as they were checked.
+        """
+        now = _checked("x", x, (self.channels, self.model.inputs), self.model.config.activation_bits)
+        return self._step(now, self._layers[0].input_products(now), self._flags("active", active, True),
+                          self._flags("reset", reset, False), observe)
+
+    def _step(self, now: Int64Array, products: Float64Array, running: BoolArray, cleared: BoolArray,
+              observe: Observer) -> Int64Array:
+        """`step` with all that it checks, and the first layer's `input_products`."""
+        for number, cell in enumerate(self._layers):
+            self.c[number][cleared] = 0
+            self.y[number][cleared] = 0
+            outcome = cell.step(products if number == 0 else cell.input_products(now), self.c[number], self.y[number])
+            for tensor, values in (("x", now), ("z", outcome.cells.arguments), ("c", outcome.cells.cell),
+                                   ("m", outcome.cells.m), ("y", outcome.y)):
+                observe(number, tensor, values)
+            now = outcome.y
+            self.c[number][running] = outcome.cells.cell[running]
+            self.y[number][running] = outcome.y[running]
+            counts = self.layer_saturations[number]
+            counts["cell"] += int(np.count_nonzero(outcome.cells.saturated[running]))
+            counts["output"] += int(np.count_nonzero(outcome.output_saturated[running]))
+        return np.where(running[:, None], now, 0)
+
+    def run(self, frames: ArrayLike, active: ArrayLike | None = None, reset: ArrayLike | None = None,
+            observe: Observer = _ignore) -> Int64Array:
+        """`step` for frames (T, C, I) with masks (T, C); the state goes on from where it was.
+
+        Returns
+        -------
+        y : int64 (T, C, P)
+        """
+        x = np.asarray(frames)
+        if x.ndim != 3:
+            raise ValueError(f"frames: expected shape (T, {self.channels}, {self.model.inputs}), "
+                             f"found {x.shape}")
+        x = _checked("frames", x, (len(x), self.channels, self.model.inputs), self.model.config.activation_bits)
+        running, cleared = (np.broadcast_to(default if mask is None else np.asarray(mask, bool), x.shape[:2])
+                            for mask, default in ((active, True), (reset, False)))
+        y = np.empty((len(x), self.channels, self.model.outputs), np.int64)
+        block = max(1, _BLOCK // self.channels)
+        for start in range(0, len(x), block):
+            part = x[start:start + block]
+            ahead = self._layers[0].input_products(part.reshape(-1, self.model.inputs))
+            for t, products in enumerate(ahead.reshape(len(part), self.channels, -1), start):
+                y[t] = self._step(x[t], products, running[t], cleared[t], observe)
+        return y
+
+    def _flags(self, name: str, values: ArrayLike | None, default: bool) -> BoolArray:
+        flags = np.full(self.channels, default) if values is None else np.asarray(values, bool)
+        if flags.shape != (self.channels,):
+            raise ValueError(f"{name}: expected shape ({self.channels},), found {flags.shape}")
+        return flags
+
+
+def _checked(name: str, values: ArrayLike, shape: tuple[int, ...], bits: int) -> Int64Array:
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected integers, found type {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, found {array.shape}")
+    limit = 1 << (bits - 1)
+    if array.size and (array.min() < -limit or array.max() >= limit):
+        raise ValueError(f"{name}: values must be within {-limit}..{limit - 1}, "
+                         f"found {array.min()}..{array.max()}")
+    return array.astype(np.int64)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs the models of a `Network` over whole sequences: the float model, or a machine of integers."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openese.rtl.fixed import saturate, to_fixed
+from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import Model
+from openese.sw.model.quantized import QuantizedModel
+from openese.sw.model.state import ChannelState, LayerState, State
+from openese.sw.reference.floating import run
+
+__all__ = ["FloatRunner", "Machine", "MachineRunner"]
+
+
+STEPS = 64  # between two reports of progress
+
+
+class Machine(Protocol):
+    """A machine with a model in it: `Reference`, or what drives the hardware."""
+
+    model: QuantizedModel
+    channels: int
+
+    def run(self, frames: ArrayLike, active: ArrayLike | None = None) -> NDArray[np.int64]:
+        """Steps for frames (T, C, I) of the ``active`` channels (T, C); outputs (T, C, P)."""
+
+    def get_state(self, channel: int) -> list[ChannelState]:
+        """The state of one channel, layer by layer."""
+
+    def set_state(self, channel: int, state: list[ChannelState]) -> None:
+        """Replace the state of one channel."""
+
+
+class FloatRunner:
+    """Runs a model in float64, the sequences of one length at a time."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def run(self, x: FloatArray, lengths: NDArray[np.intp], state: State) -> tuple[FloatArray, State]:
+        """As `network.Runner.run`."""
+        outputs = np.zeros((*x.shape[:2], self._model.outputs))
+        after = tuple(LayerState(layer.c.copy(), layer.y.copy()) for layer in state)
+        for length in np.unique(lengths):
+            voices = np.flatnonzero(lengths == length)
+            before = [LayerState(layer.c[voices], layer.y[voices]) for layer in state]
+            outputs[:length, voices], final = run(self._model, x[:length, voices], before)
+            for layer, end in zip(after, final, strict=True):
+                layer.c[voices], layer.y[voices] = end
+        return outputs, after
+
+
+class MachineRunner:
+    """Runs sequences on a machine, as many side by side as it has channels.
+
+    A channel whose sequence has ended is left out of the channel mask, so it keeps its state.
+
+    Parameters
+    ----------
+    machine : Machine
+    advance : callable, optional
+        Called with a number of steps when they are done.
+
+    Attributes
+    ----------
+    input_saturations : int
+        Numbers given so far, of frames and of states, that did not fit their formats.
+    """
+
+    def __init__(self, machine: Machine, advance: Callable[[int], None] = lambda steps: None) -> None:
+        self._machine = machine
+        self._advance = advance
+        self.input_saturations = 0
+
+    def zero_state(self, voices: int) -> State:
+        """The state of voices that start anew."""
+        return tuple(LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.outputs)))
+                     for layer in self._machine.model.layers)
+
+    def run(self, x: FloatArray, lengths: NDArray[np.intp], state: State) -> tuple[FloatArray, State]:
+        """As `network.Runner.run`, in real numbers outside and the machine's integers inside."""
+        machine = self._machine
+        outputs = np.zeros((*x.shape[:2], machine.model.outputs))
+        after = tuple(LayerState(layer.c.copy(), layer.y.copy()) for layer in state)
+        for start in range(0, x.shape[1], machine.channels):
+            voices = np.arange(start, min(start + machine.channels, x.shape[1]))
+            steps = int(lengths[voices].max(initial=0))
+            for channel, voice in enumerate(voices):
+                machine.set_state(channel, self._to_integers(state, int(voice)))
+            frames = np.zeros((steps, machine.channels, x.shape[2]), np.int64)
+            frames[:, :len(voices)], saturated = machine.model.quantize_input(x[:steps, voices])
+            self.input_saturations += saturated
+            active = np.zeros((steps, machine.channels), bool)
+            active[:, :len(voices)] = np.arange(steps)[:, None] < lengths[voices]
+            for first in range(0, steps, STEPS):
+                part = slice(first, min(first + STEPS, steps))
+                y = machine.run(frames[part], active[part])
+                outputs[part, voices] = machine.model.dequantize_output(y[:, :len(voices)])
+                self._advance(part.stop - part.start)
+            for channel, voice in enumerate(voices):
+                self._from_integers(machine.get_state(channel), after, int(voice))
+        return outputs, after
+
+    def _to_integers(self, state: State, voice: int) -> list[ChannelState]:
+        model, config = self._machine.model, self._machine.model.config
+        return [ChannelState(self._fitted(held.c[voice], formats.cell_fraction, config.cell_bits),
+                             self._fitted(held.y[voice], layer.y_fraction, config.activation_bits))
+                for held, layer, formats in zip(state, model.layers, model.formats, strict=True)]
+
+    def _fitted(self, values: FloatArray, fraction: int, bits: int) -> NDArray[np.int64]:
+        exact = to_fixed(values, fraction)
+        fitted = saturate(exact, bits)
+        self.input_saturations += int(np.count_nonzero(fitted != exact))
+        return fitted
+
+    def _from_integers(self, found: list[ChannelState], after: State, voice: int) -> None:
+        model = self._machine.model
+        for held, layer, formats, (c, y) in zip(after, model.layers, model.formats, found, strict=True):
+            held.c[voice] = np.ldexp(np.asarray(c, np.float64), -formats.cell_fraction)
+            held.y[voice] = np.ldexp(np.asarray(y, np.float64), -layer.y_fraction)

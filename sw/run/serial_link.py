@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A link to a machine behind a serial port: `openese.rtl.serial.packets` from the host's side.
+
+One request is under way at a time. One that is not answered in time is sent again under the same number, which the
+machine recognises, so that nothing is lost and nothing done twice, whatever becomes of the bytes.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openese.rtl.config import Config
+from openese.rtl.serial.packets import DEPTH, END, PROTOCOL, Kind, Packet, decode, encode
+from openese.sw.run.device import DeviceError
+
+__all__ = ["BAUD", "LONGEST", "LinkError", "SerialLink"]
+
+#: Bits a second, where nothing else is said: as fast as the FT231X of the ULX3S.
+BAUD = 3_000_000
+#: Seconds that an answer is waited for, at most.
+LONGEST = 5.0
+
+
+class LinkError(DeviceError):
+    """The machine at the other end does not answer, answers wrongly, or refuses; the message names the port."""
+
+
+class SerialLink:
+    """A machine at a serial port.
+
+    A context manager; closed at its end.
+
+    Parameters
+    ----------
+    port : str
+        As pyserial names it: ``/dev/ttyUSB0``, ``COM3``.
+    config : Config
+        Of the machine.
+    baud : int
+        Bits a second.
+    timeout : float
+        Seconds without an answer, beyond what its bytes take, after which a request is sent again; the next time
+        twice as many, up to `LONGEST`.
+    tries : int
+        Times that a request is sent.
+    patience : float
+        Seconds for which `run_frames` bears that no beat goes in or out.
+
+    Attributes
+    ----------
+    repeated : int
+        Requests that had to be sent again.
+
+    Raises
+    ------
+    LinkError
+        The port cannot be opened, or nobody answers there who speaks this protocol and is of this many channels.
+    """
+
+    def __init__(self, port: str, config: Config, *, baud: int = BAUD, timeout: float = 0.2, tries: int = 8,
+                 patience: float = 20.0) -> None:
+        try:
+            import serial
+        except ImportError:
+            raise LinkError(f"{port}: a serial port needs the extra 'serial' (pyserial)") from None
+        self.config = config
+        self.repeated = 0
+        self._name = port
+        self._gone = serial.SerialException
+        self._tries, self._patience = tries, patience
+        # A request or answer of full size, with every byte escaped, there and back.
+        self._timeout = timeout + 2 * 8 * (DEPTH + 2) * 10 / baud
+        self._words = -(-config.channels * config.activation_bits // 32)
+        self._sequence = 0
+        self._line = bytearray()
+        try:
+            self._port = serial.Serial(port, baud, timeout=0.02, write_timeout=5)
+        except (self._gone, ValueError) as error:
+            raise LinkError(f"{port}: cannot be opened: {error}") from None
+        try:
+            self._port.set_low_latency_mode(True)  # FTDI's drivers else collect bytes for 16 ms
+        except (AttributeError, OSError, ValueError, NotImplementedError):
+            pass
+        try:
+            self._greet()
+        except LinkError:
+            self.close()
+            raise
+
+    def __enter__(self) -> "SerialLink":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the port; the machine goes on as it is."""
+        self._port.close()
+
+    def _greet(self) -> None:
+        word, = self._request(Kind.HELLO, [])
+        protocol, words, depth = int(word) & 0xFF, int(word) >> 8 & 0xFF, int(word) >> 16
+        for name, found, wanted in (("protocol", protocol, PROTOCOL), ("words a beat", words, self._words),
+                                    ("words a packet", depth, DEPTH)):
+            if found != wanted:
+                raise LinkError(f"{self._name}: the machine there has {name} {found}, "
+                                f"config {self.config.name!r} needs {wanted}")
+
+    # -- packets -------------------------------------------------------------------------------
+
+    def _request(self, kind: Kind, payload: ArrayLike) -> NDArray[np.uint32]:
+        """The payload of the answer."""
+        self._sequence = (self._sequence + 1) % 256
+        line = encode(kind, self._sequence, payload)
+        try:
+            for attempt in range(self._tries):
+                self.repeated += attempt > 0
+                self._port.write(line)
+                longest = max(LONGEST, self._timeout)
+                for packet in self._packets(time.monotonic() + min(longest, self._timeout * 2 ** attempt)):
+                    if packet.sequence != self._sequence:
+                        continue
+                    if packet.kind == Kind.REFUSED:
+                        raise LinkError(f"{self._name}: the machine does not know {kind.name} requests")
+                    if packet.kind == kind | Kind.ANSWER:
+                        return packet.payload
+        except (self._gone, OSError) as error:
+            raise LinkError(f"{self._name}: the port is gone: {error}") from None
+        raise LinkError(f"{self._name}: no answer to {kind.name}, asked {self._tries} times")
+
+    def _packets(self, deadline: float) -> Iterator[Packet]:
+        """Right packets as they come, until it is too late."""
+        while time.monotonic() < deadline:
+            self._line += self._port.read(max(1, self._port.in_waiting))
+            *packets, self._line = self._line.split(bytes([END]))
+            for line in packets:
+                packet = decode(bytes(line)) if line else None
+                if packet:
+                    yield packet
+
+    # -- registers -----------------------------------------------------------------------------
+
+    def access(self, accesses: Iterable[tuple[int, int | None]]) -> list[int]:
+        """Register accesses in order: writes (address, value) and reads (address, None); returns what was read.
+
+        Raises
+        ------
+        LinkError
+            Naming the first that was refused.
+        """
+        values: list[int] = []
+        payload: list[int] = []
+        addresses: dict[int, tuple[str, int]] = {}
+        reads = 0
+        for address, value in accesses:
+            if len(payload) + 2 > DEPTH or reads == DEPTH - 1:
+                values += self._registers(payload, addresses)
+                payload, addresses, reads = [], {}, 0
+            addresses[len(payload)] = ("read of" if value is None else "write to", address)
+            reads += value is None
+            payload += [address] if value is None else [1 << 31 | address, value & 0xFFFFFFFF]
+        return values + (self._registers(payload, addresses) if payload else [])
+
+    def _registers(self, payload: ArrayLike, addresses: dict[int, tuple[str, int]]) -> list[int]:
+        status, *values = self._request(Kind.REGISTERS, payload).tolist()
+        if status & 0xFFFF:
+            what, address = addresses[status >> 16]
+            raise LinkError(f"{self._name}: {what} register 0x{address:03x} was refused")
+        return values
+
+    def write(self, address: int, value: int) -> None:
+        """Write a register."""
+        self.access([(address, value)])
+
+    def read(self, address: int) -> int:
+        """Read a register."""
+        value, = self.access([(address, None)])
+        return value
+
+    def load(self, address: int, words: ArrayLike) -> None:
+        """Write words to one register, one after another."""
+        given = np.asarray(words, np.uint32)
+        for start in range(0, len(given), DEPTH - 1):
+            part = given[start:start + DEPTH - 1]
+            self._registers([1 << 31 | (len(part) - 1) << 16 | address, *part], {0: ("write to", address)})
+
+    def place(self, data: NDArray[np.uint8]) -> int:
+        """There is no memory behind a serial link."""
+        raise LinkError(f"{self._name}: no memory there for weights to be streamed from; pack the model as resident")
+
+    # -- frames --------------------------------------------------------------------------------
+
+    def _exchange(self, beats: NDArray[np.uint32], last: bool,
+                  wanted: int) -> tuple[int, bool, NDArray[np.uint32], bool]:
+        """Beats (n, words) in, and up to ``wanted`` or more out.
+
+        Returns how many were taken, whether a frame is part-way in, the beats that came, whether they end a frame.
+        """
+        answer = self._request(Kind.FRAMES, [last << 31 | wanted, *beats.reshape(-1)])
+        status = int(answer[0])
+        return status & 0xFFFF, bool(status >> 30 & 1), answer[1:].reshape(-1, self._words), bool(status >> 31)
+
+    def abandon(self) -> None:
+        """Give up all frames that were not sent or not received."""
+        nothing = np.zeros((0, self._words), np.uint32)
+        _, midway, given, _ = self._exchange(nothing, False, 0)
+        if midway:
+            self._exchange(np.zeros((1, self._words), np.uint32), True, 0)
+        while len(given) or midway:
+            _, midway, given, _ = self._exchange(nothing, False, 1)
+
+    def run_frames(self, header: ArrayLike, columns: ArrayLike,
+                   outputs: int) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
+        """Send frames, headers (T, C) and columns (T, I, C); receive as many, headers and (T, P, C).
+
+        A frame goes in while the one before it is computed.
+        """
+        channels = self.config.channels
+        beats = np.concatenate([np.asarray(header, "<u2")[:, None], np.asarray(columns, "<i2").view("<u2")], axis=1)
+        frames, length, _ = beats.shape
+        padded = np.zeros((frames, length, 2 * self._words), "<u2")
+        padded[:, :, :channels] = beats
+        words = padded.view("<u4")
+        found = np.zeros((frames, 1 + outputs, self._words), "<u4")
+        most = (DEPTH - 1) // self._words
+        sent = received = begun = part = 0  # frames; beats of the frames in the middle of which we are
+        moved = time.monotonic()
+        while received < frames:
+            rest = words[sent, begun:begun + most] if sent < frames else words[:0, 0]
+            wanted = 1 + outputs - part if sent > received else 0
+            taken, _, given, ended = self._exchange(rest, begun + len(rest) == length, wanted)
+            begun += taken
+            if begun == length:
+                sent, begun = sent + 1, 0
+            if part + len(given) > 1 + outputs or ended != (part + len(given) == 1 + outputs):
+                raise LinkError(f"{self._name}: frame {received} came back with another number of columns "
+                                f"than {outputs}")
+            found[received, part:part + len(given)] = given
+            part += len(given)
+            if ended:
+                received, part = received + 1, 0
+            if taken or len(given):
+                moved = time.monotonic()
+            elif time.monotonic() - moved > self._patience:
+                raise LinkError(f"{self._name}: no beat in or out for {self._patience:.0f} s; {sent} of {frames} "
+                                f"frames are in, {received} out")
+        back = found.view("<u2")[:, :, :channels]
+        return back[:, 0].copy(), back[:, 1:].copy().view(np.int16)
+
+

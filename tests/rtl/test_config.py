@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Config: what follows from what."""
+
+import pytest
+
+from openese.rtl.config import PRESETS, Config, preset
+
+
+@pytest.mark.parametrize(("changes", "slices", "width"), [
+    ({"pes": 16}, 16, 2), ({"pes": 16, "groups": 2}, 8, 2), ({"channels": 1}, 4, 1), ({"pes": 1, "channels": 1}, 1, 1),
+    ({"pes": 16, "slices": 2}, 2, 2), ({"slice_width": 1}, 4, 1)])
+def test_slices_follow_unless_they_are_given(changes, slices, width):
+    config = preset("tiny").replace(**changes)
+    assert (config.slices, config.slice_width) == (slices, width)
+
+
+def test_slices_that_were_given_stay():
+    config = Config(name="wide", pes=4, channels=2, slices=1, slice_width=4).replace(pes=8)
+    assert (config.slices, config.slice_width) == (1, 4)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_copy_without_changes_is_the_same_machine(name):
+    assert preset(name).replace(name="copy").fingerprint == preset(name).fingerprint

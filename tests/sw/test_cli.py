@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line, from a model to outputs, and how it says no."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from import_tools import run_float
+from models import random_model, speech_like
+from test_network import network
+
+from openese.rtl.config import preset
+from openese.sw import cli
+from openese.sw.model.network import Network
+from openese.sw.model.sequences import Sequences
+
+SEED = 13
+CONFIG = preset("tiny")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder to work in, with a plain model, one that is not, and frames for both."""
+    monkeypatch.chdir(tmp_path)
+    random_model(SEED, 6, (16, 8), 12, head=3, peephole=True).save("net.npz")
+    network().save("both.npz")
+    np.save("x.npy", speech_like(SEED, 40, 1, 6)[:, 0])
+    np.savez("xs.npz", frames=speech_like(SEED, 30, 5, 6), lengths=[30, 20, 10, 0, 7])
+    np.save("x3.npy", speech_like(SEED, 30, 3, 3))
+    return tmp_path
+
+
+@pytest.fixture
+def openese(capsys):
+    """Runs a command line: its standard output, after a check of status and standard error."""
+    def run(line, status=0, error=""):
+        found = cli.main(line.split())
+        printed = capsys.readouterr()
+        assert (found, printed.err) == (status, error and f"openese: {error}\n")
+        return printed.out
+    return run
+
+
+def outputs_close(path, model, frames):
+    exact, _ = run_float(Network.load(model), frames.frames, lengths=frames.lengths)
+    found = np.load(path)
+    np.testing.assert_allclose(found[:, None] if frames.alone else found, exact, atol=0.01)
+
+
+def test_step_by_step(folder, openese):
+    assert "16.67%" in openese("prune net.npz --density 0.2 --preset tiny -o sparse.npz")
+    assert "RMS error" in openese("quantize sparse.npz --preset tiny --calibrate x.npy -o q.npz")
+    assert "fingerprint" in openese("pack q.npz -o net.img --hex hex")
+    assert any(Path("hex").iterdir())
+    assert "holds the quantized model" in openese("verify net.img --quantized q.npz")
+    assert "against floating point" in openese("run net.img x.npy -o y.npy --model sparse.npz --check")
+    outputs_close("y.npy", "sparse.npz", Sequences.load("x.npy"))
+
+
+def test_all_at_once_is_the_same(folder, openese):
+    openese("prune net.npz --density 0.2 --preset tiny -o sparse.npz")
+    openese("quantize sparse.npz --preset tiny --calibrate x.npy -o q.npz")
+    openese("pack q.npz -o steps.img")
+    openese("compile net.npz --density 0.2 --preset tiny --calibrate x.npy -o once.img")
+    assert Path("once.img").read_bytes() == Path("steps.img").read_bytes()
+
+
+def test_sequences_of_several_lengths(folder, openese):
+    openese("compile net.npz --preset tiny --calibrate xs.npz -o net.img")
+    openese("run net.img xs.npz -o y.npy --model net.npz")
+    outputs_close("y.npy", "net.npz", Sequences.load("xs.npz"))
+    assert np.load("y.npy").shape == (30, 5, 3)
+    openese("run net.img xs.npz -o bare.npy")
+    assert np.load("bare.npy").shape == (30, 5, 12)
+
+
+def test_both_directions_are_a_folder(folder, openese):
+    openese("prune both.npz --density 0.5 --preset tiny -o sparse.npz")
+    openese("quantize sparse.npz --preset tiny --calibrate x3.npy -o q")
+    openese("pack q -o images")
+    assert sorted(path.name for path in Path("images").iterdir()) == [
+        "0.img", "1.img", "2.img", "3.img", "network.npz"]
+    assert openese("verify images --quantized q").count("holds the quantized model") == 4
+    openese("run images x3.npy -o y.npy")
+    outputs_close("y.npy", "sparse.npz", Sequences.load("x3.npy"))
+    for path, word in (("q", "RMS error"), ("images", "fingerprint"), ("sparse.npz", "reverse")):
+        assert word in openese(f"info {path}")
+
+
+def test_import_and_list(folder, openese):
+    rng = np.random.default_rng(SEED)
+    cells = {f"{name}.weight_{of}": rng.normal(size=(8, size)) for name in ("a", "b")
+             for of, size in (("ih", 3), ("hh", 2))}
+    np.savez("cells.npz", **cells)
+    listed = openese("import cells.npz --list")
+    assert "LSTMCell" in listed and listed == openese("info cells.npz")
+    openese("import cells.npz -o m.npz", 2, "cells.npz: select one of 'a', 'b', or several to stack them")
+    assert "a: " not in openese("import cells.npz --select b -o m.npz")
+    assert Network.load("m.npz").directions[0].model.layers[0].name == "b"
+    openese("import cells.npz", 2, "import needs --output PATH, or --list")
+
+
+@pytest.mark.parametrize("densities, kept", [
+    ("--density 0.5", {"w_x": 0.5, "w_r": 0.5}), ("--density w_x=0.25", {"w_x": 0.25, "w_r": 1}),
+    ("--density lstm0=0.25", {"w_x": 0.25, "w_r": 0.25}),
+    ("--density lstm0.w_r=0.5 --density lstm1=0", {"w_x": 1, "w_r": 0.5})])
+def test_densities(folder, openese, densities, kept):
+    openese(f"prune net.npz {densities} --preset tiny -o sparse.npz")
+    layer = Network.load("sparse.npz").model.layers[0]
+    for tensor, share in kept.items():
+        assert np.mean(getattr(layer, tensor) != 0) == pytest.approx(share, abs=0.1)
+
+
+def test_widths_can_be_set(folder, openese):
+    openese("compile net.npz --preset tiny --set weight_bits=8 --set channels=4 --calibrate x.npy -o net.img")
+    assert "8-bit weights" in openese("quantize net.npz --set weight_bits=8 --calibrate x.npy -o q.npz")
+
+
+def test_without_calibration_it_says_so(folder, openese):
+    openese("compile net.npz --preset tiny -o net.img", 0,
+            "no --calibrate FRAMES: formats are chosen on random numbers, a guess")
+
+
+@pytest.mark.parametrize("line, reason", [
+    ("fly", "No such command 'fly'."),
+    ("prune", "Missing argument 'MODEL'."),
+    ("prune net.npz -o a", "Missing option '--density'."),
+    ("prune net.npz --density much -o a",
+     "Invalid value: --density 'much': expected a number, or NAME=number"),
+    ("prune net.npz --density 0.5 --density w_x=1 -o a",
+     "Invalid value: --density: one number for all, or only numbers with names"),
+    ("prune net.npz --density 2 -o a", "density of the model must be a number between 0 and 1, not 2.0"),
+    ("prune absent.npz --density 0.5 -o a", "absent.npz: No such file or directory"),
+    ("prune x.npy --density 0.5 -o a", "x.npy: not an .npz of plain arrays"),
+    ("prune net.npz --preset huge --density 0.5 -o a",
+     "Invalid value for '--preset': 'huge' is not one of 'demo', 'ese'"),
+    ("compile net.npz --set weight_bits=99 -o a", "Config weight_bits must be between 2 and 18, not 99"),
+    ("compile net.npz --set pes -o a",
+     "Invalid value: --set 'pes': expected FIELD=N, with one of the fields"),
+    ("compile net.npz --set name=1 -o a", "Invalid value: --set 'name=1': expected FIELD=N"),
+    ("compile net.npz --calibrate x3.npy -o a",
+     "frames: expected shape (T, B, 6), found (30, 3, 3)"),
+    ("compile x.npy -o a", "x.npy: of no known kind"),
+    ("run net.npz x.npy -o a", "net.npz: not a memory image"),
+    ("verify absent.img", "absent.img: No such file or directory"),
+    ("run . x.npy -o a", "network.npz: No such file or directory"),
+    ("info absent", "absent: No such file or directory"),
+])
+def test_errors_are_one_line(folder, capsys, line, reason):
+    assert cli.main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert reason in error and error.startswith("openese: ") and error.count("\n") == 1
+
+
+def test_a_model_that_does_not_fit_says_what_would(folder, capsys):
+    random_model(1, 64, 128).save("large.npz")
+    np.save("x64.npy", speech_like(1, 8, 1, 64)[:, 0])
+    assert cli.main("compile large.npz --preset tiny --calibrate x64.npy -o a".split()) == 2
+    error = capsys.readouterr().err
+    assert "does not fit config 'tiny'" in error and "short" in error and "preset demo" in error
+
+
+@pytest.mark.parametrize("damage, reason", [
+    (lambda data: b"JUNK" + data[4:], "not a memory image"),
+    (lambda data: data[:-40], "truncated"),
+    (lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:], "damaged (CRC mismatch)")])
+@pytest.mark.parametrize("command", ["verify bad.img", "run bad.img x.npy -o y.npy", "info bad.img"])
+def test_damaged_images(folder, openese, capsys, damage, reason, command):
+    openese("compile net.npz --preset tiny --calibrate x.npy -o net.img")
+    Path("bad.img").write_bytes(damage(Path("net.img").read_bytes()))
+    if command.startswith("info") and reason.startswith("not"):
+        reason = "of no known kind"
+    assert cli.main(command.split()) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_verify_tells_another_model(folder, openese):
+    for density, name in (("0.5", "a"), ("0.25", "b")):
+        openese(f"prune net.npz --density {density} --preset tiny -o {name}.npz")
+        openese(f"quantize {name}.npz --preset tiny --calibrate x.npy -o {name}.q.npz")
+    openese("pack a.q.npz -o a.img")
+    assert cli.main("verify a.img --quantized b.q.npz".split()) == 2
+
+
+@pytest.mark.parametrize("data, reason", [
+    (b"", "not a .npy or .npz of numbers"), (b"junk", "not a .npy or .npz of numbers"),
+    (np.array([["a"]]), "frames must be real numbers, not <U1"),
+    (np.array([[None]]), "not a .npy or .npz of numbers"),
+    (np.ones(3), "frames must be (T, I) or (T, B, I), not (3,)"),
+    (np.ones((0, 3)), "frames must be (T, I) or (T, B, I), not (0, 3)"),
+    ({"x": np.ones(3)}, "expected the arrays 'frames' and 'lengths', found 'x'")])
+def test_bad_frames(folder, capsys, openese, data, reason):
+    openese("compile net.npz --preset tiny --calibrate x.npy -o net.img")
+    if isinstance(data, bytes):
+        Path("bad").write_bytes(data)
+    else:
+        with open("bad", "wb") as file:
+            np.savez(file, **data) if isinstance(data, dict) else np.save(file, data)
+    assert cli.main("run net.img bad -o y.npy".split()) == 2
+    assert f"openese: bad: {reason}" in capsys.readouterr().err
+
+
+def test_unexpected_errors(folder, capsys, monkeypatch):
+    """Not a traceback, and not the status of bad input; with --debug the error itself."""
+    monkeypatch.setattr(cli.show, "network", lambda found: 1 / 0)
+    assert cli.main("import net.npz -o m.npz".split()) == 1
+    error = capsys.readouterr().err
+    assert error == ("openese: ZeroDivisionError: division by zero "
+                     "(an error of this program: --debug shows where)\n")
+    with pytest.raises(ZeroDivisionError):
+        cli.main("--debug import net.npz -o m.npz".split())
+
+
+@pytest.mark.parametrize("command", ["", *sorted(cli.openese.commands)])
+def test_help_teaches(openese, command):
+    text = openese(f"{command} --help")
+    assert f"openese {command or 'compile'} " in text
+    if command:
+        assert "Example" in text
+
+
+def test_help_of_nothing(capsys):
+    assert cli.main([]) == 2
+    assert "Commands:" in capsys.readouterr().err
+
+
+def test_module_and_its_status(folder):
+    found = subprocess.run([sys.executable, "-m", "openese", "info", "absent"], capture_output=True, text=True,
+                           cwd=Path(cli.__file__).parents[1])
+    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.sim
+def test_simulated(folder, openese):
+    """Plain and in both directions: every word of the Verilog's outputs is the reference's."""
+    openese("compile net.npz --density 0.2 --preset tiny --calibrate xs.npz -o net.img")
+    assert "output words are the reference's" in openese("run net.img xs.npz -o y.npy --backend sim --check")
+    openese("compile both.npz --preset tiny --calibrate x3.npy -o both")
+    assert "cycles each" in openese("run both x3.npy -o y.npy --backend sim --check")
+    outputs_close("y.npy", "both.npz", Sequences.load("x3.npy"))

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cycle model, held against the counters of the emitted machine."""
+
+import numpy as np
+import pytest
+from models import random_model, speech_like
+
+from openese.rtl.config import Config, preset
+from openese.rtl.registers import COUNTERS
+from openese.sw.cycles.model import READY, Activity, Memory, estimate, simulate
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import schedule
+from openese.sw.prune import prune
+from openese.sw.quantize.choose import quantize
+from openese.sw.run.device import Device
+
+TINY = preset("tiny")
+GROUPED = Config(name="grouped", pes=8, channels=1, groups=2, slices=2, index_bits=3, entry_depth=1024,
+                 column_depth=256, vector_depth=256, cell_rows=32, accumulator_rows=128, queue_depth=16)
+NARROW = Config(name="narrow", pes=8, channels=4, slices=2, slice_width=1, index_bits=2, entry_depth=4096,
+                column_depth=512, vector_depth=512, cell_rows=32, accumulator_rows=512, queue_depth=64)
+STREAMED = TINY.replace(name="streamed", stream=True, index_bits=4, entry_depth=128)
+STREAMED_DEEP = STREAMED.replace(name="streamed-deep", entry_depth=512)
+
+#: What the model predicts of a run of frames; a machine also counts while it waits for the first, and after.
+COUNTED = [name for name in COUNTERS if name not in ("cycles", "frame", "saturated")]
+
+SMALL = [
+    pytest.param(TINY, 0.3, True, 5, [(8, 6)], id="projection"),
+    pytest.param(TINY, 0.1, True, 20, [30], id="no-projection"),
+    pytest.param(TINY, 0.05, True, 20, [(30, 12)], id="sparse"),
+    pytest.param(TINY, 1.0, True, 3, [(8, 4)], id="dense"),
+    pytest.param(TINY, 0.3, False, 20, [(30, 12)], id="unbalanced"),
+    pytest.param(TINY, 0.4, True, 7, [(9, 5), (9, 5), (9, 5)], id="stack"),
+    pytest.param(TINY, 0.4, True, 7, [9, (9, 6)], id="mixed-stack"),
+    pytest.param(TINY, 1.0, True, 1, [(1, 1)], id="least"),
+    pytest.param(TINY, 0.5, True, 60, [(16, 14)], id="many-inputs"),
+    pytest.param(GROUPED, 0.3, True, 7, [(20, 9)], id="groups"),
+    pytest.param(GROUPED, 0.2, False, 30, [(40, 12)], id="unbalanced-groups"),
+    pytest.param(GROUPED, 0.3, True, 6, [24, 24], id="grouped-stack"),
+    pytest.param(NARROW, 0.2, True, 40, [(100, 50)], id="narrow-slices"),
+    pytest.param(NARROW, 0.2, True, 20, [60, 60], id="narrow-stack"),
+    pytest.param(STREAMED, 0.3, True, 20, [(30, 12)], id="streamed"),
+    pytest.param(STREAMED, 0.4, True, 9, [(12, 10), (12, 10), (12, 10)], id="streamed-stack"),
+    pytest.param(STREAMED_DEEP, 0.6, False, 20, [(30, 12)], id="streamed-unbalanced"),
+]
+
+
+def planned(config, density, balanced, inputs, layers):
+    model = prune(random_model(7, inputs, *layers, peephole=True), density, config.pes, config.groups,
+                  balanced=balanced)
+    quantized = quantize(model, speech_like(1, 4, config.channels, inputs), config)
+    return schedule(quantized, config, stream=config.stream)
+
+
+class Measured:
+    """A machine with a model in it, whose counters are read around each run."""
+
+    def __init__(self, plan, **memory):
+        from openese.sim.simulator import Simulator
+
+        self._link = Simulator(plan.config)
+        if memory:
+            self._link.place(np.zeros(1, np.uint8), **memory)
+        self._device = Device(self._link, pack(plan))
+        self._inputs = plan.model.inputs
+        self._link.clock(plan.config.accumulator_rows + 2 * READY)
+
+    def run(self, frames):
+        """Cycles from the offer of ``frames`` frames in a row to the last answer, and the counters."""
+        x = np.random.default_rng(frames).integers(-999, 999, (frames, self._device.channels, self._inputs))
+        before = self._device.counters()
+        start = self._link.cycles
+        self._device.run(x)
+        cycles = self._link.cycles - start
+        after = self._device.counters()
+        return cycles, {name: after[name] - before[name] for name in COUNTED}
+
+
+def predicted(run):
+    counters = run.counters()
+    return run.sent[-1] - run.offered[-1], {name: counters[name] for name in COUNTED}
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("config, density, balanced, inputs, layers", SMALL)
+def test_it_agrees_with_the_machine_to_the_cycle(config, density, balanced, inputs, layers):
+    plan = planned(config, density, balanced, inputs, layers)
+    machine = Measured(plan)
+    first, total = machine.run(1)
+    assert (first, total) == predicted(simulate(plan, [READY]))
+    # The second of two runs meets a machine that has answered all it was sent.
+    later, more = machine.run(1)
+    run = simulate(plan, [READY, 1000 + first])
+    assert run.latencies == [first, later]
+    assert predicted(run)[1] == {name: total[name] + more[name] for name in COUNTED}
+    assert Measured(plan).run(6) == predicted(simulate(plan, [READY] * 6))
+
+
+@pytest.mark.sim
+def test_it_agrees_with_a_slow_memory():
+    plan = planned(STREAMED, 0.3, True, 20, [(30, 12)])
+    machine = Measured(plan, latency=200)
+    assert machine.run(5) == predicted(simulate(plan, [READY] * 5, Memory(latency=200)))
+
+
+@pytest.mark.sim
+def test_it_agrees_with_the_papers_machine():
+    plan = planned(preset("ese"), 0.1, True, 153, [(320, 256)])
+    machine = Measured(plan)
+    assert machine.run(5) == predicted(simulate(plan, [READY] * 5))
+
+
+@pytest.mark.parametrize("config, density, balanced, inputs, layers", SMALL)
+def test_every_cycle_of_a_step_has_its_cause(config, density, balanced, inputs, layers):
+    plan = planned(config, density, balanced, inputs, layers)
+    found = estimate(plan)
+    assert (found.idle.sum(axis=0) == found.cycles_per_step).all()
+    assert sum(found.matrices.values()) == found.cycles_per_step
+    assert found.matrices.keys() == found.causes.keys()
+    assert found.counters["busy"] == sum(op.stream.nonzeros.sum() for op in plan.operations)
+    assert found.counters["padding"] == sum(op.stream.padding for op in plan.operations)
+    assert found.counters["steps"] == 1
+    assert found.idle[Activity.END].tolist() == [len(plan.operations)] * config.pes
+    assert 0 < found.busy <= 1
+    assert found.latency >= found.cycles_per_step
+    works = {name for name, table in found.causes.items() if table[Activity.BUSY].any()}
+    assert works == {f"{op.matrix} {op.layer}" for op in plan.operations if op.stream.nonzeros.any()}
+
+
+def test_a_slow_memory_starves_the_array():
+    plan = planned(STREAMED, 0.3, True, 20, [(30, 12)])
+    fast, slow, gaps = (estimate(plan, memory=memory) for memory in (
+        Memory(latency=1), Memory(latency=500), Memory(latency=1, share=0.4)))
+    assert fast.cycles_per_step < min(slow.cycles_per_step, gaps.cycles_per_step)
+    assert slow.counters["starved"] > 0
+    lines = sum(op.stream.lines for op in plan.operations)
+    assert gaps.cycles_per_step > lines / 0.45
+
+
+def test_the_timeline_is_in_order():
+    plan = planned(TINY, 0.3, True, 20, [(30, 12)])
+    run = simulate(plan, [READY] * 4)
+    for span in run.spans:
+        assert span.issued < span.start <= span.stop <= run.cycles
+    array = [span for span in run.spans if span.label.startswith("w_")]
+    assert all(one.stop <= other.stop for one, other in zip(array, array[1:], strict=False))
+    spans = {(span.label, span.step): span for span in run.spans}
+    assert spans["elementwise 0", 1].start > spans["w_r 0", 1].stop
+    assert spans["w_ym 0", 2].start > spans["elementwise 0", 1].start
+    assert spans["project 0", 2].start > spans["w_ym 0", 2].stop
+    assert spans["output 0", 2].start > spans["project 0", 2].stop
+    assert [span.stop for span in run.spans if span.label == "output 0"] == list(run.sent)

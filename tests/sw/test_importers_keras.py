@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keras models in both kinds of file, against Keras."""
+
+import io
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+from import_tools import assert_close, assert_survives, run_float
+
+from openese.sw import importers
+from openese.sw.importers import ImportRefused
+
+h5py = pytest.importorskip("h5py")
+pytest.importorskip("torch")
+os.environ["KERAS_BACKEND"] = "torch"
+keras = pytest.importorskip("keras")
+L = keras.layers
+
+SUFFIXES = ("keras", "h5")
+SEED = 3
+
+
+def built(*layers):
+    keras.utils.set_random_seed(SEED)
+    model = keras.Sequential([keras.Input((None, 3)), *layers])
+    for variable in model.weights:  # zero biases would hide their order
+        variable.assign(np.random.default_rng(SEED).normal(size=variable.shape, scale=0.5))
+    return model
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(model, suffix):
+        path = tmp_path / f"model.{suffix}"
+        model.save(path)
+        return path
+    return save
+
+
+def frames(steps=6, voices=2, inputs=3):
+    return np.random.default_rng(SEED).normal(size=(steps, voices, inputs))
+
+
+def expected(model, x):
+    return keras.ops.convert_to_numpy(model(x.swapaxes(0, 1).astype(np.float32))).swapaxes(0, 1)
+
+
+def lstm(cells, **named):
+    return L.LSTM(cells, return_sequences=True, **named)
+
+
+def cells(*counts):
+    return L.RNN([L.LSTMCell(count) for count in counts], return_sequences=True)
+
+
+MODELS = {
+    "lstm": lambda: [lstm(4)],
+    "no bias": lambda: [lstm(4, use_bias=False)],
+    "stacked": lambda: [lstm(4), L.Dropout(0.2), lstm(5, dropout=0.1)],
+    "cell": lambda: [L.RNN(L.LSTMCell(4), return_sequences=True)],
+    "cells": lambda: [cells(4, 2), lstm(3)],
+    "bidirectional": lambda: [L.Bidirectional(lstm(4)), lstm(2)],
+    "two kinds": lambda: [L.Bidirectional(lstm(4), backward_layer=lstm(2, go_backwards=True))],
+    "bidirectional cells": lambda: [L.Bidirectional(cells(4, 2))],
+    "dense": lambda: [lstm(4), L.Dense(2)],
+    "dense between": lambda: [lstm(4), L.TimeDistributed(L.Dense(5)), L.Dense(2, use_bias=False), lstm(3),
+                              L.Dense(7)],
+}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("name", MODELS)
+def test_equals_keras(save, name, suffix):
+    model = built(*MODELS[name]())
+    x = frames()
+    assert_close(run_float(importers.load(save(model, suffix)), x)[0], expected(model, x))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_last_output_and_activation_are_said(save, suffix):
+    model = built(L.LSTM(4), L.Dense(2, activation="softmax"))
+    network = importers.load(save(model, suffix))
+    x = frames()
+    logits = run_float(network, x)[0][-1]
+    soft = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert_close(soft, expected(model, x).swapaxes(0, 1))
+    notes = " ".join(network.notes)
+    assert "return_sequences=False" in notes and "'softmax' is left to the host" in notes
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_backwards_alone(save, suffix):
+    model = built(L.LSTM(4, return_sequences=True, go_backwards=True))
+    network = importers.load(save(model, suffix))
+    x = frames()
+    assert_close(run_float(network, x)[0][::-1], expected(model, x))
+    assert "go_backwards" in network.notes[0]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_functional_models(save, suffix):
+    keras.utils.set_random_seed(SEED)
+    given = keras.Input((None, 3))
+    hidden = L.Dropout(0.1)(L.LSTM(4, return_sequences=True, name="first")(given))
+    last = L.LSTM(5, return_sequences=True, name="second")(hidden)
+    model = keras.Model(given, L.Dense(2, name="out")(last))
+    path = save(model, suffix)
+    x = frames()
+    assert_close(run_float(importers.load(path), x)[0], expected(model, x))
+    assert [entry.name for entry in importers.entries(path)] == ["first", "second", "out"]
+    assert importers.load(path, "second").inputs == 4
+
+
+def test_branches_are_not_guessed(save):
+    given = keras.Input((None, 3))
+    model = keras.Model(given, L.Concatenate()([L.LSTM(4, name="a")(given), L.LSTM(5, name="b")(given)]))
+    path = save(model, "keras")
+    with pytest.raises(ImportRefused, match="select one of 'a', 'b'"):
+        importers.load(path)
+    assert importers.load(path, "b").outputs == 5
+
+
+def test_nested_models(save):
+    model = built(built(L.LSTM(4, return_sequences=True, name="inner")), L.Dense(2))
+    path = save(model, "keras")
+    name, = (entry.name for entry in importers.entries(path) if entry.kind == "LSTM")
+    assert name.endswith("/inner")
+    x = frames()
+    assert_close(run_float(importers.load(path, name), x)[0], expected(model.layers[0], x))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("layer, reason", [
+    (lambda: L.LSTM(4, recurrent_activation="hard_sigmoid"), "recurrent_activation 'hard_sigmoid'"),
+    (lambda: L.LSTM(4, activation="relu"), "activation 'relu'"),
+    (lambda: L.Bidirectional(L.LSTM(4), merge_mode="sum"), "merge_mode 'sum': directions are concatenated"),
+    (lambda: L.GRU(4), "a GRU is not an LSTM"),
+    (lambda: L.SimpleRNN(4), "a SimpleRNN is not an LSTM"),
+    (lambda: L.RNN([L.LSTMCell(4), L.GRUCell(2)]), "a GRUCell is not an LSTM cell"),
+])
+def test_refused_by_name(save, layer, reason, suffix):
+    path = save(built(layer()), suffix)
+    with pytest.raises(ImportRefused, match=reason):
+        importers.load(path)
+
+
+def test_weights_alone_are_refused(tmp_path):
+    model = built(L.LSTM(4))
+    model.save_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(ImportRefused, match="weights only.*save the whole model as .keras"):
+        importers.load(tmp_path / "model.weights.h5")
+
+
+# -- untrusted files -------------------------------------------------------------------------------
+
+
+def rewritten(path, target, change):
+    """A copy of a .keras file whose weights were changed by ``change(h5 file)``."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as archive:
+        for name in source.namelist():
+            data = io.BytesIO(source.read(name))
+            if name.endswith(".h5"):
+                with h5py.File(data, "r+") as file:
+                    change(file)
+            archive.writestr(name, data.getvalue())
+    return target
+
+
+def relink(link):
+    def change(file):
+        group = file["layers/lstm/cell/vars"]
+        del group["1"]
+        group["1"] = link
+    return change
+
+
+@pytest.mark.parametrize("link", [h5py.ExternalLink("/etc/passwd", "/x"),
+                                  h5py.SoftLink("/layers/lstm/cell/vars/0")])
+def test_links_are_not_followed(save, tmp_path, link):
+    path = rewritten(save(built(L.LSTM(4)), "keras"), tmp_path / "linked.keras", relink(link))
+    with pytest.raises(ImportRefused, match="links to another place"):
+        importers.load(path)
+
+
+def test_external_data_is_not_read(save, tmp_path):
+    def change(file):
+        group = file["layers/lstm/cell/vars"]
+        del group["1"]
+        group.create_dataset("1", (4, 16), "f4", external=[(str(tmp_path / "raw"), 0, 256)])
+    path = rewritten(save(built(L.LSTM(4)), "keras"), tmp_path / "external.keras", change)
+    with pytest.raises(ImportRefused, match="not an array in the file itself"):
+        importers.load(path)
+
+
+def test_huge_arrays_are_refused_unread(save, tmp_path):
+    def change(file):
+        group = file["layers/lstm/cell/vars"]
+        del group["1"]
+        group.create_dataset("1", (1 << 20, 1 << 20), "f4", chunks=(1024, 1024), compression="gzip")
+    path = rewritten(save(built(L.LSTM(4)), "keras"), tmp_path / "bomb.keras", change)
+    with pytest.raises(ImportRefused, match=r"of shape \(1048576, 1048576\) is too large"):
+        importers.load(path)
+
+
+@pytest.mark.parametrize("config", [b"[]", b"{}", b"not json", b'{"config": {"layers": [{}]}}',
+                                    b"[" * 100_000, json.dumps({"config": {"layers": [None]}}).encode()])
+def test_bad_configurations(save, tmp_path, config):
+    path = save(built(L.LSTM(4)), "keras")
+    target = tmp_path / "bad.keras"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as archive:
+        for name in source.namelist():
+            archive.writestr(name, config if name == "config.json" else source.read(name))
+    with pytest.raises(ImportRefused, match="^bad.keras: "):
+        importers.load(target)
+
+
+def test_shapes_that_do_not_fit_are_named(save, tmp_path):
+    def change(file):
+        group = file["layers/lstm/cell/vars"]
+        del group["2"]
+        group["2"] = np.zeros(15, np.float32)
+    path = rewritten(save(built(L.LSTM(4)), "keras"), tmp_path / "odd.keras", change)
+    with pytest.raises(ImportRefused, match=r"LSTM 'lstm.*': bias: expected shape \(16,\), found \(15,\)"):
+        importers.load(path)
+
+
+def test_damaged_files(save):
+    """Not ``.h5``: from some damaged files the HDF5 library itself never returns."""
+    assert_survives(save(built(lstm(4), L.Dense(2)), "keras"))

@@ -1,0 +1,535 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX LSTMs: the node tests that ONNX ships, random ones against onnxruntime, and graphs around them."""
+
+import re
+import warnings
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from import_tools import assert_close, assert_survives, run_float
+
+from openese.rtl.config import preset
+from openese.sim.simulator import Simulator
+from openese.sw import files, importers
+from openese.sw.importers import ImportRefused
+from openese.sw.reference.machine import Reference
+from openese.sw.run.device import Device
+from openese.sw.run.runners import MachineRunner
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+#: How far the integer reference may be from the outputs that ONNX expects.
+INTEGER_BOUND = 5e-4
+DIRECTIONS = ("forward", "reverse", "bidirectional")
+
+
+def model_of(nodes, tensors, inputs=("X",), outputs=("Y",), opset=21):
+    """A model whose ``tensors`` are initializers and whose ``inputs`` are float."""
+    graph = helper.make_graph(
+        nodes, "test", [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def lstm_node(given_inputs, name="lstm", outputs=("Y", "Y_h", "Y_c"), **attributes):
+    inputs = [key if key in {"X", *given_inputs} else "" for key in INPUTS]
+    while not inputs[-1]:
+        inputs.pop()
+    return helper.make_node("LSTM", inputs, list(outputs), name=name, **attributes)
+
+
+def weights(rng, inputs, cells, ways=1, peepholes=False, dtype=np.float32):
+    shapes = {"W": (ways, 4 * cells, inputs), "R": (ways, 4 * cells, cells), "B": (ways, 8 * cells)}
+    if peepholes:
+        shapes["P"] = ways, 3 * cells
+    return {name: rng.normal(size=shape, scale=0.5).astype(dtype) for name, shape in shapes.items()}
+
+
+def saved(tmp_path, model, name="model.onnx"):
+    onnx.save(model, tmp_path / name)
+    return tmp_path / name
+
+
+def as_onnx(y, states):
+    """The network's outputs in ONNX's shapes: Y (T, D, B, H), Y_h and Y_c (D, B, H)."""
+    steps, voices, _ = y.shape
+    return [y.reshape(steps, voices, len(states), -1).swapaxes(1, 2),
+            np.stack([state[0].y for state in states]), np.stack([state[0].c for state in states])]
+
+
+# -- the node tests that ONNX ships ----------------------------------------------------------------
+
+
+def node_tests():
+    from onnx.backend.test.case import node
+    with warnings.catch_warnings():  # it makes the cases of all operators
+        warnings.simplefilter("ignore")
+        cases = node.collect_testcases(None)
+    return {case.name: case for case in cases if case.name.startswith("test_lstm")}
+
+
+NODE_TESTS = node_tests()
+
+
+def node_network(tmp_path, name):
+    """A node test's network, its input (T, B, I), and its named outputs in ONNX's shapes for layout 0."""
+    case = NODE_TESTS[name]
+    node = case.model.graph.node[0]
+    (values, expected), = case.data_sets
+    named = dict(zip((value.name for value in case.model.graph.input), values, strict=True))
+    x = named.pop("X")
+    outputs = dict(zip((value.name for value in case.model.graph.output), expected, strict=True))
+    model = model_of([node], named, opset=case.model.opset_import[0].version)
+    if any(attribute.name == "layout" and attribute.i for attribute in node.attribute):
+        x = x.swapaxes(0, 1)
+        outputs = {key: value.transpose(1, 2, 0, 3) if key == "Y" else value.swapaxes(0, 1)
+                   for key, value in outputs.items()}
+    return importers.load(saved(tmp_path, model)), x, outputs
+
+
+@pytest.mark.parametrize("name", NODE_TESTS)
+def test_node(tmp_path, name):
+    network, x, outputs = node_network(tmp_path, name)
+    found = dict(zip(("Y", "Y_h", "Y_c"), as_onnx(*run_float(network, x)), strict=True))
+    assert outputs
+    for key, wanted in outputs.items():
+        assert_close(found[key], wanted)
+
+
+@pytest.mark.parametrize("name", NODE_TESTS)
+def test_node_in_integers(tmp_path, name):
+    """The integer reference, 12-bit weights and 16-bit activations, is near enough for any use."""
+    network, x, outputs = node_network(tmp_path, name)
+    models = files.quantize_network(network, x, preset("tiny"))
+    runners = [MachineRunner(Reference(model, channels=2)) for model in models]
+    found = dict(zip(("Y", "Y_h", "Y_c"), as_onnx(*network.run(x, runners)), strict=True))
+    for key, wanted in outputs.items():
+        assert abs(found[key] - wanted).max() < INTEGER_BOUND
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("name", [name for name in NODE_TESTS if re.search("peepholes|bidirectional", name)])
+def test_node_in_verilog(tmp_path, name):
+    """Every word of the machine's outputs and states is the integer reference's."""
+    network, x, _ = node_network(tmp_path, name)
+    images = [files.pack_model(model) for model in files.quantize_network(network, x, preset("tiny"))]
+    with ExitStack() as stack:
+        links = [stack.enter_context(Simulator(image.config)) for image in images]
+        devices = [MachineRunner(Device(link, image)) for link, image in zip(links, images, strict=True)]
+        found = as_onnx(*network.run(x, devices))
+    twins = [MachineRunner(Reference(image.model(), channels=2)) for image in images]
+    for ours, wanted in zip(found, as_onnx(*network.run(x, twins)), strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+
+
+def test_there_are_node_tests():
+    names = ("defaults", "with_initial_bias", "with_peepholes", "batchwise")
+    assert {f"test_lstm_{name}" for name in names} <= set(NODE_TESTS)
+
+
+# -- onnxruntime -----------------------------------------------------------------------------------
+
+
+def runtime(model, **feeds):
+    ort = pytest.importorskip("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    return ort.InferenceSession(model.SerializeToString(), options).run(None, feeds)
+
+
+@st.composite
+def cases(draw):
+    """A random LSTM node: what its inputs hold, its attributes, and a batch."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    direction = draw(st.sampled_from(DIRECTIONS))
+    ways = 2 if direction == "bidirectional" else 1
+    inputs, cells, steps, voices = (draw(st.integers(1, 8)) for _ in range(4))
+    tensors = weights(rng, inputs, cells, ways, draw(st.booleans()))
+    if draw(st.booleans()):
+        del tensors["B"]
+    if draw(st.booleans()):
+        tensors["sequence_lens"] = rng.integers(1, steps + 1, voices).astype(np.int32)
+    for name in ("initial_h", "initial_c"):
+        if draw(st.booleans()):
+            tensors[name] = rng.normal(size=(ways, voices, cells)).astype(np.float32)
+    attributes = {"direction": direction, "hidden_size": cells}
+    if draw(st.booleans()):
+        g_activation = draw(st.sampled_from(["Tanh", "Sigmoid", "tanh"]))
+        attributes["activations"] = ["Sigmoid", g_activation, "Tanh"] * ways
+    if draw(st.booleans()):
+        attributes["clip"] = 30.0
+    x = rng.normal(size=(steps, voices, inputs)).astype(np.float32)
+    return tensors, attributes, x
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases())
+def test_random_nodes_equal_onnxruntime(tmp_path_factory, case):
+    tensors, attributes, x = case
+    model = model_of([lstm_node(tensors, **attributes)], tensors, outputs=("Y", "Y_h", "Y_c"))
+    network = importers.load(saved(tmp_path_factory.mktemp("onnx"), model))
+    found = as_onnx(*run_float(network, x, lengths=tensors.get("sequence_lens")))
+    for result, wanted in zip(found, runtime(model, X=x), strict=True):
+        assert_close(result, wanted)
+
+
+@pytest.mark.parametrize("peepholes", [False, True])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_input_forget(tmp_path, direction, peepholes):
+    """f = 1 - i, as onnxruntime computes it."""
+    rng = np.random.default_rng(1)
+    tensors = weights(rng, 3, 4, 2 if direction == "bidirectional" else 1, peepholes)
+    model = model_of([lstm_node(tensors, direction=direction, hidden_size=4, input_forget=1)], tensors)
+    x = rng.normal(size=(6, 2, 3)).astype(np.float32)
+    network = importers.load(saved(tmp_path, model))
+    assert "input_forget" in network.notes[0]
+    assert_close(as_onnx(*run_float(network, x))[0], runtime(model, X=x)[0])
+
+
+def test_scaled_tanh(tmp_path):
+    """The inner scale goes into the weights of g; alpha and beta lists name only what takes them."""
+    rng = np.random.default_rng(2)
+    tensors = weights(rng, 3, 4, 2, peepholes=True)
+    functions = ["Sigmoid", "ScaledTanh", "Tanh", "Sigmoid", "ScaledTanh", "ScaledTanh"]
+    model = model_of([lstm_node(tensors, direction="bidirectional", hidden_size=4, activations=functions,
+                                activation_alpha=[1.0, 1.0, 1.0], activation_beta=[0.5, 1.5, 1.0])], tensors)
+    x = rng.normal(size=(6, 2, 3)).astype(np.float32)
+    assert_close(as_onnx(*run_float(importers.load(saved(tmp_path, model)), x))[0], runtime(model, X=x)[0])
+
+
+@pytest.mark.parametrize("attributes, reason", [
+    ({"clip": 3.0}, "clip 3: the machine does not clip sums; from 16 on"),
+    ({"activations": ["HardSigmoid", "Tanh", "Tanh"]}, "activation HardSigmoid of the gates i, o, f"),
+    ({"activations": ["Sigmoid", "Relu", "Tanh"]}, "activation Relu of the cell's input"),
+    ({"activations": ["Sigmoid", "Tanh", "Softsign"]}, "activation Softsign of the cell's output"),
+    ({"activations": ["Sigmoid", "Tanh", "Sigmoid"]}, "activation Sigmoid of the cell's output"),
+    ({"activations": ["Sigmoid", "ScaledTanh", "Tanh"], "activation_alpha": [1.7]}, "activation ScaledTanh"),
+    ({"activations": ["Sigmoid", "Tanh"]}, "2 activations for 1 directions"),
+    ({"activations": ["Sigmoid", "ScaledTanh", "Tanh"], "activation_beta": [0.5], "clip": 20.0}, "clip 20"),
+    ({"direction": "sideways"}, "direction 'sideways' is not known"),
+])
+def test_refused_by_name(tmp_path, attributes, reason):
+    tensors = weights(np.random.default_rng(3), 3, 4)
+    model = model_of([lstm_node(tensors, hidden_size=4, **attributes)], tensors)
+    path = saved(tmp_path, model)
+    entry, = importers.entries(path)
+    assert reason in entry.problem
+    with pytest.raises(ImportRefused, match=f"LSTM 'lstm': {reason}"):
+        importers.load(path)
+
+
+@pytest.mark.parametrize("operator, domain", [("GRU", ""), ("RNN", ""),
+                                              ("DynamicQuantizeLSTM", "com.microsoft")])
+def test_other_operators_are_refused(tmp_path, operator, domain):
+    tensors = weights(np.random.default_rng(3), 3, 4)
+    node = helper.make_node(operator, ["X", "W", "R"], ["Y"], name="other", domain=domain)
+    with pytest.raises(ImportRefused, match=f"{operator} 'other': a .*{operator} is not an LSTM"):
+        importers.load(saved(tmp_path, model_of([node], tensors)))
+
+
+def test_weights_must_be_constant_and_fit(tmp_path):
+    tensors = weights(np.random.default_rng(3), 3, 4)
+    node = lstm_node(tensors, hidden_size=4)
+    live = dict(tensors)
+    del live["R"]
+    path = saved(tmp_path, model_of([node], live, inputs=("X", "R")))
+    with pytest.raises(ImportRefused, match="R is computed while the graph runs"):
+        importers.load(path)
+    tensors["B"] = tensors["B"][:, :-1]
+    with pytest.raises(ImportRefused, match=r"B: expected shape \(directions, 8H\) = \(1, 32\), found .*31"):
+        importers.load(saved(tmp_path, model_of([node], tensors)))
+
+
+# -- constants in disguise -------------------------------------------------------------------------
+
+
+def constant_node(name, value):
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
+
+
+def as_constants(tensors):
+    return [constant_node(name, value) for name, value in tensors.items()], {}, 0.0
+
+
+def as_halves(tensors):
+    halves = {f"{name}_half": value.astype(np.float16) for name, value in tensors.items()}
+    casts = [helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT) for name in tensors]
+    return casts, halves, 2e-3
+
+
+def as_sliced(tensors):
+    """As exporters without constant folding leave them: pieces, sliced and put together."""
+    nodes, pieces = [], {}
+    for name, value in tensors.items():
+        half = value.shape[1] // 2
+        pieces[f"{name}_all"] = np.concatenate([value[0, half:], value[0, :half]])
+        pieces[f"{name}_axis"] = np.array([0])
+        for part, (start, end) in (("high", (half, 2 * half)), ("low", (0, half))):
+            limits = [f"{name}_{part}_start", f"{name}_{part}_end"]
+            pieces |= dict(zip(limits, (np.array([start]), np.array([end])), strict=True))
+            inputs = [f"{name}_all", *limits, f"{name}_axis"]
+            nodes.append(helper.make_node("Slice", inputs, [f"{name}_{part}"]))
+        nodes += [helper.make_node("Concat", [f"{name}_high", f"{name}_low"], [f"{name}_flat"], axis=0),
+                  helper.make_node("Unsqueeze", [f"{name}_flat", f"{name}_axis"], [name])]
+    return nodes, pieces, 0.0
+
+
+def as_quantized(tensors):
+    nodes, stored = [], {}
+    for name, value in tensors.items():
+        scale = np.float32(abs(value).max() / 127)
+        stored |= {f"{name}_scale": scale, f"{name}_zero": np.int8(0),
+                   f"{name}_int": np.clip(np.round(value / scale), -127, 127).astype(np.int8)}
+        inputs = [f"{name}_int", f"{name}_scale", f"{name}_zero"]
+        nodes.append(helper.make_node("DequantizeLinear", inputs, [name]))
+    return nodes, {name: np.asarray(value) for name, value in stored.items()}, 2e-2
+
+
+def as_fake_quantized(tensors):
+    nodes, stored = [], {}
+    for name, value in tensors.items():
+        stored |= {f"{name}_scale": np.float32(abs(value).max() / 127), f"{name}_zero": np.int8(0),
+                   f"{name}_float": value}
+        rest = [f"{name}_scale", f"{name}_zero"]
+        nodes += [helper.make_node("QuantizeLinear", [f"{name}_float", *rest], [f"{name}_int"]),
+                  helper.make_node("DequantizeLinear", [f"{name}_int", *rest], [name])]
+    return nodes, {name: np.asarray(value) for name, value in stored.items()}, 2e-2
+
+
+@pytest.mark.parametrize("disguise, word", [(as_constants, ""), (as_sliced, ""),
+                                            (as_halves, "float16 weights"),
+                                            (as_quantized, "quantized weights"),
+                                            (as_fake_quantized, "quantized weights")])
+def test_constants_in_disguise(tmp_path, disguise, word):
+    rng = np.random.default_rng(4)
+    tensors = weights(rng, 3, 4, peepholes=True)
+    nodes, stored, loss = disguise(tensors)
+    model = model_of([*nodes, lstm_node(tensors, hidden_size=4)], stored)
+    network = importers.load(saved(tmp_path, model))
+    assert word in " ".join(network.notes)
+    x = rng.normal(size=(6, 2, 3)).astype(np.float32)
+    y = run_float(network, x)[0]
+    assert_close(y[:, None], runtime(model, X=x)[0])
+    plain = importers.load(saved(tmp_path, model_of([lstm_node(tensors, hidden_size=4)], tensors)))
+    assert abs(y - run_float(plain, x)[0]).max() <= loss
+
+
+def test_half_model(tmp_path):
+    tensors = weights(np.random.default_rng(5), 3, 4, dtype=np.float16)
+    network = importers.load(saved(tmp_path, model_of([lstm_node(tensors, hidden_size=4)], tensors)))
+    np.testing.assert_array_equal(network.model.layers[0].w_x[0], tensors["W"][0, :4].astype(np.float32))
+    assert "float16 weights" in network.notes[0]
+
+
+# -- larger graphs ---------------------------------------------------------------------------------
+
+
+def zero_states(ways=1, cells=4):
+    """Zeros of the batch's size, as exporters make them."""
+    return [helper.make_node("Shape", ["X"], ["shape"]),
+            helper.make_node("Gather", ["shape", "one"], ["voices"], axis=0),
+            helper.make_node("Concat", ["ways", "voices", "cells"], ["state_shape"], axis=0),
+            helper.make_node("ConstantOfShape", ["state_shape"], ["zeros"])], \
+        {"one": np.array([1]), "ways": np.array([ways]), "cells": np.array([cells])}
+
+
+def chain(rng, direction="forward", dense=True, activation=None):
+    """Two LSTMs with a linear layer between them, and a head: as exporters write it."""
+    ways = 2 if direction == "bidirectional" else 1
+    zero_nodes, tensors = zero_states(ways)
+    for k, inputs in ((0, 3), (1, 5 if dense else 4 * ways)):
+        tensors |= {f"{name}{k}": value for name, value in weights(rng, inputs, 4, ways).items()}
+    tensors |= {"flat": np.array([0, 0, -1]), "M": rng.normal(size=(4 * ways, 5)).astype(np.float32),
+                "m": rng.normal(size=5).astype(np.float32),
+                "G": rng.normal(size=(4 * ways, 2)).astype(np.float32),
+                "g": rng.normal(size=2).astype(np.float32)}
+
+    def layer(k, x):
+        return [helper.make_node("LSTM", [x, f"W{k}", f"R{k}", f"B{k}", "", "zeros", "zeros"], [f"Y{k}"],
+                                 name=f"lstm{k}", hidden_size=4, direction=direction),
+                helper.make_node("Transpose", [f"Y{k}"], [f"T{k}"], perm=[0, 2, 1, 3]),
+                helper.make_node("Reshape", [f"T{k}", "flat"], [f"F{k}"])]
+
+    middle = [helper.make_node("MatMul", ["F0", "M"], ["D"], name="between"),
+              helper.make_node("Add", ["m", "D"], ["E"])]
+    if activation:
+        middle.append(helper.make_node(activation, ["E"], ["E2"]))
+    nodes = [*zero_nodes, *layer(0, "X"), *(middle if dense else []),
+             *layer(1, ("E2" if activation else "E") if dense else "F0"),
+             helper.make_node("MatMul", ["F1", "G"], ["H"], name="head"),
+             helper.make_node("Add", ["H", "g"], ["Y"])]
+    return model_of(nodes, tensors)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_chain_is_taken_whole(tmp_path, direction, dense):
+    rng = np.random.default_rng(6)
+    model = chain(rng, direction, dense)
+    path = saved(tmp_path, model)
+    network = importers.load(path)
+    x = rng.normal(size=(7, 2, 3)).astype(np.float32)
+    assert_close(run_float(network, x)[0], runtime(model, X=x)[0])
+    assert network.plain == (direction == "forward")
+    assert {entry.name for entry in importers.entries(path)} == {"lstm0", "lstm1", "head"} | (
+        {"between"} if dense else set())
+
+
+def test_chain_broken_by_an_activation(tmp_path):
+    path = saved(tmp_path, chain(np.random.default_rng(7), activation="Relu"))
+    with pytest.raises(ImportRefused, match="select one of 'lstm0', 'between', 'lstm1', 'head'"):
+        importers.load(path)
+    network = importers.load(path, "lstm1,head")
+    assert network.inputs == 5 and network.head is not None and not network.notes
+
+
+@pytest.mark.parametrize("last", ["gather", "slice", "state"])
+def test_head_on_the_last_frame(tmp_path, last):
+    rng = np.random.default_rng(8)
+    tensors = weights(rng, 3, 4) | {
+        "G": rng.normal(size=(2, 4)).astype(np.float32), "g": rng.normal(size=2).astype(np.float32),
+        "zero": np.array([0]), "one": np.array([1]), "last": np.array(-1), "from": np.array([-1]),
+        "to": np.array([2**31])}
+    way = {"gather": [helper.make_node("Squeeze", ["Y0", "one"], ["S"]),
+                      helper.make_node("Gather", ["S", "last"], ["L"], axis=0)],
+           "slice": [helper.make_node("Squeeze", ["Y0", "one"], ["S"]),
+                     helper.make_node("Slice", ["S", "from", "to", "zero"], ["L1"]),
+                     helper.make_node("Squeeze", ["L1", "zero"], ["L"])],
+           "state": [helper.make_node("Squeeze", ["Yh", "zero"], ["L"])]}[last]
+    nodes = [lstm_node(tensors, outputs=("Y0", "Yh"), hidden_size=4), *way,
+             helper.make_node("Gemm", ["L", "G", "g"], ["Y"], name="head", transB=1, alpha=0.5, beta=2.0)]
+    model = model_of(nodes, tensors)
+    network = importers.load(saved(tmp_path, model))
+    x = rng.normal(size=(7, 2, 3)).astype(np.float32)
+    assert_close(run_float(network, x)[0][-1], runtime(model, X=x)[0])
+    assert "some frames only" in " ".join(network.notes)
+
+
+def test_scrambled_features_are_no_head(tmp_path):
+    """A MatMul that reads frames as features is not a head, however well its size fits."""
+    rng = np.random.default_rng(9)
+    tensors = weights(rng, 3, 4) | {"G": rng.normal(size=(4, 2)).astype(np.float32), "one": np.array([1])}
+    nodes = [lstm_node(tensors, outputs=("Y0",), hidden_size=4),
+             helper.make_node("Squeeze", ["Y0", "one"], ["S"]),
+             helper.make_node("Transpose", ["S"], ["T"], perm=[2, 1, 0]),
+             helper.make_node("MatMul", ["T", "G"], ["Y"], name="head")]
+    model = model_of(nodes, tensors)
+    model.graph.input[0].type.tensor_type.shape.CopyFrom(
+        helper.make_tensor_type_proto(TensorProto.FLOAT, [4, 2, 3]).tensor_type.shape)
+    path = saved(tmp_path, model)
+    assert [entry.name for entry in importers.entries(path)] == ["lstm"]
+    assert importers.load(path).head is None
+
+
+@pytest.mark.parametrize("operator", ["If", "Loop"])
+def test_bodies(tmp_path, operator):
+    """LSTMs in the bodies of If and Loop, some of one name, with weights of the graph around them."""
+    rng = np.random.default_rng(10)
+    tensors = weights(rng, 3, 4)
+    node = lstm_node(tensors, outputs=("Y0",), hidden_size=4)
+    out = [helper.make_empty_tensor_value_info("Y0")]
+    if operator == "If":
+        bodies = {f"{way}_branch": helper.make_graph([node], way, [], out) for way in ("then", "else")}
+        outer = helper.make_node("If", ["cond"], ["Y"], name="choice", **bodies)
+        names = ["lstm", "choice.else_branch/lstm"]
+    else:
+        ins = [helper.make_tensor_value_info("i", TensorProto.INT64, []),
+               helper.make_tensor_value_info("go", TensorProto.BOOL, [])]
+        body = helper.make_graph([helper.make_node("Identity", ["go"], ["on"]), node], "body", ins,
+                                 [helper.make_tensor_value_info("on", TensorProto.BOOL, []), *out])
+        outer = helper.make_node("Loop", ["", "cond"], ["Y"], name="loop", body=body)
+        names = ["lstm"]
+    path = saved(tmp_path, model_of([outer], tensors, inputs=("X", "cond")))
+    found = [entry.name for entry in importers.entries(path)]
+    assert len(found) == len(names) and found[0] == "lstm"
+    for name in found:
+        layer = importers.load(path, name).model.layers[0]
+        np.testing.assert_array_equal(layer.w_x[3], tensors["W"][0, 4:8])
+
+
+def test_states_from_the_graph_are_said(tmp_path):
+    tensors = weights(np.random.default_rng(11), 3, 4)
+    node = lstm_node({*tensors, "initial_h", "sequence_lens"}, hidden_size=4)
+    model = model_of([node], tensors, inputs=("X", "initial_h", "sequence_lens"))
+    notes = " ".join(importers.load(saved(tmp_path, model)).notes)
+    assert "sequence_lens: give the lengths" in notes and "initial_h is computed by the graph" in notes
+
+
+# -- untrusted files -------------------------------------------------------------------------------
+
+
+def external(tmp_path, location):
+    tensors = weights(np.random.default_rng(12), 3, 4)
+    model = model_of([lstm_node(tensors, hidden_size=4)], tensors)
+    for tensor in model.graph.initializer:
+        if tensor.name == "W":
+            data = tensor.raw_data
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=location)
+            tensor.external_data.add(key="offset", value="8")
+    (tmp_path / "inner").mkdir()
+    for folder in (tmp_path, tmp_path / "inner"):
+        (folder / "weights.bin").write_bytes(b"8 bytes " + data)
+    (tmp_path / "inner" / "link.bin").symlink_to(tmp_path / "weights.bin")
+    path = tmp_path / "inner" / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path, tensors
+
+
+def test_external_tensors(tmp_path):
+    path, tensors = external(tmp_path, "weights.bin")
+    np.testing.assert_array_equal(importers.load(path).model.layers[0].w_x[0], tensors["W"][0, :4])
+    (path.parent / "weights.bin").write_bytes(b"short")
+    with pytest.raises(ImportRefused, match="weights.bin is too short for tensor 'W'"):
+        importers.load(path)
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "link.bin", "/etc/passwd"])
+def test_external_tensors_cannot_escape(tmp_path, location):
+    path, _ = external(tmp_path, location)
+    with pytest.raises(ImportRefused, match="outside of the model's folder"):
+        importers.load(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x08\x0a", b"not a model at all", bytes(1000)])
+def test_garbage(tmp_path, data):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(data)
+    with pytest.raises(ImportRefused, match="^bad.onnx: not an ONNX model"):
+        importers.load(path)
+
+
+def test_silero_everywhere():
+    """The package's own files: in the open, in If bodies, and in half precision."""
+    from importlib.util import find_spec
+    spec = find_spec("silero_vad")
+    if spec is None:
+        pytest.skip("silero-vad is not installed")
+    folder = f"{spec.submodule_search_locations[0]}/data/"
+    want = importers.load(folder + "silero_vad_16k_sequence.onnx").model.layers[0]
+    for file, select in (("silero_vad_16k_op15.onnx", "/model/decoder/rnn/LSTM"),
+                         ("silero_vad.onnx", "If_0_then_branch__Inline_0__/decoder/rnn/LSTM"),
+                         ("silero_vad_openvino_16k.onnx", None), ("silero_vad.jit", "_model.decoder.rnn")):
+        layer = importers.load(folder + file, select).model.layers[0]
+        for tensor in ("w_x", "w_r", "bias"):
+            np.testing.assert_array_equal(getattr(layer, tensor), getattr(want, tensor))
+    with pytest.raises(ImportRefused, match="no LSTM"):
+        importers.load(folder + "silero_vad_op18_ifless.onnx")
+
+
+@pytest.mark.parametrize("disguise", [as_constants, as_sliced, as_quantized])
+def test_damaged_files(tmp_path, disguise):
+    tensors = weights(np.random.default_rng(13), 3, 4, peepholes=True)
+    nodes, stored, _ = disguise(tensors)
+    assert_survives(saved(tmp_path, model_of([*nodes, lstm_node(tensors, hidden_size=4)], stored)))
+
+
+def test_damaged_chains(tmp_path):
+    assert_survives(saved(tmp_path, chain(np.random.default_rng(14), "bidirectional")))

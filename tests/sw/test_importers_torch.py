@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch files in every form, against PyTorch."""
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from import_tools import assert_close, assert_survives, run_float
+
+from openese.sw import importers
+from openese.sw.importers import ImportRefused, from_torch, torch_archive
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+#: What users' model files were made with: a class that the importer never has.
+class Tagger(nn.Module):
+    def __init__(self, **named):
+        super().__init__()
+        self.embed = nn.Linear(3, 5)
+        self.lstm = nn.LSTM(5, 4, **named)
+        self.head = nn.Linear((named.get("proj_size") or 4) * (2 if named.get("bidirectional") else 1), 2)
+
+    def forward(self, x):
+        return self.head(self.lstm(self.embed(x))[0])
+
+
+def expected(lstm, x, state=None):
+    lstm = lstm.double().eval()
+    with torch.no_grad():
+        y, _ = lstm(torch.from_numpy(x), state)
+    return y.numpy()
+
+
+def frames(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@st.composite
+def lstms(draw):
+    cells = draw(st.integers(1, 9))
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    return nn.LSTM(draw(st.integers(1, 9)), cells, draw(st.integers(1, 3)), bias=draw(st.booleans()),
+                   dropout=0.25, bidirectional=draw(st.booleans()),
+                   proj_size=draw(st.integers(0, cells - 1)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(lstms(), st.integers(1, 7), st.integers(1, 4), st.data())
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_random_lstms_equal_torch(lstm, steps, voices, data):
+    """Any nn.LSTM, from any start, with sequences of any lengths."""
+    network = from_torch.from_module(lstm).load()
+    lengths = data.draw(st.lists(st.integers(1, steps), min_size=voices, max_size=voices), label="lengths")
+    x = frames(steps, steps, voices, lstm.input_size)
+    ways = 2 if lstm.bidirectional else 1
+    h0 = frames(1, ways * lstm.num_layers, voices, lstm.proj_size or lstm.hidden_size)
+    c0 = frames(2, ways * lstm.num_layers, voices, lstm.hidden_size)
+    y, states = run_float(network, x, lengths=lengths, initial=torch_states(network, h0, c0))
+    packed = nn.utils.rnn.pack_padded_sequence(torch.from_numpy(x), lengths, enforce_sorted=False)
+    with torch.no_grad():
+        out, (h, c) = lstm.double().eval()(packed, (torch.from_numpy(h0), torch.from_numpy(c0)))
+    assert_close(y, nn.utils.rnn.pad_packed_sequence(out, total_length=steps)[0].numpy())
+    for found, wanted in zip(states, torch_states(network, h.numpy(), c.numpy()), strict=True):
+        for layer, (c_wanted, y_wanted) in zip(found, wanted, strict=True):
+            assert_close(layer.c, c_wanted)
+            assert_close(layer.y, y_wanted)
+
+
+def torch_states(network, h, c):
+    """PyTorch's (layers * ways, B, n) states as one State for each direction of the network."""
+    from openese.sw.model.state import LayerState
+    rows = iter(LayerState(c_row, h_row) for c_row, h_row in zip(c, h, strict=True))
+    return [tuple(next(rows) for _ in direction.model.layers) for direction in network.directions]
+
+
+def save_legacy(value, path):
+    torch.save(value, path, _use_new_zipfile_serialization=False)
+
+
+SAVERS = {
+    "state_dict": lambda module, path: torch.save(module.state_dict(), path),
+    "legacy": lambda module, path: save_legacy(module.state_dict(), path),
+    "checkpoint": lambda module, path: torch.save({"epoch": 3, "state": module.state_dict(),
+                                                   "optimizer": {"state": {0: {"step": 1}}}}, path),
+    "whole model": lambda module, path: torch.save(module, path),
+    "whole model, legacy": save_legacy,
+    "scripted": lambda module, path: torch.jit.script(module).save(str(path)),
+    "traced": lambda module, path: torch.jit.trace(module.eval(), torch.zeros(2, 1, 3)).save(str(path)),
+}
+
+
+@pytest.mark.parametrize("saver", SAVERS)
+@pytest.mark.parametrize("named", [{}, {"num_layers": 2, "bidirectional": True}, {"proj_size": 2}], ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_every_form_of_file(tmp_path, saver, named):
+    module = Tagger(**named)
+    path = tmp_path / "tagger.pt"
+    SAVERS[saver](module, path)
+    prefix = "state." if saver == "checkpoint" else ""
+    names = [entry.name for entry in importers.entries(path)]
+    assert f"{prefix}lstm" in names and f"{prefix}head" in names
+    network = importers.load(path, f"{prefix}lstm,{prefix}head")
+    x = frames(7, 6, 2, 5)
+    with torch.no_grad():
+        y = module.double().eval().head(module.lstm(torch.from_numpy(x))[0]).numpy()
+    assert_close(run_float(network, x)[0], y)
+
+
+def test_nothing_in_a_file_is_run(tmp_path):
+    """The file names os.system; it becomes an inert object, and the tensors beside it are read."""
+    class Evil:
+        def __reduce__(self):
+            import os
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    path = tmp_path / "evil.pt"
+    torch.save({"net": nn.LSTM(2, 3).state_dict(), "evil": Evil()}, path)
+    assert importers.load(path).outputs == 3
+    assert not (tmp_path / "ran").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "ran").exists(), "the file was no threat at all"
+
+
+def test_a_file_cannot_change_the_importer(tmp_path):
+    """BUILD sets attributes of what a pickle made; functions of ours must not keep them."""
+    opcodes = (b"\x80\x02" b"ctorch._utils\n_rebuild_tensor_v2\n"
+               b"}(X\x08\x00\x00\x00injectedK\x01u" b"b.")
+    path = tmp_path / "evil.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("evil/data.pkl", opcodes)
+    with pytest.raises(ImportRefused, match="no LSTM"):
+        importers.load(path)
+    assert not hasattr(torch_archive._tensor, "injected")
+
+
+@pytest.mark.parametrize("data, reason", [
+    (b"\x80\x02" + b"r\xff\xff\xff\x7f.", "memo of absurd size"),
+    (b"\x80\x02X\xff\xff\xff\x7fabc.", "damaged"),
+    (b"garbage", "damaged"),
+    (b"\x80\x02}", "damaged"),
+    (pickle.dumps(list(range(5)), 2), "no LSTM"),
+])
+def test_damaged_pickles(tmp_path, data, reason):
+    path = tmp_path / "bad.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("bad/data.pkl", data)
+    with pytest.raises(ImportRefused, match=f"^bad.pt: .*{reason}"):
+        importers.load(path)
+
+
+def test_truncated_files(tmp_path):
+    whole, cut = io.BytesIO(), tmp_path / "cut.pt"
+    torch.save(nn.LSTM(2, 3).state_dict(), whole, _use_new_zipfile_serialization=False)
+    for length in range(20, len(whole.getvalue()), 97):
+        cut.write_bytes(whole.getvalue()[:length])
+        with pytest.raises(ImportRefused, match="^cut.pt: "):
+            importers.load(cut)
+
+
+def test_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_archive, "_PICKLE_LIMIT", 1000)
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", bytes(10_000_000))
+    assert path.stat().st_size < 20_000
+    with pytest.raises(ImportRefused, match="unpacks to 10,000,000 bytes; at most 1,000 are read"):
+        importers.load(path)
+
+
+def test_tensor_beyond_its_storage(tmp_path):
+    state = nn.LSTM(2, 3).state_dict()
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    path = tmp_path / "short.pt"
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            target.writestr(name, data[:8] if name.endswith("data/0") else data)
+    with pytest.raises(ImportRefused, match="reaches beyond its 2 stored elements"):
+        importers.load(path)
+
+
+@pytest.mark.parametrize("module, kind", [(nn.GRU(2, 3), "GRU"), (nn.RNN(2, 3), "RNN"),
+                                          (nn.GRUCell(2, 3), "GRUCell"), (nn.RNNCell(2, 3), "RNNCell")])
+@pytest.mark.parametrize("whole", [False, True])
+def test_others_are_refused_by_name(tmp_path, module, kind, whole):
+    path = tmp_path / "other.pt"
+    net = nn.ModuleDict({"net": module})
+    torch.save(net if whole else net.state_dict(), path)
+    assert [(entry.kind, entry.name) for entry in importers.entries(path)] == [(kind, "net")]
+    with pytest.raises(ImportRefused, match=f"{kind} 'net': a {kind.removesuffix('Cell')} is not an LSTM"):
+        importers.load(path)
+
+
+def test_cell_equals_torch():
+    cell = nn.LSTMCell(3, 4).double()
+    x = frames(3, 5, 2, 3)
+    state, outputs = None, []
+    for frame in torch.from_numpy(x):
+        state = cell(frame, state)
+        outputs.append(state[0].detach().numpy())
+    assert_close(run_float(from_torch.from_module(cell).load(), x)[0], outputs)
+
+
+def test_what_does_not_matter_is_said(tmp_path):
+    path = tmp_path / "said.pt"
+    torch.save(nn.LSTM(2, 3, 2, batch_first=True, dropout=0.5), path)
+    notes = " ".join(importers.load(path).notes)
+    assert "batch_first" in notes and "dropout 0.5 has no part in inference" in notes
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types(tmp_path, dtype):
+    lstm = nn.LSTM(3, 4).to(dtype)
+    path = tmp_path / "half.pt"
+    torch.save(lstm.state_dict(), path)
+    network = importers.load(path)
+    assert bool(network.notes) == (dtype != torch.float64)
+    x = frames(4, 3, 1, 3)
+    assert_close(run_float(network, x)[0], expected(lstm, x))
+
+
+def test_views_and_strides(tmp_path):
+    """Tensors that share a storage, transposed and offset in it."""
+    lstm = nn.LSTM(4, 4)
+    storage = torch.randn(2, 4, 16)
+    state = OrderedDict(lstm.state_dict())
+    state["weight_ih_l0"], state["weight_hh_l0"] = storage[0].T, storage[1].T
+    path = tmp_path / "views.pt"
+    torch.save(state, path)
+    layer = importers.load(path).model.layers[0]
+    np.testing.assert_array_equal(layer.w_r.reshape(16, 4), storage[1].T.numpy())
+
+
+def test_pruned_by_torch(tmp_path):
+    from torch.nn.utils import prune
+    lstm = nn.LSTM(3, 4)
+    prune.random_unstructured(lstm, "weight_hh_l0", 0.5)
+    torch.save(lstm.state_dict(), tmp_path / "pruned.pt")
+    layer = importers.load(tmp_path / "pruned.pt").model.layers[0]
+    np.testing.assert_array_equal(layer.w_r.reshape(16, 4), lstm.weight_hh_l0.detach().numpy())
+    assert layer.nonzeros < layer.weights
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantized_modules_are_refused(tmp_path):
+    quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(3, 4)), {nn.LSTM})
+    torch.save(quantized, tmp_path / "int8.pt")
+    with pytest.raises(ImportRefused, match="packs its weights; take the model before quantization"):
+        importers.load(tmp_path / "int8.pt")
+
+
+def test_several_are_not_guessed(tmp_path):
+    path = tmp_path / "two.pt"
+    torch.save(nn.ModuleDict({"a": nn.LSTM(3, 4), "b": nn.LSTM(4, 2)}), path)
+    with pytest.raises(ImportRefused, match="select one of 'a', 'b', or several to stack them"):
+        importers.load(path)
+    with pytest.raises(ImportRefused, match="nothing named 'c'; there is 'a', 'b'"):
+        importers.load(path, "c")
+    with pytest.raises(ImportRefused, match="'a' is selected 2 times"):
+        importers.load(path, "a,a")
+    with pytest.raises(ValueError, match="'a' takes 3 inputs, but 'b' before it gives 2"):
+        importers.load(path, "b,a")
+    assert importers.load(path, ["a", "b"]).outputs == 2
+
+
+def test_stacked_selection_equals_torch(tmp_path):
+    """LSTM, linear, LSTM, linear: the first linear is folded, the last is the head."""
+    path = tmp_path / "stack.pt"
+    net = nn.ModuleDict({"a": nn.LSTM(3, 4), "mid": nn.Linear(4, 6), "b": nn.LSTM(6, 2, bidirectional=True),
+                         "out": nn.Linear(4, 3)}).double()
+    torch.save(net, path)
+    network = importers.load(path, "a,mid,b,out")
+    x = frames(5, 6, 2, 3)
+    with torch.no_grad():
+        y = net["out"](net["b"](net["mid"](net["a"](torch.from_numpy(x))[0]))[0]).numpy()
+    assert_close(run_float(network, x)[0], y)
+    assert [len(stage.directions) for stage in network.stages] == [1, 2]
+    assert "multiplied into its input weights" in " ".join(network.notes)
+
+
+def test_resemblyzer(tmp_path):
+    """A real checkpoint: the format before PyTorch 1.6, saved on a GPU."""
+    from importlib.util import find_spec
+    spec = find_spec("resemblyzer")
+    if spec is None:
+        pytest.skip("resemblyzer is not installed")
+    path = f"{spec.submodule_search_locations[0]}/pretrained.pt"
+    network = importers.load(path, "model_state.lstm,model_state.linear")
+    lstm, linear = nn.LSTM(40, 256, 3), nn.Linear(256, 256)
+    state = torch.load(path, weights_only=True, map_location="cpu")["model_state"]
+    for module, name in ((lstm, "lstm"), (linear, "linear")):
+        module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in state.items()
+                                if k.startswith(f"{name}.")})
+    x = frames(6, 20, 2, 40)
+    with torch.no_grad():
+        y = linear.double()(lstm.double()(torch.from_numpy(x))[0]).numpy()
+    assert_close(run_float(network, x)[0], y)
+
+
+@pytest.mark.parametrize("saver", ["state_dict", "legacy", "whole model", "scripted"])
+def test_damaged_files(tmp_path, saver):
+    SAVERS[saver](Tagger(num_layers=2), tmp_path / "tagger.pt")
+    assert_survives(tmp_path / "tagger.pt")

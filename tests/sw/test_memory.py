@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a trained model to its image in little more memory than the model: what lets large ones through."""
+
+import tracemalloc
+
+import numpy as np
+
+from openese.rtl.config import preset
+from openese.sw.model.layers import Layer, Model
+from openese.sw.pack.image import pack
+from openese.sw.pack.schedule import schedule
+from openese.sw.prune import prune
+from openese.sw.quantize.choose import quantize
+
+LAYERS, SIZE = 3, 448
+
+
+def large_model():
+    rng = np.random.default_rng(1)
+
+    def weights():
+        values = rng.standard_normal((4, SIZE, SIZE), np.float32)
+        values *= np.float32(SIZE ** -0.5)
+        values.setflags(write=False)
+        return values
+
+    return Model(layers=tuple(Layer(name=f"lstm{number}", w_x=weights(), w_r=weights(),
+                                    bias=rng.standard_normal((4, SIZE))) for number in range(LAYERS)))
+
+
+def test_all_stages_keep_within_three_times_the_weights():
+    """With what was there before, and the dense model gone once it is pruned."""
+    config = preset("ese_stream").replace(column_depth=1 << 13, vector_depth=1 << 12, cell_rows=64)
+    frames = np.random.default_rng(2).standard_normal((8, 1, SIZE))
+    tracemalloc.start()
+    try:
+        model = large_model()
+        size = 4 * model.weights
+        model = prune(model, 0.1, config.pes, config.groups)
+        image = pack(schedule(quantize(model, frames, config), config))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert image.bytes < size / 10
+    assert peak < 3 * size

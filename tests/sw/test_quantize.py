@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantization: accuracy against floating point, and the choices that calibration makes."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import random_model, speech_like
+
+from openese.rtl.config import preset
+from openese.rtl.fixed import to_fixed
+from openese.sw.model.layers import Model
+from openese.sw.model.quantized import QuantizeError, row_limit
+from openese.sw.model.report import Report
+from openese.sw.prune import prune
+from openese.sw.quantize.calibrate import max_fraction
+from openese.sw.quantize.choose import quantize
+from openese.sw.reference import floating
+from openese.sw.reference.machine import Reference
+
+TINY = preset("tiny")
+
+
+def output_error(model, quantized, frames):
+    """RMS difference of the integer reference from floating point at y, as a share of y's RMS."""
+    exact, _ = floating.run(model, frames)
+    x, _ = quantized.quantize_input(frames)
+    found = quantized.dequantize_output(Reference(quantized, frames.shape[1]).run(x))
+    return np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact ** 2))
+
+
+def changed(layer, **tensors):
+    """``layer`` with functions applied to its tensors."""
+    return dataclasses.replace(layer, **{name: function(np.array(getattr(layer, name)))
+                                         for name, function in tensors.items()})
+
+
+def with_first_column(value):
+    """A function that fills the weights of the first input with ``value``."""
+    return lambda w: np.concatenate([np.full_like(w[..., :1], value), w[..., 1:]], axis=2)
+
+
+def row_sums(layer):
+    w_x, w_r = (np.abs(weights.astype(int)) << np.reshape(align, (4, 1, 1))
+                for weights, align in ((layer.w_x, layer.align_x), (layer.w_r, layer.align_r)))
+    return w_x.sum(axis=2) + w_r.sum(axis=2)
+
+
+# -- accuracy ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers, peephole, g_activation, bound", [
+    ((24,), False, "tanh", 0.003),
+    (((32, 16),), True, "tanh", 0.003),
+    (((32, 16),), True, "sigmoid", 0.003),
+    (((32, 16), (24, 12), 16), True, "tanh", 0.005),
+])
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_close_to_floating_point(layers, peephole, g_activation, bound, seed):
+    """On frames that calibration has not seen: 12-bit weights cost a few parts in a thousand."""
+    model = random_model(seed, 20, *layers, peephole=peephole, g_activation=g_activation)
+    quantized = quantize(model, speech_like(seed, 60, 4, 20), TINY)
+    fresh = speech_like(seed + 100, 120, 4, 20)
+    assert output_error(model, quantized, fresh) < bound
+
+
+def test_more_weight_bits_are_closer():
+    model = prune(random_model(3, 20, (32, 16), peephole=True), 0.5, 4)
+    frames = speech_like(3, 60, 4, 20)
+    errors = [output_error(model, quantize(model, frames, TINY.replace(weight_bits=bits)), frames)
+              for bits in (6, 9, 12, 15)]
+    assert errors[0] > 3 * errors[1] > 9 * errors[2] and errors[2] > errors[3]
+    assert errors[0] < 0.2
+
+
+@pytest.mark.parametrize("widths", [
+    {"weight_bits": 4, "activation_bits": 12, "cell_bits": 16},
+    {"weight_bits": 18, "activation_bits": 18, "cell_bits": 27},
+    {"weight_bits": 8, "activation_bits": 12, "cell_bits": 14},
+])
+def test_other_widths(widths):
+    model = random_model(4, 12, (16, 8), 12, peephole=True)
+    frames = speech_like(4, 40, 3, 12)
+    quantized = quantize(model, frames, TINY.replace(**widths))
+    assert max(np.abs(layer.w_x).max() for layer in quantized.layers) < 1 << (widths["weight_bits"] - 1)
+    bound = 8 * 2.0 ** -min(widths["weight_bits"], widths["activation_bits"], widths["cell_bits"] - 4)
+    assert output_error(model, quantized, frames) < max(bound, 1e-4)
+
+
+def test_a_large_cell_state_has_room():
+    """Forget gates that never forget let c grow past 100; its format follows."""
+    model = random_model(5, 6, 12)
+    layer = changed(model.layers[0], bias=lambda b: b + np.array([[3], [9], [2], [0]]))
+    model = Model(layers=(layer,))
+    frames = speech_like(5, 200, 2, 6)
+    quantized = quantize(model, frames, TINY)
+    c = next(row for row in quantized.report.tensors if row.tensor == "c")
+    assert max(-c.minimum, c.maximum) > 100
+    assert quantized.formats[0].cell_fraction == c.fraction == 13
+    assert c.saturated == 0 and quantized.report.saturations["cell"] == 0
+    assert output_error(model, quantized, frames) < 0.005
+
+
+# -- choices -----------------------------------------------------------------------------------------------
+
+
+def test_the_papers_table_ranges_are_measurably_worse():
+    """Sigmoid on [-64, 64] and tanh on [-128, 128], as the paper, against [-16, 16] and [-8, 8]."""
+    model = random_model(6, 20, (32, 16), peephole=True)
+    frames = speech_like(6, 60, 4, 20)
+    config = TINY.replace(weight_bits=16)
+    measured = quantize(model, frames, config)
+    paper = quantize(model, frames, config, sigmoid_range=6, tanh_range=7)
+    assert (measured.sigmoid_range, measured.tanh_range) == (4, 3)
+    errors = measured.report.table_errors
+    assert errors["sigmoid"]["6"] > 3 * errors["sigmoid"]["4"]
+    assert errors["tanh"]["7"] > 50 * errors["tanh"]["3"]
+    assert errors["sigmoid"]["4"] < 1e-5 and errors["tanh"]["3"] < 1e-5
+    assert output_error(model, paper, frames) > 5 * output_error(model, measured, frames)
+
+
+def test_a_bias_beyond_a_table_widens_it():
+    model = random_model(7, 8, 12)
+    layer = changed(model.layers[0], bias=lambda b: np.concatenate([b[:1] - 40, b[1:]]),
+                    w_x=lambda w: np.concatenate([w[:1] * 0 + 5, w[1:]]))
+    frames = np.abs(speech_like(7, 40, 3, 8))
+    quantized = quantize(Model(layers=(layer,)), frames, TINY)
+    assert quantized.sigmoid_range == 6
+    bias = next(row for row in quantized.report.tensors if row.tensor == "bias[i]")
+    assert bias.saturated == 0
+
+
+def test_outliers_among_the_weights_are_clipped_where_that_is_better():
+    """A few huge weights on an input that hardly moves must not cost all others their precision."""
+    model = random_model(8, 40, 24)
+    model = Model(layers=(changed(model.layers[0], w_x=with_first_column(30)),))
+    frames = speech_like(8, 60, 4, 40)
+    frames[..., 0] *= 1e-4
+    quantized = quantize(model, frames, TINY)
+    unclipped = max_fraction(30, TINY.weight_bits)
+    assert min(quantized.layers[0].w_x_fraction) > unclipped
+    rows = {row.tensor: row for row in quantized.report.tensors}
+    assert rows["w_x[i]"].saturated == 24
+    assert output_error(model, quantized, frames) < 0.01
+
+
+def test_frames_to_come_may_be_twice_as_loud():
+    """With 16-bit weights the rounding of x is felt, and a format that clips new frames would look better."""
+    model = random_model(6, 20, (32, 16), peephole=True)
+    frames = speech_like(6, 60, 4, 20)
+    quantized = quantize(model, frames, TINY.replace(weight_bits=16))
+    assert quantized.quantize_input(2 * frames)[1] == 0
+    assert output_error(model, quantized, speech_like(106, 120, 4, 20)) < 0.001
+
+
+def test_outliers_among_the_inputs_are_clipped_where_that_is_better():
+    """Values that drown in a saturated gate anyway."""
+    model = random_model(9, 8, 16, scale=0.5)
+    layer = changed(model.layers[0], w_x=lambda w: with_first_column(4)(w * 300))
+    frames = speech_like(9, 64, 4, 8) * 1e-3
+    frames[..., 0] = 30 * (np.random.default_rng(9).random((64, 4)) < 0.01)
+    model = Model(layers=(layer,))
+    quantized = quantize(model, frames, TINY)
+    assert quantized.layers[0].x_fraction > max_fraction(30, 16)
+    x = next(row for row in quantized.report.tensors if row.tensor == "x")
+    assert x.saturated > 0
+    assert quantized.quantize_input(frames)[1] == x.saturated
+
+
+def test_binary_points_that_cannot_meet_give_way():
+    """x with few fraction bits and small w_r: their products are further apart than alignment can shift."""
+    model = random_model(10, 8, 16)
+    layer = changed(model.layers[0], w_r=lambda w: w / 8)
+    frames = speech_like(10, 60, 4, 8) * 2000
+    layer = changed(layer, w_x=lambda w: w / 20)
+    quantized = quantize(Model(layers=(layer,)), frames, TINY)
+    integers = quantized.layers[0]
+    assert max(integers.align_x) == 7 and max(integers.align_r) == 0
+    assert output_error(Model(layers=(layer,)), quantized, frames) < 0.05
+
+
+def test_rows_that_could_overflow_lose_bits():
+    """Twelve-bit weights of full scale, a thousand to a row, exceed what the accumulators are proven for."""
+    rng = np.random.default_rng(11)
+    model = random_model(11, 1500, 4)
+    layer = changed(model.layers[0], w_x=lambda w: rng.choice([-0.1, 0.1], w.shape))
+    model = Model(layers=(layer,))
+    frames = speech_like(11, 20, 2, 1500) / 10
+    quantized = quantize(model, frames, TINY)
+    sums = row_sums(quantized.layers[0])
+    assert row_limit(TINY) / 4 < sums.max() < row_limit(TINY)
+    assert max(quantized.layers[0].w_x_fraction) < max_fraction(0.1, TINY.weight_bits)
+
+
+@pytest.mark.parametrize("zeros", [("w_x",), ("w_r",), ("w_x", "w_r"), ("w_x", "w_r", "w_ym", "bias")])
+def test_matrices_of_zeros(zeros):
+    model = random_model(12, 6, (8, 4), peephole=True)
+    layer = changed(model.layers[0], **dict.fromkeys(zeros, lambda w: w * 0))
+    model = Model(layers=(layer,))
+    frames = speech_like(12, 20, 2, 6)
+    quantized = quantize(model, frames, TINY)
+    exact, _ = floating.run(model, frames)
+    found = quantized.dequantize_output(Reference(quantized, 2).run(quantized.quantize_input(frames)[0]))
+    np.testing.assert_allclose(found, exact, atol=2e-3)
+
+
+def test_frames_of_zeros():
+    model = random_model(13, 6, (8, 4), 5)
+    quantized = quantize(model, np.zeros((5, 1, 6)), TINY)
+    assert output_error(model, quantized, np.zeros((20, 2, 6))) < 0.01
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2 ** 32 - 1), st.floats(-9, 9), st.floats(-9, 9), st.floats(-9, 9))
+def test_any_scale_gives_formats_that_hold(seed, of_x, of_w_x, of_w_r):
+    """Whatever the magnitudes: a model that obeys all rules, or one sentence that says what does not."""
+    model = random_model(seed, 4, (5, 3), peephole=True)
+    layer = changed(model.layers[0], w_x=lambda w: w * 10.0 ** of_w_x, w_r=lambda w: w * 10.0 ** of_w_r)
+    frames = speech_like(seed, 8, 2, 4) * 10.0 ** of_x
+    try:
+        quantized = quantize(Model(layers=(layer,)), frames, TINY)
+    except QuantizeError as error:
+        assert "meet in no 36-bit accumulator with at least" in str(error)
+        assert max(of_x + of_w_x, of_w_r) > 3
+    else:
+        assert row_sums(quantized.layers[0]).max() < row_limit(TINY)
+
+
+def test_the_same_input_gives_the_same_integers(tmp_path):
+    for name in ("first", "second"):
+        quantize(random_model(14, 6, (8, 4)), speech_like(14, 30, 3, 6), TINY).save(tmp_path / name)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+@given(st.floats(-1e6, 1e6), st.integers(-8, 30))
+def test_to_fixed_rounds_half_up(value, fraction):
+    integer = int(to_fixed(value, fraction))
+    assert -0.5 <= integer - value * 2.0 ** fraction <= 0.5
+    assert to_fixed([-1.5, -0.5, 0.5, 1.5], 0).tolist() == [-1, 0, 1, 2]
+    assert int(to_fixed(1e300, fraction)) == 1 << 62
+
+
+@given(st.floats(1e-9, 1e9), st.integers(2, 18))
+def test_max_fraction_is_the_most_that_fits(peak, bits):
+    fraction = max_fraction(peak, bits)
+    limit = (1 << (bits - 1)) - 1
+    assert peak * 2.0 ** fraction <= limit < peak * 2.0 ** (fraction + 1)
+
+
+def test_wrong_frames_are_named():
+    model = random_model(15, 6, 8)
+    for shape in ((10, 6), (10, 2, 5), (0, 2, 6)):
+        with pytest.raises(QuantizeError, match=r"^frames: expected shape \(T, B, 6\), found \("):
+            quantize(model, np.zeros(shape), TINY)
+    frames = np.zeros((4, 2, 6))
+    frames[3, 1, 2] = np.inf
+    with pytest.raises(QuantizeError, match=r"^frames\[3, 1, 2\] is not a finite number$"):
+        quantize(model, frames, TINY)
+
+
+# -- report ------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_what_was_measured():
+    model = random_model(16, 6, (8, 4), 5, peephole=True)
+    frames = speech_like(16, 30, 3, 6)
+    quantized = quantize(model, frames, TINY)
+    report = quantized.report
+    rows = {(row.layer, row.tensor): row for row in report.tensors}
+    assert len(rows) == len(report.tensors)
+    assert [row.tensor for row in report.tensors if row.layer == "lstm1"][-8:] == [
+        "x", "z[i]", "z[f]", "z[g]", "z[o]", "c", "m", "y"]
+    x, w_r = rows["lstm0", "x"], rows["lstm0", "w_r[g]"]
+    assert (x.minimum, x.maximum, x.count) == (frames.min(), frames.max(), frames.size)
+    assert w_r.fraction == quantized.layers[0].w_r_fraction[2]
+    weights = quantized.layers[0].w_r[2] * 2.0 ** -w_r.fraction
+    np.testing.assert_allclose(w_r.rms_error, np.sqrt(np.mean((weights - model.layers[0].w_r[2]) ** 2)))
+    exact, _ = floating.run(model, frames)
+    assert report.outputs[1].rms_output == pytest.approx(np.sqrt(np.mean(exact ** 2)))
+    assert report.outputs[1].rms_error / report.outputs[1].rms_output == pytest.approx(
+        output_error(model, quantized, frames))
+    assert Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    assert len(str(report).splitlines()) == 1 + len(report.tensors) + 2 + 2 + 1
