@@ -20,7 +20,7 @@ from cocotb_tools.runner import Runner, get_runner
 
 from openese.rtl.config import Config
 from openese.sim import build, verilator
-from openese.sim.synthesis.netlist import FAMILIES, netlist
+from openese.sim.synthesis.netlist import netlist
 
 __all__ = ["CONFIG", "BenchFailure", "run"]
 
@@ -55,7 +55,7 @@ def run(module: str, config: Config, folder: Path, *, seed: int = 1, log: Path |
     top : str
         Module that the benches drive: the machine, or a block of it.
     family : str, optional
-        Of FPGAs, a key of `openese.sim.synthesis.netlist.FAMILIES`: run the netlist after synthesis, not the
+        Of FPGAs, a key of `openese.sim.synthesis.families.FAMILIES`: run the netlist after synthesis, not the
         emitted Verilog.
 
     Raises
@@ -84,7 +84,7 @@ def run(module: str, config: Config, folder: Path, *, seed: int = 1, log: Path |
 def _sources(config: Config, top: str, family: str | None) -> list[Path]:
     if family is None:
         return [build.emitted(config)]
-    return [netlist(config, family, top), FAMILIES[family].cells]
+    return netlist(config, family, top)
 
 
 def _ports(sources: Sequence[Path], top: str) -> str:

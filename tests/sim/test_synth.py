@@ -8,6 +8,8 @@ import pytest
 from openese.rtl.config import preset
 from openese.rtl.verilog import verilog
 from openese.sim.synthesis import estimate
+from openese.sim.synthesis.baselines import Baselines, changes
+from openese.sim.synthesis.yosys import SynthesisError
 
 pytest.importorskip("pyosys", reason="needs the extra 'synth'")
 
@@ -63,7 +65,7 @@ def test_an_output_that_follows_an_input_is_refused(monkeypatch, estimated):
     monkeypatch.setattr(estimate, "verilog", lambda config: CIRCUIT.replace(
         "output reg [15:0] o;", "output [15:0] o; assign o = i[15:0] ^ held[15:0];").replace(
         "o <= {16{^held}} & (held[15:0] + held[31:16]);", ""))
-    with pytest.raises(estimate.SynthesisError, match="module pe: an output follows an input"):
+    with pytest.raises(SynthesisError, match="module pe: an output follows an input"):
         estimated("xcu")
 
 
@@ -78,9 +80,9 @@ def test_what_grows_is_found():
                "blocks": {"PE": {"instances": 4, "LUT": 200}, "Top": {"instances": 1, "LUT": 200}}}
     same = {"total": {"LUT": 1030, "BRAM": 4}, "depth": {"PE": {"luts": 5, "chains": 2}},
             "blocks": {"PE": {"instances": 4, "LUT": 208}, "Top": {"instances": 1, "LUT": 192}}}
-    assert estimate.changes(figures, same) == []
+    assert changes(figures, same) == []
     worse = {"total": {"LUT": 1031, "BRAM": 4.5}, "depth": {"PE": {"luts": 6, "chains": 2}},
              "blocks": {"PE": {"instances": 4, "LUT": 209}, "Top": {"instances": 1, "LUT": 180}}}
-    assert estimate.changes(figures, worse) == [
+    assert changes(figures, worse) == [
         ("machine", "LUT", 1000, 1031), ("machine", "BRAM", 4, 4.5), ("PE (depth)", "luts", 5, 6),
         ("PE", "LUT", 200, 209), ("Top", "LUT", 200, 180)]
