@@ -8,7 +8,7 @@ import pytest
 from openese.rtl.config import preset
 from openese.rtl.verilog import verilog
 from openese.sim.synthesis import estimate
-from openese.sim.synthesis.baselines import Baselines, changes
+from openese.sim.synthesis.baselines import changes
 from openese.sim.synthesis.yosys import SynthesisError
 
 pytest.importorskip("pyosys", reason="needs the extra 'synth'")
