@@ -133,6 +133,8 @@ def _arcs(cell: Module, family: Family, carries: set[int]) -> list[_Arc]:
         single = cell["type"].endswith("X1S") and pin.startswith("A")  # one address, to read and to write
         if memory and direction == "input" and not (single or pin.startswith(_READ_ADDRESS)):
             continue
+        if pin == "CLK":  # of a shift register: a clock is no data
+            continue
         if direction == "input" and cell["type"] in family.chains and pin in family.chain_inputs:
             linked += [bit for bit in bits if bit in carries]
             bits = [bit for bit in bits if bit not in carries]

@@ -8,7 +8,9 @@ import pytest
 from openese.rtl.config import preset
 from openese.rtl.verilog import verilog
 from openese.sim.synthesis import estimate
-from openese.sim.synthesis.baselines import changes
+from openese.sim.synthesis.baselines import Baselines, changes
+from openese.sim.synthesis.depth import Depths
+from openese.sim.synthesis.families import FAMILIES
 from openese.sim.synthesis.yosys import SynthesisError
 
 pytest.importorskip("pyosys", reason="needs the extra 'synth'")
@@ -86,3 +88,26 @@ def test_what_grows_is_found():
     assert changes(figures, worse) == [
         ("machine", "LUT", 1000, 1031), ("machine", "BRAM", 4, 4.5), ("PE (depth)", "luts", 5, 6),
         ("PE", "LUT", 200, 209), ("Top", "LUT", 200, 180)]
+
+
+def test_the_clock_of_a_shift_register_is_no_path():
+    """The output of preset `latency`'s slices is a shift register's."""
+    register = {"type": "SRL16E", "connections": {"CLK": [2], "D": [3], "Q": [4]},
+                "port_directions": {"CLK": "input", "D": "input", "Q": "output"}}
+    ports = {"clk": {"direction": "input", "bits": [2]}, "o": {"direction": "output", "bits": [4]}}
+    assert not Depths({"unit": {"ports": ports, "cells": {"r": register}}}, "unit", FAMILIES["xcu"], {}).combinational
+
+
+def test_only_presets_have_baselines(tmp_path):
+    file = tmp_path / "synth.json"
+    file.write_text("{}")
+    figures = {"total": {"LUT": 1000}, "depth": {}, "blocks": {}}
+    Baselines(file).update(preset("tiny"), "xcu", figures)
+    grown = {**figures, "total": {"LUT": 2000}}
+    assert Baselines(file).changes(preset("tiny"), "xcu", grown) == [("machine", "LUT", 1000, 2000)]
+    deeper = preset("tiny").replace(queue_depth=32)
+    assert Baselines(file).changes(deeper, "xcu", grown) == []
+    with pytest.raises(ValueError, match="only presets have baselines, and 'tiny' was changed"):
+        Baselines(file).update(deeper, "xcu", figures)
+    with pytest.raises(ValueError, match="in a checkout of the project only"):
+        Baselines(tmp_path / "none.json").update(preset("tiny"), "xcu", figures)
