@@ -9,16 +9,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from vcd.gtkw import GTKWSave
 from vcd.reader import TokenKind, tokenize
 
 from openese.sim.build import TOP
-from openese.sim.simulator import Simulator
-from openese.sw.run.device import Device
 
-__all__ = ["TraceError", "TracedMachine", "samples", "save_view", "signals"]
+__all__ = ["TraceError", "samples", "save_view", "signals"]
 
 #: What a person wants to see first: title, and signals in the order of a column's way through the machine.
 _VIEW = (
@@ -107,43 +103,3 @@ def save_view(path: str | Path) -> Path:
                         save.trace(f"TOP.{TOP}.{name}" + (f"[{width - 1}:0]" if width > 1 else ""),
                                    datafmt="dec" if width > 1 else "hex")
     return view
-
-
-class TracedMachine:
-    """A machine that writes a waveform of some of its steps, and a view of it beside.
-
-    Parameters
-    ----------
-    machine : openese.sw.run.device.Device
-        On ``simulator``.
-    simulator : Simulator
-        Made with ``trace``.
-    path : str or Path
-        Of the VCD file.
-    steps : range
-        Which of the steps, counted from 0. The machine comes to rest before the first and after the last.
-    """
-
-    def __init__(self, machine: Device, simulator: Simulator, path: str | Path, steps: range) -> None:
-        self.model, self.channels = machine.model, machine.channels
-        self.get_state, self.set_state = machine.get_state, machine.set_state
-        self.counters = machine.counters
-        self._machine, self._simulator, self._path, self._steps = machine, simulator, path, steps
-        self._done = 0
-
-    def run(self, frames: ArrayLike, active: ArrayLike | None = None) -> NDArray[np.int64]:
-        """As `openese.sw.run.device.Device.run`."""
-        x = np.asarray(frames)
-        start, stop = (min(max(edge - self._done, 0), len(x)) for edge in (self._steps.start, self._steps.stop))
-        self._done += len(x)
-
-        def part(first: int, last: int) -> NDArray[np.int64]:
-            return self._machine.run(x[first:last], None if active is None else np.asarray(active)[first:last])
-
-        if start >= stop:
-            return part(0, len(x))
-        before = part(0, start)
-        with self._simulator.trace(self._path):
-            during = part(start, stop)
-        save_view(self._path)
-        return np.concatenate([before, during, part(stop, len(x))])

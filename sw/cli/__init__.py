@@ -458,8 +458,8 @@ def _machine(image: Image, backend: str, stack: ExitStack, trace: Path | None = 
     device = Device(simulator, image)
     if trace is None:
         return device
-    from openese.sim.trace import TracedMachine
-    return TracedMachine(device, simulator, trace, steps)
+    from openese.sw.run.traced import TracedDevice
+    return TracedDevice(device, simulator, trace, steps)
 
 
 def _reference(image: Image, voices: int | None = None) -> Reference:

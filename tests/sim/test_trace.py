@@ -7,11 +7,12 @@ from models import random_quantized
 
 from openese.rtl.config import preset
 from openese.sim.simulator import Simulator
-from openese.sim.trace import TracedMachine, TraceError, samples, save_view, signals
+from openese.sim.trace import TraceError, samples, save_view, signals
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
 from openese.sw.reference.machine import Reference
 from openese.sw.run.device import Device
+from openese.sw.run.traced import TracedDevice
 
 pytestmark = pytest.mark.sim
 CONFIG = preset("tiny")
@@ -25,7 +26,7 @@ def run(tmp_path_factory):
     x = np.random.default_rng(1).integers(-1 << 15, 1 << 15, (6, CONFIG.channels, 5))
     with Simulator(CONFIG, trace=True) as simulator:
         device = Device(simulator, pack(schedule(model, CONFIG)))
-        machine = TracedMachine(device, simulator, path, range(2, 4))
+        machine = TracedDevice(device, simulator, path, range(2, 4))
         y = [machine.run(x[:2])]
         before = machine.counters()
         y += [machine.run(x[2:5])[:2]]
