@@ -178,32 +178,32 @@ class BoardSimulator:
         if not self._share:
             return given
         chance = self._chance
-        found = bytearray()
+        passed = bytearray()
         for byte in given:
             if chance.random() >= self._share:
-                found.append(byte)
+                passed.append(byte)
                 continue
             self.spoiled += 1
             kind = chance.randrange(4)
             if kind == 1:
-                found += bytes([byte, byte])
+                passed += bytes([byte, byte])
             elif kind == 2:
-                found.append(byte ^ 1 << chance.randrange(8))
+                passed.append(byte ^ 1 << chance.randrange(8))
             elif kind == 3:
-                found += bytes([byte]) + chance.randbytes(chance.randrange(1, 20))
-        return bytes(found)
+                passed += bytes([byte]) + chance.randbytes(chance.randrange(1, 20))
+        return bytes(passed)
 
     def _relay(self) -> None:
         while self._running:
             with self._lock:
                 near = self._cable[0] if self._cable else None
-                ends = [self._line] if near is None else [self._line, near]
+                ends: list[socket.socket | int] = [self._line] if near is None else [self._line, near]
                 ready, _, _ = select.select(ends, [], [], 0)
                 if self._line in ready:
-                    found = self._spoiled(self._line.recv(4096))
+                    sent = self._spoiled(self._line.recv(4096))
                     if near is not None:
-                        self._write(near, found)
-                if near in ready:
+                        self._write(near, sent)
+                if near is not None and near in ready:
                     try:
                         self._line.sendall(self._spoiled(os.read(near, 4096)))
                     except OSError:
@@ -211,9 +211,9 @@ class BoardSimulator:
             if not ready:
                 select.select([self._line], [], [], 0.001)
 
-    def _write(self, near: int, found: bytes) -> None:
+    def _write(self, near: int, sent: bytes) -> None:
         try:
-            os.write(near, found)
+            os.write(near, sent)
         except BlockingIOError:
             pass  # nobody reads, and the terminal's buffer is full: a serial port loses bytes too
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every cocotb bench of the machine stands on: clock, reset, and bus partners of others' making."""
+"""The base of every cocotb bench of the machine: clock, reset, and the bus partners of cocotbext-axi."""
 
 import itertools
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import cocotb
 import numpy as np
@@ -50,17 +51,17 @@ class TB:
         The partners, of cocotbext-axi.
     """
 
-    def __init__(self, dut):
+    def __init__(self, dut: Any) -> None:
         self.dut = dut
         self.config = Config(**json.loads(os.environ[CONFIG]))
-        cocotb.start_soon(Clock(dut.aclk, PERIOD, unit="ns").start())
+        Clock(dut.aclk, PERIOD, unit="ns").start()
         reset = {"clock": dut.aclk, "reset": dut.aresetn, "reset_active_level": False}
         self.axil = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi"), **reset)
         self.source = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis"), **reset)
         self.sink = AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis"), **reset)
 
     @classmethod
-    async def start(cls, dut, *, idle: bool = False, backpressure: bool = False) -> "TB":
+    async def start(cls, dut: Any, *, idle: bool = False, backpressure: bool = False) -> "TB":
         """A bench out of reset, whose partners pause as told."""
         tb = cls(dut)
         if idle:
@@ -70,13 +71,13 @@ class TB:
         await tb.reset()
         return tb
 
-    def set_idle(self, pauses) -> None:
+    def set_idle(self, pauses: Callable[[], Iterator[bool]]) -> None:
         """Give each sender of ours its own generator of pauses, made by ``pauses()``."""
         for channel in (self.source, self.axil.write_if.aw_channel, self.axil.write_if.w_channel,
                         self.axil.read_if.ar_channel):
             channel.set_pause_generator(pauses())
 
-    def set_backpressure(self, pauses) -> None:
+    def set_backpressure(self, pauses: Callable[[], Iterator[bool]]) -> None:
         """Give each receiver of ours its own generator of pauses, made by ``pauses()``."""
         for channel in (self.sink, self.axil.write_if.b_channel, self.axil.read_if.r_channel):
             channel.set_pause_generator(pauses())

@@ -75,8 +75,8 @@ def estimate(config: Config, family: str) -> dict[str, Any]:
     target = FAMILIES[family]
     netlist = _netlist(text, target)
     counts = _instances(netlist)
-    blocks: dict[str, Counter[str]] = defaultdict(Counter)
-    total: Counter[str] = Counter()
+    blocks: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    total: dict[str, float] = defaultdict(float)
     for name, number in counts.items():
         for resource, taken in _resources(netlist[name], netlist, target).items():
             blocks[_block(name)][resource] += taken * number
@@ -161,9 +161,9 @@ def _instances(netlist: dict[str, Module]) -> Counter[str]:
     return counts
 
 
-def _resources(module: Module, modules: Container[str], family: Family) -> Counter[str]:
+def _resources(module: Module, modules: Container[str], family: Family) -> dict[str, float]:
     """The resources of a module's cells, without those of the modules in it."""
-    taken: Counter[str] = Counter()
+    taken: dict[str, float] = defaultdict(float)
     for name, number in Counter(cell["type"] for cell in module["cells"].values()).items():
         if name in modules:
             continue

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import cocotb
 import numpy as np
@@ -19,7 +20,7 @@ from openese.sw.pack.image import Image, read
 
 
 @cocotb.test()
-async def speed(dut):
+async def speed(dut: Any) -> None:
     """Load an image and run `STEPS` frames of zeros."""
     image: Image = read(Path(os.environ[IMAGE]))
     logging.getLogger(f"cocotb.{TOP}").setLevel(logging.WARNING)  # a line for each write costs more than the write
