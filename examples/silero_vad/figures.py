@@ -150,7 +150,7 @@ def _matrices(plan: Schedule) -> tuple[Matrix, ...]:
     lengths: dict[tuple[int, str], np.ndarray] = {}
     for operation in plan.operations:
         place = operation.layer, operation.matrix
-        lengths[place] = lengths.get(place, 0) + operation.stream.lengths
+        lengths[place] = lengths.get(place, 0) + operation.encoded.lengths
     found = []
     for (number, name), entries in lengths.items():
         layer = plan.model.layers[number]

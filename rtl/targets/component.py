@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 from openese.rtl.registers import Access
 from openese.rtl.targets.buses import buses, ports
-from openese.rtl.targets.vivado import ACCESS, CORE, FAMILIES, core, parameters, registers
+from openese.rtl.targets.vivado import ACCESS, CORE, DEVICE_FAMILIES, core, parameters, registers
 from openese.rtl.top import ADDRESS_WIDTH
 from openese.rtl.verilog import TOP
 
@@ -140,7 +140,8 @@ def _parameters(config):
 
 def _extensions(config):
     about = core(config)
-    families = [_element("xilinx_x_family", text=family, **{"xilinx_x_lifeCycle": "Beta"}) for family in FAMILIES]
+    families = [_element("xilinx_x_family", text=family, **{"xilinx_x_lifeCycle": "Beta"})
+                for family in DEVICE_FAMILIES]
     return _element("vendorExtensions", _element(
         "xilinx_x_coreExtensions",
         _element("xilinx_x_supportedFamilies", *families),

@@ -29,7 +29,7 @@ PERIOD = "5.000"
 CORE = {"vendor": "openese", "library": "accelerators", "name": TOP, "version": f"{VERSION}.0",
         "taxonomy": "/UserIP", "vendor_display_name": "OpenESE", "company_url": "https://arxiv.org/abs/1612.00694"}
 #: Families whose block RAM and DSP slices the machine is written for; it has not been on any of them yet.
-FAMILIES = ("kintexu", "virtexu", "kintexuplus", "virtexuplus", "zynquplus")
+DEVICE_FAMILIES = ("kintexu", "virtexu", "kintexuplus", "virtexuplus", "zynquplus")
 
 #: IP-XACT's words.
 ACCESS = {Access.READ: "read-only", Access.WRITE: "write-only", Access.READ_WRITE: "read-write",
@@ -101,7 +101,7 @@ def settings(config, driver_files):
     values = {
         **about,
         "vlnv": ":".join(about[part] for part in ("vendor", "library", "name", "version")),
-        "families": [word for family in FAMILIES for word in (family, "Beta")],
+        "families": [word for family in DEVICE_FAMILIES for word in (family, "Beta")],
         "part": PART,
         "board_part": BOARD_PART,
         "period": PERIOD,

@@ -32,7 +32,7 @@ MEMORIES: tuple[dict[str, Any], ...] = (
 )
 
 
-class _Bench:
+class _Measurement:
     """One machine with the layer in it, and what the reference says of its first frames."""
 
     def __init__(self, plan: Schedule, image: Image, link: Any, frames: NDArray[np.int64],
@@ -88,11 +88,11 @@ def measured(plan: Schedule) -> list[dict[str, Any]]:
     for memory in MEMORIES if config.stream else (None,):
         if memory is not None:
             link.place(np.zeros(0, np.uint8), **memory)
-        bench = _Bench(plan, image, link, frames, expected)
+        measurement = _Measurement(plan, image, link, frames, expected)
         began, cycles = time.perf_counter(), link.cycles
-        first, exact = bench.first(config.channels)
-        alone, exact_alone = bench.first(1)
-        (before, exact_before), (after, exact_after) = bench.run(_WARM), bench.run(_WARM + _MEASURED)
+        first, exact = measurement.first(config.channels)
+        alone, exact_alone = measurement.first(1)
+        (before, exact_before), (after, exact_after) = measurement.run(_WARM), measurement.run(_WARM + _MEASURED)
         speed = (link.cycles - cycles) / (time.perf_counter() - began)
         counters = {name: (after[name] - before[name]) / _MEASURED for name in before}
         # Cycles in which the machine waited for the host's frames are not the step's.
@@ -119,8 +119,8 @@ def traced(plan: Schedule) -> dict[str, Any]:
     frames, expected = _frames(plan, _WARM + _TRACED + 1 + _FOLLOWING)
     outputs = plan.model.outputs
     with tempfile.TemporaryDirectory() as folder, Simulator(config, trace=True) as link:
-        bench = _Bench(plan, pack(plan), link, frames, expected)
-        bench.device.reset()
+        measurement = _Measurement(plan, pack(plan), link, frames, expected)
+        measurement.device.reset()
         link.clock(2 * config.accumulator_rows)
         link.send_frames(np.where(np.arange(len(frames))[:, None] == 0, 3, 1) * np.ones(config.channels, int),
                          frames.transpose(0, 2, 1))

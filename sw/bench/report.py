@@ -60,7 +60,7 @@ def run(config: Config, density: float = 0.1, *, sweep: bool = True, trace: bool
         "matrices": _by_matrix(plan, predicted),
     }
     if config.stream:
-        lines = sum(operation.stream.lines for operation in plan.operations)
+        lines = sum(operation.encoded.lines for operation in plan.operations)
         result["memories"] = [{**machine, "lines": lines, "cycles_per_line": machine["cycles_per_step"] / lines,
                                "model_cycles": estimate(plan, memory=_memory(machine["memory"])).cycles_per_step}
                               for machine in machines]
@@ -91,12 +91,12 @@ def _memory(traits: Mapping[str, Any]) -> Memory:
 
 
 def _layer(plan: Schedule, density: float) -> dict[str, Any]:
-    matrices = paper_layer().layers[0]
-    floats = sum(np.size(getattr(matrices, name)) for name in ("w_x", "w_r", "w_ym", "bias", "peephole"))
-    streams = [operation.stream for operation in plan.operations]
-    return {"density": density, "nonzeros": int(sum(stream.nonzeros.sum() for stream in streams)),
-            "entries_per_pe": sum(stream.lines for stream in streams),
-            "padding": sum(stream.padding for stream in streams) / sum(int(s.lengths.sum()) for s in streams),
+    layer = paper_layer().layers[0]
+    floats = sum(np.size(getattr(layer, name)) for name in ("w_x", "w_r", "w_ym", "bias", "peephole"))
+    matrices = [operation.encoded for operation in plan.operations]
+    return {"density": density, "nonzeros": int(sum(matrix.nonzeros.sum() for matrix in matrices)),
+            "entries_per_pe": sum(matrix.lines for matrix in matrices),
+            "padding": sum(m.padding for m in matrices) / sum(int(m.lengths.sum()) for m in matrices),
             "image_bytes": pack(plan).bytes, "float32_bytes": 4 * floats}
 
 
@@ -107,8 +107,8 @@ def _by_matrix(plan: Schedule, predicted: Estimate) -> dict[str, dict[str, float
         row["cycles"] += cycles
     for operation in plan.operations:
         row = result[operation.matrix]
-        row["entries_per_pe"] += operation.stream.lines
-        row["busy"] += float(operation.stream.nonzeros.sum()) / plan.config.pes
+        row["entries_per_pe"] += operation.encoded.lines
+        row["busy"] += float(operation.encoded.nonzeros.sum()) / plan.config.pes
     for name, row in result.items():
         row["busy"] /= row["cycles"]
         if plan.config.multipliers == PAPER_MULTIPLIERS:

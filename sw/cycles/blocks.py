@@ -28,7 +28,7 @@ from openese.rtl.spmat_read import SpmatRead
 from openese.rtl.spmv import SpMV
 from openese.rtl.vector_memory import VectorMemory
 from openese.sw.model.arrays import Int64Array
-from openese.sw.pack.encode import Stream, entries
+from openese.sw.pack.encode import EncodedMatrix, entries
 
 __all__ = ["Activity", "ArrayModel", "AssembleModel", "BroadcastModel", "FrameInputModel", "FrameOutputModel",
            "Part", "part"]
@@ -104,15 +104,15 @@ class Part:
     lines: list[int]
 
 
-def part(stream: Stream, instruction: dict[str, Any], config: Config) -> Part:
-    """The `Part` of a MULTIPLY ``instruction`` of ``stream``."""
-    counts = stream.counts
+def part(matrix: EncodedMatrix, instruction: dict[str, Any], config: Config) -> Part:
+    """The `Part` of a MULTIPLY ``instruction`` of ``matrix``."""
+    counts = matrix.counts
     used = counts > 0
-    found = entries(stream, config)
-    columns = np.cumsum(used, axis=0)[found.slot, found.pe]
+    listed = entries(matrix, config)
+    columns = np.cumsum(used, axis=0)[listed.slot, listed.pe]
     phase = (columns - 1) % (instruction["phase_last"] + 1)
-    address = phase * instruction["phase_stride"] + found.row
-    address[found.weight == 0] = ~Activity.PADDING
+    address = phase * instruction["phase_stride"] + listed.row
+    address[listed.weight == 0] = ~Activity.PADDING
 
     # Behind a PE's entries, the lines of a stream that it only passes, and the end.
     lengths, total = counts.sum(axis=0), used.sum(axis=0)
@@ -121,10 +121,10 @@ def part(stream: Stream, instruction: dict[str, Any], config: Config) -> Part:
     behind = np.arange(len(pe)) - np.repeat(np.cumsum(last) - last, last)
     is_end = behind == last[pe] - 1
     where = np.cumsum(lengths)[pe]
-    lines = np.maximum(stream.order, 0).max(axis=1) // config.groups + 1
+    lines = np.maximum(matrix.order, 0).max(axis=1) // config.groups + 1
     return Part(
         lengths=lengths + last, last=last,
-        pe=np.insert(found.pe, where, pe), place=np.insert(found.line, where, lengths[pe] + behind),
+        pe=np.insert(listed.pe, where, pe), place=np.insert(listed.line, where, lengths[pe] + behind),
         address=np.insert(address, where, np.where(is_end, ~Activity.END, ~Activity.PASS)),
         tokens=np.insert(columns, where, total[pe] + is_end), columns=np.insert(columns, where, total[pe]),
         counts=counts, lines=lines.tolist())

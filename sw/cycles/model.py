@@ -38,7 +38,7 @@ from openese.sw.cycles.stream import Memory, StreamModel
 from openese.sw.model.arrays import Int64Array
 from openese.sw.pack.schedule import Schedule
 
-__all__ = ["MEMORY", "READY", "Activity", "Memory", "Span", "Run", "Estimate", "simulate", "estimate"]
+__all__ = ["MEMORY", "READY", "Activity", "Memory", "Span", "Timeline", "Estimate", "simulate", "estimate"]
 
 
 #: First cycle of a run in which the controller is sure to wait for a frame.
@@ -76,7 +76,7 @@ class Span:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Timeline:
     """What the machine did.
 
     Attributes
@@ -212,21 +212,21 @@ class Estimate:
     @property
     def busy(self) -> float:
         """Share of the multiplier cycles that multiply the model's weights; PEs that run ahead do not count more."""
-        work = sum(int(operation.stream.nonzeros.sum()) for operation in self.plan.operations)
+        work = sum(int(operation.encoded.nonzeros.sum()) for operation in self.plan.operations)
         return work / (self.plan.config.pes * self.cycles_per_step)
 
 
-def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) -> Run:
+def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) -> Timeline:
     """Run frames that are offered from the given cycles on, until the last is answered.
 
     The controller begins with its program in cycle 0, and waits for a frame from cycle `READY` at the latest.
     Where weights are streamed, they come from ``memory``.
     """
     frames = list(offered)
-    machine = _Machine(plan, iter(frames), memory)
-    while len(machine.output.spans) < len(frames) or machine.cycle < machine.output.spans[-1][1]:
-        machine.step()
-    return machine.result()
+    walk = _Walk(plan, iter(frames), memory)
+    while len(walk.output.spans) < len(frames) or walk.cycle < walk.output.spans[-1][1]:
+        walk.step()
+    return walk.result()
 
 
 def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimate:
@@ -234,29 +234,29 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
 
     Steps are simulated until two in a row take as long, or ``most`` of them; the last is what is told of.
     """
-    machine = _Machine(plan, repeat(READY), memory)
+    walk = _Walk(plan, repeat(READY), memory)
     lengths: list[int] = []
     while len(lengths) < most and (len(lengths) < 2 or lengths[-1] != lengths[-2]):
-        known = len(machine.begun)
-        while len(machine.begun) == known:
-            machine.step()
-        lengths = np.diff(machine.begun).tolist()
-    run = machine.result()
-    start, stop = machine.begun[-2:]
+        known = len(walk.begun)
+        while len(walk.begun) == known:
+            walk.step()
+        lengths = np.diff(walk.begun).tolist()
+    timeline = walk.result()
+    start, stop = walk.begun[-2:]
     spans = tuple(replace(span, issued=span.issued - start, start=span.start - start, stop=span.stop - start)
-                  for span in run.spans if span.stop > start and span.start < stop)
+                  for span in timeline.spans if span.stop > start and span.start < stop)
     return Estimate(
-        cycles_per_step=stop - start, counters=run.counters(start, stop), matrices=run.matrices(start, stop),
-        causes=run.causes(start, stop), spans=spans, plan=plan, memory=memory)
+        cycles_per_step=stop - start, counters=timeline.counters(start, stop), matrices=timeline.matrices(start, stop),
+        causes=timeline.causes(start, stop), spans=spans, plan=plan, memory=memory)
 
 
-class _Machine:
+class _Walk:
     """The controller, and the blocks that it starts."""
 
     def __init__(self, plan: Schedule, offered: Iterator[int], memory: Memory) -> None:
         self._plan = plan
         config = plan.config
-        operations = {(operation.order_base, len(operation.stream.order)): operation
+        operations = {(operation.order_base, len(operation.encoded.order)): operation
                       for operation in plan.operations}
         self._parts = {}
         self._labels = []
@@ -267,7 +267,7 @@ class _Machine:
             label = f"{opcode.name.lower()} {layer}"
             if opcode == Opcode.MULTIPLY:
                 operation = operations[instruction["order_base"], instruction["count"]]
-                self._parts[number] = part(operation.stream, instruction, config)
+                self._parts[number] = part(operation.encoded, instruction, config)
                 label = f"{operation.matrix} {operation.layer}"
             self._labels.append(label)
         self.cycle = 0
@@ -411,11 +411,11 @@ class _Machine:
     def _base(self, instruction: dict[str, Any]) -> int:
         return int(instruction["acc_base"] + self._bank * instruction.get("acc_offset", 0))
 
-    def result(self) -> Run:
+    def result(self) -> Timeline:
         """What has been done so far."""
         items = np.array(self.array.activity)
         activity = np.where(items >= 0, Activity.BUSY, ~items).astype(np.uint8)
-        return Run(
+        return Timeline(
             plan=self._plan, activity=activity,
             broadcast=np.array(self._status[BroadcastModel.delay:], np.uint8),
             drained=np.array(self.assemble.drained, np.int64), spans=tuple(self._spans(activity)),
@@ -427,9 +427,9 @@ class _Machine:
         times = {Opcode.MULTIPLY: iter(_operation_times(activity)), Opcode.ELEMENTWISE: assembled,
                  Opcode.PROJECT: assembled, Opcode.OUTPUT: iter(self.output.spans)}
         for number, step, issued in self._issued:
-            found = next(times[self._plan.instructions[number]["opcode"]], None)
-            if found:
-                yield Span(number, step, self._labels[number], issued, *found)
+            span = next(times[self._plan.instructions[number]["opcode"]], None)
+            if span:
+                yield Span(number, step, self._labels[number], issued, *span)
 
 
 def _operation_times(activity: NDArray[np.uint8]) -> list[tuple[int, int]]:

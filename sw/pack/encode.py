@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from openese.rtl.config import Config
 from openese.sw.model.arrays import Int64Array
 
-__all__ = ["EncodeError", "Stream", "Entries", "encode", "decode", "entries", "column_order", "order_window"]
+__all__ = ["EncodeError", "EncodedMatrix", "Entries", "encode", "decode", "entries", "column_order", "order_window"]
 
 
 #: Columns among which `column_order` chooses: for the first slot, more in each later one, and the most.
@@ -38,7 +38,7 @@ class EncodeError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class EncodedMatrix:
     """One matrix, encoded for all PEs.
 
     Attributes
@@ -125,7 +125,7 @@ def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
     return order
 
 
-def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Stream:
+def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> EncodedMatrix:
     """The stream of ``matrix``: (4, H, columns) gates i, f, g, o, or (rows, columns); integers.
 
     With ``balance`` the columns are put in `column_order`; columns without any entry are left out.
@@ -172,7 +172,7 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Stream
         bridge = padding >= behind
         left = (gap[bridge] >> config.index_bits) - (padding[bridge] - 1) * most
         skips[last[bridge] - behind, pe[bridge]] = left - 1 if behind == 1 else most - 1
-    return Stream(matrix.shape, order, _slot_counts(counts, order, config), weights, skips, lengths, nonzeros)
+    return EncodedMatrix(matrix.shape, order, _slot_counts(counts, order, config), weights, skips, lengths, nonzeros)
 
 
 def _runs_in_order(starts: Int64Array, size: int, keys: Int64Array) -> Int64Array:
@@ -237,7 +237,7 @@ class Entries:
     weight: NDArray[np.int32]
 
 
-def entries(stream: Stream, config: Config) -> Entries:
+def entries(encoded: EncodedMatrix, config: Config) -> Entries:
     """The entries that the pointers of ``stream`` name.
 
     Raises
@@ -245,16 +245,16 @@ def entries(stream: Stream, config: Config) -> Entries:
     EncodeError
         If they name more than there are.
     """
-    counts = stream.counts.T
+    counts = encoded.counts.T
     lengths = counts.sum(axis=1)
-    if lengths.max(initial=0) > stream.lines:
+    if lengths.max(initial=0) > encoded.lines:
         worst = int(lengths.argmax())
-        raise EncodeError(f"PE {worst}: pointers name {lengths[worst]} entries, there are {stream.lines}")
+        raise EncodeError(f"PE {worst}: pointers name {lengths[worst]} entries, there are {encoded.lines}")
     pe = np.repeat(np.arange(config.pes), lengths)
     line = np.arange(len(pe)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     slot = np.repeat(np.tile(np.arange(counts.shape[1]), config.pes), counts.ravel())
-    weight = stream.weights[line, pe].astype(np.int32)
-    advance = stream.skips[line, pe].astype(np.int64) + 1
+    weight = encoded.weights[line, pe].astype(np.int32)
+    advance = encoded.skips[line, pe].astype(np.int64) + 1
     position = np.cumsum(np.where(weight == 0, advance << config.index_bits, advance))
     sizes = counts[counts > 0]
     starts = np.cumsum(sizes) - sizes
@@ -262,7 +262,7 @@ def entries(stream: Stream, config: Config) -> Entries:
     return Entries(pe, line, slot, position - np.repeat(before, sizes) - 1, weight)
 
 
-def decode(stream: Stream, config: Config) -> NDArray[np.int16]:
+def decode(encoded: EncodedMatrix, config: Config) -> NDArray[np.int16]:
     """The matrix that `encode` was given, exactly.
 
     Raises
@@ -270,16 +270,16 @@ def decode(stream: Stream, config: Config) -> NDArray[np.int16]:
     EncodeError
         If pointers and entries do not fit together or name a row that the matrix does not have.
     """
-    matrix = np.zeros(stream.shape, np.int16)
-    found = entries(stream, config)
-    real = found.weight != 0
-    pe, local, weight = found.pe[real], found.row[real], found.weight[real]
-    column = stream.order[found.slot[real], pe // config.row_pes]
+    matrix = np.zeros(encoded.shape, np.int16)
+    listed = entries(encoded, config)
+    real = listed.weight != 0
+    pe, local, weight = listed.pe[real], listed.row[real], listed.weight[real]
+    column = encoded.order[listed.slot[real], pe // config.row_pes]
     gates = matrix.ndim == 3
     row = (local >> 2 if gates else local) * config.row_pes + pe % config.row_pes
-    wrong = np.flatnonzero((row >= stream.shape[-2]) | (column < 0) | (column >= stream.shape[-1]))
+    wrong = np.flatnonzero((row >= encoded.shape[-2]) | (column < 0) | (column >= encoded.shape[-1]))
     if len(wrong):
-        raise EncodeError(f"PE {pe[wrong[0]]}: an entry lies outside of the {stream.shape} matrix")
+        raise EncodeError(f"PE {pe[wrong[0]]}: an entry lies outside of the {encoded.shape} matrix")
     if gates:
         matrix[local & 3, row, column] = weight
     else:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from openese.rtl.config import Config
 from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, Lines, Section
 from openese.sw.model.quantized import QuantizedLayer, QuantizedModel
-from openese.sw.pack.encode import Stream, decode
+from openese.sw.pack.encode import EncodedMatrix, decode
 from openese.sw.pack.schedule import Schedule, instruction_words
 
 __all__ = ["Image", "ImageFormatError", "pack", "read", "write_memory_files"]
@@ -132,12 +132,12 @@ def pack(plan: Schedule) -> Image:
     """The image of a placed model."""
     config, model = plan.config, plan.model
     lines = Lines(config)
-    streams = [operation.stream for operation in plan.operations]
+    matrices = [operation.encoded for operation in plan.operations]
     columns: dict[Section, tuple[Iterable[NDArray[Any]], int]] = {
-        Section.ORDER: ((np.maximum(stream.order, 0) // config.groups for stream in streams), config.line_bits),
-        Section.POINTERS: ((stream.counts for stream in streams), config.count_bits),
+        Section.ORDER: ((np.maximum(matrix.order, 0) // config.groups for matrix in matrices), config.line_bits),
+        Section.POINTERS: ((matrix.counts for matrix in matrices), config.count_bits),
         Section.STREAM if plan.streamed else Section.WEIGHTS: (
-            (_entries(stream, config) for stream in streams), config.entry_bits),
+            (_entries(matrix, config) for matrix in matrices), config.entry_bits),
         Section.PARAMETERS: ([_parameters(plan)], config.parameter_bits),
         Section.TABLES: ([_tables(model, config)], config.table_bits),
     }
@@ -147,9 +147,9 @@ def pack(plan: Schedule) -> Image:
     return Image(config, _manifest(plan), sections)
 
 
-def _entries(stream: Stream, config: Config) -> NDArray[np.int64]:
+def _entries(matrix: EncodedMatrix, config: Config) -> NDArray[np.int64]:
     """(lines, PEs) weight and skip of each entry."""
-    return _unsigned(stream.weights, config.weight_bits) | stream.skips.astype(np.int64) << config.weight_bits
+    return _unsigned(matrix.weights, config.weight_bits) | matrix.skips.astype(np.int64) << config.weight_bits
 
 
 def _parameters(plan: Schedule) -> NDArray[np.int64]:
@@ -188,10 +188,10 @@ def _manifest(plan: Schedule) -> dict[str, Any]:
     operations = [{
         "layer": operation.layer, "matrix": operation.matrix, "part": operation.part,
         "first": int(operation.columns[0]), "columns": len(operation.columns),
-        "order_base": operation.order_base, "slots": len(operation.stream.order),
-        "entry_base": operation.entry_base, "lines": operation.stream.lines,
-        "entries_min": int(operation.stream.lengths.min()), "entries_max": int(operation.stream.lengths.max()),
-        "nonzeros": int(operation.stream.nonzeros.sum()), "padding": operation.stream.padding,
+        "order_base": operation.order_base, "slots": len(operation.encoded.order),
+        "entry_base": operation.entry_base, "lines": operation.encoded.lines,
+        "entries_min": int(operation.encoded.lengths.min()), "entries_max": int(operation.encoded.lengths.max()),
+        "nonzeros": int(operation.encoded.nonzeros.sum()), "padding": operation.encoded.padding,
     } for operation in plan.operations]
     config = dataclasses.asdict(plan.config)
     return {"name": model.name, "config": config, "sigmoid_range": model.sigmoid_range,
@@ -338,17 +338,17 @@ class _Unpacker:
         for operation in self._image.manifest["operations"]:
             if (operation["layer"], operation["matrix"]) == (layer, name):
                 first, columns = operation["first"], operation["columns"]
-                matrix[..., first:first + columns] = decode(self._stream(operation, shape[:-1]), self._config)
+                matrix[..., first:first + columns] = decode(self._encoded(operation, shape[:-1]), self._config)
         return matrix
 
-    def _stream(self, operation: dict[str, Any], rows: tuple[int, ...]) -> Stream:
+    def _encoded(self, operation: dict[str, Any], rows: tuple[int, ...]) -> EncodedMatrix:
         config = self._config
         slots = slice(operation["order_base"], operation["order_base"] + operation["slots"])
         lines = slice(operation["entry_base"], operation["entry_base"] + operation["lines"])
         order = self._order[slots] * config.groups + np.arange(config.groups)
         counts = self._counts[slots]
         lengths = counts.sum(axis=0)
-        return Stream((*rows, operation["columns"]), order, counts, self._weights[lines], self._skips[lines],
+        return EncodedMatrix((*rows, operation["columns"]), order, counts, self._weights[lines], self._skips[lines],
                       lengths, lengths)
 
 

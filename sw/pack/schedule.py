@@ -25,7 +25,7 @@ from openese.rtl.config import PRESETS, Config
 from openese.rtl.program import Instruction, Opcode, Source, When
 from openese.rtl.spmv import SpMV
 from openese.sw.model.quantized import QuantizedLayer, QuantizedModel
-from openese.sw.pack.encode import Stream, encode, entries, order_window
+from openese.sw.pack.encode import EncodedMatrix, encode, entries, order_window
 
 __all__ = ["CapacityError", "Operation", "Schedule", "schedule"]
 
@@ -47,7 +47,7 @@ class Operation:
         A matrix may be stored in two parts, for two operations.
     columns : int64 (columns,)
         Columns of the matrix that the part holds.
-    stream : the part, encoded.
+    encoded : the part, encoded.
     order_base, entry_base : where it lies.
     """
 
@@ -55,7 +55,7 @@ class Operation:
     matrix: str
     part: int
     columns: NDArray[np.int64]
-    stream: Stream
+    encoded: EncodedMatrix
     order_base: int
     entry_base: int
 
@@ -143,22 +143,22 @@ PHASES = SpMV.latency - 1
 SAMPLE = 256
 
 
-def _hazards(stream: Stream, config: Config) -> list[float]:
+def _hazards(encoded: EncodedMatrix, config: Config) -> list[float]:
     """Cycles that a PE waits for its own accumulators in one pass, by phases less one.
 
     An entry waits for an earlier one of the same row and phase, unless that lies `SpMV.latency` entries back.
     """
-    sample = replace(stream, counts=stream.counts[:SAMPLE])
-    found = entries(sample, config)
-    token = np.cumsum(sample.counts > 0, axis=0)[found.slot, found.pe] * (found.weight != 0)
+    sample = replace(encoded, counts=encoded.counts[:SAMPLE])
+    listed = entries(sample, config)
+    token = np.cumsum(sample.counts > 0, axis=0)[listed.slot, listed.pe] * (listed.weight != 0)
     result = []
     for phases in range(1, PHASES + 1):
         waits = np.zeros(len(token), np.int64)
         for distance in range(PHASES, 0, -1):
-            place = np.where(token > 0, found.row * phases + token % phases, -found.line - 1)
-            same = (place[distance:] == place[:-distance]) & (found.pe[distance:] == found.pe[:-distance])
+            place = np.where(token > 0, listed.row * phases + token % phases, -listed.line - 1)
+            same = (place[distance:] == place[:-distance]) & (listed.pe[distance:] == listed.pe[:-distance])
             waits[distance:][same] = SpMV.latency - distance
-        result.append(float(waits.sum()) / config.pes * len(stream.counts) / max(1, len(sample.counts)))
+        result.append(float(waits.sum()) / config.pes * len(encoded.counts) / max(1, len(sample.counts)))
     return result
 
 
@@ -205,27 +205,27 @@ class _Encoder:
         self._model = model
         self._config = config
         self._balance = balance
-        self._streams: dict[tuple[int, str, int, int], Stream] = {}
-        self._hazards: dict[Stream, list[float]] = {}
+        self._encoded: dict[tuple[int, str, int, int], EncodedMatrix] = {}
+        self._hazards: dict[EncodedMatrix, list[float]] = {}
 
-    def encode(self, layer: int, name: str, columns: NDArray[np.int64]) -> Stream:
+    def encode(self, layer: int, name: str, columns: NDArray[np.int64]) -> EncodedMatrix:
         """Consecutive columns of a matrix."""
         first, end = int(columns[0]), int(columns[-1]) + 1
-        if (layer, name, first, end) not in self._streams:
+        if (layer, name, first, end) not in self._encoded:
             matrix = getattr(self._model.layers[layer], name)[..., first:end]
-            self._streams[layer, name, first, end] = encode(matrix, self._config, self._balance)
-        return self._streams[layer, name, first, end]
+            self._encoded[layer, name, first, end] = encode(matrix, self._config, self._balance)
+        return self._encoded[layer, name, first, end]
 
-    def hazards(self, stream: Stream) -> list[float]:
-        """`_hazards` of a stream."""
-        if stream not in self._hazards:
-            self._hazards[stream] = _hazards(stream, self._config)
-        return self._hazards[stream]
+    def hazards(self, encoded: EncodedMatrix) -> list[float]:
+        """`_hazards` of an encoded matrix."""
+        if encoded not in self._hazards:
+            self._hazards[encoded] = _hazards(encoded, self._config)
+        return self._hazards[encoded]
 
 
 class _Scheduler:
-    def __init__(self, model: QuantizedModel, config: Config, encoder: _Encoder, stream: bool) -> None:
-        self._stream = stream
+    def __init__(self, model: QuantizedModel, config: Config, encoder: _Encoder, streamed: bool) -> None:
+        self._streamed = streamed
         self._streamed_lines = 0
         self._model = model
         self._config = config
@@ -245,7 +245,7 @@ class _Scheduler:
         memory.check(model)
         return Schedule(model=model, config=config, operations=tuple(self._operations),
                         places=tuple(self._places), instructions=tuple(self._instructions), needs=memory.needs,
-                        streamed=self._stream)
+                        streamed=self._streamed)
 
     def _place(self, layer: QuantizedLayer) -> LayerPlace:
         config, memory = self._config, self._memory
@@ -271,9 +271,10 @@ class _Scheduler:
         window = order_window(self._config)
 
         def time(operations: Iterable[Operation], phases: int) -> float:
-            return sum(max(len(operation.stream.order),
-                           float(operation.stream.lengths.mean()) + self._encoder.hazards(operation.stream)[phases - 1])
-                       for operation in operations)
+            matrices = [operation.encoded for operation in operations]
+            return sum(max(len(matrix.order),
+                           float(matrix.lengths.mean()) + self._encoder.hazards(matrix)[phases - 1])
+                       for matrix in matrices)
 
         def step(gates: int, outputs: int) -> float:
             total = 0.0
@@ -284,7 +285,7 @@ class _Scheduler:
                 late = [operation for operation, _, _ in self._late_operations(following)]
                 elementwise = place.rows * (4 * gates + 1) * self._config.slot
                 if projection:
-                    last = min(1.0, window / max(1, len(projection[0].stream.order))) * time(projection, outputs)
+                    last = min(1.0, window / max(1, len(projection[0].encoded.order))) * time(projection, outputs)
                     beside = time(early, gates) + time(projection, outputs)
                     total += max(elementwise + last, beside) + time(late, gates) + place.output_rows * outputs
                 else:
@@ -335,17 +336,17 @@ class _Scheduler:
         return min(tail * config.groups, columns // 2)
 
     def _add(self, layer: int, name: str, part: int, columns: NDArray[np.int64]) -> Operation:
-        stream = self._encoder.encode(layer, name, columns)
+        encoded = self._encoder.encode(layer, name, columns)
         operation = Operation(
-            layer=layer, matrix=name, part=part, columns=columns, stream=stream,
-            order_base=self._memory.take("column_depth", len(stream.order)),
-            entry_base=self._take_lines(stream.lines))
+            layer=layer, matrix=name, part=part, columns=columns, encoded=encoded,
+            order_base=self._memory.take("column_depth", len(encoded.order)),
+            entry_base=self._take_lines(encoded.lines))
         self._operations.append(operation)
         return operation
 
     def _take_lines(self, lines: int) -> int:
         """Where the next ``lines`` of weights lie: in the PEs, or in the memory that they are streamed from."""
-        if not self._stream:
+        if not self._streamed:
             return self._memory.take("entry_depth", lines)
         base = self._streamed_lines
         self._streamed_lines += lines
@@ -375,10 +376,10 @@ class _Scheduler:
                 fields |= {"source": Source.INPUT, "src_base": self._inputs[0] + offset,
                            "dst_base": self._inputs[1] + offset, "align": layer.align_x}
         self._emit(Opcode.MULTIPLY, when=when, follow=int(follow), release=int(release),
-                   count=len(operation.stream.order), order_base=operation.order_base,
+                   count=len(operation.encoded.order), order_base=operation.order_base,
                    entry_base=operation.entry_base, **fields)
-        if self._stream:
-            self._instructions[-1]["entry_lines"] = operation.stream.lines
+        if self._streamed:
+            self._instructions[-1]["entry_lines"] = operation.encoded.lines
 
     def _early_operations(self, number: int) -> Iterator[tuple[Operation, bool]]:
         """What can run under the layer before, and whether it is the last to read the frame."""
@@ -400,7 +401,7 @@ class _Scheduler:
     def _write_program(self) -> None:
         model = self._model
         self._emit(Opcode.FORMAT, count=model.inputs, src_base=self._inputs[0], dst_base=self._inputs[1])
-        if self._stream:
+        if self._streamed:
             self._instructions[-1]["streamed"] = 1
         self._emit(Opcode.FRAME, when=When.WAIT)
         for operation, release in self._early_operations(0):

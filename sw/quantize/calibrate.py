@@ -20,7 +20,7 @@ from openese.sw.reference import floating
 from openese.sw.reference.floating import FloatLayer
 from openese.sw.reference.products import Weights, multiply, replace_values, stored_values
 
-__all__ = ["Bench", "Change", "Range", "Run", "max_fraction", "ranges", "record", "segments", "symmetric"]
+__all__ = ["Change", "FormatCosts", "Range", "Recording", "max_fraction", "ranges", "record", "segments", "symmetric"]
 
 SEGMENT_STEPS = 64
 SEGMENTS = 16
@@ -87,7 +87,7 @@ def segments(model: Model, frames: Float64Array) -> Float64Array:
     return pieces[chosen].transpose(1, 0, 2)
 
 
-class Run(NamedTuple):
+class Recording(NamedTuple):
     """What one layer does on segments.
 
     Attributes
@@ -102,11 +102,11 @@ class Run(NamedTuple):
     y: Float64Array
 
 
-def record(model: Model, x: Float64Array) -> list[Run]:
-    """The `Run` of each layer on x (T, B, I), every voice from the zero state."""
+def record(model: Model, x: Float64Array) -> list[Recording]:
+    """The `Recording` of each layer on x (T, B, I), every voice from the zero state."""
     seen: list[dict[str, list[Float64Array]]] = [{"x": [], "z": [], "c": [], "m": [], "y": []} for _ in model.layers]
     floating.run(model, x, observe=lambda layer, tensor, values: seen[layer][tensor].append(values))
-    return [Run(*(np.stack(of_layer[tensor]) for tensor in Run._fields)) for of_layer in seen]
+    return [Recording(*(np.stack(of_layer[tensor]) for tensor in Recording._fields)) for of_layer in seen]
 
 
 class Change(NamedTuple):
@@ -117,7 +117,7 @@ class Change(NamedTuple):
     fraction: int
 
 
-class Bench:
+class FormatCosts:
     """One layer on segments: what a format of one tensor costs at its output.
 
     A cost is the mean squared difference of y from floating point, when that tensor alone is quantized. Small
@@ -129,12 +129,12 @@ class Bench:
     Parameters
     ----------
     layer : `Layer`
-    run : `Run`, of that layer.
+    recording : `Recording`, of that layer.
     """
 
-    def __init__(self, layer: Layer, run: Run, config: Config) -> None:
+    def __init__(self, layer: Layer, recording: Recording, config: Config) -> None:
         self._layer = layer
-        self._run = run
+        self._recording = recording
         self._config = config
         self._float = FloatLayer(layer)
         cells = layer.cells
@@ -163,7 +163,7 @@ class Bench:
 
         One bit is kept free: frames to come may be twice as loud.
         """
-        magnitudes = np.abs(self._run.x[self._run.x != 0])
+        magnitudes = np.abs(self._recording.x[self._recording.x != 0])
         return _fractions(np.append(magnitudes, peak), self._config.activation_bits - 1)
 
     def _integers(self, change: Change) -> Weights:
@@ -190,7 +190,7 @@ class Bench:
 
     def _batches(self, changes: Sequence[Change]) -> Iterator[list[Change]]:
         """Changes that are measured together: as many as their matrices and products allow."""
-        steps, voices, _ = self._run.x.shape
+        steps, voices, _ = self._recording.x.shape
         products = steps * voices * self._float.w_x.shape[0]
         batch: list[Change] = []
         held = 0
@@ -208,10 +208,10 @@ class Bench:
 
     def _measured(self, changes: Sequence[Change]) -> Float64Array:
         """The costs of changes, from one run with voices of its own for each."""
-        run, layer = self._run, self._float
-        steps, voices, inputs = run.x.shape
+        recording, layer = self._recording, self._float
+        steps, voices, inputs = recording.x.shape
         copies, cells = len(changes), self._layer.cells
-        products = multiply(run.x.reshape(-1, inputs), layer.w_x).reshape(steps, voices, -1)
+        products = multiply(recording.x.reshape(-1, inputs), layer.w_x).reshape(steps, voices, -1)
         added = [self._added(change) for change in changes]
         state = zero_state(self._layer, copies * voices)
         squares = np.zeros(copies)
@@ -232,23 +232,23 @@ class Bench:
             for number, (change, more) in enumerate(zip(changes, added, strict=True)):
                 if change.tensor == "w_ym":
                     y[number] += multiply(m.reshape(copies, voices, -1)[number], more)
-            squares += np.square(y - run.y[t]).sum(axis=(1, 2))
-        costs = squares / run.y.size
-        return np.where(costs > _ROUNDING * np.mean(np.square(run.y)), costs, 0.0)
+            squares += np.square(y - recording.y[t]).sum(axis=(1, 2))
+        costs = squares / recording.y.size
+        return np.where(costs > _ROUNDING * np.mean(np.square(recording.y)), costs, 0.0)
 
     def _added(self, change: Change) -> Weights:
         """What a change adds: to W_x x of all gates (T, B, 4, H) or of its own (T, B, H), or to its matrix."""
-        run = self._run
-        steps, voices, inputs = run.x.shape
+        recording = self._recording
+        steps, voices, inputs = recording.x.shape
         if change.tensor == "x":
-            integers = saturate(to_fixed(run.x, change.fraction), self._config.activation_bits - 1)
-            error = np.ldexp(integers.astype(np.float64), -change.fraction) - run.x
+            integers = saturate(to_fixed(recording.x, change.fraction), self._config.activation_bits - 1)
+            error = np.ldexp(integers.astype(np.float64), -change.fraction) - recording.x
             return multiply(error.reshape(-1, inputs), self._float.w_x).reshape(steps, voices, len(GATES), -1)
         exact = self._matrices[change.tensor, change.gate]
         rounded = np.ldexp(stored_values(self._integers(change)), -change.fraction)
         errors = replace_values(exact, rounded - stored_values(exact))
         if change.tensor == "w_x":
-            return multiply(run.x.reshape(-1, inputs), errors).reshape(steps, voices, -1)
+            return multiply(recording.x.reshape(-1, inputs), errors).reshape(steps, voices, -1)
         return errors
 
 

@@ -42,7 +42,17 @@ from openese.sw.model.quantized import (
     row_limit,
     weight_type,
 )
-from openese.sw.quantize.calibrate import Bench, Change, Range, Run, max_fraction, ranges, record, segments, symmetric
+from openese.sw.quantize.calibrate import (
+    Change,
+    FormatCosts,
+    Range,
+    Recording,
+    max_fraction,
+    ranges,
+    record,
+    segments,
+    symmetric,
+)
 from openese.sw.quantize.compare import compare
 from openese.sw.reference import floating
 
@@ -95,12 +105,12 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: 
         For frames of the wrong shape, or weights that no format of the machine can hold.
     """
     x = _checked_frames(model, frames)
-    runs = record(model, segments(model, x))
-    tables = _choose_tables(model, runs, config, sigmoid_range, tanh_range)
+    recordings = record(model, segments(model, x))
+    tables = _choose_tables(model, recordings, config, sigmoid_range, tanh_range)
     layers: list[QuantizedLayer] = []
-    for layer, run, seen in zip(model.layers, runs, ranges(model, x), strict=True):
+    for layer, recording, seen in zip(model.layers, recordings, ranges(model, x), strict=True):
         # Nothing keeps a layer's quantizer, so that there is one at a time.
-        layers.append(_LayerQuantizer(layer, run, seen, config, tables).quantize(
+        layers.append(_LayerQuantizer(layer, recording, seen, config, tables).quantize(
             layers[-1].y_fraction if layers else None))
     quantized = QuantizedModel(
         layers=tuple(layers), config=config, head=model.head, name=model.name,
@@ -171,14 +181,14 @@ def _checked_frames(model: Model, frames: ArrayLike) -> Float64Array:
 # -- tables ------------------------------------------------------------------------------------------------
 
 
-def _choose_tables(model: Model, runs: Sequence[Run], config: Config, sigmoid_range: int | None,
+def _choose_tables(model: Model, recordings: Sequence[Recording], config: Config, sigmoid_range: int | None,
                    tanh_range: int | None) -> _Tables:
     arguments: dict[str, list[tuple[Float64Array, Float64Array]]] = {"sigmoid": [], "tanh": []}
-    for layer, run in zip(model.layers, runs, strict=True):
+    for layer, recording in zip(model.layers, recordings, strict=True):
         for number, gate in enumerate(GATES):
             function = layer.g_activation if gate == "g" else "sigmoid"
-            arguments[function].append((run.z[:, number], np.asarray(layer.bias[number], np.float64)))
-        arguments["tanh"].append((run.c, np.zeros(layer.cells)))
+            arguments[function].append((recording.z[:, number], np.asarray(layer.bias[number], np.float64)))
+        arguments["tanh"].append((recording.c, np.zeros(layer.cells)))
     errors = {function: {r: _table_error(function, r, arguments[function], config) for r in candidates}
               for function, candidates in (("sigmoid", SIGMOID_RANGES), ("tanh", TANH_RANGES))}
     return _Tables(_first_within_a_tenth(errors["sigmoid"]) if sigmoid_range is None else sigmoid_range,
@@ -213,8 +223,9 @@ def _table_error(function: str, table_range: int, arguments: Sequence[tuple[Floa
 class _LayerQuantizer:
     """Chooses the formats of one layer."""
 
-    def __init__(self, layer: Layer, run: Run, seen: dict[str, Range], config: Config, tables: _Tables) -> None:
-        self._bench = Bench(layer, run, config)
+    def __init__(self, layer: Layer, recording: Recording, seen: dict[str, Range], config: Config,
+                 tables: _Tables) -> None:
+        self._costs = FormatCosts(layer, recording, config)
         self._layer = layer
         self._owner = f"layer {layer.name!r}"
         self._seen = seen
@@ -226,12 +237,12 @@ class _LayerQuantizer:
 
     def quantize(self, x_fraction: int | None) -> QuantizedLayer:
         """The layer in integers; ``x_fraction`` is the binary point of x, where the layer below decides it."""
-        layer, config, bench = self._layer, self._config, self._bench
-        x_fractions = bench.input_fractions(self._seen["x"].peak) if x_fraction is None else [x_fraction]
+        layer, config, costs = self._layer, self._config, self._costs
+        x_fractions = costs.input_fractions(self._seen["x"].peak) if x_fraction is None else [x_fraction]
         # All that is likely to be asked for, at once.
         likely = [Change("x", 0, fraction) for fraction in x_fractions if len(x_fractions) > 1]
-        likely += [change for tensor, gate in self._matrices() for change in bench.weight_changes(tensor, gate)]
-        bench.measure(likely)
+        likely += [change for tensor, gate in self._matrices() for change in costs.weight_changes(tensor, gate)]
+        costs.measure(likely)
         w_ym_fraction, y_fraction = self._choose_output()
         x_fraction, gates = self._choose_gates(x_fractions, y_fraction)
         w_x_fraction, w_r_fraction = zip(*(gate.fractions for gate in gates), strict=True)
@@ -264,7 +275,7 @@ class _LayerQuantizer:
         cheapest = self._cheapest("w_ym", 0)
         highest = y_fraction + SHIFTS[-1] - of_m
         fraction = highest if cheapest is None else min(cheapest, highest)
-        while self._bench.row_sums(Change("w_ym", 0, fraction)).max() >= row_limit(self._config):
+        while self._costs.row_sums(Change("w_ym", 0, fraction)).max() >= row_limit(self._config):
             fraction -= 1
         return fraction, min(y_fraction, fraction + of_m)
 
@@ -279,13 +290,13 @@ class _LayerQuantizer:
                 refusal = error
         if not options:
             raise refusal
-        self._bench.measure(change for gates in options.values() for number, nearest in enumerate(gates)
+        self._costs.measure(change for gates in options.values() for number, nearest in enumerate(gates)
                             for gate in nearest for change in _changes(number, gate))
         best = {x_fraction: [min(nearest, key=partial(self._gate_cost, number)) for number, nearest in enumerate(gates)]
                 for x_fraction, gates in options.items()}
         if len(best) == 1:
             return best.popitem()
-        costs = {x_fraction: self._bench.cost(Change("x", 0, x_fraction)) + sum(
+        costs = {x_fraction: self._costs.cost(Change("x", 0, x_fraction)) + sum(
             self._gate_cost(number, gate) for number, gate in enumerate(gates)) for x_fraction, gates in best.items()}
         x_fraction = _first_within_a_tenth(costs)
         return x_fraction, best[x_fraction]
@@ -320,16 +331,16 @@ class _LayerQuantizer:
 
     def _holds(self, number: int, gate: _Gate) -> bool:
         """Whether no row of a gate can overflow."""
-        rows = sum(self._bench.row_sums(change) << align
+        rows = sum(self._costs.row_sums(change) << align
                    for change, align in zip(_changes(number, gate), gate.aligns, strict=True))
         return bool(np.max(rows) < row_limit(self._config))
 
     def _cheapest(self, tensor: str, number: int) -> int | None:
-        cheapest = min(self._bench.weight_changes(tensor, number), key=self._bench.cost, default=None)
+        cheapest = min(self._costs.weight_changes(tensor, number), key=self._costs.cost, default=None)
         return None if cheapest is None else cheapest.fraction
 
     def _gate_cost(self, number: int, gate: _Gate) -> float:
-        return sum(map(self._bench.cost, _changes(number, gate)))
+        return sum(map(self._costs.cost, _changes(number, gate)))
 
     def _choose_cell(self) -> int:
         """The finest format with that headroom, and from which the tanh's argument can be had."""

@@ -17,7 +17,7 @@ from openese.sw.pack.schedule import schedule
 from openese.sw.reference.machine import Reference
 
 
-class Machine:
+class Both:
     """A bench, a random model in the machine, and the reference that takes the same steps."""
 
     def __init__(self, tb, seed=1):
@@ -69,7 +69,7 @@ class Machine:
 @stalled
 async def steps_equal_the_reference(dut, idle, backpressure):
     """Voices join, leave and start anew; the counters say what happened."""
-    machine = Machine(await TB.start(dut, idle=idle, backpressure=backpressure))
+    machine = Both(await TB.start(dut, idle=idle, backpressure=backpressure))
     assert await machine.load()
     await machine.run()
     await machine.step(5)
@@ -81,7 +81,7 @@ async def steps_equal_the_reference(dut, idle, backpressure):
 @cocotb.test()
 async def reset_in_the_middle_of_a_step(dut):
     """What was under way is lost, and nothing of it is left; aresetn takes the image too."""
-    machine = Machine(await TB.start(dut))
+    machine = Both(await TB.start(dut))
     assert await machine.load()
     for cycles in (7, 60, 150):
         await machine.run()
@@ -105,7 +105,7 @@ async def reset_in_the_middle_of_a_step(dut):
 @cocotb.test()
 async def a_corrupt_image_is_refused(dut):
     """The error is named, an interrupt is raised, and the next image is taken."""
-    machine = Machine(await TB.start(dut))
+    machine = Both(await TB.start(dut))
     await machine.tb.write(ADDRESS["INTERRUPT_ENABLE"], Interrupt.IMAGE_REFUSED)
     damaged = machine.words.copy()
     damaged[-3] ^= 1
@@ -123,7 +123,7 @@ async def a_corrupt_image_is_refused(dut):
 @cocotb.test()
 async def a_frame_of_the_wrong_length_is_dropped(dut):
     """The voices do not notice; an interrupt says which way it was wrong."""
-    machine = Machine(await TB.start(dut))
+    machine = Both(await TB.start(dut))
     assert await machine.load()
     await machine.run()
     await machine.step(1)
@@ -139,7 +139,7 @@ async def a_frame_of_the_wrong_length_is_dropped(dut):
 @cocotb.test()
 async def wrong_accesses_are_answered_with_an_error(dut):
     """A register that is not there, one that is only read, a state while a step is under way."""
-    machine = Machine(await TB.start(dut))
+    machine = Both(await TB.start(dut))
     assert (await machine.tb.read(0xFFC))[1] == AxiResp.SLVERR
     assert await machine.tb.write(ADDRESS["ID"], 1) == AxiResp.SLVERR
     assert await machine.tb.write(ADDRESS["STATE_SELECT"], 0) == AxiResp.SLVERR

@@ -12,7 +12,7 @@ from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.layers import GATES, Model
 from openese.sw.prune import prune
 from openese.sw.quantize import calibrate
-from openese.sw.quantize.calibrate import Bench, Change, record, segments, symmetric
+from openese.sw.quantize.calibrate import Change, FormatCosts, record, segments, symmetric
 from openese.sw.reference import floating, products
 
 TINY = preset("tiny")
@@ -50,34 +50,34 @@ def test_costs_equal_their_definition(kind, held, cells, monkeypatch):
         model = prune(model, 0.14, 4)
     layer = model.layers[0]
     run = record(model, speech_like(1, 30, 3, 20))[0]
-    bench = Bench(layer, run, TINY)
+    costs = FormatCosts(layer, run, TINY)
     changes = [Change(tensor, gate, fraction) for tensor in ("w_x", "w_r") for gate in range(len(GATES))
                for fraction in (7, 9, 11)]
     changes += [Change("x", 0, fraction) for fraction in (8, 14)]
     if layer.w_ym is not None:
         changes += [Change("w_ym", 0, fraction) for fraction in (8, 10)]
-    bench.measure(changes)
+    costs.measure(changes)
     for change in changes:
-        assert bench.cost(change) == pytest.approx(cost_by_definition(layer, run, change), rel=1e-9)
+        assert costs.cost(change) == pytest.approx(cost_by_definition(layer, run, change), rel=1e-9)
 
 
 def test_what_changes_nothing_costs_nothing():
     """Not even what float64 rounds differently with other vectors beside."""
     model = random_model(2, 20, (32, 16))
-    bench = Bench(model.layers[0], record(model, np.zeros((20, 3, 20)))[0], TINY)
+    costs = FormatCosts(model.layers[0], record(model, np.zeros((20, 3, 20)))[0], TINY)
     changes = [Change("w_x", gate, 3) for gate in range(len(GATES))]
-    bench.measure(changes)
-    assert [bench.cost(change) for change in changes] == [0] * len(GATES)
-    assert bench.cost(Change("w_r", 0, 3)) > 0
+    costs.measure(changes)
+    assert [costs.cost(change) for change in changes] == [0] * len(GATES)
+    assert costs.cost(Change("w_r", 0, 3)) > 0
 
 
 def test_row_sums(kind):
     model = prune(random_model(3, 20, (32, 16)), 0.14, 4)
     layer = model.layers[0]
-    bench = Bench(layer, record(model, speech_like(1, 3, 1, 20))[0], TINY)
+    costs = FormatCosts(layer, record(model, speech_like(1, 3, 1, 20))[0], TINY)
     for change, values in ((Change("w_r", 2, 12), layer.w_r[2]), (Change("w_ym", 0, 10), layer.w_ym)):
         expected = np.abs(symmetric(values, change.fraction, TINY.weight_bits)).sum(axis=1)
-        np.testing.assert_array_equal(bench.row_sums(change), expected)
+        np.testing.assert_array_equal(costs.row_sums(change), expected)
 
 
 def test_segments_spread_over_all_frames():

@@ -118,14 +118,14 @@ def test_every_cycle_of_a_step_has_its_cause(config, density, balanced, inputs, 
     assert (found.idle.sum(axis=0) == found.cycles_per_step).all()
     assert sum(found.matrices.values()) == found.cycles_per_step
     assert found.matrices.keys() == found.causes.keys()
-    assert found.counters["busy"] == sum(op.stream.nonzeros.sum() for op in plan.operations)
-    assert found.counters["padding"] == sum(op.stream.padding for op in plan.operations)
+    assert found.counters["busy"] == sum(op.encoded.nonzeros.sum() for op in plan.operations)
+    assert found.counters["padding"] == sum(op.encoded.padding for op in plan.operations)
     assert found.counters["steps"] == 1
     assert found.idle[Activity.END].tolist() == [len(plan.operations)] * config.pes
     assert 0 < found.busy <= 1
     assert found.latency >= found.cycles_per_step
     works = {name for name, table in found.causes.items() if table[Activity.BUSY].any()}
-    assert works == {f"{op.matrix} {op.layer}" for op in plan.operations if op.stream.nonzeros.any()}
+    assert works == {f"{op.matrix} {op.layer}" for op in plan.operations if op.encoded.nonzeros.any()}
 
 
 def test_a_slow_memory_starves_the_array():
@@ -134,7 +134,7 @@ def test_a_slow_memory_starves_the_array():
         Memory(latency=1), Memory(latency=500), Memory(latency=1, share=0.4)))
     assert fast.cycles_per_step < min(slow.cycles_per_step, gaps.cycles_per_step)
     assert slow.counters["starved"] > 0
-    lines = sum(op.stream.lines for op in plan.operations)
+    lines = sum(op.encoded.lines for op in plan.operations)
     assert gaps.cycles_per_step > lines / 0.45
 
 

@@ -29,11 +29,11 @@ def sparse(rng, shape, density):
 def test_decoding_gives_the_matrix_back(config, gates, rows, columns, density, balance, seed):
     shape = (4, rows, columns) if gates else (rows, columns)
     matrix = sparse(np.random.default_rng(seed), shape, density)
-    stream = encode(matrix, config, balance)
-    assert (decode(stream, config) == matrix).all()
-    assert stream.nonzeros.sum() == np.count_nonzero(matrix)
-    assert (stream.counts.sum(axis=0) == stream.lengths).all()
-    assert stream.lines == stream.lengths.max(initial=0)
+    encoded = encode(matrix, config, balance)
+    assert (decode(encoded, config) == matrix).all()
+    assert encoded.nonzeros.sum() == np.count_nonzero(matrix)
+    assert (encoded.counts.sum(axis=0) == encoded.lengths).all()
+    assert encoded.lines == encoded.lengths.max(initial=0)
 
 
 @pytest.mark.parametrize(("gap", "padding"), [(0, 0), (3, 0), (4, 1), (15, 1), (19, 1), (20, 2), (35, 2), (36, 3)])
@@ -42,9 +42,9 @@ def test_one_padding_entry_bridges_many_rows(gap, padding):
     config = TINY.replace(index_bits=2, pes=1, slices=1)
     matrix = np.zeros((64, 1), int)
     matrix[gap, 0] = 5
-    stream = encode(matrix, config)
-    assert stream.padding == padding
-    assert (decode(stream, config) == matrix).all()
+    encoded = encode(matrix, config)
+    assert encoded.padding == padding
+    assert (decode(encoded, config) == matrix).all()
 
 
 def test_rows_and_columns_are_interleaved():
@@ -52,18 +52,18 @@ def test_rows_and_columns_are_interleaved():
     config = Config(name="groups", pes=8, channels=1, groups=2, slices=2, index_bits=6)
     matrix = np.zeros((4, 12, 6), int)
     matrix[2, 9, 5] = 7
-    stream = encode(matrix, config)
+    encoded = encode(matrix, config)
     pe = 9 % 4 + 4 * (5 % 2)
-    assert stream.lengths.tolist() == [int(p == pe) for p in range(8)]
-    assert (stream.weights[0, pe], stream.skips[0, pe]) == (7, 4 * (9 // 4) + 2)
-    assert stream.order.tolist() == [[-1, 5]]
+    assert encoded.lengths.tolist() == [int(p == pe) for p in range(8)]
+    assert (encoded.weights[0, pe], encoded.skips[0, pe]) == (7, 4 * (9 // 4) + 2)
+    assert encoded.order.tolist() == [[-1, 5]]
 
 
 def test_empty_columns_are_left_out():
     matrix = np.zeros((8, 5), int)
     matrix[:, [1, 3]] = 1
-    stream = encode(matrix, TINY)
-    assert sorted(stream.order[:, 0].tolist()) == [1, 3]
+    encoded = encode(matrix, TINY)
+    assert sorted(encoded.order[:, 0].tolist()) == [1, 3]
 
 
 def test_order_keeps_the_pes_level():
@@ -86,14 +86,14 @@ def test_a_weight_that_does_not_fit_is_refused():
 
 
 def test_pointers_beyond_the_entries_are_refused():
-    stream = encode(np.ones((8, 3), int), TINY)
-    stream.counts[0, 2] += 100
+    encoded = encode(np.ones((8, 3), int), TINY)
+    encoded.counts[0, 2] += 100
     with pytest.raises(EncodeError, match="PE 2: pointers name"):
-        decode(stream, TINY)
+        decode(encoded, TINY)
 
 
 def test_an_entry_outside_of_the_matrix_is_refused():
-    stream = encode(np.ones((8, 3), int), TINY)
-    stream.skips[0, 1] = 40
+    encoded = encode(np.ones((8, 3), int), TINY)
+    encoded.skips[0, 1] = 40
     with pytest.raises(EncodeError, match="PE 1: an entry lies outside"):
-        decode(stream, TINY)
+        decode(encoded, TINY)

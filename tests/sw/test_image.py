@@ -128,8 +128,8 @@ def test_memory_files_hold_the_memories(tmp_path):
     assert {"program.mem", "order.mem", "tables.mem", "weights_pe0.mem", "pointers_pe3.mem"} <= names
     for pe in range(TINY.pes):
         found = [int(line, 16) for line in (tmp_path / f"weights_pe{pe}.mem").read_text().split()]
-        weights = np.concatenate([operation.stream.weights[:, pe] for operation in plan.operations]).astype(int)
-        skips = np.concatenate([operation.stream.skips[:, pe] for operation in plan.operations]).astype(int)
+        weights = np.concatenate([operation.encoded.weights[:, pe] for operation in plan.operations]).astype(int)
+        skips = np.concatenate([operation.encoded.skips[:, pe] for operation in plan.operations]).astype(int)
         assert found == ((weights & 0xFFF) | skips << 12).tolist()
 
 
