@@ -5,8 +5,8 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from openese.rtl.act_queue import Fifo
 from openese.rtl.config import bits_for
+from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import activations
 from openese.rtl.vector_memory import VectorMemory
 

@@ -4,7 +4,7 @@
 import pytest
 from bench import TINY, check_held, collect, cycles, generator, get, integers, pause, seeds, simulate, trace
 
-from openese.rtl.act_queue import ActQueue, Fifo
+from openese.rtl.act_queue import ActQueue
 
 CONFIGS = [TINY, TINY.replace(channels=1, slice_width=1, queue_depth=32)]
 
@@ -110,33 +110,3 @@ def test_latency_is_one_cycle_and_an_end_has_no_column():
     pulses = [(0, 0, 0)] * 2
     assert seen[:12] == [(1, 0, 0), (0, 1, 1), *pulses, (1, 0, 0), (0, 1, 0), *pulses,
                            (1, 0, 0), (0, 1, 1), *pulses]
-
-
-@seeds(2)
-@pytest.mark.parametrize("depth", [2, 8])
-def test_fifo_fills_to_its_depth(depth, seed):
-    """A writer that watches ``level`` may use every place."""
-    rng = generator(seed)
-    dut = Fifo(8, depth)
-    values = rng.integers(0, 256, 200).tolist()
-    results = []
-    watch, levels = trace(dut.level)
-
-    async def writer(ctx):
-        left = list(values)
-        while left:
-            goes = ctx.get(dut.level) < depth
-            ctx.set(dut.i_valid, goes)
-            if goes:
-                ctx.set(dut.i, left.pop(0))
-            await ctx.tick()
-        ctx.set(dut.i_valid, 0)
-
-    async def reader(ctx):
-        for _ in values:
-            await pause(ctx, rng, 0.6)
-            results.append(await get(ctx, dut.o))
-
-    simulate(dut, writer, reader, limit=5000, background=[watch, check_held(dut.o)])
-    assert results == values
-    assert max(levels) == (depth,)

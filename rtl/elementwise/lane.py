@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One lane of a slice: the arithmetic of one cell a beat, one method a box of the paper.
+
+Registers are named for the lane, so that a waveform shows which is which.
+"""
+
+from typing import Any, NamedTuple
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.lib import memory
+
+from openese.rtl.attributes import DSP, LUT_RAM
+from openese.rtl.elementwise.settings import Beat, Kind, Stages
+from openese.rtl.elementwise.shared import (
+    Cells,
+    ElemMulShifts,
+    Exchanges,
+    Parameters,
+    PreActivationShifts,
+    delayed,
+    words_per_line,
+)
+from openese.rtl.fixed import Saturated, narrow_value, round_shift_value, saturate_value
+
+__all__ = ["Lane", "Shared"]
+
+
+class Shared(NamedTuple):
+    """The parts of a slice that its lanes use.
+
+    Attributes
+    ----------
+    control : list of Signal
+        The beat at each stage.
+    settings : Settings
+    held : Signal
+        The row that was captured.
+    cells : Cells
+    parameters : Parameters
+    shifts : PreActivationShifts
+    elem_mul_shifts : ElemMulShifts
+    exchanges : Exchanges
+    activation : Activation
+    host_write, host_data : Signal
+        Cell states that the host sets: one bit a lane, and the value.
+    columns : Signal
+        The row's columns of m or y.
+    """
+
+    control: list[Signal]
+    settings: Any
+    held: Signal
+    cells: Cells
+    parameters: Parameters
+    shifts: PreActivationShifts
+    elem_mul_shifts: ElemMulShifts
+    exchanges: Exchanges
+    activation: Any
+    host_write: Any
+    host_data: Any
+    columns: Signal
+
+
+class Lane:
+    """Lane ``index`` of a slice. `elaborate` adds it to the slice's module."""
+
+    def __init__(self, config, shared, index):
+        self._config = config
+        self._stages = Stages.of(config)
+        self._shared = shared
+        self._index = index
+
+    def elaborate(self, m: Module):
+        """Add the lane; returns whether its cell state or output was clamped."""
+        total = self._total(m, self._adder_tree(m))
+        fresh = self._fresh(m)
+        pre_activation = self._pre_activation(m, total)
+        gate = self._gate(m, pre_activation, fresh)
+        product = self._elem_mul(m, gate, fresh)
+        return self._cell(m, product) | self._assemble(m, pre_activation, product)
+
+    def _register(self, name, shape, **attributes):
+        return Signal(shape, name=f"{name}{self._index}", reset_less=True, attrs=attributes)
+
+    def _channel_flag(self, flags, beat):
+        """The bit of ``flags`` (one a channel) of the voice that the lane works on in ``beat``."""
+        config = self._config
+        if config.slice_width >= config.channels:
+            return flags[self._index % config.channels]
+        beats = (config.channels // config.slice_width).bit_length() - 1
+        lanes = Array(flags[k + self._index] for k in range(0, config.channels, config.slice_width))
+        return lanes[beat.beat[:beats]]
+
+    def _adder_tree(self, m):
+        """Up to stage ``added``: pick the lane out of the row, and add its groups."""
+        config, lane, control = self._config, self._index, self._shared.control
+        picks = self._stages.picks
+        fine = picks.bit_length() - 1
+
+        def pick(values, beat, name):
+            value = Signal(signed(config.accumulator_bits), name=name, reset_less=True)
+            m.d.sync += value.eq(Array(values)[beat] if len(values) > 1 else values[0])
+            return value
+
+        values = []
+        for group in range(config.groups):
+            name = f"picked{lane}_{group}"
+            lanes = [self._shared.held.word_select(group * config.lanes + index, config.accumulator_bits).as_signed()
+                     for index in range(lane, config.lanes, config.slice_width)]
+            picked = [pick(lanes[k:k + picks], control[0].beat[:fine], f"{name}_{k}")
+                      for k in range(0, len(lanes), picks)]
+            values.append(pick(picked, control[1].beat[fine:], name) if len(picked) > 1 else picked[0])
+        while len(values) > 1:
+            sums = []
+            for left, right in zip(values[::2], values[1::2], strict=True):
+                added = Signal.like(left, name=f"added{lane}_{len(values)}_{len(sums)}", reset_less=True)
+                m.d.sync += added.eq(left + right)
+                sums.append(added)
+            values = sums
+        return values[0]
+
+    def _total(self, m, added):
+        """Stage ``total``: add the phases of a row whose sums lie in several accumulators."""
+        config, lane = self._config, self._index
+        beat, ahead = self._shared.control[self._stages.added], self._shared.control[self._stages.added - 1]
+        m.submodules[f"phases{lane}"] = phases = memory.Memory(
+            shape=signed(config.accumulator_bits), depth=max(2, config.beats), init=[], attrs=LUT_RAM)
+        read = phases.read_port(domain="comb")
+        write = phases.write_port()
+        before = self._register("before", signed(config.accumulator_bits))
+        total = Signal.like(before, name=f"total{lane}")
+        partial = Signal.like(before, name=f"partial{lane}")
+        m.d.comb += [
+            partial.eq(added + before),
+            read.addr.eq(ahead.beat),
+            write.addr.eq(beat.beat),
+            write.data.eq(partial),
+            write.en.eq(beat.valid),
+        ]
+        m.d.sync += [before.eq(Mux(ahead.first, 0, read.data)), total.eq(partial)]
+        return total
+
+    def _fresh(self, m):
+        """Stage ``total``: the voice starts anew, so c is zero for i and f, whatever the memory has."""
+        beat = self._shared.control[self._stages.added]
+        fresh = self._register("fresh", 1)
+        m.d.sync += fresh.eq(self._channel_flag(self._shared.settings.reset, beat) & (beat.kind <= Kind.F))
+        return fresh
+
+    def _pre_activation(self, m, total):
+        """From stage ``total`` to ``pre_activation``: the sum, or c for its tanh, rounded to the format of a table
+        argument. Each shift keeps no more bits than the next can bring down, and whether there were others."""
+        config, shifts = self._config, self._shared.shifts
+
+        def shifted(source, ways, select, bits, name):
+            narrowed = [narrow_value(source >> shift, bits) for shift in ways]
+            result, beyond = self._register(name, signed(bits)), self._register(f"{name}_beyond", 1)
+            m.d.sync += [
+                result.eq(Array(value for value, _ in narrowed)[select]),
+                beyond.eq(Array(overflow for _, overflow in narrowed)[select]),
+            ]
+            return result, beyond
+
+        cell = self._shared.cells.read[self._index]
+        doubled = Cat(0, Mux(shifts.of_cell, cell << config.cell_argument_left, total)).as_signed()
+        source = self._register("source", doubled.shape())
+        m.d.sync += source.eq(Mux(shifts.first[4], doubled >> 16, doubled))
+        # With half a unit below, and so much above that rounding cannot overflow.
+        bits = config.sum_bits + 2
+        coarse, beyond = shifted(source, (0, 4, 8, 12), shifts.second[2:], bits + 3, f"coarse{self._index}_")
+        fine, beyond_fine = shifted(coarse, range(4), shifts.third, bits, f"fine{self._index}_")
+        before = self._register("coarse_beyond_before", 1)
+        m.d.sync += before.eq(beyond)
+        rounded = Saturated(config.sum_bits, f"rounded{self._index}")
+        rounded.load(m, round_shift_value(fine, 1), before | beyond_fine)
+        return rounded
+
+    def _peephole(self, m, fresh):
+        """One stage behind ``pre_activation``'s last but one: bias + peephole . c, for the gates that have them."""
+        config, parameters = self._config, self._shared.parameters
+        stage = self._stages.pre_activation
+        control = self._shared.control
+        ahead, before = control[stage - 3].kind, control[stage - 1].kind
+        place = self._index // config.channels if words_per_line(config) > 1 else 0
+        word, weight = parameters.words[place], parameters.weights[place]
+        product1 = self._register("peephole1_", signed(len(weight) + config.cell_bits), **DSP)
+        product2 = self._register("peephole2_", product1.shape(), **DSP)
+        rights = [config.peephole_shift_base + right for right in (2, 5, 8)]
+        half = Array(1 << (right - 1) for right in rights)[parameters.right]
+        peephole = Saturated(config.sum_bits, f"peephole3_{self._index}")
+        addend = self._register("addend", signed(config.sum_bits + 1))
+        bias = delayed(m, word[:config.argument_bits].as_signed(), 3)
+        m.d.sync += [
+            product1.eq(Mux(fresh, 0, weight * self._shared.cells.read[self._index])),
+            product2.eq(Mux(ahead[2] | (ahead == Kind.G), 0, product1 + half)),
+            addend.eq(Mux(before[2], 0, peephole.added_to(bias))),
+        ]
+        shifted = Signal(signed(len(product2) - rights[0]), name=f"peephole_shifted{self._index}")
+        m.d.comb += shifted.eq(Array(product2 >> right for right in rights)[parameters.right])
+        peephole.load(m, shifted)
+        return addend
+
+    def _gate(self, m, pre_activation, fresh):
+        """From stage ``pre_activation`` to ``gate``: + bias + peephole . c, then the table (Sigmoid, Tanh)."""
+        config, activation = self._config, self._shared.activation
+        addend = self._peephole(m, fresh)
+        total = self._register("total_argument", signed(config.sum_bits + 2))
+        argument = self._register("argument", config.argument_bits)
+        function = self._register("function", 1)
+        kind = self._shared.control[self._stages.pre_activation + 1].kind
+        m.d.sync += [
+            total.eq(pre_activation.added_to(addend)),
+            argument.eq(saturate_value(total, config.argument_bits)[0] ^ (1 << (config.argument_bits - 1))),
+            function.eq((kind == Kind.CELL_TANH) | ((kind == Kind.G) & ~self._shared.settings.g_sigmoid)),
+        ]
+        m.d.comb += [
+            activation.argument[self._index].eq(argument),
+            activation.function[self._index].eq(function),
+        ]
+        return activation.value[self._index]
+
+    def _elem_mul(self, m, gate, fresh):
+        """From stage ``gate`` to ``product`` (ElemMul): i . g, f . c' or o . tanh(c), rounded to the format of c or
+        m."""
+        config, lane, stages = self._config, self._index, self._stages
+        exchanges, shifts = self._shared.exchanges, self._shared.elem_mul_shifts
+        lifted, before = exchanges.kept.written[lane], self._register("old_read", signed(config.cell_bits))
+        kept = self._register("kept_read", lifted.shape())
+        # One of the two is zero: their sum is a choice that a DSP slice makes in front of its multiplier.
+        operand = Signal(signed(max(len(before), len(kept))), name=f"operand{lane}")
+        product1 = self._register("product1_", signed(config.table_bits + len(operand)), **DSP)
+        product2 = self._register("product2_", product1.shape(), **DSP)
+        # Two gates: so much less than a gate and a cell state.
+        gates = Cat(0, product2[:config.table_bits + len(kept)]).as_signed()
+        doubled = Cat(0, product2).as_signed()
+        input_shift = 2 * config.gate_fraction - config.cell_fraction_max + 3
+        output_shift = 2 * config.gate_fraction - (config.activation_bits - 1)
+        shifted = self._register("product3_", signed(max(len(doubled) - config.gate_fraction,
+                                                         len(gates) - input_shift)))
+        is_f = self._shared.control[stages.gate - 1].kind == Kind.F
+        was_fresh = delayed(m, fresh, stages.gate - 1 - stages.total)
+        m.d.comb += [lifted.eq(gate << shifts.lift), operand.eq(kept + before)]
+        m.d.sync += [
+            kept.eq(Mux(is_f, 0, exchanges.kept.read[lane])),
+            before.eq(Mux(is_f & ~was_fresh, exchanges.old.read[lane], 0)),
+            product1.eq(gate * operand),
+            product2.eq(product1),
+        ]
+        m.d.sync += shifted.eq(Array((gates >> input_shift, gates >> (input_shift + 4), gates >> output_shift,
+                                      doubled >> config.gate_fraction))[shifts.product])
+        value = Saturated(config.cell_bits, f"value{lane}")
+        value.load(m, round_shift_value(shifted, 1))
+        return value
+
+    def _cell(self, m, product):
+        """From stage ``product`` to ``cell``: c = f . c' + i . g for voices that are active, zero for a voice that is
+        only reset."""
+        config, lane, shared = self._config, self._index, self._shared
+        beat = shared.control[self._stages.product + 1]
+        written, read = (values[lane] for values in shared.exchanges.added)
+        added = self._register("added_input_read", signed(config.cell_bits))
+        clamped_before, clamped_input = (Signal(name=f"{name}{lane}", reset_less=True)
+                                         for name in ("clamped_before", "clamped_input"))
+        total = self._register("total_cell", signed(config.cell_bits + 1))
+        m.d.comb += [
+            written.value.eq(product.register),
+            written.below.eq(product.below),
+            written.clamped.eq(product.clamped),
+        ]
+        m.d.sync += [
+            added.eq(read.value),
+            clamped_before.eq(read.clamped),
+            clamped_input.eq(clamped_before),
+            total.eq(product.added_to(added)),
+        ]
+        with m.If(read.below):
+            m.d.sync += added.eq(1 << (config.cell_bits - 1))
+        state = self._register("state", signed(config.cell_bits))
+        narrow, clamped = saturate_value(total, config.cell_bits)
+        saturated, writes = Signal(name=f"saturated_cell{lane}"), Signal(name=f"writes{lane}")
+        active = self._channel_flag(shared.settings.active, beat)
+        reset = self._channel_flag(shared.settings.reset, beat)
+        updates = beat.valid & beat.last & (beat.kind == Kind.F)
+        m.d.sync += [
+            state.eq(Mux(shared.host_write[lane], shared.host_data, Mux(active, narrow, 0))),
+            writes.eq((updates & (active | reset)) | shared.host_write[lane]),
+            saturated.eq(updates & active & (clamped | clamped_input)),
+        ]
+        m.d.comb += [
+            shared.cells.write.data[lane].eq(state),
+            shared.cells.write.en[lane].eq(writes),
+        ]
+        return saturated
+
+    def _assemble(self, m, pre_activation, product):
+        """Behind stage ``product`` for m and ``pre_activation`` for y (Assemble): put the lane in its place in the
+        row's columns."""
+        config, lane, control = self._config, self._index, self._shared.control
+        of_y, of_m = control[self._stages.pre_activation - 1], control[self._stages.product - 1]
+        is_y = Signal(name=f"is_y{lane}")
+        is_m = Signal(name=f"is_m{lane}")
+        active = Signal(name=f"result_active{lane}")
+        result, clamped = saturate_value(Mux(is_y, pre_activation.register, product.register), config.activation_bits)
+        chosen = Signal(Beat(config), name=f"result_beat{lane}")
+        beat = Signal.like(chosen.beat, name=f"result_place{lane}", reset_less=True)
+        comes_y = of_y.valid & of_y.last & (of_y.kind == Kind.PROJECTION)
+        m.d.comb += chosen.eq(Mux(comes_y, of_y, of_m))
+        m.d.sync += [
+            is_y.eq(comes_y),
+            is_m.eq(of_m.valid & of_m.last & (of_m.kind == Kind.O)),
+            beat.eq(chosen.beat),
+            active.eq(self._channel_flag(self._shared.settings.active, chosen)),
+        ]
+        for position in range(config.beats):
+            index = position * config.slice_width + lane
+            place = self._shared.columns.word_select(index, config.activation_bits)
+            with m.If((is_y | is_m) & (beat == position)):
+                m.d.sync += place.eq(Mux(active, result, 0))
+        return is_y & active & clamped

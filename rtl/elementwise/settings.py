@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words that control a slice, and the stages of its pipeline."""
+
+import enum
+from typing import NamedTuple
+
+from amaranth.lib import data
+
+from openese.rtl.activation import Activation
+from openese.rtl.config import bits_for
+
+__all__ = ["Beat", "Kind", "Settings", "SliceControl", "Stages"]
+
+
+class Kind(enum.IntEnum):
+    """Work of a slice on a row. The gates are numbered as their rows are interleaved."""
+
+    I = 0       # noqa: E741
+    F = 1
+    G = 2
+    O = 3       # noqa: E741
+    CELL_TANH = 4
+    PROJECTION = 5
+
+
+class Beat(data.StructLayout):
+    """One cycle of a slice's work: ``slice_width`` lanes of one local row.
+
+    ``first`` and ``last`` mark the phases of a row whose sums lie in several accumulators.
+    """
+
+    def __init__(self, config):
+        super().__init__({
+            "valid": 1,
+            "kind": 3,
+            "row": bits_for(config.cell_rows - 1),
+            "beat": bits_for(config.beats - 1),
+            "first": 1,
+            "last": 1,
+        })
+
+
+class Settings(data.StructLayout):
+    """Number formats of a layer and the voices of a step. They are constant while an instruction is under way."""
+
+    def __init__(self, config):
+        super().__init__({
+            "shift": data.ArrayLayout(5, 4),
+            "cell_argument_shift": 5,
+            "peephole_select": 3,
+            "cell_select": 3,
+            "g_sigmoid": 1,
+            "active": config.channels,
+            "reset": config.channels,
+        })
+
+
+class SliceControl(data.StructLayout):
+    """The work of all slices in a cycle; see `Slice`."""
+
+    def __init__(self, config):
+        super().__init__({"capture": 1, "beat": Beat(config), "settings": Settings(config)})
+
+
+class Stages(NamedTuple):
+    """Stages of a slice: a value is in its register at that stage, where its beat is word ``stage`` of the control.
+
+    Attributes
+    ----------
+    picks : int
+        Lanes that the first stage picks from. A row with more of them takes a second stage.
+    added : int
+        The sum of the groups (AdderTree).
+    total : int
+        The sum of the phases so far.
+    pre_activation : int
+        The total, or c for its tanh, rounded to the format of a table argument.
+    gate : int
+        The table's value.
+    product : int
+        The product of ElemMul, rounded to the format of c or m.
+    cell : int
+        The new c, on its way into the memory.
+    """
+
+    picks: int
+    added: int
+    total: int
+    pre_activation: int
+    gate: int
+    product: int
+    cell: int
+
+    @classmethod
+    def of(cls, config):
+        """The stages of a slice of a machine of capacity ``config``."""
+        two_picks = config.beats > 16
+        added = 1 + two_picks + (config.groups - 1).bit_length()
+        total = added + 1
+        pre_activation = total + 4              # three steps of the shift, and rounding
+        gate = pre_activation + 2 + Activation.delay  # + bias + peephole, the argument, the table
+        product = gate + 4                      # two registers of the multiplier, the shift, and rounding
+        return cls(8 if two_picks else config.beats, added, total, pre_activation, gate, product, cell=product + 2)
+
+    @property
+    def y_delay(self):
+        """Cycles from a beat to its lanes of y being in the row's columns: picked out, then put in their place."""
+        return self.pre_activation + 2
+
+    @property
+    def m_delay(self):
+        """The same for m."""
+        return self.product + 2
+
+    @property
+    def c_delay(self):
+        """Cycles from a beat to the first beat that reads the c it writes."""
+        return self.cell + 1

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a slice that serve all its lanes: memories, peephole weights, choices of shifts."""
+
+from typing import Any, NamedTuple
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, memory
+
+from openese.rtl.attributes import LUT_RAM, block_ram
+from openese.rtl.elementwise.settings import Kind, Stages
+
+__all__ = ["Cells", "ElemMulShifts", "Exchange", "Exchanges", "Parameters", "PreActivationShifts", "cell_memory",
+           "delayed", "elem_mul_shifts", "exchanges", "parameter_memory", "pre_activation_shifts", "words_per_line"]
+
+
+class Cells(NamedTuple):
+    """The cell state: ``read``, of every lane of the beat at stage ``total``, and the port that ``write``s it."""
+
+    read: Any
+    write: Any
+
+
+class Parameters(NamedTuple):
+    """Biases and peepholes of the PE rows of a beat.
+
+    ``words`` are at stage ``total``; ``weights`` are the peepholes in them, shifted left as far as a product's shift is
+    not a multiple of three; ``right`` is 0, 1 or 2 for the rest of that shift.
+    """
+
+    words: Any
+    weights: list[Any]
+    right: Signal
+
+
+class PreActivationShifts(NamedTuple):
+    """At stage ``total``: the beat is for tanh c. The shifts that are left there, one stage and two stages later."""
+
+    of_cell: Signal
+    first: Signal
+    second: Signal
+    third: Signal
+
+
+class ElemMulShifts(NamedTuple):
+    """``lift`` of a gate before it is kept, and which shift the ``product`` takes."""
+
+    lift: Signal
+    product: Signal
+
+
+class Exchange(NamedTuple):
+    """One value of every lane that one gate writes and another reads."""
+
+    written: Any
+    read: Any
+
+
+class Exchanges(NamedTuple):
+    """``kept``: g for i, and tanh c for o. ``old``: the old c for f. ``added``: i . g for f."""
+
+    kept: Exchange
+    old: Exchange
+    added: Exchange
+
+
+def delayed(m: Module, value, cycles):
+    """``value``, ``cycles`` later."""
+    for k in range(cycles):
+        after = Signal(value.shape(), name=f"delayed{k}", reset_less=True)
+        m.d.sync += after.eq(value)
+        value = after
+    return value
+
+
+def words_per_line(config):
+    """PE rows whose parameters a slice takes up in one cycle."""
+    return max(1, config.slice_width // config.channels)
+
+
+def cell_memory(m, config, control):
+    """The cell state: read at the first stage and kept until the adder tree is through, written at the last."""
+    stages = Stages.of(config)
+    first, last = control[0], control[stages.cell]
+    beat_bits = (config.beats - 1).bit_length()
+    m.submodules.cells = cells = memory.Memory(
+        shape=data.ArrayLayout(signed(config.cell_bits), config.slice_width),
+        depth=config.cell_rows * config.beats, init=[], attrs=block_ram(config.cell_rows * config.beats))
+    _cell_write = cells.write_port(granularity=1)  # the name that it has in the Verilog
+    read = cells.read_port()
+    m.d.comb += [
+        read.addr.eq(Cat(first.beat[:beat_bits], first.row)),
+        read.en.eq(1),
+        _cell_write.addr.eq(Cat(last.beat[:beat_bits], last.row)),
+    ]
+    return Cells(delayed(m, read.data, stages.total - 1), _cell_write)
+
+
+def parameter_memory(m, config, control, load, load_valid, peephole_select):
+    """Biases and peepholes, read at the first stage and kept until the adder tree is through.
+
+    A product of a peephole is shifted right by a constant plus ``peephole_select``. Of these s bits, 2 - s % 3 are
+    taken back in front of the multiplier, once for all lanes, and 2, 5 or 8 are done behind it.
+    """
+    stages = Stages.of(config)
+    first = control[0]
+    per_line = words_per_line(config)
+    lines = config.rows_per_slice // per_line
+    m.submodules.parameters = parameters = memory.Memory(
+        shape=data.ArrayLayout(config.parameter_bits, per_line), depth=config.cell_rows * 4 * lines, init=[])
+    parameter_read = parameters.read_port()
+    parameter_write = parameters.write_port()
+    beat_bits = (config.beats - 1).bit_length()
+    line_bits = (lines - 1).bit_length()
+    line = first.beat[beat_bits - line_bits:beat_bits]
+    m.d.comb += [
+        parameter_read.addr.eq(Cat(line, first.kind[:2], first.row)),
+        parameter_read.en.eq(1),
+        parameter_write.addr.eq(load.address),
+        parameter_write.data.eq(load.data),
+        parameter_write.en.eq(load_valid),
+    ]
+    ahead = delayed(m, parameter_read.data, stages.total - 2)
+    words = delayed(m, ahead, 1)
+    left, right = (Signal(2) for _ in range(2))
+    with m.Switch(peephole_select):
+        for select in range(8):
+            with m.Case(select):
+                m.d.comb += [left.eq(2 - select % 3), right.eq(select // 3)]
+    weights = []
+    for k in range(per_line):
+        weight = Signal(signed(config.peephole_bits + 2), name=f"peephole_weight{k}", reset_less=True)
+        m.d.sync += weight.eq(ahead[k][config.argument_bits:].as_signed() << left)
+        weights.append(weight)
+    return Parameters(words, weights, right)
+
+
+def pre_activation_shifts(m, config, control, settings):
+    """The shift of a sum, or of c for its tanh. A quarter of the ways is left after each stage: one LUT a bit."""
+    kind = control[Stages.of(config).added].kind
+    of_cell = Signal(reset_less=True)
+    shift2, shift3, shift4 = (Signal(bits, name=name, reset_less=True)
+                              for name, bits in (("shift2", 5), ("shift3", 4), ("shift4", 2)))
+    m.d.sync += [of_cell.eq(kind == Kind.CELL_TANH), shift3.eq(shift2), shift4.eq(shift3)]
+    with m.Switch(kind):
+        for gate in (Kind.F, Kind.G, Kind.O):
+            with m.Case(gate):
+                m.d.sync += shift2.eq(settings.shift[gate])
+        with m.Case(Kind.CELL_TANH):
+            m.d.sync += shift2.eq(settings.cell_argument_shift)
+        with m.Default():
+            m.d.sync += shift2.eq(settings.shift[0])
+    return PreActivationShifts(of_cell, shift2, shift3, shift4)
+
+
+def elem_mul_shifts(m, config, control, settings):
+    """The product's shift: 4 bits more or less for i . g, of which g's lift is the rest; one for o . tanh(c); one for
+    f . c'."""
+    stage = Stages.of(config).gate
+    select = settings.cell_select
+    lift, product_shift = (Signal(2, reset_less=True) for _ in range(2))
+    m.d.sync += lift.eq(Mux(control[stage - 1].kind == Kind.G, ~select[:2], 0))
+    with m.Switch(control[stage + 1].kind):
+        with m.Case(Kind.I):
+            m.d.sync += product_shift.eq(select[2])
+        with m.Case(Kind.F):
+            m.d.sync += product_shift.eq(3)
+        with m.Default():
+            m.d.sync += product_shift.eq(2)
+    return ElemMulShifts(lift, product_shift)
+
+
+def _exchange(m, config, control, name, shape, write_stage, read_stage, kinds):
+    """A memory of one value of every lane a beat. Beats of ``kinds`` write at ``write_stage``. Every beat reads, for
+    its work at ``read_stage``, before the value is written anew."""
+    beat = control[write_stage]
+    m.submodules[name] = storage = memory.Memory(
+        shape=data.ArrayLayout(shape, config.slice_width), depth=max(2, config.beats), init=[], attrs=LUT_RAM)
+    write = storage.write_port()
+    read = storage.read_port(domain="comb")
+    m.d.comb += [
+        write.addr.eq(beat.beat),
+        write.en.eq(beat.valid & beat.last & Cat(beat.kind == kind for kind in kinds).any()),
+        read.addr.eq(control[read_stage - 1].beat),
+    ]
+    return Exchange(write.data, read.data)
+
+
+def exchanges(m, config, control, cells):
+    """The values that one gate leaves for the next, and the old c for f."""
+    stages = Stages.of(config)
+    kept = _exchange(m, config, control, "kept", signed(config.table_bits + 3), stages.gate, stages.gate,
+                     (Kind.G, Kind.CELL_TANH))
+    old = _exchange(m, config, control, "old", signed(config.cell_bits), stages.total, stages.gate, (Kind.F,))
+    m.d.comb += old.written.eq(cells.read)
+    added = _exchange(m, config, control, "added_input", data.StructLayout({
+        "value": signed(config.cell_bits + 1), "below": 1, "clamped": 1}), stages.product, stages.product, (Kind.I,))
+    return Exchanges(kept, old, added)

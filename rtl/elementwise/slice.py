@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slice: gates, cell state and output of the cells on some PE rows."""
+
+from typing import NamedTuple
+
+import numpy as np
+from amaranth.hdl import Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from openese.rtl.activation import Activation
+from openese.rtl.config import bits_for
+from openese.rtl.elementwise.lane import Lane, Shared
+from openese.rtl.elementwise.settings import Beat, Settings, Stages
+from openese.rtl.elementwise.shared import (
+    cell_memory,
+    elem_mul_shifts,
+    exchanges,
+    parameter_memory,
+    pre_activation_shifts,
+)
+from openese.rtl.fixed import round_shift, saturate
+from openese.rtl.interfaces import LineWrite
+
+__all__ = ["CellStep", "Slice", "slice_members"]
+
+
+def slice_members(config, slices=1):
+    """Members of `Slice` that what holds ``slices`` of them has too: a line has the words of all."""
+    lanes = slices * config.slice_width
+    return {
+        "saturated": Out(bits_for(lanes)),
+        "cells": Out(data.ArrayLayout(signed(config.cell_bits), lanes)),
+        "cell_write": In(lanes),
+        "cell_data": In(signed(config.cell_bits)),
+        "parameters": In(LineWrite(bits_for(config.parameter_lines - 1), slices * config.parameter_line_bits)),
+        "parameters_valid": In(1),
+        "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
+        "tables_valid": In(1),
+    }
+
+
+class CellStep(NamedTuple):
+    """What `Slice.model` computes: table arguments (4, ...), cell state, m in Q15, which cells were clamped."""
+
+    arguments: np.ndarray
+    cell: np.ndarray
+    m: np.ndarray
+    saturated: np.ndarray
+
+
+class Slice(wiring.Component):
+    """Gates, cell state and output of the cells on ``rows_per_slice`` PE rows (paper: Assemble, AdderTree,
+    ElemMul, Sigmoid, Tanh).
+
+    A local row of a gate is drained from all PEs at once and held here; its lanes (PE rows x channels) then
+    pass one pipeline, ``slice_width`` a cycle::
+
+        hold -> AdderTree -> sum of phases -> shift -> + bias + peephole -> table -> ElemMul -> + -> c, m
+
+    For a cell row k the gates come in the order g, i, f, then tanh(c) and o, which the sequencer delays until
+    c is written. What one gate leaves for the next (g, then i.g; tanh c) waits in small memories.
+
+    Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `c_delay` to c being readable.
+    Cost: per lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel shifter of
+    ``accumulator_bits``, three more of a choice among three or four, four memories of ``beats`` rows, and a mux over
+    as many; per slice `Activation`'s tables, the cell state and the biases.
+
+    Members
+    -------
+    drained : a row of every PE served, group after group, PE row after PE row; ``capture`` takes it.
+    beat : the pipeline's control. ``settings`` must be constant while beats are in the pipeline.
+    columns : m or y of the row, assembled: complete one cycle after the last beat's delay.
+    saturated : lanes whose cell state or output was clamped, one cycle each.
+    cells : the cell state at the row and beat of ``beat``; ``cell_write`` sets lanes of it to ``cell_data``, a cycle
+        later (for the host, with a beat that is held and not valid).
+    parameters : (bias, peephole) pairs, gate by gate; ``tables`` : see `Activation`.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        stages = Stages.of(config)
+        self.y_delay, self.m_delay, self.c_delay = stages.y_delay, stages.m_delay, stages.c_delay
+        super().__init__({
+            "drained": In(config.groups * config.lanes * config.accumulator_bits),
+            "capture": In(1),
+            "beat": In(Beat(config)),
+            "settings": In(Settings(config)),
+            "columns": Out(config.lanes * config.activation_bits),
+            **slice_members(config),
+        })
+
+    @property
+    def module_name(self):
+        """Name of the Verilog module, shared by all instances."""
+        return "elementwise"
+
+    @staticmethod
+    def model(config, sums, cell, bias, peephole, settings, sigmoid, tanh):
+        """One step of some cells, in the integers of the hardware.
+
+        Parameters
+        ----------
+        sums : int64 (4, ...) accumulators of i, f, g, o.
+        cell : int64 (...) cell state.
+        bias : int64 (4, ...) at the format of table arguments; peephole : int64 (3, ...) of i, f, o, or None.
+            Both broadcast against the cells.
+        settings : mapping with the fields of `Settings` but the voices.
+        sigmoid, tanh : 2048 samples each.
+
+        Returns
+        -------
+        `CellStep`
+        """
+        def product(gate, state):
+            shift = config.peephole_shift_base + settings["peephole_select"]
+            return saturate(round_shift(peephole[gate] * state, shift), config.sum_bits)
+
+        def narrow(arguments):
+            return saturate(arguments, config.argument_bits)
+
+        shift = np.reshape(settings["shift"], (4,) + (1,) * (np.ndim(sums) - 1))
+        arguments = saturate(round_shift(sums, shift), config.sum_bits) + bias
+        if peephole is not None:
+            arguments[0] += product(0, cell)
+            arguments[1] += product(1, cell)
+        arguments[:3] = narrow(arguments[:3])
+        i, f = Activation.model(config, sigmoid, arguments[:2])
+        g = Activation.model(config, sigmoid if settings["g_sigmoid"] else tanh, arguments[2])
+
+        fraction = config.cell_fraction_max - settings["cell_select"]
+        exact = round_shift(i * g, 2 * config.gate_fraction - fraction)
+        added = saturate(exact, config.cell_bits)
+        kept = saturate(round_shift(f * cell, config.gate_fraction), config.cell_bits)
+        state = saturate(kept + added, config.cell_bits)
+        saturated = (added != exact) | (state != kept + added)
+
+        if peephole is not None:
+            arguments[3] += product(2, state)
+        arguments[3] = narrow(arguments[3])
+        o = Activation.model(config, sigmoid, arguments[3])
+        argument = round_shift(state << config.cell_argument_left, settings["cell_argument_shift"])
+        squashed = Activation.model(config, tanh, narrow(argument))
+        m = round_shift(o * squashed, 2 * config.gate_fraction - (config.activation_bits - 1))
+        return CellStep(arguments, state, saturate(m, config.activation_bits), saturated)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        control = [Signal(Beat(config), name=f"beat{k}") for k in range(Stages.of(config).cell + 1)]
+        m.d.sync += control[0].eq(self.beat)
+        m.d.sync += [after.eq(before) for before, after in zip(control, control[1:], strict=False)]
+
+        held = Signal.like(self.drained, reset_less=True)
+        with m.If(self.capture):
+            m.d.sync += held.eq(self.drained)
+
+        m.submodules.activation = activation = Activation(config, config.slice_width)
+        m.d.comb += [
+            activation.load.eq(self.tables),
+            activation.load_valid.eq(self.tables_valid),
+        ]
+        cells = cell_memory(m, config, control)
+        m.d.comb += self.cells.eq(cells.read)
+        parameters = parameter_memory(m, config, control, self.parameters, self.parameters_valid,
+                                      self.settings.peephole_select)
+        columns = Signal.like(self.columns, reset_less=True)
+        shared = Shared(
+            control, self.settings, held, cells, parameters,
+            shifts=pre_activation_shifts(m, config, control, self.settings),
+            elem_mul_shifts=elem_mul_shifts(m, config, control, self.settings),
+            exchanges=exchanges(m, config, control, cells),
+            activation=activation, host_write=self.cell_write, host_data=self.cell_data, columns=columns)
+        m.d.comb += self.columns.eq(columns)
+        m.d.sync += self.saturated.eq(sum(Lane(config, shared, index).elaborate(m)
+                                          for index in range(config.slice_width)))
+        return m
