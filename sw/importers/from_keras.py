@@ -382,7 +382,7 @@ def _open(path: Path) -> Source:
                                 f"save the whole model as .keras")
         model = json.loads(file.attrs["model_config"])
         return _KerasSource(path, model, _Weights(file, h5py, path.name), named=True)
-    except ImportRefused:
+    except (ImportRefused, RecursionError):
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OSError, RuntimeError) as error:
         raise ImportRefused(f"{path.name}: the file cannot be read as a Keras model ({_reason(error)}); "
