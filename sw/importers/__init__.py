@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained LSTMs as people have them: one small module for each kind of file, behind one interface.
+"""Import trained LSTMs: one module for each kind of file, behind one interface.
 
->>> from sw import importers
->>> importers.entries("model.onnx")            # what is in it
+>>> from openese.sw import importers
+>>> importers.entries("model.onnx")            # the layers in the file
 >>> network = importers.load("model.onnx")     # or load("model.onnx", "encoder,decoder")
 
-Files are not trusted: nothing in them is run, nothing is unpacked beyond a limit or outside of memory,
-and no other file is opened because one of them says so, but for the tensors that an ONNX file keeps
-beside itself.
+Files are not trusted. An importer runs no code from a file, unpacks nothing to disk, and unpacks no more than a
+limit in memory. It opens no second file, except the tensor files of an ONNX model, which must be in the model's
+folder.
 """
 
 import os
@@ -20,18 +20,18 @@ from openese.sw.model.network import Network
 
 __all__ = ["IMPORTERS", "Entry", "ImportRefused", "Importer", "entries", "find", "load"]
 
-#: In the order in which a file is offered to them.
+#: All importers. The first one that recognizes a file reads it.
 IMPORTERS = (from_npz.IMPORTER, from_safetensors.IMPORTER, from_torch.IMPORTER, from_keras.IMPORTER,
              from_onnx.IMPORTER)
 
 
 def find(path: str | os.PathLike[str]) -> Importer:
-    """The importer for the file at ``path``: by its contents, else by its suffix.
+    """Return the importer for the file at ``path``, chosen by the contents, else by the suffix.
 
     Raises
     ------
     ImportRefused
-        If there is none.
+        If no importer reads this kind of file.
     OSError
         If the file cannot be read.
     """
@@ -46,45 +46,45 @@ def find(path: str | os.PathLike[str]) -> Importer:
         if path.suffix.lower() in importer.suffixes:
             return importer
     known = ", ".join(f"{importer.name} ({' '.join(importer.suffixes)})" for importer in IMPORTERS)
-    raise ImportRefused(f"{path.name}: of no known kind; known are {known}")
+    raise ImportRefused(f"{path.name}: of no known kind; openese reads {known}")
 
 
 def entries(path: str | os.PathLike[str]) -> list[Entry]:
-    """What can be selected in the file at ``path``, and what is refused.
+    """List the layers in the file at ``path``: those that `load` takes, and those that it refuses.
 
     Raises
     ------
     ImportRefused
-        For a file that cannot be read as what it is.
+        If the file is damaged or of an unknown kind.
     OSError
         If the file cannot be opened.
     """
     try:
         return find(path).entries(Path(path))
     except RecursionError:
-        raise ImportRefused(f"{Path(path).name}: nested too deeply") from None
+        raise ImportRefused(f"{Path(path).name}: the contents are nested too deeply to be read") from None
 
 
 def load(path: str | os.PathLike[str], select: str | Sequence[str] | None = None) -> Network:
-    """The network in the file at ``path``.
+    """Return the network in the file at ``path``.
 
     Parameters
     ----------
     path : path
     select : str or sequence of str, optional
-        Names of `entries`, or one string with commas between them; several are stacked in their order.
-        Without it, what the file leaves no doubt about.
+        Names of `entries`, as a sequence or as one string with commas; several are stacked in this order.
+        You do not need it if the file has one LSTM, or one chain of LSTMs and linear layers.
 
     Raises
     ------
     ImportRefused
-        For what is not taken, by name and reason.
+        If the file or a selected layer cannot be imported; the message names it and gives the reason.
     ModelError
-        For weights that cannot be: shapes that do not fit, numbers that are not finite.
+        If shapes of weights do not fit each other, or a weight is not finite.
     OSError
         If the file cannot be opened.
     """
     try:
         return find(path).load(Path(path), select)
     except RecursionError:
-        raise ImportRefused(f"{Path(path).name}: nested too deeply") from None
+        raise ImportRefused(f"{Path(path).name}: the contents are nested too deeply to be read") from None

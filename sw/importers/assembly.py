@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From parts, as the sources name them, to a network of stages, as the host runs them."""
+"""Assemble the layers that an importer read into a network of stages."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ __all__ = ["Linear", "Part", "Recurrent", "Row", "Stack", "Track", "assemble"]
 
 
 class Track(NamedTuple):
-    """One layer in one direction, with the state it starts from, if that is not zero."""
+    """A layer in one direction; ``initial`` is the state before the first frame, None for zero."""
 
     layer: Layer
     reverse: bool = False
@@ -30,7 +30,7 @@ Row = tuple[Stack, ...]
 
 @dataclass(frozen=True)
 class Recurrent:
-    """An LSTM as its source holds it: rows, each fed by the one before it."""
+    """An LSTM of a file: rows, each fed by the one before it, and notes for the user."""
 
     name: str
     rows: tuple[Row, ...]
@@ -39,9 +39,9 @@ class Recurrent:
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer: the head if it comes last, else folded into the LSTM after it.
+    """A linear layer: the head if it comes last, else multiplied into the LSTM after it.
 
-    ``activation`` names what the source applies to its outputs; only the last may have one.
+    ``activation`` names the activation of its outputs in the file. Only the last layer may have one.
     """
 
     name: str
@@ -53,18 +53,19 @@ class Linear:
 Part = Recurrent | Linear
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused by the layer that it is in
+@np.errstate(over="ignore", invalid="ignore")  # Layer refuses numbers that are not finite
 def assemble(parts: Sequence[Part], name: str) -> Network:
-    """A network of ``parts`` in their order.
+    """Build the network of ``parts`` in their order.
 
-    Layers that only run forward and follow each other become one `Model`: the unit that the machine
-    runs in one step. A linear layer before an LSTM layer is multiplied into that layer's ``w_x`` and
-    bias, which is exact; one at the end is the head.
+    Consecutive forward layers become one `Model`, which the machine runs in one step. A linear layer
+    before an LSTM is multiplied into the LSTM's ``w_x`` and bias, which is exact. A linear layer at the end
+    becomes the head.
 
     Raises
     ------
     ModelError
-        If sizes do not fit, naming both parts, or if there is no LSTM.
+        If there is no LSTM, if sizes do not fit (the message names both parts), or if a linear layer before an
+        LSTM has an activation.
     """
     rows: list[Row] = []
     notes: list[str] = []
@@ -80,9 +81,11 @@ def assemble(parts: Sequence[Part], name: str) -> Network:
         if isinstance(part, Linear):
             if part.activation is not None:
                 if number < len(parts) - 1:
-                    raise ModelError(f"{part.name!r} has the activation {part.activation!r} and stands "
-                                     f"before {parts[number + 1].name!r}: only linear layers may")
-                notes.append(f"{part.name}: its activation {part.activation!r} is left to the host")
+                    raise ModelError(f"{part.name!r} before {parts[number + 1].name!r} has the activation "
+                                     f"{part.activation!r}; the machine runs only linear layers without activation "
+                                     f"there")
+                notes.append(f"{part.name}: the activation {part.activation!r} is not part of the network; "
+                             f"apply it to the outputs")
             linear = part.dense if linear is None else _compose(linear, part.dense)
             continue
         first, *others = part.rows
@@ -92,7 +95,7 @@ def assemble(parts: Sequence[Part], name: str) -> Network:
             linear = None
         rows += [first, *others]
     if not rows:
-        raise ModelError("a network needs at least one LSTM")
+        raise ModelError("no LSTM is selected; select at least one")
     return Network(stages=tuple(_stages(rows, name)), head=linear, name=name, notes=tuple(notes))
 
 
@@ -113,7 +116,7 @@ def _folded(linear: Dense, stack: Stack) -> Stack:
 
 
 def _stages(rows: Iterable[Row], name: str) -> list[Stage]:
-    """Stages in order; rows of one forward stack that follow each other are one stage."""
+    """Return the stages in order; consecutive rows of one forward stack become one stage."""
     groups: list[Row] = []
     for row in rows:
         if groups and _forward_only(row) and _forward_only(groups[-1]):

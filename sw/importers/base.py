@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all importers share: their interface, their limits, their way to say no."""
+"""The interface of all importers, their limits, and their error."""
 
 import importlib
 import zipfile
@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from openese.sw.importers.assembly import Part, assemble
 from openese.sw.model.network import Network
@@ -16,30 +16,30 @@ from openese.sw.model.network import Network
 __all__ = ["LIMIT", "Entry", "ImportRefused", "Importer", "Source", "listed", "open_zip", "read_member",
            "require", "zip_members"]
 
-#: Bytes that one member of an archive, or one tensor, may unpack to.
+#: The largest size of one archive member or one tensor, in bytes.
 LIMIT = 2 << 30
 
 _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, ValueError)
 
 
 class ImportRefused(ValueError):
-    """A file, or something in it, that is not taken: the message says what, where and what would do."""
+    """A file or a layer cannot be imported; the message says why, names the place, and says what to do."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in a file that can be selected, or the reason why it cannot.
+    """A layer in a file that can be selected, or that is refused.
 
     Attributes
     ----------
     name : str
-        What ``select`` takes: an attribute path, a node name, a layer name.
+        The name that ``select`` takes: an attribute path, a node name or a layer name.
     kind : str
-        As its source calls it: ``LSTM``, ``LSTMCell``, ``Linear``, ``GRU`` and so on.
+        The layer's class in its framework: ``LSTM``, ``LSTMCell``, ``Linear``, ``GRU`` and so on.
     summary : str
-        Sizes, directions, and what follows, for people.
+        Sizes and directions, as text.
     problem : str, optional
-        Why it is refused.
+        The reason why the layer is refused.
     """
 
     name: str
@@ -50,18 +50,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Importer:
-    """One kind of file.
+    """The reader of one kind of file.
 
     Attributes
     ----------
     name : str
-        For people and messages.
+        The kind of file, as messages name it.
     suffixes : tuple of str
-        File name endings, lower case; they decide where contents do not.
+        File name endings in lower case. They decide if no importer recognizes the contents.
     sniff : callable
-        ``sniff(head, members)``: whether the first bytes, or a zip archive's member names, are of this kind.
+        ``sniff(head, members)`` tells whether a file with these first bytes, or an archive with these member
+        names, is of this kind.
     open : callable
-        ``open(path)`` gives the `Source`.
+        ``open(path)`` returns the `Source`.
     """
 
     name: str
@@ -70,39 +71,54 @@ class Importer:
     open: Callable[[Path], "Source"]
 
     def entries(self, path: Path) -> list[Entry]:
-        """What is in the file at ``path``."""
+        """List the layers in the file at ``path``."""
         return self.open(path).entries()
 
     def load(self, path: Path, select: str | Sequence[str] | None = None) -> Network:
-        """The network in the file at ``path``, of the names in ``select`` or of the clear default."""
+        """Return the network in the file at ``path``; see `Source.load`."""
         return self.open(path).load(select)
 
 
 class Source(ABC):
-    """An opened file."""
+    """An opened file.
+
+    Attributes
+    ----------
+    path : Path
+    expected : str
+        The layers that the importer recognizes, for the message about a file without one.
+    """
 
     path: Path
+    expected: ClassVar[str]
 
     @abstractmethod
     def entries(self) -> list[Entry]:
-        """Everything that can be selected, and what is like it but refused."""
+        """List the layers that can be selected, and recurrent layers that are refused."""
 
     @abstractmethod
     def default(self) -> list[str]:
-        """The names that are taken where none is selected; empty where that is not clear."""
+        """Return the names to load without a selection; none if the choice is not clear."""
 
     @abstractmethod
     def parts(self, names: Sequence[str]) -> list[Part]:
-        """The named things, in that order, with what the file says comes between and after them."""
-
-    def load(self, select: str | Sequence[str] | None = None) -> Network:
-        """The network made of the names in ``select`` (a sequence, or a string with commas).
+        """Return the named layers in this order.
 
         Raises
         ------
         ImportRefused
-            For a name that is not there, is refused or is given twice, and where none is selected and
-            the file does not say which.
+            If a layer cannot be imported.
+        """
+
+    def load(self, select: str | Sequence[str] | None = None) -> Network:
+        """Return the network made of the layers in ``select`` (a sequence, or a string with commas).
+
+        Raises
+        ------
+        ImportRefused
+            If a name is unknown, refused or given twice, or if ``select`` is missing and the choice is not clear.
+        ModelError
+            If the layers do not fit each other.
         """
         return assemble(self.parts(self._names(select)), self.path.stem)
 
@@ -112,29 +128,29 @@ class Source(ABC):
         file = self.path.name
         if not usable:
             if not entries:
-                raise ImportRefused(f"{file}: no LSTM in it; one written out in single operations is not "
-                                    f"recognized")
+                raise ImportRefused(f"{file}: no LSTM found; expected {self.expected}")
             refused = next(iter(entries.values()))
-            raise ImportRefused(f"{file}: no LSTM that can be taken; {refused.kind} {refused.name!r}: "
+            raise ImportRefused(f"{file}: no LSTM that can be imported: {refused.kind} {refused.name!r}: "
                                 f"{refused.problem}")
         if select is None:
             names = self.default()
             if not names:
-                raise ImportRefused(f"{file}: select one of {listed(usable)}, or several to stack them")
+                raise ImportRefused(f"{file}: select one of {listed(usable)}, or several to stack them "
+                                    f"(--select NAME,NAME)")
             return names
         names = [name.strip() for name in select.split(",")] if isinstance(select, str) else list(select)
         for name in names:
             if name not in entries:
-                raise ImportRefused(f"{file}: nothing named {name!r}; there is {listed(usable)}")
+                raise ImportRefused(f"{file}: no layer is named {name!r}; select from {listed(usable)}")
             if entries[name].problem is not None:
                 raise ImportRefused(f"{file}: {entries[name].kind} {name!r}: {entries[name].problem}")
             if names.count(name) > 1:
-                raise ImportRefused(f"{file}: {name!r} is selected {names.count(name)} times")
+                raise ImportRefused(f"{file}: {name!r} is selected {names.count(name)} times; select it once")
         return names
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few of ``names``, and how many more there are."""
+    """Return the first eight of ``names`` as text, and the number of the others."""
     shown = ", ".join(repr(name) for name in names[:8])
     return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
@@ -142,10 +158,19 @@ def listed(names: Sequence[str]) -> str:
 def require(module: str, extra: str, what: str) -> Any:
     """Import an optional library.
 
+    Parameters
+    ----------
+    module : str
+        The name of the library.
+    extra : str
+        The extra of ``openese`` that installs it.
+    what : str
+        The files that need it, for the message.
+
     Raises
     ------
     ImportRefused
-        If it is not installed: one line that says what to install.
+        If the library is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)
@@ -155,12 +180,12 @@ def require(module: str, extra: str, what: str) -> Any:
 
 
 def zip_members(path: Path) -> list[str]:
-    """Names of the members of a zip archive; none for another file.
+    """Return the names of the members of a zip archive; none for another file.
 
     Raises
     ------
     ImportRefused
-        If it is damaged.
+        If the archive is damaged.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -168,42 +193,43 @@ def zip_members(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
     except _ZIP_ERRORS as error:
-        raise ImportRefused(f"{path.name}: damaged archive ({error})") from None
+        raise ImportRefused(f"{path.name}: the zip archive is damaged ({error}); copy or save it again") from None
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip archive for `read_member`; nothing is ever extracted to disk.
+    """Open a zip archive for `read_member`; nothing is extracted to disk.
 
     Raises
     ------
     ImportRefused
-        If it is damaged, or declares to unpack to much more than it is.
+        If the archive is damaged, or declares members of more than `LIMIT` and more than four times its size.
     """
     try:
         archive = zipfile.ZipFile(path)
     except _ZIP_ERRORS as error:
-        raise ImportRefused(f"{path.name}: damaged archive ({error})") from None
+        raise ImportRefused(f"{path.name}: the zip archive is damaged ({error}); copy or save it again") from None
     declared = sum(info.file_size for info in archive.infolist())
-    if declared > max(LIMIT, 4 * path.stat().st_size):
+    limit = max(LIMIT, 4 * path.stat().st_size)
+    if declared > limit:
         archive.close()
-        raise ImportRefused(f"{path.name}: {path.stat().st_size:,} bytes that unpack to {declared:,} "
-                            f"are not read")
+        raise ImportRefused(f"{path.name}: the archive of {path.stat().st_size:,} bytes unpacks to {declared:,} "
+                            f"bytes; at most {limit:,} are read")
     return archive
 
 
 def read_member(archive: zipfile.ZipFile, name: str, limit: int = LIMIT) -> bytes:
-    """A member's bytes, refused by its declared size before anything is unpacked.
+    """Return a member's bytes. The declared size is checked before anything is unpacked.
 
     Raises
     ------
     ImportRefused
-        If it is not there, too large, encrypted or damaged.
+        If the member is missing, larger than ``limit`` bytes, encrypted or damaged.
     """
     where = Path(archive.filename or "archive").name
     try:
         info = archive.getinfo(name)
     except KeyError:
-        raise ImportRefused(f"{where}: member {name!r} is missing") from None
+        raise ImportRefused(f"{where}: the archive has no member {name!r}; save the model again") from None
     if info.file_size > limit:
         raise ImportRefused(f"{where}: member {name!r} unpacks to {info.file_size:,} bytes; "
                             f"at most {limit:,} are read")

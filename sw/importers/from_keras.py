@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keras models: ``.keras`` archives and whole-model ``.h5`` files, read without Keras.
+"""Import Keras models from ``.keras`` archives and whole-model ``.h5`` files, without Keras.
 
-Both hold the layers' configuration as JSON and their weights as HDF5; nothing else is looked at, so
-custom objects and lambdas are never run. (The HDF5 library itself may never return from a file that was
-damaged on purpose: that costs time, and no more.) Gate order i, f, c, o along the last axis, kernels (I, 4H)
-and (H, 4H), one bias.
+Both hold the layers' configuration as JSON and the weights as HDF5. The importer reads nothing else and never runs
+custom objects or lambdas. (The HDF5 library may hang on a file that was damaged on purpose.) Keras has the gate order
+i, f, c, o along the last axis, kernels (I, 4H) and (H, 4H), and one bias (4H,).
 """
 
 import io
@@ -30,13 +29,13 @@ _OTHERS = re.compile(r"GRU|SimpleRNN|ConvLSTM|CuDNN|RNN|LSTM")
 
 
 class _Weights:
-    """Arrays of an HDF5 file, by group and order; links out of the file are refused."""
+    """The arrays of an HDF5 file; links and data outside of the file are refused."""
 
     def __init__(self, file: Any, h5py: Any, name: str) -> None:
         self._file, self._h5py, self._name = file, h5py, name
 
     def group(self, path: str) -> Any:
-        """The group or dataset at ``path``, reached through plain links only."""
+        """Return the group or dataset at ``path``; only hard links are followed."""
         try:
             return self._follow(path)
         except (RuntimeError, KeyError, OSError, UnicodeDecodeError) as error:
@@ -48,18 +47,20 @@ class _Weights:
             if not isinstance(here, self._h5py.Group) or step not in here:
                 raise ImportRefused(f"{self._name}: no weights at {path!r}")
             if not isinstance(here.get(step, getlink=True), self._h5py.HardLink):
-                raise ImportRefused(f"{self._name}: {path!r} links to another place")
+                raise ImportRefused(f"{self._name}: {path!r} links to another place; links are not followed")
             here = here[step]
         return here
 
     def array(self, path: str) -> FloatArray:
         data = self.group(path)
         if not isinstance(data, self._h5py.Dataset) or data.external or data.is_virtual:
-            raise ImportRefused(f"{self._name}: {path!r} is not an array in the file itself")
+            raise ImportRefused(f"{self._name}: {path!r} is not an array in the file itself; other files are not read")
         if data.dtype.kind != "f":
-            raise ImportRefused(f"{self._name}: {path!r} is of type {data.dtype}, not floating point")
+            raise ImportRefused(f"{self._name}: {path!r} has type {data.dtype}, not floating point; "
+                                f"import the model before it is quantized")
         if data.size * 8 > LIMIT:
-            raise ImportRefused(f"{self._name}: {path!r} of shape {data.shape} is too large")
+            raise ImportRefused(f"{self._name}: {path!r} has shape {data.shape}; at most {LIMIT // 8:,} numbers "
+                                f"are read")
         try:
             array: FloatArray = data[()]
         except (RuntimeError, OSError, ValueError) as error:
@@ -67,11 +68,11 @@ class _Weights:
         return array if array.dtype == np.float64 else array.astype(np.float32)
 
     def vars(self, path: str) -> list[FloatArray]:
-        """The numbered arrays that ``.keras`` keeps in ``path``."""
+        """Return the numbered arrays in group ``path`` of a ``.keras`` file."""
         return [self.array(f"{path}/{name}") for name in sorted(self.group(path), key=int)]
 
     def named(self, layer: str) -> list[FloatArray]:
-        """The arrays of ``layer`` that ``.h5`` lists by name."""
+        """Return the arrays of ``layer`` in a ``.h5`` file, in the order of its list."""
         group = self.group(f"model_weights/{layer}")
         try:
             names = list(group.attrs["weight_names"])
@@ -83,7 +84,7 @@ class _Weights:
 
 @dataclass(frozen=True)
 class _Node:
-    """A layer: its configuration, the layers that feed it, and where its weights are."""
+    """A layer: its configuration, the layers that feed it, and the HDF5 group of its weights."""
 
     name: str
     kind: str
@@ -93,7 +94,7 @@ class _Node:
 
     @property
     def inner(self) -> "_Node":
-        """The layer in a TimeDistributed wrapper, else this one."""
+        """The layer inside a TimeDistributed wrapper; another layer is its own inner layer."""
         if self.kind != "TimeDistributed":
             return self
         layer = self.config["layer"]
@@ -109,7 +110,7 @@ class _Node:
 
 
 def _called(function: Any) -> str:
-    """The name of an activation, which Keras writes as a string or as an object."""
+    """Return the name of an activation, which Keras writes as a string or as an object."""
     if function is None:
         return "linear"
     if isinstance(function, str):
@@ -118,7 +119,7 @@ def _called(function: Any) -> str:
 
 
 def _cells(node_kind: str, config: Mapping[str, Any], group: str) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """The configuration and the weights' place of each LSTM cell in an LSTM or RNN layer."""
+    """Yield the configuration and the weights' group of each LSTM cell in an LSTM or RNN layer."""
     if node_kind == "LSTM":
         yield config, f"{group}/cell"
         return
@@ -128,22 +129,22 @@ def _cells(node_kind: str, config: Mapping[str, Any], group: str) -> Iterator[tu
     elif cell["class_name"] == "StackedRNNCells":
         for number, inner in enumerate(cell["config"]["cells"]):
             if inner["class_name"] != "LSTMCell":
-                raise ImportRefused(f"a {inner['class_name']} is not an LSTM cell")
+                raise ImportRefused(f"a {inner['class_name']} is not an LSTM cell, and the machine does not compute it")
             yield inner["config"], f"{group}/cell/cells/lstm_cell{f'_{number}' if number else ''}"
     else:
-        raise ImportRefused(f"a {cell['class_name']} is not an LSTM cell")
+        raise ImportRefused(f"a {cell['class_name']} is not an LSTM cell, and the machine does not compute it")
 
 
 def _ways(node: _Node) -> list[tuple[str, Mapping[str, Any], str, bool]]:
-    """Each direction of a layer: its kind, configuration, place, and whether it runs backwards."""
+    """Return kind, configuration and weights' group of each direction, and whether it runs backwards."""
     if node.kind != "Bidirectional":
         return [(node.kind, node.config, node.group, node.config.get("go_backwards") is True)]
     if node.config.get("merge_mode") != "concat":
-        raise ImportRefused(f"merge_mode {node.config.get('merge_mode')!r}: directions are concatenated only")
+        raise ImportRefused(f"merge_mode {node.config.get('merge_mode')!r} is not supported; only 'concat' is")
     forward = node.config["layer"]
     backward = node.config.get("backward_layer") or forward
     if forward["config"].get("go_backwards") is True:
-        raise ImportRefused("a Bidirectional layer whose forward layer has go_backwards")
+        raise ImportRefused("go_backwards in the forward layer of a Bidirectional layer is not supported")
     return [(forward["class_name"], forward["config"], f"{node.group}/forward_layer", False),
             (backward["class_name"], backward["config"], f"{node.group}/backward_layer", True)]
 
@@ -151,9 +152,9 @@ def _ways(node: _Node) -> list[tuple[str, Mapping[str, Any], str, bool]]:
 def _check_cell(config: Mapping[str, Any]) -> None:
     activation, recurrent = _called(config.get("activation")), _called(config.get("recurrent_activation"))
     if activation != "tanh":
-        raise ImportRefused(f"activation {activation!r}: the machine computes 'tanh' there")
+        raise ImportRefused(f"activation {activation!r}: the machine computes only 'tanh' there")
     if recurrent != "sigmoid":
-        raise ImportRefused(f"recurrent_activation {recurrent!r}: the machine computes 'sigmoid' there")
+        raise ImportRefused(f"recurrent_activation {recurrent!r}: the machine computes only 'sigmoid' there")
 
 
 def _problem(node: _Node) -> str | None:
@@ -176,8 +177,10 @@ class _KerasSource(Source):
         The model's configuration, ``class_name`` and ``config``.
     weights : _Weights
     named : bool
-        Whether weights are found by layer names, as in ``.h5``, or by class names, as in ``.keras``.
+        Whether the weights have layer names, as in ``.h5``, or class names, as in ``.keras``.
     """
+
+    expected = "a layer of class LSTM, Bidirectional(LSTM), or RNN with LSTMCell"
 
     def __init__(self, path: Path, model: Mapping[str, Any], weights: _Weights, named: bool) -> None:
         self.path = path
@@ -185,22 +188,23 @@ class _KerasSource(Source):
         self._named = named
         self._nodes = {node.name: node for node in _nodes(model, "", "")}
         self._lstms = [node for node in self._nodes.values() if _is_recurrent(node)]
-        self._entries = self._find_entries()
+        self._entries = self._list_entries()
 
     def entries(self) -> list[Entry]:
         return self._entries
 
-    def _find_entries(self) -> list[Entry]:
-        found = []
+    def _list_entries(self) -> list[Entry]:
+        entries = []
         for node in self._nodes.values():
             if node in self._lstms:
-                found.append(Entry(node.name, node.kind, _summary(node), _problem(node)))
+                entries.append(Entry(node.name, node.kind, _summary(node), _problem(node)))
             elif node.dense and self._predecessor(node) is not None:
-                found.append(Entry(node.name, "Dense", f"{node.inner.config.get('units')} outputs, "
-                                                       f"{_called(node.inner.config.get('activation'))}"))
+                entries.append(Entry(node.name, "Dense", f"{node.inner.config.get('units')} outputs, "
+                                                         f"{_called(node.inner.config.get('activation'))}"))
             elif _OTHERS.search(node.kind):
-                found.append(Entry(node.name, node.kind, problem=f"a {node.kind} is not an LSTM"))
-        return found
+                entries.append(Entry(node.name, node.kind, problem=f"a {node.kind} is not an LSTM, and the machine "
+                                                                   f"does not compute it"))
+        return entries
 
     def default(self) -> list[str]:
         starts = [node for node in self._lstms if self._predecessor(node) is None]
@@ -220,15 +224,15 @@ class _KerasSource(Source):
         return [self._part(self._nodes[name]) for name in names]
 
     def _successors(self, node: _Node) -> list[_Node]:
-        """Layers that take this one's output, through layers that do nothing in inference."""
-        found = []
+        """Return the layers that read this one's output, directly or through layers that pass it on."""
+        successors = []
         for other in self._nodes.values():
             if other.feeds_from[:1] == (node.name,):
-                found += self._successors(other) if other.kind in _PASSING else [other]
-        return found
+                successors += self._successors(other) if other.kind in _PASSING else [other]
+        return successors
 
     def _predecessor(self, node: _Node) -> _Node | None:
-        """The LSTM or linear layer whose output this one takes."""
+        """Return the LSTM or linear layer whose output this one reads."""
         before = self._nodes[node.feeds_from[0]] if node.feeds_from else None
         if before is None or before in self._lstms:
             return before
@@ -242,7 +246,7 @@ class _KerasSource(Source):
                 return self._dense(node)
             row = tuple(self._stack(node, number) for number in range(len(_ways(node))))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise ImportRefused(f"{self.path.name}: {node.kind} {node.name!r}: {error}") from None
+            raise ImportRefused(f"{self.path.name}: {node.kind} {node.name!r}: {_reason(error)}") from None
         return Recurrent(node.name, (row,), tuple(_notes(node)))
 
     def _stack(self, node: _Node, number: int) -> Stack:
@@ -273,7 +277,7 @@ def _layer(name: str, arrays: Sequence[FloatArray]) -> Layer:
     kernel, recurrent, *rest = arrays
     cells = recurrent.shape[0]
     if kernel.ndim != 2 or kernel.shape[1] != 4 * cells or recurrent.shape != (cells, 4 * cells):
-        raise ImportRefused(f"kernels of shapes {kernel.shape} and {recurrent.shape} are of no LSTM")
+        raise ImportRefused(f"kernels: expected shapes (I, 4H) and (H, 4H), found {kernel.shape} and {recurrent.shape}")
     bias = rest[0] if rest else np.zeros(4 * cells, kernel.dtype)
     if bias.shape != (4 * cells,):
         raise ImportRefused(f"bias: expected shape ({4 * cells},), found {bias.shape}")
@@ -302,25 +306,26 @@ def _summary(node: _Node) -> str:
 
 
 def _notes(node: _Node) -> list[str]:
-    said = []
+    notes = []
     for kind, config, group, reverse in _ways(node):
         dropouts = [cell.get(key, 0) for cell, _ in _cells(kind, config, group)
                     for key in ("dropout", "recurrent_dropout")]
         if any(dropouts):
-            said.append(f"{node.name}: dropout {max(dropouts):g} has no part in inference")
+            notes.append(f"{node.name}: dropout {max(dropouts):g} is ignored; it acts only in training")
         if node.kind != "Bidirectional" and reverse:
-            said.append(f"{node.name}: go_backwards: outputs stay beside their inputs here; "
-                        f"Keras gives them last frame first")
+            notes.append(f"{node.name}: go_backwards: outputs are in the order of the inputs; "
+                         f"Keras returns them in reverse order")
         if config.get("return_sequences") is False:
-            said.append(f"{node.name}: return_sequences=False: every output is given here; Keras gives "
-                        f"the one of the last frame that each direction meets")
+            notes.append(f"{node.name}: return_sequences=False is ignored; outputs are for all frames, and Keras "
+                         f"returns the last output of each direction")
         if config.get("stateful") is True:
-            said.append(f"{node.name}: stateful: pass the state of one run to the next")
-    return list(dict.fromkeys(said))
+            notes.append(f"{node.name}: stateful is ignored; every run starts with zero state, unless you pass "
+                         f"Network.run(..., initial=...) in Python")
+    return list(dict.fromkeys(notes))
 
 
 def _nodes(model: Mapping[str, Any], prefix: str, group: str) -> Iterator[_Node]:
-    """All layers of a model, nested models opened; names of theirs have the model's name in front."""
+    """Yield all layers of a model, also of nested models, whose layers have the model's name in front."""
     config = model["config"]
     layers = config if isinstance(config, list) else config["layers"]
     used: dict[str, int] = {}
@@ -341,7 +346,7 @@ def _nodes(model: Mapping[str, Any], prefix: str, group: str) -> Iterator[_Node]
 
 
 def _sources(inbound: Any) -> Iterator[str]:
-    """Names of the layers whose outputs a layer is called with: Keras 3 objects or Keras 2 lists."""
+    """Yield the names of the layers that feed a layer, from Keras 3 objects or Keras 2 lists."""
     if isinstance(inbound, dict):
         history = inbound.get("config", {}).get("keras_history") if "class_name" in inbound else None
         if history:
@@ -373,15 +378,20 @@ def _open(path: Path) -> Source:
             return _KerasSource(path, model, _Weights(file, h5py, path.name), named=False)
         file = h5py.File(path, "r")
         if "model_config" not in file.attrs:
-            raise ImportRefused(f"{path.name}: it holds weights only, not the layers they belong to; "
+            raise ImportRefused(f"{path.name}: the file holds weights only, without the model's layers; "
                                 f"save the whole model as .keras")
         model = json.loads(file.attrs["model_config"])
         return _KerasSource(path, model, _Weights(file, h5py, path.name), named=True)
-    except ImportRefused:
+    except (ImportRefused, RecursionError):
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OSError, RuntimeError) as error:
-        raise ImportRefused(f"{path.name}: not a Keras model as Keras saves them "
-                            f"({type(error).__name__}: {error})") from None
+        raise ImportRefused(f"{path.name}: the file cannot be read as a Keras model ({_reason(error)}); "
+                            f"save it again with model.save('model.keras')") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return the text of an exception; a KeyError's text is only the key."""
+    return f"key {error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _is_zip(path: Path) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``.npz``: this project's own models, and any trainer's arrays under the names of `tensors`."""
+"""Import ``.npz`` files: models and networks of OpenESE, and arrays with the names in `tensors`."""
 
 import io
 import math
@@ -20,7 +20,9 @@ __all__ = ["IMPORTER", "NativeSource", "arrays_source"]
 
 
 class NativeSource(Source):
-    """A model or network of this project: there is one thing in it, and it is whole."""
+    """A model or network that OpenESE saved; it is loaded whole."""
+
+    expected = "a network of OpenESE"
 
     def __init__(self, path: Path, network: Network) -> None:
         self.path = path
@@ -35,7 +37,7 @@ class NativeSource(Source):
         return [self._network.name]
 
     def parts(self, names: Sequence[str]) -> list[Part]:
-        raise NotImplementedError("a network of this project is taken whole")
+        raise NotImplementedError("a network that OpenESE saved is loaded whole")
 
     def load(self, select: str | Sequence[str] | None = None) -> Network:
         self._names(select)
@@ -43,7 +45,7 @@ class NativeSource(Source):
 
 
 def arrays_source(path: Path, arrays: dict[str, NDArray[Any]]) -> Source:
-    """The source for arrays under this project's own keys, or under the names of `tensors`."""
+    """Return the source for arrays with the keys of `Network.save` or the names in `tensors`."""
     if any(key.endswith("layer0.w_x") for key in arrays):
         return NativeSource(path, Network.from_arrays(arrays, path.stem))
     return TensorSource(path, {name: stored(array) for name, array in arrays.items()})
@@ -57,7 +59,7 @@ def _open(path: Path) -> Source:
 
 
 def _array(data: bytes, where: str) -> NDArray[Any]:
-    """A ``.npy`` member, checked against its own length before anything of its claimed size is made."""
+    """Return the array of a ``.npy`` member. Its length is checked before memory is allocated."""
     try:
         file = io.BytesIO(data)
         major, _ = npy.read_magic(file)
@@ -66,11 +68,12 @@ def _array(data: bytes, where: str) -> NDArray[Any]:
     except Exception as error:  # numpy parses the header as Python, and fails in as many ways
         raise ImportRefused(f"{where}: not a .npy array ({type(error).__name__})") from None
     if dtype.hasobject:
-        raise ImportRefused(f"{where}: Python objects are not read, since that would run code from the file")
+        raise ImportRefused(f"{where}: Python objects are not read, because reading them runs code; "
+                            f"save arrays of numbers")
     count, rest = math.prod(shape), data[file.tell():]
     if len(rest) != count * dtype.itemsize:
-        raise ImportRefused(f"{where}: {shape} of {dtype} needs {count * dtype.itemsize:,} bytes, "
-                            f"not {len(rest):,}")
+        raise ImportRefused(f"{where}: the file is damaged: shape {shape} of {dtype} needs "
+                            f"{count * dtype.itemsize:,} bytes, not {len(rest):,}")
     array = np.frombuffer(rest, dtype, count) if dtype.itemsize else np.zeros(count, dtype)
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 

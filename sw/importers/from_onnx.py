@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX: the LSTM operator, wherever it stands in a graph, with the linear layers around it.
+"""Import ONNX models: LSTM nodes anywhere in the graph, and the linear layers after them.
 
-Gate order i, o, f, c; biases Wb and Rb, added up; peepholes i, o, f. What the operator can say and the
-machine cannot compute is refused by name; what has the same result in other weights is rewritten:
-``input_forget`` (f = 1 - i is a sigmoid of the negated sum) and the inner scale of a ``ScaledTanh``.
+ONNX has the gate order i, o, f, c, two biases Wb and Rb, which are added, and the peepholes i, o, f. An LSTM node
+that the machine cannot compute is refused with the reason. Two attributes are rewritten into weights with the same
+result: ``input_forget`` (1 - sigmoid(z) = sigmoid(-z)) and the inner scale of a ``ScaledTanh``.
 """
 
 from collections.abc import Sequence
@@ -27,22 +27,22 @@ _GATES = [0, 2, 3, 1]
 _PEEPHOLES = [0, 2, 1]
 _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 _DEFAULTS = ("Sigmoid", "Tanh", "Tanh")
-#: Activations that take alpha and beta, with ONNX's defaults; the others take none.
+#: Activations that have alpha or beta, with ONNX's defaults.
 _ALPHA = {"affine": 1.0, "leakyrelu": 0.01, "thresholdedrelu": 1.0, "scaledtanh": 1.0, "hardsigmoid": 0.2,
           "elu": 1.0}
 _BETA = {"affine": 0.0, "scaledtanh": 1.0, "hardsigmoid": 0.5}
-#: Sums beyond this differ from infinity by less than 1.2e-7 in a sigmoid, and less in a tanh.
+#: The sigmoid of a sum beyond this is within 1.2e-7 of 0 or 1; the tanh is closer.
 _CLIP_WITHOUT_EFFECT = 16.0
 _RECURRENT = ("GRU", "RNN", "LSTM", "DynamicQuantizeLSTM", "AttnLSTM")
 
 
 class _Lstm:
-    """One LSTM node, its attributes checked.
+    """An LSTM node with checked attributes.
 
     Raises
     ------
     ImportRefused
-        For what the machine cannot compute.
+        If the machine cannot compute the node.
     """
 
     def __init__(self, node: Node) -> None:
@@ -50,34 +50,34 @@ class _Lstm:
         self.attributes = read_attributes(node.graph.onnx, node.proto)
         direction = self.attributes.get("direction", "forward")
         if direction not in _DIRECTIONS:
-            raise ImportRefused(f"direction {direction!r} is not known")
+            raise ImportRefused(f"direction {direction!r} is none of {', '.join(_DIRECTIONS)}")
         self.ways = _DIRECTIONS[direction]
         self.batch_first = self.attributes.get("layout", 0) == 1
         for name in ("W", "R", "B", "P"):
             if self._given(name) and node.graph.constant(self._given(name)) is None:
-                raise ImportRefused(f"{name} is computed while the graph runs; "
-                                    f"only constant weights are taken")
+                raise ImportRefused(f"{name} is computed by the graph; export the model with constant weights")
         self._gates = [_gate_activations(values) for values in self._activations()]
         clip = self.attributes.get("clip", 0.0)
-        if 0 < clip < _CLIP_WITHOUT_EFFECT / min(1.0, *(scale for _, scale in self._gates)):
-            raise ImportRefused(f"clip {clip:g}: the machine does not clip sums; from "
-                                f"{_CLIP_WITHOUT_EFFECT:g} on it makes no difference")
+        without_effect = _CLIP_WITHOUT_EFFECT / min(1.0, *(scale for _, scale in self._gates))
+        if 0 < clip < without_effect:
+            raise ImportRefused(f"clip {clip:g}: the machine does not clip sums; export without clip, or with "
+                                f"{without_effect:g} or more, which changes nothing")
 
     def _given(self, name: str) -> str:
         return self.node.input(_INPUTS.index(name))
 
     def _activations(self) -> list[list[tuple[str, float, float]]]:
-        """Name, alpha and beta of f, g and h in each direction; only some functions take numbers."""
+        """Return name, alpha and beta of the functions f, g and h in each direction."""
         names = self.attributes.get("activations") or list(_DEFAULTS) * len(self.ways)
         if len(names) != 3 * len(self.ways):
-            raise ImportRefused(f"{len(names)} activations for {len(self.ways)} directions")
+            raise ImportRefused(f"expected {3 * len(self.ways)} activations, 3 for each direction, found {len(names)}")
         alphas, betas = (iter(self.attributes.get(f"activation_{key}") or ()) for key in ("alpha", "beta"))
         full = [(name, next(alphas, _ALPHA[name.lower()]) if name.lower() in _ALPHA else 1.0,
                  next(betas, _BETA[name.lower()]) if name.lower() in _BETA else 1.0) for name in names]
         return [full[n:n + 3] for n in range(0, len(full), 3)]
 
     def tensor(self, name: str, letters: str, shape: tuple[int, ...]) -> FloatArray | None:
-        """A constant input as float32 or float64; sizes of 0 in ``shape`` are free."""
+        """Return a constant input as float32 or float64; a 0 in ``shape`` stands for any size."""
         constant = self.node.graph.constant(self._given(name)) if self._given(name) else None
         if constant is None:
             return None
@@ -89,7 +89,7 @@ class _Lstm:
         return array if array.dtype == np.float64 else array.astype(np.float32)
 
     def build(self) -> Recurrent:
-        """The node as one row."""
+        """Return the node as one row of one or two directions."""
         ways = len(self.ways)
         r = self.tensor("R", "directions, 4H, H", (ways, 0, 0))
         cells = self.attributes.get("hidden_size") or (r.shape[2] if r is not None else 0)
@@ -133,56 +133,60 @@ class _Lstm:
                 for d in range(len(self.ways))]
 
     def _notes(self) -> list[str]:
-        name, graph, said = self.node.name, self.node.graph, []
+        name, graph, notes = self.node.name, self.node.graph, []
         through: set[str] = set()
         for tensor in ("W", "R", "B", "P"):
             constant = graph.constant(self._given(tensor)) if self._given(tensor) else None
             through |= constant.through if constant is not None else set()
         if "DequantizeLinear" in through:
-            said.append(f"{name}: quantized weights, taken as the floats that they stand for")
-        said += [f"{name}: {kind} weights, taken exactly as float32"
-                 for kind in ("float16", "bfloat16") if kind in through]
+            notes.append(f"{name}: quantized weights are converted to floating point")
+        notes += [f"{name}: {kind} weights are converted to float32, without rounding"
+                  for kind in ("float16", "bfloat16") if kind in through]
         if self._given("sequence_lens"):
-            said.append(f"{name}: sequence_lens: give the lengths when it runs")
+            notes.append(f"{name}: sequence_lens is ignored; give the lengths with the frames (array 'lengths')")
         for tensor in ("initial_h", "initial_c"):
             if self._given(tensor) and not graph.is_zero(self._given(tensor)) \
                     and graph.constant(self._given(tensor)) is None:
-                said.append(f"{name}: {tensor} is computed by the graph: give it when it runs, or it is zero")
+                notes.append(f"{name}: {tensor} is computed by the graph and is taken as zero; in Python, pass "
+                             f"Network.run(..., initial=...)")
         if self.attributes.get("clip", 0.0) > 0:
-            said.append(f"{name}: clip {self.attributes['clip']:g} has no effect and is dropped")
+            notes.append(f"{name}: clip {self.attributes['clip']:g} is dropped; it changes nothing")
         if self.attributes.get("input_forget"):
-            said.append(f"{name}: input_forget: f = 1 - i, as the negated weights of i")
-        return said
+            notes.append(f"{name}: input_forget: gate f gets the negated weights of gate i")
+        return notes
 
 
 def _gate_activations(functions: Sequence[tuple[str, float, float]]) -> tuple[str, float]:
-    """The activation of g and the scale of its argument, after a check of f and h."""
+    """Return the activation of gate g and the scale of its argument, after a check of f and h."""
     (f, *_), (g, g_alpha, g_beta), (h, h_alpha, h_beta) = functions
     if f.lower() != "sigmoid":
-        raise ImportRefused(f"activation {f} of the gates i, o, f: the machine computes Sigmoid there")
+        raise ImportRefused(f"activation {f} of the gates i, o, f: the machine computes only Sigmoid there")
     if h.lower() != "tanh" and (h.lower(), h_alpha, h_beta) != ("scaledtanh", 1.0, 1.0):
-        raise ImportRefused(f"activation {h} of the cell's output: the machine computes Tanh there")
+        raise ImportRefused(f"activation {h} of the cell's output: the machine computes only Tanh there")
     if g.lower() in ("tanh", "sigmoid"):
         return g.lower(), 1.0
     if g.lower() == "scaledtanh" and g_alpha == 1.0:
         return "tanh", g_beta
-    raise ImportRefused(f"activation {g} of the cell's input: the machine computes Tanh, Sigmoid, or "
-                        f"ScaledTanh of alpha 1 there")
+    raise ImportRefused(f"activation {g} of the cell's input: the machine computes only Tanh, Sigmoid and "
+                        f"ScaledTanh with alpha 1 there")
 
 
 def _scaled(w_x: FloatArray, w_r: FloatArray, bias: FloatArray, scale: float) -> list[FloatArray]:
-    """The gates' tensors with those of g multiplied by ``scale``."""
+    """Return the gates' tensors, those of gate g multiplied by ``scale``."""
     factors = np.array([1.0, 1.0, scale, 1.0], w_x.dtype)
     return [w_x * factors[:, None, None], w_r * factors[:, None, None], bias * factors[:, None]]
 
 
 def _coupled(tensor: FloatArray) -> FloatArray:
-    """``tensor`` with the part of gate f the negated one of gate i."""
+    """Return ``tensor`` with gate f replaced by the negated gate i."""
     return np.concatenate([tensor[:1], -tensor[:1], tensor[2:]])
 
 
 class _OnnxSource(Source):
     """The LSTM nodes of a model, and the linear nodes that read their outputs."""
+
+    expected = ("an LSTM node; export the LSTM as one operator, not as MatMul and Sigmoid nodes, "
+                "and before it is quantized")
 
     def __init__(self, path: Path, graph: Graph) -> None:
         self.path = path
@@ -207,27 +211,27 @@ class _OnnxSource(Source):
         return name if name not in self._nodes else f"{name}#{len(self._nodes)}"
 
     def _check(self, node: Node) -> _Lstm | str:
-        """The LSTM, or why it is refused."""
+        """Return the LSTM, or the reason why it is refused."""
         if node.kind != "LSTM" or node.proto.domain not in ("", "ai.onnx"):
             kind = f"{node.proto.domain}.{node.kind}" if node.proto.domain else node.kind
-            return f"a {kind} is not an LSTM as ONNX defines it"
+            return f"a {kind} is not an LSTM of the ONNX standard, and the machine does not compute it"
         try:
             return _Lstm(node)
         except ImportRefused as error:
             return str(error)
 
     def entries(self) -> list[Entry]:
-        found = []
+        entries = []
         for node in self._nodes.values():
             lstm = self._lstms.get(node.name)
             if lstm is not None:
-                found.append(Entry(node.name, node.kind, self._summary(node),
-                                   lstm if isinstance(lstm, str) else None))
+                entries.append(Entry(node.name, node.kind, self._summary(node),
+                                     lstm if isinstance(lstm, str) else None))
             elif (before := self._before(node)) is not None:
                 weight = linear_weight(node)
                 sizes = "" if weight is None else f"{weight.shape[1]} -> {weight.shape[0]}, "
-                found.append(Entry(node.name, node.kind, f"{sizes}after {before.name!r}"))
-        return found
+                entries.append(Entry(node.name, node.kind, f"{sizes}after {before.name!r}"))
+        return entries
 
     def default(self) -> list[str]:
         usable = [name for name, lstm in self._lstms.items() if isinstance(lstm, _Lstm)]
@@ -247,7 +251,7 @@ class _OnnxSource(Source):
         return [self._part(self._nodes[name]) for name in names]
 
     def _before(self, node: Node) -> Node | None:
-        """The node whose outputs, all of them and in their order, are this node's data."""
+        """Return the node whose outputs, complete and in order, are this node's input."""
         labels = node.graph.labels(node.input(0))
         rows = labels.rows if labels is not None else None
         if rows is None or labels is None:
@@ -280,7 +284,7 @@ class _OnnxSource(Source):
 def _linear(node: Node) -> Linear:
     weight = linear_weight(node)
     if weight is None:
-        raise ImportRefused("its matrix is not constant")
+        raise ImportRefused("the matrix is computed by the graph; export the model with constant weights")
     bias: NDArray[Any] = np.zeros(weight.shape[0], np.float32)
     if node.kind == "MatMul":
         added = node.graph.bias_of(node)
@@ -291,12 +295,12 @@ def _linear(node: Node) -> Linear:
         if node.input(2):
             constant = node.graph.constant(node.input(2))
             if constant is None:
-                raise ImportRefused("its bias is not constant")
+                raise ImportRefused("the bias is computed by the graph; export the model with constant weights")
             bias = constant.array * np.float32(attributes.get("beta", 1.0))
             bias = np.broadcast_to(bias, (1, weight.shape[0]))[0]
     labels = node.graph.labels(node.input(0))
     partial = labels is not None and labels.rows is not None and labels.rows.size < labels.total
-    notes = (f"{node.name}: the graph computes it for some frames only; here every frame has it",)
+    notes = (f"{node.name}: the graph applies it to some frames only; here it is applied to every frame",)
     return Linear(node.name, Dense(weight=weight.astype(np.float32), bias=bias.astype(np.float32)),
                   notes if partial else ())
 
@@ -319,7 +323,7 @@ def _open(path: Path) -> Source:
         raise ImportRefused(f"{path.name}: not an ONNX model ({type(error).__name__})") from None
     try:
         model = onnx.shape_inference.infer_shapes(model)
-    except Exception:  # shapes only help: without them any will do
+    except Exception:  # inferred shapes are optional
         pass
     return _OnnxSource(path, Graph(onnx, model.graph, path, model.opset_import))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``.safetensors``: named arrays, under the names of `tensors` or this project's own keys."""
+"""Import ``.safetensors`` files: arrays with the names in `tensors` or the keys of `Network.save`."""
 
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ def _open(path: Path) -> Source:
     if path.stat().st_size > LIMIT:
         raise ImportRefused(f"{path.name}: {path.stat().st_size:,} bytes; at most {LIMIT:,} are read")
     try:
-        found = safetensors.deserialize(path.read_bytes())
+        views = safetensors.deserialize(path.read_bytes())
     except safetensors.SafetensorError as error:
         raise ImportRefused(f"{path.name}: not a safetensors file ({error})") from None
-    tensors = {name: _stored(view) for name, view in found}
+    tensors = {name: _stored(view) for name, view in views}
     if any(name.endswith("layer0.w_x") for name in tensors):
         return arrays_source(path, {name: tensor.read() for name, tensor in tensors.items()})
     return TensorSource(path, tensors)

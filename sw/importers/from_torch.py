@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch: state dicts, checkpoints, whole saved models, TorchScript archives, and live modules.
+"""Import PyTorch state dicts, checkpoints, whole saved models, TorchScript archives, and modules in memory.
 
-Tensors are found by their attribute paths, whatever holds them, and read as `torch_archive` says:
-nothing in a file is run, and PyTorch need not be installed.
+The importer finds tensors by their attribute paths in any container. `torch_archive` reads them: it runs no code
+from the file and does not need PyTorch.
 """
 
 from pathlib import Path
@@ -16,12 +16,13 @@ __all__ = ["IMPORTER", "from_module"]
 
 _DEEPEST = 32
 _MOST = 100_000
-_SAID = ("mode", "dropout", "batch_first")
+_ATTRIBUTES = ("mode", "dropout", "batch_first")
 _TRANSPARENT = ("_parameters", "_buffers", "_modules")
+_SMALLER = "save only the model's weights: torch.save(model.state_dict(), path)"
 
 
 class _Walk:
-    """All tensors in a tree of containers and modules, by path, and what the modules say of themselves."""
+    """The tensors in a tree of containers and modules by path, and the attributes of the modules."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Stored] = {}
@@ -30,13 +31,16 @@ class _Walk:
 
     def visit(self, value: Any, path: tuple[str, ...] = ()) -> None:
         self._visited += 1
-        if self._visited > _MOST or len(path) > _DEEPEST:
-            raise ImportRefused(f"more than {_MOST:,} objects, or more than {_DEEPEST} levels of them")
+        if self._visited > _MOST:
+            raise ImportRefused(f"the file holds more than {_MOST:,} objects; {_SMALLER}")
+        if len(path) > _DEEPEST:
+            raise ImportRefused(f"objects are nested more than {_DEEPEST} levels deep at {'.'.join(path[:4])}; "
+                                f"{_SMALLER}")
         if isinstance(value, Stored):
             self.tensors[".".join(path)] = value
         elif isinstance(value, Stub):
-            said = {name: value.state[name] for name in _SAID if name in value.state}
-            self.modules[".".join(path)] = {"class": value.origin, **said}
+            attributes = {name: value.state[name] for name in _ATTRIBUTES if name in value.state}
+            self.modules[".".join(path)] = {"class": value.origin, **attributes}
             self._items(value.state, path)
         elif isinstance(value, dict):
             self._items(value, path)
@@ -57,11 +61,11 @@ def _open(path: Path) -> Source:
 
 
 def from_module(module: Any, name: str = "model") -> Source:
-    """The LSTMs in a live ``torch.nn.Module``: ``from_module(net).load("encoder.lstm")``."""
+    """Open a ``torch.nn.Module`` in memory as a source: ``from_module(net).load("encoder.lstm")``."""
     tensors = {key: stored(value.detach().cpu().numpy()) for key, value in module.state_dict().items()
                if hasattr(value, "detach")}
     modules = {path: {"class": f"{type(child).__module__}.{type(child).__qualname__}",
-                      **{key: getattr(child, key) for key in _SAID
+                      **{key: getattr(child, key) for key in _ATTRIBUTES
                          if isinstance(getattr(child, key, None), (str, float, bool))}}
                for path, child in module.named_modules()}
     return TensorSource(Path(f"{name}.pt"), tensors, modules)

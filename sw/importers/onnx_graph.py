@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an ONNX graph says around its LSTM nodes: constants, and which output feeds which input."""
+"""Analyse an ONNX graph around its LSTM nodes: constants, and the outputs that feed each input."""
 
 import math
 from collections.abc import Iterator
@@ -15,28 +15,28 @@ __all__ = ["Constant", "Graph", "Labels", "Node", "linear_weight", "read_attribu
 
 Array = NDArray[Any]
 
-#: Operators of constants that are worked out here; none makes more elements than it is given.
+#: Operators on constants that are evaluated; none returns more elements than it reads.
 _FOLDED = {"Constant", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "Transpose", "Unsqueeze",
            "Squeeze", "Reshape", "Flatten", "Concat", "Slice", "Split"}
 #: Operators that only move or drop elements of their first input.
 _MOVING = {"Identity", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Slice", "Gather",
            "Dropout", "Cast"}
-#: Operators whose output is zero if their first input is.
+#: Operators whose output is zero if their first input is zero.
 _KEEPING_ZERO = (_MOVING - {"Dropout"}) | {"Expand", "Tile", "Split"}
 _MOST_LABELS = 1 << 24
 
 
 class Constant(NamedTuple):
-    """A tensor that the file fixes, and the types and operators that it came through."""
+    """A constant tensor, and the types and operators that it was computed through."""
 
     array: Array
     through: frozenset[str]
 
 
 class Labels(NamedTuple):
-    """Where each element of a tensor comes from: ``(t * B + b) * features + f`` of an LSTM's output.
+    """The origin of each element of a tensor, as the index ``(t * B + b) * features + f`` into a node's output.
 
-    ``source`` is the node that gives it, an LSTM or the last linear one; ``total`` is T * B.
+    ``source`` is that node, an LSTM or the last linear node; ``total`` is T * B.
     """
 
     array: Array
@@ -46,7 +46,7 @@ class Labels(NamedTuple):
 
     @property
     def rows(self) -> Array | None:
-        """``t * B + b`` of each row, if the last axis holds all features in their order."""
+        """The index ``t * B + b`` of each row; None unless the last axis holds all features in order."""
         if not self.array.ndim or self.array.shape[-1] != self.features:
             return None
         rows = self.array // self.features
@@ -55,7 +55,7 @@ class Labels(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A node, the name by which it is selected, and the graph that it stands in."""
+    """A node, the name that selects it, and its graph."""
 
     name: str
     proto: Any
@@ -66,36 +66,37 @@ class Node(NamedTuple):
         return str(self.proto.op_type)
 
     def input(self, number: int) -> str:
-        """The name of an input, empty where it is left out."""
+        """Return the name of an input; empty if the node leaves it out."""
         return self.proto.input[number] if number < len(self.proto.input) else ""
 
 
 def read_attributes(onnx: Any, proto: Any) -> dict[str, Any]:
-    """A node's attributes by name, text as str."""
-    found = {}
+    """Return a node's attributes by name, with text as str."""
+    values = {}
     for attribute in proto.attribute:
         value = onnx.helper.get_attribute_value(attribute)
         if isinstance(value, bytes):
             value = value.decode(errors="replace")
         elif isinstance(value, list):
             value = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in value]
-        found[attribute.name] = value
-    return found
+        values[attribute.name] = value
+    return values
 
 
 class Graph:
-    """A graph or the body of an If, Loop or Scan, with the graphs around it.
+    """A graph, or the body of an If, Loop or Scan node.
 
     Parameters
     ----------
     onnx : module
     proto : GraphProto
     path : Path
-        The file, beside which external tensors lie.
+        The file. External tensors are in its folder.
     opsets : sequence of OperatorSetIdProto
     outer : Graph, optional
+        The graph around a body.
     prefix : str
-        What tells this body's names from others'.
+        Makes names of nodes in a body unique.
     """
 
     def __init__(self, onnx: Any, proto: Any, path: Path, opsets: Any, outer: "Graph | None" = None,
@@ -104,12 +105,12 @@ class Graph:
         self.outer, self.prefix = outer, prefix
         self.producers = {name: node for node in proto.node for name in node.output if name}
         self.tensors = {tensor.name: tensor for tensor in proto.initializer}
-        #: The nodes that matter, by their outputs' names: whoever walks fills it in.
+        #: LSTM, MatMul and Gemm nodes by their outputs' names. The importer fills it in.
         self.nodes: dict[str, Node] = {}
         self._constants: dict[str, Constant | None] = {}
 
     def walk(self) -> Iterator[tuple["Graph", Any]]:
-        """All nodes of this graph and of the bodies in it."""
+        """Yield all nodes of this graph and of the bodies in it, each with its graph."""
         for number, node in enumerate(self.proto.node):
             yield self, node
             for attribute in node.attribute:
@@ -120,7 +121,13 @@ class Graph:
     # -- constants -----------------------------------------------------------------------------
 
     def constant(self, name: str) -> Constant | None:
-        """The value of ``name`` if the file fixes it."""
+        """Return the value of ``name`` if it is constant, else None.
+
+        Raises
+        ------
+        ImportRefused
+            If the constant is too large, or cannot be read or computed.
+        """
         if name not in self._constants:
             self._constants[name] = None
             self._constants[name] = self._find_constant(name)
@@ -145,9 +152,10 @@ class Graph:
         return Constant(array, through | {str(array.dtype)} if node.op_type == "Constant" else through)
 
     def _evaluate(self, node: Any, name: str, values: dict[str, Array]) -> Array:
-        """One output of ``node`` for these inputs, by ONNX's own reference."""
+        """Return one output of ``node`` for these inputs, computed by ONNX's reference evaluator."""
         if 8 * sum(values[given].size for given in node.input if given) > LIMIT:
-            raise ImportRefused(f"{self.path.name}: constant {name!r} is too large")
+            raise ImportRefused(f"{self.path.name}: constant {name!r} is computed from more than {LIMIT // 8:,} "
+                                f"numbers; export the model with constant weights")
         helper = self.onnx.helper
         free = [helper.make_empty_tensor_value_info(given) for given in values]
         graph = helper.make_graph([node], "constant", free, [helper.make_empty_tensor_value_info(name)])
@@ -155,7 +163,7 @@ class Graph:
         try:
             return np.asarray(self.onnx.reference.ReferenceEvaluator(model).run(None, values)[0])
         except Exception as error:
-            raise ImportRefused(f"{self.path.name}: constant {name!r} cannot be worked out "
+            raise ImportRefused(f"{self.path.name}: constant {name!r} cannot be computed "
                                 f"({type(error).__name__}: {error})") from None
 
     def _read(self, tensor: Any) -> Array:
@@ -174,22 +182,26 @@ class Graph:
         base = self.path.resolve().parent
         file = (base / keys.get("location", "")).resolve()
         if not file.is_relative_to(base):
-            raise ImportRefused(f"{self.path.name}: tensor {tensor.name!r} lies at {keys.get('location')!r}, "
-                                f"outside of the model's folder")
+            raise ImportRefused(f"{self.path.name}: tensor {tensor.name!r} is stored in {keys.get('location')!r}, "
+                                f"outside of the model's folder, and is not read")
         dtype = np.dtype(self.onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         length = math.prod(tensor.dims) * dtype.itemsize
-        if not file.is_file() or not 0 < length <= LIMIT:
-            raise ImportRefused(f"{self.path.name}: the {length:,} bytes of tensor {tensor.name!r} are not "
-                                f"in {keys.get('location')!r} beside the model")
+        if not file.is_file():
+            raise ImportRefused(f"{self.path.name}: the file {keys.get('location')!r} with tensor {tensor.name!r} is "
+                                f"missing; put it beside the model")
+        if not 0 < length <= LIMIT:
+            raise ImportRefused(f"{self.path.name}: tensor {tensor.name!r} has {length:,} bytes; "
+                                f"1 to {LIMIT:,} are read")
         with open(file, "rb") as stream:
             stream.seek(int(keys.get("offset", 0)))
             data = stream.read(length)
         if len(data) != length:
-            raise ImportRefused(f"{self.path.name}: {file.name} is too short for tensor {tensor.name!r}")
+            raise ImportRefused(f"{self.path.name}: {file.name} is too short for tensor {tensor.name!r}; "
+                                f"copy it again")
         return np.frombuffer(data, dtype).reshape(tuple(tensor.dims))
 
     def is_zero(self, name: str) -> bool:
-        """Whether ``name`` is zero throughout, whatever its shape turns out to be."""
+        """Whether all elements of ``name`` are zero, for any shape that it can have."""
         constant = self.constant(name)
         if constant is not None:
             return not constant.array.any()
@@ -203,10 +215,10 @@ class Graph:
             return all(self.is_zero(given) for given in node.input)
         return node.op_type in _KEEPING_ZERO and self.is_zero(node.input[0])
 
-    # -- what feeds what -----------------------------------------------------------------------
+    # -- the origin of inputs ------------------------------------------------------------------
 
     def labels(self, name: str) -> Labels | None:
-        """Where ``name``'s elements come from, if they are an LSTM's, moved or through a linear node."""
+        """Return the origin of ``name``'s elements, if all come from one LSTM, moved or through linear nodes."""
         proto = self.producers.get(name)
         if proto is None:
             return self.outer.labels(name) if self.outer is not None else None
@@ -234,7 +246,7 @@ class Graph:
             return None
 
     def bias_of(self, node: Node) -> Array | None:
-        """The bias (K,) that the one reader of a MatMul's output adds to it, if it does."""
+        """Return the bias (K,) that an Add adds to a MatMul's output, if the Add is its only reader."""
         output = node.proto.output[0]
         readers = [reader for reader in self.proto.node if output in reader.input]
         weight = linear_weight(node)
@@ -273,7 +285,7 @@ class Graph:
         return None
 
     def _extent(self, name: str, batch_first: bool) -> tuple[int, int]:
-        """Frames and voices of an LSTM's input, as the file fixes them, else any small numbers."""
+        """Return the frames and voices of an LSTM's input; small numbers if the file leaves them open."""
         for value in [*self.proto.value_info, *self.proto.input]:
             sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
             if value.name == name and len(sizes) == 3:
@@ -283,7 +295,7 @@ class Graph:
 
 
 def linear_weight(node: Node) -> Array | None:
-    """The matrix (K, P) of a MatMul or Gemm, without a Gemm's factor alpha."""
+    """Return the matrix (K, P) of a MatMul or Gemm, without a Gemm's factor alpha; None if it is not constant."""
     constant = node.graph.constant(node.input(1))
     if constant is None or constant.array.ndim != 2:
         return None

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LSTMs among named arrays: what a state dict, a safetensors file or an ``.npz`` holds.
+"""Find LSTMs among the named arrays of a state dict, a safetensors file or an ``.npz``.
 
-Three families of names are known. PREFIX is anything up to a dot, or nothing.
+Three families of names are recognized. PREFIX ends with a dot, or is empty.
 
 PyTorch, gate order i, f, g, o along the first axis, ``K`` counting stacked layers:
 
 ====================================  ==================  =========================================
-``PREFIX.weight_ih_lK``               (4H, I)             also with ``_reverse`` behind it
+``PREFIX.weight_ih_lK``               (4H, I)             the backward direction ends in ``_reverse``
 ``PREFIX.weight_hh_lK``               (4H, P)
-``PREFIX.bias_ih_lK, bias_hh_lK``     (4H,)               absent with ``bias=False``; added up
+``PREFIX.bias_ih_lK, bias_hh_lK``     (4H,)               added; absent with ``bias=False``
 ``PREFIX.weight_hr_lK``               (P, H)              absent without ``proj_size``
 ``PREFIX.weight_ih, weight_hh, ...``                      an ``nn.LSTMCell``
-``NAME_orig`` and ``NAME_mask``                           left by ``torch.nn.utils.prune``; multiplied
+``NAME_orig`` and ``NAME_mask``                           multiplied; from ``torch.nn.utils.prune``
 ====================================  ==================  =========================================
 
 Kaldi's ``LstmProjectedStreams``, gate order g, i, f, o along the first axis:
@@ -24,7 +24,7 @@ Kaldi's ``LstmProjectedStreams``, gate order g, i, f, o along the first axis:
 ``PREFIX.w_r_m``                      (P, H)              absent without projection
 ====================================  ==================  =========================================
 
-The names of the ESE paper, one array for each gate; "c" is the gate that others call g:
+The names of the ESE paper, one array for each gate; its gate c is gate g elsewhere:
 
 ====================================  ==================  =========================================
 ``PREFIX.w_ix, w_fx, w_cx, w_ox``     (H, I)
@@ -34,9 +34,9 @@ The names of the ESE paper, one array for each gate; "c" is the gate that others
 ``PREFIX.w_ym``                       (P, H)              absent without projection
 ====================================  ==================  =========================================
 
-LSTMs of the last two families whose prefixes are alike but for a trailing number (``layer0``,
-``layer1``, ...) are stacked in the order of their numbers. Beside an LSTM, ``NAME.weight`` (K, P) with
-an optional ``NAME.bias`` (K,) can be selected as the linear layer after it.
+LSTMs of the last two families whose prefixes differ only in a number at the end (``layer0``,
+``layer1``, ...) are stacked in the order of these numbers. ``NAME.weight`` (K, P), with an optional
+``NAME.bias`` (K,), can be selected as the linear layer after an LSTM with P outputs.
 """
 
 import math
@@ -56,7 +56,7 @@ from openese.sw.model.layers import Dense, Layer
 
 __all__ = ["Stored", "TensorSource", "stored"]
 
-#: What a module says of itself beside its tensors: ``class``, ``mode``, ``dropout``, ``batch_first``.
+#: Attributes of a module beside its tensors: ``class``, ``mode``, ``dropout``, ``batch_first``.
 Attributes = Mapping[str, Any]
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -69,7 +69,7 @@ _RECURRENT = re.compile(r"(LSTM|GRU|RNN)(Cell)?$")
 
 
 class Stored(NamedTuple):
-    """A tensor that is read when it is needed: its shape, the name of its type, and how to read it."""
+    """A tensor that is read on demand: its shape, the name of its type, and a function that reads it."""
 
     shape: tuple[int, ...]
     type: str
@@ -77,13 +77,13 @@ class Stored(NamedTuple):
 
 
 def stored(array: NDArray[Any]) -> Stored:
-    """A tensor that is in memory already."""
+    """Return an array in memory as `Stored`."""
     return Stored(array.shape, str(array.dtype), lambda: array)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """An LSTM by its prefix, or what is refused in its place; ``tensors`` by their names behind it."""
+class _Group:
+    """The tensors under one prefix, by their names without it, and the attributes of their module."""
 
     name: str
     tensors: Mapping[str, Stored]
@@ -94,22 +94,30 @@ class _Found:
         return self.name or "lstm"
 
     def values(self, name: str, shape: tuple[int, ...] | None = None) -> FloatArray:
-        """A tensor's values, in float32 or float64."""
+        """Return a tensor's values as float32 or float64.
+
+        Raises
+        ------
+        ImportRefused
+            If the tensor is missing, too large, or of another type or shape.
+        """
         tensor = self.tensors.get(name)
         if tensor is None:
             raise ImportRefused(f"{self.label}: {name} is missing")
         if tensor.type not in _FLOATS:
-            raise ImportRefused(f"{self.label}: {name} is of type {tensor.type}, not floating point")
+            raise ImportRefused(f"{self.label}: {name} has type {tensor.type}, not floating point; "
+                                f"import the model before it is quantized")
         if shape is not None and tensor.shape != shape:
             raise ImportRefused(f"{self.label}: {name}: expected shape {shape}, found {tensor.shape}")
         if 8 * math.prod(tensor.shape) > LIMIT:
-            raise ImportRefused(f"{self.label}: {name} of shape {tensor.shape} is too large")
+            raise ImportRefused(f"{self.label}: {name} has shape {tensor.shape}; at most {LIMIT // 8:,} numbers "
+                                f"are read")
         array = tensor.read()
         return array if array.dtype == np.float64 else array.astype(np.float32)
 
 
-class _Torch(_Found):
-    """Tensors named as in ``nn.LSTM`` and ``nn.LSTMCell``."""
+class _TorchGroup(_Group):
+    """Tensors with the names of ``nn.LSTM`` or ``nn.LSTMCell``."""
 
     def values(self, name: str, shape: tuple[int, ...] | None = None) -> FloatArray:
         if f"{name}_orig" in self.tensors:
@@ -122,7 +130,7 @@ class _Torch(_Found):
 
     @property
     def suffixes(self) -> list[tuple[str, ...]]:
-        """For each stacked layer, what follows its tensors' names in each direction."""
+        """The suffixes of the tensors' names: for each stacked layer, one for each direction."""
         matches = [match for match in map(_TORCH.fullmatch, self.tensors) if match and match[2]]
         if not matches:
             return [("",)]
@@ -132,8 +140,8 @@ class _Torch(_Found):
 
     @property
     def kind(self) -> str:
-        for said in (self.attributes.get("mode"), self.attributes.get("class")):
-            match = re.match("LSTM|GRU|RNN", str(said).rpartition(".")[2])
+        for attribute in (self.attributes.get("mode"), self.attributes.get("class")):
+            match = re.match("LSTM|GRU|RNN", str(attribute).rpartition(".")[2])
             if match:
                 return str(match[0]) + self.cell
         hh, hr = self.shape(f"weight_hh{self.suffixes[0][0]}"), self.shape(f"weight_hr{self.suffixes[0][0]}")
@@ -151,12 +159,13 @@ class _Torch(_Found):
     def problem(self) -> str | None:
         kind = self.kind.removesuffix("Cell")
         if kind == "?":
-            return f"weight_hh of shape {self.shape('weight_hh' + self.suffixes[0][0])} is of no LSTM"
+            return (f"weight_hh has shape {self.shape('weight_hh' + self.suffixes[0][0])}; an LSTM has (4H, H), "
+                    f"or (4H, P) with a projection")
         return None if kind == "LSTM" else f"a {kind} is not an LSTM: the machine has no {kind} cell"
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """I and the outputs of all directions."""
+        """The number of inputs, and of the outputs of all directions."""
         first, last = self.suffixes[0][0], self.suffixes[-1]
         inputs, outputs = self.shape(f"weight_ih{first}"), self.shape(f"weight_hh{last[0]}")
         return (inputs or (0,))[-1], (outputs or (0,))[-1] * len(last)
@@ -171,7 +180,7 @@ class _Torch(_Found):
     def layer(self, suffix: str, name: str) -> Layer:
         w_r = self.values(f"weight_hh{suffix}")
         if w_r.ndim != 2 or w_r.shape[0] % 4:
-            raise ImportRefused(f"{self.label}: weight_hh{suffix} of shape {w_r.shape} has no four gates")
+            raise ImportRefused(f"{self.label}: weight_hh{suffix}: expected shape (4H, P), found {w_r.shape}")
         cells, rows = w_r.shape[0] // 4, w_r.shape[0]
         w_x = self.values(f"weight_ih{suffix}")
         if w_x.ndim != 2 or w_x.shape[0] != rows:
@@ -187,17 +196,17 @@ class _Torch(_Found):
                      w_ym=self.values(projection) if self.shape(projection) is not None else None)
 
     def notes(self) -> list[str]:
-        said = []
+        notes = []
         if self.attributes.get("batch_first") is True:
-            said.append(f"{self.label}: batch_first only orders the axes; frames here are always (T, B, I)")
+            notes.append(f"{self.label}: batch_first is ignored; give frames as (T, B, I), time first")
         dropout = self.attributes.get("dropout")
         if isinstance(dropout, float) and dropout > 0:
-            said.append(f"{self.label}: dropout {dropout:g} has no part in inference")
-        return said + _type_notes(self)
+            notes.append(f"{self.label}: dropout {dropout:g} is ignored; it acts only in training")
+        return notes + _type_notes(self)
 
 
-class _Flat(_Found):
-    """One layer whose tensors carry Kaldi's or the paper's names."""
+class _LstmpGroup(_Group):
+    """Tensors of one layer with the names of Kaldi or of the paper."""
 
     kind = "LSTMP"
     problem = None
@@ -215,7 +224,7 @@ class _Flat(_Found):
     def _kaldi(self) -> Layer:
         bias = self.values("bias")
         if bias.ndim != 1 or bias.size % 4 or not bias.size:
-            raise ImportRefused(f"{self.label}: bias of shape {bias.shape} has no four gates")
+            raise ImportRefused(f"{self.label}: bias: expected shape (4H,), found {bias.shape}")
         cells = bias.size // 4
         order = [1, 2, 0, 3]
         parts: dict[str, Any] = {}
@@ -245,82 +254,87 @@ class _Flat(_Found):
         return np.stack([self.values(name, (cells,)) for name in names])
 
 
-def _type_notes(found: _Found) -> list[str]:
-    halves = sorted({tensor.type for tensor in found.tensors.values()} & {"float16", "bfloat16"})
-    return [f"{found.label}: {kind} weights, taken exactly as float32" for kind in halves]
+def _type_notes(group: _Group) -> list[str]:
+    halves = sorted({tensor.type for tensor in group.tensors.values()} & {"float16", "bfloat16"})
+    return [f"{group.label}: {kind} weights are converted to float32, without rounding" for kind in halves]
 
 
 class TensorSource(Source):
-    """The LSTMs among named tensors.
+    """The LSTMs and linear layers among named tensors.
 
     Parameters
     ----------
     path : Path
-        Where they are from.
+        The file.
     tensors : mapping of str to Stored
     modules : mapping of str to mapping, optional
-        What is known of the modules that hold them, by prefix.
+        Attributes of the modules that hold the tensors, by prefix.
     """
+
+    expected = ("tensors with the names of nn.LSTM (weight_ih_l0, weight_hh_l0, ...), of Kaldi (w_gifo_x, ...) or of "
+                "the ESE paper (w_ix, ...)")
 
     def __init__(self, path: Path, tensors: Mapping[str, Stored],
                  modules: Mapping[str, Attributes] | None = None) -> None:
         self.path = path
         self._tensors = tensors
         self._modules = modules or {}
-        self._found: dict[str, _Torch | _Flat] = {}
+        self._lstms: dict[str, _TorchGroup | _LstmpGroup] = {}
         for prefix, group in _grouped(tensors).items():
             attributes = self._modules.get(prefix, {})
             if any(_TORCH.fullmatch(name) and name.startswith("weight_hh") for name in group):
-                found: _Torch | _Flat = _Torch(prefix, group, attributes)
+                lstm: _TorchGroup | _LstmpGroup = _TorchGroup(prefix, group, attributes)
             elif "w_gifo_x" in group or "w_ix" in group:
-                found = _Flat(prefix, group, attributes)
+                lstm = _LstmpGroup(prefix, group, attributes)
             else:
                 continue
-            self._found[found.label] = found
+            self._lstms[lstm.label] = lstm
 
     def entries(self) -> list[Entry]:
-        entries = [Entry(found.label, found.kind, _summary(found), found.problem)
-                   for found in self._found.values()]
+        entries = [Entry(lstm.label, lstm.kind, _summary(lstm), lstm.problem) for lstm in self._lstms.values()]
         for prefix, attributes in self._modules.items():
             kind = str(attributes.get("class", "")).rpartition(".")[2]
-            if prefix not in self._found and _RECURRENT.search(kind) and "quantized" in attributes["class"]:
+            if prefix not in self._lstms and _RECURRENT.search(kind) and "quantized" in attributes["class"]:
                 entries.append(Entry(prefix, kind, problem=f"{attributes['class']} packs its weights; "
-                                                           f"take the model before quantization"))
-        usable = {found.sizes[1] for found in self._found.values() if found.problem is None}
+                                                           f"import the model before it is quantized"))
+        outputs = {lstm.sizes[1] for lstm in self._lstms.values() if lstm.problem is None}
         for name, weight in self._linear().items():
-            if weight.shape[1] in usable:
+            if weight.shape[1] in outputs:
                 entries.append(Entry(name, "Linear", f"{weight.shape[1]} -> {weight.shape[0]}, a head for "
-                                                     f"an LSTM of {weight.shape[1]} outputs"))
+                                                     f"an LSTM with {weight.shape[1]} outputs"))
         return entries
 
     def default(self) -> list[str]:
-        usable = [found for found in self._found.values() if found.problem is None]
+        usable = [lstm for lstm in self._lstms.values() if lstm.problem is None]
         if len(usable) == 1:
             return [usable[0].label]
         numbered = {}
-        for found in usable:
-            match = re.fullmatch(r"(.*?)(\d+)", found.name)
-            if isinstance(found, _Torch) or not match:
+        for lstm in usable:
+            match = re.fullmatch(r"(.*?)(\d+)", lstm.name)
+            if isinstance(lstm, _TorchGroup) or not match:
                 return []
-            numbered[int(match[2])] = match[1], found.label
+            numbered[int(match[2])] = match[1], lstm.label
         stems = {stem for stem, _ in numbered.values()}
         return [numbered[n][1] for n in sorted(numbered)] if len(stems) == 1 else []
 
     def parts(self, names: Sequence[str]) -> list[Part]:
-        return [self._found[name].build() if name in self._found else self._dense(name) for name in names]
+        try:
+            return [self._lstms[name].build() if name in self._lstms else self._dense(name) for name in names]
+        except ImportRefused as error:
+            raise ImportRefused(f"{self.path.name}: {error}") from None
 
     def _linear(self) -> dict[str, Stored]:
         linear = {}
         for name, tensor in self._tensors.items():
             prefix, _, last = name.rpartition(".")
             kind = str(self._modules.get(prefix, {}).get("class", "Linear"))
-            if last == "weight" and prefix and prefix not in self._found and len(tensor.shape) == 2 \
+            if last == "weight" and prefix and prefix not in self._lstms and len(tensor.shape) == 2 \
                     and kind.endswith("Linear"):
                 linear[prefix] = tensor
         return linear
 
     def _dense(self, name: str) -> Linear:
-        group = _Found(name, {field: self._tensors[f"{name}.{field}"] for field in ("weight", "bias")
+        group = _Group(name, {field: self._tensors[f"{name}.{field}"] for field in ("weight", "bias")
                               if f"{name}.{field}" in self._tensors}, {})
         weight = group.values("weight")
         bias = group.values("bias") if "bias" in group.tensors else np.zeros(weight.shape[0], weight.dtype)
@@ -328,7 +342,7 @@ class TensorSource(Source):
 
 
 def _grouped(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
-    """Tensors of known names by their prefixes."""
+    """Group the tensors that have names of an LSTM by their prefixes."""
     groups: dict[str, dict[str, Stored]] = {}
     for name, tensor in tensors.items():
         prefix, _, last = name.rpartition(".")
@@ -337,15 +351,15 @@ def _grouped(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
     return groups
 
 
-def _summary(found: _Torch | _Flat) -> str:
-    inputs, outputs = found.sizes
+def _summary(lstm: _TorchGroup | _LstmpGroup) -> str:
+    inputs, outputs = lstm.sizes
     text = f"{inputs} -> {outputs}"
-    if isinstance(found, _Torch):
-        count, ways = len(found.suffixes), len(found.suffixes[0])
+    if isinstance(lstm, _TorchGroup):
+        count, ways = len(lstm.suffixes), len(lstm.suffixes[0])
         text += f", {count} layers" if count > 1 else ""
         text += ", bidirectional" if ways == 2 else ""
-        text += ", projected" if found.shape(f"weight_hr{found.suffixes[0][0]}") is not None else ""
+        text += ", projected" if lstm.shape(f"weight_hr{lstm.suffixes[0][0]}") is not None else ""
     else:
-        text += ", peepholes" if {"peephole_i_c", "w_ic"} & set(found.tensors) else ""
-        text += ", projected" if {"w_r_m", "w_ym"} & set(found.tensors) else ""
+        text += ", peepholes" if {"peephole_i_c", "w_ic"} & set(lstm.tensors) else ""
+        text += ", projected" if {"w_r_m", "w_ym"} & set(lstm.tensors) else ""
     return text

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what ``torch.save`` and ``torch.jit.save`` wrote, and runs nothing of it.
+"""Read files of ``torch.save`` and ``torch.jit.save`` without running code from them.
 
-A PyTorch file is a pickle with raw tensors beside it, and a pickle is a program: it names functions
-and classes, and unpickling imports and calls them. Here no name in the file is ever imported. The
-names of tensors, of storages and of a few plain containers stand for code of this module; every other
-name stands for an inert `Stub` that only keeps what it is given. So a whole saved model comes in
-without the classes it was made of, a TorchScript archive without its interpreter, and both without
-PyTorch installed.
+A PyTorch file is a pickle with raw tensors beside it. A pickle is a program: it names functions and classes, and
+unpickling imports and calls them. This reader never imports a name from the file. It has its own code for tensors,
+storages and a few containers; every other name becomes an inert `Stub` that only stores its state. A whole saved
+model therefore needs none of its classes, a TorchScript archive needs no interpreter, and neither needs PyTorch.
 """
 
 import io
@@ -36,7 +34,7 @@ _TYPE_NAMES = {"Double": "float64", "Float": "float32", "Half": "float16", "BFlo
 
 
 class Stub:
-    """Stands for an object of a class that is not imported: its ``state`` is what the pickle gives it."""
+    """An object of a class that is not imported. ``origin`` is the class's name, ``state`` the pickled state."""
 
     origin = ""
     state: dict[Any, Any]
@@ -59,24 +57,24 @@ class Stub:
         self.__dict__["state"][key] = value
 
     def append(self, value: Any) -> None:
-        """Takes an element of a list-like object, and drops it."""
+        """Drop an element of a list-like object."""
 
     def extend(self, values: Any) -> None:
-        """Takes elements of a list-like object, and drops them."""
+        """Drop elements of a list-like object."""
 
 
 class _Storage(NamedTuple):
-    """A raw tensor memory: the name of its element type and how to read its bytes."""
+    """The memory of tensors: the name of the element type, and a function that reads the bytes."""
 
     kind: str
     read: Callable[[], bytes]
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *ignored: Any) -> Any:
-    """What ``torch._utils._rebuild_tensor_v2`` makes: a tensor on a storage."""
+    """Return a tensor on a storage, as ``torch._utils._rebuild_tensor_v2`` does."""
     if not isinstance(storage, _Storage) or len(size) != len(stride) or not all(
             isinstance(number, int) and number >= 0 for number in (offset, *size, *stride)):
-        raise ImportRefused("a tensor in it is not stored as PyTorch stores them")
+        raise ImportRefused("the file is damaged: a tensor has no storage, or an invalid size or stride")
     return Stored(tuple(size), _TYPE_NAMES.get(storage.kind, storage.kind),
                   lambda: _elements(storage, offset, tuple(size), tuple(stride)))
 
@@ -85,9 +83,11 @@ def _elements(storage: _Storage, offset: int, size: tuple[int, ...], stride: tup
     memory: NDArray[Any] = np.frombuffer(storage.read(), _DTYPES[storage.kind])
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) and last >= memory.size:
-        raise ImportRefused(f"a tensor of shape {size} reaches beyond its {memory.size} stored elements")
+        raise ImportRefused(f"the file is damaged: a tensor of shape {size} reaches beyond its {memory.size} stored "
+                            f"elements")
     if math.prod(size) * memory.itemsize > LIMIT:
-        raise ImportRefused(f"a tensor of shape {size} is too large")
+        raise ImportRefused(f"a tensor of shape {size} has {math.prod(size) * memory.itemsize:,} bytes; "
+                            f"at most {LIMIT:,} are read")
     steps = [step * memory.itemsize for step in stride]
     array = np.lib.stride_tricks.as_strided(memory[offset:], size, steps, writeable=False)
     if storage.kind == "BFloat16":
@@ -96,7 +96,7 @@ def _elements(storage: _Storage, offset: int, size: tuple[int, ...], stride: tup
 
 
 def _known() -> dict[str, Any]:
-    """The only names that stand for something. Functions are made anew, lest a file mark ours."""
+    """Return the code for the names that are not stubs, made anew because a pickle can set its attributes."""
     def tensor(*arguments: Any) -> Any:
         return _tensor(*arguments)
 
@@ -118,7 +118,7 @@ class _Inert(pickle.Unpickler):
     ----------
     file : binary file
     storage : callable
-        ``storage(kind, key, identity)`` gives the `_Storage` that a persistent identity names.
+        ``storage(kind, key, identity)`` returns the `_Storage` for a persistent identity.
     """
 
     def __init__(self, file: IO[bytes], storage: Callable[[str, str, tuple[Any, ...]], _Storage]) -> None:
@@ -136,37 +136,37 @@ class _Inert(pickle.Unpickler):
         if isinstance(identity, tuple) and identity[:1] == ("module",) and len(identity) > 1:
             return identity[1]
         if not isinstance(identity, tuple) or identity[:1] != ("storage",) or len(identity) < 3:
-            raise ImportRefused("it refers to something that is not a tensor storage")
+            raise ImportRefused("the file is damaged: a persistent object in it is not a tensor storage")
         origin = getattr(identity[1], "origin", "")
         kind = origin.removeprefix("torch.").removesuffix("Storage")
         return self._storage(kind, str(identity[2]), identity)
 
 
 def _unpickle(file: IO[bytes], storage: Callable[[str, str, tuple[Any, ...]], _Storage]) -> Any:
-    """The next object of ``file``, after a look at its operations: no length or index beyond its size."""
+    """Return the next object of ``file``. Lengths and indices in the pickle are checked before it is read."""
     start = file.tell()
     try:
         for operation, argument, _ in pickletools.genops(file):
             if "PUT" in operation.name and int(str(argument)) > _PICKLE_LIMIT:
-                raise ImportRefused("its pickle claims a memo of absurd size")
+                raise ImportRefused(f"the pickle is damaged: it asks for a memo of {int(str(argument)):,} entries")
         end = file.tell()
         file.seek(start)
         if end - start > _PICKLE_LIMIT:
-            raise ImportRefused(f"its pickle has {end - start:,} bytes; at most {_PICKLE_LIMIT:,} are read")
+            raise ImportRefused(f"the pickle has {end - start:,} bytes; at most {_PICKLE_LIMIT:,} are read")
         return _Inert(io.BytesIO(file.read(end - start)), storage).load()
     except ImportRefused:
         raise
     except Exception as error:
-        raise ImportRefused(f"its pickle is damaged ({type(error).__name__}: {error})") from None
+        raise ImportRefused(f"the pickle is damaged ({type(error).__name__}: {error})") from None
 
 
 def read_archive(path: Path) -> Any:
-    """The object in a PyTorch file: containers, `Stub` for modules, `Stored` for tensors.
+    """Return the object in a PyTorch file, with `Stub` for modules and `Stored` for tensors.
 
     Raises
     ------
     ImportRefused
-        For a damaged file, a big-endian one, or what is no PyTorch file; the message starts with its name.
+        If the file is damaged, big-endian or not a PyTorch file; the message starts with its name.
     """
     try:
         if zip_members(path):
@@ -176,7 +176,7 @@ def read_archive(path: Path) -> Any:
     except ImportRefused as error:
         raise ImportRefused(f"{path.name}: {str(error).removeprefix(f'{path.name}: ')}") from None
     except RecursionError:
-        raise ImportRefused(f"{path.name}: nested too deeply") from None
+        raise ImportRefused(f"{path.name}: the contents are nested too deeply to be read") from None
 
 
 def _read_zip(path: Path) -> Any:
@@ -188,7 +188,7 @@ def _read_zip(path: Path) -> Any:
             raise ImportRefused("not a PyTorch archive: it has no data.pkl")
         root = roots[0]
         if f"{root}byteorder" in names and read_member(archive, f"{root}byteorder", 16).strip() != b"little":
-            raise ImportRefused("its tensors are big-endian; save it again on a little-endian machine")
+            raise ImportRefused("the tensors are big-endian; save the model again on a little-endian computer")
 
         def storage(kind: str, key: str, identity: tuple[Any, ...]) -> _Storage:
             def read() -> bytes:
@@ -200,7 +200,7 @@ def _read_zip(path: Path) -> Any:
 
 
 def _read_legacy(file: IO[bytes], size: int) -> Any:
-    """The format before PyTorch 1.6: magic, version, system, object, storage keys, storages."""
+    """Read the format before PyTorch 1.6: magic, version, system, object, storage keys, storages."""
     if file.read(len(LEGACY_MAGIC)) != LEGACY_MAGIC:
         raise ImportRefused("not a PyTorch file")
     memories: dict[str, bytes] = {}
@@ -209,20 +209,20 @@ def _read_legacy(file: IO[bytes], size: int) -> Any:
     def storage(kind: str, key: str, identity: tuple[Any, ...]) -> _Storage:
         view = identity[5] if len(identity) > 5 else None
         if view is not None:
-            raise ImportRefused("it has storages that are views of others; "
-                                "save it again with a newer PyTorch")
+            raise ImportRefused("storages are views of other storages; save the model again with PyTorch 1.6 or later")
         kinds[key] = kind
         return _Storage(kind, lambda: memories[key])
 
-    version, _system, found, keys = (_unpickle(file, storage) for _ in range(4))
+    version, _system, saved, keys = (_unpickle(file, storage) for _ in range(4))
     if version != 1001 or not isinstance(keys, list) or set(map(str, keys)) != set(kinds):
-        raise ImportRefused("not a PyTorch file of a known version")
+        raise ImportRefused("not a PyTorch file of a known version; save the model again with PyTorch 1.6 or later")
     for key in map(str, keys):
         if kinds[key] not in _DTYPES:
-            raise ImportRefused(f"it has tensors of type {kinds[key]}, which are not read")
+            raise ImportRefused(f"a tensor has type {kinds[key]}, which is not supported; save only the LSTM's "
+                                f"weights: torch.save(lstm.state_dict(), path)")
         count = int.from_bytes(file.read(8), "little")
         length = count * np.dtype(_DTYPES[kinds[key]]).itemsize
         if length > size - file.tell():
-            raise ImportRefused("it is cut short")
+            raise ImportRefused("the file is cut short; copy or save it again")
         memories[key] = file.read(length)
-    return found
+    return saved

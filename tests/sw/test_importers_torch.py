@@ -140,7 +140,7 @@ def test_a_file_cannot_change_the_importer(tmp_path):
 
 
 @pytest.mark.parametrize("data, reason", [
-    (b"\x80\x02" + b"r\xff\xff\xff\x7f.", "memo of absurd size"),
+    (b"\x80\x02" + b"r\xff\xff\xff\x7f.", "memo of 2,147,483,647 entries"),
     (b"\x80\x02X\xff\xff\xff\x7fabc.", "damaged"),
     (b"garbage", "damaged"),
     (b"\x80\x02}", "damaged"),
@@ -171,6 +171,18 @@ def test_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     assert path.stat().st_size < 20_000
     with pytest.raises(ImportRefused, match="unpacks to 10,000,000 bytes; at most 1,000 are read"):
         importers.load(path)
+
+
+def test_files_of_too_many_objects_say_what_to_save(tmp_path, monkeypatch):
+    monkeypatch.setattr(from_torch, "_MOST", 100)
+    deep: dict = {}
+    for _ in range(40):
+        deep = {"part": deep}
+    for name, saved, reason in (("wide.pt", {str(n): n for n in range(101)}, "more than 100 objects"),
+                                ("deep.pt", deep, "more than 32 levels deep at part.part")):
+        torch.save(saved, tmp_path / name)
+        with pytest.raises(ImportRefused, match=rf"^{name}: .*{reason}.*; save only the model's weights: torch.save\("):
+            importers.load(tmp_path / name)
 
 
 def test_tensor_beyond_its_storage(tmp_path):
@@ -212,7 +224,7 @@ def test_what_does_not_matter_is_said(tmp_path):
     path = tmp_path / "said.pt"
     torch.save(nn.LSTM(2, 3, 2, batch_first=True, dropout=0.5), path)
     notes = " ".join(importers.load(path).notes)
-    assert "batch_first" in notes and "dropout 0.5 has no part in inference" in notes
+    assert "batch_first" in notes and "dropout 0.5 is ignored" in notes
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -252,7 +264,7 @@ def test_pruned_by_torch(tmp_path):
 def test_quantized_modules_are_refused(tmp_path):
     quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(3, 4)), {nn.LSTM})
     torch.save(quantized, tmp_path / "int8.pt")
-    with pytest.raises(ImportRefused, match="packs its weights; take the model before quantization"):
+    with pytest.raises(ImportRefused, match="packs its weights; import the model before it is quantized"):
         importers.load(tmp_path / "int8.pt")
 
 
@@ -261,7 +273,7 @@ def test_several_are_not_guessed(tmp_path):
     torch.save(nn.ModuleDict({"a": nn.LSTM(3, 4), "b": nn.LSTM(4, 2)}), path)
     with pytest.raises(ImportRefused, match="select one of 'a', 'b', or several to stack them"):
         importers.load(path)
-    with pytest.raises(ImportRefused, match="nothing named 'c'; there is 'a', 'b'"):
+    with pytest.raises(ImportRefused, match="no layer is named 'c'; select from 'a', 'b'"):
         importers.load(path, "c")
     with pytest.raises(ImportRefused, match="'a' is selected 2 times"):
         importers.load(path, "a,a")
