@@ -89,6 +89,13 @@ def synth(session):
 
 
 @nox.session
+def docs(session):
+    """The site in build/site: broken links and undocumented public names fail."""
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-q", "-n", "-W", "--keep-going", "-E", "-c", "docs", ".", "build/site")
+
+
+@nox.session
 def lint(session):
     """Style (ruff), types (mypy) and the emitted Verilog (Verilator with all warnings)."""
     _install(session, "sim", "dev")
