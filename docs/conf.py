@@ -29,7 +29,7 @@ release = metadata.version("openese")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "examples/**.md"]
-exclude_patterns = [".*", "build", "constraints", "openese", "rtl", "shared", "sim", "sw", "tests"]
+exclude_patterns = [".*", "build", "constraints", "openese", "rtl", "sim", "sw", "tests"]
 templates_path = []
 
 html_theme = "furo"
@@ -115,8 +115,8 @@ def _source_pages(app):
     for path in sorted(app.env.metadata.get("source files", ())):
         text = (ROOT / path).read_text()
         language = _LANGUAGES.get(Path(path).suffix, "text")
-        yield f"source/{path}", {
-            "title": path, "body": f"<h1>{path}</h1>" + app.builder.highlighter.highlight_block(text, language)}, "page.html"
+        body = f"<h1>{path}</h1>" + app.builder.highlighter.highlight_block(text, language)
+        yield f"source/{path}", {"title": path, "body": body}, "page.html"
 
 
 def _front_page(app):

@@ -2,7 +2,7 @@
 """ActQueue: everything comes out, in order, however the two sides stall."""
 
 import pytest
-from bench import TINY, check_held, collect, cycles, generator, get, integers, pause, seeds, simulate, trace
+from bench import TINY, check_held, collect, cycles, generator, integers, seeds, simulate, trace
 
 from openese.rtl.act_queue import ActQueue
 
