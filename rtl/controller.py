@@ -2,13 +2,14 @@
 """The LSTM controller: walks the step program."""
 
 from amaranth.hdl import Const, Module, Mux, Signal
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.config import bits_for
 from openese.rtl.elementwise import Settings
-from openese.rtl.interfaces import MAX_OPERATIONS, Context, LineWrite
+from openese.rtl.interfaces import MAX_OPERATIONS, Context
 from openese.rtl.program import Instruction, Opcode, Source, When
+from openese.rtl.program_reader import ProgramReader, program_line
 
 __all__ = ["Controller"]
 
@@ -36,17 +37,16 @@ class Controller(wiring.Component):
     step, waiting_frame : for the counters and the status.
     """
 
-    delay = 3
+    delay = ProgramReader.delay
     done_delay = 1
 
     def __init__(self, config):
         self._config = config
-        instruction = Instruction(config)
         streaming = {"streamed": In(1), "decisions": In(stream.Signature(1))}
         super().__init__({
             "run": In(1),
             "idle": Out(1),
-            "instruction": Out(instruction),
+            "instruction": Out(Instruction(config)),
             "frame_ready": In(1),
             "frame_buffer": In(1),
             "frame_active": In(config.channels),
@@ -72,7 +72,7 @@ class Controller(wiring.Component):
             "output_active": Out(config.channels),
             "step": Out(1),
             "waiting_frame": Out(1),
-            "program": In(LineWrite(bits_for(config.program_depth - 1), 32 * instruction.words)),
+            "program": In(program_line(config)),
             "program_valid": In(1),
             **(streaming if config.stream else {}),
         })
@@ -80,12 +80,8 @@ class Controller(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.program = program = memory.Memory(
-            shape=len(self.program.data), depth=config.program_depth, init=[])
-        read = program.read_port()
-        write = program.write_port()
-        current = Signal(Instruction(config))
-        counter = Signal(bits_for(config.program_depth - 1))
+        self._reader = reader = ProgramReader(config)
+        current = reader.instruction
         # The step whose columns are sent, and the step that Assemble works on.
         self._active, self._reset = Signal(config.channels), Signal(config.channels)
         self._step_active, self._step_reset = Signal(config.channels), Signal(config.channels)
@@ -93,47 +89,35 @@ class Controller(wiring.Component):
         self._missed = Signal(init=1)
         self._bank = Signal()
         self._describe(m, current)
-        m.d.comb += [
-            read.addr.eq(counter),
-            read.en.eq(1),
-            write.addr.eq(self.program.address),
-            write.data.eq(self.program.data),
-            write.en.eq(self.program_valid),
-            self.instruction.eq(current),
-        ]
+        reader.elaborate(m, self.program, self.program_valid)
+        m.d.comb += self.instruction.eq(current)
         self._track_operations(m)
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 with m.If(self.run & ~self.assemble_busy):
-                    m.d.sync += counter.eq(0)
-                    m.next = "FETCH"
-            with m.State("FETCH"):
-                m.next = "DECODE"
-            with m.State("DECODE"):
-                m.d.sync += current.eq(read.data)
-                m.next = "EXECUTE"
+                    reader.jump(m, 0)
+            reader.fetch(m)
             with m.State("EXECUTE"):
                 with m.Switch(current.opcode):
                     with m.Case(Opcode.FORMAT):
                         m.d.comb += self.format.eq(1)
-                        self._next(m, counter)
+                        self._reader.advance(m)
                     with m.Case(Opcode.FRAME):
-                        self._frame(m, counter, current)
+                        self._frame(m, current)
                     with m.Case(Opcode.MULTIPLY):
-                        self._multiply(m, counter, current)
+                        self._multiply(m, current)
                     with m.Case(Opcode.ELEMENTWISE, Opcode.PROJECT):
-                        self._assemble(m, counter, current)
+                        self._assemble(m, current)
                     with m.Case(Opcode.OUTPUT):
                         with m.If(~self.output_busy):
                             m.d.comb += [self.output.eq(1), self.step.eq(1)]
-                            self._next(m, counter)
+                            self._reader.advance(m)
                     with m.Default():
-                        m.d.sync += counter.eq(current.src_base)
-                        m.next = "FETCH"
+                        reader.jump(m, current.src_base)
             with m.State("BROADCAST"):
                 with m.If(~self.multiply_busy):
                     m.d.comb += self.frame_release.eq(current.release)
-                    self._next(m, counter)
+                    self._reader.advance(m)
         m.d.comb += self.idle.eq((fsm.ongoing("IDLE") | self.waiting_frame)
                                  & ~self.assemble_busy & ~self.output_busy)
         return m
@@ -175,10 +159,6 @@ class Controller(wiring.Component):
         with m.If(self.multiply):
             m.d.sync += position.eq(self.context.entry_stop)
 
-    def _next(self, m, counter):
-        m.d.sync += counter.eq(counter + 1)
-        m.next = "FETCH"
-
     def _track_operations(self, m):
         """Operations are numbered; Assemble may begin when those sent before it was started are complete."""
         self._sent = Signal(3)
@@ -196,7 +176,7 @@ class Controller(wiring.Component):
             self.operation.eq(self._sent),
         ]
 
-    def _frame(self, m, counter, current):
+    def _frame(self, m, current):
         """FRAME: fix the voices of the step whose work begins."""
         trying = current.when == When.TRY
         wanted = trying | self._missed
@@ -220,19 +200,18 @@ class Controller(wiring.Component):
                 self._buffer.eq(self.frame_buffer),
             ]
         with m.If(~self.waiting_frame & ~undecided):
-            self._next(m, counter)
+            self._reader.advance(m)
 
-    def _multiply(self, m, counter, current):
+    def _multiply(self, m, current):
         """MULTIPLY: unless the frame came too early or too late for it, send it off."""
-        skip = ((current.when == When.TAKEN) & self._missed) | ((current.when == When.MISSED) & ~self._missed)
-        with m.If(skip):
-            self._next(m, counter)
+        with m.If(self._reader.skips(self._missed)):
+            self._reader.advance(m)
         with m.Elif(self._room):
             m.d.comb += [self.multiply.eq(1), self.context_valid.eq(1)]
             m.d.sync += self._sent.eq(self._sent + 1)
             m.next = "BROADCAST"
 
-    def _assemble(self, m, counter, current):
+    def _assemble(self, m, current):
         """ELEMENTWISE or PROJECT. Neither may overwrite what is being sent."""
         with m.If(~self.assemble_busy & ~(current.sent & self.output_busy)):
             m.d.comb += self.assemble.eq(1)
@@ -242,4 +221,4 @@ class Controller(wiring.Component):
                     self._step_active.eq(self._active),
                     self._step_reset.eq(self._reset),
                 ]
-            self._next(m, counter)
+            self._reader.advance(m)

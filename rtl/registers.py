@@ -2,12 +2,18 @@
 """The register map: one table for the hardware, the host and the documentation."""
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from openese.rtl.loader import VERSION
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
 
-__all__ = ["Access", "Field", "Register", "REGISTERS", "COUNTERS", "Control", "Status", "Interrupt", "ADDRESS",
-           "markdown"]
+from openese.rtl.config import Config
+from openese.rtl.loader import MAGIC, VERSION
+from openese.rtl.state_access import Select, StateAccess
+
+__all__ = ["Access", "Field", "Register", "REGISTERS", "COUNTERS", "Control", "ControlRegisters", "Status", "Interrupt",
+           "ADDRESS", "markdown"]
 
 
 class Access(enum.Enum):
@@ -57,7 +63,7 @@ class Field:
     width: int
     text: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self.width == 1:
             return f"bit {self.low} {self.name}: {self.text}"
         return f"bits {self.low + self.width - 1}..{self.low} {self.name}: {self.text}"
@@ -74,7 +80,7 @@ class Register:
     fields: tuple[Field, ...] = ()
 
 
-def _flags(flags, texts):
+def _flags(flags: type[enum.IntFlag], texts: Sequence[str]) -> tuple[Field, ...]:
     """A field for each member of an ``IntFlag``, with its text."""
     return tuple(Field(flag.name, flag.bit_length() - 1, 1, text) for flag, text in zip(flags, texts, strict=True))
 
@@ -142,10 +148,177 @@ REGISTERS = _FIXED + [
 ADDRESS = {register.name: register.address for register in REGISTERS}
 
 
-def markdown():
+def markdown() -> str:
     """The table of the documentation."""
     lines = ["| address | name | access | meaning |", "|---|---|---|---|"]
     for r in REGISTERS:
         meaning = "<br>".join([*filter(None, [r.text]), *map(str, r.fields)])
         lines.append(f"| 0x{r.address:03x} | {r.name} | {r.access.value} | {meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def _bit(word: Any, flag: enum.IntFlag) -> Value:
+    """The bit of ``word`` that is ``flag``."""
+    bit: Value = word[flag.bit_length() - 1]
+    return bit
+
+
+class ControlRegisters:
+    """The registers in hardware, made from `REGISTERS`.
+
+    This is no module of its own: `elaborate` adds the registers to the module that has the blocks they serve. The
+    counters are in the domain ``core``, so the core's reset clears them; everything else is in ``sync``.
+
+    Latency: a write reaches its block a cycle later. A read is answered in its own cycle. Cost: 64 bits a counter, with
+    its carry chain behind a register; a multiplexer of 32 bits over all registers.
+
+    Parameters
+    ----------
+    config : Config
+    bus : AXI4LiteSubordinate
+        The source of reads and writes. It is held for `StateAccess.wait` cycles after an access to a state.
+    core : Core
+    loader : Loader
+    reader : StreamReader or None
+        None if the machine cannot stream weights. It then has no STREAM register.
+    """
+
+    def __init__(self, config: Config, bus: Any, core: Any, loader: Any, reader: Any) -> None:
+        self._config = config
+        self._bus, self._core, self._loader, self._reader = bus, core, loader, reader
+        self._writable = [register.name for register in REGISTERS if register.access is not Access.READ
+                          and (reader or not register.name.startswith("STREAM"))]
+
+    def elaborate(self, m: Module, core_reset: Signal, load: Signal, irq: Signal) -> None:
+        """Add the registers to ``m``.
+
+        Parameters
+        ----------
+        m : Module
+        core_reset, load : Signal
+            Driven here: the core's reset, and the loader's. The core is in reset until an image is loaded.
+        irq : Signal
+            Driven here: an enabled interrupt is pending.
+        """
+        bus, core, loader = self._bus, self._core, self._loader
+        run = Signal()
+        usable, state_written = Signal(), Signal()
+        select, state_busy = Signal(Select()), Signal(range(StateAccess.delay + 1))
+        enabled, pending = Signal(len(Interrupt)), Signal(len(Interrupt))
+        writes = self._decode(m, usable, state_busy)
+        # Values written go on a cycle later, so that the bus ends here.
+        data, loads = Signal(32, reset_less=True), Signal()
+        m.d.comb += [
+            core.state_select.eq(select),
+            core.state_data.eq(data),
+            core.state_write.eq(state_written),
+            core.run.eq(run),
+            loader.word.eq(data),
+            loader.word_valid.eq(loads),
+        ]
+        control = writes["CONTROL"]
+        reset = control & _bit(bus.write_data, Control.RESET)
+        outstanding = ~self._reader.idle if self._reader else Const(0)
+        m.d.sync += [
+            usable.eq(core.idle & ~core_reset),
+            data.eq(bus.write_data),
+            loads.eq(writes["LOAD"]),
+            load.eq(control & _bit(bus.write_data, Control.LOAD)),
+            state_written.eq(writes["STATE_DATA"] & usable),
+            # The memory's answers must all come back before the core may ask for more.
+            core_reset.eq(~loader.loaded | reset | load | (core_reset & outstanding)),
+        ]
+        self._interrupts(m, writes["INTERRUPT"], enabled, pending, irq)
+        with m.If(writes["STATE_SELECT"] | writes["STATE_DATA"]):
+            m.d.sync += state_busy.eq(StateAccess.delay)
+        with m.Elif(state_busy != 0):
+            m.d.sync += state_busy.eq(state_busy - 1)
+        with m.If(writes["STATE_SELECT"]):
+            m.d.sync += select.eq(bus.write_data)
+        with m.If(control):
+            m.d.sync += run.eq(_bit(bus.write_data, Control.RUN) & ~_bit(bus.write_data, Control.LOAD))
+        with m.If(writes["INTERRUPT_ENABLE"]):
+            m.d.sync += enabled.eq(bus.write_data)
+
+        values = {
+            "ID": MAGIC,
+            "VERSION": VERSION,
+            "FINGERPRINT": self._config.fingerprint,
+            "CAPACITY": self._config.pes | self._config.channels << 16 | self._config.groups << 24,
+            "CONTROL": run,
+            "STATUS": Cat(loader.loaded, loader.loading, core.idle & ~core_reset, core.waiting_frame,
+                          core.results.valid & ~core.results.ready),
+            "IMAGE_ERROR": Cat(loader.error, Signal(8 - len(loader.error)), loader.error_section),
+            "INTERRUPT": pending,
+            "INTERRUPT_ENABLE": enabled,
+            "STATE_SELECT": select,
+            "STATE_DATA": core.state_value,
+            **(self._stream(m, writes) if self._reader else {}),
+        }
+        self._read(m, values, usable)
+
+    def _decode(self, m: Module, usable: Signal, state_busy: Signal) -> dict[str, Signal]:
+        """A pulse for each register that is written; the bus's answer to writes."""
+        bus = self._bus
+        writes = {name: Signal(name=f"write_{name.lower()}") for name in self._writable}
+        for name, signal in writes.items():
+            m.d.comb += signal.eq(bus.write & (bus.write_address == ADDRESS[name] >> 2))
+        of_state = writes["STATE_DATA"] | writes["STATE_SELECT"]
+        m.d.comb += [
+            bus.write_known.eq(Cat(writes.values()).any() & (usable | ~of_state)),
+            bus.hold.eq(state_busy != 0),
+        ]
+        return writes
+
+    def _interrupts(self, m: Module, write: Signal, enabled: Signal, pending: Signal, irq: Signal) -> None:
+        """INTERRUPT: bits are set by their events, and cleared by ones that are written."""
+        core, loader = self._core, self._loader
+        interrupts = Signal(len(Interrupt))
+        was_loaded, was_refused, failed = Signal(), Signal(), Signal()
+        stream_error = self._reader.error != 0 if self._reader else Const(0)
+        m.d.comb += [
+            interrupts.eq(Cat(core.frame_sent, loader.loaded & ~was_loaded, (loader.error != 0) & ~was_refused,
+                              core.frame_short, core.frame_long, stream_error & ~failed)),
+            irq.eq((pending & enabled).any()),
+        ]
+        m.d.sync += [
+            failed.eq(stream_error),
+            was_loaded.eq(loader.loaded),
+            was_refused.eq(loader.error != 0),
+            pending.eq(Mux(write, pending & ~self._bus.write_data, pending) | interrupts),
+        ]
+
+    def _stream(self, m: Module, writes: dict[str, Signal]) -> dict[str, ValueLike]:
+        """The STREAM registers: the memory's base address, and the first read that failed."""
+        reader = self._reader
+        base = Signal(64)
+        m.d.comb += reader.base.eq(base)
+        for name, half in (("STREAM_BASE_LOW", base[:32]), ("STREAM_BASE_HIGH", base[32:])):
+            with m.If(writes[name]):
+                m.d.sync += half.eq(self._bus.write_data)
+        return {
+            "STREAM_BASE_LOW": reader.base[:32],
+            "STREAM_BASE_HIGH": reader.base[32:],
+            "STREAM_ERROR": Cat(reader.error, Const(0, 6), reader.error_line),
+        }
+
+    def _read(self, m: Module, values: dict[str, Any], usable: Signal) -> None:
+        """The bus's answer to reads: a register's value, or half of a counter. Reading a counter's lower half keeps the
+        upper one."""
+        bus = self._bus
+        high = Signal(32)
+        with m.Switch(bus.read_address):
+            for name, value in values.items():
+                with m.Case(ADDRESS[name] >> 2):
+                    m.d.comb += [bus.read_data.eq(value), bus.read_known.eq(usable if name == "STATE_DATA" else 1)]
+            for index, name in enumerate(COUNTERS):
+                counter = Signal(64, name=f"count_{name}")
+                with m.Case((COUNTER_BASE >> 2) + 2 * index):
+                    m.d.comb += [bus.read_data.eq(counter), bus.read_known.eq(1)]
+                    with m.If(bus.read):
+                        m.d.sync += high.eq(counter[32:])
+                with m.Case((COUNTER_BASE >> 2) + 2 * index + 1):
+                    m.d.comb += [bus.read_data.eq(high), bus.read_known.eq(1)]
+                increment = getattr(self._core.events, name)
+                counted = Signal.like(increment)  # a carry chain of 64 bits stands behind a register
+                m.d.core += [counted.eq(increment), counter.eq(counter + counted)]

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vectors x, m and y, column by column."""
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.attributes import block_ram
 from openese.rtl.interfaces import activations
 
-__all__ = ["VectorMemory"]
+__all__ = ["VectorMemory", "share_ports"]
 
 
 class VectorMemory(wiring.Component):
@@ -58,3 +58,35 @@ class VectorMemory(wiring.Component):
             ]
             m.d.sync += column.eq(read.data)
         return m
+
+
+def share_ports(m, config, vectors, broadcast, frame_output, frame_input, assemble, state):
+    """Adds the multiplexers in front of the ports of ``vectors`` to the module that has all of these blocks.
+
+    The read port belongs to Broadcast, then to FrameOutput while it is busy, then to StateAccess. The write port
+    belongs to Assemble, then to StateAccess, then to FrameInput, which is told to ``hold`` while another block writes.
+    """
+    with m.If(~broadcast.read_valid):
+        line = Mux(frame_output.busy, frame_output.read_line, state.line)
+        m.d.comb += [bank_line.eq(line) for bank_line in vectors.read_line]
+    for group in range(config.groups):
+        m.d.comb += vectors.write_columns[group].eq(frame_input.write_column)
+    m.d.comb += [
+        vectors.write_line.eq(frame_input.write_line),
+        vectors.write_bank.eq(Mux(frame_input.write_valid, frame_input.write_bank, 0)),
+        vectors.write_channels.eq((1 << config.channels) - 1),
+    ]
+    with m.If(assemble.write_valid):
+        m.d.comb += [
+            vectors.write_line.eq(assemble.write_line),
+            vectors.write_bank.eq((1 << config.groups) - 1),
+            vectors.write_channels.eq(assemble.write_channels),
+            vectors.write_columns.eq(assemble.write_columns),
+        ]
+    with m.Elif(state.bank.any()):
+        m.d.comb += [
+            vectors.write_line.eq(state.line),
+            vectors.write_bank.eq(state.bank),
+            vectors.write_channels.eq(state.write_channels),
+            vectors.write_columns.eq(state.data[:config.activation_bits].replicate(config.groups * config.channels)),
+        ]

@@ -2,13 +2,14 @@
 """Weights from memory: for models larger than the chip, read anew in every step (paper, section 5.3)."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.config import bits_for
 from openese.rtl.fifo import Fifo
-from openese.rtl.interfaces import BLOCKS, LineWrite
-from openese.rtl.program import Instruction, Opcode, When
+from openese.rtl.interfaces import BLOCKS
+from openese.rtl.program import Opcode, When
+from openese.rtl.program_reader import ProgramReader, program_line
 
 __all__ = ["AXI4ReadSignature", "Burst", "StreamFetch", "StreamReader"]
 
@@ -61,14 +62,13 @@ class StreamFetch(wiring.Component):
     written : lines that have been written, modulo twice the depth; ``write_address`` : where the next goes.
     """
 
-    delay = 3
+    delay = ProgramReader.delay
     written_delay = 0
     #: Decisions that may be ahead of the controller.
     ahead = 7
 
     def __init__(self, config):
         self._config = config
-        instruction = Instruction(config)
         super().__init__({
             "run": In(1),
             "streamed": Out(1),
@@ -79,84 +79,67 @@ class StreamFetch(wiring.Component):
             "released": In(1),
             "written": Out(config.position_bits),
             "write_address": Out(bits_for(config.entry_depth - 1)),
-            "program": In(LineWrite(bits_for(config.program_depth - 1), 32 * instruction.words)),
+            "program": In(program_line(config)),
             "program_valid": In(1),
         })
 
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.program = program = memory.Memory(
-            shape=len(self.program.data), depth=config.program_depth, init=[])
-        m.submodules.decided = decided = Fifo(1, self.ahead + 1)
+        reader = ProgramReader(config)
+        current = reader.instruction
+        decided = Fifo(1, self.ahead + 1)
         wiring.connect(m, decided.o, wiring.flipped(self.decisions))
-        read = program.read_port()
-        write = program.write_port()
-        current = Signal(Instruction(config))
-        counter = Signal(bits_for(config.program_depth - 1))
+        reader.elaborate(m, self.program, self.program_valid)
+        m.submodules.decided = decided
         frames = Signal(3)
         take = Signal()
         missed = Signal(init=1)
         before = Signal.like(self.written)
         m.d.comb += [
-            read.addr.eq(counter),
-            read.en.eq(1),
-            write.addr.eq(self.program.address),
-            write.data.eq(self.program.data),
-            write.en.eq(self.program_valid),
             self.write_address.eq(before),
             self.written.eq(before + self.arrived),
         ]
         m.d.sync += [frames.eq(frames + self.frame_complete - take), before.eq(self.written)]
         line, left, has_room = self._requests(m)
 
-        def following():
-            m.d.sync += counter.eq(counter + 1)
-            m.next = "FETCH"
-
         with m.FSM():
             with m.State("IDLE"):
                 with m.If(self.run):
                     m.next = "FETCH"
-            with m.State("FETCH"):
-                m.next = "DECODE"
-            with m.State("DECODE"):
-                m.d.sync += current.eq(read.data)
-                m.next = "EXECUTE"
+            reader.fetch(m)
             with m.State("EXECUTE"):
                 with m.Switch(current.opcode):
                     with m.Case(Opcode.FORMAT):
                         m.d.sync += self.streamed.eq(current.streamed)
                         m.next = "OFF"
                         with m.If(current.streamed):
-                            following()
+                            reader.advance(m)
                     with m.Case(Opcode.FRAME):
                         trying = current.when == When.TRY
                         with m.If(trying & (decided.level < self.ahead)):
                             m.d.comb += [take.eq(self.run & (frames != 0)), decided.i.eq(take),
                                          decided.i_valid.eq(1)]
                             m.d.sync += missed.eq(~take)
-                            following()
+                            reader.advance(m)
                         with m.If(~trying):
                             m.d.comb += take.eq(missed & self.run & (frames != 0))
                             with m.If(~missed | take):
-                                following()
+                                reader.advance(m)
                     with m.Case(Opcode.MULTIPLY):
-                        skip = (((current.when == When.TAKEN) & missed) | ((current.when == When.MISSED) & ~missed))
-                        with m.If(skip | (current.entry_lines == 0)):
-                            following()
+                        with m.If(reader.skips(missed) | (current.entry_lines == 0)):
+                            reader.advance(m)
                         with m.Else():
                             m.d.sync += [line.eq(current.entry_base), left.eq(current.entry_lines)]
                             m.next = "REQUEST"
                     with m.Case(Opcode.REPEAT):
-                        m.d.sync += counter.eq(current.src_base)
-                        m.next = "FETCH"
+                        reader.jump(m, current.src_base)
                     with m.Default():
-                        following()
+                        reader.advance(m)
             with m.State("REQUEST"):
                 m.d.comb += self.bursts.valid.eq(has_room)
                 with m.If(self.bursts.valid & self.bursts.ready & (left == self.bursts.payload.lines)):
-                    following()
+                    reader.advance(m)
             with m.State("OFF"):
                 pass
         return m

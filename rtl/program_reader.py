@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ProgramReader: the step program's memory, and the part of a state machine that walks it."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import memory
+
+from openese.rtl.config import bits_for
+from openese.rtl.interfaces import LineWrite
+from openese.rtl.program import Instruction, When
+
+__all__ = ["ProgramReader", "program_line"]
+
+
+def program_line(config):
+    """A write of one instruction, from the loader."""
+    return LineWrite(bits_for(config.program_depth - 1), 32 * Instruction(config).words)
+
+
+class ProgramReader:
+    """Fetches and decodes instructions, for `Controller` and `StreamFetch`, which both walk the program.
+
+    This is no module of its own. `elaborate` adds the memory to the module of the block that walks the program. Within
+    that block's state machine, `fetch` adds the states before ``EXECUTE``, and `advance` or `jump` ends an instruction.
+
+    Latency: `delay` cycles from an instruction to the one behind it, at least. Cost: one memory of ``program_depth``
+    instructions.
+
+    Attributes
+    ----------
+    instruction : Signal(Instruction)
+        The instruction to carry out in state ``EXECUTE``.
+    """
+
+    delay = 3
+
+    def __init__(self, config):
+        instruction = Instruction(config)
+        self.instruction = Signal(instruction, name="current")
+        self._counter = Signal(bits_for(config.program_depth - 1), name="counter")
+        self._memory = memory.Memory(shape=32 * instruction.words, depth=config.program_depth, init=[])
+        read = self._memory.read_port()
+        self._read = read
+
+    def elaborate(self, m: Module, load, load_valid):
+        """Add the memory, which ``load`` (a `program_line`) fills."""
+        m.submodules.program = self._memory
+        write = self._memory.write_port()
+        m.d.comb += [
+            self._read.addr.eq(self._counter),
+            self._read.en.eq(1),
+            write.addr.eq(load.address),
+            write.data.eq(load.data),
+            write.en.eq(load_valid),
+        ]
+
+    def fetch(self, m: Module):
+        """Add the states ``FETCH`` and ``DECODE``, which lead to ``EXECUTE``."""
+        with m.State("FETCH"):
+            m.next = "DECODE"
+        with m.State("DECODE"):
+            m.d.sync += self.instruction.eq(self._read.data)
+            m.next = "EXECUTE"
+
+    def advance(self, m: Module):
+        """Go on with the next instruction."""
+        m.d.sync += self._counter.eq(self._counter + 1)
+        m.next = "FETCH"
+
+    def jump(self, m: Module, address):
+        """Go on with the instruction at ``address``."""
+        m.d.sync += self._counter.eq(address)
+        m.next = "FETCH"
+
+    def skips(self, missed):
+        """Whether a MULTIPLY is passed over, given whether the last ``FRAME TRY`` found no frame."""
+        when = self.instruction.when
+        return ((when == When.TAKEN) & missed) | ((when == When.MISSED) & ~missed)
