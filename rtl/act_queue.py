@@ -5,6 +5,7 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from openese.rtl.bundles import ValidPort
 from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import Token, activations
 
@@ -43,8 +44,7 @@ class ActQueue(wiring.Component):
     def __init__(self, config):
         self._config = config
         super().__init__({
-            "i": In(Token(config)),
-            "i_valid": In(1),
+            **ValidPort(Token(config)).flip().ports("i"),
             "activations": In(activations(config)),
             "full": Out(1),
             "tokens": Out(stream.Signature(Token(config))),

@@ -7,10 +7,16 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.attributes import DSP, block_ram
+from openese.rtl.bundles import ValidPort
 from openese.rtl.fixed import round_shift
 from openese.rtl.interfaces import LineWrite
 
-__all__ = ["Activation"]
+__all__ = ["Activation", "table_line"]
+
+
+def table_line(config):
+    """A write of an (even, odd) pair of samples."""
+    return LineWrite(config.table_index_bits, 2 * config.table_bits)
 
 
 class Activation(wiring.Component):
@@ -42,8 +48,7 @@ class Activation(wiring.Component):
             "argument": In(config.argument_bits).array(ports),
             "function": In(1).array(ports),
             "value": Out(signed(config.table_bits)).array(ports),
-            "load": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
-            "load_valid": In(1),
+            **ValidPort(table_line(config)).flip().ports("load"),
         })
 
     @staticmethod

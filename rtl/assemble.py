@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.array import PEArray
+from openese.rtl.bundles import DrainPort
 from openese.rtl.config import bits_for
 from openese.rtl.elementwise import Beat, Kind, Settings, Slice, SliceControl
 from openese.rtl.interfaces import activations
@@ -57,8 +58,7 @@ class Assemble(wiring.Component):
             "go": In(1),
             "busy": Out(1),
             "lines_done": Out(line + 1),
-            "drain": Out(1),
-            "drain_address": Out(bits_for(config.accumulator_rows - 1)),
+            **DrainPort(config).ports(),
             "control": Out(SliceControl(config)),
             "columns": In(data.ArrayLayout(activations(config), config.row_pes)),
             "write_valid": Out(1),

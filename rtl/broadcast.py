@@ -7,11 +7,17 @@ from amaranth.lib.wiring import In, Out
 
 from openese.rtl.array import PEArray
 from openese.rtl.attributes import block_ram
+from openese.rtl.bundles import ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.interfaces import MAX_OPERATIONS, Column, LineWrite, activations
 from openese.rtl.vector_memory import VectorMemory
 
-__all__ = ["Broadcast"]
+__all__ = ["Broadcast", "order_line"]
+
+
+def order_line(config):
+    """A write of a line of the order memory: for each group the line of the vector memory that it takes."""
+    return LineWrite(bits_for(config.column_depth - 1), config.groups * config.line_bits)
 
 
 class Broadcast(wiring.Component):
@@ -60,11 +66,9 @@ class Broadcast(wiring.Component):
             "read_line": Out(data.ArrayLayout(line, config.groups)),
             "read_valid": Out(1),
             "columns": In(columns),
-            "column": Out(Column(config)),
-            "column_valid": Out(1),
+            **ValidPort(Column(config)).ports("column"),
             "activations": Out(columns),
-            "order": In(LineWrite(bits_for(config.column_depth - 1), config.groups * line)),
-            "order_valid": In(1),
+            **ValidPort(order_line(config)).flip().ports("order"),
         })
 
     def elaborate(self, platform):

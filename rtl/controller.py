@@ -5,6 +5,7 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from openese.rtl.bundles import FramePort, ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.elementwise import Settings
 from openese.rtl.interfaces import MAX_OPERATIONS, Context
@@ -47,12 +48,7 @@ class Controller(wiring.Component):
             "run": In(1),
             "idle": Out(1),
             "instruction": Out(Instruction(config)),
-            "frame_ready": In(1),
-            "frame_buffer": In(1),
-            "frame_active": In(config.channels),
-            "frame_reset": In(config.channels),
-            "frame_take": Out(1),
-            "frame_release": Out(1),
+            **FramePort(config).flip().ports("frame_"),
             "format": Out(1),
             "multiply": Out(1),
             "multiply_busy": In(1),
@@ -72,8 +68,7 @@ class Controller(wiring.Component):
             "output_active": Out(config.channels),
             "step": Out(1),
             "waiting_frame": Out(1),
-            "program": In(program_line(config)),
-            "program_valid": In(1),
+            **ValidPort(program_line(config)).flip().ports("program"),
             **(streaming if config.stream else {}),
         })
 

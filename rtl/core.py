@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Core: the blocks that compute, and the wires between them."""
 
-from amaranth.hdl import Module, signed
+from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.array import PEArray
 from openese.rtl.assemble import Assemble
 from openese.rtl.broadcast import Broadcast
+from openese.rtl.bundles import DrainPort, FramePort, StreamPort, ValidPort
 from openese.rtl.controller import Controller
 from openese.rtl.frames import Beats, FrameInput, FrameOutput
+from openese.rtl.interfaces import Column
 from openese.rtl.loader import Lines, Section
 from openese.rtl.registers import COUNTERS
-from openese.rtl.state_access import Select, StateAccess
+from openese.rtl.state_access import StateAccess, StatePort
 from openese.rtl.vector_memory import VectorMemory, share_ports
 from openese.rtl.weight_stream import Burst, StreamFetch
 
@@ -55,10 +57,7 @@ class Core(wiring.Component):
             "address": In(24),
             "writes": In(len(Section)),
             "events": Out(wiring.Signature(events)),
-            "state_select": In(Select()),
-            "state_write": In(1),
-            "state_data": In(32),
-            "state_value": Out(signed(32)),
+            **StatePort().flip().ports("state_"),
             **(streaming if config.stream else {}),
         })
 
@@ -115,12 +114,9 @@ class Core(wiring.Component):
             frame_input.count.eq(instruction.count),
             frame_input.bases[0].eq(instruction.src_base),
             frame_input.bases[1].eq(instruction.dst_base),
-            controller.frame_ready.eq(frame_input.ready),
-            controller.frame_buffer.eq(frame_input.buffer),
-            controller.frame_active.eq(frame_input.active),
-            controller.frame_reset.eq(frame_input.reset),
-            frame_input.take.eq(controller.frame_take),
-            frame_input.release.eq(controller.frame_release),
+        ]
+        FramePort(self._config).connect(m, frame_input, controller, "", "frame_")
+        m.d.comb += [
             broadcast.start.eq(controller.multiply),
             broadcast.count.eq(instruction.count),
             broadcast.order_base.eq(instruction.order_base),
@@ -151,12 +147,10 @@ class Core(wiring.Component):
 
     def _vectors(self, m, vectors, frame_input, broadcast, array, assemble, frame_output, state):
         config = self._config
+        ValidPort(Column(config)).connect(m, broadcast, array, "column")
+        m.d.comb += array.activations.eq(broadcast.activations)
+        DrainPort(config).connect(m, assemble, array)
         m.d.comb += [
-            array.column.eq(broadcast.column),
-            array.column_valid.eq(broadcast.column_valid),
-            array.activations.eq(broadcast.activations),
-            array.drain.eq(assemble.drain),
-            array.drain_address.eq(assemble.drain_address),
             array.control.eq(assemble.control),
             assemble.columns.eq(array.columns),
             broadcast.columns.eq(vectors.columns),
@@ -181,9 +175,8 @@ class Core(wiring.Component):
             fetch.program.eq(controller.program),
             fetch.program_valid.eq(controller.program_valid),
             controller.streamed.eq(fetch.streamed),
-            array.streamed.eq(fetch.streamed),
-            array.written.eq(fetch.written),
         ]
+        StreamPort(self._config).connect(m, fetch, array)
         with m.If(fetch.streamed):
             m.d.comb += [
                 array.weights.address.eq(fetch.write_address),
@@ -192,11 +185,8 @@ class Core(wiring.Component):
             ]
 
     def _state(self, m, state, vectors, array, assemble):
+        StatePort().connect(m, wiring.flipped(self), state, "state_", "")
         m.d.comb += [
-            state.select.eq(self.state_select),
-            state.write.eq(self.state_write),
-            state.data.eq(self.state_data),
-            self.state_value.eq(state.value),
             state.columns.eq(vectors.columns),
             state.cells.eq(array.cells),
             assemble.state_row.eq(state.cell_row),

@@ -5,6 +5,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from openese.rtl.bundles import FramePort
 from openese.rtl.config import bits_for
 from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import activations
@@ -55,12 +56,7 @@ class FrameInput(wiring.Component):
             "hold": In(1),
             "midway": In(1),
             "complete": Out(1),
-            "ready": Out(1),
-            "buffer": Out(1),
-            "active": Out(config.channels),
-            "reset": Out(config.channels),
-            "take": In(1),
-            "release": In(1),
+            **FramePort(config).ports(),
             "short": Out(1),
             "long": Out(1),
             "write_valid": Out(1),

@@ -6,10 +6,11 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.act_queue import ActQueue
+from openese.rtl.bundles import ActivityPort, ContextPort, DrainPort, StreamPort, ValidPort
 from openese.rtl.config import bits_for
-from openese.rtl.interfaces import MAX_OPERATIONS, Column, Context, LineWrite, activations
-from openese.rtl.ptr_read import PtrRead
-from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.interfaces import Column, Context, Token, activations
+from openese.rtl.ptr_read import PtrRead, pointer_line
+from openese.rtl.spmat_read import SpmatRead, weight_line
 from openese.rtl.spmv import SpMV
 
 __all__ = ["PE", "pe_members"]
@@ -17,25 +18,16 @@ __all__ = ["PE", "pe_members"]
 
 def pe_members(config, pes=1):
     """Members of `PE` that what holds ``pes`` of them has too: a line has a word for each, a count is of all."""
-    count = bits_for(pes)
-    streaming = {"streamed": In(1), "written": In(config.position_bits), "released": Out(1), "starved": Out(count)}
+    streaming = {**StreamPort(config).flip().ports(), "released": Out(1), "starved": Out(bits_for(pes))}
     return {
-        "column": In(Column(config)),
-        "column_valid": In(1),
-        "context": In(Context(config)),
-        "context_valid": In(1),
-        "context_operation": In(bits_for(MAX_OPERATIONS - 1)),
+        **ValidPort(Column(config)).flip().ports("column"),
+        **ContextPort(config).flip().ports(),
         "full": Out(1),
-        "drain": In(1),
-        "drain_address": In(bits_for(config.accumulator_rows - 1)),
+        **DrainPort(config).flip().ports(),
         "done": Out(1),
-        "busy": Out(count),
-        "padding": Out(count),
-        "hazard": Out(count),
-        "weights": In(LineWrite(bits_for(config.entry_depth - 1), pes * config.entry_bits)),
-        "weights_valid": In(1),
-        "pointers": In(LineWrite(bits_for(config.column_depth - 1), pes * config.count_bits)),
-        "pointers_valid": In(1),
+        **ActivityPort(pes).ports(),
+        **ValidPort(weight_line(config, pes)).flip().ports("weights"),
+        **ValidPort(pointer_line(config, pes)).flip().ports("pointers"),
         **(streaming if config.stream else {}),
     }
 
@@ -96,36 +88,33 @@ class PE(wiring.Component):
         wiring.connect(m, queue.tokens, spmat_read.tokens)
         wiring.connect(m, queue.columns, spmv.columns)
         wiring.connect(m, spmat_read.entries, spmv.entries)
+        ports = wiring.flipped(self)
+        ValidPort(Column(config)).connect(m, ports, ptr_read, "column", "i")
+        ValidPort(pointer_line(config)).connect(m, ports, ptr_read, "pointers", "load")
+        ValidPort(Token(config)).connect(m, ptr_read, queue, "o", "i")
         m.d.comb += [
-            ptr_read.i.eq(self.column),
-            ptr_read.i_valid.eq(self.column_valid),
-            ptr_read.load.eq(self.pointers),
-            ptr_read.load_valid.eq(self.pointers_valid),
-            queue.i.eq(ptr_read.o),
-            queue.i_valid.eq(ptr_read.o_valid),
             queue.activations.eq(self.activations),
             self.full.eq(queue.full),
             spmat_read.base.eq(context.entry_base),
             spmat_read.base_valid.eq(context_valid),
             spmat_read.base_operation.eq(context_operation),
-            spmat_read.load.eq(self.weights),
-            spmat_read.load_valid.eq(self.weights_valid),
+        ]
+        ValidPort(weight_line(config)).connect(m, ports, spmat_read, "weights", "load")
+        m.d.comb += [
             spmv.context.eq(context),
             spmv.context_valid.eq(context_valid),
             spmv.context_operation.eq(context_operation),
-            spmv.drain.eq(self.drain),
-            spmv.drain_address.eq(self.drain_address),
+        ]
+        DrainPort(config).connect(m, ports, spmv)
+        m.d.comb += [
             self.drained.eq(spmv.drained),
             self.done.eq(spmv.done),
-            self.busy.eq(spmv.busy),
-            self.padding.eq(spmv.padding),
-            self.hazard.eq(spmv.hazard),
         ]
+        ActivityPort().connect(m, spmv, ports)
         if config.stream:
+            m.d.comb += spmat_read.stop.eq(context.entry_stop)
+            StreamPort(config).connect(m, ports, spmat_read)
             m.d.comb += [
-                spmat_read.stop.eq(context.entry_stop),
-                spmat_read.streamed.eq(self.streamed),
-                spmat_read.written.eq(self.written),
                 self.released.eq(spmat_read.released),
                 self.starved.eq(spmat_read.starved),
             ]

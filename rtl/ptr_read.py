@@ -3,13 +3,18 @@
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, wiring
-from amaranth.lib.wiring import In, Out
 
 from openese.rtl.attributes import block_ram
+from openese.rtl.bundles import ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.interfaces import Column, LineWrite, Token
 
-__all__ = ["PtrRead"]
+__all__ = ["PtrRead", "pointer_line"]
+
+
+def pointer_line(config, pes=1):
+    """A write of a line of the pointer memories of ``pes`` PEs."""
+    return LineWrite(bits_for(config.column_depth - 1), pes * config.count_bits)
 
 
 class PtrRead(wiring.Component):
@@ -32,12 +37,9 @@ class PtrRead(wiring.Component):
     def __init__(self, config):
         self._config = config
         super().__init__({
-            "i": In(Column(config)),
-            "i_valid": In(1),
-            "o": Out(Token(config)),
-            "o_valid": Out(1),
-            "load": In(LineWrite(bits_for(config.column_depth - 1), config.count_bits)),
-            "load_valid": In(1),
+            **ValidPort(Column(config)).flip().ports("i"),
+            **ValidPort(Token(config)).ports("o"),
+            **ValidPort(pointer_line(config)).flip().ports("load"),
         })
 
     @staticmethod

@@ -203,7 +203,7 @@ class ControlRegisters:
         bus, core, loader = self._bus, self._core, self._loader
         run = Signal()
         usable, state_written = Signal(), Signal()
-        select, state_busy = Signal(Select()), Signal(range(StateAccess.delay + 1))
+        select, state_busy = Signal(Select()), Signal(range(StateAccess.wait + 1))
         enabled, pending = Signal(len(Interrupt)), Signal(len(Interrupt))
         writes = self._decode(m, usable, state_busy)
         # Values written go on a cycle later, so that the bus ends here.
@@ -230,7 +230,7 @@ class ControlRegisters:
         ]
         self._interrupts(m, writes["INTERRUPT"], enabled, pending, irq)
         with m.If(writes["STATE_SELECT"] | writes["STATE_DATA"]):
-            m.d.sync += state_busy.eq(StateAccess.delay)
+            m.d.sync += state_busy.eq(StateAccess.wait)
         with m.Elif(state_busy != 0):
             m.d.sync += state_busy.eq(state_busy - 1)
         with m.If(writes["STATE_SELECT"]):

@@ -6,10 +6,16 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.attributes import LUT_RAM, block_ram
+from openese.rtl.bundles import StreamPort, ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, Entry, LineWrite, Token
 
-__all__ = ["SpmatRead"]
+__all__ = ["SpmatRead", "weight_line"]
+
+
+def weight_line(config, pes=1):
+    """A write of a line of the weight memories of ``pes`` PEs."""
+    return LineWrite(bits_for(config.entry_depth - 1), pes * config.entry_bits)
 
 
 class SpmatRead(wiring.Component):
@@ -42,11 +48,9 @@ class SpmatRead(wiring.Component):
 
     def __init__(self, config):
         self._config = config
-        address = bits_for(config.entry_depth - 1)
         streaming = {
             "stop": In(config.position_bits),
-            "streamed": In(1),
-            "written": In(config.position_bits),
+            **StreamPort(config).flip().ports(),
             "released": Out(1),
             "starved": Out(1),
         }
@@ -56,8 +60,7 @@ class SpmatRead(wiring.Component):
             "base": In(config.position_bits),
             "base_valid": In(1),
             "base_operation": In(bits_for(MAX_OPERATIONS - 1)),
-            "load": In(LineWrite(address, config.entry_bits)),
-            "load_valid": In(1),
+            **ValidPort(weight_line(config)).flip().ports("load"),
             **(streaming if config.stream else {}),
         })
 

@@ -6,6 +6,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.attributes import DSP, LUT_RAM, block_ram, fanout
+from openese.rtl.bundles import ActivityPort, ContextPort, DrainPort
 from openese.rtl.config import bits_for
 from openese.rtl.interfaces import MAX_OPERATIONS, Context, Entry, activations
 
@@ -46,16 +47,11 @@ class SpMV(wiring.Component):
         super().__init__({
             "entries": In(stream.Signature(Entry(config))),
             "columns": In(stream.Signature(activations(config))),
-            "context": In(Context(config)),
-            "context_valid": In(1),
-            "context_operation": In(bits_for(MAX_OPERATIONS - 1)),
-            "drain": In(1),
-            "drain_address": In(bits_for(config.accumulator_rows - 1)),
+            **ContextPort(config).flip().ports(),
+            **DrainPort(config).flip().ports(),
             "drained": Out(config.channels * config.accumulator_bits),
             "done": Out(1),
-            "busy": Out(1),
-            "padding": Out(1),
-            "hazard": Out(1),
+            **ActivityPort().ports(),
         })
 
     @staticmethod

@@ -5,10 +5,11 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from openese.rtl.bundles import Bundle
 from openese.rtl.config import bits_for
 from openese.rtl.interfaces import activations
 
-__all__ = ["Select", "StateAccess"]
+__all__ = ["Select", "StateAccess", "StatePort"]
 
 
 class Select(data.StructLayout):
@@ -20,6 +21,21 @@ class Select(data.StructLayout):
 
     def __init__(self):
         super().__init__({"index": 16, "channel": 8, "_": 7, "cell": 1})
+
+
+class StatePort(Bundle):
+    """Access to one number of a voice's state, from the registers to `StateAccess`.
+
+    Members
+    -------
+    select : Out(Select) — the number.
+    write : Out(1) — set it to ``data``.
+    data : Out(32) — the value to set.
+    value : In(signed(32)) — the number.
+    """
+
+    def __init__(self):
+        super().__init__({"select": Out(Select()), "write": Out(1), "data": Out(32), "value": In(signed(32))})
 
 
 class StateAccess(wiring.Component):
@@ -36,15 +52,12 @@ class StateAccess(wiring.Component):
     line, bank, write_channels : for the vector memory. ``columns`` : what it reads there.
     """
 
-    delay = 32
+    wait = 32
 
     def __init__(self, config):
         self._config = config
         super().__init__({
-            "select": In(Select()),
-            "write": In(1),
-            "data": In(32),
-            "value": Out(signed(32)),
+            **StatePort().flip().ports(),
             "cell_row": Out(bits_for(config.cell_rows - 1)),
             "cell_beat": Out(bits_for(config.beats - 1)),
             "cells": In(data.ArrayLayout(signed(config.cell_bits), config.slices * config.slice_width)),

@@ -6,9 +6,11 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from openese.rtl.elementwise import Slice, SliceControl, slice_members
+from openese.rtl.activation import table_line
+from openese.rtl.bundles import CellsPort, ContextPort, DrainPort, StreamPort, ValidPort
+from openese.rtl.elementwise import Slice, SliceControl, parameter_line, slice_members
 from openese.rtl.emit import instantiate
-from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, activations
+from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, Column, activations
 from openese.rtl.pe import PE, pe_members
 
 __all__ = ["Tile"]
@@ -60,24 +62,26 @@ class Tile(wiring.Component):
         config = self.config
         part = self.slice
         m.submodules.elementwise = instantiate(platform, part)
-        for name in ("cell_write", "cell_data", "parameters", "parameters_valid", "tables", "tables_valid"):
-            m.d.comb += getattr(part, name).eq(getattr(self, name))
+        ports = wiring.flipped(self)
+        CellsPort(config).connect(m, part, ports)
+        ValidPort(parameter_line(config)).connect(m, ports, part, "parameters")
+        ValidPort(table_line(config)).connect(m, ports, part, "tables")
         m.d.comb += [
             part.capture.eq(self.control.capture),
             part.beat.eq(self.control.beat),
             part.settings.eq(self.control.settings),
             self.columns.eq(part.columns),
             self.saturated.eq(part.saturated),
-            self.cells.eq(part.cells),
         ]
 
         pes = [PE(config) for _ in range(self._pes)]
-        shared = ["column", "column_valid", "context", "context_valid", "context_operation", "drain", "drain_address"]
-        if config.stream:
-            shared += ["streamed", "written"]
         for index, pe in enumerate(pes):
             m.submodules[f"pe{index}"] = instantiate(platform, pe)
-            m.d.comb += [getattr(pe, name).eq(getattr(self, name)) for name in shared]
+            ValidPort(Column(config)).connect(m, ports, pe, "column")
+            ContextPort(config).connect(m, ports, pe)
+            DrainPort(config).connect(m, ports, pe)
+            if config.stream:
+                StreamPort(config).connect(m, ports, pe)
             m.d.comb += pe.activations.eq(self.activations[index // config.rows_per_slice])
             for name, bits in (("weights", config.entry_bits), ("pointers", config.count_bits)):
                 line = getattr(self, name)

@@ -5,6 +5,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from openese.rtl.bundles import StreamPort, ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import BLOCKS
@@ -71,16 +72,14 @@ class StreamFetch(wiring.Component):
         self._config = config
         super().__init__({
             "run": In(1),
-            "streamed": Out(1),
+            **StreamPort(config).ports(),
             "frame_complete": In(1),
             "decisions": Out(stream.Signature(1)),
             "bursts": Out(stream.Signature(Burst(config))),
             "arrived": In(1),
             "released": In(1),
-            "written": Out(config.position_bits),
             "write_address": Out(bits_for(config.entry_depth - 1)),
-            "program": In(program_line(config)),
-            "program_valid": In(1),
+            **ValidPort(program_line(config)).flip().ports("program"),
         })
 
     def elaborate(self, platform):

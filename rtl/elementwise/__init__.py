@@ -6,6 +6,7 @@ lanes use, and `lane` the arithmetic, one function a box of the paper.
 """
 
 from openese.rtl.elementwise.settings import Beat, Kind, Settings, SliceControl, Stages
-from openese.rtl.elementwise.slice import CellStep, Slice, slice_members
+from openese.rtl.elementwise.slice import CellStep, Slice, parameter_line, slice_members
 
-__all__ = ["Beat", "CellStep", "Kind", "Settings", "Slice", "SliceControl", "Stages", "slice_members"]
+__all__ = ["Beat", "CellStep", "Kind", "Settings", "Slice", "SliceControl", "Stages", "parameter_line",
+           "slice_members"]

@@ -4,11 +4,12 @@
 from typing import NamedTuple
 
 import numpy as np
-from amaranth.hdl import Module, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from openese.rtl.activation import Activation
+from openese.rtl.activation import Activation, table_line
+from openese.rtl.bundles import CellsPort, ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.elementwise.lane import Lane, Shared
 from openese.rtl.elementwise.settings import Beat, Settings, Stages
@@ -22,21 +23,21 @@ from openese.rtl.elementwise.shared import (
 from openese.rtl.fixed import round_shift, saturate
 from openese.rtl.interfaces import LineWrite
 
-__all__ = ["CellStep", "Slice", "slice_members"]
+__all__ = ["CellStep", "Slice", "parameter_line", "slice_members"]
+
+
+def parameter_line(config, slices=1):
+    """A write of a line of the parameter memories of ``slices`` slices."""
+    return LineWrite(bits_for(config.parameter_lines - 1), slices * config.parameter_line_bits)
 
 
 def slice_members(config, slices=1):
     """Members of `Slice` that what holds ``slices`` of them has too: a line has the words of all."""
-    lanes = slices * config.slice_width
     return {
-        "saturated": Out(bits_for(lanes)),
-        "cells": Out(data.ArrayLayout(signed(config.cell_bits), lanes)),
-        "cell_write": In(lanes),
-        "cell_data": In(signed(config.cell_bits)),
-        "parameters": In(LineWrite(bits_for(config.parameter_lines - 1), slices * config.parameter_line_bits)),
-        "parameters_valid": In(1),
-        "tables": In(LineWrite(config.table_index_bits, 2 * config.table_bits)),
-        "tables_valid": In(1),
+        "saturated": Out(bits_for(slices * config.slice_width)),
+        **CellsPort(config, slices).ports(),
+        **ValidPort(parameter_line(config, slices)).flip().ports("parameters"),
+        **ValidPort(table_line(config)).flip().ports("tables"),
     }
 
 
@@ -156,10 +157,7 @@ class Slice(wiring.Component):
             m.d.sync += held.eq(self.drained)
 
         m.submodules.activation = activation = Activation(config, config.slice_width)
-        m.d.comb += [
-            activation.load.eq(self.tables),
-            activation.load_valid.eq(self.tables_valid),
-        ]
+        ValidPort(table_line(config)).connect(m, wiring.flipped(self), activation, "tables", "load")
         cells = cell_memory(m, config, control)
         m.d.comb += self.cells.eq(cells.read)
         parameters = parameter_memory(m, config, control, self.parameters, self.parameters_valid,

@@ -192,7 +192,7 @@ def test_the_exceptions_are_true(folders):
     # From a selection on the way of a beat, which ends with a slice's first register, its memory and a register for
     # each of at most five stages before its sums; then the register in question, and the one that the bus reads.
     beat = 1 + PEArray.drain_delay + 1 + 1 + 5
-    assert beat + int(state.words[0]) + 1 <= StateAccess.delay
+    assert beat + int(state.words[0]) + 1 <= StateAccess.wait
 
 
 # -- out of context --------------------------------------------------------------------------------
