@@ -101,13 +101,13 @@ class Assemble(wiring.Component):
                 acc_base.eq(self.acc_base),
                 settings.eq(self.settings),
             ]
-        self._flushed = Signal()
-        beat, row_issued = self._sequence(m, instruction, acc_base, project)
+        flushed = Signal(name="_flushed")
+        beat, row_issued = self._sequence(m, instruction, acc_base, project, flushed)
         self._control(m, beat, settings)
-        self._write(m, instruction, settings, project, row_issued)
+        self._write(m, instruction, settings, project, row_issued, flushed)
         return m
 
-    def _sequence(self, m, instruction, acc_base, project):
+    def _sequence(self, m, instruction, acc_base, project, flushed):
         """Walks rows, slots, phases and cycles; returns the slices' beat and a pulse per row."""
         config = self._config
         row = Signal(bits_for(config.cell_rows))
@@ -186,7 +186,7 @@ class Assemble(wiring.Component):
                                 with m.If(Mux(project, is_last, ~has_row)):
                                     m.next = "FLUSH"
             with m.State("FLUSH"):
-                with m.If(self._flushed):
+                with m.If(flushed):
                     m.next = "IDLE"
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         return beat, row_issued
@@ -203,7 +203,7 @@ class Assemble(wiring.Component):
             self.control.settings.eq(settings),
         ]
 
-    def _write(self, m, instruction, settings, project, row_issued):
+    def _write(self, m, instruction, settings, project, row_issued, flushed):
         """Writes a row's columns, one a group and cycle, as soon as they are assembled."""
         config = self._config
         lines = self.lines
@@ -223,7 +223,7 @@ class Assemble(wiring.Component):
             m.d.sync += done.eq(done + 1)
         with m.If(~self.start):
             m.d.sync += self.lines_done.eq(done)
-        m.d.sync += self._flushed.eq(done == instruction.rows * lines)
+        m.d.sync += flushed.eq(done == instruction.rows * lines)
         picked = Signal.like(self.write_columns, reset_less=True)
         m.d.comb += self.write_columns.eq(picked)
         for group in range(config.groups):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The LSTM controller: walks the step program."""
 
+from typing import NamedTuple
+
 from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -13,6 +15,38 @@ from openese.rtl.program import Instruction, Opcode, Source, When
 from openese.rtl.program_reader import ProgramReader, program_line
 
 __all__ = ["Controller"]
+
+
+class State(NamedTuple):
+    """The controller's registers beside the instruction.
+
+    Attributes
+    ----------
+    active, reset : Signal(channels)
+        Voices of the step whose columns are sent.
+    step_active, step_reset : Signal(channels)
+        Voices of the step that Assemble works on.
+    buffer : Signal
+        The buffer of the frame that was taken.
+    missed : Signal
+        The last ``FRAME TRY`` found no frame, and none has been taken since.
+    bank : Signal
+        The bank of gate accumulators that fills.
+    sent : Signal(3)
+        Operations sent so far, modulo 8.
+    room : Signal
+        Another operation may be sent.
+    """
+
+    active: Signal
+    reset: Signal
+    step_active: Signal
+    step_reset: Signal
+    buffer: Signal
+    missed: Signal
+    bank: Signal
+    sent: Signal
+    room: Signal
 
 
 class Controller(wiring.Component):
@@ -74,19 +108,16 @@ class Controller(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self._config
-        self._reader = reader = ProgramReader(config)
+        reader = ProgramReader(self._config)
         current = reader.instruction
-        # The step whose columns are sent, and the step that Assemble works on.
-        self._active, self._reset = Signal(config.channels), Signal(config.channels)
-        self._step_active, self._step_reset = Signal(config.channels), Signal(config.channels)
-        self._buffer = Signal()
-        self._missed = Signal(init=1)
-        self._bank = Signal()
-        self._describe(m, current)
+        state = State(
+            *(Signal(self._config.channels) for _ in range(4)),
+            buffer=Signal(name="_buffer"), missed=Signal(init=1, name="_missed"), bank=Signal(name="_bank"),
+            sent=Signal(3, name="_sent"), room=Signal(name="_room"))
+        self._describe(m, current, state)
         reader.elaborate(m, self.program, self.program_valid)
         m.d.comb += self.instruction.eq(current)
-        self._track_operations(m)
+        self._track_operations(m, state)
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 with m.If(self.run & ~self.assemble_busy):
@@ -96,35 +127,35 @@ class Controller(wiring.Component):
                 with m.Switch(current.opcode):
                     with m.Case(Opcode.FORMAT):
                         m.d.comb += self.format.eq(1)
-                        self._reader.advance(m)
+                        reader.advance(m)
                     with m.Case(Opcode.FRAME):
-                        self._frame(m, current)
+                        self._frame(m, reader, state)
                     with m.Case(Opcode.MULTIPLY):
-                        self._multiply(m, current)
+                        self._multiply(m, reader, state)
                     with m.Case(Opcode.ELEMENTWISE, Opcode.PROJECT):
-                        self._assemble(m, current)
+                        self._assemble(m, reader, state)
                     with m.Case(Opcode.OUTPUT):
                         with m.If(~self.output_busy):
                             m.d.comb += [self.output.eq(1), self.step.eq(1)]
-                            self._reader.advance(m)
+                            reader.advance(m)
                     with m.Default():
                         reader.jump(m, current.src_base)
             with m.State("BROADCAST"):
                 with m.If(~self.multiply_busy):
                     m.d.comb += self.frame_release.eq(current.release)
-                    self._reader.advance(m)
+                    reader.advance(m)
         m.d.comb += self.idle.eq((fsm.ongoing("IDLE") | self.waiting_frame)
                                  & ~self.assemble_busy & ~self.output_busy)
         return m
 
-    def _describe(self, m, current):
+    def _describe(self, m, current, state):
         """What the instruction means to the blocks that may be started on it."""
         elementwise = current.opcode == Opcode.ELEMENTWISE
-        bank = self._bank & (elementwise | (current.opcode == Opcode.MULTIPLY))
-        use_second = (current.source == Source.INPUT) & self._buffer & (current.opcode == Opcode.MULTIPLY)
+        bank = state.bank & (elementwise | (current.opcode == Opcode.MULTIPLY))
+        use_second = (current.source == Source.INPUT) & state.buffer & (current.opcode == Opcode.MULTIPLY)
         m.d.comb += [
             self.src_base.eq(Mux(use_second, current.dst_base, current.src_base)),
-            self.clear.eq(Mux(current.source == Source.RECURRENT, self._reset, 0)),
+            self.clear.eq(Mux(current.source == Source.RECURRENT, state.reset, 0)),
             self.acc_base.eq(current.acc_base + Mux(bank, current.acc_offset, 0)),
             self.context.acc_base.eq(self.acc_base),
             self.context.phase_stride.eq(current.phase_stride),
@@ -136,9 +167,9 @@ class Controller(wiring.Component):
             self.settings.peephole_select.eq(current.peephole_select),
             self.settings.cell_select.eq(current.cell_select),
             self.settings.g_sigmoid.eq(current.g_sigmoid),
-            self.settings.active.eq(Mux(elementwise, self._active, self._step_active)),
-            self.settings.reset.eq(Mux(elementwise, self._reset, self._step_reset)),
-            self.output_active.eq(self._step_active),
+            self.settings.active.eq(Mux(elementwise, state.active, state.step_active)),
+            self.settings.reset.eq(Mux(elementwise, state.reset, state.step_reset)),
+            self.output_active.eq(state.step_active),
         ]
 
         if not self._config.stream:
@@ -154,27 +185,25 @@ class Controller(wiring.Component):
         with m.If(self.multiply):
             m.d.sync += position.eq(self.context.entry_stop)
 
-    def _track_operations(self, m):
+    def _track_operations(self, m, state):
         """Operations are numbered; Assemble may begin when those sent before it was started are complete."""
-        self._sent = Signal(3)
         done = Signal(3)
         target = Signal(3)
         m.d.sync += done.eq(done + self.operation_done)
         with m.If(self.assemble):
-            m.d.sync += target.eq(self._sent)
-        self._room = Signal()
+            m.d.sync += target.eq(state.sent)
         difference = Signal(3)
         m.d.comb += [
             difference.eq(done - target),
             self.assemble_go.eq(~difference[-1]),
-            self._room.eq((self._sent - done)[:3] != MAX_OPERATIONS),
-            self.operation.eq(self._sent),
+            state.room.eq((state.sent - done)[:3] != MAX_OPERATIONS),
+            self.operation.eq(state.sent),
         ]
 
-    def _frame(self, m, current):
+    def _frame(self, m, reader, state):
         """FRAME: fix the voices of the step whose work begins."""
-        trying = current.when == When.TRY
-        wanted = trying | self._missed
+        trying = reader.instruction.when == When.TRY
+        wanted = trying | state.missed
         available = self.frame_ready & self.run
         undecided = Const(0)
         if self._config.stream:
@@ -187,33 +216,34 @@ class Controller(wiring.Component):
             self.waiting_frame.eq(wanted & ~available & ~trying),
         ]
         with m.If(trying):
-            m.d.sync += self._missed.eq(~available)
+            m.d.sync += state.missed.eq(~available)
         with m.If(self.frame_take):
             m.d.sync += [
-                self._active.eq(self.frame_active),
-                self._reset.eq(self.frame_reset),
-                self._buffer.eq(self.frame_buffer),
+                state.active.eq(self.frame_active),
+                state.reset.eq(self.frame_reset),
+                state.buffer.eq(self.frame_buffer),
             ]
         with m.If(~self.waiting_frame & ~undecided):
-            self._reader.advance(m)
+            reader.advance(m)
 
-    def _multiply(self, m, current):
+    def _multiply(self, m, reader, state):
         """MULTIPLY: unless the frame came too early or too late for it, send it off."""
-        with m.If(self._reader.skips(self._missed)):
-            self._reader.advance(m)
-        with m.Elif(self._room):
+        with m.If(reader.skips(state.missed)):
+            reader.advance(m)
+        with m.Elif(state.room):
             m.d.comb += [self.multiply.eq(1), self.context_valid.eq(1)]
-            m.d.sync += self._sent.eq(self._sent + 1)
+            m.d.sync += state.sent.eq(state.sent + 1)
             m.next = "BROADCAST"
 
-    def _assemble(self, m, current):
-        """ELEMENTWISE or PROJECT. Neither may overwrite what is being sent."""
+    def _assemble(self, m, reader, state):
+        """ELEMENTWISE or PROJECT. Neither may overwrite the y that is being sent."""
+        current = reader.instruction
         with m.If(~self.assemble_busy & ~(current.sent & self.output_busy)):
             m.d.comb += self.assemble.eq(1)
             with m.If(current.opcode == Opcode.ELEMENTWISE):
                 m.d.sync += [
-                    self._bank.eq(~self._bank),
-                    self._step_active.eq(self._active),
-                    self._step_reset.eq(self._reset),
+                    state.bank.eq(~state.bank),
+                    state.step_active.eq(state.active),
+                    state.step_reset.eq(state.reset),
                 ]
-            self._reader.advance(m)
+            reader.advance(m)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """SpMV: one multiplier and one accumulator memory for every channel of a PE."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from typing import NamedTuple
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,6 +13,36 @@ from openese.rtl.config import bits_for
 from openese.rtl.interfaces import MAX_OPERATIONS, Context, Entry, activations
 
 __all__ = ["SpMV"]
+
+
+class Following(NamedTuple):
+    """The entry behind the decoded one, whose row's address is ``offset + row``."""
+
+    valid: Signal
+    offset: Signal
+    row: Signal
+
+
+class Decoded(NamedTuple):
+    """An entry at stage 4: the address of its row, its aligned weight, the activations of its column."""
+
+    valid: Signal
+    padding: Signal
+    end: Signal
+    address: Signal
+    operand: Signal
+    values: Signal
+    following: Following
+
+
+class UnderWay(NamedTuple):
+    """The row that is read, at stage 4, and the row that is written, at stage 7. ``clears``: it is written with zero,
+    found out a stage before."""
+
+    read_address: Signal
+    write_address: Signal
+    writes: Value
+    clears: Value
 
 
 class SpMV(wiring.Component):
@@ -76,8 +108,9 @@ class SpMV(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         go = Signal(attrs=fanout(128))
-        row_valid, row = self._decode(m, go)
-        self._multiply(m, go, row_valid, row)
+        decoded = self._decode(m, go)
+        under_way = self._hazards(m, go, decoded)
+        self._multiply(m, go, decoded, under_way)
         return m
 
     def _decode(self, m, go):
@@ -106,7 +139,7 @@ class SpMV(wiring.Component):
         valid = Signal()
         end = Signal()
         padding = Signal()
-        self._values = Signal(activations(config), reset_less=True)
+        values = Signal(activations(config), name="_values", reset_less=True)
         is_padding = entry.weight == 0
         bridged = (1 << config.index_bits) - 1
         step = Mux(is_padding, Cat(Const(bridged, config.index_bits), entry.skip), entry.skip)
@@ -125,29 +158,27 @@ class SpMV(wiring.Component):
                 with m.Elif(entry.first):
                     m.d.sync += [phase.eq(phase + 1), offset.eq(offset + context.phase_stride)]
             with m.If(self.columns.ready):
-                m.d.sync += self._values.eq(self.columns.payload)
+                m.d.sync += values.eq(self.columns.payload)
 
-        self._address = Signal.like(offset)
-        self._operand = Signal(signed(config.operand_bits), reset_less=True)
-        self._end = Signal()
-        self._padding = Signal()
-        row_valid = Signal()
-        self._follows = Signal()
-        m.d.comb += self._follows.eq(valid & ~padding)
-        self._following = offset, row
+        decoded = Decoded(
+            valid=Signal(name="row_valid"), padding=Signal(name="_padding"), end=Signal(name="_end"),
+            address=Signal.like(offset, name="_address"),
+            operand=Signal(signed(config.operand_bits), name="_operand", reset_less=True),
+            values=values, following=Following(Signal(name="_follows"), offset, row))
+        m.d.comb += decoded.following.valid.eq(valid & ~padding)
         with m.If(go):
             m.d.sync += [
-                row_valid.eq(self._follows),
-                self._padding.eq(valid & padding),
-                self._end.eq(end),
-                self._address.eq(offset + row),
-                self._operand.eq(weight << align[row[:2]]),
+                decoded.valid.eq(decoded.following.valid),
+                decoded.padding.eq(valid & padding),
+                decoded.end.eq(end),
+                decoded.address.eq(offset + row),
+                decoded.operand.eq(weight << align[row[:2]]),
             ]
-        return row_valid, self._address
+        return decoded
 
-    def _multiply(self, m, go, row_valid, address):
-        """Stages 4 to 7: read and multiply, add, write back."""
-        config = self._config
+    def _hazards(self, m, go, decoded):
+        """Stages 4 to 7: which rows are under way, and whether an entry has to wait for one of them."""
+        row_valid, address, following = decoded.valid, decoded.address, decoded.following
         # Stage 5, 6 and 7: where the rows under way are.
         addresses = [Signal.like(address, name=f"address{k}", reset_less=True) for k in (5, 6, 7)]
         live = Signal(3)
@@ -159,7 +190,8 @@ class SpMV(wiring.Component):
         # Whether an entry has to wait is found out a cycle ahead: for the one behind, and for the one that is there and
         # that a drain gets ahead of. What it has met is then three cycles away from being written.
         under_way = ((row_valid, address), *zip(live[:2], addresses[:2], strict=True))
-        behind = Cat(valid & self._follows & _adds_up(*self._following, place) for valid, place in under_way)
+        behind = Cat(valid & following.valid & _adds_up(following.offset, following.row, place)
+                     for valid, place in under_way)
         drained = self.drain & row_valid & (address == self.drain_address)
         m.d.sync += met.eq(Mux(go, behind, Cat(drained, met)))
 
@@ -174,14 +206,18 @@ class SpMV(wiring.Component):
             addresses[2].eq(addresses[1]),
             live.eq((live << 1) | self.drain | (row_valid & go)),
             drains.eq((drains << 1) | self.drain),
-            ends.eq((ends << 1) | (self._end & go)),
+            ends.eq((ends << 1) | (decoded.end & go)),
             self.busy.eq(row_valid & go),
-            self.padding.eq(self._padding & go),
+            self.padding.eq(decoded.padding & go),
             self.hazard.eq(met.any() & ~self.drain),
         ]
+        return UnderWay(read_address, addresses[2], live[2], drains[1])
 
-        weight = Signal.like(self._operand, name="weight5", reset_less=True)
-        m.d.sync += weight.eq(self._operand)
+    def _multiply(self, m, go, decoded, under_way):
+        """Stages 4 to 7: read and multiply, add, write back."""
+        config = self._config
+        weight = Signal.like(decoded.operand, name="weight5", reset_less=True)
+        m.d.sync += weight.eq(decoded.operand)
         # One memory for all channels: simulators then find a row in one place.
         m.submodules.accumulators = storage = memory.Memory(
             shape=data.ArrayLayout(signed(config.accumulator_bits), config.channels), depth=config.accumulator_rows,
@@ -189,10 +225,10 @@ class SpMV(wiring.Component):
         read = storage.read_port()
         write = storage.write_port()
         m.d.comb += [
-            read.addr.eq(read_address),
+            read.addr.eq(under_way.read_address),
             read.en.eq(1),
-            write.addr.eq(addresses[2]),
-            write.en.eq(live[2]),
+            write.addr.eq(under_way.write_address),
+            write.en.eq(under_way.writes),
         ]
         for channel in range(config.channels):
             value4 = Signal(signed(config.activation_bits), reset_less=True, name=f"value4_{channel}")
@@ -202,8 +238,8 @@ class SpMV(wiring.Component):
             before = Signal(signed(config.accumulator_bits), reset_less=True, name=f"before_{channel}")
             after = Signal.like(before, name=f"after_{channel}", attrs=DSP)
             with m.If(go):
-                m.d.sync += value4.eq(self._values[channel])
-            with m.If(drains[1]):
+                m.d.sync += value4.eq(decoded.values[channel])
+            with m.If(under_way.clears):
                 m.d.sync += after.eq(0)
             with m.Else():
                 m.d.sync += after.eq(before + product)
