@@ -5,11 +5,13 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from openese.rtl.act_queue import ActQueue
 from openese.rtl.array import PEArray
 from openese.rtl.attributes import block_ram
 from openese.rtl.bundles import ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.interfaces import MAX_OPERATIONS, Column, LineWrite, activations
+from openese.rtl.pe import PE
 from openese.rtl.vector_memory import VectorMemory
 
 __all__ = ["Broadcast", "order_line"]
@@ -42,11 +44,19 @@ class Broadcast(wiring.Component):
     read_line, read_valid, columns : the vector memory's read port, used when ``read_valid``.
     """
 
-    #: Columns in a row that wait for ``full`` or ``follow``, the last for its turn to be sent.
     turns = 2
-    delay = turns + 3
+    send_delay = 2
+    delay = turns + 1 + send_delay
+    activations_delay = 1 + VectorMemory.delay + 1 - send_delay
+    on_the_way = send_delay + PEArray.input_delay + PE.column_delay + PEArray.full_delay - ActQueue.full_delay
 
     def __init__(self, config):
+        if self.activations_delay != PEArray.column_delay:
+            raise ValueError(f"Broadcast sends activations {self.activations_delay} cycles after their column, but "
+                             f"PEArray takes them {PEArray.column_delay} cycles after it")
+        if ActQueue.margin < self.on_the_way:
+            raise ValueError(f"ActQueue margin must be at least the {self.on_the_way} columns on their way from "
+                             f"Broadcast, not {ActQueue.margin}")
         self._config = config
         line = config.line_bits
         columns = data.ArrayLayout(activations(config), config.groups)
@@ -132,7 +142,6 @@ class Broadcast(wiring.Component):
         """From stage 1: read the vector memory, and send the column ahead of its activations."""
         config = self._config
         delay = VectorMemory.delay
-        assert PEArray.column_delay == 2
         sent = Signal()
         ahead = Signal(Column(config))
         clears = [Signal.like(clear, name=f"clear{k}") for k in range(delay + 1)]

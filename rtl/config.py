@@ -9,16 +9,17 @@ import dataclasses
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 __all__ = ["Config", "PRESETS", "preset", "bits_for"]
 
 
-def bits_for(n):
+def bits_for(n: int) -> int:
     """Bits that hold every unsigned number up to and including ``n`` (at least one)."""
     return max(1, int(n).bit_length())
 
 
-def _power_of_two(n):
+def _power_of_two(n: int) -> bool:
     return n > 0 and n & (n - 1) == 0
 
 
@@ -95,7 +96,7 @@ class Config:
     program_depth: int = 64
     stream: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "stream", bool(self.stream))
         for field in ("slices", "slice_width"):
             if getattr(self, field) == 0:
@@ -130,152 +131,152 @@ class Config:
         if self.stream and self.entry_depth < 128:
             raise ValueError(f"Config stream needs an entry_depth of at least 128, not {self.entry_depth}")
 
-    def _left_out(self, field):
+    def _left_out(self, field: str) -> int:
         """What ``slices`` or ``slice_width`` is where it is left out."""
         return max(1, self.pes // max(1, self.groups)) if field == "slices" else min(2, max(1, self.lanes))
 
     # -- structure -----------------------------------------------------------------------------
 
     @property
-    def row_pes(self):
+    def row_pes(self) -> int:
         """PEs over which the rows are interleaved: row ``r`` is on PE row ``r % row_pes``."""
         return self.pes // self.groups
 
     @property
-    def multipliers(self):
+    def multipliers(self) -> int:
         """Multipliers of the array."""
         return self.pes * self.channels
 
     @property
-    def rows_per_slice(self):
+    def rows_per_slice(self) -> int:
         """PE rows that one element-wise slice serves."""
         return self.row_pes // self.slices
 
     @property
-    def lanes(self):
+    def lanes(self) -> int:
         """Cells of one local row that one slice serves: PE rows times channels."""
         return self.rows_per_slice * self.channels
 
     @property
-    def beats(self):
+    def beats(self) -> int:
         """Cycles in which a slice takes up one local row."""
         return self.lanes // self.slice_width
 
     @property
-    def slot(self):
+    def slot(self) -> int:
         """Cycles between two operations of a slice; at least 4, for its partial-sum loop."""
         return max(4, self.beats)
 
     # -- widths --------------------------------------------------------------------------------
 
     @property
-    def operand_bits(self):
+    def operand_bits(self) -> int:
         """Width of an aligned weight at the multiplier."""
         return self.weight_bits + (1 << self.align_bits) - 1
 
     @property
-    def accumulator_bits(self):
+    def accumulator_bits(self) -> int:
         """Holds ``row_nonzeros`` products of full-scale weights and activations, signed."""
         return (self.weight_bits - 1) + (self.activation_bits - 1) + bits_for(self.row_nonzeros - 1) + 1
 
     @property
-    def entry_bits(self):
+    def entry_bits(self) -> int:
         """Width of an encoded weight: value and skip."""
         return self.weight_bits + self.index_bits
 
     @property
-    def stream_bits(self):
+    def stream_bits(self) -> int:
         """Bits of a line of weights: one entry for every PE."""
         return self.pes * self.entry_bits
 
     @property
-    def position_bits(self):
+    def position_bits(self) -> int:
         """Width of a place in the weights: an address, with a bit more where the memory is a ring."""
         return bits_for(self.entry_depth - 1) + self.stream
 
     @property
-    def count_bits(self):
+    def count_bits(self) -> int:
         """Width of a pointer: entries of one column on one PE, padding included. They are no more than the rows of
         its matrix, and no matrix has all accumulators."""
         return bits_for(self.accumulator_rows - 1)
 
     @property
-    def table_index_bits(self):
+    def table_index_bits(self) -> int:
         """2048-entry activation tables, as the paper."""
         return 11
 
     @property
-    def fraction_bits(self):
+    def fraction_bits(self) -> int:
         """Bits of a table argument below its index: the interpolation's resolution."""
         return 9
 
     @property
-    def argument_bits(self):
+    def argument_bits(self) -> int:
         """Width of a table argument; also of a bias, which is kept in that format."""
         return self.table_index_bits + self.fraction_bits
 
     @property
-    def table_bits(self):
+    def table_bits(self) -> int:
         """Width of a table sample and of a gate: Q16, so that 1.0 is exact."""
         return 18
 
     @property
-    def gate_fraction(self):
+    def gate_fraction(self) -> int:
         """Fraction bits of a gate value."""
         return 16
 
     @property
-    def sum_bits(self):
+    def sum_bits(self) -> int:
         """Width at which pre-activations are summed before they are clamped to a table argument."""
         return self.argument_bits + 4
 
     @property
-    def peephole_bits(self):
+    def peephole_bits(self) -> int:
         """Width of a peephole weight."""
         return 16
 
     @property
-    def peephole_shift_base(self):
+    def peephole_shift_base(self) -> int:
         """A peephole product is shifted right by this plus the layer's 0..7."""
         return self.cell_bits - 14
 
     @property
-    def cell_fraction_max(self):
+    def cell_fraction_max(self) -> int:
         """Fraction bits of the cell state are this minus the layer's 0..7."""
         return self.cell_bits - 4
 
     @property
-    def cell_argument_left(self):
+    def cell_argument_left(self) -> int:
         """c is shifted left by this before the right shift that makes it a table argument."""
         return 8
 
     @property
-    def parameter_bits(self):
+    def parameter_bits(self) -> int:
         """Width of a (bias, peephole) pair."""
         return self.argument_bits + self.peephole_bits
 
     @property
-    def parameter_line_bits(self):
+    def parameter_line_bits(self) -> int:
         """Width of a slice's parameter memory: pairs of the PE rows that it takes up in one cycle."""
         return max(1, self.slice_width // self.channels) * self.parameter_bits
 
     @property
-    def parameter_lines(self):
+    def parameter_lines(self) -> int:
         """Depth of a slice's parameter memory: cell rows, gates, PE rows that are not side by side."""
         return self.cell_rows * 4 * self.rows_per_slice // max(1, self.slice_width // self.channels)
 
     @property
-    def line_bits(self):
+    def line_bits(self) -> int:
         """Width of a line number of the vector memory."""
         return bits_for(self.vector_depth // self.groups - 1)
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> int:
         """CRC-32 over all fields but the name: an image fits exactly the machines that share it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "name"}
         return zlib.crc32(repr(sorted(fields.items())).encode())
 
-    def replace(self, **changes):
+    def replace(self, **changes: Any) -> "Config":
         """A copy with ``changes``, checked anew. ``slices`` and ``slice_width`` follow, where they are what they would
         be if they were left out."""
         for field in ("slices", "slice_width"):
@@ -314,7 +315,7 @@ PRESETS = {config.name: config for config in [
 ]}
 
 
-def preset(name):
+def preset(name: str) -> Config:
     """The named preset.
 
     Raises

@@ -11,7 +11,7 @@ from openese.rtl.bundles import FramePort, ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.elementwise import Settings
 from openese.rtl.interfaces import MAX_OPERATIONS, Context
-from openese.rtl.program import Instruction, Opcode, Source, When
+from openese.rtl.program import Instruction, Opcode, Source, Take
 from openese.rtl.program_reader import ProgramReader, program_line
 
 __all__ = ["Controller"]
@@ -202,7 +202,7 @@ class Controller(wiring.Component):
 
     def _frame(self, m, reader, state):
         """FRAME: fix the voices of the step whose work begins."""
-        trying = reader.instruction.when == When.TRY
+        trying = reader.instruction.when == Take.TRY
         wanted = trying | state.missed
         available = self.frame_ready & self.run
         undecided = Const(0)

@@ -2,13 +2,14 @@
 """Loader: takes a memory image, one word after another, and refuses a wrong one."""
 
 import enum
+from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
 
-from openese.rtl.config import bits_for
+from openese.rtl.config import Config, bits_for
 from openese.rtl.program import Instruction
 
 __all__ = ["MAGIC", "VERSION", "HEADER_WORDS", "Section", "ImageError", "Lines", "Loader"]
@@ -59,7 +60,7 @@ class Lines:
         Bits of the longest line in whole words.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         memories = {
             Section.MANIFEST: (32, 1 << 24),
             Section.PROGRAM: (32 * Instruction(config).words, config.program_depth),
@@ -75,7 +76,7 @@ class Lines:
         self.words = {section: -(-bits // 32) for section, bits in self.bits.items()}
         self.width = 32 * max(self.words.values())
 
-    def select(self, line, section):
+    def select(self, line: Any, section: Section) -> Any:
         """The bits of the loader's ``line`` that are a complete line of ``section``."""
         start = self.width - 32 * self.words[section]
         return line[start:start + self.bits[section]]

@@ -19,13 +19,14 @@ FRAME          take the next input frame, or go on without one (``TRY``)
 """
 
 import enum
+from typing import Any
 
 from amaranth.hdl import Shape
 from amaranth.lib import data
 
-from openese.rtl.config import bits_for
+from openese.rtl.config import Config, bits_for
 
-__all__ = ["Opcode", "When", "Source", "Instruction", "GATES"]
+__all__ = ["Opcode", "Take", "When", "Source", "Instruction", "GATES"]
 
 GATES = ("i", "f", "g", "o")
 
@@ -42,18 +43,22 @@ class Opcode(enum.IntEnum):
     REPEAT = 6
 
 
-class When(enum.IntEnum):
-    """Condition of a FRAME or MULTIPLY, which lets the next frame's work run early, if it is there.
+class Take(enum.IntEnum):
+    """``when`` of a FRAME, which lets the next frame's work run early.
 
-    ``FRAME TRY`` takes a frame if there is one. ``MULTIPLY TAKEN`` runs if that succeeded; later, ``FRAME
-    WAIT`` waits for one if it did not, and ``MULTIPLY MISSED`` then makes up for what was left out.
+    ``TRY`` takes a frame if there is one. ``WAIT`` waits for a frame, unless the last ``TRY`` took one.
     """
+
+    WAIT = 0
+    TRY = 1
+
+
+class When(enum.IntEnum):
+    """``when`` of a MULTIPLY: always, only if the last ``FRAME TRY`` took a frame, or only if it did not."""
 
     ALWAYS = 0
     TAKEN = 1
     MISSED = 2
-    TRY = 1
-    WAIT = 0
 
 
 class Source(enum.IntEnum):
@@ -73,7 +78,9 @@ class Instruction(data.StructLayout):
         32-bit words of one instruction in a memory image.
     """
 
-    def __init__(self, config):
+    words: int
+
+    def __init__(self, config: Config) -> None:
         line = bits_for(config.vector_depth // config.groups)
         column = bits_for(config.column_depth)
         accumulator = bits_for(config.accumulator_rows - 1)
@@ -117,7 +124,7 @@ class Instruction(data.StructLayout):
         })
         self.words = -(-Shape.cast(self).width // 32)
 
-    def pack(self, **fields):
+    def pack(self, **fields: Any) -> int:
         """The instruction as an unsigned integer; fields not named are zero.
 
         Raises

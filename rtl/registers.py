@@ -82,7 +82,7 @@ class Register:
 
 def _flags(flags: type[enum.IntFlag], texts: Sequence[str]) -> tuple[Field, ...]:
     """A field for each member of an ``IntFlag``, with its text."""
-    return tuple(Field(flag.name, flag.bit_length() - 1, 1, text) for flag, text in zip(flags, texts, strict=True))
+    return tuple(Field(str(flag.name), flag.bit_length() - 1, 1, text) for flag, text in zip(flags, texts, strict=True))
 
 
 #: 64-bit counters since the last reset, in the order of their addresses.

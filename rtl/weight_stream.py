@@ -9,7 +9,7 @@ from openese.rtl.bundles import StreamPort, ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import BLOCKS
-from openese.rtl.program import Opcode, When
+from openese.rtl.program import Opcode, Take
 from openese.rtl.program_reader import ProgramReader, program_line
 
 __all__ = ["AXI4ReadSignature", "Burst", "StreamFetch", "StreamReader"]
@@ -115,7 +115,7 @@ class StreamFetch(wiring.Component):
                         with m.If(current.streamed):
                             reader.advance(m)
                     with m.Case(Opcode.FRAME):
-                        trying = current.when == When.TRY
+                        trying = current.when == Take.TRY
                         with m.If(trying & (decided.level < self.ahead)):
                             m.d.comb += [take.eq(self.run & (frames != 0)), decided.i.eq(take),
                                          decided.i_valid.eq(1)]

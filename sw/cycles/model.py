@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from openese.rtl.array import PEArray
 from openese.rtl.controller import Controller
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS
-from openese.rtl.program import Opcode, When
+from openese.rtl.program import Opcode, Take, When
 from openese.rtl.spmat_read import SpmatRead
 from openese.rtl.weight_stream import StreamFetch, StreamReader
 from openese.sw.cycles.blocks import (
@@ -348,7 +348,7 @@ class _Walk:
             return Activity.START
         match instruction["opcode"]:
             case Opcode.FRAME:
-                return self._frame(instruction["when"] == When.TRY, ready)
+                return self._frame(instruction["when"] == Take.TRY, ready)
             case Opcode.MULTIPLY:
                 return self._multiply(instruction, completed)
             case Opcode.ELEMENTWISE | Opcode.PROJECT:

@@ -9,7 +9,7 @@ import numpy as np
 
 from openese.rtl.config import Config
 from openese.rtl.interfaces import BLOCKS
-from openese.rtl.program import Opcode, When
+from openese.rtl.program import Opcode, Take, When
 from openese.rtl.weight_stream import StreamFetch, StreamReader, burst_lines
 
 __all__ = ["Memory", "StreamModel"]
@@ -110,7 +110,7 @@ class StreamModel:
 
     def _carry_out(self, cycle: int) -> None:
         instruction = self._instructions[self._counter]
-        trying = instruction.get("when") == When.TRY
+        trying = instruction.get("when") == Take.TRY
         match instruction["opcode"]:
             case Opcode.FRAME if trying:
                 if len(self._decisions) == StreamFetch.ahead:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openese.rtl.config import PRESETS, Config
-from openese.rtl.program import Instruction, Opcode, Source, When
+from openese.rtl.program import Instruction, Opcode, Source, Take, When
 from openese.rtl.spmv import SpMV
 from openese.sw.model.quantized import QuantizedLayer, QuantizedModel
 from openese.sw.pack.encode import EncodedMatrix, encode, entries, order_window
@@ -403,7 +403,7 @@ class _Scheduler:
         self._emit(Opcode.FORMAT, count=model.inputs, src_base=self._inputs[0], dst_base=self._inputs[1])
         if self._streamed:
             self._instructions[-1]["streamed"] = 1
-        self._emit(Opcode.FRAME, when=When.WAIT)
+        self._emit(Opcode.FRAME, when=Take.WAIT)
         for operation, release in self._early_operations(0):
             self._multiply(operation, release=release)
         # The first frame's y' is what the host left there, so there is nothing to follow.
@@ -421,7 +421,7 @@ class _Scheduler:
         following = (number + 1) % len(model.layers)
         self._elementwise(number)
         if following == 0:
-            self._emit(Opcode.FRAME, when=When.TRY)
+            self._emit(Opcode.FRAME, when=Take.TRY)
         for operation, release in self._early_operations(following):
             self._multiply(operation, when=When.ALWAYS if following else When.TAKEN, release=release)
         if layer.w_ym is not None:
@@ -432,7 +432,7 @@ class _Scheduler:
                        shift=(model.formats[number].output_shift, 0, 0, 0), masked=1, sent=int(following == 0))
         if following == 0:
             self._emit(Opcode.OUTPUT, count=model.outputs, src_base=place.y_line)
-            self._emit(Opcode.FRAME, when=When.WAIT)
+            self._emit(Opcode.FRAME, when=Take.WAIT)
             for operation, release in self._early_operations(0):
                 self._multiply(operation, when=When.MISSED, release=release)
         for operation, follow, release in self._late_operations(following):

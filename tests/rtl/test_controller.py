@@ -6,7 +6,7 @@ from bench import TINY, cycles, generator, seeds, simulate
 
 from openese.rtl.controller import Controller
 from openese.rtl.interfaces import MAX_OPERATIONS
-from openese.rtl.program import Instruction, Opcode, Source, When
+from openese.rtl.program import Instruction, Opcode, Source, Take, When
 
 FORMATS = ("cell_argument_shift", "peephole_select", "cell_select", "g_sigmoid")
 
@@ -16,7 +16,7 @@ def random_program(rng, config, length):
     def number(limit):
         return int(rng.integers(limit))
 
-    program = [{"opcode": Opcode.FORMAT, "count": 7}, {"opcode": Opcode.FRAME, "when": When.WAIT}]
+    program = [{"opcode": Opcode.FORMAT, "count": 7}, {"opcode": Opcode.FRAME, "when": Take.WAIT}]
     for _ in range(length):
         opcode = rng.choice([Opcode.MULTIPLY] * 5 + [Opcode.ELEMENTWISE, Opcode.PROJECT, Opcode.OUTPUT])
         program.append({
@@ -28,7 +28,7 @@ def random_program(rng, config, length):
             "align": rng.integers(0, 8, 4).tolist(), "shift": rng.integers(0, 32, 4).tolist(),
             "cell_argument_shift": number(32), "peephole_select": number(8), "cell_select": number(8),
             "g_sigmoid": number(2), "masked": number(2), "sent": number(2)})
-    program.insert(2 + int(rng.integers(length)), {"opcode": Opcode.FRAME, "when": When.TRY})
+    program.insert(2 + int(rng.integers(length)), {"opcode": Opcode.FRAME, "when": Take.TRY})
     program.append({"opcode": Opcode.REPEAT, "src_base": 1})
     return program
 
@@ -58,7 +58,7 @@ class Reference:
             elif opcode is Opcode.FORMAT:
                 return "format", instruction["count"]
             elif opcode is Opcode.FRAME:
-                if instruction["when"] == When.TRY:
+                if instruction["when"] == Take.TRY:
                     self.missed = kind != "take"
                     if self.missed:
                         continue
@@ -219,7 +219,7 @@ def test_random_programs(seed):
 def test_a_buffer_is_released_after_the_last_column_is_sent(release):
     dut = Controller(TINY)
     layout = Instruction(TINY)
-    program = [{"opcode": Opcode.MULTIPLY, "release": release}, {"opcode": Opcode.FRAME, "when": When.WAIT}]
+    program = [{"opcode": Opcode.MULTIPLY, "release": release}, {"opcode": Opcode.FRAME, "when": Take.WAIT}]
     seen = []
 
     async def bench(ctx):

@@ -7,7 +7,7 @@ import pytest
 from bench import TINY, check_held, cycles, generator, pause, seeds, simulate, trace
 
 from openese.rtl.interfaces import BLOCKS
-from openese.rtl.program import Instruction, Opcode, When
+from openese.rtl.program import Instruction, Opcode, Take, When
 from openese.rtl.spmat_read import SpmatRead
 from openese.rtl.weight_stream import StreamFetch, StreamReader, burst_lines
 
@@ -230,14 +230,14 @@ def test_an_error_stops_the_stream_until_it_is_flushed(seed):
 
 def random_program(rng):
     """A loop of MULTIPLYs under every condition, with a FRAME TRY somewhere."""
-    program = [{"opcode": Opcode.FORMAT, "streamed": 1}, {"opcode": Opcode.FRAME, "when": When.WAIT}]
+    program = [{"opcode": Opcode.FORMAT, "streamed": 1}, {"opcode": Opcode.FRAME, "when": Take.WAIT}]
     length = int(rng.integers(4, 10))
     for _ in range(length):
         program.append({"opcode": Opcode.MULTIPLY, "when": When(int(rng.integers(3))),
                         "entry_base": int(rng.integers(0, 1 << 20)), "entry_lines": int(rng.integers(0, 60))})
         if rng.random() < 0.3:
             program.append({"opcode": Opcode.ELEMENTWISE})
-    program.insert(2 + int(rng.integers(length)), {"opcode": Opcode.FRAME, "when": When.TRY})
+    program.insert(2 + int(rng.integers(length)), {"opcode": Opcode.FRAME, "when": Take.TRY})
     return [*program, {"opcode": Opcode.REPEAT, "src_base": 1}]
 
 
@@ -250,7 +250,7 @@ def expected_lines(program, decisions, count):
         counter += 1
         if step["opcode"] is Opcode.REPEAT:
             counter = 1
-        elif step["opcode"] is Opcode.FRAME and step["when"] == When.TRY:
+        elif step["opcode"] is Opcode.FRAME and step["when"] == Take.TRY:
             missed = not next(decisions)
         elif step["opcode"] is Opcode.MULTIPLY and not (
                 (step["when"] == When.TAKEN and missed) or (step["when"] == When.MISSED and not missed)):
