@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from openese.rtl.activation import Activation
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
-from openese.sw.model.arrays import Float64Array, IntArray
+from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
 from openese.sw.model.layers import GATES, Layer, Model
 from openese.sw.model.quantized import (
     SELECTS,
@@ -161,11 +161,11 @@ def _rounded_weights(values: NDArray[Any], fractions: Sequence[int], config: Con
     return weights
 
 
-def _rounded_bias(layer: Layer, fractions: Sequence[int], config: Config) -> NDArray[np.int64]:
+def _rounded_bias(layer: Layer, fractions: Sequence[int], config: Config) -> Int64Array:
     return saturate(to_fixed(layer.bias, np.reshape(fractions, (4, 1))), config.argument_bits)
 
 
-def _rounded_peephole(values: NDArray[Any], fraction: int, config: Config) -> NDArray[np.int64]:
+def _rounded_peephole(values: NDArray[Any], fraction: int, config: Config) -> Int64Array:
     return saturate(to_fixed(values, fraction), config.peephole_bits)
 
 
@@ -350,7 +350,7 @@ class _LayerQuantizer:
         coarsest = finest + config.cell_argument_left - self._of_tanh
         return min(max(wanted, SELECTS[0]), SELECTS[-1], coarsest)
 
-    def _quantize_peephole(self, cell_select: int) -> tuple[int, NDArray[np.int64] | None]:
+    def _quantize_peephole(self, cell_select: int) -> tuple[int, Int64Array | None]:
         """``peephole_select`` and the peepholes, as fine as they fit."""
         config = self._config
         if self._layer.peephole is None:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from openese.rtl.config import Config
 from openese.rtl.loader import MAGIC, VERSION, ImageError, Section
 from openese.rtl.registers import ADDRESS, COUNTERS, Control, Status
+from openese.sw.model.arrays import Int64Array
 from openese.sw.model.state import ChannelState
 from openese.sw.pack.image import Image
 
@@ -128,7 +129,7 @@ class Device:
         self._fresh[:] = True
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None,
-            reset: ArrayLike | None = None) -> NDArray[np.int64]:
+            reset: ArrayLike | None = None) -> Int64Array:
         """Steps for frames (T, C, I), as `Reference.run`; a voice's first frame starts it anew.
 
         Raises
@@ -164,7 +165,7 @@ class Device:
 
     # -- state ---------------------------------------------------------------------------------
 
-    def _places(self, channel: int) -> Iterable[tuple[int, str, NDArray[np.int64]]]:
+    def _places(self, channel: int) -> Iterable[tuple[int, str, Int64Array]]:
         """STATE_SELECT words of one channel: layer, "c" or "y", words."""
         if not 0 <= channel < self.channels:
             raise ValueError(f"channel must be between 0 and {self.channels - 1}, not {channel}")
