@@ -57,7 +57,7 @@ def symmetric(values: NDArray[Any], fraction: int, bits: int) -> Int64Array:
 
 def ranges(model: Model, frames: Float64Array) -> list[dict[str, Range]]:
     """By layer, the `Range` of x, c, m and y, and of z (pre-activations) by gate, over frames (T, B, I)."""
-    found: list[dict[str, Range]] = [{} for _ in model.layers]
+    seen: list[dict[str, Range]] = [{} for _ in model.layers]
 
     def observe(layer: int, tensor: str, values: Float64Array) -> None:
         parts = {tensor: values}
@@ -65,11 +65,11 @@ def ranges(model: Model, frames: Float64Array) -> list[dict[str, Range]]:
             parts = {f"z[{gate}]": part for gate, part in zip(GATES, values, strict=True)}
         for name, part in parts.items():
             low, high = float(part.min()), float(part.max())
-            before = found[layer].get(name, Range(low, high))
-            found[layer][name] = Range(min(low, before.minimum), max(high, before.maximum))
+            before = seen[layer].get(name, Range(low, high))
+            seen[layer][name] = Range(min(low, before.minimum), max(high, before.maximum))
 
     floating.run(model, frames, observe=observe)
-    return found
+    return seen
 
 
 def segments(model: Model, frames: Float64Array) -> Float64Array:

@@ -140,10 +140,10 @@ def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:
 def _in_formats(layer: Layer, old: QuantizedLayer, formats: Formats, config: Config) -> QuantizedLayer:
     owner = f"layer {layer.name!r}"
     for tensor in ("w_x", "w_r", "bias", "peephole", "w_ym"):
-        found, expected = (None if array is None else np.shape(array)
+        shape, expected = (None if array is None else np.shape(array)
                            for array in (getattr(layer, tensor), getattr(old, tensor)))
-        if found != expected:
-            raise QuantizeError(f"{owner} {tensor}: expected shape {expected}, found {found}")
+        if shape != expected:
+            raise QuantizeError(f"{owner} {tensor}: expected shape {expected}, found {shape}")
     peephole, w_ym = layer.peephole, layer.w_ym
     return dataclasses.replace(
         old, name=layer.name, bias=_rounded_bias(layer, formats.argument_fraction, config),

@@ -80,12 +80,12 @@ class Device:
         self.load(image.words())
 
     def _identify(self) -> None:
-        found = {name: self._link.read(ADDRESS[name]) for name in ("ID", "VERSION", "FINGERPRINT")}
+        actual = {name: self._link.read(ADDRESS[name]) for name in ("ID", "VERSION", "FINGERPRINT")}
         config = self._image.config
         wanted = {"ID": MAGIC, "VERSION": VERSION, "FINGERPRINT": config.fingerprint}
         for name, value in wanted.items():
-            if found[name] != value:
-                raise DeviceError(f"the machine's {name} is {found[name]:08x}; config {config.name!r} "
+            if actual[name] != value:
+                raise DeviceError(f"the machine's {name} is {actual[name]:08x}; config {config.name!r} "
                                   f"of the image has {value:08x}")
 
     def _place_stream(self) -> None:
@@ -178,15 +178,15 @@ class Device:
 
     def get_state(self, channel: int) -> list[ChannelState]:
         """The state of one channel, layer by layer. Nothing may be under way."""
-        found: list[dict[str, Any]] = [{} for _ in self.model.layers]
+        parts: list[dict[str, Any]] = [{} for _ in self.model.layers]
         for number, name, words in self._places(channel):
             values = np.zeros(len(words), np.int64)
             if not self._fresh[channel]:
                 values[:] = self._link.access(
                     access for word in words for access in ((ADDRESS["STATE_SELECT"], int(word)),
                                                             (ADDRESS["STATE_DATA"], None)))
-            found[number][name] = values - ((values >> 31) << 32)
-        return [ChannelState(**layer) for layer in found]
+            parts[number][name] = values - ((values >> 31) << 32)
+        return [ChannelState(**layer) for layer in parts]
 
     def set_state(self, channel: int, state: list[ChannelState]) -> None:
         """Replace the state of one channel. Nothing may be under way.

@@ -118,8 +118,8 @@ class MachineRunner:
         self.input_saturations += int(np.count_nonzero(fitted != exact))
         return fitted
 
-    def _from_integers(self, found: list[ChannelState], after: State, voice: int) -> None:
+    def _from_integers(self, states: list[ChannelState], after: State, voice: int) -> None:
         model = self._machine.model
-        for held, layer, formats, (c, y) in zip(after, model.layers, model.formats, found, strict=True):
+        for held, layer, formats, (c, y) in zip(after, model.layers, model.formats, states, strict=True):
             held.c[voice] = np.ldexp(np.asarray(c, np.float64), -formats.cell_fraction)
             held.y[voice] = np.ldexp(np.asarray(y, np.float64), -layer.y_fraction)
