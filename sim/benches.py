@@ -90,8 +90,8 @@ def _sources(config: Config, top: str, family: str | None) -> list[Path]:
 def _ports(sources: Sequence[Path], top: str) -> str:
     """Text of a control file for Verilator: cocotb would have every signal public, which doubles the build and slows
     the run; its benches need ports."""
-    text = next(found[1] for source in sources
-                if (found := re.search(rf"(?ms)^module {top}\((.*?)\);", source.read_text())))
+    text = next(match[1] for source in sources
+                if (match := re.search(rf"(?ms)^module {top}\((.*?)\);", source.read_text())))
     names = re.findall(r"[A-Za-z_]\w*", text)
     return "\n".join(["`verilator_config", *(f'public_flat_rw -module "{top}" -var "{name}"' for name in names)]) + "\n"
 
@@ -123,5 +123,5 @@ def _failures(results: Path) -> list[str]:
     cases = list(ElementTree.parse(results).iter("testcase"))
     if not cases:
         return ["there is no bench"]
-    return [f"{case.get('name')}: {found.get('type')}: {found.get('message')}"
-            for case in cases for found in [*case.findall("failure"), *case.findall("error")]]
+    return [f"{case.get('name')}: {fault.get('type')}: {fault.get('message')}"
+            for case in cases for fault in [*case.findall("failure"), *case.findall("error")]]

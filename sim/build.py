@@ -51,10 +51,10 @@ def cache_folder() -> Path:
 
 def digest(sources: Sequence[Path], *parts: str) -> str:
     """16 hex digits for the bytes of ``sources`` and for ``parts``."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for part in [*(Path(source).read_bytes() for source in sources), *(part.encode() for part in parts)]:
-        found.update(len(part).to_bytes(8, "little") + part)
-    return found.hexdigest()[:16]
+        hashed.update(len(part).to_bytes(8, "little") + part)
+    return hashed.hexdigest()[:16]
 
 
 def kept(name: str, make: Callable[[Path], Path], most: int | None = None) -> Path:

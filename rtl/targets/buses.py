@@ -75,16 +75,16 @@ def _parameters(config, name):
 
 def buses(config):
     """Every `Bus` of the machine, by name."""
-    found = {}
+    grouped = {}
     for port in ports(config):
         match = re.fullmatch(r"(([sm])_(axis|axi))_(\w+)", port.name)
         if match:
             name, side, kind, logical = match.groups()
-            bus = found.setdefault(name, Bus(name, "interface", "axis" if kind == "axis" else "aximm", side == "m",
+            bus = grouped.setdefault(name, Bus(name, "interface", "axis" if kind == "axis" else "aximm", side == "m",
                                              {}, _parameters(config, name)))
             bus.ports[logical.upper()] = port.name
-    clock = {"ASSOCIATED_BUSIF": ":".join(found), "ASSOCIATED_RESET": "aresetn"}
+    clock = {"ASSOCIATED_BUSIF": ":".join(grouped), "ASSOCIATED_RESET": "aresetn"}
     signals = [Bus("aclk", "signal", "clock", False, {"CLK": "aclk"}, clock),
                Bus("aresetn", "signal", "reset", False, {"RST": "aresetn"}, {"POLARITY": "ACTIVE_LOW"}),
                Bus("irq", "signal", "interrupt", True, {"INTERRUPT": "irq"}, {"SENSITIVITY": "LEVEL_HIGH"})]
-    return {**{signal.name: signal for signal in signals}, **found}
+    return {**{signal.name: signal for signal in signals}, **grouped}

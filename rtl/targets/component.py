@@ -121,21 +121,21 @@ def _file_sets(driver_types):
         _DRIVER: [_file(path, kind) for path, kind in driver_types.items()],
         _USER_INTERFACE: [_file(f"xgui/{_identifier()}.tcl", "tclSource", "XGUI_VERSION_2")],
     }
-    return [_named("fileSet", f"{name}_view_fileset", *found) for name, found in sets.items()]
+    return [_named("fileSet", f"{name}_view_fileset", *members) for name, members in sets.items()]
 
 
 def _parameters(config):
-    found = []
+    elements = []
     for order, (name, (kind, value)) in enumerate(parameters(config).items(), 2):
         length = {"bitStringLength": "32"} if kind == "bitString" else {}
         fixed = _element("xilinx_x_isEnabled", text="false", **{"xilinx_x_id": f"PARAM_ENABLEMENT.{name}"})
-        found.append(_named(
+        elements.append(_named(
             "parameter", name,
             _text("value", value, format=kind, resolve="user", id=f"PARAM_VALUE.{name}", order=str(order), **length),
             _element("vendorExtensions", _element("xilinx_x_parameterInfo",
                                                   _element("xilinx_x_enablement", fixed)))))
     component_name = _text("value", _identifier(), resolve="user", id="PARAM_VALUE.Component_Name", order="1")
-    return [*found, _named("parameter", "Component_Name", component_name)]
+    return [*elements, _named("parameter", "Component_Name", component_name)]
 
 
 def _extensions(config):
@@ -162,14 +162,14 @@ def component(config, driver_types):
         Type by path of the files of the driver.
     """
     about = core(config)
-    found = buses(config)
-    spaces = [_address_space(bus) for bus in found.values() if bus.kind == "aximm" and bus.master]
+    interfaces = buses(config)
+    spaces = [_address_space(bus) for bus in interfaces.values() if bus.kind == "aximm" and bus.master]
     views = [_view(_SYNTHESIS, "Synthesis", "synthesis", True), _view(_SIMULATION, "Simulation", "simulation", True),
              _view(_DRIVER, "Software Driver", "sw.driver"), _view(_USER_INTERFACE, "UI Layout", "xgui.ui")]
     root = _element(
         "component",
         *(_text(part, about[part]) for part in ("vendor", "library", "name", "version")),
-        _element("busInterfaces", *map(_bus, found.values())),
+        _element("busInterfaces", *map(_bus, interfaces.values())),
         *([_element("addressSpaces", *spaces)] if spaces else []),
         _element("memoryMaps", _memory_map(config)),
         _element("model", _element("views", *views), _element("ports", *map(_port, ports(config)))),

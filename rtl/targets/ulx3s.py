@@ -150,12 +150,12 @@ def constraints():
     """Pins and clock, of amaranth-boards, as nextpnr reads them."""
     from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
-    found = {(resource.name, resource.number): resource for resource in ULX3S_85F_Platform.resources}
-    uart = {sub.name: sub.ios[0] for sub in found["uart", 0].ios}
-    pins = {"clk25": (found["clk25", 0].ios[0], found["clk25", 0].attrs),
-            "rx": (uart["rx"], found["uart", 0].attrs), "tx": (uart["tx"], found["uart", 0].attrs),
-            "dip": (found["switch", 0].ios[0], found["switch", 0].attrs)}
-    pins |= {f"led[{k}]": (found["led", k].ios[0], found["led", k].attrs) for k in range(_LEDS)}
+    resources = {(resource.name, resource.number): resource for resource in ULX3S_85F_Platform.resources}
+    uart = {sub.name: sub.ios[0] for sub in resources["uart", 0].ios}
+    pins = {"clk25": (resources["clk25", 0].ios[0], resources["clk25", 0].attrs),
+            "rx": (uart["rx"], resources["uart", 0].attrs), "tx": (uart["tx"], resources["uart", 0].attrs),
+            "dip": (resources["switch", 0].ios[0], resources["switch", 0].attrs)}
+    pins |= {f"led[{k}]": (resources["led", k].ios[0], resources["led", k].attrs) for k in range(_LEDS)}
     lines = []
     for port, (pin, attributes) in pins.items():
         lines.append(f'LOCATE COMP "{port}" SITE "{pin.names[0]}";')

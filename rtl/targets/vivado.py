@@ -50,15 +50,15 @@ def parameters(config):
 
     Formats and values are IP-XACT's: ``long``, ``bool`` or ``bitString``.
     """
-    found = {}
+    values = {}
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
         if isinstance(value, bool):
-            found[field.name.upper()] = ("bool", str(value).lower())
+            values[field.name.upper()] = ("bool", str(value).lower())
         elif isinstance(value, int):
-            found[field.name.upper()] = ("long", str(value))
-    found["FINGERPRINT"] = ("bitString", f"0x{config.fingerprint:08X}")
-    return found
+            values[field.name.upper()] = ("long", str(value))
+    values["FINGERPRINT"] = ("bitString", f"0x{config.fingerprint:08X}")
+    return values
 
 
 def registers(config):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from openese.rtl.verilog import verilog
 from openese.sw.bench.layer import CLOCK
+from openese.sw.model.arrays import Int64Array
 from openese.sw.pack.image import Image, pack
 from openese.sw.pack.schedule import Schedule
 from openese.sw.reference.machine import Reference
@@ -35,8 +35,8 @@ MEMORIES: tuple[dict[str, Any], ...] = (
 class _Measurement:
     """One machine with the layer in it, and what the reference says of its first frames."""
 
-    def __init__(self, plan: Schedule, image: Image, link: Any, frames: NDArray[np.int64],
-                 expected: NDArray[np.int64]) -> None:
+    def __init__(self, plan: Schedule, image: Image, link: Any, frames: Int64Array,
+                 expected: Int64Array) -> None:
         self.link = link
         self._plan = plan
         self._frames, self._expected = frames, expected
@@ -64,7 +64,7 @@ class _Measurement:
         return self.device.counters(), bool((y == self._expected[:count]).all())
 
 
-def _frames(plan: Schedule, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _frames(plan: Schedule, count: int) -> tuple[Int64Array, Int64Array]:
     """Random frames (T, C, I), and the words (T, C, P) that the reference makes of them."""
     rng = np.random.default_rng(1)
     frames = rng.integers(-1 << 13, 1 << 13, (count, plan.config.channels, plan.model.inputs))

@@ -69,14 +69,14 @@ def torch_step(voices: int, steps: int = 1) -> Callable[[], object] | None:
 
 def processor(dense: Model, sparse: Model, voices: int, microseconds: float) -> dict[str, float | None]:
     """See the module; ``microseconds`` of the machine's step of as many ``voices``."""
-    found: dict[str, float | None] = {}
+    result: dict[str, float | None] = {}
     of_dense, of_sparse = ((np.concatenate([layer.w_x, layer.w_r], axis=2).reshape(4 * CELLS, -1).astype(np.float32),
                             np.asarray(layer.w_ym, np.float32)) for layer in (dense.layers[0], sparse.layers[0]))
-    found["dense_step_seconds"] = seconds(_step(*of_dense, voices), 50)
-    found["sparse_step_seconds"] = seconds(_step(csr_array(of_sparse[0]), csr_array(of_sparse[1]), voices), 50)
+    result["dense_step_seconds"] = seconds(_step(*of_dense, voices), 50)
+    result["sparse_step_seconds"] = seconds(_step(csr_array(of_sparse[0]), csr_array(of_sparse[1]), voices), 50)
     torch = torch_step(voices)
-    found["torch_step_seconds"] = torch and seconds(torch, 50)
+    result["torch_step_seconds"] = torch and seconds(torch, 50)
     for name in ("dense", "sparse", "torch"):
-        taken = found[f"{name}_step_seconds"]
-        found[f"{name}_times_the_machine"] = taken and taken * 1e6 / microseconds
-    return found
+        taken = result[f"{name}_step_seconds"]
+        result[f"{name}_times_the_machine"] = taken and taken * 1e6 / microseconds
+    return result

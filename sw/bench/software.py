@@ -68,8 +68,8 @@ def _csc_seconds(quantized: QuantizedModel) -> float:
 def software(config: Config, density: float, large: bool) -> dict[str, Any]:
     """See the module."""
     dense = paper_layer()
-    quantized, found = min((_stages(dense, config, density) for _ in range(2)), key=lambda run: run[1]["total_seconds"])
-    result: dict[str, Any] = dict(found)
+    quantized, times = min((_stages(dense, config, density) for _ in range(2)), key=lambda run: run[1]["total_seconds"])
+    result: dict[str, Any] = dict(times)
     result["pack_to_csc"] = seconds(lambda: schedule(quantized, config)) / _csc_seconds(quantized)
     reference = Reference(quantized, config.channels)
     x = np.zeros((config.channels, INPUTS), np.int64)
@@ -84,8 +84,8 @@ def software(config: Config, density: float, large: bool) -> dict[str, Any]:
 def large_model() -> dict[str, Any]:
     """Of a process of its own, whose memory is nobody else's."""
     done = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
 
 
 def _large() -> dict[str, Any]:

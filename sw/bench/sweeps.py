@@ -27,10 +27,10 @@ def density_sweep(config: Config) -> list[dict[str, Any]]:
     dense = 0
     for density in DENSITIES:
         for balanced in (True, False):
-            found = estimate(planned(_roomy(config), density, balanced), most=_STEPS)
-            dense = dense or found.cycles_per_step
-            rows.append({"density": density, "balanced": balanced, "cycles": found.cycles_per_step,
-                         "busy": found.busy, "speedup": dense / found.cycles_per_step})
+            predicted = estimate(planned(_roomy(config), density, balanced), most=_STEPS)
+            dense = dense or predicted.cycles_per_step
+            rows.append({"density": density, "balanced": balanced, "cycles": predicted.cycles_per_step,
+                         "busy": predicted.busy, "speedup": dense / predicted.cycles_per_step})
     return rows
 
 
@@ -56,11 +56,11 @@ def pe_sweep(config: Config, density: float) -> list[dict[str, Any]]:
         for groups in (1, 2, 4, 8):
             try:
                 machine = _scaled(config, pes, groups)
-                found = estimate(planned(machine, density), most=_STEPS)
+                predicted = estimate(planned(machine, density), most=_STEPS)
             except (CapacityError, ValueError):
                 continue
-            if not best or found.cycles_per_step < best["cycles"]:
-                best = {"pes": pes, "groups": groups, "cycles": found.cycles_per_step, "busy": found.busy}
+            if not best or predicted.cycles_per_step < best["cycles"]:
+                best = {"pes": pes, "groups": groups, "cycles": predicted.cycles_per_step, "busy": predicted.busy}
         if best:
             rows.append({**best, "speedup": (rows[0] if rows else best)["cycles"] / best["cycles"]})
     return rows

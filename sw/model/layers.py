@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from openese.sw.model.arrays import FloatArray
 
-__all__ = ["GATES", "G_ACTIVATIONS", "Dense", "Layer", "Matrix", "Model", "ModelError",
-           "frozen", "read_npz"]
+__all__ = ["GATES", "G_ACTIVATIONS", "Dense", "Layer", "LayerTensors", "Matrix", "Model", "ModelError", "frozen",
+           "read_npz"]
 
 GATES = ("i", "f", "g", "o")
 G_ACTIVATIONS = ("tanh", "sigmoid")
@@ -73,14 +73,60 @@ def frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
     return array
 
 
-def _expect(owner: str, tensor: str, array: FloatArray, letters: str, sizes: tuple[int | None, ...]) -> None:
+def _expect(owner: str, tensor: str, array: NDArray[Any], letters: str, sizes: tuple[int | None, ...],
+            error: type[ValueError] = ModelError) -> None:
     """Refuse ``array`` unless its shape is ``sizes``, where None is any size of at least one."""
     right = array.ndim == len(sizes) and all(
-        found == size if size is not None else found > 0
-        for found, size in zip(array.shape, sizes, strict=False))
+        actual == size if size is not None else actual > 0
+        for actual, size in zip(array.shape, sizes, strict=False))
     if not right:
         expected = ", ".join("any" if size is None else str(size) for size in sizes)
-        raise ModelError(f"{owner} {tensor}: expected shape ({letters}) = ({expected}), found {array.shape}")
+        raise error(f"{owner} {tensor}: expected shape ({letters}) = ({expected}), found {array.shape}")
+
+
+class LayerTensors:
+    """The tensors of a layer, in real numbers or in integers, and the sizes that follow from them."""
+
+    name: str
+    w_x: NDArray[Any]
+    w_r: NDArray[Any]
+    bias: NDArray[Any]
+    peephole: NDArray[Any] | None
+    w_ym: NDArray[Any] | None
+    g_activation: str
+
+    @property
+    def inputs(self) -> int:
+        """I, the size of x."""
+        return self.w_x.shape[2]
+
+    @property
+    def cells(self) -> int:
+        """H, the size of c and m."""
+        return self.w_x.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """P, the size of y."""
+        return self.cells if self.w_ym is None else self.w_ym.shape[0]
+
+    @property
+    def _owner(self) -> str:
+        return f"layer {self.name!r}"
+
+    def _check(self, error: type[ValueError]) -> None:
+        """Raise ``error`` for tensors that do not fit each other, or an unknown activation."""
+        if self.g_activation not in G_ACTIVATIONS:
+            raise error(f"{self._owner} g_activation: expected {' or '.join(G_ACTIVATIONS)}, "
+                        f"found {self.g_activation!r}")
+        _expect(self._owner, "w_x", self.w_x, "4, H, I", (4, None, None), error)
+        cells = self.cells
+        if self.w_ym is not None:
+            _expect(self._owner, "w_ym", self.w_ym, "P, H", (None, cells), error)
+        _expect(self._owner, "w_r", self.w_r, "4, H, P", (4, cells, self.outputs), error)
+        _expect(self._owner, "bias", self.bias, "4, H", (4, cells), error)
+        if self.peephole is not None:
+            _expect(self._owner, "peephole", self.peephole, "3, H", (3, cells), error)
 
 
 def _nonzeros(matrices: Iterator[Matrix]) -> int:
@@ -88,7 +134,7 @@ def _nonzeros(matrices: Iterator[Matrix]) -> int:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Layer:
+class Layer(LayerTensors):
     """One LSTM layer, as the paper's cell.
 
     Attributes
@@ -124,39 +170,13 @@ class Layer:
     g_activation: str = "tanh"
 
     def __post_init__(self) -> None:
-        owner = f"layer {self.name!r}"
         if not self.name or not isinstance(self.name, str):
             raise ModelError(f"layer name must be a non-empty string, not {self.name!r}")
-        if self.g_activation not in G_ACTIVATIONS:
-            raise ModelError(f"{owner} g_activation: expected {' or '.join(G_ACTIVATIONS)}, "
-                             f"found {self.g_activation!r}")
         for tensor in ("w_x", "w_r", "bias", "peephole", "w_ym"):
             value = getattr(self, tensor)
             if value is not None:
-                object.__setattr__(self, tensor, _tensor(owner, tensor, value))
-        _expect(owner, "w_x", self.w_x, "4, H, I", (4, None, None))
-        cells = self.cells
-        if self.w_ym is not None:
-            _expect(owner, "w_ym", self.w_ym, "P, H", (None, cells))
-        _expect(owner, "w_r", self.w_r, "4, H, P", (4, cells, self.outputs))
-        _expect(owner, "bias", self.bias, "4, H", (4, cells))
-        if self.peephole is not None:
-            _expect(owner, "peephole", self.peephole, "3, H", (3, cells))
-
-    @property
-    def inputs(self) -> int:
-        """I, the size of x."""
-        return self.w_x.shape[2]
-
-    @property
-    def cells(self) -> int:
-        """H, the size of c and m."""
-        return self.w_x.shape[1]
-
-    @property
-    def outputs(self) -> int:
-        """P, the size of y."""
-        return self.cells if self.w_ym is None else self.w_ym.shape[0]
+                object.__setattr__(self, tensor, _tensor(self._owner, tensor, value))
+        self._check(ModelError)
 
     def matrices(self) -> Iterator[Matrix]:
         """The layer's matrices: w_x and w_r of each gate in turn, then w_ym."""

@@ -333,8 +333,8 @@ class Network:
             raise ModelError("head needs both keys 'head.weight' and 'head.bias'")
         stages: list[Stage] = []
         for s in range(1 + max(s for s, _ in parts)):
-            found = [_direction_from(parts[key]) for key in sorted(parts) if key[0] == s]
-            stages.append(Stage(tuple(found)))
+            directions = [_direction_from(parts[key]) for key in sorted(parts) if key[0] == s]
+            stages.append(Stage(tuple(directions)))
         head = Dense(weight=rest["head.weight"], bias=rest["head.bias"]) if "head.bias" in rest else None
         return cls(stages=tuple(stages), head=head, name=str(rest.get("name", name)))
 

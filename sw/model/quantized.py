@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
-from openese.sw.model.arrays import Float64Array, IntArray
-from openese.sw.model.layers import G_ACTIVATIONS, GATES, Dense, Layer, Model, ModelError, frozen, read_npz
+from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
+from openese.sw.model.layers import GATES, Dense, Layer, LayerTensors, Model, ModelError, frozen, read_npz
 from openese.sw.model.report import Report
 
 __all__ = ["Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
@@ -110,7 +110,7 @@ def _integers(owner: str, tensor: str, value: ArrayLike) -> IntArray:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class QuantizedLayer:
+class QuantizedLayer(LayerTensors):
     """One layer's integers and binary points. Sizes: inputs I, cells H, outputs P; gate order i, f, g, o.
 
     Attributes
@@ -162,14 +162,7 @@ class QuantizedLayer:
             value = getattr(self, tensor)
             if value is not None:
                 object.__setattr__(self, tensor, _integers(self._owner, tensor, value))
-        cells = self.w_x.shape[1] if self.w_x.ndim == 3 else 0
-        outputs = cells if self.w_ym is None else self.w_ym.shape[0]
-        shapes = {"w_x": (4, cells, self.w_x.shape[-1]), "w_r": (4, cells, outputs), "bias": (4, cells),
-                  "peephole": (3, cells), "w_ym": (outputs, cells)}
-        for tensor, shape in shapes.items():
-            value = getattr(self, tensor)
-            if value is not None and (value.shape != shape or not value.size):
-                raise QuantizeError(f"{self._owner} {tensor}: expected shape {shape}, found {value.shape}")
+        self._check(QuantizeError)
         for field in ("w_x_fraction", "w_r_fraction", "align_x", "align_r"):
             object.__setattr__(self, field, tuple(int(n) for n in getattr(self, field)))
             if len(getattr(self, field)) != 4:
@@ -177,30 +170,8 @@ class QuantizedLayer:
                                     f"found {getattr(self, field)}")
         if (self.w_ym is None) != (self.w_ym_fraction is None):
             raise QuantizeError(f"{self._owner} w_ym and w_ym_fraction come together or not at all")
-        if self.g_activation not in G_ACTIVATIONS:
-            raise QuantizeError(f"{self._owner} g_activation: expected {' or '.join(G_ACTIVATIONS)}, "
-                                f"found {self.g_activation!r}")
 
-    @property
-    def _owner(self) -> str:
-        return f"layer {self.name!r}"
-
-    @property
-    def inputs(self) -> int:
-        """I, the size of x."""
-        return self.w_x.shape[2]
-
-    @property
-    def cells(self) -> int:
-        """H, the size of c and m."""
-        return self.w_x.shape[1]
-
-    @property
-    def outputs(self) -> int:
-        """P, the size of y."""
-        return self.w_r.shape[2]
-
-    def row_sums(self) -> NDArray[np.int64]:
+    def row_sums(self) -> Int64Array:
         """Summed magnitudes (4, H) of each row's weights as they meet the accumulators, aligned."""
         return (_row_sums(self.w_x) << np.reshape(self.align_x, (4, 1))) + (
             _row_sums(self.w_r) << np.reshape(self.align_r, (4, 1)))
@@ -300,7 +271,7 @@ class QuantizedModel:
                                     f"{getattr(self.config, width)}; config {config.name!r} has "
                                     f"{getattr(config, width)}")
 
-    def quantize_input(self, x: ArrayLike) -> tuple[NDArray[np.int64], int]:
+    def quantize_input(self, x: ArrayLike) -> tuple[Int64Array, int]:
         """x as the machine takes it, and how many values saturated.
 
         Raises
@@ -316,7 +287,7 @@ class QuantizedModel:
         values = saturate(exact, self.config.activation_bits)
         return values, int(np.count_nonzero(values != exact))
 
-    def dequantize_output(self, y: ArrayLike) -> NDArray[np.float64]:
+    def dequantize_output(self, y: ArrayLike) -> Float64Array:
         """Real numbers for the last layer's integers."""
         return np.ldexp(np.asarray(y, np.float64), -self.layers[-1].y_fraction)
 
@@ -388,7 +359,7 @@ class QuantizedModel:
 
 
 def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
-    def real(values: IntArray | None, *fractions: int | None) -> NDArray[np.float64] | None:
+    def real(values: IntArray | None, *fractions: int | None) -> Float64Array | None:
         if values is None:
             return None
         scales = np.reshape([-(fraction or 0) for fraction in fractions], (-1, *[1] * (values.ndim - 1)))
@@ -467,7 +438,7 @@ def row_limit(config: Config) -> int:
     return 1 << (config.accumulator_bits - config.activation_bits)
 
 
-def _row_sums(weights: IntArray) -> NDArray[np.int64]:
+def _row_sums(weights: IntArray) -> Int64Array:
     """Summed magnitudes along the last axis, in 64 bits, with few of the weights in 64 bits at a time."""
     sums = np.empty(weights.shape[:-1], np.int64)
     for index in np.ndindex(weights.shape[:-2]):

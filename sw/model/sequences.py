@@ -49,13 +49,13 @@ class Sequences:
         OSError
             If the file cannot be read.
         """
-        found, lengths = _arrays(path)
-        if found.dtype.kind not in "fiu":
-            raise SequenceError(f"{os.fspath(path)}: frames must be real numbers, not {found.dtype}")
-        if found.ndim not in (2, 3) or not found.size:
-            raise SequenceError(f"{os.fspath(path)}: frames must be (T, I) or (T, B, I), not {found.shape}")
-        alone = found.ndim == 2
-        return cls(np.asarray(found[:, None] if alone else found, np.float64), lengths, alone)
+        frames, lengths = _arrays(path)
+        if frames.dtype.kind not in "fiu":
+            raise SequenceError(f"{os.fspath(path)}: frames must be real numbers, not {frames.dtype}")
+        if frames.ndim not in (2, 3) or not frames.size:
+            raise SequenceError(f"{os.fspath(path)}: frames must be (T, I) or (T, B, I), not {frames.shape}")
+        alone = frames.ndim == 2
+        return cls(np.asarray(frames[:, None] if alone else frames, np.float64), lengths, alone)
 
     def machine_steps(self, channels: int) -> int:
         """Steps in which a machine of so many channels runs them, as `runners.MachineRunner` does."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from openese.rtl.config import Config
 from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, Lines, Section
+from openese.sw.model.arrays import Int64Array
 from openese.sw.model.quantized import QuantizedLayer, QuantizedModel
 from openese.sw.pack.encode import EncodedMatrix, decode
 from openese.sw.pack.schedule import Schedule, instruction_words
@@ -108,7 +109,7 @@ def _to_lines(values: NDArray[Any], bits: int, words: int) -> NDArray[np.uint32]
     return result
 
 
-def _from_lines(lines: NDArray[np.uint32], bits: int, count: int) -> NDArray[np.int64]:
+def _from_lines(lines: NDArray[np.uint32], bits: int, count: int) -> Int64Array:
     """`_to_lines` undone: (lines, count) unsigned numbers."""
     result = np.zeros((len(lines), count), np.int64)
     weights = np.int64(1) << np.arange(bits, dtype=np.int64)
@@ -120,11 +121,11 @@ def _from_lines(lines: NDArray[np.uint32], bits: int, count: int) -> NDArray[np.
     return result
 
 
-def _signed(values: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+def _signed(values: Int64Array, bits: int) -> Int64Array:
     return values - ((values >> (bits - 1)) << bits)
 
 
-def _unsigned(values: NDArray[Any], bits: int) -> NDArray[np.int64]:
+def _unsigned(values: NDArray[Any], bits: int) -> Int64Array:
     return np.asarray(values, np.int64) & ((1 << bits) - 1)
 
 
@@ -147,12 +148,12 @@ def pack(plan: Schedule) -> Image:
     return Image(config, _manifest(plan), sections)
 
 
-def _entries(matrix: EncodedMatrix, config: Config) -> NDArray[np.int64]:
+def _entries(matrix: EncodedMatrix, config: Config) -> Int64Array:
     """(lines, PEs) weight and skip of each entry."""
     return _unsigned(matrix.weights, config.weight_bits) | matrix.skips.astype(np.int64) << config.weight_bits
 
 
-def _parameters(plan: Schedule) -> NDArray[np.int64]:
+def _parameters(plan: Schedule) -> Int64Array:
     """(bias, peephole) of each cell: line = cell row, gate, PE row within the slice; a slice after another."""
     config, model = plan.config, plan.model
     rows = max(place.cells + place.rows for place in plan.places)
@@ -171,7 +172,7 @@ def _parameters(plan: Schedule) -> NDArray[np.int64]:
     return pairs.reshape(shape).transpose(0, 1, 3, 2, 4).reshape(-1, config.slices * beside)
 
 
-def _tables(model: QuantizedModel, config: Config) -> NDArray[np.int64]:
+def _tables(model: QuantizedModel, config: Config) -> Int64Array:
     """(even, odd) samples of the sigmoid, then of the tanh."""
     both = np.concatenate([model.sigmoid_table, model.tanh_table]).reshape(-1, 2)
     return _unsigned(both, config.table_bits)
@@ -291,7 +292,7 @@ class _Unpacker:
         self._image = image
         self._config = image.config
 
-    def _values(self, section: Section, bits: int, count: int) -> NDArray[np.int64]:
+    def _values(self, section: Section, bits: int, count: int) -> Int64Array:
         return _from_lines(self._image.sections[section], bits, count)
 
     def model(self) -> QuantizedModel:
@@ -310,7 +311,7 @@ class _Unpacker:
                               sigmoid_range=manifest["sigmoid_range"], tanh_range=manifest["tanh_range"],
                               sigmoid_table=sigmoid, tanh_table=tanh)
 
-    def _pairs(self) -> NDArray[np.int64]:
+    def _pairs(self) -> Int64Array:
         """(cell rows, gates, PE rows) parameter words."""
         config = self._config
         beside = config.parameter_line_bits // config.parameter_bits
@@ -318,7 +319,7 @@ class _Unpacker:
         shape = (-1, 4, config.rows_per_slice // beside, config.slices, beside)
         return values.reshape(shape).transpose(0, 1, 3, 2, 4).reshape(-1, 4, config.row_pes)
 
-    def _layer(self, number: int, fields: dict[str, Any], pairs: NDArray[np.int64]) -> QuantizedLayer:
+    def _layer(self, number: int, fields: dict[str, Any], pairs: Int64Array) -> QuantizedLayer:
         config = self._config
         cells = fields["cells"]
         rows = -(-cells // config.row_pes)

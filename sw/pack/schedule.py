@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from openese.rtl.config import PRESETS, Config
 from openese.rtl.program import Instruction, Opcode, Source, Take, When
 from openese.rtl.spmv import SpMV
+from openese.sw.model.arrays import Int64Array
 from openese.sw.model.quantized import QuantizedLayer, QuantizedModel
 from openese.sw.pack.encode import EncodedMatrix, encode, entries, order_window
 
@@ -54,7 +55,7 @@ class Operation:
     layer: int
     matrix: str
     part: int
-    columns: NDArray[np.int64]
+    columns: Int64Array
     encoded: EncodedMatrix
     order_base: int
     entry_base: int
@@ -208,7 +209,7 @@ class _Encoder:
         self._encoded: dict[tuple[int, str, int, int], EncodedMatrix] = {}
         self._hazards: dict[EncodedMatrix, list[float]] = {}
 
-    def encode(self, layer: int, name: str, columns: NDArray[np.int64]) -> EncodedMatrix:
+    def encode(self, layer: int, name: str, columns: Int64Array) -> EncodedMatrix:
         """Consecutive columns of a matrix."""
         first, end = int(columns[0]), int(columns[-1]) + 1
         if (layer, name, first, end) not in self._encoded:
@@ -335,7 +336,7 @@ class _Scheduler:
         tail = math.ceil(wait / max(1.0, _mean_entries(matrix, config)))
         return min(tail * config.groups, columns // 2)
 
-    def _add(self, layer: int, name: str, part: int, columns: NDArray[np.int64]) -> Operation:
+    def _add(self, layer: int, name: str, part: int, columns: Int64Array) -> Operation:
         encoded = self._encoder.encode(layer, name, columns)
         operation = Operation(
             layer=layer, matrix=name, part=part, columns=columns, encoded=encoded,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
-from openese.sw.model.arrays import Float64Array
+from openese.sw.model.arrays import Float64Array, Int64Array
 from openese.sw.model.layers import GATES, Layer, Model
 from openese.sw.model.state import LayerState, zero_state
 from openese.sw.reference import floating
@@ -49,7 +49,7 @@ def max_fraction(peak: float, bits: int) -> int:
     return int(np.floor(np.log2(limit / peak))) if peak > 0 else bits - 1
 
 
-def symmetric(values: NDArray[Any], fraction: int, bits: int) -> NDArray[np.int64]:
+def symmetric(values: NDArray[Any], fraction: int, bits: int) -> Int64Array:
     """Real numbers as integers whose magnitude is at most ``2**(bits-1) - 1``."""
     limit = (1 << (bits - 1)) - 1
     return np.clip(to_fixed(values, fraction), -limit, limit)
@@ -57,7 +57,7 @@ def symmetric(values: NDArray[Any], fraction: int, bits: int) -> NDArray[np.int6
 
 def ranges(model: Model, frames: Float64Array) -> list[dict[str, Range]]:
     """By layer, the `Range` of x, c, m and y, and of z (pre-activations) by gate, over frames (T, B, I)."""
-    found: list[dict[str, Range]] = [{} for _ in model.layers]
+    seen: list[dict[str, Range]] = [{} for _ in model.layers]
 
     def observe(layer: int, tensor: str, values: Float64Array) -> None:
         parts = {tensor: values}
@@ -65,11 +65,11 @@ def ranges(model: Model, frames: Float64Array) -> list[dict[str, Range]]:
             parts = {f"z[{gate}]": part for gate, part in zip(GATES, values, strict=True)}
         for name, part in parts.items():
             low, high = float(part.min()), float(part.max())
-            before = found[layer].get(name, Range(low, high))
-            found[layer][name] = Range(min(low, before.minimum), max(high, before.maximum))
+            before = seen[layer].get(name, Range(low, high))
+            seen[layer][name] = Range(min(low, before.minimum), max(high, before.maximum))
 
     floating.run(model, frames, observe=observe)
-    return found
+    return seen
 
 
 def segments(model: Model, frames: Float64Array) -> Float64Array:
@@ -144,7 +144,7 @@ class FormatCosts:
             self._matrices["w_ym", 0] = self._float.w_ym
         self._weight_changes: dict[tuple[str, int], list[Change]] = {}
         self._costs: dict[Change, float] = {}
-        self._row_sums: dict[Change, NDArray[np.int64]] = {}
+        self._row_sums: dict[Change, Int64Array] = {}
 
     def weight_changes(self, tensor: str, gate: int) -> list[Change]:
         """Binary points worth a try: from what clips nothing to what clips the largest percent of non-zeros.
@@ -172,7 +172,7 @@ class FormatCosts:
         values = symmetric(stored_values(exact), change.fraction, self._config.weight_bits)
         return replace_values(exact, values.astype(np.float64))
 
-    def row_sums(self, change: Change) -> NDArray[np.int64]:
+    def row_sums(self, change: Change) -> Int64Array:
         """Summed magnitudes of each row's integers, not aligned."""
         if change not in self._row_sums:
             self._row_sums[change] = np.asarray(abs(self._integers(change)).sum(axis=1)).astype(np.int64)

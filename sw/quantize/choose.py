@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from openese.rtl.activation import Activation
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
-from openese.sw.model.arrays import Float64Array, IntArray
+from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
 from openese.sw.model.layers import GATES, Layer, Model
 from openese.sw.model.quantized import (
     SELECTS,
@@ -140,10 +140,10 @@ def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:
 def _in_formats(layer: Layer, old: QuantizedLayer, formats: Formats, config: Config) -> QuantizedLayer:
     owner = f"layer {layer.name!r}"
     for tensor in ("w_x", "w_r", "bias", "peephole", "w_ym"):
-        found, expected = (None if array is None else np.shape(array)
+        shape, expected = (None if array is None else np.shape(array)
                            for array in (getattr(layer, tensor), getattr(old, tensor)))
-        if found != expected:
-            raise QuantizeError(f"{owner} {tensor}: expected shape {expected}, found {found}")
+        if shape != expected:
+            raise QuantizeError(f"{owner} {tensor}: expected shape {expected}, found {shape}")
     peephole, w_ym = layer.peephole, layer.w_ym
     return dataclasses.replace(
         old, name=layer.name, bias=_rounded_bias(layer, formats.argument_fraction, config),
@@ -161,11 +161,11 @@ def _rounded_weights(values: NDArray[Any], fractions: Sequence[int], config: Con
     return weights
 
 
-def _rounded_bias(layer: Layer, fractions: Sequence[int], config: Config) -> NDArray[np.int64]:
+def _rounded_bias(layer: Layer, fractions: Sequence[int], config: Config) -> Int64Array:
     return saturate(to_fixed(layer.bias, np.reshape(fractions, (4, 1))), config.argument_bits)
 
 
-def _rounded_peephole(values: NDArray[Any], fraction: int, config: Config) -> NDArray[np.int64]:
+def _rounded_peephole(values: NDArray[Any], fraction: int, config: Config) -> Int64Array:
     return saturate(to_fixed(values, fraction), config.peephole_bits)
 
 
@@ -350,7 +350,7 @@ class _LayerQuantizer:
         coarsest = finest + config.cell_argument_left - self._of_tanh
         return min(max(wanted, SELECTS[0]), SELECTS[-1], coarsest)
 
-    def _quantize_peephole(self, cell_select: int) -> tuple[int, NDArray[np.int64] | None]:
+    def _quantize_peephole(self, cell_select: int) -> tuple[int, Int64Array | None]:
         """``peephole_select`` and the peepholes, as fine as they fit."""
         config = self._config
         if self._layer.peephole is None:

@@ -42,7 +42,7 @@ class _Tally:
             self._minimum, self._maximum = min(self._minimum, 0.0), max(self._maximum, 0.0)
         self._count += count
 
-    def add(self, exact: NDArray[np.floating[Any]], found: IntArray) -> None:
+    def add(self, exact: NDArray[np.floating[Any]], integers: IntArray) -> None:
         """More values of the tensor. For z, what both give the table is compared: that is clamped."""
         if not exact.size:
             return
@@ -52,7 +52,7 @@ class _Tally:
         expected = np.asarray(exact, np.float64)
         if self._name[1].startswith("z"):
             expected = np.clip(expected, *np.ldexp([float(self._low), float(self._high)], -fraction))
-        error = np.ldexp(found.astype(np.float64), -fraction) - expected
+        error = np.ldexp(integers.astype(np.float64), -fraction) - expected
         self._minimum = min(self._minimum, float(exact.min()))
         self._maximum = max(self._maximum, float(exact.max()))
         self._largest = max(self._largest, float(np.abs(error).max()))
@@ -78,10 +78,10 @@ def _stored_tallies(layer: Layer, quantized: QuantizedLayer, formats: Formats,
     """Comparison of the weights, biases and peepholes of a layer."""
     tallies = []
 
-    def add(tensor: str, bits: int, fraction: int, exact: FloatArray, found: IntArray) -> None:
+    def add(tensor: str, bits: int, fraction: int, exact: FloatArray, integers: IntArray) -> None:
         tally = _Tally(layer.name, tensor, bits, fraction, symmetric=tensor.startswith("w_"))
-        there = (exact != 0) | (found != 0)
-        tally.add(exact[there], found[there])
+        there = (exact != 0) | (integers != 0)
+        tally.add(exact[there], integers[there])
         tally.add_zeros(there.size - int(np.count_nonzero(there)))
         tallies.append(tally)
 
@@ -101,13 +101,13 @@ def _stored_tallies(layer: Layer, quantized: QuantizedLayer, formats: Formats,
 
 def _running_tallies(quantized: QuantizedLayer, formats: Formats, config: Config) -> dict[str, _Tally]:
     """Comparison, still empty, of what a layer computes."""
-    found = {"x": (config.activation_bits, quantized.x_fraction)}
-    found |= {f"z[{gate}]": (config.argument_bits, fraction)
+    formats_by_tensor = {"x": (config.activation_bits, quantized.x_fraction)}
+    formats_by_tensor |= {f"z[{gate}]": (config.argument_bits, fraction)
               for gate, fraction in zip(GATES, formats.argument_fraction, strict=True)}
-    found |= {"c": (config.cell_bits, formats.cell_fraction),
+    formats_by_tensor |= {"c": (config.cell_bits, formats.cell_fraction),
               "m": (config.activation_bits, m_fraction(config)),
               "y": (config.activation_bits, quantized.y_fraction)}
-    return {tensor: _Tally(quantized.name, tensor, *form) for tensor, form in found.items()}
+    return {tensor: _Tally(quantized.name, tensor, *form) for tensor, form in formats_by_tensor.items()}
 
 
 class _Recorder(defaultdict[str, list[NDArray[Any]]]):
@@ -131,7 +131,7 @@ class _Outputs(NamedTuple):
     """What one layer gives in both references: y (T, B, P) in floating point and in integers, and what was clamped."""
 
     exact: Float64Array
-    found: Int64Array
+    integers: Int64Array
     saturations: dict[str, int]
 
 
@@ -145,11 +145,11 @@ def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, i
     block = max(1, _BLOCK_NUMBERS // (4 * state.c.size))
     for start in range(0, steps, block):
         part = slice(start, start + block)
-        exact, found = _Recorder(), _Recorder()
-        y.exact[part], state = floating.run(x[part], state, exact.observe)
-        y.found[part] = reference.run(integers[part], observe=found.observe_layer)
+        in_reals, in_integers = _Recorder(), _Recorder()
+        y.exact[part], state = floating.run(x[part], state, in_reals.observe)
+        y.integers[part] = reference.run(integers[part], observe=in_integers.observe_layer)
         for tensor, tally in tallies.items():
-            tally.add(np.stack(exact[tensor]), np.stack(found[tensor]))
+            tally.add(np.stack(in_reals[tensor]), np.stack(in_integers[tensor]))
     y.saturations.update(reference.saturations)
     return y
 

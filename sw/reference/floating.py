@@ -126,8 +126,8 @@ def _checked(model: Model, voices: int, state: Sequence[LayerState]) -> list[Lay
     if len(state) != len(model.layers):
         raise ValueError(f"state: expected {len(model.layers)} layers, found {len(state)}")
     checked = [LayerState(np.asarray(c, np.float64), np.asarray(y, np.float64)) for c, y in state]
-    for layer, found in zip(model.layers, checked, strict=True):
-        for name, array, size in (("c", found.c, layer.cells), ("y", found.y, layer.outputs)):
+    for layer, held in zip(model.layers, checked, strict=True):
+        for name, array, size in (("c", held.c, layer.cells), ("y", held.y, layer.outputs)):
             if array.shape != (voices, size):
                 raise ValueError(f"state of layer {layer.name!r}, {name}: expected shape ({voices}, {size}), "
                                  f"found {array.shape}")

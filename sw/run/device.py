@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from openese.rtl.config import Config
 from openese.rtl.loader import MAGIC, VERSION, ImageError, Section
 from openese.rtl.registers import ADDRESS, COUNTERS, Control, Status
+from openese.sw.model.arrays import Int64Array
 from openese.sw.model.state import ChannelState
 from openese.sw.pack.image import Image
 
@@ -79,12 +80,12 @@ class Device:
         self.load(image.words())
 
     def _identify(self) -> None:
-        found = {name: self._link.read(ADDRESS[name]) for name in ("ID", "VERSION", "FINGERPRINT")}
+        actual = {name: self._link.read(ADDRESS[name]) for name in ("ID", "VERSION", "FINGERPRINT")}
         config = self._image.config
         wanted = {"ID": MAGIC, "VERSION": VERSION, "FINGERPRINT": config.fingerprint}
         for name, value in wanted.items():
-            if found[name] != value:
-                raise DeviceError(f"the machine's {name} is {found[name]:08x}; config {config.name!r} "
+            if actual[name] != value:
+                raise DeviceError(f"the machine's {name} is {actual[name]:08x}; config {config.name!r} "
                                   f"of the image has {value:08x}")
 
     def _place_stream(self) -> None:
@@ -128,7 +129,7 @@ class Device:
         self._fresh[:] = True
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None,
-            reset: ArrayLike | None = None) -> NDArray[np.int64]:
+            reset: ArrayLike | None = None) -> Int64Array:
         """Steps for frames (T, C, I), as `Reference.run`; a voice's first frame starts it anew.
 
         Raises
@@ -164,7 +165,7 @@ class Device:
 
     # -- state ---------------------------------------------------------------------------------
 
-    def _places(self, channel: int) -> Iterable[tuple[int, str, NDArray[np.int64]]]:
+    def _places(self, channel: int) -> Iterable[tuple[int, str, Int64Array]]:
         """STATE_SELECT words of one channel: layer, "c" or "y", words."""
         if not 0 <= channel < self.channels:
             raise ValueError(f"channel must be between 0 and {self.channels - 1}, not {channel}")
@@ -177,15 +178,15 @@ class Device:
 
     def get_state(self, channel: int) -> list[ChannelState]:
         """The state of one channel, layer by layer. Nothing may be under way."""
-        found: list[dict[str, Any]] = [{} for _ in self.model.layers]
+        parts: list[dict[str, Any]] = [{} for _ in self.model.layers]
         for number, name, words in self._places(channel):
             values = np.zeros(len(words), np.int64)
             if not self._fresh[channel]:
                 values[:] = self._link.access(
                     access for word in words for access in ((ADDRESS["STATE_SELECT"], int(word)),
                                                             (ADDRESS["STATE_DATA"], None)))
-            found[number][name] = values - ((values >> 31) << 32)
-        return [ChannelState(**layer) for layer in found]
+            parts[number][name] = values - ((values >> 31) << 32)
+        return [ChannelState(**layer) for layer in parts]
 
     def set_state(self, channel: int, state: list[ChannelState]) -> None:
         """Replace the state of one channel. Nothing may be under way.

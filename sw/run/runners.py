@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.fixed import saturate, to_fixed
-from openese.sw.model.arrays import FloatArray
+from openese.sw.model.arrays import FloatArray, Int64Array
 from openese.sw.model.layers import Model
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.model.state import ChannelState, LayerState, State
@@ -26,7 +26,7 @@ class Machine(Protocol):
     model: QuantizedModel
     channels: int
 
-    def run(self, frames: ArrayLike, active: ArrayLike | None = None) -> NDArray[np.int64]:
+    def run(self, frames: ArrayLike, active: ArrayLike | None = None) -> Int64Array:
         """Steps for frames (T, C, I) of the ``active`` channels (T, C); outputs (T, C, P)."""
 
     def get_state(self, channel: int) -> list[ChannelState]:
@@ -112,14 +112,14 @@ class MachineRunner:
                              self._fitted(held.y[voice], layer.y_fraction, config.activation_bits))
                 for held, layer, formats in zip(state, model.layers, model.formats, strict=True)]
 
-    def _fitted(self, values: FloatArray, fraction: int, bits: int) -> NDArray[np.int64]:
+    def _fitted(self, values: FloatArray, fraction: int, bits: int) -> Int64Array:
         exact = to_fixed(values, fraction)
         fitted = saturate(exact, bits)
         self.input_saturations += int(np.count_nonzero(fitted != exact))
         return fitted
 
-    def _from_integers(self, found: list[ChannelState], after: State, voice: int) -> None:
+    def _from_integers(self, states: list[ChannelState], after: State, voice: int) -> None:
         model = self._machine.model
-        for held, layer, formats, (c, y) in zip(after, model.layers, model.formats, found, strict=True):
+        for held, layer, formats, (c, y) in zip(after, model.layers, model.formats, states, strict=True):
             held.c[voice] = np.ldexp(np.asarray(c, np.float64), -formats.cell_fraction)
             held.y[voice] = np.ldexp(np.asarray(y, np.float64), -layer.y_fraction)

@@ -102,10 +102,10 @@ class SerialLink:
     def _greet(self) -> None:
         word, = self._request(Kind.HELLO, [])
         protocol, words, depth = int(word) & 0xFF, int(word) >> 8 & 0xFF, int(word) >> 16
-        for name, found, wanted in (("protocol", protocol, PROTOCOL), ("words a beat", words, self._words),
+        for name, there, wanted in (("protocol", protocol, PROTOCOL), ("words a beat", words, self._words),
                                     ("words a packet", depth, DEPTH)):
-            if found != wanted:
-                raise LinkError(f"{self._name}: the machine there has {name} {found}, "
+            if there != wanted:
+                raise LinkError(f"{self._name}: the machine there has {name} {there}, "
                                 f"config {self.config.name!r} needs {wanted}")
 
     # -- packets -------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ class SerialLink:
         padded = np.zeros((frames, length, 2 * self._words), "<u2")
         padded[:, :, :channels] = beats
         words = padded.view("<u4")
-        found = np.zeros((frames, 1 + outputs, self._words), "<u4")
+        answers = np.zeros((frames, 1 + outputs, self._words), "<u4")
         most = (DEPTH - 1) // self._words
         sent = received = begun = part = 0  # frames; beats of the frames in the middle of which we are
         moved = time.monotonic()
@@ -237,7 +237,7 @@ class SerialLink:
             if part + len(given) > 1 + outputs or ended != (part + len(given) == 1 + outputs):
                 raise LinkError(f"{self._name}: frame {received} came back with another number of columns "
                                 f"than {outputs}")
-            found[received, part:part + len(given)] = given
+            answers[received, part:part + len(given)] = given
             part += len(given)
             if ended:
                 received, part = received + 1, 0
@@ -246,7 +246,7 @@ class SerialLink:
             elif time.monotonic() - moved > self._patience:
                 raise LinkError(f"{self._name}: no beat in or out for {self._patience:.0f} s; {sent} of {frames} "
                                 f"frames are in, {received} out")
-        back = found.view("<u2")[:, :, :channels]
+        back = answers.view("<u2")[:, :, :channels]
         return back[:, 0].copy(), back[:, 1:].copy().view(np.int16)
 
 

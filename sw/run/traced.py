@@ -4,10 +4,11 @@
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from openese.sim.simulator import Simulator
 from openese.sim.trace import save_view
+from openese.sw.model.arrays import Int64Array
 from openese.sw.run.device import Device
 
 __all__ = ["TracedDevice"]
@@ -35,13 +36,13 @@ class TracedDevice:
         self._device, self._simulator, self._path, self._steps = device, simulator, path, steps
         self._done = 0
 
-    def run(self, frames: ArrayLike, active: ArrayLike | None = None) -> NDArray[np.int64]:
+    def run(self, frames: ArrayLike, active: ArrayLike | None = None) -> Int64Array:
         """Run steps as `Device.run`, without ``reset``."""
         x = np.asarray(frames)
         start, stop = (min(max(edge - self._done, 0), len(x)) for edge in (self._steps.start, self._steps.stop))
         self._done += len(x)
 
-        def part(first: int, last: int) -> NDArray[np.int64]:
+        def part(first: int, last: int) -> Int64Array:
             return self._device.run(x[first:last], None if active is None else np.asarray(active)[first:last])
 
         if start >= stop:

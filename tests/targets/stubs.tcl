@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-# Runs a script with Vivado's commands replaced by stubs that write down every call:
-#   tclsh stubs.tcl SCRIPT COMMANDS RECORD [ARGUMENT ...]
-# COMMANDS lists the commands there are; any other that is not Tcl's own stops the script, as it would in Vivado. RECORD
-# gets a line for each call, its words in hexadecimal. The environment variable SLACK is the slack that is reported.
+# Runs a script and records each command that is not Tcl's own, in the place of Vivado:
+#   tclsh stubs.tcl SCRIPT RECORD [ARGUMENT ...]
+# RECORD gets a line for each call, its words in hexadecimal. The environment variable SLACK is the slack that is reported.
 
-lassign $argv script commands record
-set argv [lrange $argv 3 end]
+lassign $argv script record
+set argv [lrange $argv 2 end]
 set argc [llength $argv]
 set record [open $record w]
 
@@ -40,20 +39,14 @@ proc answer {name words} {
   }
 }
 
-namespace eval ipx {}
-namespace eval ipgui {}
-set channel [open $commands]
-foreach name [split [string trim [read $channel]] "\n"] {
-  proc ::$name args [string map [list NAME $name] {
-    set words {}
-    foreach word [linsert $args 0 NAME] {
-      lappend words [binary encode hex [encoding convertto utf-8 $word]]
-    }
-    puts $::record [join $words ,]
-    answer NAME $args
-  }]
+proc unknown {name args} {
+  set words {}
+  foreach word [linsert $args 0 $name] {
+    lappend words [binary encode hex [encoding convertto utf-8 $word]]
+  }
+  puts $::record [join $words ,]
+  answer $name $args
 }
-close $channel
 set argv0 $script
 source $script
 close $record

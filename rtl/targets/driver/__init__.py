@@ -37,6 +37,7 @@ def header(config):
 
 def driver(config):
     """Type and text of the files of the driver, by path."""
-    found = {f"{_FOLDER}/{folder}/{name}": (kind, resources.files(__name__).joinpath(name).read_text(encoding="utf-8"))
-             for name, (folder, kind) in _FILES.items()}
-    return {**found, f"{_FOLDER}/src/openese_hw.h": ("cSource", header(config))}
+    here = resources.files(__name__)
+    sources = {f"{_FOLDER}/{folder}/{name}": (kind, here.joinpath(name).read_text(encoding="utf-8"))
+               for name, (folder, kind) in _FILES.items()}
+    return {**sources, f"{_FOLDER}/src/openese_hw.h": ("cSource", header(config))}
