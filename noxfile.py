@@ -85,7 +85,7 @@ def board(session):
 def synth(session):
     """What the presets take of an FPGA, by Yosys, against the figures of before."""
     _install(session, "synth")
-    session.run("python", "-m", "openese.sim.synthesis.estimate", *session.posargs)
+    session.run("openese", "synth", *session.posargs)
 
 
 @nox.session

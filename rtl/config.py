@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["Config", "PRESETS", "preset", "bits_for"]
+__all__ = ["Config", "PRESETS", "PURPOSES", "preset", "machine_config", "bits_for"]
 
 
 def bits_for(n: int) -> int:
@@ -286,33 +286,40 @@ class Config:
 
 
 PRESETS = {config.name: config for config in [
-    # 4 x 2: simulates in a blink.
     Config(name="tiny", pes=4, channels=2, entry_depth=1024, column_depth=256, vector_depth=256,
            cell_rows=32, accumulator_rows=128, queue_depth=16),
-    # 8 x 8: holds the dense LSTM of a small voice-activity detector.
     Config(name="demo", pes=8, channels=8, entry_depth=16384, column_depth=512, vector_depth=1024,
            cell_rows=32, accumulator_rows=256),
-    # 32 x 32: the paper's 1024 multipliers, holding its 10 %-dense 153/1024/512 layer.
     Config(name="ese", pes=32, channels=32, entry_depth=10240, column_depth=2048, vector_depth=2048,
            cell_rows=32, accumulator_rows=512),
-    # The same with 16-bit entries read from memory in every step, 512 bits a cycle, as the paper does.
+    # Entries of 16 bits, 512 bits a cycle, as in the paper.
     Config(name="ese_stream", pes=32, channels=32, index_bits=4, entry_depth=1024, column_depth=2048,
            vector_depth=2048, cell_rows=32, accumulator_rows=512, stream=True),
-    # 4 x 4, for which nextpnr finds wires on an LFE5U-85F: holds the dense LSTM that `demo` holds. Multipliers are of
-    # 18 bits, encoded weights of 14.
+    # 4 x 4, for which nextpnr finds wires on an LFE5U-85F. Multipliers are of 18 bits, encoded weights of 14.
     Config(name="ulx3s", pes=4, channels=4, slices=1, slice_width=1, index_bits=2, align_bits=2, entry_depth=32768,
            column_depth=512, vector_depth=512, cell_rows=32, accumulator_rows=256, row_nonzeros=256),
-    # What the paper's XCKU060 holds: no more multipliers than `ese`, since the accumulators of twice as many take 1,024
-    # of its 1,080 block RAMs; but two fifths more weights, which leaves 17 % of the block RAMs (by Yosys).
+    # No more multipliers than `ese`, since the accumulators of twice as many take 1,024 of the XCKU060's 1,080 block
+    # RAMs; but two fifths more weights, which leaves 17 % of the block RAMs (by Yosys).
     Config(name="ku060", pes=32, channels=32, entry_depth=14336, column_depth=2048, vector_depth=2048,
            cell_rows=32, accumulator_rows=512),
-    # 64 x 32: twice the paper's multipliers, on an FPGA of twice the block RAMs.
     Config(name="ku115", pes=64, channels=32, groups=2, slices=32, slice_width=4, entry_depth=6144,
            column_depth=2048, vector_depth=2048, cell_rows=32, accumulator_rows=512),
-    # 512 x 1: one voice as soon as may be. A column takes all PEs of a group three cycles, so there are eight groups.
+    # A column takes all PEs of a group three cycles, so there are eight groups.
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
            vector_depth=4096, cell_rows=16, accumulator_rows=256),
 ]}
+
+#: What each preset is for.
+PURPOSES = {
+    "tiny": "tests and first tries: simulates in a blink",
+    "demo": "small networks, such as the dense LSTM of a voice activity detector",
+    "ese": "the paper's 1,024 multipliers, with its 153/1024/512 layer at 10 % density on the chip",
+    "ese_stream": "as ese, but weights come from memory in every step, as in the paper: for larger networks",
+    "ulx3s": "the ULX3S board with an LFE5U-85F: holds the same dense LSTM as demo",
+    "ku060": "the paper's FPGA, an XCKU060, filled: as ese with room for two fifths more weights",
+    "ku115": "twice the paper's multipliers, for an FPGA with twice the block RAMs",
+    "latency": "one voice with the shortest delay",
+}
 
 
 def preset(name: str) -> Config:
@@ -326,3 +333,18 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise KeyError(f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
     return PRESETS[name]
+
+
+def machine_config(machine):
+    """The `Config` of a machine that is given as one, or by a preset's name.
+
+    Raises
+    ------
+    ValueError
+        For another name, listing those there are.
+    """
+    if isinstance(machine, Config):
+        return machine
+    if machine not in PRESETS:
+        raise ValueError(f"no preset {machine!r}; there are {', '.join(sorted(PRESETS))}")
+    return PRESETS[machine]

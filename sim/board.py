@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m openese.sim.board``: the ULX3S in Verilator, its USB serial port a pseudo-terminal of this computer.
+"""``openese board``: the ULX3S in Verilator, its USB serial port a pseudo-terminal of this computer.
 
 It runs the Verilog that goes to place and route, pins and all; only the PLL is replaced, by one that passes the
 clock on. The host's program does not see a difference, but in speed.
@@ -13,20 +13,17 @@ import select
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import tty
 from pathlib import Path
 from typing import NamedTuple
 
-import click
-
-from openese.rtl.config import PRESETS, Config
+from openese.rtl.config import Config
 from openese.rtl.targets import ulx3s
 from openese.sim import build, verilator
 
-__all__ = ["BoardSimulator", "Line", "main"]
+__all__ = ["BoardSimulator", "Line"]
 
 _HARNESS = build.HERE / "board.cpp"
 _PLL = build.HERE / "ehxplll.v"
@@ -216,21 +213,3 @@ class BoardSimulator:
             os.write(near, sent)
         except BlockingIOError:
             pass  # nobody reads, and the terminal's buffer is full: a serial port loses bytes too
-
-
-@click.command()
-@click.option("--config", "name", type=click.Choice(sorted(PRESETS)), default="ulx3s", show_default=True)
-def main(name: str) -> None:
-    """Run the board until Ctrl-C, and say where its serial port is."""
-    try:
-        with BoardSimulator(PRESETS[name]) as board:
-            print(board.port, flush=True)
-            threading.Event().wait()
-    except verilator.ToolError as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        pass
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ from examples.distill.vad import Vad
 from examples.recognizer.ledger import Ledger
 from examples.recognizer.machine import float_outputs, machine_outputs
 from examples.recognizer.speech import MissingData
-from openese.sw import files
+from openese.sw import compile as pipeline
 from openese.sw.training import distill
 
 #: Networks, densities that they are distilled to, and of those without speech.
@@ -114,7 +114,7 @@ class Study:
 
     def _by_machine(self, network, learned):
         frames = Streams(learned[0], *_CALIBRATION).pieces(np.random.default_rng(SEED))
-        models = files.quantize_network(network, frames, self._task.config)
+        models = pipeline.quantize(network, frames, self._task.config).models
         return self._task.examine(lambda given: machine_outputs(network, models, given), self._tests)
 
     def _measured(self, name, network, learned):
@@ -157,7 +157,7 @@ class Study:
         dense = self._network("dense", self._task.network)
         if density == 1:
             return self._measured("dense", dense, self._learned)
-        network = files.prune_network(dense, density, self._task.config)
+        network = pipeline.prune(dense, density, self._task.config)
         return self._measured(f"one-shot-{round(100 * density)}", network, self._learned)
 
 

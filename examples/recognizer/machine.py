@@ -8,7 +8,7 @@ import numpy as np
 from openese.rtl.activation import Activation
 from openese.rtl.config import preset
 from openese.rtl.fixed import round_shift, saturate
-from openese.sw import files
+from openese.sw import compile as pipeline
 from openese.sw.model.layers import Model
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import activation_table
@@ -38,7 +38,7 @@ def quantized(model, frames, config=CONFIG, **ranges):
 
 def quantized_network(network, frames, config=CONFIG):
     """Likewise the model of each direction of a `Network`."""
-    return files.quantize_network(network, _pieces(frames), config)
+    return pipeline.quantize(network, _pieces(frames), config).models
 
 
 def by_length(sequences, run):

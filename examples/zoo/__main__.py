@@ -2,7 +2,6 @@
 """``python -m examples.zoo``: every model, dense and at 10 % density, against its own runtime."""
 
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +11,10 @@ from rich.console import Console
 
 from examples.silero_vad.clips import CLIPS, load_all
 from examples.zoo.exhibits import Exhibit, exhibits
-from openese.rtl.config import PRESETS
-from openese.sim.simulator import Simulator
+from openese.sw import compile as pipeline
 from openese.sw import files, importers
 from openese.sw.pack.schedule import CapacityError
-from openese.sw.reference.machine import Reference
-from openese.sw.run.device import Device
-from openese.sw.run.runners import FloatRunner, MachineRunner
+from openese.sw.run.runners import FloatRunner
 
 DENSITIES = (1.0, 0.1)
 LARGER = "ese_stream"
@@ -79,30 +75,26 @@ def _apart(outputs, frames):
     return [outputs[:len(given), end - given.shape[1]:end] for given, end in zip(frames, ends, strict=True)]
 
 
-def _machine_outputs(network, images, heard, simulate):
+def _machine_outputs(compiled, heard, simulate):
     """Outputs of the reference, clip by clip; with ``simulate``, checked against the Verilog's."""
     frames, lengths = _side_by_side(heard.frames)
-    runners = [MachineRunner(Reference(image.model(), image.config.channels)) for image in images]
-    y, _ = network.run(frames, runners, lengths)
+    y = compiled.run(frames, lengths)
     if simulate:
-        with ExitStack() as stack:
-            links = [stack.enter_context(Simulator(image.config)) for image in images]
-            devices = [MachineRunner(Device(link, image)) for link, image in zip(links, images, strict=True)]
-            seen, _ = network.run(frames, devices, lengths)
+        seen = compiled.run(frames, lengths, "sim")
         if not np.array_equal(seen, y):
-            raise files.BundleError(f"{network.name}: {np.count_nonzero(seen != y)} outputs of the Verilog "
-                                     f"differ from the reference's")
+            raise files.FileError(f"{compiled.network.name}: {np.count_nonzero(seen != y)} outputs of the Verilog "
+                                  f"differ from the reference's")
     return _apart(y, heard.frames)
 
 
 def _packed(network, heard, preset):
-    """Images for a preset; where that is too small, for the one that reads its weights from memory."""
-    models = files.quantize_network(network, heard.calibration, PRESETS[preset])
+    """The network for a preset; where that is too small, for the one that reads its weights from memory."""
+    quantized = pipeline.quantize(network, heard.calibration, preset)
     try:
-        return [files.pack_model(model) for model in models], preset
+        return pipeline.pack(quantized)
     except CapacityError as error:
         click.echo(f"openese: {error}; taking preset {LARGER}", err=True)
-        return [files.pack_model(model, PRESETS[LARGER]) for model in models], LARGER
+        return pipeline.pack(quantized, LARGER)
 
 
 def row(exhibit: Exhibit, heard: Heard, density: float, simulate: bool) -> str:
@@ -111,14 +103,15 @@ def row(exhibit: Exhibit, heard: Heard, density: float, simulate: bool) -> str:
     layers = ", ".join(f"{layer.inputs} -> {layer.cells}" for direction in network.directions
                        for layer in direction.model.layers)
     if density < 1:
-        network = files.prune_network(network, density, PRESETS[exhibit.preset])
-    images, machine = _packed(network, heard, exhibit.preset)
-    found = _machine_outputs(network, images, heard, simulate)
+        network = pipeline.prune(network, density, exhibit.preset)
+    compiled = _packed(network, heard, exhibit.preset)
+    found = _machine_outputs(compiled, heard, simulate)
     difference, signal = (np.concatenate([part.ravel() for part in parts]) for parts in (
         [a - b for a, b in zip(found, heard.exact, strict=True)], heard.exact))
     error = np.sqrt(np.mean(difference**2) / np.mean(signal**2))
-    return (f"| {exhibit.name} | {layers} | {density:.0%} | {machine} | {sum(i.bytes for i in images):,} B "
-            f"| {heard.imported:.1e} | {error:.2%} | {exhibit.meaning(found, heard.exact)} "
+    return (f"| {exhibit.name} | {layers} | {density:.0%} | {compiled.config.name} "
+            f"| {sum(image.bytes for image in compiled.images):,} B | {heard.imported:.1e} | {error:.2%} "
+            f"| {exhibit.meaning(found, heard.exact)} "
             f"| {'reference = Verilog' if simulate else 'reference'} |")
 
 

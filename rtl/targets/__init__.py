@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``python -m rtl.build --target`` can write: the machine as a tool or a board wants it.
+"""The targets of ``openese build``: the machine as a tool or a board wants it.
 
 A target is a module of this package with a function ``write(config, folder)`` and a line in `TARGETS`. What it writes
 depends on the configuration alone, byte by byte, but for what other programs make of it.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from openese.rtl.config import Config
+from openese.rtl.config import Config, machine_config
 
-__all__ = ["Target", "TargetError", "TARGETS", "write_files"]
+__all__ = ["Target", "TargetError", "TARGETS", "build", "write_files"]
 
 
-class TargetError(Exception):
+class TargetError(ValueError):
     """A target cannot be written: the message says what is missing or does not fit."""
 
 
@@ -45,6 +46,33 @@ TARGETS = {
     "kcu105": Target("kcu105", "Vivado: a design for the KCU105, with PCIe and DDR4"),
     "ulx3s": Target("ulx3s", "a bitstream for the ULX3S 85F, by Yosys and nextpnr"),
 }
+
+
+def build(machine: str | Config, folder: str | os.PathLike[str], target: str = "verilog") -> None:
+    """Write the Verilog of a machine, and the files that a target needs beside it.
+
+    Parameters
+    ----------
+    machine : str or `Config`
+        A preset's name, or a machine of your own.
+    folder : path
+        It is made if it is not there.
+    target : str
+        A key of `TARGETS`.
+
+    Raises
+    ------
+    TargetError
+        If the target cannot be written for this machine, or needs a package that is missing.
+    ValueError
+        For an unknown preset or target.
+    """
+    config = machine_config(machine)
+    if target not in TARGETS:
+        raise ValueError(f"no target {target!r}; there are {', '.join(TARGETS)}")
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    TARGETS[target].write(config, path)
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +28,7 @@ from openese.sim.synthesis.depth import Depths
 from openese.sim.synthesis.families import FAMILIES, Family
 from openese.sim.synthesis.yosys import Module, SynthesisError
 
-__all__ = ["BLOCKS", "estimate", "main", "report", "table"]
+__all__ = ["BLOCKS", "estimate", "report", "table"]
 
 #: Blocks of a machine by the beginnings of their modules' names, longest first where one begins as another.
 BLOCKS = {
@@ -239,28 +238,10 @@ def report(configs: Sequence[Config] = (), families: Sequence[str] = (), *, upda
                 grown += [(f"{config.name}, {family}", change)
                           for change in baselines.changes(config, family, figures)]
     if grown:
-        shown = Table(title="beyond tolerance; `--update` makes these figures the baselines")
+        shown = Table(title="beyond tolerance; `openese synth --update` makes these figures the baselines")
         for heading in ("machine", "part", "figure", "baseline", "now"):
             shown.add_column(heading)
         for machine, change in grown:
             shown.add_row(machine, change.part, change.figure, f"{change.before:,}", f"{change.now:,}")
         console.print(shown)
     return not grown
-
-
-@click.command()
-@click.argument("names", nargs=-1, type=click.Choice(sorted(PRESETS)))
-@click.option("--family", type=click.Choice(list(FAMILIES)), help="Only this one.")
-@click.option("--update", is_flag=True, help="Make the figures the baselines.")
-def main(names: tuple[str, ...], family: str | None, update: bool) -> None:
-    """Estimate the resources of presets NAMES, or of all that have a baseline, and compare with the baselines."""
-    try:
-        fine = report([PRESETS[name] for name in names], [family] if family else (), update=update)
-    except (SynthesisError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
-    if not fine:
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command line prints: tables, on any width of terminal, and plain in a pipe."""
+"""The output of the commands: tables, for any width of terminal, and plain in a pipe."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from openese.rtl.config import PRESETS, PURPOSES
+from openese.sw.compile import Summary
 from openese.sw.importers import Entry
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.network import Network
@@ -18,10 +20,10 @@ from openese.sw.prune import MatrixCounts
 from openese.sw.reference.machine import Reference
 from openese.sw.run.device import Device
 from openese.sw.run.runners import Machine
-from openese.sw.speech.recognizer import CLOCK, Recognizer, Transcript
+from openese.sw.speech.recognizer import CLOCK, Recognizer
 
-__all__ = ["bench", "counts", "entries", "error", "image", "line", "network", "notes", "quantized", "ran", "real_time",
-           "transcripts"]
+__all__ = ["bench", "counts", "entries", "error", "image", "line", "network", "notes", "presets", "quantized", "ran",
+           "real_time", "summary", "transcripts"]
 
 _PIPE_WIDTH = 140
 
@@ -146,10 +148,44 @@ def ran(machines: Sequence[Machine], input_saturations: int) -> None:
         line(f"saturations {input_saturations:,} input")
 
 
-def transcripts(title: str, rows: Mapping[str, Transcript]) -> None:
-    """What was recognized in a recording: by whom, and the phones."""
+def transcripts(title: str, rows: Mapping[str, str]) -> None:
+    """Rows of text about a recording: the words that are spoken, the phones that a network recognizes."""
     line(title)
-    _table(["by ", "phones "], [(name, found.text or "(silence)") for name, found in rows.items()])
+    _table(["by ", "phones "], list(rows.items()))
+
+
+def _frames(steps: int, voices: int) -> str:
+    return f"{steps:,} step{'s' if steps > 1 else ''} x {voices:,} voice{'s' if voices > 1 else ''}"
+
+
+def summary(found: Summary) -> None:
+    """The figures that tell whether a compiled network is good enough."""
+    if found.error is not None:
+        error = found.error
+        line(f"error against floating point: RMS {error.rms_error:.3g}, at most {error.max_error:.3g}, of outputs of "
+             f"RMS {error.rms_output:.3g}; measured on {_frames(error.steps, error.voices)}")
+    if found.calibration is not None:
+        line(f"calibrated on {_frames(*found.calibration)}")
+    for load in found.loads:
+        name = f"{load.name}: " if len(found.loads) > 1 else ""
+        if load.cycles_per_step is None:
+            line(f"{name}cycles a step: {load.least_cycles:,} at least; the model is too large for the cycle model")
+        else:
+            line(f"{name}cycles a step: {load.cycles_per_step:,} in steady state; {load.cycles_at_rest:,} from a frame "
+                 "to its answer at rest (cycle model)")
+        shares = ", ".join(f"{field} {taken / there:.0%}" for field, (taken, there) in load.memories.items())
+        line(f"{name}memories taken: {shares}")
+
+
+def presets() -> None:
+    """The machines that have a name."""
+    _table(["preset ", "PEs", "channels", "multipliers", "weights", "weight bits", "cells", "columns", "for "],
+           [(config.name, config.pes, config.channels, f"{config.multipliers:,}",
+             "from memory" if config.stream else f"{config.pes * config.entry_depth:,}", config.weight_bits,
+             f"{config.row_pes * config.cell_rows:,}", f"{config.column_depth:,}", PURPOSES[config.name])
+            for config in PRESETS.values()])
+    line("weights: encoded weights on the chip, zeros that pad them included; cells: of all layers together; columns: "
+         "of all weight matrices together")
 
 
 def real_time(shipped: Recognizer, voices: int) -> None:

@@ -3,8 +3,9 @@
 
 Beside this file lie ``recognizer.img``, the image of an LSTMP 153/1024/512 with peepholes for preset ``ese``;
 ``recognizer.npz``, the linear layer after it, ``head.weight`` (40, 512) and ``head.bias`` (40,);
-``recognizer.json``, how they were trained and what they achieve; and ``dense.npz``, the network of the same size that
-was never pruned and trained equally long, rounded to float16. `examples/recognizer` makes them.
+``recognizer.json``, how they were trained and what they achieve; and in a checkout, but not in the installed package,
+``dense.npz``, the network of the same size that was never pruned and trained equally long, rounded to float16.
+`examples/recognizer` makes them.
 """
 
 import dataclasses
@@ -31,11 +32,12 @@ from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
 from openese.sw.speech.features import FEATURES, HOP, RATE, count_windows, features
 from openese.sw.speech.phones import PHONES, SILENCE, decode
 
-__all__ = ["CLOCK", "DELAY", "Phone", "Recognizer", "Transcript", "delayed", "side_by_side"]
+__all__ = ["CLOCK", "DELAY", "DENSE", "Phone", "Recognizer", "Transcript", "delayed", "side_by_side"]
 
 DELAY = 5  # frames by which the answer comes later: what the network hears of the future
 CLOCK = 200e6  # Hz: the paper's
 _SHIPPED = Path(__file__).parent
+DENSE = _SHIPPED / "dense.npz"  # the network that was not pruned
 
 
 def delayed(values: NDArray[np.float32]) -> NDArray[np.float32]:

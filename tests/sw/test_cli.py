@@ -11,10 +11,14 @@ from import_tools import run_float
 from models import random_model, speech_like
 from test_network import network
 
-from openese.rtl.config import preset
+from openese.rtl.config import PRESETS, PURPOSES, preset
+from openese.rtl.verilog import verilog
 from openese.sw import cli
+from openese.sw.compile import CompiledNetwork, QuantizedNetwork
+from openese.sw.cycles.model import estimate
 from openese.sw.model.network import Network
 from openese.sw.model.sequences import Sequences
+from openese.sw.pack.schedule import schedule
 
 SEED = 13
 CONFIG = preset("tiny")
@@ -96,7 +100,7 @@ def test_import_and_list(folder, openese):
     np.savez("cells.npz", **cells)
     listed = openese("import cells.npz --list")
     assert "LSTMCell" in listed and listed == openese("info cells.npz")
-    openese("import cells.npz -o m.npz", 2, "cells.npz: select one of 'a', 'b', or several to stack them")
+    openese("import cells.npz -o m.npz", 2, "cells.npz: select one of 'a', 'b', or several to stack them (--select NAME,NAME)")
     assert "a: " not in openese("import cells.npz --select b -o m.npz")
     assert Network.load("m.npz").directions[0].model.layers[0].name == "b"
     openese("import cells.npz", 2, "import needs --output PATH, or --list")
@@ -118,14 +122,100 @@ def test_widths_can_be_set(folder, openese):
     assert "8-bit weights" in openese("quantize net.npz --set weight_bits=8 --calibrate x.npy -o q.npz")
 
 
+@pytest.mark.parametrize("text, reason", [
+    ("pes = ", "not TOML: "),
+    ("pes = 4", "channels must be given, or a preset"),
+    ("preset = 'huge'", "preset: no preset 'huge'; there are tiny"),
+    ("preset = 4", "preset: no preset 4; there are tiny"),
+    ("preset = 'tiny'\nchanels = 4", "no field 'chanels' that can be set; did you mean channels?"),
+    ("preset = 'tiny'\nchannels = 4.0", "channels must be a whole number, not 4.0"),
+    ("preset = 'tiny'\nchannels = true", "channels must be a whole number, not True"),
+    ("preset = 'tiny'\nstream = 1", "stream must be true or false, not 1"),
+    ("preset = 'tiny'\nname = 1", "name must be text, not 1"),
+    ("preset = 'tiny'\nchannels = 3", "Config channels must be a power of two, not 3"),
+    ("[machine]\npes = 4", "no field 'machine' that can be set; there are pes, channels"),
+    (b"\xff\xfe", "not TOML: "),
+])
+def test_bad_config_files(folder, capsys, text, reason):
+    Path("machine.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert cli.main("quantize net.npz --config machine.toml -o a".split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"openese: machine.toml: {reason}") and error.count("\n") == 1
+
+
+def test_a_machine_by_any_option_is_the_same(folder, openese):
+    """A preset with --set, a TOML file with and without a preset, and what was made for it."""
+    Path("changed.toml").write_text('preset = "tiny"\nchannels = 4\n')
+    tiny = {field: getattr(CONFIG, field) for field in CONFIG.__dataclass_fields__ if field not in ("name", "stream")}
+    lines = [f"{field} = {value}" for field, value in {**tiny, "channels": 4, "slices": 0, "slice_width": 0}.items()]
+    Path("whole.toml").write_text("\n".join([*lines, "stream = false", 'name = "mine"']))
+    openese("quantize both.npz --preset tiny --set channels=4 --calibrate x3.npy -o q")
+    openese("pack q -o images")
+    wanted = CONFIG.replace(channels=4)
+    options = ["--preset tiny --set channels=4", "--config tiny --set channels=4", "--config changed.toml",
+               "--config whole.toml", "--for images", "--for images/0.img", "--for q", "--for q/1.npz"]
+    for option in options:
+        openese(f"quantize net.npz {option} --calibrate x.npy -o found.npz")
+        assert QuantizedNetwork.load("found.npz").config.fingerprint == wanted.fingerprint, option
+    assert QuantizedNetwork.load("found.npz").config.name == "tiny"
+    openese("quantize net.npz --config whole.toml --set channels=2 --calibrate x.npy -o found.npz")
+    found = QuantizedNetwork.load("found.npz").config
+    assert (found.name, found.fingerprint) == ("mine", CONFIG.fingerprint)
+
+
+def test_a_folder_for_several_machines_is_refused(folder, openese):
+    for name, settings in (("two", ""), ("four", " --set channels=4")):
+        openese(f"compile both.npz --preset tiny{settings} --calibrate x3.npy -o {name}")
+    Path("two/1.img").write_bytes(Path("four/1.img").read_bytes())
+    assert cli.main("build --for two -o hdl".split()) == 2
+
+
+def test_every_command_for_a_machine_takes_it_in_the_same_way(openese):
+    for command in ("compile", "prune", "quantize", "bench", "synth", "board", "transcribe", "build"):
+        text = openese(f"{command} --help")
+        for option in ("--preset NAME", "--config FILE", "--for PATH", "--set FIELD=N"):
+            assert option in text, command
+
+
+def test_presets_are_listed(openese):
+    text = openese("presets")
+    assert all(name in text for name in PRESETS) and "1,024" in text
+    assert PURPOSES.keys() == PRESETS.keys()
+
+
+def test_build_for_an_image(folder, openese, capsys):
+    openese("compile net.npz --preset tiny --set channels=4 --calibrate x.npy -o net.img")
+    assert cli.main("build --for net.img --target ip -o hdl".split()) == 0
+    assert capsys.readouterr().err == "hdl: 4 PEs x 4 channels, target ip\n"
+    assert Path("hdl/hdl/openese.v").read_text() == verilog(CONFIG.replace(channels=4))
+
+
+def test_compile_ends_with_the_figures_that_decide(folder, openese):
+    text = openese("compile net.npz --density 0.2 --preset tiny --calibrate x.npy -o net.img")
+    end = text[text.index("error against"):]
+    assert "RMS 0.229; measured on 40 steps x 1 voice\n" in end
+    assert "calibrated on 40 steps x 1 voice\n" in end
+    image = CompiledNetwork.load("net.img").images[0]
+    found = estimate(schedule(image.model(), image.config))
+    assert (f"cycles a step: {found.cycles_per_step:,} in steady state; {found.latency:,} from a frame to its answer "
+            "at rest") in end
+    need = image.manifest["needs"]["entry_depth"]
+    assert f"memories taken: entry_depth {need / 1024:.0%}, column_depth" in end
+
+
+def test_compile_of_several_directions_measures_the_whole(folder, openese):
+    end = openese("compile both.npz --preset tiny --calibrate x3.npy -o both")
+    assert "measured on 30 steps x 3 voices" in end and end.count("memories taken") == 4
+
+
 def test_without_calibration_it_says_so(folder, openese):
     openese("compile net.npz --preset tiny -o net.img", 0,
-            "no --calibrate FRAMES: formats are chosen on random numbers, a guess")
+            "no --calibrate FRAMES: number formats are chosen on random numbers, a guess")
 
 
 @pytest.mark.parametrize("line, reason", [
     ("fly", "No such command 'fly'."),
-    ("prune", "Missing argument 'MODEL'."),
+    ("prune", "Missing argument 'NETWORK'."),
     ("prune net.npz -o a", "Missing option '--density'."),
     ("prune net.npz --density much -o a",
      "Invalid value: --density 'much': expected a number, or NAME=number"),
@@ -135,11 +225,27 @@ def test_without_calibration_it_says_so(folder, openese):
     ("prune absent.npz --density 0.5 -o a", "absent.npz: No such file or directory"),
     ("prune x.npy --density 0.5 -o a", "x.npy: not an .npz of plain arrays"),
     ("prune net.npz --preset huge --density 0.5 -o a",
-     "Invalid value for '--preset': 'huge' is not one of 'demo', 'ese'"),
+     "--preset: no preset 'huge'; there are tiny, demo, ese"),
     ("compile net.npz --set weight_bits=99 -o a", "Config weight_bits must be between 2 and 18, not 99"),
     ("compile net.npz --set pes -o a",
-     "Invalid value: --set 'pes': expected FIELD=N, with one of the fields"),
-    ("compile net.npz --set name=1 -o a", "Invalid value: --set 'name=1': expected FIELD=N"),
+     "--set pes: expected FIELD=N, with a whole number"),
+    ("compile net.npz --set pes=-1 -o a", "--set pes=-1: expected FIELD=N, with a whole number"),
+    ("compile net.npz --set name=1 -o a", "--set name=1: no field 'name' that can be set; there are pes, channels"),
+    ("compile net.npz --set chanels=4 -o a",
+     "--set chanels=4: no field 'chanels' that can be set; did you mean channels?"),
+    ("compile net.npz --preset tiny --for q.npz -o a", "--preset and --for exclude each other: each names the machine"),
+    ("compile net.npz --config a.toml --for q.npz -o a", "--config and --for exclude each other"),
+    ("compile net.npz --for q.npz --set pes=4 -o a", "--set does not go with --for"),
+    ("compile net.npz --for absent.img -o a", "absent.img: No such file or directory"),
+    ("compile net.npz --for net.npz -o a", "--for net.npz: a network in floating point, which is for no machine yet"),
+    ("compile net.npz --for x.npy -o a", "--for x.npy: not made for a machine; expected an image"),
+    ("compile net.npz --config absent.toml -o a", "absent.toml: No such file or directory"),
+    ("compile net.npz --config huge -o a", "--config huge: no such file, and no preset; presets are tiny, demo"),
+    ("build -o a", "the machine is missing: give --preset NAME, --config FILE or --for PATH"),
+    ("build --preset tiny", "Missing option '-o' / '--output'."),
+    ("synth --family gw2a", "--family: no family 'gw2a'; there are xcu, xcu_dsp, ecp5"),
+    ("synth --set pes=8", "--set needs --preset NAME or --config FILE"),
+    ("synth --update --preset tiny --set pes=8", "--update: only presets have baselines"),
     ("compile net.npz --calibrate x3.npy -o a",
      "frames: expected shape (T, B, 6), found (30, 3, 3)"),
     ("compile x.npy -o a", "x.npy: of no known kind"),

@@ -13,7 +13,8 @@ from import_tools import assert_close, assert_survives, run_float
 
 from openese.rtl.config import preset
 from openese.sim.simulator import Simulator
-from openese.sw import files, importers
+from openese.sw import compile as pipeline
+from openese.sw import importers
 from openese.sw.importers import ImportRefused
 from openese.sw.reference.machine import Reference
 from openese.sw.run.device import Device
@@ -106,7 +107,7 @@ def test_node(tmp_path, name):
 def test_node_in_integers(tmp_path, name):
     """The integer reference, 12-bit weights and 16-bit activations, is near enough for any use."""
     network, x, outputs = node_network(tmp_path, name)
-    models = files.quantize_network(network, x, preset("tiny"))
+    models = pipeline.quantize(network, x, preset("tiny")).models
     runners = [MachineRunner(Reference(model, channels=2)) for model in models]
     found = dict(zip(("Y", "Y_h", "Y_c"), as_onnx(*network.run(x, runners)), strict=True))
     for key, wanted in outputs.items():
@@ -118,7 +119,7 @@ def test_node_in_integers(tmp_path, name):
 def test_node_in_verilog(tmp_path, name):
     """Every word of the machine's outputs and states is the integer reference's."""
     network, x, _ = node_network(tmp_path, name)
-    images = [files.pack_model(model) for model in files.quantize_network(network, x, preset("tiny"))]
+    images = pipeline.pack(pipeline.quantize(network, x, "tiny")).images
     with ExitStack() as stack:
         links = [stack.enter_context(Simulator(image.config)) for image in images]
         devices = [MachineRunner(Device(link, image)) for link, image in zip(links, images, strict=True)]

@@ -63,7 +63,7 @@ def named(calls, *names):
 def test_a_folder_is_the_same_to_the_byte(tmp_path):
     found = []
     for seed in ("1", "2"):
-        subprocess.run([sys.executable, "-m", "openese.rtl.build", "--config", "tiny", "--target", "kcu105", "-o",
+        subprocess.run([sys.executable, "-m", "openese", "build", "--config", "tiny", "--target", "kcu105", "-o",
                         tmp_path / seed], check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed})
         found.append({path: file.read_bytes() for path, file in files(tmp_path / seed).items()})
     assert found[0] == found[1]

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands from a trained network to an image: import, prune, quantize, pack, and compile, which does them all."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from openese.rtl.config import Config
+from openese.sw import importers
+from openese.sw import prune as pruning
+from openese.sw.cli import show
+from openese.sw.cli.options import (
+    PATH,
+    calibrate_option,
+    density_help,
+    machine_options,
+    output_option,
+    parse_density,
+    select_option,
+)
+from openese.sw.compile import CompiledNetwork, QuantizedNetwork, random_frames
+from openese.sw.compile import compile as compile_network
+from openese.sw.compile import pack as pack_network
+from openese.sw.compile import prune as prune_network
+from openese.sw.compile import quantize as quantize_network
+from openese.sw.model.network import Network
+from openese.sw.model.sequences import Sequences
+from openese.sw.pack.image import write_memory_files
+
+__all__ = ["compile_", "import_", "pack", "prune", "quantize"]
+
+
+@click.command("import")
+@click.argument("file", type=PATH)
+@click.option("--output", "-o", type=PATH, metavar="PATH", help="The .npz file to write.")
+@select_option
+@click.option("--list", "only_list", is_flag=True, help="List what can be selected, and write nothing.")
+def import_(file: Path, output: Path | None, select: str | None, only_list: bool) -> None:
+    """Read a trained LSTM from FILE.
+
+    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy. Nothing in it is executed.
+
+    \b
+    Examples:
+      openese import net.onnx --list
+      openese import net.onnx --select encoder/LSTM,encoder/LSTM_1 -o net.npz
+      openese import checkpoint.pt --select model.lstm,model.linear -o net.npz
+    """
+    if only_list:
+        show.entries(importers.entries(file))
+        return
+    if output is None:
+        raise click.UsageError("import needs --output PATH, or --list")
+    network = importers.load(file, select)
+    network.save(output)
+    show.network(network)
+
+
+@click.command()
+@click.argument("network", type=PATH)
+@click.option("--density", multiple=True, required=True, metavar="D", help=density_help)
+@output_option
+@machine_options("demo")
+@click.option("--global", "unbalanced", is_flag=True,
+              help="Keep the largest weights of a matrix wherever they lie, to compare.")
+def prune(network: Path, density: Sequence[str], output: Path, config: Config, unbalanced: bool) -> None:
+    """Set the smallest weights of NETWORK to zero.
+
+    Every PE of the machine keeps the same number of weights of every matrix.
+
+    \b
+    Examples:
+      openese prune net.npz --density 0.1 --preset ese -o sparse.npz
+      openese prune net.npz --density w_x=0.2 --density w_r=0.1 -o sparse.npz
+    """
+    sparse = prune_network(Network.load(network), parse_density(density), config, not unbalanced)
+    sparse.save(output)
+    show.counts([row for direction in sparse.directions
+                 for row in pruning.report(direction.model, config.pes, config.groups)])
+
+
+@click.command()
+@click.argument("network", type=PATH)
+@output_option
+@machine_options("demo")
+@calibrate_option
+def quantize(network: Path, output: Path, config: Config, calibrate: Path | None) -> None:
+    """Turn NETWORK into integers.
+
+    Number formats are chosen on real frames, such as the machine will meet.
+
+    \b
+    Example:
+      openese quantize sparse.npz --preset demo --calibrate speech.npy -o quantized.npz
+    """
+    given = Network.load(network)
+    sequences = _calibration(given, calibrate)
+    with _status() as tell:
+        tell("choosing number formats")
+        quantized = quantize_network(given, sequences.frames, config, sequences.lengths)
+    quantized.save(output)
+    for model in quantized.models:
+        show.quantized(model)
+
+
+@click.command()
+@click.argument("quantized", type=PATH)
+@output_option
+@click.option("--hex", "folder", type=PATH, metavar="FOLDER",
+              help="Also write memory files for $readmemh and Vivado.")
+def pack(quantized: Path, output: Path, folder: Path | None) -> None:
+    """Pack QUANTIZED into a memory image.
+
+    \b
+    Example:
+      openese pack quantized.npz -o net.img
+    """
+    compiled = pack_network(QuantizedNetwork.load(quantized))
+    _save(compiled, output)
+    if folder is not None:
+        for number, image in enumerate(compiled.images):
+            write_memory_files(image, folder if len(compiled.images) == 1 else folder / str(number))
+
+
+@click.command("compile")
+@click.argument("file", type=PATH)
+@output_option
+@select_option
+@click.option("--density", multiple=True, metavar="D", help=density_help + " Without it nothing is pruned.")
+@machine_options("demo")
+@calibrate_option
+def compile_(file: Path, output: Path, select: str | None, density: Sequence[str], config: Config,
+             calibrate: Path | None) -> None:
+    """Import, prune, quantize and pack FILE.
+
+    \b
+    Example:
+      openese compile net.onnx --preset demo --density 0.1 --calibrate speech.npy -o net.img
+    """
+    network = importers.load(file, select)
+    show.notes(network)
+    sequences = _calibration(network, calibrate)
+    with _status() as tell:
+        compiled = compile_network(network, config, density=parse_density(density) if density else None,
+                                   calibrate=sequences.frames, lengths=sequences.lengths, tell=tell)
+        tell("counting cycles")
+        summary = compiled.summary
+    _save(compiled, output)
+    show.summary(summary)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr, if that is a terminal; it is told the stage."""
+    with Console(stderr=True).status("") as status:
+        yield status.update
+
+
+def _calibration(network: Network, path: Path | None) -> Sequences:
+    if path is not None:
+        return Sequences.load(path)
+    click.echo("openese: no --calibrate FRAMES: number formats are chosen on random numbers, a guess", err=True)
+    return Sequences(random_frames(network))
+
+
+def _save(compiled: CompiledNetwork, path: Path) -> None:
+    compiled.save(path)
+    for image in compiled.images:
+        show.image(image)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands about the hardware: build its files, estimate its resources, run the board, measure the machine."""
+
+import json
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from openese.rtl.config import PRESETS, Config
+from openese.rtl.targets import TARGETS
+from openese.rtl.targets import build as build_target
+from openese.sw import bench
+from openese.sw.cli import show
+from openese.sw.cli.options import PATH, machine_options
+
+__all__ = ["bench_", "board", "build", "synth"]
+
+
+@click.command(short_help="Write the Verilog of a machine, for a tool or a board.",
+               epilog="\b\nTargets:\n" + "\n".join(f"  {name:8} {target.summary}" for name, target in TARGETS.items()))
+@machine_options(None)
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="FOLDER",
+              help="Folder to write to; it is made if it is not there.")
+@click.option("--target", type=click.Choice(list(TARGETS)), default="verilog", show_default=True,
+              help="A tool or a board; see below.")
+def build(config: Config, output: Path, target: str) -> None:
+    """Write the Verilog of a machine, and the files that a tool or a board needs beside it.
+
+    \b
+    Examples:
+      openese build --preset ese -o build
+      openese build --preset ese --set channels=4 --target ip -o build
+      openese build --for net.img --target ulx3s -o build
+    """
+    build_target(config, output, target)
+    click.echo(f"{output}: {config.pes} PEs x {config.channels} channels, target {target}", err=True)
+
+
+@click.command(short_help="Estimate the FPGA resources of a machine with Yosys.")
+@machine_options("")
+@click.option("--family", metavar="NAME", help="Estimate for one family of FPGAs alone: xcu, xcu_dsp or ecp5.")
+@click.option("--update", is_flag=True, help="Make the figures the baselines of their presets.")
+def synth(config: Config | None, family: str | None, update: bool) -> None:
+    """Estimate the FPGA resources of a machine with Yosys, block by block.
+
+    Without a machine, all presets that have a baseline are estimated. Figures of a preset are compared with its
+    baseline.
+
+    \b
+    Examples:
+      openese synth --preset tiny --family xcu
+      openese synth --for net.img --family ecp5
+    """
+    from openese.sim.synthesis.estimate import report
+    from openese.sim.synthesis.families import FAMILIES
+    if family is not None and family not in FAMILIES:
+        raise click.UsageError(f"--family: no family {family!r}; there are {', '.join(FAMILIES)}")
+    if update and config is not None and config != PRESETS.get(config.name):
+        raise click.UsageError("--update: only presets have baselines")
+    if not report([config] if config else (), [family] if family else (), update=update):
+        raise click.ClickException("figures differ from their baselines by more than their tolerance")
+
+
+@click.command()
+@machine_options("ulx3s")
+def board(config: Config) -> None:
+    """Run the ULX3S board in Verilator.
+
+    The board's serial port is a pseudo-terminal of this computer, whose name is printed. Ctrl-C ends the board.
+
+    \b
+    Example:
+      openese board
+      openese run net.img speech.npy -o out.npy --backend serial --port /dev/pts/3
+    """
+    from openese.sim.board import BoardSimulator
+    with Console(stderr=True).status("building the simulator"):
+        running = BoardSimulator(config)
+    with running, suppress(KeyboardInterrupt):
+        print(running.port, flush=True)
+        threading.Event().wait()
+
+
+@click.command("bench", short_help="Measure the paper's layer on a machine's Verilog.")
+@machine_options("ese")
+@click.option("--json", "path", type=PATH, metavar="FILE", help="Also write all figures as JSON.")
+@click.option("--sweeps/--no-sweeps", default=True,
+              help="Also over densities, queue depths and PEs (cycle model).")
+@click.option("--thorough", is_flag=True,
+              help="Also figures that take minutes more: a waveform, cocotb, a model of 100 million weights.")
+def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool) -> None:
+    """Measure the paper's layer on the emitted Verilog, beside the paper.
+
+    \b
+    Example:
+      openese bench --preset ese --json bench.json
+    """
+    with Console(stderr=True).status("building") as status:
+        result = bench.run(config, sweep=sweeps, trace=thorough, cocotb=thorough, large=thorough,
+                           tell=status.update)
+    if path is not None:
+        path.write_text(json.dumps(result, indent=2) + "\n")
+    show.bench(result)
+    if not result["rtl"]["bit_exact"]:
+        raise click.ClickException("the machine's words differ from the reference's")

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that look: at a file, at the soundness of an image, at the machines there are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from openese.sw import files, importers
+from openese.sw.cli import show
+from openese.sw.cli.options import PATH
+from openese.sw.compile import CompiledNetwork, QuantizedNetwork
+from openese.sw.model.network import Network
+from openese.sw.model.quantized import QuantizedModel
+
+__all__ = ["info", "presets", "verify"]
+
+
+@click.command()
+@click.argument("path", type=PATH)
+def info(path: Path) -> None:
+    """Show the contents of PATH.
+
+    PATH is a network, a quantized network, an image, or a file to import.
+
+    \b
+    Examples:
+      openese info net.img
+      openese info checkpoint.pt
+    """
+    kind = files.kind(path)
+    if kind == "images":
+        for image in CompiledNetwork.load(path).images:
+            show.image(image)
+    elif kind == "quantized":
+        for model in QuantizedNetwork.load(path).models:
+            show.quantized(model)
+    elif kind == "network":
+        show.network(Network.load(path))
+    else:
+        show.entries(importers.entries(path))
+
+
+@click.command()
+@click.argument("image", type=PATH)
+@click.option("--quantized", type=PATH, metavar="PATH", help="The quantized network that the image should hold.")
+def verify(image: Path, quantized: Path | None) -> None:
+    """Check that IMAGE is whole.
+
+    Its format and CRCs are checked, and that it decodes to a model that packs into the same bytes again.
+
+    \b
+    Example:
+      openese verify net.img --quantized quantized.npz
+    """
+    images = CompiledNetwork.load(image).images
+    wanted: Sequence[QuantizedModel | None] = [None] * len(images)
+    if quantized is not None:
+        wanted = QuantizedNetwork.load(quantized).models
+        if len(wanted) != len(images):
+            raise files.FileError(f"{image} has {len(images)} images, {quantized} has {len(wanted)} models")
+    for held, model in zip(images, wanted, strict=True):
+        files.verify_image(held, model)
+        show.line(f"{held.manifest['name']}: {held.bytes:,} bytes, all CRCs match, packs into the same bytes "
+                  f"again{'' if model is None else ', holds the quantized model'}")
+
+
+@click.command()
+def presets() -> None:
+    """List the machines that have a name.
+
+    Any of them can be changed by --set FIELD=N, or in a TOML file for --config.
+
+    \b
+    Example:
+      openese presets
+    """
+    show.presets()

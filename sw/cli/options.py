@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share; the machine above all, which every command takes in the same way."""
+
+import difflib
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from openese.rtl.config import PRESETS, Config
+from openese.sw import files
+from openese.sw.compile import CompiledNetwork, QuantizedNetwork
+from openese.sw.prune import TENSORS, Density
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["PATH", "calibrate_option", "density_help", "machine_options", "output_option", "parse_density",
+           "read_config", "select_option"]
+
+PATH = click.Path(path_type=Path)
+_NUMBERS = {field.name: field.type for field in fields(Config) if field.name != "name"}
+
+output_option = click.option("--output", "-o", type=PATH, required=True, metavar="PATH", help="The file to write.")
+select_option = click.option("--select", metavar="NAMES",
+                             help="The parts to take, by their names in `import --list`. Several, with commas between "
+                                  "them, are stacked.")
+calibrate_option = click.option("--calibrate", type=PATH, metavar="FRAMES",
+                                help="Real frames, on which number formats are chosen.")
+density_help = ("Share of the weights to keep: 0.1, or for some matrices w_r=0.1, LAYER=0.2 or LAYER.w_ym=0.5. May be "
+                "repeated.")
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def machine_options(default: str | None) -> Callable[[_F], _F]:
+    """A decorator that adds the options for the machine, and passes the machine as argument ``config``.
+
+    Parameters
+    ----------
+    default : str, optional
+        The preset that is taken if no option is given; without it the user has to name a machine, unless the command
+        says so by ``default=""``: then ``config`` is None.
+    """
+    taken = f"  [default: {default}]" if default else ""
+    options = [
+        click.option("--preset", "machine_preset", metavar="NAME",
+                     help=f"The machine: a preset of `openese presets`.{taken}"),
+        click.option("--config", "machine_file", metavar="FILE",
+                     help="The machine: a TOML file with the fields of a configuration, and perhaps the key preset, "
+                          "whose fields it changes."),
+        click.option("--for", "machine_of", type=PATH, metavar="PATH",
+                     help="The machine: the one that an image, a folder of images or a quantized network is made for."),
+        click.option("--set", "machine_settings", multiple=True, metavar="FIELD=N",
+                     help="Another value for a field of the preset or the --config file, as weight_bits=8. May be "
+                          "repeated."),
+    ]
+
+    def decorate(command: _F) -> _F:
+        @functools.wraps(command)
+        def wrapped(*arguments: Any, machine_preset: str | None, machine_file: str | None, machine_of: Path | None,
+                    machine_settings: Sequence[str], **rest: Any) -> Any:
+            config = _machine(default, machine_preset, machine_file, machine_of, machine_settings)
+            return command(*arguments, config=config, **rest)
+
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped  # type: ignore[return-value]
+
+    return decorate
+
+
+def _machine(default: str | None, preset: str | None, file: str | None, part: Path | None,
+             settings: Sequence[str]) -> Config | None:
+    given = [option for option, value in (("--preset", preset), ("--config", file), ("--for", part))
+             if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} exclude each other: each names the machine")
+    if part is not None:
+        if settings:
+            raise click.UsageError("--set does not go with --for, which takes the very machine that a file is made for")
+        return _machine_of(part)
+    if file is not None:
+        config = PRESETS[file] if file in PRESETS else read_config(Path(file))
+    elif preset is not None:
+        config = _preset("--preset", preset)
+    elif default:
+        config = PRESETS[default]
+    elif default is None:
+        raise click.UsageError("the machine is missing: give --preset NAME, --config FILE or --for PATH")
+    elif settings:
+        raise click.UsageError("--set needs --preset NAME or --config FILE")
+    else:
+        return None
+    changes = dict(map(_setting, settings))
+    return config.replace(**changes) if changes else config
+
+
+def _preset(where: str, name: object) -> Config:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise click.UsageError(f"{where}: no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _known(where: str, name: str) -> None:
+    """Raise unless ``name`` is a field that can be set."""
+    if name not in _NUMBERS:
+        near = difflib.get_close_matches(name, _NUMBERS, 1)
+        there = f"did you mean {near[0]}?" if near else f"there are {', '.join(_NUMBERS)}"
+        raise click.UsageError(f"{where}: no field {name!r} that can be set; {there}")
+
+
+def _setting(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    _known(f"--set {text}", name)
+    if not (value.isascii() and value.isdecimal()):
+        raise click.UsageError(f"--set {text}: expected FIELD=N, with a whole number")
+    return name, int(value)
+
+
+def read_config(path: Path) -> Config:
+    """The machine in a TOML file.
+
+    Its keys are the fields of `Config`. With the key ``preset``, the others change that preset's fields. The name, if
+    none is given, is the file's.
+
+    Raises
+    ------
+    click.UsageError, ValueError
+        For a file that is no TOML, an unknown key, or a value that a machine cannot have; they name the file.
+    OSError
+        If it cannot be read.
+    """
+    if path.suffix != ".toml" and not path.exists():
+        raise click.UsageError(f"--config {path}: no such file, and no preset; presets are {', '.join(PRESETS)}")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path}: not TOML: {error}") from None
+    base = _preset(f"{path}: preset", values.pop("preset")) if "preset" in values else None
+    name = values.pop("name", path.stem)
+    if not isinstance(name, str):
+        raise click.UsageError(f"{path}: name must be text, not {name!r}")
+    for field, value in values.items():
+        _known(str(path), field)
+        if isinstance(value, bool) is not (field == "stream") or not isinstance(value, int):
+            wanted = "true or false" if field == "stream" else "a whole number"
+            raise click.UsageError(f"{path}: {field} must be {wanted}, not {value!r}")
+    missing = [] if base else [field for field in ("pes", "channels") if field not in values]
+    if missing:
+        raise click.UsageError(f"{path}: {' and '.join(missing)} must be given, or a preset")
+    try:
+        return base.replace(name=name, **values) if base else Config(name=name, **values)
+    except ValueError as error:
+        raise click.UsageError(f"{path}: {error}") from None
+
+
+def _machine_of(path: Path) -> Config:
+    kind = files.kind(path)
+    if kind == "images":
+        return CompiledNetwork.load(path).config
+    if kind == "quantized":
+        return QuantizedNetwork.load(path).config
+    what = "a network in floating point, which is for no machine yet" if kind == "network" else "not made for a machine"
+    raise click.UsageError(f"--for {path}: {what}; expected an image, a folder of images or a quantized network")
+
+
+def parse_density(values: Sequence[str]) -> Density:
+    """The density of `openese.prune`: one number, or numbers by matrix, or by layer.
+
+    Raises
+    ------
+    click.BadParameter
+    """
+    parsed: dict[str, float] = {}
+    for value in values:
+        name, _, number = value.rpartition("=")
+        try:
+            parsed[name] = float(number)
+        except ValueError:
+            raise click.BadParameter(f"--density {value!r}: expected a number, or NAME=number") from None
+    if "" in parsed:
+        if len(parsed) > 1:
+            raise click.BadParameter("--density: one number for all, or only numbers with names")
+        return parsed[""]
+    if parsed.keys() <= set(TENSORS):
+        return parsed
+    layers: dict[str, dict[str, float]] = {}
+    for name, share in parsed.items():
+        layer, _, tensor = name.rpartition(".")
+        if layer and tensor in TENSORS:
+            layers.setdefault(layer, {})[tensor] = share
+        else:
+            layers[name] = dict.fromkeys(TENSORS, share)
+    return layers

@@ -1,0 +1,463 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way of a network to a machine: prune, quantize, pack; or `compile`, which does all three.
+
+A stage takes a `Network` and works on each of its directions, since a machine runs one model. Frames are real numbers:
+(T, B, I) for B voices of T steps, or (T, I) for one voice.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from openese.rtl.config import Config, machine_config
+from openese.rtl.loader import Section
+from openese.sw import files, importers
+from openese.sw.cycles.model import estimate
+from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import Model
+from openese.sw.model.network import Network
+from openese.sw.model.quantized import QuantizedModel
+from openese.sw.pack.image import Image
+from openese.sw.pack.image import pack as pack_image
+from openese.sw.pack.image import read as read_image
+from openese.sw.pack.schedule import schedule
+from openese.sw.prune import Density
+from openese.sw.prune import prune as prune_model
+from openese.sw.quantize.choose import quantize as quantize_model
+from openese.sw.reference.machine import Reference
+from openese.sw.run.device import Device
+from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
+
+__all__ = ["BACKENDS", "CompiledNetwork", "MachineLoad", "OutputError", "QuantizedNetwork", "Summary", "compile",
+           "pack", "prune", "quantize", "random_frames"]
+
+#: What `CompiledNetwork.run` can run on.
+BACKENDS = ("reference", "sim")
+CALIBRATION_STEPS, CALIBRATION_VOICES, CALIBRATION_SEED = 64, 8, 1
+# A network of several directions is run end to end to find its error, on at most this much.
+_ERROR_STEPS, _ERROR_VOICES, _ERROR_PRODUCTS = 256, 16, 1 << 32
+# Entries of a PE in one step up to which the cycle model runs: it takes some 50 us a cycle, and walks a few steps.
+_CYCLE_MODEL_ENTRIES = 100_000
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """The machine's integers against floating point, at the outputs of a network before its head.
+
+    Attributes
+    ----------
+    rms_output, rms_error, max_error : float
+        RMS of the outputs in floating point; RMS and maximum of the difference.
+    steps, voices : int
+        The frames on which they were measured.
+    """
+
+    rms_output: float
+    rms_error: float
+    max_error: float
+    steps: int
+    voices: int
+
+
+@dataclass(frozen=True)
+class MachineLoad:
+    """What one image takes of its machine.
+
+    Attributes
+    ----------
+    name : str
+        Of the model in the image.
+    bytes : int
+        Size of the image.
+    memories : dict
+        By field of `Config`, such as ``entry_depth``: lines taken, lines that there are.
+    least_cycles : int
+        Entries of the fullest PE: no step takes fewer cycles.
+    cycles_per_step : int, optional
+        By the cycle model, when frames are always there. None where the model is too large for the cycle model.
+    cycles_at_rest : int, optional
+        By the cycle model, from the first beat of a frame to the last beat of its answer, when the machine has nothing
+        else to do. None likewise.
+    """
+
+    name: str
+    bytes: int
+    memories: Mapping[str, tuple[int, int]]
+    least_cycles: int
+    cycles_per_step: int | None
+    cycles_at_rest: int | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures that tell whether a compiled network is good enough.
+
+    Attributes
+    ----------
+    machine : `Config`
+    error : `OutputError`, optional
+        On the calibration frames. None for images from a file, which does not hold it.
+    calibration : (int, int), optional
+        Steps and voices that number formats were chosen on. None likewise.
+    loads : tuple of `MachineLoad`
+        One for each image.
+    """
+
+    machine: Config
+    error: OutputError | None
+    calibration: tuple[int, int] | None
+    loads: tuple[MachineLoad, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedNetwork:
+    """A network in integers.
+
+    Attributes
+    ----------
+    models : tuple of `QuantizedModel`
+        One for each direction, in their order.
+    given : `Network`, optional
+        The network that was quantized. None for one model from a file.
+    error : `OutputError`, optional
+        On the calibration frames.
+
+    Raises
+    ------
+    FileError
+        If the models are for several machines, or do not fit the network.
+    """
+
+    models: tuple[QuantizedModel, ...]
+    given: Network | None = None
+    error: OutputError | None = None
+
+    def __post_init__(self) -> None:
+        _check_parts([model.config for model in self.models], [(m.inputs, m.outputs) for m in self.models], self.given)
+
+    @cached_property
+    def network(self) -> Network:
+        """In floating point: the network that was quantized, or, for one model from a file, that of its integers."""
+        return self.given or Network.of(self.models[0].floating_point())
+
+    @property
+    def config(self) -> Config:
+        """The machine."""
+        return self.models[0].config
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file, or a folder if the network is not plain."""
+        files.save(Path(path), self.given, self.models, ".npz")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "QuantizedNetwork":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileError, QuantizeError, ModelError, OSError
+            Naming the file and what is wrong with it.
+        """
+        network, models = files.load(Path(path), QuantizedModel.load, ".npz")
+        return cls(tuple(models), network, _reported_error(models))
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledNetwork:
+    """A network packed for a machine: one image for each direction.
+
+    Attributes
+    ----------
+    images : tuple of `Image`
+        In the order of the network's directions.
+    given : `Network`, optional
+        The network in floating point. None for one image from a file.
+    error, calibration
+        As in `Summary`.
+
+    Raises
+    ------
+    FileError
+        If the images are for several machines, or do not fit the network.
+    """
+
+    images: tuple[Image, ...]
+    given: Network | None = None
+    error: OutputError | None = None
+    calibration: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        layers = [image.manifest["layers"] for image in self.images]
+        _check_parts([image.config for image in self.images],
+                     [(held[0]["inputs"], held[-1]["outputs"]) for held in layers], self.given)
+
+    @cached_property
+    def network(self) -> Network:
+        """In floating point: the network that was compiled, or, for one image from a file, that of its integers.
+
+        A single image does not hold the head, which runs on the host.
+        """
+        return self.given or Network.of(self.images[0].model().floating_point())
+
+    @property
+    def config(self) -> Config:
+        """The machine."""
+        return self.images[0].config
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The figures that decide. The cycle model takes a second or two for a machine of the paper's size."""
+        return Summary(self.config, self.error, self.calibration, tuple(_load(image) for image in self.images))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an image file, or a folder if the network is not plain."""
+        files.save(Path(path), self.given, self.images, ".img")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], network: Network | None = None) -> "CompiledNetwork":
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        network : `Network`, optional
+            In the place of the saved one, for its head.
+
+        Raises
+        ------
+        FileError, ImageFormatError, ModelError, OSError
+            Naming the file and what is wrong with it.
+        """
+        saved, images = files.load(Path(path), read_image, ".img")
+        return cls(tuple(images), network or saved)
+
+    def run(self, frames: ArrayLike, lengths: ArrayLike | None = None, backend: str = "reference") -> FloatArray:
+        """Run sequences from the zero state.
+
+        Parameters
+        ----------
+        frames : array (T, B, I) or (T, I)
+            Any number of voices; those beyond the machine's channels follow in turns.
+        lengths : integers (B,), optional
+            Frames of each sequence, where they are padded to the longest.
+        backend : str
+            ``"reference"``, the integer model in numpy, or ``"sim"``, the Verilog in Verilator. Both give the same
+            numbers.
+
+        Returns
+        -------
+        y : float64 (T, B, K) or (T, K)
+            Outputs of the network, after its head where `network` has one.
+
+        Raises
+        ------
+        ValueError
+            For another backend, or frames or lengths that do not fit.
+        """
+        x = np.asarray(frames, np.float64)
+        with self.machines(backend) as machines:
+            runners = [MachineRunner(machine) for machine in machines]
+            y, _ = self.network.run(x[:, None] if x.ndim == 2 else x, runners, lengths)
+        return y[:, 0] if x.ndim == 2 else y
+
+    @contextmanager
+    def machines(self, backend: str = "reference") -> Iterator[list[Machine]]:
+        """A machine for each image, with the image in it; closed at the end of the ``with`` block."""
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+        if backend == "reference":
+            yield [Reference(image.model(), image.config.channels) for image in self.images]
+            return
+        from openese.sim.simulator import Simulator
+        with ExitStack() as stack:
+            yield [Device(stack.enter_context(Simulator(image.config)), image) for image in self.images]
+
+
+def prune(network: Network | Model, density: Density, machine: str | Config, balanced: bool = True) -> Network:
+    """A copy of ``network`` with its smallest weights set to zero.
+
+    Parameters
+    ----------
+    network : `Network` or `Model`
+    density : float or mapping
+        Share of the weights that stay: one number, or numbers by matrix or by layer; see `openese.sw.prune.Density`.
+    machine : str or `Config`
+        Every PE of it keeps the same number of weights of every matrix.
+    balanced : bool
+        False keeps the largest weights of a matrix wherever they lie, to compare.
+
+    Raises
+    ------
+    PruneError
+        For a density outside 0..1, or an unknown name.
+    """
+    network, config = _network(network), machine_config(machine)
+    names = [layer.name for direction in network.directions for layer in direction.model.layers]
+
+    def of(model: Model) -> Density:
+        if not isinstance(density, Mapping) or not density.keys() <= set(names):
+            return density
+        return {name: density[name] for name in density if name in [layer.name for layer in model.layers]}
+
+    return network.map(lambda model: prune_model(model, of(model), config.pes, config.groups, balanced))
+
+
+def random_frames(network: Network) -> FloatArray:
+    """Normally distributed numbers (T, B, I), for want of real frames. Number formats chosen on them are a guess."""
+    rng = np.random.default_rng(CALIBRATION_SEED)
+    return rng.normal(size=(CALIBRATION_STEPS, CALIBRATION_VOICES, network.inputs))
+
+
+def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
+             lengths: ArrayLike | None = None) -> QuantizedNetwork:
+    """Turn a network into integers, its number formats chosen on calibration frames.
+
+    Parameters
+    ----------
+    network : `Network` or `Model`
+    frames : array (T, B, I) or (T, I)
+        Real input, such as the network will meet.
+    machine : str or `Config`
+    lengths : integers (B,), optional
+        Frames of each sequence, where they are padded to the longest.
+
+    Raises
+    ------
+    QuantizeError
+        For frames of the wrong shape, or weights that no format of the machine can hold.
+    """
+    network, config = _network(network), machine_config(machine)
+    x = np.asarray(frames, np.float64)
+    x = x[:, None] if x.ndim == 2 else x
+    if network.plain:
+        models = [quantize_model(network.model, x, config)]
+        return QuantizedNetwork(tuple(models), network, _reported_error(models))
+    runners = [FloatRunner(direction.model) for direction in network.directions]
+    models = [quantize_model(direction.model, fed, config) for direction, fed in network.fed(x, runners, lengths)]
+    return QuantizedNetwork(tuple(models), network, _measured_error(network, models, x, lengths))
+
+
+def pack(quantized: QuantizedNetwork, machine: str | Config | None = None) -> CompiledNetwork:
+    """The images of a quantized network.
+
+    Parameters
+    ----------
+    quantized : `QuantizedNetwork`
+    machine : str or `Config`, optional
+        Another machine of the same number formats than the network was quantized for.
+
+    Raises
+    ------
+    CapacityError
+        If the machine cannot hold it: what is short, and which preset would do.
+    """
+    config = quantized.config if machine is None else machine_config(machine)
+    images = tuple(pack_image(schedule(model, config)) for model in quantized.models)
+    report = quantized.models[0].report
+    calibration = None if report is None else (report.steps, report.voices)
+    return CompiledNetwork(images, quantized.given, quantized.error, calibration)
+
+
+def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Config, *,
+            density: Density | None = None, calibrate: ArrayLike | None = None, lengths: ArrayLike | None = None,
+            select: str | None = None, tell: Callable[[str], None] = lambda stage: None) -> CompiledNetwork:
+    """Import, prune, quantize and pack a network.
+
+    Parameters
+    ----------
+    network : path, `Network` or `Model`
+        A file is read by `openese.load`.
+    machine : str or `Config`
+        A preset's name, or a machine of your own.
+    density : float or mapping, optional
+        As for `prune`; without it nothing is pruned.
+    calibrate : array (T, B, I) or (T, I), optional
+        Real frames on which number formats are chosen. Without it they are chosen on random numbers, which is a guess.
+    lengths : integers (B,), optional
+        Of the calibration frames, where they are padded to the longest.
+    select : str, optional
+        What to take from a file, as for `openese.load`.
+    tell : callable
+        Called with the name of each stage as it begins.
+
+    Raises
+    ------
+    ValueError
+        Naming what is wrong with the file, the frames or the density, or what the machine lacks.
+    OSError
+        If the file cannot be read.
+    """
+    config = machine_config(machine)
+    if isinstance(network, (str, os.PathLike)):
+        network = importers.load(network, select)
+    elif select is not None:
+        raise ValueError("select takes parts of a file; this network is no file")
+    network = _network(network)
+    if density is not None:
+        tell("pruning")
+        network = prune(network, density, config)
+    tell("choosing number formats")
+    quantized = quantize(network, random_frames(network) if calibrate is None else calibrate, config, lengths)
+    tell("packing")
+    return pack(quantized)
+
+
+def _network(network: Network | Model) -> Network:
+    return Network.of(network) if isinstance(network, Model) else network
+
+
+def _check_parts(configs: Sequence[Config], sizes: Sequence[tuple[int, int]], network: Network | None) -> None:
+    """Raises `FileError` unless parts are for one machine, and one for each direction of the network, of its size."""
+    machines = {config.fingerprint: f"{config.name} ({config.fingerprint:08x})" for config in configs}
+    if len(machines) > 1:
+        raise files.FileError(f"the parts of a network are for several machines: {', '.join(machines.values())}")
+    wanted = sizes[:1] if network is None else [(d.model.inputs, d.model.outputs) for d in network.directions]
+    if len(wanted) != len(sizes):
+        raise files.FileError(f"the network has {len(wanted)} directions, but there are {len(sizes)} parts")
+    for number, (part, size) in enumerate(zip(sizes, wanted, strict=True)):
+        if part != size:
+            raise files.FileError(f"part {number} has {part[0]} inputs and {part[1]} outputs, but direction {number} "
+                                  f"of the network has {size[0]} and {size[1]}")
+
+
+def _reported_error(models: Sequence[QuantizedModel]) -> OutputError | None:
+    """The error that the quantizer measured, of a network of one direction."""
+    report = models[0].report
+    if len(models) > 1 or report is None:
+        return None
+    last = report.outputs[-1]
+    return OutputError(last.rms_output, last.rms_error, last.max_error, report.steps, report.voices)
+
+
+def _measured_error(network: Network, models: Sequence[QuantizedModel], x: FloatArray,
+                    lengths: ArrayLike | None) -> OutputError:
+    """The error of a network end to end, on the first of the frames."""
+    weights = sum(layer.weights for direction in network.directions for layer in direction.model.layers)
+    voices = min(x.shape[1], _ERROR_VOICES)
+    steps = int(min(x.shape[0], _ERROR_STEPS, max(1, _ERROR_PRODUCTS // (voices * weights))))
+    x = x[:steps, :voices]
+    counts = None if lengths is None else np.minimum(np.asarray(lengths)[:voices], steps)
+    body = Network(stages=network.stages, name=network.name)
+    exact, _ = body.run(x, [FloatRunner(direction.model) for direction in network.directions], counts)
+    found, _ = body.run(x, [MachineRunner(Reference(model, voices)) for model in models], counts)
+    difference = found - exact
+    return OutputError(float(np.sqrt(np.mean(exact**2))), float(np.sqrt(np.mean(difference**2))),
+                       float(np.abs(difference).max()), steps, voices)
+
+
+def _load(image: Image) -> MachineLoad:
+    """What an image takes of its machine; the cycle model runs where that is quick."""
+    manifest, config = image.manifest, image.config
+    memories = {name: (need, getattr(config, name)) for name, need in manifest["needs"].items()}
+    least = sum(operation["lines"] for operation in manifest["operations"])
+    steady = rest = None
+    if least <= _CYCLE_MODEL_ENTRIES:
+        found = estimate(schedule(image.model(), config, stream=Section.STREAM in image.sections))
+        steady, rest = found.cycles_per_step, found.latency
+    return MachineLoad(manifest["name"], image.bytes, memories, least, steady, rest)
