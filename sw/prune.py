@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load-balance-aware pruning: every PE keeps the same number of weights of every matrix.
 
-Row r lives on PE row ``r % (pes // groups)`` and column j in column group ``j % groups``. The weights of one
-matrix that meet on one PE are its *slice*; each slice keeps its ``int(density * slice_size)`` weights of
-largest magnitude, so that no PE waits for another. Of equal magnitudes, those first in row-major order stay.
-Sizes need not be multiples of the PEs: slices then differ in size, and each keeps its own share.
+Row r belongs to PE row ``r % (pes // groups)``, and column j to column group ``j % groups``. The weights of a matrix
+on one PE are its *slice*. Each slice keeps its ``int(density * slice_size)`` weights of largest magnitude, so no PE
+waits for another. Among equal magnitudes, the first in row-major order stay. If the sizes of a matrix are not
+multiples of the PEs, slices differ in size, and each keeps its own share.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ __all__ = ["TENSORS", "Density", "MatrixCounts", "PruneError", "densities", "for
 TENSORS = ("w_x", "w_r", "w_ym")
 
 Density = float | Mapping[str, float] | Mapping[str, float | Mapping[str, float]]
-"""One density for all matrices, or by tensor (``{"w_x": 0.2, "w_r": 0.1}``), or by layer name, where each
-value is again a density or a mapping by tensor. What a mapping leaves out is not pruned."""
+"""One density for all matrices, a mapping by tensor (``{"w_x": 0.2, "w_r": 0.1}``), or a mapping by layer name, with
+a density or a mapping by tensor for each layer. Tensors and layers that are not in a mapping stay dense."""
 
 
 class PruneError(ValueError):
-    """A density or a machine size that makes no sense."""
+    """A density, a number of PEs or a setting of the training is invalid; the message names it."""
 
 
 class MatrixCounts(NamedTuple):
-    """How the non-zeros of one matrix lie on the PEs."""
+    """The non-zeros of one matrix: their number, and the smallest and largest number on a PE."""
 
     layer: str
     matrix: str
@@ -69,12 +69,12 @@ def _by_tensor(owner: str, density: object) -> dict[str, float]:
 
 
 def densities(names: Sequence[str], density: Density) -> dict[str, dict[str, float]]:
-    """What `Density` means for layers of these names: the density of each tensor of each.
+    """Return the density of each tensor of each named layer.
 
     Raises
     ------
     PruneError
-        For a density outside 0..1 or an unknown name.
+        If a density is not between 0 and 1, or a name is unknown.
     """
     if not isinstance(density, Mapping) or all(key in TENSORS for key in density):
         return dict.fromkeys(names, _by_tensor("the model", density))
@@ -86,7 +86,7 @@ def densities(names: Sequence[str], density: Density) -> dict[str, dict[str, flo
 
 
 def _keep_largest(magnitudes: NDArray[Any], count: int) -> NDArray[np.bool_]:
-    """Mask (flat) of the ``count`` largest; the first of equals stay."""
+    """Return a flat mask of the ``count`` largest; among equal ones the first stay."""
     keep = np.zeros(magnitudes.size, bool)
     if count == 0:
         return keep
@@ -99,21 +99,27 @@ def _keep_largest(magnitudes: NDArray[Any], count: int) -> NDArray[np.bool_]:
 
 def keep_mask(values: NDArray[Any], density: float, pes: int, groups: int = 1,
               balanced: bool = True) -> NDArray[np.bool_]:
-    """Which weights of a matrix (rows, columns) stay.
+    """Return the mask of the weights that stay.
 
     Parameters
     ----------
+    values : array (rows, columns)
+        The weights of one matrix.
     density : float
-        Share of each slice that stays.
+        The share of weights to keep in each slice.
     pes, groups : int
         The machine's PEs and column groups.
     balanced : bool
-        False keeps the largest of the whole matrix, wherever they lie.
+        False keeps the largest weights of the whole matrix: magnitude pruning, for comparison.
+
+    Returns
+    -------
+    bool (rows, columns)
 
     Raises
     ------
     PruneError
-        For a density outside 0..1, or PEs that are no multiple of the groups.
+        If the density is not between 0 and 1, or ``pes`` is not a multiple of ``groups``.
     """
     row_pes = _row_pes(pes, groups)
     density = _checked("a matrix", density)
@@ -129,21 +135,22 @@ def keep_mask(values: NDArray[Any], density: float, pes: int, groups: int = 1,
 
 
 def prune(model: Model, density: Density, pes: int, groups: int = 1, balanced: bool = True) -> Model:
-    """A copy of ``model`` with the smallest weights set to zero.
+    """Return a copy of ``model`` whose smallest weights are zero.
 
     Parameters
     ----------
+    model : Model
     density : float or mapping
-        Share of the weights that stay; see `Density`. Each gate's W_x and W_r is a matrix of its own.
+        The share of weights to keep; see `Density`. Each gate has its own matrices W_x and W_r.
     pes, groups, balanced
-        As for `keep_mask`; unbalanced is the usual magnitude pruning, to compare with.
+        As for `keep_mask`.
 
     Raises
     ------
     PruneError
-        For a density outside 0..1, an unknown name, or PEs that are no multiple of the groups.
+        If a density is not between 0 and 1, a name is unknown, or ``pes`` is not a multiple of ``groups``.
     """
-    wanted = densities([layer.name for layer in model.layers], density)
+    by_layer = densities([layer.name for layer in model.layers], density)
 
     def pruned(layer: Layer, tensor: str) -> FloatArray | None:
         values = getattr(layer, tensor)
@@ -151,19 +158,19 @@ def prune(model: Model, density: Density, pes: int, groups: int = 1, balanced: b
             return None
         kept = np.zeros_like(values)
         for before, after in zip(*(array if array.ndim == 3 else array[None] for array in (values, kept)), strict=True):
-            np.copyto(after, before, where=keep_mask(before, wanted[layer.name][tensor], pes, groups, balanced))
+            np.copyto(after, before, where=keep_mask(before, by_layer[layer.name][tensor], pes, groups, balanced))
         kept.setflags(write=False)
         return kept
 
-    changed = []
+    layers = []
     for layer in model.layers:
         tensors: dict[str, Any] = {tensor: pruned(layer, tensor) for tensor in TENSORS}
-        changed.append(dataclasses.replace(layer, **tensors))
-    return dataclasses.replace(model, layers=tuple(changed))
+        layers.append(dataclasses.replace(layer, **tensors))
+    return dataclasses.replace(model, layers=tuple(layers))
 
 
 def slice_counts(values: NDArray[Any], pes: int, groups: int = 1) -> NDArray[np.int64]:
-    """Non-zeros (pes // groups, groups) of each slice of a matrix (rows, columns)."""
+    """Return the number of non-zeros (pes // groups, groups) in each slice of a matrix (rows, columns)."""
     row_pes = _row_pes(pes, groups)
     counts = np.zeros((row_pes, groups), np.int64)
     rows, columns = np.nonzero(values)
@@ -172,7 +179,7 @@ def slice_counts(values: NDArray[Any], pes: int, groups: int = 1) -> NDArray[np.
 
 
 def report(model: Model, pes: int, groups: int = 1) -> list[MatrixCounts]:
-    """How evenly the non-zeros of each matrix lie on the PEs."""
+    """Return the number of non-zeros of each matrix, with the smallest and largest number on a PE."""
     rows = []
     for layer in model.layers:
         for matrix in layer.matrices():
@@ -184,7 +191,7 @@ def report(model: Model, pes: int, groups: int = 1) -> list[MatrixCounts]:
 
 
 def format_report(rows: list[MatrixCounts]) -> str:
-    """`report` as a table."""
+    """Return the rows of `report` as a table."""
     lines = [f"{'layer':<12} {'matrix':<8} {'size':>10} {'non-zeros':>10} {'density':>8} "
              f"{'per PE, min..max':>17}"]
     for row in rows:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings in files: whatever libsndfile reads, as one channel at 16 kHz."""
+"""Read recordings in the formats of libsndfile as one channel at 16 kHz."""
 
 import os
 from typing import Any
@@ -15,18 +15,19 @@ LONGEST = 600  # seconds
 
 
 class AudioError(ValueError):
-    """A recording that cannot be read or is not fit to be recognized; the message names the file."""
+    """A recording cannot be read or recognized; the message names the file and the reason."""
 
 
 def read(path: str | os.PathLike[str]) -> NDArray[np.float32]:
-    """Samples (n,) at 16 kHz, -1 to 1; several channels are averaged.
+    """Return the samples (n,) of a recording as float32 at 16 kHz, from -1 to 1; channels are averaged.
 
     Raises
     ------
     AudioError
-        For a file that holds no sound, more than ten minutes of it, or numbers that are not finite.
+        If the file is not a recording, holds no samples, more than ten minutes or numbers that are not finite, or if
+        a package is not installed.
     OSError
-        If there is no such file.
+        If the file cannot be opened.
     """
     soundfile, soxr = _libraries()
     name = os.fspath(path)
@@ -35,12 +36,13 @@ def read(path: str | os.PathLike[str]) -> NDArray[np.float32]:
             with soundfile.SoundFile(file) as recording:
                 rate = recording.samplerate
                 if recording.frames > LONGEST * rate:
-                    raise AudioError(f"{name}: {recording.frames / rate:.0f} s long; at most {LONGEST} s are read")
+                    raise AudioError(f"{name}: the recording is {recording.frames / rate:.0f} s long; "
+                                     f"cut it to at most {LONGEST} s")
                 samples = recording.read(dtype="float32", always_2d=True).mean(axis=1)
         except soundfile.LibsndfileError as error:
             raise AudioError(f"{name}: {error.error_string.rstrip('.')}") from None
     if not samples.size:
-        raise AudioError(f"{name}: holds no samples")
+        raise AudioError(f"{name}: the recording holds no samples")
     if not np.isfinite(samples).all():
         raise AudioError(f"{name}: sample {int(np.argmin(np.isfinite(samples)))} is not a finite number")
     return np.asarray(samples if rate == RATE else soxr.resample(samples, rate, RATE), np.float32)
@@ -51,5 +53,5 @@ def _libraries() -> Any:
         import soundfile
         import soxr
     except ImportError as error:
-        raise AudioError(f"recordings need the package {error.name!r}: pip install openese[speech]") from None
+        raise AudioError(f"reading recordings needs the package {error.name!r}: pip install openese[speech]") from None
     return soundfile, soxr

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the recognizer hears: 51 numbers every 10 ms, with their first and second differences, 153 in all.
+"""Compute the recognizer's features: 153 numbers every 10 ms.
 
-The 51 are the logarithms of 50 mel bands and of the energy of a window of 25 ms, less their means over the
-recording, so that neither loudness nor a microphone's colour matters. Differences are regressions over two
-frames to each side; all are scaled to a standard deviation of about one, which suits fixed point.
+They are 51 static features and their first and second differences. The static features are the logarithms of 50 mel
+bands and of the energy in a window of 25 ms. Their means over the recording are subtracted, which removes loudness
+and the microphone's frequency response. Differences are regressions over two frames on each side. All features are
+scaled to a standard deviation of about one, which suits fixed point.
 """
 
 import numpy as np
@@ -20,7 +21,7 @@ FEATURES = 3 * STATIC
 
 _LOWEST, _HIGHEST = 60.0, 7800.0  # Hz
 _EMPHASIS = 0.97
-_LEVEL = 0.05  # root of the mean square to which a recording is brought; full scale is 1
+_LEVEL = 0.05  # root mean square to which a recording is scaled; full scale is 1
 _FLOOR = 1e-7  # of a band's power
 _SCALES = (0.35, 1.4, 3.0)  # of the features and of their differences
 
@@ -32,7 +33,7 @@ def _mel(hertz: ArrayLike) -> NDArray[np.float64]:
 
 
 def _filters() -> FloatArray:
-    """Triangles on the mel scale over the bins of a window: (TRANSFORM // 2 + 1, BANDS)."""
+    """Return triangular filters on the mel scale, (TRANSFORM // 2 + 1, BANDS)."""
     edges = np.linspace(_mel(_LOWEST), _mel(_HIGHEST), BANDS + 2)
     bins = _mel(np.fft.rfftfreq(TRANSFORM, 1 / RATE))[:, None]
     rising = (bins - edges[:-2]) / np.diff(edges)[:-1]
@@ -45,15 +46,21 @@ _HAMMING = np.hamming(WINDOW).astype(np.float32)
 
 
 def count_windows(samples: int) -> int:
-    """Windows of a recording of so many samples."""
+    """Return the number of windows in a recording of ``samples`` samples."""
     return max(0, samples - WINDOW) // HOP + 1
 
 
 def spectrogram(audio: ArrayLike) -> FloatArray:
-    """Power (T, 257) of each window of audio (samples,) at 16 kHz; a short recording is one window."""
+    """Return the power (T, 257) of each window of audio (samples,) at 16 kHz; a short recording is one window.
+
+    Raises
+    ------
+    ValueError
+        If audio has another shape, or no samples.
+    """
     samples = np.asarray(audio, np.float32)
     if samples.ndim != 1 or not samples.size:
-        raise ValueError(f"audio: expected one channel with samples, found shape {samples.shape}")
+        raise ValueError(f"audio: expected one channel with samples, (samples,), found shape {samples.shape}")
     samples = np.append(samples[:1], samples[1:] - np.float32(_EMPHASIS) * samples[:-1])
     samples = np.pad(samples, (0, max(0, WINDOW - samples.size)))
     windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
@@ -61,12 +68,12 @@ def spectrogram(audio: ArrayLike) -> FloatArray:
 
 
 def static(audio: ArrayLike) -> FloatArray:
-    """The 51 numbers of each window (T, 51), less their means over the recording, not scaled.
+    """Return the static features (T, 51), minus their means over the recording, before scaling.
 
     Raises
     ------
     ValueError
-        For audio that is not one channel with samples.
+        If audio is not of shape (samples,), or has no samples.
     """
     samples = np.asarray(audio, np.float32)
     scale = np.float32(_LEVEL / max(1e-6, np.sqrt(np.mean(np.square(samples))))) if samples.size else 1
@@ -77,7 +84,7 @@ def static(audio: ArrayLike) -> FloatArray:
 
 
 def _difference(values: FloatArray) -> FloatArray:
-    """Slope over two frames to each side, along the last axis but one; the ends are repeated."""
+    """Return the slope over two frames on each side, along the last axis but one; end frames are repeated."""
     padding = [(0, 0)] * (values.ndim - 2) + [(2, 2), (0, 0)]
     wide = np.pad(values, padding, mode="edge")
     near, far = wide[..., 3:-1, :] - wide[..., 1:-3, :], wide[..., 4:, :] - wide[..., :-4, :]
@@ -85,12 +92,18 @@ def _difference(values: FloatArray) -> FloatArray:
 
 
 def with_differences(values: FloatArray) -> FloatArray:
-    """`static` features (..., T, 51) with their differences, scaled: (..., T, 153)."""
+    """Return `static` features (..., T, 51) with their differences, scaled: (..., T, 153)."""
     first = _difference(values)
     parts = (values, first, _difference(first))
     return np.concatenate([np.float32(scale) * part for scale, part in zip(_SCALES, parts, strict=True)], axis=-1)
 
 
 def features(audio: ArrayLike) -> FloatArray:
-    """What the network is given of a recording: (T, 153) for audio (samples,) at 16 kHz."""
+    """Return the features (T, 153) of audio (samples,) at 16 kHz.
+
+    Raises
+    ------
+    ValueError
+        If audio is not of shape (samples,), or has no samples.
+    """
     return with_differences(static(audio))

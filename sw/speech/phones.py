@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The phones: silence and the 39 of the CMU dictionary, and how frames become a sequence of them."""
+"""The 40 phones (silence and the 39 of the CMU dictionary), and the decoder that finds them in frames."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,26 +13,28 @@ PHONES = (SILENCE, "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH
 
 
 def collapse(frames: NDArray[np.integer]) -> list[int]:
-    """The phones of frames (T,): runs of the same become one, silence is left out."""
+    """Return the phones of frames (T,): equal neighbours become one phone, and silence is dropped."""
     changes = np.flatnonzero(np.diff(frames, prepend=-1))
     return [int(phone) for phone in frames[changes] if PHONES[phone] != SILENCE]
 
 
 def decode(logits: NDArray[np.floating], penalty: ArrayLike = 0.0) -> NDArray[np.intp]:
-    """The phone of each frame: the path of largest sum, less ``penalty`` for each change of phone.
+    """Return the phone of each frame on the path with the largest sum of logits minus penalties.
 
-    No language model: every change costs the same. Without a penalty it is each frame's largest.
+    Each change of phone costs the same penalty; there is no language model. With penalty zero, each frame has its
+    largest logit.
 
     Parameters
     ----------
-    logits : (T, phones)
-        Logarithms of the posteriors, up to a constant for each frame.
-    penalty : float or (...)
-        In nats; for several, a path each.
+    logits : float (T, phones)
+        Logarithms of the posteriors, with any constant added to a frame.
+    penalty : float or array (...)
+        The cost of a change of phone, in nats. An array gives one path for each of its elements.
 
     Returns
     -------
     intp (..., T)
+        Indices into `PHONES`.
     """
     costs = np.asarray(penalty, np.float64)[..., None]
     steps, phones = logits.shape

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recording and what was recognized in it: the spectrogram over the posteriorgram."""
+"""Draw a recording and its phones: the spectrogram above the posteriorgram."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +20,27 @@ _FAINTEST = -70  # dB below the loudest
 
 
 def draw(title: str, audio: Any, transcript: "Transcript", path: Path) -> None:
-    """Write a PNG.
+    """Write a PNG of a recording and its transcript.
+
+    Parameters
+    ----------
+    title : str
+        The name of the recording.
+    audio : float (samples,)
+        At 16 kHz.
+    transcript : Transcript
+    path : Path
+        The file to write.
 
     Raises
     ------
     AudioError
-        Without matplotlib.
+        If matplotlib is not installed.
     """
     try:
         import matplotlib
     except ImportError:
-        raise AudioError("pictures need the package 'matplotlib': pip install openese[speech]") from None
+        raise AudioError("drawing pictures needs the package 'matplotlib': pip install openese[speech]") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -41,12 +51,12 @@ def draw(title: str, audio: Any, transcript: "Transcript", path: Path) -> None:
     heard.imshow(level - level.max(), origin="lower", aspect="auto", cmap="magma", vmin=_FAINTEST,
                  extent=(0, seconds, 0, RATE / 2000))
     heard.set(ylabel="kHz")
-    heard.set_title(f"What is heard: {title}", loc="left", pad=18)
+    heard.set_title(f"Spectrogram of {title}, with the recognized phones above", loc="left", pad=18)
     said.imshow(transcript.posteriors.T, origin="lower", aspect="auto", interpolation="nearest", cmap="Blues",
                 vmin=0, vmax=1, extent=(0, seconds, -0.5, len(PHONES) - 0.5))
     said.set_yticks(range(len(PHONES)), PHONES, fontsize=7)
     said.set(xlabel="seconds")
-    said.set_title("What is recognized: probability of each phone; above, the phones of the decoded path", loc="left")
+    said.set_title("Probability of each phone", loc="left")
     for phone in transcript.phones:
         heard.axvline(phone.start, color="white", lw=0.4)
         if phone.name != SILENCE:

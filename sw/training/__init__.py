@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training for the machine, with PyTorch (extra ``train``): the paper's cell, and pruning that balances the PEs."""
+"""Train and prune networks for the machine with PyTorch (extra ``train``)."""
 
 from openese.sw.training.distill import distill, relative_error
 from openese.sw.training.lstmp import LSTMP, fast_products

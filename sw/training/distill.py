@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pruning a trained network without its training set: the sparse network learns what the dense one answers.
+"""Prune a trained network without its training set: the sparse network learns the outputs of the dense one.
 
-Any input of the kind that the network was made for will do; labels are not needed. The network is pruned over the
-first updates, while it already learns to give the answers that it gave when it was dense.
+This needs typical inputs but no labels. The density falls during the first updates, while the network already learns.
 """
 
 import copy
@@ -20,47 +19,49 @@ __all__ = ["distill", "relative_error"]
 _CLIP = 1.0  # norm of the gradient
 
 
-def relative_error(found: Any, right: Any) -> Tensor:
-    """Squared error over mean square; of tuples, as ``nn.LSTM`` gives them, the first tensor counts."""
-    while isinstance(found, tuple):
-        found, right = found[0], right[0]
-    return (found - right).square().mean() / right.square().mean()
+def relative_error(outputs: Any, dense: Any) -> Tensor:
+    """Return the mean squared error over the mean square of ``dense``; of a tuple, the first tensor counts."""
+    while isinstance(outputs, tuple):
+        outputs, dense = outputs[0], dense[0]
+    return (outputs - dense).square().mean() / dense.square().mean()
 
 
 def distill(network: nn.Module, batches: Iterable[Any], updates: int, density: Density, pes: int, *,
             loss: Callable[[Any, Any], Tensor] = relative_error, rate: float = 2e-3, falling: float = 0.4,
             groups: int = 1, balanced: bool = True,
             progress: Callable[[int, float], None] = lambda updates, loss: None) -> list[float]:
-    """Prune a network and train it to answer as before.
+    """Prune a network in place and train it to give the outputs of the dense network.
 
     Parameters
     ----------
     network : nn.Module
-        Trained, dense, with ``nn.LSTM``, ``nn.LSTMCell`` or `LSTMP` in it; called with a batch. It is changed, and
-        answers for the dense one are those of a copy in evaluation mode.
+        A trained, dense network with ``nn.LSTM``, ``nn.LSTMCell`` or `LSTMP` layers, called with one batch. Its copy
+        in evaluation mode gives the dense outputs.
     batches : iterable
-        At least ``updates`` inputs. Sequences should begin with zero state and be as long as what the state remembers.
+        At least ``updates`` inputs. Sequences start with zero state and should be at least as long as the network's
+        memory.
     updates : int
+        The number of updates.
     density, pes, groups, balanced
         As for `Pruner`.
     loss : callable
-        Of the network's answer and the dense network's, a scalar.
+        ``loss(outputs, dense_outputs)`` returns a scalar.
     rate : float
-        Learning rate of Adam; over the second half of the updates it falls to zero as a line.
+        The learning rate of Adam. It falls linearly to zero in the second half of the updates.
     falling : float
-        Share of the updates over which the density falls.
+        The share of updates in which the density falls.
     progress : callable
-        Called after each update with their number and the loss.
+        Called after each update with the number of updates done and the loss.
 
     Returns
     -------
     list of float
-        The loss of each update. The network's pruning is permanent: ordinary parameters with zeros in them.
+        The loss of each update. The pruning is permanent: the parameters are ordinary again, with zeros.
 
     Raises
     ------
     PruneError
-        As `Pruner`; for fewer than one update, or if there are fewer batches than updates.
+        If `Pruner` refuses an argument, ``updates`` is less than one, or there are fewer batches than updates.
     """
     if updates < 1:
         raise PruneError(f"updates must be at least 1, not {updates}")
@@ -72,18 +73,18 @@ def distill(network: nn.Module, batches: Iterable[Any], updates: int, density: D
     curve: list[float] = []
     for _, batch in zip(range(updates), batches, strict=False):
         with torch.no_grad():
-            right = dense(batch)
-        found = loss(network(batch), right)
+            dense_outputs = dense(batch)
+        error = loss(network(batch), dense_outputs)
         optimizer.zero_grad()
-        found.backward()
+        error.backward()
         nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
         optimizer.step()
         schedule.step()
         pruner.step()
-        curve.append(float(found.detach()))
+        curve.append(float(error.detach()))
         progress(len(curve), curve[-1])
     if len(curve) < updates:
-        raise PruneError(f"batches ended after {len(curve)} of {updates} updates")
+        raise PruneError(f"batches ended after {len(curve)} of {updates} updates; give one batch for each update")
     pruner.make_permanent()
     network.eval()
     return curve

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's cell to train: an LSTM with peepholes and projection whose backward pass is written out.
+"""The paper's cell for training: an LSTM with peepholes and projection, and a backward pass of its own.
 
-Under autograd a loop over steps keeps a graph of dozens of small nodes for each step. Here one node holds the
-whole sequence: its backward pass goes through time once for the small products that depend on each other, and
-computes each weight gradient as one product over all steps. That is several times faster on a CPU.
+Autograd on a loop over steps keeps dozens of small nodes for each step. Here one node holds the whole sequence. Its
+backward pass goes through time once for the small products that depend on each other, and computes each weight
+gradient as one product over all steps. This is several times faster on a CPU.
 
-The forward pass can also be the machine's: then the integer reference computes it, with weights rounded to their
-formats, and the backward pass goes through its values as if nothing had been rounded (straight-through estimation).
+The layer can also train on the machine's arithmetic. The integer reference then computes the forward pass, and the
+backward pass uses its values as if nothing were rounded (straight-through estimation).
 
 Sizes: steps T, batch B, inputs I, cells H, outputs P. Gate order i, f, g, o.
 """
@@ -31,39 +31,42 @@ from openese.sw.reference.machine import Reference
 
 __all__ = ["LSTMP", "State", "fast_products"]
 
-_MEASURED = 32, 512, 2048  # voices, outputs and gates of the products that are timed
-_GAIN = 1.3  # by which bfloat16 must be faster
+_MEASURED = 32, 512, 2048  # voices, outputs and gates of the timed products
+_GAIN = 1.3  # bfloat16 must be faster by this factor
 
 
 @cache
 def fast_products() -> torch.dtype:
-    """The type in which this processor multiplies matrices faster, measured once: ``torch.bfloat16`` where it has
-    instructions for it, else ``torch.float32``, which is then ten times as fast."""
+    """Return the type in which this processor multiplies matrices faster, measured once.
+
+    This is ``torch.bfloat16`` if the processor has instructions for it. Else it is ``torch.float32``, which is then
+    ten times as fast.
+    """
     def seconds(dtype: torch.dtype) -> float:
         batch, columns, rows = _MEASURED
         weights, forward, backward = (torch.ones(shape, dtype=dtype)
                                       for shape in ((rows, columns), (batch, columns), (batch, rows)))
-        found = []
+        times = []
         for _ in range(5):
             began = time.perf_counter()
             torch.mm(forward, weights.T)
             torch.mm(backward, weights)
             torch.mm(backward.T, forward)
-            found.append(time.perf_counter() - began)
-        return min(found)
+            times.append(time.perf_counter() - began)
+        return min(times)
 
     return torch.bfloat16 if _GAIN * seconds(torch.bfloat16) < seconds(torch.float32) else torch.float32
 
 
 class State(NamedTuple):
-    """What a layer keeps between steps: c (B, H) and y (B, P)."""
+    """The state of a layer between steps: c (B, H) and y (B, P)."""
 
     c: Tensor
     y: Tensor
 
 
 class _Sequence(torch.autograd.Function):
-    """All steps of a layer. Products are computed in ``dtype``, all else in the type of x."""
+    """All steps of a layer. Products are in ``dtype``, all other numbers in the type of x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_x: Tensor, w_r: Tensor, bias: Tensor, peephole: Tensor | None,
@@ -150,7 +153,7 @@ class _Sequence(torch.autograd.Function):
 
 
 class _MachineSequence(_Sequence):
-    """All steps of a layer by the integer reference; its values, as real numbers, are what the backward pass finds."""
+    """All steps of a layer by the integer reference. The backward pass uses its values as real numbers."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_x: Tensor, w_r: Tensor, bias: Tensor, peephole: Tensor | None,
@@ -188,35 +191,40 @@ class _MachineSequence(_Sequence):
 
 
 class LSTMP(nn.Module):
-    """An LSTM layer with optional peepholes and projection; parameters are named as `openese.sw.model.layers.Layer`'s.
+    """An LSTM layer with optional peepholes and projection, and the parameter names of `openese.sw.model.layers.Layer`.
 
     Parameters
     ----------
     inputs, cells : int
         I and H.
     outputs : int, optional
-        P, by a projection. Without it y is m, and P is H.
+        P, the size of the projection. Without it there is no projection, and P is H.
     peepholes : bool
     products : torch.dtype
-        In which matrices are multiplied. ``torch.bfloat16`` is two to five times as fast on a CPU that has it, and
-        ten times as slow on others: `fast_products` tells. Weights, sums over steps and the cell state stay as they
-        are.
+        The type of matrix products; `fast_products` returns the faster one. ``torch.bfloat16`` is two to five times
+        as fast on a CPU with instructions for it, and ten times as slow on others. Weights, sums over steps and the
+        cell state keep their own type.
 
     Attributes
     ----------
     w_x (4, H, I), w_r (4, H, P), bias (4, H) : Parameter
     peephole (3, H), w_ym (P, H) : Parameter or None
+
+    Raises
+    ------
+    ValueError
+        If a size is less than one.
     """
 
     def __init__(self, inputs: int, cells: int, outputs: int | None = None, peepholes: bool = True,
                  products: torch.dtype = torch.float32) -> None:
         super().__init__()
-        given = cells if outputs is None else outputs
-        if min(inputs, cells, given) < 1:
-            raise ValueError(f"sizes must be at least 1, not {inputs} inputs, {cells} cells, {given} outputs")
+        size = cells if outputs is None else outputs
+        if min(inputs, cells, size) < 1:
+            raise ValueError(f"sizes must be at least 1, not {inputs} inputs, {cells} cells, {size} outputs")
         self.products = products
         self.w_x = nn.Parameter(torch.empty(4, cells, inputs))
-        self.w_r = nn.Parameter(torch.empty(4, cells, given))
+        self.w_r = nn.Parameter(torch.empty(4, cells, size))
         self.bias = nn.Parameter(torch.zeros(4, cells))
         self.peephole = nn.Parameter(torch.zeros(3, cells)) if peepholes else None
         self.w_ym = None if outputs is None else nn.Parameter(torch.empty(outputs, cells))
@@ -224,7 +232,7 @@ class LSTMP(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights uniform within the inverse root of their columns; biases zero, but one for f."""
+        """Set weights to uniform numbers within 1 / sqrt(columns), biases of gate f to one, and others to zero."""
         for weight in (self.w_x, self.w_r, self.w_ym):
             if weight is not None:
                 nn.init.uniform_(weight, -1 / math.sqrt(weight.shape[-1]), 1 / math.sqrt(weight.shape[-1]))
@@ -232,50 +240,68 @@ class LSTMP(nn.Module):
         nn.init.ones_(self.bias[1])
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Outputs y (T, B, P) for x (T, B, I), and the state after the last step; the first is zero by default."""
+        """Return the outputs y (T, B, P) for x (T, B, I), and the state after the last step.
+
+        Parameters
+        ----------
+        x : Tensor (T, B, I)
+        state : State, optional
+            The state before the first step; zero by default.
+
+        Raises
+        ------
+        ValueError
+            If x has another shape.
+        """
         if x.dim() != 3 or x.shape[2] != self.w_x.shape[2] or not x.numel():
             raise ValueError(f"x: expected shape (T, B, {self.w_x.shape[2]}), found {tuple(x.shape)}")
         if state is None:
             state = State(x.new_zeros(x.shape[1], self.w_x.shape[1]), x.new_zeros(x.shape[1], self.w_r.shape[2]))
-        given = (x, self.w_x, self.w_r, self.bias, self.peephole, self.w_ym, *state)
+        tensors = (x, self.w_x, self.w_r, self.bias, self.peephole, self.w_ym, *state)
         if self._formats is None:
-            y, c = _Sequence.apply(*given, self.products)
+            y, c = _Sequence.apply(*tensors, self.products)
         else:
-            y, c = _MachineSequence.apply(*given, self.quantized())
+            y, c = _MachineSequence.apply(*tensors, self.quantized())
         return y, State(c, y[-1])
 
     def quantize(self, frames: ArrayLike, config: Config) -> None:
-        """Go over to the machine's arithmetic: `openese.sw.reference.machine.Reference` computes the forward pass.
+        """Switch the forward pass to the machine's arithmetic, computed by `openese.sw.reference.machine.Reference`.
 
-        Number formats are chosen on ``frames`` (T, B, I) with the weights of now, and stay; call it again to have
-        them chosen anew. Masks of a `Pruner` stay in force. CPU only.
+        This works on a CPU only. Masks of a `Pruner` stay active. Call it again to choose new number formats.
+
+        Parameters
+        ----------
+        frames : array (T, B, I)
+            Calibration frames. The number formats are chosen on them with the present weights.
+        config : Config
+            The machine.
 
         Raises
         ------
         QuantizeError
-            As `openese.sw.quantize.choose.quantize`.
+            If `openese.sw.quantize.choose.quantize` finds no formats.
         """
         self._formats = quantize(self._model(), frames, config)
 
     def quantized(self) -> QuantizedModel:
-        """The layer in integers, as the forward pass has it.
+        """Return the layer in integers, as the forward pass uses it.
 
         Raises
         ------
         ValueError
             If `quantize` was not called.
         QuantizeError
-            If the weights have grown so large that a row could overflow in the formats that were chosen.
+            If a row could overflow in the chosen formats, because weights have grown.
         """
         if self._formats is None:
-            raise ValueError("quantize(frames, config) has to choose number formats first")
+            raise ValueError("the layer has no number formats; call quantize(frames, config) first")
         return requantize(self._model(), self._formats)
 
     def _model(self) -> Model:
         return Model(layers=(self.layer(),), name="lstmp")
 
     def layer(self, name: str = "lstm") -> Layer:
-        """The layer for the machine's software."""
+        """Return the parameters as a `openese.sw.model.layers.Layer`."""
         def array(weight: Tensor | None) -> Any:
             return None if weight is None else weight.detach().cpu().numpy()
 

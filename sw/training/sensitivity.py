@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much each weight matrix minds being pruned, and what densities follow from that.
+"""Measure how pruning each weight matrix changes the error, and propose densities.
 
-As the paper does: one matrix at a time is pruned in one shot, at several densities, all others stay dense, and the
-error of the network is measured. What a matrix loses alone says little about what it loses after training
-with the mask, but much about which matrix to spare.
+As in the paper, one matrix at a time is pruned at several densities, without training, while the others stay dense.
+The errors do not predict the error after training, but they show which matrices to keep denser.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,14 +21,14 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What a scan found.
+    """The errors that `scan` measured.
 
     Attributes
     ----------
     densities : tuple of float
-        Falling, the first is 1.
+        In falling order; the first is 1.
     errors : dict
-        (layer, tensor) -> error at each of the densities.
+        (layer, tensor) -> error at each density.
     sizes : dict
         (layer, tensor) -> number of weights.
     """
@@ -39,15 +38,16 @@ class Sensitivity:
     sizes: dict[Key, int]
 
     def propose(self, density: float) -> dict[str, dict[str, float]]:
-        """Densities of the scan, by layer and tensor, with at most ``density`` of all weights together.
+        """Return densities by layer and tensor that keep at most the share ``density`` of all weights.
 
-        From all dense, the step down that costs least for each weight that it saves is taken, until enough are saved;
-        the costs of matrices are taken to add up. The result is what `Pruner` and `openese.sw.prune.prune` take.
+        Start from dense matrices. Repeatedly lower one matrix to the next density of the scan: the one whose error
+        rises least for each weight removed. Errors of different matrices are assumed to add up. `Pruner` and
+        `openese.sw.prune.prune` accept the result.
 
         Raises
         ------
         PruneError
-            If even the lowest densities keep more.
+            If the lowest densities of the scan keep more weights.
         """
         allowed = density * sum(self.sizes.values())
         chosen = dict.fromkeys(self.errors, 0)
@@ -61,10 +61,11 @@ class Sensitivity:
             return (errors[level + 1] - errors[level]) / saved
 
         while kept() > allowed:
-            left = [key for key, level in chosen.items() if level + 1 < len(self.densities)]
-            if not left:
-                raise PruneError(f"density {density} is below the lowest of the scan, {self.densities[-1]}")
-            chosen[min(left, key=cost)] += 1
+            candidates = [key for key, level in chosen.items() if level + 1 < len(self.densities)]
+            if not candidates:
+                raise PruneError(f"density {density} is below the lowest of the scan, {self.densities[-1]}; "
+                                 "scan lower densities")
+            chosen[min(candidates, key=cost)] += 1
         proposed: dict[str, dict[str, float]] = {}
         for (layer, tensor), level in chosen.items():
             proposed.setdefault(layer, {})[tensor] = self.densities[level]
@@ -74,32 +75,30 @@ class Sensitivity:
 @torch.no_grad()
 def scan(network: nn.Module, error: Callable[[], float], densities: Sequence[float], pes: int, groups: int = 1,
          balanced: bool = True) -> Sensitivity:
-    """Prune one matrix at a time and measure.
+    """Prune one matrix at a time and measure the error of the network.
 
     Parameters
     ----------
     network : nn.Module
-        Without masks; it is as it was when this returns.
+        A network without masks. Its weights are restored at the end.
     error : callable
-        The network's error, the less the better.
+        Returns the network's error; smaller is better.
     densities : sequence of float
-        Between 0 and 1.
+        Densities between 0 and 1.
     pes, groups, balanced
         As for `openese.sw.prune.keep_mask`.
 
     Raises
     ------
     PruneError
-        For a network without LSTMs, or impossible densities or PEs.
+        If the network has no LSTM, a density is not between 0 and 1, or ``pes`` is not a multiple of ``groups``.
     """
-    found = list(find_weights(network))
-    if not found:
-        raise PruneError(f"{type(network).__name__} has no LSTM to prune")
+    prunable = find_weights(network)
     levels = (1.0, *sorted(set(densities) - {1.0}, reverse=True))
-    errors, sizes, whole = {}, {}, error()
-    for weights in found:
+    errors, sizes, dense_error = {}, {}, error()
+    for weights in prunable:
         parameter = getattr(weights.module, weights.parameter)
-        before, measured = parameter.detach().clone(), [whole]
+        before, measured = parameter.detach().clone(), [dense_error]
         try:
             for density in levels[1:]:
                 for values in weights.matrices(parameter.data):

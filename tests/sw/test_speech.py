@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recognizer that is shipped: features, phones, recordings, the image, and `openese transcribe`."""
+"""The bundled recognizer: features, phones, recordings, the image, and `openese transcribe`."""
 
 from itertools import product
 from pathlib import Path
@@ -43,9 +43,10 @@ def noise(samples=8000, seed=1):
 
 @pytest.mark.parametrize("samples", [1, 399, 400, 559, 560, 561, 8000])
 def test_a_window_every_ten_milliseconds(samples):
-    found = hearing.features(noise(samples))
-    assert found.shape == (hearing.count_windows(samples), hearing.FEATURES) == (1 + max(0, samples - 400) // 160, 153)
-    assert np.isfinite(found).all()
+    features = hearing.features(noise(samples))
+    windows = 1 + max(0, samples - 400) // 160
+    assert features.shape == (hearing.count_windows(samples), hearing.FEATURES) == (windows, 153)
+    assert np.isfinite(features).all()
 
 
 def test_loudness_does_not_matter():
@@ -55,11 +56,11 @@ def test_loudness_does_not_matter():
 
 def test_differences_are_slopes():
     ramp = np.arange(10, dtype=np.float32)[:, None] * np.ones(hearing.STATIC, np.float32)
-    found = hearing.with_differences(ramp).reshape(10, 3, hearing.STATIC)
-    scales = found[4, 1, 0], found[5, 0, 0] / 5
-    assert np.allclose(found[2:-2, 1], scales[0]) and scales[0] > 0
-    assert np.allclose(found[:, 0], scales[1] * ramp)
-    assert np.allclose(found[4:-4, 2], 0, atol=1e-6)
+    features = hearing.with_differences(ramp).reshape(10, 3, hearing.STATIC)
+    scales = features[4, 1, 0], features[5, 0, 0] / 5
+    assert np.allclose(features[2:-2, 1], scales[0]) and scales[0] > 0
+    assert np.allclose(features[:, 0], scales[1] * ramp)
+    assert np.allclose(features[4:-4, 2], 0, atol=1e-6)
 
 
 def test_bands_are_ordered_by_frequency():
@@ -95,10 +96,10 @@ def test_decoding_finds_the_best_path(penalty, seed):
 
 def test_decoding_with_several_penalties_is_that_with_each():
     logits, penalties = np.random.default_rng(5).normal(size=(40, 6)), np.array([[0.0, 0.5, 2], [1, 3, 9]])
-    found = decode(logits, penalties)
-    assert found.shape == (2, 3, 40)
+    paths = decode(logits, penalties)
+    assert paths.shape == (2, 3, 40)
     for index, penalty in np.ndenumerate(penalties):
-        assert found[index].tolist() == decode(logits, float(penalty)).tolist()
+        assert paths[index].tolist() == decode(logits, float(penalty)).tolist()
 
 
 def test_phones_are_runs_without_silence():
@@ -120,18 +121,18 @@ def test_recordings_become_one_channel_at_16_khz(tmp_path):
     from openese.sw.speech import audio
 
     left = np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
-    found = audio.read(write(tmp_path / "a.wav", np.stack([left, 0 * left], axis=1), 8000))
+    samples = audio.read(write(tmp_path / "a.wav", np.stack([left, 0 * left], axis=1), 8000))
     right = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
-    assert found.dtype == np.float32 and found.shape == (16000,)
-    np.testing.assert_allclose(found[1000:-1000], right[1000:-1000], atol=2e-3)
+    assert samples.dtype == np.float32 and samples.shape == (16000,)
+    np.testing.assert_allclose(samples[1000:-1000], right[1000:-1000], atol=2e-3)
 
 
 @pytest.mark.parametrize("name", ["a.flac", "a.ogg"])
 def test_other_kinds_of_files(name, tmp_path):
     from openese.sw.speech import audio
 
-    found = audio.read(write(tmp_path / name, tone(440), 16000))
-    assert found.shape == (8000,) and np.corrcoef(found, tone(440))[0, 1] > 0.99
+    samples = audio.read(write(tmp_path / name, tone(440), 16000))
+    assert samples.shape == (8000,) and np.corrcoef(samples, tone(440))[0, 1] > 0.99
 
 
 def damaged(path, kind):
@@ -148,7 +149,7 @@ def damaged(path, kind):
 
 @pytest.mark.parametrize(("kind", "message"), [
     ("empty", "holds no samples"), ("no number", "sample 1 is not a finite number"),
-    ("too long", "601 s long; at most 600 s"), ("text", "Format not recognised")])
+    ("too long", "601 s long; cut it to at most 600 s"), ("text", "Format not recognised")])
 def test_unfit_recordings_are_refused_by_name(kind, message, tmp_path, capsys):
     pytest.importorskip("soundfile", reason="recordings need the extra `speech`")
     path = damaged(tmp_path / "bad.wav", kind)
