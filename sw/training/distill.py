@@ -5,6 +5,8 @@ Any input of the kind that the network was made for will do; labels are not need
 first updates, while it already learns to give the answers that it gave when it was dense.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable, Iterable
 from typing import Any

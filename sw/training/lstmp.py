@@ -11,6 +11,8 @@ formats, and the backward pass goes through its values as if nothing had been ro
 Sizes: steps T, batch B, inputs I, cells H, outputs P. Gate order i, f, g, o.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from functools import cache

@@ -15,6 +15,8 @@ their product takes its place before every forward pass. `openese.sw.prune.keep_
 so training and the command line prune alike.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

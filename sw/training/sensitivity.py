@@ -6,6 +6,8 @@ error of the network is measured. What a matrix loses alone says little about wh
 with the mask, but much about which matrix to spare.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
