@@ -31,24 +31,18 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "examples/**.md"]
 exclude_patterns = [".*", "build", "constraints", "openese", "rtl", "sim", "sw", "tests"]
-templates_path = []
 
 html_theme = "furo"
 html_title = "OpenESE"
-html_theme_options = {"sidebar_hide_name": False}
 html_show_copyright = False
 html_copy_source = False
 
-myst_enable_extensions = ["strikethrough"]
 myst_heading_anchors = 4
-myst_links_external_new_tab = False
 
-# Types stand in the docstrings. PyTorch is large, and only its names are needed here.
-autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
-autodoc_mock_imports = ["torch"]
+autodoc_mock_imports = ["torch"]  # it is large, and only its names are needed
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_custom_sections = [("Members", "params_style")]
@@ -136,4 +130,4 @@ def setup(app):
     app.connect("build-finished", lambda app, error: error or _front_page(app))
     app.connect("html-collect-pages", _source_pages)
     app.add_post_transform(SourceLinks)
-    return {"parallel_read_safe": True, "parallel_write_safe": False}
+    return {"parallel_read_safe": True, "parallel_write_safe": False}  # `_shown` is one process's
