@@ -41,7 +41,8 @@ myst_heading_anchors = 4
 
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True}
+# With what a class of this project inherits from another, but not from these.
+autodoc_default_options = {"members": True, "inherited-members": "Component,Module,StructLayout,object,tuple"}
 autodoc_mock_imports = ["torch"]  # it is large, and only its names are needed
 napoleon_google_docstring = False
 napoleon_use_ivar = True
