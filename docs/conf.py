@@ -41,8 +41,7 @@ myst_heading_anchors = 4
 
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
-# With what a class of this project inherits from another, but not from these.
-autodoc_default_options = {"members": True, "inherited-members": "Component,Module,StructLayout,object,tuple"}
+autodoc_default_options = {"members": True}
 autodoc_mock_imports = ["torch"]  # it is large, and only its names are needed
 napoleon_google_docstring = False
 napoleon_use_ivar = True
