@@ -39,7 +39,8 @@ html_copy_source = False
 
 myst_heading_anchors = 4
 
-autodoc_typehints_format = "short"
+autodoc_typehints = "none"  # the docstrings have the types, and the shapes of arrays
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 autodoc_mock_imports = ["torch"]  # it is large, and only its names are needed
