@@ -14,6 +14,7 @@ from pathlib import Path
 from amaranth.lib import wiring
 from docutils import nodes
 from sphinx.addnodes import download_reference
+from sphinx.ext.autodoc.mock import mock, undecorate
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
@@ -30,24 +31,19 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "examples/**.md"]
 exclude_patterns = [".*", "build", "constraints", "openese", "rtl", "sim", "sw", "tests"]
-templates_path = []
 
 html_theme = "furo"
 html_title = "OpenESE"
-html_theme_options = {"sidebar_hide_name": False}
 html_show_copyright = False
 html_copy_source = False
 
-myst_enable_extensions = ["strikethrough"]
 myst_heading_anchors = 4
-myst_links_external_new_tab = False
 
-# Types stand in the docstrings. PyTorch is large, and only its names are needed here.
-autodoc_typehints = "signature"
-autodoc_typehints_format = "short"
+autodoc_typehints = "none"  # the docstrings have the types, and the shapes of arrays
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
-autodoc_mock_imports = ["torch"]
+autodoc_mock_imports = ["torch"]  # it is large, and only its names are needed
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_custom_sections = [("Members", "params_style")]
@@ -55,9 +51,12 @@ default_role = "py:obj"
 # A reference to a public name must lead somewhere. Other names, as those of numpy, may be plain text.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!openese\.\w+$).*"), ("py:.*", r"openese\.(rtl|sw|sim)")]
+# A short name in a docstring, as `weights`, may stand for several; it leads to one of them.
+suppress_warnings = ["ref.python"]
 
 _LANGUAGES = {".py": "python", ".md": "markdown", ".h": "c", ".c": "c", ".tcl": "tcl", ".xdc": "tcl", ".json": "json"}
 
+_shown = set()
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +82,8 @@ def _members(name, owner):
 
 def _check_reference(app, env):
     """Warn of each public name without a docstring, and of each that no page of the reference has."""
-    public = {f"openese.{name}": getattr(openese, name) for name in openese.__all__}
+    with mock(autodoc_mock_imports):
+        public = {f"openese.{name}": undecorate(getattr(openese, name)) for name in openese.__all__}
     for name, value in list(public.items()):
         if inspect.isclass(value):
             public.update(_members(name, value))
@@ -102,17 +102,16 @@ class SourceLinks(SphinxPostTransform):
     default_priority = 5  # before the downloads are collected
 
     def run(self, **kwargs):
-        shown = self.env.metadata.setdefault("source files", set())
         for link in list(self.document.findall(download_reference)):
             path = self.env.relfn2path(link["reftarget"], self.env.current_document.docname)[0]
-            shown.add(path)
+            _shown.add(path)
             uri = self.app.builder.get_relative_uri(self.env.current_document.docname, f"source/{path}")
             link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
 
 
 def _source_pages(app):
     """The pages that `SourceLinks` leads to."""
-    for path in sorted(app.env.metadata.get("source files", ())):
+    for path in sorted(_shown):
         text = (ROOT / path).read_text()
         language = _LANGUAGES.get(Path(path).suffix, "text")
         body = f"<h1>{path}</h1>" + app.builder.highlighter.highlight_block(text, language)
@@ -132,4 +131,4 @@ def setup(app):
     app.connect("build-finished", lambda app, error: error or _front_page(app))
     app.connect("html-collect-pages", _source_pages)
     app.add_post_transform(SourceLinks)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return {"parallel_read_safe": True, "parallel_write_safe": False}  # `_shown` is one process's

@@ -4,6 +4,8 @@
 This needs typical inputs but no labels. The density falls during the first updates, while the network already learns.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable, Iterable
 from typing import Any

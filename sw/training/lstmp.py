@@ -11,6 +11,8 @@ backward pass uses its values as if nothing were rounded (straight-through estim
 Sizes: steps T, batch B, inputs I, cells H, outputs P. Gate order i, f, g, o.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from functools import cache

@@ -15,6 +15,8 @@ pass. `openese.sw.prune.keep_mask` chooses the weights that stay, so training an
 the same weights.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

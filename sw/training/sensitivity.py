@@ -5,6 +5,8 @@ As in the paper, one matrix at a time is pruned at several densities, without tr
 The errors do not predict the error after training, but they show which matrices to keep denser.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
