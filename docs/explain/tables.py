@@ -58,8 +58,8 @@ def padding():
     for bits in (3, 4, 5, 6):
         config = preset("ese").replace(index_bits=bits, entry_depth=16384)
         plan = schedule(bench.quantized_layer(_pruned(), config), config)
-        streams = [operation.stream for operation in plan.operations]
-        found[bits] = sum(stream.padding for stream in streams) / sum(stream.nonzeros.sum() for stream in streams)
+        encoded = [operation.encoded for operation in plan.operations]
+        found[bits] = sum(part.padding for part in encoded) / sum(part.nonzeros.sum() for part in encoded)
     return table(["`index_bits`", *found], [
         ["padding entries per 100 weights", *(f"{100 * share:.2g}" for share in found.values())]])
 
