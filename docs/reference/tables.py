@@ -3,6 +3,7 @@
 
 import inspect
 import re
+import textwrap
 
 import click
 
@@ -52,14 +53,15 @@ def synthesis():
     return table(["preset", "family", "LUT", "block RAM", "DSP"], rows)
 
 
-def _paragraphs(command):
-    """The help of a command as Markdown; a verbatim paragraph becomes a heading line and a block of code."""
-    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+def _paragraphs(text):
+    """A help text as Markdown; a verbatim paragraph becomes a line and a block of code."""
+    for paragraph in inspect.cleandoc(text or "").split("\n\n"):
         if not paragraph.startswith("\b"):
             yield " ".join(paragraph.split())
             continue
         title, *lines = paragraph.removeprefix("\b\n").splitlines()
-        yield f"{title}\n\n```sh\n" + inspect.cleandoc("\n".join(lines)) + "\n```"
+        language = "sh" if lines[0].strip().startswith("openese ") else "text"
+        yield f"{title}\n\n```{language}\n" + textwrap.dedent("\n".join(lines)) + "\n```"
 
 
 def _options(command, context):
@@ -72,13 +74,14 @@ def _options(command, context):
 
 def commands():
     """Every command with its usage, options and examples."""
-    parts = ["\n\n".join(_paragraphs(openese)) + "\n"]
+    parts = ["\n\n".join(_paragraphs(openese.help)) + "\n"]
     for name, command in openese.commands.items():
         context = click.Context(command, info_name=f"openese {name}")
         usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
         parts.append(f"## openese {name}\n\n```text\n{usage}\n```\n")
-        parts.append("\n\n".join(_paragraphs(command)) + "\n")
+        parts.append("\n\n".join(_paragraphs(command.help)) + "\n")
         parts.append(_options(command, context))
+        parts.extend(f"{paragraph}\n" for paragraph in _paragraphs(command.epilog) if paragraph)
     return "\n".join(filter(None, parts))
 
 
