@@ -107,8 +107,8 @@ def row(exhibit: Exhibit, heard: Heard, density: float, simulate: bool) -> str:
     difference, signal = (np.concatenate([part.ravel() for part in parts]) for parts in (
         [a - b for a, b in zip(found, heard.exact, strict=True)], heard.exact))
     error = np.sqrt(np.mean(difference**2) / np.mean(signal**2))
-    return (f"| {exhibit.name} | {layers} | {100 * density:.0f} % | {machine} | {sum(i.bytes for i in images):,} B "
-            f"| {heard.imported:.1e} | {100 * error:.2f} % | {exhibit.meaning(found, heard.exact)} "
+    return (f"| {exhibit.name} | {layers} | {density:.0%} | {machine} | {sum(i.bytes for i in images):,} B "
+            f"| {heard.imported:.1e} | {error:.2%} | {exhibit.meaning(found, heard.exact)} "
             f"| {'reference = Verilog' if simulate else 'reference'} |")
 
 
@@ -127,7 +127,7 @@ def main(simulate: bool, output: Path | None) -> None:
             with console.status(f"{exhibit.name} at {density:.0%}"):
                 lines.append(row(exhibit, heard, density, simulate and exhibit.preset == "demo"))
             click.echo(lines[-1])
-    table = HEADER + "\n".join(lines) + "\n"
+    table = HEADER + "\n".join(lines).replace("%", " %") + "\n"
     if output is None:
         PAGE.write_text(with_table(PAGE.read_text(), "zoo", table))
     else:

@@ -60,7 +60,7 @@ class _Vad(Exhibit):
     def meaning(self, found, exact):
         same = [(self.probability(a) >= THRESHOLD) == (self.probability(b) >= THRESHOLD)
                 for a, b in zip(found, exact, strict=True)]
-        return f"{100 * np.mean(np.concatenate(same)):.1f} % of decisions kept"
+        return f"{np.mean(np.concatenate(same)):.1%} of decisions kept"
 
 
 class SileroSafetensors(_Vad):
