@@ -112,7 +112,7 @@ def zoo(session):
 
 @nox.session
 def bench(session):
-    """The figures of docs/performance.md, measured anew: 8 minutes on two idle cores; `-- ese` measures one preset."""
+    """The speed figures of docs/results: 8 minutes on two idle cores; `-- ese` measures one preset."""
     _install(session, "sim", "demo", "train")
     folder = Path(session.create_tmp())
     files = []
@@ -121,7 +121,7 @@ def bench(session):
         options = ["--thorough"] if preset == "ese" else ["--no-sweeps"]
         session.run("openese", "bench", "--preset", preset, "--json", str(files[-1]), *options)
     if not session.posargs:
-        session.run("python", "-m", "docs.performance", *map(str, files))
+        session.run("python", "-m", "docs.results.performance", *map(str, files))
 
 
 @nox.session
@@ -133,10 +133,10 @@ def train(session):
 
 @nox.session
 def accuracy(session):
-    """What density, balance and word lengths cost in recognition; goes on from docs/accuracy.json."""
+    """What density, balance and word lengths cost in recognition; goes on from docs/results/accuracy.json."""
     _install(session, "recognizer")
     session.run("python", "-m", "examples.recognizer.accuracy", *session.posargs)
-    session.run("python", "-m", "docs.accuracy")
+    session.run("python", "-m", "docs.results.accuracy")
 
 
 @nox.session
@@ -146,4 +146,4 @@ def distill(session):
     session.install("--no-deps", RESEMBLYZER)
     session.run("python", "-m", "examples.distill", *session.posargs)
     if "--small" not in session.posargs:
-        session.run("python", "-m", "docs.accuracy")
+        session.run("python", "-m", "docs.results.accuracy")

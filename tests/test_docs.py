@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation says what is so: its tables are the code's, its examples run, its links lead somewhere.
+"""The documentation agrees with the code: its tables are generated, its examples run, its links lead somewhere.
 
 An example is a fenced block whose language is followed by ``example``: ``python example`` is executed, and
 of ``sh example`` every line must be an ``openese`` command that succeeds. The examples of a page follow one
@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from docs import performance
-from docs.tables import TABLES, with_table
+from docs.markdown import DOCS, with_table
+from docs.results import performance
+from docs.tables import TABLES
 from openese.rtl.loader import ImageError, Section
 from openese.sw.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob(".github/**/*.md"), *ROOT.glob("docs/**/*.md"),
+                *ROOT.glob("examples/**/*.md")])
 
 
 def name(page):
@@ -57,13 +59,13 @@ def links(page):
 
 @pytest.mark.parametrize(("page", "marker"), TABLES, ids=[marker for _, marker in TABLES])
 def test_tables_are_up_to_date(page, marker):
-    text = (ROOT / "docs" / page).read_text()
-    assert text == with_table(text, marker, TABLES[page, marker]()), "python -m docs.tables mends it"
+    text = (DOCS / page).read_text()
+    assert text == with_table(text, marker, TABLES[page, marker]()), "python -m docs.tables updates it"
 
 
 @pytest.mark.parametrize("member", [*ImageError, *Section], ids=lambda member: member.name)
 def test_the_image_format_has_every(member):
-    assert f"| {member.value} | {member.name} |" in (ROOT / "docs/image-format.md").read_text()
+    assert f"| {member.value} | {member.name} |" in (DOCS / "reference" / "image.md").read_text()
 
 
 def with_examples():
@@ -101,7 +103,14 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), f"{name(page)}: {link}"
 
 
-def test_the_page_of_measurements_is_made_of_them():
-    results = json.loads(performance.DATA.read_text())
-    assert performance.PAGE.read_text() == performance.page(results), "python -m docs.performance mends it"
-    assert all(result["rtl"]["bit_exact"] for result in results.values())
+def test_measured_machines_gave_the_words_of_the_reference():
+    results = json.loads(performance.DATA.read_text()).values()
+    assert all(run["bit_exact"] for result in results for run in (result["rtl"], *result.get("memories", ())))
+
+
+def test_every_file_of_the_hardware_is_described():
+    page = (DOCS / "reference" / "blocks.md").read_text()
+    rtl = ROOT / "rtl"
+    files = {str(path.relative_to(rtl)) for path in rtl.rglob("*.py") if path.name != "__init__.py"}
+    assert not [file for file in sorted(files) if not file.startswith("targets/") and f"`{file}`" not in page]
+    assert set(re.findall(r"`([a-z_/]+\.py)`", page)) <= files

@@ -24,7 +24,7 @@ from openese.sw.training import distill
 #: Networks, densities that they are distilled to, and of those without speech.
 TASKS = {"vad": (Vad, (0.1, 0.2, 0.3, 0.5), (0.1,)), "speaker": (Speaker, (0.1,), ())}
 SEED = 1
-RESULTS = Path(__file__).parents[2] / "docs" / "distillation.json"
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "distillation.json"
 _CALIBRATION = 16, 128  # pieces of training speech, and frames of each, that formats are chosen on
 _SMALL_UPDATES = 150
 

@@ -3,7 +3,7 @@
 
 A network of 256 cells and 128 outputs is trained on real speech alone, for several seeds and densities, and recognizes
 held-out prompts through the whole integer machine. What has been measured is kept in a JSON file, entry by entry, so
-that what was interrupted goes on; `docs.accuracy` makes the page and the plots from it.
+that what was interrupted goes on; `docs.results.accuracy` makes the page and the plots from it.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ HOUR_UPDATES = 250, 750  # of the base, and from there on
 HOUR_TESTS = {"espeak-test": 8, "espeak-test-clean": 8}
 PAPER = FULL.runs[0].cells, FULL.runs[0].outputs
 _ARITHMETIC = 2 * len(ACTIVATION_BITS) + len(SIGMOID_RANGES) + 2 * len(TABLE_SAMPLES) + len(PEEPHOLE_BITS)
-RESULTS = Path(__file__).parents[2] / "docs" / "accuracy.json"
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "accuracy.json"
 
 
 def _base(seed):

@@ -9,6 +9,7 @@ import click
 import numpy as np
 from rich.console import Console
 
+from docs.markdown import DOCS, with_table
 from examples.silero_vad.clips import CLIPS, load_all
 from examples.zoo.exhibits import Exhibit, exhibits
 from openese.sw import compile as pipeline
@@ -18,19 +19,8 @@ from openese.sw.run.runners import FloatRunner
 
 DENSITIES = (1.0, 0.1)
 LARGER = "ese_stream"
-TABLE = Path(__file__).parents[2] / "docs" / "zoo.md"
+PAGE = DOCS / "results" / "index.md"
 HEADER = """\
-# The zoo
-
-Trained models as their packages ship them, imported without edits, quantized and packed, and run on the
-recorded speech of `examples/silero_vad/clips`. Formats are chosen on every other clip; the figures are of the
-others. `nox -s zoo` writes this table anew.
-
-*Import* is the largest difference of our float model from the model's own runtime, in float32; *error* is the
-RMS difference of the machine's outputs from the runtime's, of their RMS. Pruning is one-shot, without any
-training after it, so 10 % shows what the machine computes, not what a model retrained at 10 % would achieve.
-*Words* says what ran: the integer reference, or the Verilog in Verilator too, with every output word the same.
-
 | model | layers | density | machine | image | import | error | which means | words |
 |---|---|---|---|---|---|---|---|---|
 """
@@ -117,8 +107,9 @@ def row(exhibit: Exhibit, heard: Heard, density: float, simulate: bool) -> str:
 
 @click.command()
 @click.option("--simulate/--no-simulate", default=True, help="Also run the Verilog of the demo machine.")
-@click.option("--output", type=click.Path(path_type=Path), default=TABLE, help="Where the table goes.")
-def main(simulate: bool, output: Path) -> None:
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE",
+              help="A file for the table.  [default: the page of the documentation]")
+def main(simulate: bool, output: Path | None) -> None:
     """Import every model of the zoo, compile it, run it on recorded speech, and write the table."""
     clips = load_all(CLIPS)
     console, lines = Console(stderr=True), []
@@ -129,7 +120,11 @@ def main(simulate: bool, output: Path) -> None:
             with console.status(f"{exhibit.name} at {density:.0%}"):
                 lines.append(row(exhibit, heard, density, simulate and exhibit.preset == "demo"))
             click.echo(lines[-1])
-    output.write_text(HEADER + "\n".join(lines) + "\n")
+    table = HEADER + "\n".join(lines).replace("%", " %") + "\n"
+    if output is None:
+        PAGE.write_text(with_table(PAGE.read_text(), "zoo", table))
+    else:
+        output.write_text(table)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the explanations, computed on random weights of the paper's layer, pruned to 10 %."""
+
+from functools import cache
+
+import numpy as np
+
+from docs.markdown import table
+from openese.rtl.config import preset
+from openese.sw import bench
+from openese.sw.pack.encode import column_order
+from openese.sw.pack.schedule import schedule
+from openese.sw.prune import prune
+
+__all__ = ["TABLES"]
+
+_DEPTHS = (8, 16, 32, 64)
+
+
+@cache
+def _pruned():
+    return prune(bench.paper_layer(), 0.1, preset("ese").pes)
+
+
+def _entries(matrix):
+    """Non-zeros of each column on each of 32 PEs."""
+    return np.count_nonzero(matrix.reshape(-1, 32, matrix.shape[1]), axis=0).T
+
+
+def _cycles(counts, depth):
+    """Cycles until the last PE is through, by queues of ``depth`` alone: no latencies, no drains."""
+    sent, done = 0, [[0] * depth for _ in counts.T]
+    for column in counts:
+        sent = max(sent + 1, max(times[-depth] for times in done))
+        for pe in np.flatnonzero(column):
+            done[pe].append(max(sent, done[pe][-1]) + int(column[pe]))
+    return max(times[-1] for times in done)
+
+
+def ideas():
+    """What free empty columns, stacked gates and the packer's order save, by queue depth."""
+    layer = _pruned().layers[0]
+    w_ym, gates = _entries(layer.w_ym), [_entries(matrix) for matrix in layer.w_r]
+    stacked = sum(gates)
+    columns = {
+        "`W_ym`, an empty column costs a cycle": [np.maximum(w_ym, 1)], "`W_ym`, empty columns are free": [w_ym],
+        "`W_ym`, in the packer's order too": [w_ym[column_order(w_ym)]],
+        "`W_r`, gate after gate": [np.maximum(gate, 1) for gate in gates], "`W_r`, gates stacked": [stacked],
+        "`W_r`, in the packer's order too": [stacked[column_order(stacked)]]}
+    return table(["cycles with queues of", *_DEPTHS], [
+        [title, *(f"{sum(_cycles(counts, depth) for counts in products):,}" for depth in _DEPTHS)]
+        for title, products in columns.items()])
+
+
+def padding():
+    """Padding entries by the width of the skip."""
+    found = {}
+    for bits in (3, 4, 5, 6):
+        config = preset("ese").replace(index_bits=bits, entry_depth=16384)
+        plan = schedule(bench.quantized_layer(_pruned(), config), config)
+        encoded = [operation.encoded for operation in plan.operations]
+        found[bits] = sum(part.padding for part in encoded) / sum(part.nonzeros.sum() for part in encoded)
+    return table(["`index_bits`", *found], [
+        ["padding entries per 100 weights", *(f"{100 * share:.2g}" for share in found.values())]])
+
+
+#: By page and marker.
+TABLES = {("explain/paper.md", "ideas"): ideas, ("explain/architecture.md", "padding"): padding}

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the reference that are made from the code: presets, registers, commands."""
+
+import inspect
+import re
+import textwrap
+
+import click
+
+from docs.markdown import table
+from docs.results.fpga import FAMILIES, synthesized
+from openese.rtl import registers
+from openese.rtl.config import PRESETS
+from openese.sw.cli import openese
+
+__all__ = ["TABLES"]
+
+_PURPOSES = {
+    "tiny": "tests; simulates in seconds",
+    "demo": "small networks, such as Silero VAD, in simulation",
+    "ese": "the paper's layer at 10 % density, with 1,024 multipliers as in the paper",
+    "ese_stream": "the same with weights read from memory in every step, as in the paper",
+    "ulx3s": "a ULX3S board with an ECP5-85F; holds dense Silero VAD",
+    "ku060": "an XCKU060, the paper's FPGA; more room for weights than `ese`",
+    "ku115": "twice the multipliers of `ese`, for an FPGA of twice the size",
+    "latency": "one voice, as few cycles per step as possible",
+}
+
+
+def purposes():
+    """What each preset is for, and its size."""
+    return table(["preset", "for", "PEs x channels", "multipliers", "weights on the chip"], [
+        [f"`{config.name}`", _PURPOSES[config.name], f"{config.pes} x {config.channels}", f"{config.multipliers:,}",
+         f"{config.pes * config.entry_depth:,}" if not config.stream else "read from memory, or "
+         f"{config.pes * config.entry_depth:,}"] for config in PRESETS.values()])
+
+
+def capacities():
+    """The memories of each preset."""
+    return table(["preset", "entries per PE", "entry bits", "columns", "vector columns", "cells", "accumulators per PE",
+                  "column groups"], [
+        [f"`{config.name}`", f"{config.entry_depth:,}", f"{config.weight_bits} + {config.index_bits}",
+         f"{config.column_depth:,}", f"{config.vector_depth:,}", f"{config.cell_rows * config.row_pes:,}",
+         f"{config.accumulator_rows:,}", config.groups] for config in PRESETS.values()])
+
+
+def synthesis():
+    """What Yosys counts for each preset that is synthesized."""
+    rows = [[f"`{name}`", FAMILIES[family], *(f"{figures['total'].get(kind, 0):,}" for kind in ("LUT", "BRAM", "DSP"))]
+            for family, machines in synthesized().items() for name, figures in machines.items()]
+    order = list(PRESETS)
+    rows.sort(key=lambda row: order.index(row[0].strip("`")))
+    return table(["preset", "family", "LUT", "block RAM", "DSP"], rows)
+
+
+def _paragraphs(text):
+    """A help text as Markdown; a verbatim paragraph becomes a line and a block of code."""
+    for paragraph in inspect.cleandoc(text or "").split("\n\n"):
+        if not paragraph.startswith("\b"):
+            yield " ".join(paragraph.split())
+            continue
+        title, *lines = paragraph.removeprefix("\b\n").splitlines()
+        language = "sh" if lines[0].strip().startswith("openese ") else "text"
+        yield f"{title}\n\n```{language}\n" + textwrap.dedent("\n".join(lines)) + "\n```"
+
+
+def _options(command, context):
+    """The options of a command as a table; empty where there are none but help."""
+    records = [option.get_help_record(context) for option in command.params if isinstance(option, click.Option)]
+    rows = [[cell.replace("|", "\\|") for cell in (f"`{names}`", re.sub(r"\s+", " ", text))]
+            for names, text in filter(None, records)]
+    return table(["option", "meaning"], rows) if rows else ""
+
+
+def commands():
+    """Every command with its usage, options and examples."""
+    parts = ["\n\n".join(_paragraphs(openese.help)) + "\n"]
+    for name, command in openese.commands.items():
+        context = click.Context(command, info_name=f"openese {name}")
+        usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+        parts.append(f"## openese {name}\n\n```text\n{usage}\n```\n")
+        parts.append("\n\n".join(_paragraphs(command.help)) + "\n")
+        parts.append(_options(command, context))
+        parts.extend(f"{paragraph}\n" for paragraph in _paragraphs(command.epilog) if paragraph)
+    return "\n".join(filter(None, parts))
+
+
+#: By page and marker.
+TABLES = {
+    ("reference/registers.md", "registers"): registers.markdown,
+    ("reference/presets.md", "purposes"): purposes,
+    ("reference/presets.md", "capacities"): capacities,
+    ("reference/presets.md", "synthesis"): synthesis,
+    ("reference/command.md", "commands"): commands,
+}
