@@ -100,7 +100,8 @@ def test_import_and_list(folder, openese):
     np.savez("cells.npz", **cells)
     listed = openese("import cells.npz --list")
     assert "LSTMCell" in listed and listed == openese("info cells.npz")
-    openese("import cells.npz -o m.npz", 2, "cells.npz: select one of 'a', 'b', or several to stack them (--select NAME,NAME)")
+    openese("import cells.npz -o m.npz", 2,
+            "cells.npz: select one of 'a', 'b', or several to stack them (--select NAME,NAME)")
     assert "a: " not in openese("import cells.npz --select b -o m.npz")
     assert Network.load("m.npz").directions[0].model.layers[0].name == "b"
     openese("import cells.npz", 2, "import needs --output PATH, or --list")
