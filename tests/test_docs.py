@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+import openese
 from docs.markdown import DOCS, with_table
 from docs.results import performance
 from docs.tables import TABLES
@@ -114,3 +115,8 @@ def test_every_file_of_the_hardware_is_described():
     files = {str(path.relative_to(rtl)) for path in rtl.rglob("*.py") if path.name != "__init__.py"}
     assert not [file for file in sorted(files) if not file.startswith("targets/") and f"`{file}`" not in page]
     assert set(re.findall(r"`([a-z_/]+\.py)`", page)) <= files
+
+
+def test_every_public_name_is_described():
+    overview = (DOCS / "reference" / "python.md").read_text().partition("\n## ")[0]
+    assert not [name for name in openese.__all__ if f"`{name}`" not in overview]

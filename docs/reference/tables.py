@@ -10,27 +10,16 @@ import click
 from docs.markdown import table
 from docs.results.fpga import FAMILIES, synthesized
 from openese.rtl import registers
-from openese.rtl.config import PRESETS
+from openese.rtl.config import PRESETS, PURPOSES
 from openese.sw.cli import openese
 
 __all__ = ["TABLES"]
-
-_PURPOSES = {
-    "tiny": "tests; simulates in seconds",
-    "demo": "small networks, such as Silero VAD, in simulation",
-    "ese": "the paper's layer at 10 % density, with 1,024 multipliers as in the paper",
-    "ese_stream": "the same with weights read from memory in every step, as in the paper",
-    "ulx3s": "a ULX3S board with an ECP5-85F; holds dense Silero VAD",
-    "ku060": "an XCKU060, the paper's FPGA; more room for weights than `ese`",
-    "ku115": "twice the multipliers of `ese`, for an FPGA of twice the size",
-    "latency": "one voice, as few cycles per step as possible",
-}
 
 
 def purposes():
     """What each preset is for, and its size."""
     return table(["preset", "for", "PEs x channels", "multipliers", "weights on the chip"], [
-        [f"`{config.name}`", _PURPOSES[config.name], f"{config.pes} x {config.channels}", f"{config.multipliers:,}",
+        [f"`{config.name}`", PURPOSES[config.name], f"{config.pes} x {config.channels}", f"{config.multipliers:,}",
          f"{config.pes * config.entry_depth:,}" if not config.stream else "read from memory, or "
          f"{config.pes * config.entry_depth:,}"] for config in PRESETS.values()])
 
@@ -64,23 +53,47 @@ def _paragraphs(text):
         yield f"{title}\n\n```{language}\n" + textwrap.dedent("\n".join(lines)) + "\n```"
 
 
-def _options(command, context):
-    """The options of a command as a table; empty where there are none but help."""
+#: The options that choose a machine beside ``--preset``. They are described once.
+_MACHINE = ("--config", "--for", "--set")
+
+
+def _options(command):
+    """Names and meanings of a command's options, as its help has them."""
+    context = click.Context(command)
     records = [option.get_help_record(context) for option in command.params if isinstance(option, click.Option)]
-    rows = [[cell.replace("|", "\\|") for cell in (f"`{names}`", re.sub(r"\s+", " ", text))]
+    return [[cell.replace("|", "\\|") for cell in (f"`{names}`", re.sub(r"\s+", " ", text))]
             for names, text in filter(None, records)]
-    return table(["option", "meaning"], rows) if rows else ""
+
+
+def _of_machine(option):
+    return option[0].strip("`").startswith(_MACHINE)
+
+
+def machine_options():
+    """The options that every command with a machine takes."""
+    return table(["option", "meaning"], [option for option in _options(openese.commands["build"])
+                                         if _of_machine(option) or "--preset" in option[0]])
+
+
+def overview():
+    """The help of the command itself."""
+    return "\n\n".join(_paragraphs(openese.help)) + "\n"
 
 
 def commands():
-    """Every command with its usage, options and examples."""
-    parts = ["\n\n".join(_paragraphs(openese.help)) + "\n"]
+    """Every command with its usage, options and examples; those for the machine by a link."""
+    parts = []
     for name, command in openese.commands.items():
         context = click.Context(command, info_name=f"openese {name}")
         usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
         parts.append(f"## openese {name}\n\n```text\n{usage}\n```\n")
         parts.append("\n\n".join(_paragraphs(command.help)) + "\n")
-        parts.append(_options(command, context))
+        options = _options(command)
+        if any(map(_of_machine, options)):
+            options = [[names, f"{text.rstrip()} Or [another option](#the-machine)." if "--preset" in names else text]
+                       for names, text in options if not _of_machine([names])]
+        if options:
+            parts.append(table(["option", "meaning"], options))
         parts.extend(f"{paragraph}\n" for paragraph in _paragraphs(command.epilog) if paragraph)
     return "\n".join(filter(None, parts))
 
@@ -91,5 +104,7 @@ TABLES = {
     ("reference/presets.md", "purposes"): purposes,
     ("reference/presets.md", "capacities"): capacities,
     ("reference/presets.md", "synthesis"): synthesis,
+    ("reference/command.md", "overview"): overview,
+    ("reference/command.md", "machine_options"): machine_options,
     ("reference/command.md", "commands"): commands,
 }
