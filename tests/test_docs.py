@@ -7,6 +7,7 @@ another, in one namespace and one empty folder; ``sim`` marks those that need a 
 PyTorch.
 """
 
+import ast
 import json
 import re
 import shlex
@@ -120,3 +121,21 @@ def test_every_file_of_the_hardware_is_described():
 def test_every_public_name_is_described():
     overview = (DOCS / "reference" / "python.md").read_text().partition("\n## ")[0]
     assert not [name for name in openese.__all__ if f"`{name}`" not in overview]
+
+
+def said():
+    """The texts that the program can say; `…` stands where a value is filled in."""
+    for folder in ("rtl", "sim", "sw"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def test_quoted_messages_are_those_of_the_program():
+    quoted = re.findall(r"^### `(.+)`$", (DOCS / "start" / "questions.md").read_text(), re.MULTILINE)
+    assert len(quoted) > 20
+    everything = "\n".join(said())
+    assert not [message for message in quoted if message.removesuffix("…") not in everything]

@@ -141,15 +141,15 @@ class Network:
     for stage ``s``, direction ``d`` (0, or 0 and 1) and layer ``k``, the keys of `Model` behind
     ``stageS.directionD.``, and:
 
-    ====================================  ==========  ==================================
-    key                                   shape       may be absent
-    ====================================  ==========  ==================================
-    ``name``                              string      yes: the file's name without suffix
-    ``stageS.directionD.reverse``         bool        yes: forward
-    ``stageS.directionD.layerK.initial_c``  (B, H)    yes, with ``initial_y``: zero
-    ``stageS.directionD.layerK.initial_y``  (B, P)    yes, with ``initial_c``: zero
-    ``head.weight``, ``head.bias``        (K, P), (K,)  yes, both
-    ====================================  ==========  ==================================
+    ======================================  ============  ==================================
+    key                                     shape         may be absent
+    ======================================  ============  ==================================
+    ``name``                                string        yes: the file's name without suffix
+    ``stageS.directionD.reverse``           bool          yes: forward
+    ``stageS.directionD.layerK.initial_c``  (B, H)        yes, with ``initial_y``: zero
+    ``stageS.directionD.layerK.initial_y``  (B, P)        yes, with ``initial_c``: zero
+    ``head.weight``, ``head.bias``          (K, P), (K,)  yes, both
+    ======================================  ============  ==================================
 
     Attributes
     ----------
