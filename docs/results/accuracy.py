@@ -119,17 +119,6 @@ def densities():
                   "cycles per step", "multipliers busy", "seeds"], rows)
 
 
-def layered():
-    """Two layers, and two directions, beside one layer; first seed."""
-    found = _measured()
-    rows = {"one, 256/128": [found["float"]["dense-1"], found["machine"]["balanced-10-1"]],
-            "two, 160/96": [found["layered"]["dense/float"], found["layered"]["balanced-10/machine"]],
-            "two directions, 160/64": [found["both"]["dense/float"], found["both"]["balanced-10/machine"]]}
-    return table(["layers", "weights", "dense, float", "10 %, machine", "cycles per step"], [
-        [name, f"{machine['weights']:,}", _percent(dense["decoded"]), _percent(machine["decoded"]),
-         f"{machine['cycles']:,}"] for name, (dense, machine) in rows.items()])
-
-
 def _by_weight_bits():
     """Phone errors of balanced networks: kind -> bits -> of each seed that was measured with several word lengths."""
     found = defaultdict(lambda: defaultdict(dict))
@@ -167,30 +156,6 @@ def activation_bits():
     return table(["activations", *(f"{bits} bits" for bits in widths)], [
         [f"256/128, {_whole(_density(run.rpartition('-')[0]))}", *(_with_noise(found[run][bits]) for bits in widths)]
         for run in sorted(found, reverse=True)])
-
-
-def table_samples():
-    """Tables of other sizes, with and without interpolation."""
-    found = _measured()["table_samples"]
-    sizes = list(dict.fromkeys(name.partition("/")[0] for name in found))
-    return table(["samples per table", *sizes], [
-        [meaning, *(_with_noise(found[f"{size}/{kind}"]) for size in sizes)]
-        for kind, meaning in (("linear", "linear interpolation"), ("none", "nearest sample"))])
-
-
-def peephole_bits():
-    """Peepholes of fewer bits."""
-    found = _measured()["peephole_bits"]
-    row = ["256/128, 10 %", *map(_with_noise, found.values())]
-    return table(["peepholes", *(f"{bits} bits" for bits in found)], [row])
-
-
-def ranges():
-    """Tables over other ranges."""
-    found = _measured()["tables"]
-    names = [f"±{1 << int(r)} and ±{1 << int(r) - 1}" for r in found]
-    row = ["256/128, 10 %", *map(_with_noise, found.values())]
-    return table(["sigmoid and tanh over", *names], [row])
 
 
 def sensitivity():
@@ -237,9 +202,9 @@ def speaker():
 
 #: By page and marker.
 TABLES = {
-    **{("results/index.md", make.__name__): make for make in (shipped, compared, vad, speaker)},
+    **{("results/index.md", make.__name__): make for make in (shipped, compared, weight_bits, vad, speaker)},
     **{("results/accuracy.md", make.__name__): make for make in (
-        densities, layered, hour, weight_bits, activation_bits, ranges, table_samples, peephole_bits, sensitivity)}}
+        densities, hour, activation_bits, sensitivity)}}
 
 
 def _draw_densities(axes):

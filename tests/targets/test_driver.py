@@ -138,7 +138,7 @@ def test_the_header_is_the_register_table(tmp_path):
 
 def test_the_example_of_the_documentation_compiles(tmp_path):
     compiled(TINY, tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "vivado.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "vivado.md").read_text()
     example, = re.findall(r"```c\n(.*?)```", page, re.S)
     (tmp_path / "example.c").write_text(example)
     subprocess.run(["gcc", "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-c", "example.c"], cwd=tmp_path,
