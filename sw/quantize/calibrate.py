@@ -243,7 +243,7 @@ class FormatCosts:
         return np.where(costs > _ROUNDING * np.mean(np.square(recording.y)), costs, 0.0)
 
     def _added(self, change: Change) -> Weights:
-        """The difference that a change makes to W_x x, of all gates (T, B, 4, H) or of one (T, B, H), or to a matrix."""
+        """The difference that a change makes to W_x x, (T, B, 4, H) or of one gate (T, B, H), or to a matrix."""
         recording = self._recording
         steps, voices, inputs = recording.x.shape
         if change.tensor == "x":

@@ -344,7 +344,7 @@ class _LayerQuantizer:
         return sum(map(self._costs.cost, _changes(number, gate)))
 
     def _choose_cell(self) -> int:
-        """``cell_select`` of the finest format of c with the headroom, from which a shift reaches the tanh's argument."""
+        """``cell_select`` of the finest format of c that has the headroom and from which tanh's argument is a shift."""
         config = self._config
         finest = config.cell_fraction_max
         wanted = finest - max_fraction(CELL_HEADROOM * self._seen["c"].peak, config.cell_bits)
