@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs cocotb benches on the emitted Verilog, or on what synthesis makes of it, from pytest.
+"""Runs cocotb benches from pytest, on the emitted Verilog or on the netlist after synthesis.
 
-A machine is built once for each content, as by `build`. A bench that fails raises, with its message, where
-cocotb's own runner would end the process.
+The cache of `build` keeps the simulators. A bench that fails raises an error with its message; cocotb's own runner
+would end the process.
 """
 
 import dataclasses
@@ -24,16 +24,16 @@ from openese.sim.synthesis.netlist import netlist
 
 __all__ = ["CONFIG", "BenchFailure", "run"]
 
-CONFIG = "OPENESE_CONFIG"  # environment variable that tells a bench its configuration
+CONFIG = "OPENESE_CONFIG"  # environment variable: the machine's configuration, for the bench
 
-# Optimizing the data flow takes longer than all the rest of a netlist's build.
+# Data-flow optimization of a netlist takes longer than the rest of its build.
 _OPTIONS = ("--no-public-flat-rw", "--x-initial", "unique", "-Wno-fatal", "-Wno-lint", "-fno-dfg")
-# Most of the time goes into the build and into Python, little into the machine.
+# The build and Python take most of the time, the machine little.
 _OPTIMIZE = "OPT_FAST=-O0 OPT_GLOBAL=-O1"
 
 
 class BenchFailure(AssertionError):
-    """Benches that failed, each with its message."""
+    """Benches fail. The message lists them, with theirs."""
 
 
 def run(module: str, config: Config, folder: Path, *, seed: int = 1, log: Path | None = None, top: str = build.TOP,
@@ -45,25 +45,25 @@ def run(module: str, config: Config, folder: Path, *, seed: int = 1, log: Path |
     module : str
         Importable name of the module with the ``cocotb.test`` functions.
     config : Config
-        Of the machine.
+        The machine.
     folder : Path
-        Takes the results, and ``dump.vcd`` when the environment variable ``WAVES`` is 1.
+        For the results, and for ``dump.vcd`` if the environment variable ``WAVES`` is 1.
     seed : int
-        Of everything random in the benches.
+        Seeds everything random in the benches.
     log : Path, optional
-        Takes what cocotb prints; else it is printed.
+        File for cocotb's output; without it, the output is printed.
     top : str
         Module that the benches drive: the machine, or a block of it.
     family : str, optional
-        Of FPGAs, a key of `openese.sim.synthesis.families.FAMILIES`: run the netlist after synthesis, not the
+        A key of `openese.sim.synthesis.families.FAMILIES`: run the netlist after synthesis for this family, not the
         emitted Verilog.
 
     Raises
     ------
     BenchFailure
-        Naming the benches that failed, with their messages.
+        A bench fails.
     openese.sim.verilator.ToolError
-        A tool is missing, or does not take the Verilog.
+        A tool is missing, or refuses the Verilog.
     """
     if not find_libpython.find_libpython():
         raise verilator.ToolError("cocotb needs Python as a shared library: apt install libpython3-dev")
@@ -88,8 +88,10 @@ def _sources(config: Config, top: str, family: str | None) -> list[Path]:
 
 
 def _ports(sources: Sequence[Path], top: str) -> str:
-    """Text of a control file for Verilator: cocotb would have every signal public, which doubles the build and slows
-    the run; its benches need ports."""
+    """Text of a control file for Verilator that makes the ports public, which is all that the benches need.
+
+    By default cocotb makes every signal public. That doubles the build and slows the run.
+    """
     text = next(match[1] for source in sources
                 if (match := re.search(rf"(?ms)^module {top}\((.*?)\);", source.read_text())))
     names = re.findall(r"[A-Za-z_]\w*", text)
@@ -97,7 +99,7 @@ def _ports(sources: Sequence[Path], top: str) -> str:
 
 
 def _built(runner: Runner, sources: Sequence[Path], top: str, log: Path | None) -> Path:
-    """The folder with the simulator, and nothing else, of module ``top``."""
+    """The folder of the simulator of module ``top``."""
     tool = verilator.find()
     ports = _ports(sources, top)
     waves = os.environ.get("WAVES") == "1"

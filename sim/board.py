@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``openese board``: the ULX3S in Verilator, its USB serial port a pseudo-terminal of this computer.
 
-It runs the Verilog that goes to place and route, pins and all; only the PLL is replaced, by one that passes the
-clock on. The host's program does not see a difference, but in speed.
+It runs the Verilog that goes to place and route, from its pins on; a model that passes the clock on replaces the PLL.
+For the host's program, only the speed differs from the board's.
 """
 
 import mmap
@@ -33,7 +33,7 @@ _OPTIMIZE = ("OPT_FAST=-O2", "OPT_SLOW=-O1", "OPT_GLOBAL=-O1")
 
 
 def program(config: Config) -> Path:
-    """The simulator of the board with a machine of ``config``, built unless there is one.
+    """The simulator of the board with a machine of ``config``; it is built unless the cache has it.
 
     Raises
     ------
@@ -58,13 +58,13 @@ def program(config: Config) -> Path:
 
 
 class Line(NamedTuple):
-    """What has passed over the serial port of a simulated board, as its pins saw it.
+    """Traffic on the serial port of a simulated board, at its pins.
 
     Attributes
     ----------
     cycles : int
-        Of the machine's clock, from the first bit of each request to the last bit of its answer: the line and the
-        machine, without what the host takes between an answer and its next request.
+        Cycles of the machine's clock from the first bit of each request to the last bit of its answer, summed. The
+        host's time between an answer and its next request does not count.
     received, sent : int
         Bytes.
     """
@@ -74,7 +74,7 @@ class Line(NamedTuple):
     sent: int
 
     def since(self, before: "Line") -> "Line":
-        """What has passed since an earlier look."""
+        """The traffic since ``before``."""
         return Line(*(now - then for now, then in zip(self, before, strict=True)))
 
 
@@ -82,25 +82,25 @@ _PANEL = struct.Struct("=4Q")  # of board.cpp: the switch, then a Line
 
 
 class BoardSimulator:
-    """A board that is running, and its cable.
+    """A running board, and its cable.
 
-    A context manager; switched off at its end.
+    A context manager: it switches the board off at its end.
 
     Parameters
     ----------
     config : Config
-        Of the machine.
+        The machine.
     fast : bool
-        Have the first DIP switch on: `FAST_DIVISOR` cycles a bit.
+        Turn the first DIP switch on: a bit then takes `FAST_DIVISOR` cycles.
 
     Attributes
     ----------
     fast : bool
-        The switch; to be changed while no request is under way.
+        The switch. Change it only while no request is under way.
     port : str
-        The serial port, as long as it is plugged in.
+        The serial port's name, while the cable is plugged in.
     spoiled : int
-        Bytes that were dropped, doubled, changed or made up so far.
+        Bytes dropped, doubled, changed or made up so far.
     """
 
     def __init__(self, config: Config, *, fast: bool = True) -> None:
@@ -139,7 +139,7 @@ class BoardSimulator:
 
     @property
     def fast(self) -> bool:
-        """Is the first DIP switch on?"""
+        """Whether the first DIP switch is on."""
         return bool(_PANEL.unpack(self._panel)[0])
 
     @fast.setter
@@ -147,11 +147,11 @@ class BoardSimulator:
         struct.pack_into("=Q", self._panel, 0, on)
 
     def line(self) -> Line:
-        """What has passed so far; exact while no request is under way."""
+        """The traffic so far; exact while no request is under way."""
         return Line(*_PANEL.unpack(self._panel)[1:])
 
     def plug(self) -> None:
-        """Plug the cable in: there is a `port`, perhaps another than before."""
+        """Plug the cable in. The `port` may get another name."""
         near, far = pty.openpty()
         tty.setraw(far)
         os.set_blocking(near, False)
@@ -160,7 +160,7 @@ class BoardSimulator:
         self.port = os.ttyname(far)
 
     def unplug(self) -> None:
-        """Pull the cable. The board goes on."""
+        """Pull the cable. The board keeps running."""
         with self._lock:
             if self._cable:
                 for end in self._cable:
@@ -168,7 +168,7 @@ class BoardSimulator:
             self._cable = None
 
     def spoil(self, share: float, seed: int = 1) -> None:
-        """From now on drop, double, change or make up ``share`` of the bytes, in both directions."""
+        """From now on drop, double, change or make up a ``share`` (0 to 1) of the bytes, in both directions."""
         self._share, self._chance = share, random.Random(seed)
 
     def _spoiled(self, given: bytes) -> bytes:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Emits Verilog and compiles it with the harness to a shared library, once for each content.
+"""Emits Verilog and compiles it with the harness to a shared library; a cache keeps both.
 
-Both are kept under ``$OPENESE_CACHE``, else ``$XDG_CACHE_HOME/openese``, else ``~/.cache/openese``.
-A file's name is the hash of all that went into it, so it is never stale; builds of the same content
-wait for each other, and a file appears whole or not at all.
+The cache is ``$OPENESE_CACHE``, else ``$XDG_CACHE_HOME/openese``, else ``~/.cache/openese``. A file's name is the
+hash of its sources and options, so it is never stale. Builds of the same content wait for each other, and a file
+appears whole or not at all.
 """
 
 import fcntl
@@ -30,9 +30,9 @@ HERE = Path(__file__).parent
 KEPT = 24  # files of a kind, where nothing else is said
 
 _HARNESS = HERE / "harness.cpp"
-# Everything starts at the value that the Verilog gives it, else at 0, or at random where the harness is
-# asked to scramble. Measured on 32 x 32: -march=native is worth a fifth; -O3 and threads are worth nothing;
-# -fno-dfg and `_alike` take off two fifths of the build, since instances then share their code.
+# Everything starts at the value in the Verilog, else at 0, or at random if the harness scrambles. On 32 x 32,
+# -march=native makes the simulator a fifth faster, -O3 and threads do not; -fno-dfg and `_alike` take two fifths off
+# the build, since instances then share their code.
 _OPTIONS = ("-O3", "-fno-dfg", "--x-assign", "fast", "--x-initial", "unique", "-Wno-fatal",
             "--timescale", "1ps/1ps")
 _COMPILE = "-fPIC -fvisibility=hidden -march=native"
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The folder that keeps what was built; made if need be."""
+    """The folder of the cache; it is made if it does not exist."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("OPENESE_CACHE") or Path(home) / "openese")
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,11 +63,11 @@ def kept(name: str, make: Callable[[Path], Path], most: int | None = None) -> Pa
     Parameters
     ----------
     name : str
-        With a digest of all that it depends on, and a suffix for its kind.
+        A digest of everything that the file depends on, and a suffix for its kind.
     make : callable
-        Makes it, if it is not there, in the folder that it is given; returns its path.
+        Makes a missing file in the folder that it is given, and returns the file's path.
     most : int, optional
-        Files of its kind that the cache keeps, `KEPT` when left out; the least recently used go first.
+        The number of files of this kind that the cache keeps, `KEPT` by default. The least recently used go first.
     """
     path = cache_folder() / name
     with open(f"{path}.lock", "w") as lock:
@@ -110,17 +110,17 @@ def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
     sources : sequence of Path
         Verilog files.
     trace : bool
-        Able to write VCD traces, which makes it slower.
+        Build a library that can write VCD waveforms. It is slower.
 
     Returns
     -------
     Path
-        The library, built unless there is one of the same content.
+        The library. It is built unless the cache has it.
 
     Raises
     ------
     openese.sim.verilator.ToolError
-        A tool is missing, or does not take the sources.
+        A tool is missing, or refuses the sources.
     """
     tool = verilator.find()
     options = (*_OPTIONS, *(["--trace-vcd"] if trace else []))
@@ -142,10 +142,9 @@ def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
 
 
 def _alike(sources: Sequence[Path]) -> str:
-    """Text of a control file for Verilator that keeps the instances of a block alike, to the last bit of their code.
+    """Text of a control file for Verilator that makes it use the same code for all instances of a block.
 
-    It would otherwise read an input, as it still does the clock, from wherever that is driven: elsewhere for
-    each instance.
+    Otherwise Verilator would read an input from the place that drives it, which differs from instance to instance.
     """
     lines = ["`verilator_config"]
     text = "\n".join(Path(source).read_text() for source in sources)
@@ -157,7 +156,7 @@ def _alike(sources: Sequence[Path]) -> str:
 
 
 def processor() -> str:
-    """What -march=native stands for here: a home folder may be shared by unlike machines."""
+    """The processor that -march=native names: computers with different processors may share a home folder."""
     return subprocess.run(["g++", "-march=native", "-Q", "--help=target", "--version"], text=True,
                           capture_output=True).stdout
 

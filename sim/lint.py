@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m openese.sim.lint``: has Verilator judge the Verilog of every preset, with all warnings on."""
+"""``python -m openese.sim.lint``: Verilator lints the Verilog of every preset, with all warnings on."""
 
 import sys
 
@@ -19,7 +19,7 @@ def lint(name: str) -> None:
     Raises
     ------
     openese.sim.verilator.ToolError
-        With the first warning that is not waived.
+        There is a warning that ``lint.vlt`` does not waive. The message is the first.
     """
     verilator.find().run(["--lint-only", "-Wall", "--top-module", build.TOP, _WAIVERS,
                           build.emitted(PRESETS[name])])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The emitted machine, verilated, as a Python object with the machine's own ports."""
+"""A machine's emitted Verilog in Verilator, as a Python object with the machine's ports."""
 
 import ctypes
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,19 +17,19 @@ from openese.sim import build
 
 __all__ = ["SimulationError", "BusError", "StuckError", "Simulator"]
 
-SLICE = 1 << 16  # cycles in one call of the library, between which Python sees a Ctrl-C
+SLICE = 1 << 16  # cycles in one call of the library; between calls, Python handles Ctrl-C
 
 
 class SimulationError(ValueError):
-    """The machine or the caller has broken a rule of a bus; the message names port and rule."""
+    """The machine or the caller breaks a rule of a bus. The message names the port and the rule."""
 
 
 class BusError(SimulationError):
-    """An AXI4-Lite access was answered with an error."""
+    """The machine answers an AXI4-Lite access with an error."""
 
 
 class StuckError(SimulationError):
-    """Nothing moved for as long as the simulator is patient; the message names what is waited for."""
+    """Nothing moves for `Simulator.patience` cycles. The message says what the simulator waits for."""
 
 
 class _Goal(IntEnum):  # as in harness.cpp
@@ -51,27 +51,27 @@ class _MemoryTraits(ctypes.Structure):  # as in harness.cpp
 
 
 class Simulator:
-    """One machine, out of reset.
+    """One machine in Verilator, out of reset.
 
-    A context manager; closed at its end.
+    It is the link of a `openese.sw.run.device.Device`. A context manager: it frees the machine at its end.
 
     Parameters
     ----------
     config : Config
-        Of the machine.
+        The machine.
     sources : sequence of Path, optional
-        Verilog files with its top ``openese``. Emitted from ``config`` when left out.
+        Verilog files with the top ``openese``; by default the Verilog emitted from ``config``.
     scramble : int
-        When not 0, seeds random contents of everything that the Verilog gives no initial value.
+        If not 0, it seeds random contents for everything without an initial value in the Verilog.
     trace : bool
-        Able to `trace`; slower.
+        Build a simulator that can write waveforms: see `trace`. It is slower.
     patience : int
-        Cycles without a handshake on the ports that a call waits for, after which it gives up.
+        A call gives up after so many cycles without a handshake on the port that it waits for.
 
     Raises
     ------
     openese.sim.verilator.ToolError
-        A tool is missing, or does not take the Verilog.
+        A tool is missing, or refuses the Verilog.
     SimulationError
         The stream ports do not fit ``config``.
     """
@@ -99,7 +99,7 @@ class Simulator:
         self.close()
 
     def close(self) -> None:
-        """Free the machine; nothing else may be called after."""
+        """Free the machine. No other method may be called afterwards."""
         if self._machine:
             self._library.openese_destroy(self._machine)
             self._machine = None
@@ -110,43 +110,44 @@ class Simulator:
 
     @property
     def cycles(self) -> int:
-        """Clock cycles since the simulator was made."""
+        """Clock cycles since the simulator started."""
         return self._call("cycles")
 
     @property
     def irq(self) -> bool:
-        """Level of the interrupt."""
+        """Whether the interrupt is raised."""
         return bool(self._call("irq"))
 
     def clock(self, cycles: int = 1) -> None:
-        """Run for ``cycles``; what was sent goes on, and what the machine sends is kept.
+        """Run for ``cycles``. Frames that were sent go in meanwhile, and frames that come out are kept.
 
         Raises
         ------
         SimulationError
-            The machine broke a rule of a bus.
+            The machine breaks a rule of a bus.
         """
         while cycles > 0:
             self._run(_Goal.CYCLES, cycles=min(cycles, SLICE))
             cycles -= SLICE
 
     def reset(self, cycles: int = 16) -> None:
-        """Hold ``aresetn`` low for ``cycles``. What was sent and not yet received is dropped."""
+        """Hold ``aresetn`` low for ``cycles``. Frames that were sent and not yet received are dropped."""
         self._call("reset", True)
         self.clock(cycles)
         self._call("reset", False)
         self.clock(1)
 
     def pace(self, valid: float = 1.0, ready: float = 1.0, seed: int = 1) -> None:
-        """In which share of the cycles the bus partners are willing, at random from ``seed``.
+        """Make the bus partners pause at random.
 
         Parameters
         ----------
-        valid, ready : float
-            Share, 0 to 1, of the cycles in which they offer what they send (s_axis, and the address and
-            data of s_axi), and in which they take what the machine sends (m_axis, and answers of s_axi).
+        valid : float
+            Share of the cycles, 0 to 1, in which senders offer a beat: on s_axis, and address and data of s_axi.
+        ready : float
+            Share of the cycles, 0 to 1, in which receivers take a beat: on m_axis, and answers of s_axi.
         seed : int
-            Of the choice.
+            Seeds the choice of cycles.
         """
         self._call("pace", seed, valid, ready)
 
@@ -158,14 +159,14 @@ class Simulator:
         Raises
         ------
         BusError
-            The answer is an error.
+            The machine answers with an error.
         StuckError
-            No answer.
+            The machine does not answer.
         """
         self._write(address, np.array([value & 0xFFFFFFFF], np.uint32))
 
     def read(self, address: int) -> int:
-        """Read a register, unsigned; raises as `write`."""
+        """Read a register as an unsigned number; raises as `write`."""
         self._call("read", address)
         self._run(_Goal.READ)
         response = self._call("response", True).decode()
@@ -174,17 +175,17 @@ class Simulator:
         return self._call("value")
 
     def access(self, accesses: Iterable[tuple[int, int | None]]) -> list[int]:
-        """Register accesses in order, raising as `write`.
+        """Read and write registers in order; raises as `write`.
 
         Parameters
         ----------
         accesses : iterable of (int, int or None)
-            Addresses with what to write, or with None to read.
+            Each an address, and the value to write or None to read.
 
         Returns
         -------
         list of int
-            What was read.
+            The values of the reads.
         """
         values = []
         for address, value in accesses:
@@ -200,16 +201,15 @@ class Simulator:
         Parameters
         ----------
         address : int
-            Of the register that takes them.
+            The register.
         words : array_like of uint32, shape (n,)
-            In order.
 
         Raises
         ------
         BusError
-            An answer is an error: the message names the first such word. All words have been written.
+            The machine answers with an error. The message names the first such word; all words were sent.
         StuckError
-            No answer.
+            The machine does not answer.
         """
         self._write(address, np.ascontiguousarray(words, np.uint32))
 
@@ -231,7 +231,7 @@ class Simulator:
         return self.receive_frames(len(header), outputs)
 
     def send_frames(self, header: ArrayLike, columns: ArrayLike) -> None:
-        """Hand frames over to be sent; they go out as the clock turns.
+        """Queue frames; they go in while the clock runs.
 
         Parameters
         ----------
@@ -252,7 +252,7 @@ class Simulator:
         self.send_beats(beats.reshape(-1, channels), last.ravel())
 
     def receive_frames(self, count: int, outputs: int) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
-        """Turn the clock until frames have been received.
+        """Run until the machine has sent ``count`` frames.
 
         Parameters
         ----------
@@ -271,9 +271,9 @@ class Simulator:
         Raises
         ------
         StuckError
-            No beat went in or out for too long.
+            No beat goes in or out for `patience` cycles.
         SimulationError
-            A frame is of another length, or the machine broke a rule of a bus.
+            A frame has another number of columns, or the machine breaks a rule of a bus.
         """
         self._run(_Goal.RECEIVED, count)
         beats, last = self._take(count)
@@ -287,19 +287,19 @@ class Simulator:
         return beats[:, 0].copy(), beats[:, 1:].view(np.int16)
 
     def send_beats(self, beats: NDArray[np.uint16], last: NDArray[np.uint8]) -> None:
-        """Hand over any beats: ``beats`` (n, C) with ``last`` (n,), TLAST of each."""
+        """Queue single beats: ``beats`` (n, C), and TLAST of each in ``last`` (n,)."""
         beats = np.ascontiguousarray(beats, np.uint16)
         last = np.ascontiguousarray(last, np.uint8)
         self._call("send", beats.ctypes.data, last.ctypes.data, len(last))
 
     def drain(self) -> None:
-        """Turn the clock until all that was handed over has gone in; raises as `receive_frames`."""
+        """Run until all queued frames have gone in; raises as `receive_frames`."""
         self._run(_Goal.SENT)
 
     def abandon(self) -> None:
-        """Give up all frames: those not begun are not sent, those received are dropped.
+        """Drop all frames that wait to go in, and all that came out.
 
-        A frame that has begun is sent to its end, and what the machine sends meanwhile is dropped too.
+        A frame that is going in is sent to its end; frames that the machine sends meanwhile are dropped too.
         """
         self._call("forget", False)
         self._run(_Goal.SENT)
@@ -320,26 +320,31 @@ class Simulator:
                       error: tuple[int, int] = (0, 0), seed: int = 1) -> None:
         """Put a memory behind the AXI4 read master.
 
-        Addresses outside it answer DECERR. A burst that AXI4 forbids is a `SimulationError`.
+        Addresses outside of it answer DECERR. A burst that AXI4 forbids raises `SimulationError`.
 
         Parameters
         ----------
         data : ndarray of uint8, shape (n,)
-            Contents: shared, so that a change shows at once.
+            Contents. The array is shared: the machine sees later changes.
         base : int
-            Address of its first byte.
+            Address of the first byte.
         latency, jitter : int
-            Cycles from a burst's address to its first beat: the least, and the most that chance adds.
+            Cycles from a burst's address to its first beat: ``latency``, and a random number up to ``jitter`` more.
         share : float
-            Of the cycles, 0 to 1, in which it gives a beat that is due.
+            Share of the cycles, 0 to 1, in which the memory gives a beat that is due.
         outstanding : int
-            Bursts that it takes before the first is answered.
+            Bursts that the memory accepts before it answers the first.
         interleave : bool
             Whether beats of bursts with different identities mix, in any order.
         error : (int, int)
-            First address, and first after it, that answer SLVERR.
+            Addresses from the first to before the second answer SLVERR.
         seed : int
-            Of what is left to chance.
+            Seeds jitter, share and interleaving.
+
+        Raises
+        ------
+        SimulationError
+            The machine has no such port, or ``data`` is of another type.
         """
         if not self._library.openese_has_memory():
             raise SimulationError(f"machine {self.config.name!r} has no AXI4 master m_axi")
@@ -351,7 +356,7 @@ class Simulator:
         self._call("memory", ctypes.byref(traits))
 
     def place(self, data: NDArray[np.uint8], **traits: Any) -> int:
-        """Attach memory ``data`` at address 0, which is returned; other traits as given, or as before."""
+        """Attach memory ``data`` at address 0, and return 0. Traits that are not given stay as they are."""
         self._traits |= traits
         self.attach_memory(data, 0, **self._traits)
         return 0
@@ -360,7 +365,7 @@ class Simulator:
 
     @contextmanager
     def trace(self, path: str | Path, names: Iterable[str] = ()) -> Iterator[None]:
-        """Write all signals, or those of given ``names`` (``core.array.busy``), to a VCD file in the ``with`` block."""
+        """In the ``with`` block, write all signals, or those in ``names`` (``core.array.busy``), to a VCD file."""
         if not self._traceable:
             raise SimulationError("this simulator was made without trace=True")
         self._call("trace", str(path).encode(), "".join(f"TOP.{build.TOP}.{name} " for name in names).encode())

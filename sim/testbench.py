@@ -29,9 +29,9 @@ from openese.sim.benches import CONFIG
 __all__ = ["PERIOD", "TB", "stalled"]
 
 PERIOD = 5  # ns: 200 MHz
-PATIENCE = 2  # ms of simulated time that one transfer may take
+PATIENCE = 2  # ms of simulated time for one transfer
 
-#: A bench that runs without and with pauses of the senders and of the receivers.
+#: Runs a bench four times: without and with pauses of the senders, and of the receivers.
 stalled = cocotb.parametrize(idle=(False, True), backpressure=(False, True))
 
 
@@ -46,9 +46,9 @@ class TB:
     Attributes
     ----------
     config : Config
-        Of the machine.
+        The machine.
     axil, source, sink
-        The partners, of cocotbext-axi.
+        The bus partners.
     """
 
     def __init__(self, dut: Any) -> None:
@@ -62,7 +62,7 @@ class TB:
 
     @classmethod
     async def start(cls, dut: Any, *, idle: bool = False, backpressure: bool = False) -> "TB":
-        """A bench out of reset, whose partners pause as told."""
+        """A bench out of reset. With ``idle`` the senders pause, with ``backpressure`` the receivers."""
         tb = cls(dut)
         if idle:
             tb.set_idle(_pauses)
@@ -87,24 +87,24 @@ class TB:
         await ClockCycles(self.dut.aclk, cycles)
 
     async def reset(self, cycles: int = 16) -> None:
-        """Hold the machine in reset; the partners drop what they were about."""
+        """Hold the machine in reset for ``cycles``; the partners drop their transfers."""
         self.dut.aresetn.value = 0
         await self.clock(cycles)
         self.dut.aresetn.value = 1
         await self.clock()
 
     async def write(self, address: int, value: int) -> AxiResp:
-        """Write a register; the response."""
+        """Write a register; returns the response."""
         done = self.axil.write(address, value.to_bytes(4, "little"))
         return (await with_timeout(done, PATIENCE, "ms")).resp
 
     async def read(self, address: int) -> tuple[int, AxiResp]:
-        """Read a register; the value and the response."""
+        """Read a register; returns the value and the response."""
         done = await with_timeout(self.axil.read(address, 4), PATIENCE, "ms")
         return int.from_bytes(done.data, "little"), done.resp
 
     async def load(self, address: int, words: ArrayLike) -> None:
-        """Write words to one address, as many under way as the master allows."""
+        """Write words to one address, without waiting for each response."""
         writes = [self.axil.init_write(address, int(word).to_bytes(4, "little"))
                   for word in np.asarray(words, np.uint32)]
         for write in writes:

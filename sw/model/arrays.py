@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of arrays, by what they hold."""
+"""Types of arrays, by their numbers."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The canonical model: stacked LSTM layers with optional peepholes and projection, and a dense head.
 
-Every importer ends here and every later stage starts here. Shapes and values are checked when an
-object is made, so what exists is sound; arrays are read-only, and those that already were are not copied.
+Importers make models, and every later stage takes them. An object checks its shapes and values when it is made. Its
+arrays are read-only; read-only arrays are not copied.
 
 Sizes: inputs I, cells H, outputs P. Gate order i, f, g, o (g is the paper's "c" gate).
 """
@@ -31,7 +31,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class ModelError(ValueError):
-    """A model that cannot be: the message names the layer, the tensor, what was expected and found."""
+    """A model is not valid. The message names the layer and the tensor, and what was expected and found."""
 
 
 class Matrix(NamedTuple):
@@ -48,7 +48,7 @@ class Matrix(NamedTuple):
 
 
 def _tensor(owner: str, tensor: str, value: ArrayLike) -> FloatArray:
-    """A read-only, finite float array; float32 and float64 keep their type, other reals become float64."""
+    """A read-only array of finite floats; float32 and float64 keep their type, other reals become float64."""
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise ModelError(f"{owner} {tensor}: expected real numbers, found type {array.dtype}")
@@ -62,7 +62,7 @@ def _tensor(owner: str, tensor: str, value: ArrayLike) -> FloatArray:
 
 
 def frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
-    """A read-only array in C order: itself, where nobody can write to it any more, else a copy."""
+    """A read-only array in C order: ``array`` itself if it and its bases are read-only, else a copy."""
     base: Any = array
     while isinstance(base, np.ndarray) and not base.flags.writeable:
         base = base.base
@@ -135,7 +135,7 @@ def _nonzeros(matrices: Iterator[Matrix]) -> int:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer(LayerTensors):
-    """One LSTM layer, as the paper's cell.
+    """One LSTM layer: the paper's cell.
 
     Attributes
     ----------
@@ -157,8 +157,8 @@ class Layer(LayerTensors):
     Raises
     ------
     ModelError
-        For a wrong shape (layer, tensor, shape expected, shape found), a value that is not finite
-        (layer, tensor, index), an unknown activation.
+        A shape is wrong, a value is not finite, or the activation is unknown. The message names the layer, the
+        tensor, and the shapes or the index.
     """
 
     name: str
@@ -209,12 +209,17 @@ class Layer(LayerTensors):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dense:
-    """A dense head, computed on the host: ``weight @ y + bias``.
+    """A dense head: ``weight @ y + bias``. The host computes it.
 
     Attributes
     ----------
     weight : ndarray (K, P)
     bias : ndarray (K,)
+
+    Raises
+    ------
+    ModelError
+        A shape is wrong, or a value is not finite.
     """
 
     weight: FloatArray
@@ -255,7 +260,7 @@ class Model:
     Raises
     ------
     ModelError
-        For no layers, two layers of one name, or a size that does not fit the layer before it.
+        There is no layer, two layers have one name, or a size does not fit the layer before.
     """
 
     layers: tuple[Layer, ...]
@@ -325,16 +330,16 @@ class Model:
         Raises
         ------
         ModelError
-            For a file that is not an ``.npz``, a missing or unknown key, and all that `Layer` refuses.
+            The file is not an ``.npz``, a key is missing or unknown, or a layer is not valid.
         OSError
-            If the file cannot be read.
+            The file cannot be read.
         """
         stem = os.path.splitext(os.path.basename(path))[0]
         return cls.from_arrays(read_npz(path), stem)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str = "model") -> "Model":
-        """A model from a mapping with the keys above; ``name`` serves where there is none."""
+        """A model from a mapping with the keys above. Without a key ``name`` its name is ``name``."""
         count = 1 + max((int(m[1]) for m in map(_LAYER_KEY.match, arrays) if m), default=-1)
         known = {"name", "head.weight", "head.bias"}
         known.update(f"layer{number}.{field}" for number in range(count) for field in _LAYER_KEYS)
@@ -366,14 +371,14 @@ def _layer_from(arrays: Mapping[str, NDArray[Any]], number: int) -> Layer:
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """All arrays of an ``.npz``, never unpickling.
+    """All arrays of an ``.npz`` by name. Nothing in the file is executed.
 
     Raises
     ------
     ModelError
-        For a file that is not an ``.npz`` of plain arrays.
+        The file is not an ``.npz`` of plain arrays.
     OSError
-        If the file cannot be read.
+        The file cannot be read.
     """
     with open(path, "rb") as file:
         try:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one stack of forward layers cannot say: layers that run backwards, or in both directions.
+"""Networks: stacks of layers that run forwards, backwards, or in both directions.
 
-A `Network` is a sequence of stages. Each stage is one or two directions side by side, each direction
-a `Model`; the host feeds a reverse direction its sequences back to front, turns its outputs round
-again, and concatenates the directions for the next stage. A plain stack of forward layers is exactly
-one stage with one direction, so its model runs on the machine frame by frame, as speech arrives; any
-other network needs its sequences whole.
+A `Network` is a sequence of stages. A stage has one or two directions side by side, and each direction is a `Model`.
+The host feeds a reverse direction its sequences back to front, reverses its outputs again, and concatenates the
+directions for the next stage. A plain stack of forward layers is one stage with one direction. It runs on a machine
+frame by frame, as speech arrives; any other network needs whole sequences.
 """
 
 import os
@@ -41,22 +40,22 @@ def reverse_sequences(x: FloatArray, lengths: NDArray[np.intp]) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """A model and the way it runs.
+    """A model, and whether it runs forwards.
 
     Attributes
     ----------
     model : Model
         Without a head.
     reverse : bool
-        Whether sequences are fed back to front.
+        Whether the model gets its sequences back to front.
     initial : State, optional
-        The state of each layer before the first frame, of one voice (for all) or of each voice of a
-        batch; None is zero.
+        The state of each layer before the first frame: of one voice, for all voices, or of each voice of a batch.
+        Zero by default.
 
     Raises
     ------
     ModelError
-        If the model has a head, or an initial state does not fit it.
+        The model has a head, or the initial state does not fit it.
     """
 
     model: Model
@@ -75,7 +74,7 @@ class Direction:
         Raises
         ------
         ModelError
-            If the initial state is of another number of voices.
+            The initial state is for another number of voices.
         """
         if self.initial is None:
             return tuple(initial_state(self.model, voices))
@@ -105,12 +104,12 @@ def _checked_state(model: Model, state: State) -> State:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One direction, or two that read the same input and whose outputs are concatenated in order.
+    """One or two directions with the same input. Their outputs are concatenated in order.
 
     Raises
     ------
     ModelError
-        For another number of directions, or two that take different inputs.
+        There are no directions, more than two, or two with different numbers of inputs.
     """
 
     directions: tuple[Direction, ...]
@@ -129,7 +128,7 @@ class Stage:
 
     @property
     def outputs(self) -> int:
-        """Sizes of the directions' outputs, added up."""
+        """The sum of the directions' outputs."""
         return sum(direction.model.outputs for direction in self.directions)
 
 
@@ -137,9 +136,8 @@ class Stage:
 class Network:
     """Stages in the order in which data meets them, and an optional head.
 
-    ``save`` writes a plain stack as `Model.save` does, and ``load`` takes both. Any other network has,
-    for stage ``s``, direction ``d`` (0, or 0 and 1) and layer ``k``, the keys of `Model` behind
-    ``stageS.directionD.``, and:
+    ``save`` writes a plain stack as `Model.save` does, and ``load`` reads both. Any other network has the keys of
+    `Model` behind ``stageS.directionD.``, for stage ``S`` from 0 and direction ``D`` 0 or 1, and these:
 
     ======================================  ============  ==================================
     key                                     shape         may be absent
@@ -155,15 +153,15 @@ class Network:
     ----------
     stages : tuple of Stage
     head : Dense, optional
-        Applied to the last stage's outputs, on the host.
+        The host applies it to the last stage's outputs.
     name : str
     notes : tuple of str
-        What an importer has to say about how the file was read; not saved.
+        An importer's remarks on the file. They are not saved.
 
     Raises
     ------
     ModelError
-        For no stages, or a size that does not fit the stage before it.
+        There is no stage, or a size does not fit the stage before.
     """
 
     stages: tuple[Stage, ...]
@@ -184,7 +182,7 @@ class Network:
 
     @classmethod
     def of(cls, model: Model) -> "Network":
-        """The network that is just this model."""
+        """The plain network with this model."""
         body = Model(layers=model.layers, name=model.name)
         return cls(stages=(Stage((Direction(body),)),), head=model.head, name=model.name)
 
@@ -200,7 +198,7 @@ class Network:
 
     @property
     def directions(self) -> tuple[Direction, ...]:
-        """All directions, stage by stage: one model each."""
+        """All directions, stage by stage."""
         return tuple(direction for stage in self.stages for direction in stage.directions)
 
     @property
@@ -211,12 +209,12 @@ class Network:
 
     @property
     def model(self) -> Model:
-        """The one model of a plain network, with the head.
+        """The model of a plain network, with the head.
 
         Raises
         ------
         ModelError
-            If the network is not plain.
+            The network is not plain.
         """
         if not self.plain:
             raise ModelError(f"network {self.name!r} is not one stack of forward layers that starts from "
@@ -224,14 +222,14 @@ class Network:
         return Model(layers=self.directions[0].model.layers, head=self.head, name=self.name)
 
     def map(self, change: Callable[[Model], Model]) -> "Network":
-        """The network with ``change`` made to each model, as pruning does."""
+        """The network with ``change`` of each model in the model's place; pruning uses this."""
         return Network(stages=tuple(Stage(tuple(Direction(change(d.model), d.reverse, d.initial)
                                                 for d in stage.directions)) for stage in self.stages),
                        head=self.head, name=self.name, notes=self.notes)
 
     def run(self, x: ArrayLike, runners: Sequence[Runner], lengths: ArrayLike | None = None,
             initial: Sequence[State] | None = None) -> tuple[FloatArray, tuple[State, ...]]:
-        """Whole sequences through all stages and the head.
+        """Run whole sequences through all stages and the head.
 
         Parameters
         ----------
@@ -240,21 +238,21 @@ class Network:
         runners : sequence of Runner
             One for each of ``directions``, in their order.
         lengths : array (B,), optional
-            Frames of each sequence; without it all have T.
+            Frames of each sequence; T by default.
         initial : sequence of State, optional
-            One for each of ``directions``, in place of their own.
+            One for each of ``directions``, instead of the direction's own.
 
         Returns
         -------
-        y : array (T, B, outputs or K)
+        y : array (T, B, outputs), or (T, B, K) with a head
             Zero from ``lengths[b]`` on.
         state : tuple of State
-            Of each direction, after the last frame that it met.
+            The state of each direction after the last frame that it gets.
 
         Raises
         ------
         ModelError
-            For shapes or lengths that do not fit.
+            Shapes or lengths do not fit.
         """
         x, counts = check_sequences(x, lengths, self.inputs)
         states = [d.start(x.shape[1]) if initial is None else _checked_state(d.model, initial[n])
@@ -274,7 +272,7 @@ class Network:
 
     def fed(self, x: ArrayLike, runners: Sequence[Runner],
             lengths: ArrayLike | None = None) -> Iterator[tuple[Direction, FloatArray]]:
-        """Each direction with the sequences it is fed, (T, B, I): what its calibration needs."""
+        """Each direction with its input (T, B, I), on which it is calibrated."""
         x, counts = check_sequences(x, lengths, self.inputs)
         number = 0
         for stage in self.stages:
@@ -302,20 +300,20 @@ class Network:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Network":
-        """Read what ``save`` or `Model.save` wrote. Nothing in the file is executed.
+        """Read a file of `save` or of `Model.save`. Nothing in the file is executed.
 
         Raises
         ------
         ModelError
-            For a file that is neither, and all that `Model` refuses.
+            The file is neither, or a model is not valid.
         OSError
-            If the file cannot be read.
+            The file cannot be read.
         """
         return cls.from_arrays(read_npz(path), os.path.splitext(os.path.basename(path))[0])
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str = "model") -> "Network":
-        """A network from a mapping with the keys above; ``name`` serves where there is none."""
+        """A network from a mapping with the keys above. Without a key ``name`` its name is ``name``."""
         parts: dict[tuple[int, int], dict[str, NDArray[Any]]] = {}
         rest = {}
         for key, value in arrays.items():
@@ -369,12 +367,12 @@ def _direction_from(arrays: Mapping[str, NDArray[Any]]) -> Direction:
 
 def check_sequences(x: ArrayLike, lengths: ArrayLike | None,
                     inputs: int) -> tuple[FloatArray, NDArray[np.intp]]:
-    """Sequences (T, B, ``inputs``) with zero padding, and their lengths, by default all T.
+    """Sequences (T, B, ``inputs``) in float64 with zero padding, and their lengths (B,), by default all T.
 
     Raises
     ------
     ModelError
-        For another shape, numbers that are not finite, or lengths that do not fit.
+        The shape is wrong, a number is not finite, or the lengths do not fit.
     """
     frames = np.asarray(x, np.float64)
     if frames.ndim != 3 or frames.shape[2] != inputs:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model in the integers of the machine: what the quantizer makes, the packer packs, the reference runs.
+"""A model in the machine's integers. The quantizer makes it, the packer packs it, the reference runs it.
 
-Each matrix has a binary point of its own. A weight ``w`` stands for ``w * 2**-fraction``. The products of x
-and of y' meet in one accumulator per row, so the coarser of the two matrices is shifted left (``align``)
-until both have the accumulator's fraction. Every rule that makes this work is checked when a `QuantizedModel`
-is made; what exists runs without overflow.
+Each matrix has its own binary point: a weight ``w`` means ``w * 2**-fraction``. The products of x and of the previous
+y meet in one accumulator per row, so the coarser of the two matrices is shifted left (``align``) until both have the
+accumulator's fraction. A `QuantizedModel` checks all rules of the formats when it is made, so it runs without overflow.
 """
 
 import dataclasses
@@ -36,11 +35,11 @@ _ARRAYS = ("w_x", "w_r", "bias", "peephole", "w_ym")
 
 
 class QuantizeError(ValueError):
-    """Numbers that break a rule of the formats: the message names the layer, the tensor and the rule."""
+    """Numbers break a rule of the formats. The message names the layer, the tensor and the rule."""
 
 
 class Formats(NamedTuple):
-    """The binary points and shifts of a layer that follow from its own and the tables'.
+    """A layer's binary points and shifts that follow from its other formats and from the tables.
 
     Attributes
     ----------
@@ -83,8 +82,20 @@ def activation_table(function: str, table_range: int, config: Config, samples: i
                      offset: float = 0.0) -> NDArray[np.int32]:
     """Samples of ``sigmoid`` or ``tanh`` over ``[-2**table_range, 2**table_range)``, in Q16.
 
-    As many as the machine's table has, or ``samples``, a power of two, to compare; each is taken ``offset`` of their
-    distance behind its place.
+    Parameters
+    ----------
+    function : str
+        ``"sigmoid"`` or ``"tanh"``.
+    table_range : int
+    config : Config
+    samples : int, optional
+        A power of two; by default the size of the machine's table.
+    offset : float
+        Where a sample is taken, behind its place, as a share of the distance between samples.
+
+    Returns
+    -------
+    int32 (samples,)
     """
     half = (samples or 1 << config.table_index_bits) // 2
     x = (np.arange(-half, half) + offset) * 2.0 ** table_range / half
@@ -137,7 +148,7 @@ class QuantizedLayer(LayerTensors):
     Raises
     ------
     QuantizeError
-        For arrays that are not integers or of the wrong shape. Formats are checked by `QuantizedModel`.
+        An array is not of integers, or has the wrong shape. `QuantizedModel` checks the formats.
     """
 
     name: str
@@ -185,7 +196,7 @@ class QuantizedModel:
     ----------
     layers : tuple of `QuantizedLayer`
     config : `openese.rtl.config.Config`
-        Of the machine it was quantized for. It runs on every machine of the same widths: `check_fits`.
+        The machine that it is quantized for. It runs on every machine with the same widths: `check_fits`.
     sigmoid_range, tanh_range : int
         A table spans ``[-2**range, 2**range)``.
     sigmoid_table, tanh_table : int32 (2048,)
@@ -193,12 +204,12 @@ class QuantizedModel:
     head : `Dense`, optional
         In floating point, for the host.
     report : `Report`, optional
-        What the quantizer measured.
+        The quantizer's measurements.
 
     Raises
     ------
     QuantizeError
-        Naming the layer, the tensor or gate, the rule, and the value that breaks it.
+        A rule is broken. The message names the layer, the tensor or gate, the rule, and the value.
     """
 
     layers: tuple[QuantizedLayer, ...]
@@ -258,12 +269,12 @@ class QuantizedModel:
         return self.layers[-1].outputs
 
     def check_fits(self, config: Config) -> None:
-        """Refuse a machine whose number formats differ from those this model was quantized for.
+        """Refuse a machine with other number formats than the model's.
 
         Raises
         ------
         QuantizeError
-            Naming the width.
+            A width differs. The message names it.
         """
         for width in _WIDTHS:
             if getattr(config, width) != getattr(self.config, width):
@@ -272,12 +283,12 @@ class QuantizedModel:
                                     f"{getattr(config, width)}")
 
     def quantize_input(self, x: ArrayLike) -> tuple[Int64Array, int]:
-        """x as the machine takes it, and how many values saturated.
+        """x (..., I) as the machine's integers at ``x_fraction``, and the number of values that saturate.
 
         Raises
         ------
         QuantizeError
-            For a value that is not a finite number, with its index.
+            A value is not a finite number. The message has its index.
         """
         real = np.asarray(x, np.float64)
         if not np.isfinite(real).all():
@@ -288,11 +299,11 @@ class QuantizedModel:
         return values, int(np.count_nonzero(values != exact))
 
     def dequantize_output(self, y: ArrayLike) -> Float64Array:
-        """Real numbers for the last layer's integers."""
+        """The last layer's integers y (..., P) as real numbers."""
         return np.ldexp(np.asarray(y, np.float64), -self.layers[-1].y_fraction)
 
     def floating_point(self) -> Model:
-        """The model whose weights are exactly what the integers stand for."""
+        """The model with exactly the weights that the integers mean."""
         return Model(layers=tuple(_real_layer(layer, formats)
                                   for layer, formats in zip(self.layers, self.formats, strict=True)),
                      head=self.head, name=self.name)
@@ -373,7 +384,7 @@ def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
 
 
 def derived_formats(layer: QuantizedLayer, config: Config, sigmoid_range: int, tanh_range: int) -> Formats:
-    """The binary points and shifts that follow from a layer's own and the ranges of the tables."""
+    """The layer's `Formats`, from its other formats and the ranges of the tables."""
     of_sigmoid, of_tanh = (argument_fraction(config, r) for r in (sigmoid_range, tanh_range))
     of_g = of_tanh if layer.g_activation == "tanh" else of_sigmoid
     arguments = (of_sigmoid, of_sigmoid, of_g, of_sigmoid)
@@ -434,12 +445,12 @@ def _check_formats(layer: QuantizedLayer, formats: Formats, config: Config) -> N
 
 
 def row_limit(config: Config) -> int:
-    """What the magnitudes of a row's aligned weights must stay below, so that no activations overflow it."""
+    """The bound on the summed magnitudes of a row's aligned weights. Below it, no activations overflow the row."""
     return 1 << (config.accumulator_bits - config.activation_bits)
 
 
 def _row_sums(weights: IntArray) -> Int64Array:
-    """Summed magnitudes along the last axis, in 64 bits, with few of the weights in 64 bits at a time."""
+    """Summed magnitudes along the last axis in 64 bits, matrix by matrix to save memory."""
     sums = np.empty(weights.shape[:-1], np.int64)
     for index in np.ndindex(weights.shape[:-2]):
         sums[index] = np.abs(weights[index].astype(np.int64)).sum(axis=-1)

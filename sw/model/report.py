@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the quantizer measured: for people as a table, for programs as a dict of plain types."""
+"""The quantizer's measurements: a table for people, a dict of plain types for programs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,20 +11,19 @@ __all__ = ["LayerError", "Report", "TensorReport"]
 
 @dataclass(frozen=True, kw_only=True)
 class TensorReport:
-    """One tensor: its range in floating point, its format, and what the format costs.
+    """One tensor: its range in floating point, its format, and the error of the format.
 
     Attributes
     ----------
     layer, tensor : str
     minimum, maximum : float
-        Of the weights; for x, z (pre-activations), c, m and y over the calibration frames.
+        The range of the values: weights, or x, z (pre-activations), c, m and y on the calibration frames.
     bits, fraction : int
-        The format: signed ``bits``, of which ``fraction`` lie behind the binary point.
+        The format: signed, ``bits`` wide, with ``fraction`` bits behind the binary point.
     saturated, count : int
-        Values beyond the format, of how many.
+        Values beyond the format, and all values.
     rms_error : float
-        Root of the mean squared difference from floating point. For z, between what both give the table,
-        clamped to its range.
+        Root of the mean squared difference from floating point. For z, both are first clamped to the table's range.
     """
 
     layer: str
@@ -40,7 +39,16 @@ class TensorReport:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerError:
-    """Integer reference against floating point at a layer's output y, over the calibration frames."""
+    """The integer reference against floating point at a layer's output y, on the calibration frames.
+
+    Attributes
+    ----------
+    layer : str
+    rms_output : float
+        RMS of y in floating point.
+    rms_error, max_error : float
+        Difference of the reference from it: RMS, and largest magnitude.
+    """
 
     layer: str
     rms_output: float
@@ -50,16 +58,16 @@ class LayerError:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that was measured on the calibration frames.
+    """All measurements on the calibration frames.
 
     Attributes
     ----------
     steps, voices : int
-        Size of the calibration frames.
+        Calibration frames: time steps, and sequences side by side.
     tensors : tuple of `TensorReport`
     outputs : tuple of `LayerError`
     table_errors : mapping
-        RMS error of the sigmoid and tanh tables on the pre-activations and cell states seen, by range:
+        RMS error of the sigmoid and tanh tables on the pre-activations and cell states of the frames, by range:
         ``{"sigmoid": {"4": 5e-6, ...}, "tanh": {...}}``.
     saturations : mapping
         The reference's counters ``cell`` and ``output``.
@@ -73,12 +81,12 @@ class Report:
     saturations: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, ready for JSON; `from_dict` gives the report back."""
+        """The report in plain types, ready for JSON; `from_dict` reads it back."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Report":
-        """The report of which ``fields`` is the `to_dict`."""
+        """The report with the `to_dict` ``fields``."""
         return cls(**{**fields, "tensors": tuple(TensorReport(**row) for row in fields["tensors"]),
                       "outputs": tuple(LayerError(**row) for row in fields["outputs"])})
 

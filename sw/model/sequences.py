@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sequences in files: what is run, what formats are chosen on, and what comes out.
+"""Files of sequences: input, calibration frames, and output.
 
 A ``.npy`` holds one sequence (T, I), or several of one length side by side (T, B, I). A ``.npz`` holds
 ``frames`` (T, B, I) and ``lengths`` (B,), for sequences of several lengths, padded to the longest.
@@ -19,7 +19,7 @@ __all__ = ["SequenceError", "Sequences"]
 
 
 class SequenceError(ValueError):
-    """A file that does not hold sequences; the message names it and says why."""
+    """A file does not hold sequences. The message names the file and the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,9 @@ class Sequences:
     ----------
     frames : float64 (T, B, I)
     lengths : integers (B,), optional
+        Frames of each sequence; T by default.
     alone : bool
-        Whether the file held a single sequence without the axis B.
+        Whether the file has a single sequence without the axis B.
     """
 
     frames: FloatArray
@@ -45,9 +46,9 @@ class Sequences:
         Raises
         ------
         SequenceError
-            For a file of another kind, shape or type.
+            The file has another kind, shape or type.
         OSError
-            If the file cannot be read.
+            The file cannot be read.
         """
         frames, lengths = _arrays(path)
         if frames.dtype.kind not in "fiu":
@@ -58,13 +59,13 @@ class Sequences:
         return cls(np.asarray(frames[:, None] if alone else frames, np.float64), lengths, alone)
 
     def machine_steps(self, channels: int) -> int:
-        """Steps in which a machine of so many channels runs them, as `runners.MachineRunner` does."""
+        """Steps of a machine with ``channels`` channels that runs the sequences, as `runners.MachineRunner` does."""
         steps, voices, _ = self.frames.shape
         lengths = np.full(voices, steps) if self.lengths is None else np.asarray(self.lengths)
         return sum(int(lengths[first:first + channels].max()) for first in range(0, voices, channels))
 
     def save(self, path: str | os.PathLike[str], outputs: FloatArray) -> None:
-        """Write ``outputs`` (T, B, P) as float32 in the shape that the frames had."""
+        """Write ``outputs`` (T, B, P) as a ``.npy`` in float32, without the axis B if the frames have none."""
         with open(path, "wb") as file:
             np.save(file, (outputs[:, 0] if self.alone else outputs).astype(np.float32))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a voice keeps from step to step, in real numbers and in the machine's integers.
+"""The state that a voice keeps from step to step, in real numbers and in the machine's integers.
 
 Sizes: voices B, cells H, outputs P.
 """
@@ -22,7 +22,7 @@ class LayerState(NamedTuple):
 
 
 State = tuple[LayerState, ...]
-"""The state of some voices, layer by layer."""
+"""The state of voices, layer by layer."""
 
 
 class ChannelState(NamedTuple):

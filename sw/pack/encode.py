@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interleaved compressed sparse columns: a matrix as the PEs read it, and back.
+"""Interleaved compressed sparse columns: encodes a matrix as the PEs read it, and decodes it again.
 
-Row ``r`` of a matrix is on PE row ``r % row_pes``, column ``j`` goes to group ``j % groups``. A PE's part of
-a column is a list of entries in the order of its local rows; an entry is a weight and the number of zero rows
-skipped since the previous entry. A gap that the skip cannot express is bridged by entries of weight zero
-(paper, section 4.1), whose skip counts in units of ``2**index_bits`` rows: one bridges almost any gap. How
-many entries a column has on a PE is its pointer.
+Row ``r`` of a matrix is on PE row ``r % row_pes``; column ``j`` is in group ``j % groups``. A PE's part of a column is
+a list of entries in the order of its local rows. An entry is a weight and the number of zero rows since the previous
+entry. Padding entries of weight zero bridge a gap that is too long for this number (paper, section 4.1). Their number
+counts in units of ``2**index_bits`` rows, so one bridges almost any gap. A pointer is the number of entries of a
+column on a PE.
 
-Local rows: of the stacked gates, row ``4 * (cell // row_pes) + gate``; of a projection, ``row // row_pes``.
+The local row is ``4 * (cell // row_pes) + gate`` for the stacked gates, and ``row // row_pes`` for a projection.
 """
 
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ from openese.sw.model.arrays import Int64Array
 __all__ = ["EncodeError", "EncodedMatrix", "Entries", "encode", "decode", "entries", "column_order", "order_window"]
 
 
-#: Columns among which `column_order` chooses: for the first slot, more in each later one, and the most.
+#: Columns among which `column_order` chooses: for the first slot, how many more for each later slot, and the most.
 ORDER_START = 4
 ORDER_STEP = 8
 ORDER_WINDOW = 64
 
 
 def order_window(config: Config) -> int:
-    """Most columns of a group among which a machine's order chooses: two rows of what Assemble writes."""
+    """The most columns of a group among which a machine's order chooses: two rows of Assemble's output."""
     return min(ORDER_WINDOW, max(ORDER_STEP, 2 * config.row_pes // config.groups))
 
 
 class EncodeError(ValueError):
-    """An encoded matrix is not valid; the message says where."""
+    """A matrix cannot be encoded, or an encoded matrix is not valid. The message says where."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +44,13 @@ class EncodedMatrix:
     Attributes
     ----------
     shape : tuple
-        Of the matrix: (4, H, columns) stacked gates, or (rows, columns).
+        The matrix's: (4, H, columns) stacked gates, or (rows, columns).
     order : int64 (slots, groups)
-        Column broadcast to each group in each slot, or -1 for none.
+        Column that each group gets in each slot, or -1 for none.
     counts : int64 (slots, pes)
-        Entries of the slot's column on each PE: the pointers.
+        The pointers: entries of the slot's column on each PE.
     weights, skips : int16 (lines, pes)
-        Entries of each PE one after another; a PE with fewer is filled up with zeros.
+        The entries of each PE in order; zeros fill the rest.
     lengths : int64 (pes,)
         Entries of each PE, padding included.
     nonzeros : int64 (pes,)
@@ -67,12 +67,12 @@ class EncodedMatrix:
 
     @property
     def lines(self) -> int:
-        """Lines of the weight memory that the stream takes: entries of its longest PE."""
+        """Lines of the weight memory: the entries of the PE with the most."""
         return len(self.weights)
 
     @property
     def padding(self) -> int:
-        """Padding entries of all PEs."""
+        """Padding entries on all PEs."""
         return int(self.lengths.sum() - self.nonzeros.sum())
 
 
@@ -92,19 +92,22 @@ def _locate(matrix: NDArray[Any], config: Config) -> tuple[Int64Array, Int64Arra
 
 
 def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
-    """An order of columns that keeps the PEs level, so that shallow queues keep all of them busy.
+    """An order of columns that keeps the PEs level, so shallow queues keep all of them busy.
 
-    Greedy: of the ``window`` columns that have waited longest, the next is the one after which the entries of
-    the PEs so far differ least (sum of squares). A window keeps it near the order in which columns are
-    computed, and opens from few, so that work can begin with the very first.
+    It is greedy. Among the ``window`` columns that have waited longest, the next is the one after which the PEs'
+    numbers of entries so far differ least (sum of squares). The window keeps the order near the order in which columns
+    are computed. It starts small, so work can begin with the first column.
 
     Parameters
     ----------
     counts : int64 (columns, pes)
+        Entries of each column on each PE.
+    window : int
 
     Returns
     -------
-    int64 (columns,) : a permutation.
+    int64 (columns,)
+        A permutation of the columns.
     """
     columns = len(counts)
     excess = counts - counts.mean(axis=1, keepdims=True)
@@ -126,14 +129,25 @@ def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
 
 
 def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> EncodedMatrix:
-    """The stream of ``matrix``: (4, H, columns) gates i, f, g, o, or (rows, columns); integers.
+    """Encode a matrix for all PEs.
 
-    With ``balance`` the columns are put in `column_order`; columns without any entry are left out.
+    Parameters
+    ----------
+    matrix : integers (4, H, columns) or (rows, columns)
+        Stacked gates i, f, g, o, or a projection.
+    config : Config
+        The machine.
+    balance : bool
+        Put the columns in `column_order`. Columns without entries are left out in any case.
+
+    Returns
+    -------
+    EncodedMatrix
 
     Raises
     ------
     EncodeError
-        For a weight that does not fit ``weight_bits``.
+        A weight does not fit ``weight_bits``.
     """
     limit = 1 << (config.weight_bits - 1)
     if matrix.size and (matrix.max() >= limit or matrix.min() < -limit):
@@ -176,7 +190,7 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Encode
 
 
 def _runs_in_order(starts: Int64Array, size: int, keys: Int64Array) -> Int64Array:
-    """Indices of ``size`` entries, of which runs begin at ``starts``, with the runs in the order of their keys."""
+    """Indices that sort the runs of ``size`` entries by their keys; runs begin at ``starts``."""
     lengths = np.diff(starts, append=size)
     order = np.argsort(keys[starts])
     lengths, starts = lengths[order], starts[order]
@@ -190,7 +204,7 @@ def _bridges(gap: Int64Array, config: Config) -> Int64Array:
 
 
 def _slots(counts: Int64Array, config: Config, balance: bool) -> Int64Array:
-    """Which column each group takes in each slot."""
+    """The column (slots, groups) that each group takes in each slot."""
     orders = []
     for group in range(config.groups):
         columns = np.arange(group, len(counts), config.groups)
@@ -216,14 +230,14 @@ def _slot_counts(counts: Int64Array, order: Int64Array, config: Config) -> Int64
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """All entries of a stream, PE after PE in the order of their addresses.
+    """All entries of an encoded matrix, PE by PE in the order of their addresses.
 
     Attributes
     ----------
     pe, line : int64 (entries,)
-        Where an entry is stored.
+        The place of an entry.
     slot : int64 (entries,)
-        Of its column.
+        The slot of its column.
     row : int64 (entries,)
         Local row of a weight; for padding, the last row that it bridges.
     weight : int32 (entries,)
@@ -238,12 +252,12 @@ class Entries:
 
 
 def entries(encoded: EncodedMatrix, config: Config) -> Entries:
-    """The entries that the pointers of ``stream`` name.
+    """The entries that the pointers of ``encoded`` count.
 
     Raises
     ------
     EncodeError
-        If they name more than there are.
+        The pointers count more entries than there are.
     """
     counts = encoded.counts.T
     lengths = counts.sum(axis=1)
@@ -263,12 +277,12 @@ def entries(encoded: EncodedMatrix, config: Config) -> Entries:
 
 
 def decode(encoded: EncodedMatrix, config: Config) -> NDArray[np.int16]:
-    """The matrix that `encode` was given, exactly.
+    """The matrix, exactly as `encode` got it.
 
     Raises
     ------
     EncodeError
-        If pointers and entries do not fit together or name a row that the matrix does not have.
+        Pointers and entries do not fit together, or an entry is outside of the matrix.
     """
     matrix = np.zeros(encoded.shape, np.int16)
     listed = entries(encoded, config)

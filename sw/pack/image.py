@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory image: one file that turns a machine into a model.
+"""The memory image: a model packed for one machine, in one file.
 
-32-bit little-endian words: the header (magic, version, fingerprint of the configuration, number of sections,
-CRC-32 of these four), then the sections, each with its identifier, first line, number of lines, payload and the
-CRC-32 of all of them. A line is one address of all memories of its kind, lowest PE first, in whole words. The
-machine checks the same fields in the same order as `read`.
+An image is a sequence of 32-bit little-endian words. The header has magic, version, fingerprint of the configuration,
+number of sections, and the CRC-32 of these four. Each section has identifier, first line, number of lines, payload, and
+the CRC-32 of these four. A line is one address of all memories of its kind, lowest PE first, in whole words. The
+machine checks the same fields as `read`, in the same order.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ from openese.sw.pack.schedule import Schedule, instruction_words
 __all__ = ["Image", "ImageFormatError", "pack", "read", "write_memory_files"]
 
 _SECTION_WORDS = 3  # identifier, first line, lines
-_BLOCK_BITS = 1 << 20  # that are taken apart at a time
+_BLOCK_BITS = 1 << 20  # packed or unpacked at a time
 _LAYER_FIELDS = ("name", "x_fraction", "y_fraction", "w_x_fraction", "w_r_fraction", "w_ym_fraction", "align_x",
                  "align_r", "cell_select", "peephole_select", "g_activation")
 
 
 class ImageFormatError(ValueError):
-    """Not an image, or a damaged one; the message says what is wrong and where."""
+    """A file is not an image, or is damaged. The message says what is wrong and where."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +44,13 @@ class Image:
 
     Attributes
     ----------
-    config : of the machine it was made for.
-    manifest : what it holds, for the host.
-    sections : section -> (lines, words) uint32, from line 0. The manifest is not among them. Weights that are
-        to be streamed are section STREAM instead of WEIGHTS.
+    config : Config
+        The machine that it is packed for.
+    manifest : dict
+        A description of the contents, for the host.
+    sections : dict
+        By section, uint32 (lines, words), from line 0; without the manifest. Streamed weights are section STREAM,
+        others WEIGHTS.
     """
 
     config: Config
@@ -55,7 +58,7 @@ class Image:
     sections: dict[Section, NDArray[np.uint32]]
 
     def words(self, everything: bool = False) -> NDArray[np.uint32]:
-        """All words, as the machine is fed them, or ``everything``: with what only the host needs."""
+        """The words (n,) for the machine; with ``everything``, also the sections for the host alone."""
         sections = {Section.MANIFEST: _manifest_words(self.manifest), **self.sections}
         if not everything:
             sections = {section: lines for section, lines in sections.items()
@@ -73,16 +76,16 @@ class Image:
 
     @property
     def bytes(self) -> int:
-        """Size of the file."""
+        """Size of the file in bytes."""
         return 4 * len(self.words(everything=True))
 
     def model(self) -> QuantizedModel:
-        """The quantized model that was packed, exactly, from the memories' contents.
+        """The quantized model, exactly as it was packed, from the memories' contents.
 
         Raises
         ------
         ImageFormatError, EncodeError
-            If manifest and memories do not agree.
+            Manifest and memories do not agree.
         """
         return _Unpacker(self).model()
 
@@ -110,7 +113,7 @@ def _to_lines(values: NDArray[Any], bits: int, words: int) -> NDArray[np.uint32]
 
 
 def _from_lines(lines: NDArray[np.uint32], bits: int, count: int) -> Int64Array:
-    """`_to_lines` undone: (lines, count) unsigned numbers."""
+    """The inverse of `_to_lines`: (lines, count) unsigned numbers."""
     result = np.zeros((len(lines), count), np.int64)
     weights = np.int64(1) << np.arange(bits, dtype=np.int64)
     block = max(1, _BLOCK_BITS // max(1, count * bits))
@@ -130,7 +133,7 @@ def _unsigned(values: NDArray[Any], bits: int) -> Int64Array:
 
 
 def pack(plan: Schedule) -> Image:
-    """The image of a placed model."""
+    """Pack a placed model into an image."""
     config, model = plan.config, plan.model
     lines = Lines(config)
     matrices = [operation.encoded for operation in plan.operations]
@@ -149,12 +152,12 @@ def pack(plan: Schedule) -> Image:
 
 
 def _entries(matrix: EncodedMatrix, config: Config) -> Int64Array:
-    """(lines, PEs) weight and skip of each entry."""
+    """Weight and skip of each entry, (lines, PEs)."""
     return _unsigned(matrix.weights, config.weight_bits) | matrix.skips.astype(np.int64) << config.weight_bits
 
 
 def _parameters(plan: Schedule) -> Int64Array:
-    """(bias, peephole) of each cell: line = cell row, gate, PE row within the slice; a slice after another."""
+    """Pairs of bias and peephole. A line is a cell row, gate and PE row of a slice; it has the pairs of all slices."""
     config, model = plan.config, plan.model
     rows = max(place.cells + place.rows for place in plan.places)
     pairs = np.zeros((rows, 4, config.row_pes), np.int64)
@@ -173,7 +176,7 @@ def _parameters(plan: Schedule) -> Int64Array:
 
 
 def _tables(model: QuantizedModel, config: Config) -> Int64Array:
-    """(even, odd) samples of the sigmoid, then of the tanh."""
+    """Pairs of an even and an odd sample of the sigmoid, then of the tanh."""
     both = np.concatenate([model.sigmoid_table, model.tanh_table]).reshape(-1, 2)
     return _unsigned(both, config.table_bits)
 
@@ -200,14 +203,14 @@ def _manifest(plan: Schedule) -> dict[str, Any]:
 
 
 def read(path: str | os.PathLike[str]) -> Image:
-    """The image in a file, checked.
+    """Read an image from a file, and check it.
 
     Raises
     ------
     ImageFormatError
-        Naming what is wrong: not an image, another version, truncated, a CRC that does not match.
+        The file is not an image, has another version, is truncated, or has a CRC that does not match.
     OSError
-        If the file cannot be read.
+        The file cannot be read.
     """
     data = Path(path).read_bytes()
     try:
@@ -217,7 +220,7 @@ def read(path: str | os.PathLike[str]) -> Image:
 
 
 def parse(data: bytes) -> Image:
-    """`read`, of bytes."""
+    """Read an image from the bytes of a file; raises `ImageFormatError` as `read`."""
     if len(data) < 4 * HEADER_WORDS or data[:4] != MAGIC.to_bytes(4, "little"):
         raise ImageFormatError("not a memory image (it does not begin with 'OESE')")
     words = np.frombuffer(data[:len(data) // 4 * 4], "<u4").astype(np.uint32)
@@ -253,7 +256,7 @@ def parse(data: bytes) -> Image:
 
 def _parse_section(words: NDArray[np.uint32], position: int, number: int,
                    lines: Lines | None) -> tuple[Section, NDArray[np.uint32], int]:
-    """The section at word ``position``, and where the next begins. ``lines`` is known after the manifest."""
+    """The section at word ``position``, and the position of the next. ``lines`` is None before the manifest."""
     where = f"section {number}"
     if position + _SECTION_WORDS > len(words):
         raise ImageFormatError(f"truncated in {where}")
@@ -312,7 +315,7 @@ class _Unpacker:
                               sigmoid_table=sigmoid, tanh_table=tanh)
 
     def _pairs(self) -> Int64Array:
-        """(cell rows, gates, PE rows) parameter words."""
+        """The parameter words (cell rows, gates, PE rows)."""
         config = self._config
         beside = config.parameter_line_bits // config.parameter_bits
         values = self._values(Section.PARAMETERS, config.parameter_bits, config.slices * beside)
@@ -354,9 +357,9 @@ class _Unpacker:
 
 
 def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write each memory's contents for ``$readmemh``: one hexadecimal number a line, one file a memory.
+    """Write each memory's contents for ``$readmemh``: one file a memory, one hexadecimal number a line.
 
-    Weights and pointers have a file per PE, parameters one per slice, the rest one each.
+    Weights and pointers have a file for each PE, parameters one for each slice, the rest one each. Returns the paths.
     """
     config = image.config
     lines = Lines(config)

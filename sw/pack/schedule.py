@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Places a quantized model in a machine's memories and writes its step program.
 
-The schedule, for a layer with projection (a layer without has no W_ym; its y is m)::
+The schedule of a layer with projection (without it there is no W_ym, and y is m)::
 
     array         | W_x x(t+1) ...... | W_ym m(t) | tail of W_x x(t+1) | W_r y(t) ........... |
     element-wise  | gates, c, m of step t ....... | y(t) ................ |
     output        |                                          | y(t) ............ |
 
-While the cells of step t are computed, the array works on what the next gates need and already have: the next
-frame, or in a stack the next layer's own y. W_ym starts with the first columns of m, W_r with the first of y,
-and a few columns are kept back to fill the time until y arrives. The two banks of gate accumulators alternate.
-If the next frame is not there yet, nothing of the current step waits for it.
+While the cells of step t are computed, the array multiplies inputs of the next gates that are ready: the next frame,
+or in a stack the next layer's own y. W_ym starts with the first columns of m, W_r with the first of y. A tail of
+columns fills the time until y arrives. The two banks of gate accumulators alternate. The current step never waits for
+the next frame.
 """
 
 import math
@@ -32,7 +32,7 @@ __all__ = ["CapacityError", "Operation", "Schedule", "schedule"]
 
 
 class CapacityError(ValueError):
-    """A model that the machine cannot hold: the message says what is short, by how much, and what would do."""
+    """The model does not fit the machine. The message says what is short, by how much, and which preset is enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,11 @@ class Operation:
     part : int
         A matrix may be stored in two parts, for two operations.
     columns : int64 (columns,)
-        Columns of the matrix that the part holds.
-    encoded : the part, encoded.
-    order_base, entry_base : where it lies.
+        Columns of the matrix in this part.
+    encoded : EncodedMatrix
+        The part.
+    order_base, entry_base : int
+        Its first line in the order and pointer memories, and in the weight memories.
     """
 
     layer: int
@@ -63,7 +65,7 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlace:
-    """Where a layer's state and vectors lie; lines of the vector memory, rows of the cells."""
+    """The places of a layer's state and vectors: rows of the cell memory, lines of the vector memory."""
 
     cells: int
     rows: int
@@ -74,16 +76,23 @@ class LayerPlace:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Schedule:
-    """A model, placed.
+    """A model in the memories of a machine, with its step program.
 
     Attributes
     ----------
-    model, config : what was placed, and where.
-    operations : the stored matrices, in the order of their addresses.
-    places : of each layer.
-    instructions : fields of each instruction, ``{"opcode": ..., ...}``.
-    needs : capacity field -> what the model takes of it.
-    streamed : whether the weights are read from memory in every step.
+    model : QuantizedModel
+    config : Config
+        The machine.
+    operations : tuple of Operation
+        The stored matrices in the order of their addresses.
+    places : tuple of LayerPlace
+        One for each layer.
+    instructions : tuple of dict
+        The fields of each instruction, ``{"opcode": ..., ...}``.
+    needs : dict
+        By capacity field of the machine, the amount that the model needs.
+    streamed : bool
+        Whether the weights are read from memory in every step.
     """
 
     model: QuantizedModel
@@ -101,7 +110,7 @@ def _rows(size: int, config: Config) -> int:
 
 @dataclass(kw_only=True)
 class _Memory:
-    """What is taken of each memory so far."""
+    """The amount of each memory that is taken so far."""
 
     config: Config
     needs: dict[str, int] = field(default_factory=lambda: {
@@ -114,7 +123,7 @@ class _Memory:
         return base
 
     def lines(self, columns: int) -> int:
-        """Base line of a new region of the vector memory."""
+        """The first line of a new region of the vector memory for ``columns`` columns."""
         lines = -(-columns // self.config.groups)
         return self.take("vector_depth", lines * self.config.groups) // self.config.groups
 
@@ -129,7 +138,7 @@ class _Memory:
         raise CapacityError(f"model {model.name!r} does not fit config {self.config.name!r}: needs {details}{advice}")
 
     def _scaled(self, preset: Config) -> bool:
-        """Whether what is divided among the PEs would fit another number of them, roughly."""
+        """Whether the model fits a preset, estimated from the numbers of PEs."""
         rows = self.config.row_pes / preset.row_pes
         ratio = {"entry_depth": self.config.pes / preset.pes, "cell_rows": rows, "accumulator_rows": rows}
         # Weights that are streamed need not fit.
@@ -137,17 +146,17 @@ class _Memory:
         return all(math.ceil(need * ratio.get(name, 1)) <= getattr(preset, name) for name, need in needs.items())
 
 
-#: Most phases over which a matrix may be spread: columns that can be on their way to the same accumulators.
+#: The most phases of a matrix: columns that can be on their way to the same accumulators.
 PHASES = SpMV.latency - 1
 
-#: Columns of a matrix by which its hazards are judged.
+#: Columns of a matrix on which its hazards are counted.
 SAMPLE = 256
 
 
 def _hazards(encoded: EncodedMatrix, config: Config) -> list[float]:
-    """Cycles that a PE waits for its own accumulators in one pass, by phases less one.
+    """Cycles that a PE waits for its own accumulators in one pass, for 1 to `PHASES` phases.
 
-    An entry waits for an earlier one of the same row and phase, unless that lies `SpMV.latency` entries back.
+    An entry waits for an earlier entry of the same row and phase that is less than `SpMV.latency` entries back.
     """
     sample = replace(encoded, counts=encoded.counts[:SAMPLE])
     listed = entries(sample, config)
@@ -164,7 +173,7 @@ def _hazards(encoded: EncodedMatrix, config: Config) -> list[float]:
 
 
 def _mean_entries(matrix: NDArray[Any], config: Config) -> float:
-    """Non-zeros of a column on a PE."""
+    """The mean number of non-zeros of a column on a PE."""
     return float(np.count_nonzero(matrix)) / max(1, matrix.shape[-1]) / config.row_pes
 
 
@@ -173,19 +182,25 @@ def schedule(model: QuantizedModel, config: Config, balance: bool = True, stream
 
     Parameters
     ----------
-    model, config : what to place, and where.
+    model : QuantizedModel
+    config : Config
+        The machine.
     balance : bool
-        Whether the columns are put in `openese.sw.pack.encode.column_order`.
+        Put the columns in `openese.sw.pack.encode.column_order`.
     stream : bool, optional
-        Whether the weights are read from memory in every step. Left out: if the machine can and they do not
-        fit otherwise.
+        Whether the weights are read from memory in every step. By default they are if the machine can do this and
+        the weights do not fit on it.
+
+    Returns
+    -------
+    Schedule
 
     Raises
     ------
     CapacityError
-        Naming every capacity that is short, by how much, and a preset that would do.
+        The model does not fit the machine.
     QuantizeError
-        If the model was quantized for other widths.
+        The model is quantized for other widths.
     """
     model.check_fits(config)
     if stream and not config.stream:
@@ -200,7 +215,7 @@ def schedule(model: QuantizedModel, config: Config, balance: bool = True, stream
 
 
 class _Encoder:
-    """Encodes each part of a model's matrices once, however often it is placed."""
+    """Encodes each part of a model's matrices once, for several attempts to place it."""
 
     def __init__(self, model: QuantizedModel, config: Config, balance: bool) -> None:
         self._model = model
@@ -210,7 +225,7 @@ class _Encoder:
         self._hazards: dict[EncodedMatrix, list[float]] = {}
 
     def encode(self, layer: int, name: str, columns: Int64Array) -> EncodedMatrix:
-        """Consecutive columns of a matrix."""
+        """Encode consecutive columns of a matrix."""
         first, end = int(columns[0]), int(columns[-1]) + 1
         if (layer, name, first, end) not in self._encoded:
             matrix = getattr(self._model.layers[layer], name)[..., first:end]
@@ -258,7 +273,7 @@ class _Scheduler:
                           m_line=m_line, y_line=y_line)
 
     def _accumulators(self) -> None:
-        """Two banks of gate rows for the largest layer, then the largest projection; phases as they pay."""
+        """Place two banks of gate rows for the largest layer, then the rows of the largest projection."""
         self._gate_rows = max(4 * place.rows for place in self._places)
         self._output_rows = max(place.output_rows * ("w_ym" in stored)
                                 for place, stored in zip(self._places, self._stored, strict=True))
@@ -268,7 +283,7 @@ class _Scheduler:
         self._output_base = self._memory.take("accumulator_rows", self._output_rows * self._output_phases)
 
     def _choose_phases(self) -> tuple[int, int]:
-        """Phases of gates and projections: more make fewer hazards, but more to drain."""
+        """The fastest numbers of phases of gates and projections: more mean fewer hazards, but longer drains."""
         window = order_window(self._config)
 
         def time(operations: Iterable[Operation], phases: int) -> float:
@@ -299,7 +314,7 @@ class _Scheduler:
         return min(choices, key=lambda phases: step(*phases), default=(1, 1))
 
     def _store(self, number: int) -> dict[str, list[Operation]]:
-        """Encode a layer's matrices; the one that comes early may keep a tail back."""
+        """Encode a layer's matrices; the last early one may be split, into a body and a tail."""
         layer = self._model.layers[number]
         early = self._early(number)
         stored = {}
@@ -309,7 +324,7 @@ class _Scheduler:
         for name, matrix in matrices.items():
             columns = np.arange(matrix.shape[-1])
             tail = self._tail(number, matrix) if name == early[-1] else 0
-            # A part begins in group 0. What follows y as it is computed has one part, counted from the first line.
+            # A part begins in group 0. A matrix that follows y has one part, from the first line on.
             groups = self._config.groups
             split = np.split(columns, [(len(columns) - tail) // groups * groups]) if tail else [columns]
             stored[name] = [self._add(number, name, part, chosen)
@@ -317,14 +332,16 @@ class _Scheduler:
         return stored
 
     def _early(self, number: int) -> list[str]:
-        """Matrices whose vectors are there before the previous layer of the program is through."""
+        """The matrices whose vectors are complete before the previous layer of the program ends."""
         if number:
             return ["w_r"]
         return ["w_x"] if len(self._model.layers) == 1 else ["w_x", "w_r"]
 
     def _tail(self, number: int, matrix: NDArray[Any]) -> int:
-        """Columns that keep the array busy from the end of the layer before until its first y, or, where nothing
-        follows y, until it is complete and the element-wise part can begin."""
+        """Columns that keep the array busy after the layer before, until its first y arrives.
+
+        If no operation follows y, they last until y is complete and the element-wise part can begin.
+        """
         config = self._config
         columns = matrix.shape[-1]
         if self._model.layers[number - 1].w_ym is None or columns < 2 * config.groups:
@@ -346,7 +363,7 @@ class _Scheduler:
         return operation
 
     def _take_lines(self, lines: int) -> int:
-        """Where the next ``lines`` of weights lie: in the PEs, or in the memory that they are streamed from."""
+        """The first of the next ``lines`` of weights: in the PEs, or in the memory of streamed weights."""
         if not self._streamed:
             return self._memory.take("entry_depth", lines)
         base = self._streamed_lines
@@ -383,14 +400,14 @@ class _Scheduler:
             self._instructions[-1]["entry_lines"] = operation.encoded.lines
 
     def _early_operations(self, number: int) -> Iterator[tuple[Operation, bool]]:
-        """What can run under the layer before, and whether it is the last to read the frame."""
+        """The operations that run during the layer before, and whether each is the last to read the frame."""
         for name in self._early(number):
             parts = self._stored[number][name]
             for operation in parts[:1]:
                 yield operation, number == 0 and name == "w_x" and len(parts) == 1
 
     def _late_operations(self, number: int) -> Iterator[tuple[Operation, bool, bool]]:
-        """The rest: operation, whether it follows y as it is computed, whether it is the last of the frame."""
+        """The other operations: whether each follows y, and whether it is the last to read the frame."""
         for name in self._early(number):
             for operation in self._stored[number][name][1:]:
                 yield operation, False, number == 0 and name == "w_x"
@@ -407,7 +424,7 @@ class _Scheduler:
         self._emit(Opcode.FRAME, when=Take.WAIT)
         for operation, release in self._early_operations(0):
             self._multiply(operation, release=release)
-        # The first frame's y' is what the host left there, so there is nothing to follow.
+        # In the first frame the previous y is the host's, so there is nothing to follow.
         for operation, _, release in self._late_operations(0):
             self._multiply(operation, release=release)
         loop = len(self._instructions)
@@ -416,7 +433,7 @@ class _Scheduler:
         self._emit(Opcode.REPEAT, src_base=loop)
 
     def _write_layer(self, number: int) -> None:
-        """Element-wise part and projection of a layer, around the products for the gates that come next."""
+        """Write a layer's element-wise part and projection, with the products for the next gates between them."""
         model = self._model
         layer, place = model.layers[number], self._places[number]
         following = (number + 1) % len(model.layers)

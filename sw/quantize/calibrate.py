@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be measured on calibration frames in floating point, before there are integers.
+"""Measurements on calibration frames in floating point, on which the quantizer chooses the formats.
 
-Two things: the range of every tensor over all frames, and, on segments of them, how much a layer's output
-changes when one tensor is rounded and clipped to a format. The quantizer chooses by the second.
+There are two: the range of every tensor over all frames, and the error at a layer's output when one tensor is rounded
+and clipped to a format, on segments of the frames.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,15 +24,15 @@ __all__ = ["Change", "FormatCosts", "Range", "Recording", "max_fraction", "range
 
 SEGMENT_STEPS = 64
 SEGMENTS = 16
-#: Products of one layer on all segments. Of a layer with more than four million weights there are fewer segments.
+#: The most products of one layer on all segments. A layer with more than four million weights has fewer segments.
 SEGMENT_PRODUCTS = 1 << 32
 CLIP_PERCENTILE = 99.0
-_BATCH_NUMBERS = 1 << 24  # of what is held for the changes that are measured together
+_BATCH_NUMBERS = 1 << 24  # numbers in memory for the changes that are measured together
 _ROUNDING = 1e-24  # a cost below this share of the power of y is float64's own rounding
 
 
 class Range(NamedTuple):
-    """Smallest and largest value seen."""
+    """Smallest and largest value."""
 
     minimum: float
     maximum: float
@@ -44,19 +44,19 @@ class Range(NamedTuple):
 
 
 def max_fraction(peak: float, bits: int) -> int:
-    """The most fraction bits with which ``peak`` still fits a signed number of ``bits`` bits."""
+    """The most fraction bits with which ``peak`` fits a signed number of ``bits`` bits."""
     limit = (1 << (bits - 1)) - 1
     return int(np.floor(np.log2(limit / peak))) if peak > 0 else bits - 1
 
 
 def symmetric(values: NDArray[Any], fraction: int, bits: int) -> Int64Array:
-    """Real numbers as integers whose magnitude is at most ``2**(bits-1) - 1``."""
+    """Real numbers as integers with ``fraction`` fraction bits, clipped to magnitudes up to ``2**(bits-1) - 1``."""
     limit = (1 << (bits - 1)) - 1
     return np.clip(to_fixed(values, fraction), -limit, limit)
 
 
 def ranges(model: Model, frames: Float64Array) -> list[dict[str, Range]]:
-    """By layer, the `Range` of x, c, m and y, and of z (pre-activations) by gate, over frames (T, B, I)."""
+    """The `Range` of each layer's x, c, m, y and z[gate] (pre-activations) over frames (T, B, I)."""
     seen: list[dict[str, Range]] = [{} for _ in model.layers]
 
     def observe(layer: int, tensor: str, values: Float64Array) -> None:
@@ -73,9 +73,9 @@ def ranges(model: Model, frames: Float64Array) -> list[dict[str, Range]]:
 
 
 def segments(model: Model, frames: Float64Array) -> Float64Array:
-    """Pieces of at most 64 steps, evenly spread over frames (T, B, I), as (steps, pieces, I).
+    """Pieces of at most `SEGMENT_STEPS` steps, evenly spread over frames (T, B, I), as (steps, pieces, I).
 
-    At most 16, and for large models as few as keep to `SEGMENT_PRODUCTS`, but at least one.
+    There are at most `SEGMENTS`, and fewer for large models: see `SEGMENT_PRODUCTS`.
     """
     steps, voices, inputs = frames.shape
     length = min(steps, SEGMENT_STEPS)
@@ -88,12 +88,15 @@ def segments(model: Model, frames: Float64Array) -> Float64Array:
 
 
 class Recording(NamedTuple):
-    """What one layer does on segments.
+    """The values of one layer on segments.
 
     Attributes
     ----------
-    x : (T, B, I), y : (T, B, P)
-    z : (T, 4, B, H) pre-activations, c : (T, B, H)
+    x : float64 (T, B, I)
+    z : float64 (T, 4, B, H)
+        Pre-activations.
+    c : float64 (T, B, H)
+    y : float64 (T, B, P)
     """
 
     x: Float64Array
@@ -118,18 +121,21 @@ class Change(NamedTuple):
 
 
 class FormatCosts:
-    """One layer on segments: what a format of one tensor costs at its output.
+    """The costs of number formats: the errors that they make at one layer's output.
 
-    A cost is the mean squared difference of y from floating point, when that tensor alone is quantized. Small
-    errors of different tensors are independent, so costs are added.
+    The cost of a format of one tensor is the mean squared difference of y from floating point when only that tensor is
+    quantized. Small errors of different tensors are independent, so costs add up.
 
-    Many changes are measured by one run, each on voices of its own, since all but one product of each is with
-    the same weights. To that one, the product with what the change adds to the weights is added.
+    One run measures many changes, each on its own voices, since all products but one use the same weights for all. To
+    that one, the run adds the product with the difference that the change makes to the weights.
 
     Parameters
     ----------
     layer : `Layer`
-    recording : `Recording`, of that layer.
+    recording : `Recording`
+        The layer on segments.
+    config : Config
+        The machine.
     """
 
     def __init__(self, layer: Layer, recording: Recording, config: Config) -> None:
@@ -147,9 +153,9 @@ class FormatCosts:
         self._row_sums: dict[Change, Int64Array] = {}
 
     def weight_changes(self, tensor: str, gate: int) -> list[Change]:
-        """Binary points worth a try: from what clips nothing to what clips the largest percent of non-zeros.
+        """The binary points to try: from the one that clips nothing to the one that clips the largest percent.
 
-        Empty for a matrix of zeros.
+        A matrix of zeros has none.
         """
         if (tensor, gate) not in self._weight_changes:
             magnitudes = np.abs(stored_values(self._matrices[tensor, gate]))
@@ -159,15 +165,15 @@ class FormatCosts:
         return self._weight_changes[tensor, gate]
 
     def input_fractions(self, peak: float) -> range:
-        """Binary points of x worth a try, likewise; ``peak`` is the largest magnitude of all frames.
+        """The binary points of x to try, likewise; ``peak`` is the largest magnitude of all frames.
 
-        One bit is kept free: frames to come may be twice as loud.
+        One bit stays free, since later frames may be twice as loud.
         """
         magnitudes = np.abs(self._recording.x[self._recording.x != 0])
         return _fractions(np.append(magnitudes, peak), self._config.activation_bits - 1)
 
     def _integers(self, change: Change) -> Weights:
-        """The matrix of a change in ``weight_bits``."""
+        """The matrix of a change as integers of ``weight_bits``."""
         exact = self._matrices[change.tensor, change.gate]
         values = symmetric(stored_values(exact), change.fraction, self._config.weight_bits)
         return replace_values(exact, values.astype(np.float64))
@@ -179,17 +185,17 @@ class FormatCosts:
         return self._row_sums[change]
 
     def cost(self, change: Change) -> float:
-        """Cost of one change; x is clipped at half of what ``activation_bits`` hold."""
+        """The cost of one change. x is clipped to half the range of ``activation_bits``."""
         self.measure([change])
         return self._costs[change]
 
     def measure(self, changes: Iterable[Change]) -> None:
-        """Find the costs of many changes together, which takes less time than one after the other."""
+        """Measure the costs of many changes together, which is faster than one by one."""
         for batch in self._batches([change for change in dict.fromkeys(changes) if change not in self._costs]):
             self._costs.update(zip(batch, self._measured(batch), strict=True))
 
     def _batches(self, changes: Sequence[Change]) -> Iterator[list[Change]]:
-        """Changes that are measured together: as many as their matrices and products allow."""
+        """The changes in batches of at most `_BATCH_NUMBERS` numbers."""
         steps, voices, _ = self._recording.x.shape
         products = steps * voices * self._float.w_x.shape[0]
         batch: list[Change] = []
@@ -207,7 +213,7 @@ class FormatCosts:
             yield batch
 
     def _measured(self, changes: Sequence[Change]) -> Float64Array:
-        """The costs of changes, from one run with voices of its own for each."""
+        """The costs of changes, from one run with separate voices for each."""
         recording, layer = self._recording, self._float
         steps, voices, inputs = recording.x.shape
         copies, cells = len(changes), self._layer.cells
@@ -237,7 +243,7 @@ class FormatCosts:
         return np.where(costs > _ROUNDING * np.mean(np.square(recording.y)), costs, 0.0)
 
     def _added(self, change: Change) -> Weights:
-        """What a change adds: to W_x x of all gates (T, B, 4, H) or of its own (T, B, H), or to its matrix."""
+        """The difference that a change makes to W_x x, (T, B, 4, H) or of one gate (T, B, H), or to a matrix."""
         recording = self._recording
         steps, voices, inputs = recording.x.shape
         if change.tensor == "x":

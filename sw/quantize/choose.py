@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From floating point to the machine's integers, with every format chosen by calibration.
+"""From floating point to the machine's integers. Calibration frames decide the formats:
 
-What is chosen by what:
-
-- Binary point of each weight matrix: by the error that it alone makes at the layer's output, measured on real
-  frames, from the scale that clips nothing to the one that clips the largest percent. Where the best of W_x
-  and W_r of a gate cannot meet in one accumulator (their alignment is limited, and no row may ever overflow),
-  the pair of least summed error among those nearest to them that can.
-- Binary point of the first layer's x: likewise, but clipped at half of what it holds, since frames to come
-  may be twice as loud; of those whose error is within a tenth of the least, the one that holds most.
-- Binary points of a projection's y and of c: so that y holds twice and c eight times what was seen. A c that
-  saturates does harm for many steps, and its bits are to spare: at 12-bit weights the three that are given up
-  change the error of y by less than a hundredth.
-- Range of the tables: the narrowest whose measured error is within a tenth of the least.
-- Peepholes and biases: as fine as they fit.
+- The binary point of a weight matrix is the one with the smallest error at the layer's output when only this matrix is
+  quantized. The candidates go from the scale that clips nothing to the one that clips the largest percent. The
+  matrices W_x and W_r of a gate must meet in one accumulator: their alignment is limited, and no row may overflow.
+  Where the best two cannot meet, the quantizer takes the pair with the smallest summed error among the nearest pairs
+  that can.
+- The binary point of the first layer's x is measured likewise, but x is clipped to half its range, since later frames
+  may be twice as loud. Among all points with an error within a tenth of the smallest, the one with the largest range
+  wins.
+- The binary points of a projection's y and of c leave room for twice the largest y and eight times the largest c of the
+  frames. A saturated c does harm for many steps. With 12-bit weights, the three bits of c change the error of y by
+  less than a hundredth.
+- Each table has the narrowest range with an error within a tenth of the smallest.
+- Peepholes and biases get as many fraction bits as fit.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ _GATE_TENSORS = ("w_x", "w_r")
 
 
 class _Tables(NamedTuple):
-    """Ranges of both tables, and the errors they were chosen by."""
+    """Ranges of both tables, and their errors by range."""
 
     sigmoid: int
     tanh: int
@@ -89,27 +89,28 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: 
     ----------
     model : `Model`
     frames : array (T, B, I)
-        Real input: T steps of B voices, each from the zero state.
+        Calibration frames: real input, T steps of B voices, each from the zero state.
     config : `openese.rtl.config.Config`
+        The machine.
     sigmoid_range, tanh_range : int, optional
-        The tables span ``[-2**range, 2**range)``. Measured by default; the paper has 6 and 7.
+        The tables span ``[-2**range, 2**range)``. By default the frames decide; the paper has 6 and 7.
 
     Returns
     -------
     `QuantizedModel`
-        With a report of what its integers do on ``frames``.
+        With a report on its errors on ``frames``.
 
     Raises
     ------
     QuantizeError
-        For frames of the wrong shape, or weights that no format of the machine can hold.
+        The frames have the wrong shape or are not finite, or no format of the machine holds the weights.
     """
     x = _checked_frames(model, frames)
     recordings = record(model, segments(model, x))
     tables = _choose_tables(model, recordings, config, sigmoid_range, tanh_range)
     layers: list[QuantizedLayer] = []
     for layer, recording, seen in zip(model.layers, recordings, ranges(model, x), strict=True):
-        # Nothing keeps a layer's quantizer, so that there is one at a time.
+        # A layer's quantizer is large, so only one exists at a time.
         layers.append(_LayerQuantizer(layer, recording, seen, config, tables).quantize(
             layers[-1].y_fraction if layers else None))
     quantized = QuantizedModel(
@@ -120,14 +121,14 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: 
 
 
 def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:
-    """Other weights of the same shapes in the formats of a quantized model, without calibration.
+    """Quantize other weights of the same shapes in the formats of a quantized model, without calibration.
 
-    What does not fit a format is clamped. The result has no report.
+    Weights beyond a format are clamped. The result has no report.
 
     Raises
     ------
     QuantizeError
-        For layers of other shapes, and for rows that could overflow in these formats.
+        The layers have other shapes, or a row could overflow in these formats.
     """
     if len(model.layers) != len(quantized.layers):
         raise QuantizeError(f"model {model.name!r} has {len(model.layers)} layers, the quantized one "
@@ -197,13 +198,13 @@ def _choose_tables(model: Model, recordings: Sequence[Recording], config: Config
 
 
 def _first_within_a_tenth(errors: Mapping[int, float]) -> int:
-    """The first choice that is hardly worse than the best."""
+    """The first choice with an error within a tenth of the smallest."""
     return next(choice for choice, error in errors.items() if error <= 1.1 * min(errors.values()))
 
 
 def _table_error(function: str, table_range: int, arguments: Sequence[tuple[Float64Array, Float64Array]],
                  config: Config) -> float:
-    """RMS error of a table on (pre-activations, biases), where the biases are held in its range as well."""
+    """RMS error of a table on (pre-activations, biases). The biases are clipped to its range, as in the machine."""
     exact = floating.sigmoid if function == "sigmoid" else np.tanh
     table = activation_table(function, table_range, config)
     fraction = argument_fraction(config, table_range)
@@ -236,10 +237,10 @@ class _LayerQuantizer:
         self._arguments = (self._of_sigmoid, self._of_sigmoid, of_g, self._of_sigmoid)
 
     def quantize(self, x_fraction: int | None) -> QuantizedLayer:
-        """The layer in integers; ``x_fraction`` is the binary point of x, where the layer below decides it."""
+        """The layer in integers; ``x_fraction`` is the binary point of x, if the layer below decides it."""
         layer, config, costs = self._layer, self._config, self._costs
         x_fractions = costs.input_fractions(self._seen["x"].peak) if x_fraction is None else [x_fraction]
-        # All that is likely to be asked for, at once.
+        # Most costs are measured at once, which is faster.
         likely = [Change("x", 0, fraction) for fraction in x_fractions if len(x_fractions) > 1]
         likely += [change for tensor, gate in self._matrices() for change in costs.weight_changes(tensor, gate)]
         costs.measure(likely)
@@ -280,7 +281,7 @@ class _LayerQuantizer:
         return fraction, min(y_fraction, fraction + of_m)
 
     def _choose_gates(self, x_fractions: Sequence[int], y_fraction: int) -> tuple[int, list[_Gate]]:
-        """Binary point of x and formats of the four gates, of least summed cost."""
+        """The binary point of x and the formats of the four gates with the smallest summed cost."""
         options: dict[int, list[list[_Gate]]] = {}
         refusal = QuantizeError(f"{self._owner}: x has no binary point")
         for x_fraction in x_fractions:
@@ -302,13 +303,13 @@ class _LayerQuantizer:
         return x_fraction, best[x_fraction]
 
     def _nearest(self, number: int, x_fraction: int, y_fraction: int) -> list[_Gate]:
-        """Of the binary points at which both products of a gate can meet, those nearest to the best."""
+        """The formats nearest to the best among those at which both products of a gate can meet."""
         inputs = (x_fraction, y_fraction)
         best = [self._cheapest(tensor, number) for tensor in _GATE_TENSORS]
         argument = self._arguments[number]
         meeting = [self._meet(best, inputs, argument + shift) for shift in SHIFTS]
         nearest: dict[tuple[int, ...], _Gate] = {}
-        # What lies between a gate and the best comes before it, so that few need their rows summed.
+        # Formats between a gate and the best come before it, so few need their rows summed.
         for gate in sorted(meeting, key=lambda gate: sum(map(abs, _offsets(gate, best)))):
             away = _offsets(gate, best)
             if away not in nearest and not any(_nearer(other, away) for other in nearest) and self._holds(number, gate):
@@ -321,7 +322,7 @@ class _LayerQuantizer:
         return sorted(nearest.values(), key=meeting.index)
 
     def _meet(self, best: Sequence[int | None], inputs: Sequence[int], total: int) -> _Gate:
-        """The gate whose products have ``total`` fraction bits."""
+        """The formats of a gate whose products have ``total`` fraction bits."""
         most = (1 << self._config.align_bits) - 1
         fractions = [total - of_input if wanted is None else
                      min(max(wanted, total - of_input - most), total - of_input)
@@ -343,7 +344,7 @@ class _LayerQuantizer:
         return sum(map(self._costs.cost, _changes(number, gate)))
 
     def _choose_cell(self) -> int:
-        """The finest format with that headroom, and from which the tanh's argument can be had."""
+        """``cell_select`` of the finest format of c that has the headroom and from which tanh's argument is a shift."""
         config = self._config
         finest = config.cell_fraction_max
         wanted = finest - max_fraction(CELL_HEADROOM * self._seen["c"].peak, config.cell_bits)
@@ -351,7 +352,7 @@ class _LayerQuantizer:
         return min(max(wanted, SELECTS[0]), SELECTS[-1], coarsest)
 
     def _quantize_peephole(self, cell_select: int) -> tuple[int, Int64Array | None]:
-        """``peephole_select`` and the peepholes, as fine as they fit."""
+        """``peephole_select`` and the peepholes, with as many fraction bits as fit."""
         config = self._config
         if self._layer.peephole is None:
             return 0, None
@@ -362,17 +363,17 @@ class _LayerQuantizer:
 
 
 def _changes(number: int, gate: _Gate) -> list[Change]:
-    """What the formats of a gate change."""
+    """The changes that the formats of a gate make."""
     return [Change(tensor, number, fraction) for tensor, fraction in zip(_GATE_TENSORS, gate.fractions, strict=True)]
 
 
 def _offsets(gate: _Gate, best: Sequence[int | None]) -> tuple[int, ...]:
-    """How far the binary points of both matrices are from the best; zeros have no best."""
+    """The distances of both binary points from the best; a matrix of zeros has none."""
     return tuple(0 if wanted is None else own - wanted
                  for own, wanted in zip(gate.fractions, best, strict=True))
 
 
 def _nearer(other: tuple[int, ...], offsets: tuple[int, ...]) -> bool:
-    """Whether ``other`` lies between ``offsets`` and the best, and so is no worse."""
+    """Whether ``other`` is between ``offsets`` and the best, and so is not worse."""
     return other != offsets and all(
         min(away, 0) <= between <= max(away, 0) for between, away in zip(other, offsets, strict=True))

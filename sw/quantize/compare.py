@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The integer reference beside floating point, tensor by tensor: what every format costs."""
+"""Compares the integer reference with floating point, tensor by tensor."""
 
 import dataclasses
 from collections import defaultdict
@@ -21,11 +21,11 @@ from openese.sw.reference.machine import Reference
 
 __all__ = ["compare"]
 
-_BLOCK_NUMBERS = 1 << 18  # pre-activations that are kept at a time
+_BLOCK_NUMBERS = 1 << 18  # pre-activations in memory at a time
 
 
 class _Tally:
-    """Running comparison of one tensor's integers with floating point."""
+    """Compares one tensor's integers with floating point, part by part."""
 
     def __init__(self, layer: str, tensor: str, bits: int, fraction: int, symmetric: bool = False) -> None:
         self._name = (layer, tensor)
@@ -37,13 +37,13 @@ class _Tally:
         self._squares = self._signal = self._largest = 0.0
 
     def add_zeros(self, count: int) -> None:
-        """So many values that are zero in both."""
+        """Add ``count`` values that are zero in both."""
         if count:
             self._minimum, self._maximum = min(self._minimum, 0.0), max(self._maximum, 0.0)
         self._count += count
 
     def add(self, exact: NDArray[np.floating[Any]], integers: IntArray) -> None:
-        """More values of the tensor. For z, what both give the table is compared: that is clamped."""
+        """Add values of the tensor. Values of z are compared as the table gets them: clamped."""
         if not exact.size:
             return
         fraction = self._format[1]
@@ -68,14 +68,14 @@ class _Tally:
                             rms_error=float(np.sqrt(self._squares / self._count)))
 
     def layer_error(self) -> LayerError:
-        """Error as a share of the signal."""
+        """Error and signal of the tensor."""
         return LayerError(layer=self._name[0], rms_output=float(np.sqrt(self._signal / self._count)),
                           rms_error=float(np.sqrt(self._squares / self._count)), max_error=self._largest)
 
 
 def _stored_tallies(layer: Layer, quantized: QuantizedLayer, formats: Formats,
                     config: Config) -> list[_Tally]:
-    """Comparison of the weights, biases and peepholes of a layer."""
+    """Tallies of a layer's weights, biases and peepholes."""
     tallies = []
 
     def add(tensor: str, bits: int, fraction: int, exact: FloatArray, integers: IntArray) -> None:
@@ -100,7 +100,7 @@ def _stored_tallies(layer: Layer, quantized: QuantizedLayer, formats: Formats,
 
 
 def _running_tallies(quantized: QuantizedLayer, formats: Formats, config: Config) -> dict[str, _Tally]:
-    """Comparison, still empty, of what a layer computes."""
+    """Empty tallies of the tensors that a layer computes."""
     formats_by_tensor = {"x": (config.activation_bits, quantized.x_fraction)}
     formats_by_tensor |= {f"z[{gate}]": (config.argument_bits, fraction)
               for gate, fraction in zip(GATES, formats.argument_fraction, strict=True)}
@@ -111,7 +111,7 @@ def _running_tallies(quantized: QuantizedLayer, formats: Formats, config: Config
 
 
 class _Recorder(defaultdict[str, list[NDArray[Any]]]):
-    """Keeps what an observer of one layer sees, step by step, by tensor, z by gate."""
+    """Observes one layer and keeps the values of every step: by tensor, and z by gate."""
 
     def __init__(self) -> None:
         super().__init__(list)
@@ -128,7 +128,7 @@ class _Recorder(defaultdict[str, list[NDArray[Any]]]):
 
 
 class _Outputs(NamedTuple):
-    """What one layer gives in both references: y (T, B, P) in floating point and in integers, and what was clamped."""
+    """One layer's y (T, B, P) in floating point and in integers, and the counts of clamped values."""
 
     exact: Float64Array
     integers: Int64Array
@@ -137,7 +137,7 @@ class _Outputs(NamedTuple):
 
 def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, integers: Int64Array,
                      tallies: Mapping[str, _Tally]) -> _Outputs:
-    """Run a layer, and the model of its integers alone, over x (T, B, I) from the zero state."""
+    """Run a layer in both references over x (T, B, I) from the zero state; ``quantized`` has only this layer."""
     steps, voices, _ = x.shape
     floating, reference = FloatLayer(layer), Reference(quantized, voices)
     state = zero_state(layer, voices)
@@ -158,15 +158,19 @@ def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike,
             table_errors: Mapping[str, Mapping[str, float]]) -> Report:
     """Run both references over the same frames, each voice from the zero state, and compare every tensor.
 
-    One layer after the other, so that no more than one is laid out for products at a time.
+    It goes layer by layer, so only one layer's matrices are prepared for products at a time.
 
     Parameters
     ----------
     model : `Model`; quantized : `QuantizedModel`
-        The same in floating point and in integers.
+        The same model in floating point and in integers.
     frames : array (T, B, I)
     table_errors : mapping
-        Goes into the report as it is; see `Report`.
+        The report's ``table_errors``.
+
+    Returns
+    -------
+    `Report`
     """
     config = quantized.config
     real = np.asarray(frames, np.float64)

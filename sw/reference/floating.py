@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's cell in float64: what every integer result is measured against.
+"""The paper's cell in float64, with which every integer result is compared.
 
 Sizes: steps T, voices B (batch), inputs I, cells H, outputs P.
 """
@@ -25,7 +25,7 @@ LayerObserver = Callable[[str, Float64Array], None]
 Observer = Callable[[int, str, Float64Array], None]
 """`LayerObserver` with the layer's number in front."""
 
-_BLOCK = 256  # vectors of x that are multiplied ahead
+_BLOCK = 256  # vectors of x in one product
 
 
 def _ignore(layer: int, tensor: str, values: Float64Array) -> None:
@@ -33,7 +33,7 @@ def _ignore(layer: int, tensor: str, values: Float64Array) -> None:
 
 
 class Cells(NamedTuple):
-    """What the cells of some voices compute: ``z`` (4, B, H), ``c`` and ``m`` (B, H)."""
+    """The results of the cells: ``z`` (4, B, H), ``c`` and ``m`` (B, H)."""
 
     z: Float64Array
     c: Float64Array
@@ -41,12 +41,12 @@ class Cells(NamedTuple):
 
 
 class FloatLayer:
-    """One layer, its matrices laid out for products.
+    """One layer, with matrices prepared for products.
 
     Attributes
     ----------
     w_x : (4H, I), w_r : (4H, P), w_ym : (P, H) or None
-        As `products.prepare` gives them.
+        Results of `products.prepare`.
     """
 
     def __init__(self, layer: Layer) -> None:
@@ -57,7 +57,7 @@ class FloatLayer:
         self._g_activation = np.tanh if layer.g_activation == "tanh" else sigmoid
 
     def cells(self, sums: Float64Array, c: Float64Array) -> Cells:
-        """The cells, from the sums of products (B, 4H) and the old c (B, H)."""
+        """Compute the cells from the sums of products (B, 4H) and the old c (B, H)."""
         z = sums.reshape(len(sums), 4, -1).transpose(1, 0, 2) + self._bias
         if self._peephole is not None:
             z[0] += self._peephole[0] * c
@@ -72,7 +72,7 @@ class FloatLayer:
         return m if self.w_ym is None else multiply(m, self.w_ym)
 
     def run(self, x: Float64Array, state: LayerState, observe: LayerObserver) -> tuple[Float64Array, LayerState]:
-        """All steps of x (T, B, I): y (T, B, P) and the state after the last."""
+        """Run all steps of x (T, B, I); returns y (T, B, P) and the state after the last."""
         steps, voices, inputs = x.shape
         y = np.empty((steps, *state.y.shape))
         block = max(1, _BLOCK // max(1, voices))
@@ -90,7 +90,7 @@ class FloatLayer:
 
 def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,
         observe: Observer = _ignore) -> tuple[Float64Array, list[LayerState]]:
-    """All steps of some voices, layer after layer, so that only one is laid out for products at a time.
+    """Run a model over all frames, layer by layer, so only one layer is prepared for products at a time.
 
     Parameters
     ----------
@@ -98,17 +98,19 @@ def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,
     state : one `LayerState` per layer, optional
         Zeros by default.
     observe : `Observer`, optional
-        Sees the inner values of every layer at every step, one layer after the other.
+        Gets the inner values of every layer at every step, layer by layer.
 
     Returns
     -------
-    y : ndarray (T, B, P) of the last layer
-    state : list of `LayerState`, after the last step
+    y : ndarray (T, B, P)
+        Output of the last layer.
+    state : list of `LayerState`
+        After the last step.
 
     Raises
     ------
     ValueError
-        For frames or a state of the wrong shape.
+        Frames or state have the wrong shape.
     """
     frames = np.asarray(x, np.float64)
     if frames.ndim != 3 or frames.shape[2] != model.inputs:

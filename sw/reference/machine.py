@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine in numpy: the same integers as the RTL, bit for bit, vectorised over channels.
+"""The reference: the machine's integers in numpy, bit for bit as in the RTL, vectorised over channels.
 
-All sums are exact. Products are summed in floating point, which is exact because a `QuantizedModel` bounds
-every partial sum below 2**53; everything else is 64-bit integers.
+All sums are exact. Products are summed in floating point, which is exact because a `QuantizedModel` keeps every partial
+sum below 2**53. Everything else is 64-bit integers.
 
 Sizes: channels C, inputs I, cells H, outputs P.
 """
@@ -28,12 +28,12 @@ BoolArray = NDArray[np.bool_]
 Observer = Callable[[int, str, Int64Array], None]
 """Called with a layer's number, ``x``, ``z`` (table arguments, (4, C, H)), ``c``, ``m`` or ``y``: value."""
 
-_BLOCK = 256  # vectors of x that are multiplied ahead
+_BLOCK = 256  # vectors of x in one product
 _EXACT_BITS = 54  # a float64 holds every signed integer of so many bits
 
 
 class AccumulatorOverflow(ValueError):
-    """A sum beyond the accumulators: the formats' proof or the activations' widths were violated."""
+    """A sum does not fit the accumulators: an array of the model was changed after its checks."""
 
 
 def accumulate(weights: Weights, vectors: Int64Array, bits: int, scale: Float64Array | float = 1.0,
@@ -42,7 +42,7 @@ def accumulate(weights: Weights, vectors: Int64Array, bits: int, scale: Float64A
 
     Parameters
     ----------
-    weights : integers (rows, columns), as `products.prepare` gives them
+    weights : integers (rows, columns), from `products.prepare`
     vectors : int64 (C, columns)
     bits : int
         Width of an accumulator, at most 54.
@@ -57,7 +57,7 @@ def accumulate(weights: Weights, vectors: Int64Array, bits: int, scale: Float64A
     Raises
     ------
     AccumulatorOverflow
-        Naming the first row and channel whose sum does not fit.
+        A sum does not fit. The message names the first row and channel.
     """
     sums = multiply(vectors.astype(np.float64), weights) * scale + addend
     limit = 2.0 ** (bits - 1)
@@ -69,7 +69,7 @@ def accumulate(weights: Weights, vectors: Int64Array, bits: int, scale: Float64A
 
 
 class _Outcome(NamedTuple):
-    """What a layer computes in one step: the cells' part, y, and which outputs were clamped."""
+    """The results of one layer in one step: cells, y (C, P), and a mask of clamped outputs."""
 
     cells: CellStep
     y: Int64Array
@@ -77,7 +77,7 @@ class _Outcome(NamedTuple):
 
 
 class _Cell:
-    """The arithmetic of one layer, without state."""
+    """One layer's arithmetic, without state."""
 
     def __init__(self, layer: QuantizedLayer, formats: Formats, config: Config,
                  tables: tuple[IntArray, IntArray]) -> None:
@@ -96,7 +96,7 @@ class _Cell:
             "g_sigmoid": layer.g_activation == "sigmoid"}
 
     def input_products(self, x: Int64Array) -> Float64Array:
-        """What x (n, I) adds to the accumulators (n, 4H), whatever the state."""
+        """The sums (n, 4H) that x (n, I) adds to the accumulators."""
         return multiply(x.astype(np.float64), self._w_x) * self._scale_x
 
     def step(self, products: Float64Array, before: Int64Array, y: Int64Array) -> _Outcome:
@@ -120,27 +120,28 @@ def _ignore(layer: int, tensor: str, values: Int64Array) -> None:
 
 
 class Reference:
-    """A machine with ``channels`` voices that runs a `QuantizedModel`.
+    """The integer model of a machine that runs a `QuantizedModel`: the same words as the hardware.
 
     Parameters
     ----------
     model : `QuantizedModel`
     channels : int
+        Voices side by side.
     tables : pair of integers, optional
-        Samples of sigmoid and tanh in place of the model's, to compare: any power of two of them.
+        Samples of sigmoid and tanh instead of the model's, for comparisons: a power of two of each.
 
     Attributes
     ----------
     c : list of int64 (C, H), y : list of int64 (C, P)
         The state of each layer.
     layer_saturations : list of dict
-        For each layer, how many values of active channels were clamped: ``cell``, ``output`` (of the
-        projection; m is clamped by design, where 1.0 becomes the largest number, and is not counted).
+        For each layer, the numbers of clamped values of active channels: ``cell``, and ``output`` of the projection.
+        m is clamped by design, where 1.0 becomes the largest number; it does not count.
 
     Raises
     ------
     ValueError
-        For less than one channel, or accumulators wider than the 54 bits that are summed exactly here.
+        There is less than one channel, or the accumulators have more than 54 bits.
     """
 
     def __init__(self, model: QuantizedModel, channels: int, tables: tuple[IntArray, IntArray] | None = None) -> None:
@@ -160,7 +161,7 @@ class Reference:
 
     @property
     def saturations(self) -> dict[str, int]:
-        """`layer_saturations`, summed."""
+        """The sum of `layer_saturations` over the layers."""
         return {name: sum(counts[name] for counts in self.layer_saturations) for name in ("cell", "output")}
 
     def get_state(self, channel: int) -> list[ChannelState]:
@@ -174,7 +175,7 @@ class Reference:
         Raises
         ------
         ValueError
-            For a state of the wrong shape, or numbers that do not fit.
+            The state has the wrong shape, or a number does not fit.
         """
         if len(state) != len(self._layers):
             raise ValueError(f"state: expected {len(self._layers)} layers, found {len(state)}")
@@ -189,29 +190,28 @@ class Reference:
 
     def step(self, x: ArrayLike, active: ArrayLike | None = None, reset: ArrayLike | None = None,
              observe: Observer = _ignore) -> Int64Array:
-        """One step of all layers.
+        """Compute one step of all layers.
 
         Parameters
         ----------
         x : integers (C, I)
-            At the first layer's ``x_fraction``; see `QuantizedModel.quantize_input`.
+            Activations at the first layer's ``x_fraction``: see `QuantizedModel.quantize_input`.
         active : bool (C,), optional
             Channels that take the step; the others keep their state and output zeros. All by default.
         reset : bool (C,), optional
-            Channels, active or not, whose state is zeroed first, in all layers. None by default.
+            Channels, active or not, whose state becomes zero before the step. None by default.
         observe : `Observer`, optional
-            Sees the inner values of every layer, those of inactive channels among them.
+            Gets the inner values of every layer, for inactive channels too.
 
         Returns
         -------
-        y : int64 (C, P) of the last layer
+        y : int64 (C, P)
+            Output of the last layer.
 
         Raises
         ------
         ValueError
-            For arrays of the wrong shape, or activations beyond ``activation_bits``.
-        AccumulatorOverflow
-            Never, for a `QuantizedModel` whose arrays were left as they were checked.
+            An array has the wrong shape, or an activation does not fit ``activation_bits``.
         """
         now = _checked("x", x, (self.channels, self.model.inputs), self.model.config.activation_bits)
         return self._step(now, self._layers[0].input_products(now), self._flags("active", active, True),
@@ -219,7 +219,7 @@ class Reference:
 
     def _step(self, now: Int64Array, products: Float64Array, running: BoolArray, cleared: BoolArray,
               observe: Observer) -> Int64Array:
-        """`step` with all that it checks, and the first layer's `input_products`."""
+        """`step` with checked arguments, and the first layer's `input_products`."""
         for number, cell in enumerate(self._layers):
             self.c[number][cleared] = 0
             self.y[number][cleared] = 0
@@ -237,7 +237,7 @@ class Reference:
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None, reset: ArrayLike | None = None,
             observe: Observer = _ignore) -> Int64Array:
-        """`step` for frames (T, C, I) with masks (T, C); the state goes on from where it was.
+        """Compute steps for frames (T, C, I) with masks (T, C), from the present state on; see `step`.
 
         Returns
         -------

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products of weights with vectors in float64, dense or by compressed rows, whichever takes less time.
+"""Products of weights with vectors in float64, dense or with compressed rows, whichever is faster.
 
-Of a pruned matrix only the non-zeros are kept, with SciPy: a tenth of the weights takes an eighth of the memory
-and, for a few vectors at once, a third of the time of a dense product.
+SciPy keeps only the non-zeros of a pruned matrix. At a density of 10 % this takes an eighth of the memory of the dense
+matrix, and for a few vectors at once a third of the time.
 """
 
 from typing import Any, TypeAlias
@@ -17,17 +17,17 @@ __all__ = ["Weights", "multiply", "prepare", "replace_values", "stored_values"]
 
 
 Weights: TypeAlias = Float64Array | csr_array
-"""A matrix (rows, columns) in float64, as `prepare` gives it. Rows may be sliced; integers stay exact."""
+"""A matrix (rows, columns) in float64, from `prepare`. Rows may be sliced; integers stay exact."""
 
-#: Below this share of non-zeros compressed rows are faster, and from this many weights on, which fill a cache.
+#: Compressed rows are faster below this density, and from this many weights on, which fill a cache.
 SPARSE_DENSITY = 0.15
 SPARSE_SIZE = 1 << 18
-#: Vectors that are multiplied with compressed rows at once: more of them do not stay in the cache.
+#: Vectors in one product with compressed rows: more do not stay in the cache.
 _BLOCK = 64
 
 
 def prepare(matrix: NDArray[Any]) -> Weights:
-    """A matrix of any real type, or several (k, rows, columns) as one of k * rows rows, for `multiply`."""
+    """Weights for `multiply` from a matrix (rows, columns) of reals, or from several (k, rows, columns) stacked."""
     flat = matrix.reshape(-1, matrix.shape[-1])
     there = flat != 0
     starts = np.concatenate([[0], np.cumsum(np.count_nonzero(there, axis=1))])
@@ -49,12 +49,12 @@ def multiply(vectors: Float64Array, weights: Weights) -> Float64Array:
 
 
 def stored_values(weights: Weights) -> Float64Array:
-    """What is kept of a matrix, all that is not zero among it: (n,)."""
+    """The stored values (n,) of a matrix: all non-zeros, and of a dense matrix the zeros too."""
     return weights.ravel() if isinstance(weights, np.ndarray) else weights.data
 
 
 def replace_values(weights: Weights, values: Float64Array) -> Weights:
-    """The matrix with other values in the places of its `stored_values`."""
+    """The matrix with other ``values`` (n,) in the places of its `stored_values`."""
     if isinstance(weights, np.ndarray):
         return values.reshape(weights.shape)
     return csr_array((values, weights.indices, weights.indptr), weights.shape)

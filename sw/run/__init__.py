@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's side: whole sequences through a machine, and the links to it."""
+"""The host's side: links to machines, devices, and whole sequences through them."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's side of the machine: load an image, run frames, read counters and voices' states."""
+"""A machine from the host's side: load an image, run frames, read counters and voices' states."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -18,11 +18,11 @@ __all__ = ["Device", "DeviceError", "Link"]
 
 
 class DeviceError(ValueError):
-    """The machine refused something, or is not the one that was expected; the message says which and why."""
+    """The machine refuses something, or is not the expected one. The message says what and why."""
 
 
 class Link(Protocol):
-    """A way to a machine: the simulator's pins, or a cable."""
+    """A connection to a machine: the simulator's pins, or a cable."""
 
     config: Config
 
@@ -33,41 +33,42 @@ class Link(Protocol):
         """Read a register."""
 
     def access(self, accesses: Iterable[tuple[int, int | None]]) -> list[int]:
-        """Register accesses in order: writes (address, value) and reads (address, None); returns what was read."""
+        """Write (address, value) and read (address, None) registers in order; returns the values of the reads."""
 
     def load(self, address: int, words: ArrayLike) -> None:
         """Write words to one register, one after another."""
 
     def abandon(self) -> None:
-        """Give up all frames that were not sent or not received."""
+        """Drop all frames that were not sent or not received."""
 
     def place(self, data: NDArray[np.uint8]) -> int:
-        """Put bytes into the memory behind the machine's AXI4 port; returns their address."""
+        """Put bytes into the memory at the machine's AXI4 port; returns their address."""
 
     def run_frames(self, header: ArrayLike, columns: ArrayLike,
                    outputs: int) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
-        """Send frames, headers (T, C) and columns (T, I, C); receive as many, headers and (T, P, C)."""
+        """Send T frames, headers (T, C) and columns (T, I, C); returns T headers and columns (T, ``outputs``, C)."""
 
 
 class Device:
-    """A machine with a model in it; the same interface as `openese.sw.reference.machine.Reference`.
+    """A machine with a model in it. It has the methods of `openese.sw.reference.machine.Reference`.
 
     Parameters
     ----------
     link : `Link`
-        To a machine of the image's configuration.
+        The connection to a machine of the image's configuration.
     image : `Image`
 
     Attributes
     ----------
     model : `QuantizedModel`
-        What is in the machine.
+        The model in the machine.
     channels : int
+        Voices side by side.
 
     Raises
     ------
     DeviceError
-        If there is no such machine at the link, or it refuses the image.
+        The machine at the link has another configuration, or it refuses the image.
     """
 
     def __init__(self, link: Link, image: Image) -> None:
@@ -89,7 +90,7 @@ class Device:
                                   f"of the image has {value:08x}")
 
     def _place_stream(self) -> None:
-        """Weights that are streamed go to the memory behind the machine's AXI4 port."""
+        """Put streamed weights into the memory at the machine's AXI4 port."""
         lines = self._image.sections.get(Section.STREAM)
         if lines is None:
             return
@@ -98,12 +99,12 @@ class Device:
         self._link.write(ADDRESS["STREAM_BASE_HIGH"], base >> 32)
 
     def load(self, words: NDArray[np.uint32]) -> None:
-        """Load an image's words; all voices start anew.
+        """Load an image's words (n,). All voices start from zero.
 
         Raises
         ------
         DeviceError
-            If the machine refuses it or still waits for more of it. Another image may be loaded afterwards.
+            The machine refuses the image, or the image is truncated. Another image can be loaded afterwards.
         """
         link = self._link
         link.write(ADDRESS["CONTROL"], Control.LOAD)
@@ -119,10 +120,10 @@ class Device:
         link.write(ADDRESS["CONTROL"], Control.RUN)
 
     def reset(self) -> None:
-        """Abandon whatever is under way, with every voice's state; the image stays."""
+        """Drop all frames and every voice's state. The image stays."""
         self._link.write(ADDRESS["CONTROL"], Control.RESET | Control.RUN)
         self._link.abandon()
-        # A frame that had been offered is still taken, and computed for nobody.
+        # The machine still takes and computes a frame that was already offered; its answer is dropped.
         while not self._link.read(ADDRESS["STATUS"]) & Status.IDLE:
             pass
         self._link.abandon()
@@ -130,12 +131,25 @@ class Device:
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None,
             reset: ArrayLike | None = None) -> Int64Array:
-        """Steps for frames (T, C, I), as `Reference.run`; a voice's first frame starts it anew.
+        """Compute steps for frames, as `Reference.run`. A voice's first frame starts it from zero.
+
+        Parameters
+        ----------
+        frames : integers (T, C, I)
+            Activations at the first layer's ``x_fraction``: see `QuantizedModel.quantize_input`.
+        active, reset : bool (T, C), optional
+            As for `Reference.step`.
+
+        Returns
+        -------
+        int64 (T, C, P)
 
         Raises
         ------
         ValueError
-            For frames of the wrong shape, or activations beyond ``activation_bits``.
+            The frames have the wrong shape, or an activation does not fit ``activation_bits``.
+        DeviceError
+            A frame comes back for other voices.
         """
         x = np.asarray(frames)
         steps = len(x)
@@ -166,7 +180,7 @@ class Device:
     # -- state ---------------------------------------------------------------------------------
 
     def _places(self, channel: int) -> Iterable[tuple[int, str, Int64Array]]:
-        """STATE_SELECT words of one channel: layer, "c" or "y", words."""
+        """The STATE_SELECT words of one channel: for each layer its number, "c" or "y", and the words."""
         if not 0 <= channel < self.channels:
             raise ValueError(f"channel must be between 0 and {self.channels - 1}, not {channel}")
         config = self._image.config
@@ -177,7 +191,7 @@ class Device:
             yield number, "y", columns | channel << 16
 
     def get_state(self, channel: int) -> list[ChannelState]:
-        """The state of one channel, layer by layer. Nothing may be under way."""
+        """The state of one channel, layer by layer. The machine must be idle."""
         parts: list[dict[str, Any]] = [{} for _ in self.model.layers]
         for number, name, words in self._places(channel):
             values = np.zeros(len(words), np.int64)
@@ -189,12 +203,12 @@ class Device:
         return [ChannelState(**layer) for layer in parts]
 
     def set_state(self, channel: int, state: list[ChannelState]) -> None:
-        """Replace the state of one channel. Nothing may be under way.
+        """Replace the state of one channel. The machine must be idle.
 
         Raises
         ------
         ValueError
-            For a state of the wrong shape, or numbers that do not fit.
+            The state has the wrong shape, or a number does not fit.
         """
         config = self._image.config
         if len(state) != len(self.model.layers):

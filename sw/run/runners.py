@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs the models of a `Network` over whole sequences: the float model, or a machine of integers."""
+"""Runners of a `Network`'s models over whole sequences: in floating point, or on a machine."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -17,17 +17,17 @@ from openese.sw.reference.floating import run
 __all__ = ["FloatRunner", "Machine", "MachineRunner"]
 
 
-STEPS = 64  # between two reports of progress
+STEPS = 64  # steps between two reports of progress
 
 
 class Machine(Protocol):
-    """A machine with a model in it: `Reference`, or what drives the hardware."""
+    """A machine with a model in it: `Reference`, `Device` or `TracedDevice`."""
 
     model: QuantizedModel
     channels: int
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None) -> Int64Array:
-        """Steps for frames (T, C, I) of the ``active`` channels (T, C); outputs (T, C, P)."""
+        """Compute steps for frames (T, C, I) of the ``active`` channels (T, C); returns y (T, C, P)."""
 
     def get_state(self, channel: int) -> list[ChannelState]:
         """The state of one channel, layer by layer."""
@@ -37,13 +37,13 @@ class Machine(Protocol):
 
 
 class FloatRunner:
-    """Runs a model in float64, the sequences of one length at a time."""
+    """Runs a model in float64, sequences of the same length together."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
 
     def run(self, x: FloatArray, lengths: NDArray[np.intp], state: State) -> tuple[FloatArray, State]:
-        """As `network.Runner.run`."""
+        """Outputs and states as of `network.Runner.run`."""
         outputs = np.zeros((*x.shape[:2], self._model.outputs))
         after = tuple(LayerState(layer.c.copy(), layer.y.copy()) for layer in state)
         for length in np.unique(lengths):
@@ -58,18 +58,18 @@ class FloatRunner:
 class MachineRunner:
     """Runs sequences on a machine, as many side by side as it has channels.
 
-    A channel whose sequence has ended is left out of the channel mask, so it keeps its state.
+    When a sequence has ended, its channel is not active any more and keeps its state.
 
     Parameters
     ----------
     machine : Machine
     advance : callable, optional
-        Called with a number of steps when they are done.
+        Called after every `STEPS` steps with the number of steps since the last call.
 
     Attributes
     ----------
     input_saturations : int
-        Numbers given so far, of frames and of states, that did not fit their formats.
+        Numbers in frames and states so far that did not fit their formats and were clamped.
     """
 
     def __init__(self, machine: Machine, advance: Callable[[int], None] = lambda steps: None) -> None:
@@ -78,12 +78,12 @@ class MachineRunner:
         self.input_saturations = 0
 
     def zero_state(self, voices: int) -> State:
-        """The state of voices that start anew."""
+        """The zero state of voices."""
         return tuple(LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.outputs)))
                      for layer in self._machine.model.layers)
 
     def run(self, x: FloatArray, lengths: NDArray[np.intp], state: State) -> tuple[FloatArray, State]:
-        """As `network.Runner.run`, in real numbers outside and the machine's integers inside."""
+        """Outputs and states as of `network.Runner.run`: real numbers, computed in the machine's integers."""
         machine = self._machine
         outputs = np.zeros((*x.shape[:2], machine.model.outputs))
         after = tuple(LayerState(layer.c.copy(), layer.y.copy()) for layer in state)

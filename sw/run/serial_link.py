@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A link to a machine behind a serial port: `openese.rtl.serial.packets` from the host's side.
+"""The link to a machine at a serial port: the host's side of `openese.rtl.serial.packets`.
 
-One request is under way at a time. One that is not answered in time is sent again under the same number, which the
-machine recognises, so that nothing is lost and nothing done twice, whatever becomes of the bytes.
+One request is under way at a time. Without an answer in time the host sends it again with the same number. The machine
+knows the number, so it never carries out a request twice, and no request is lost when bytes are.
 """
 
 import time
@@ -17,46 +17,47 @@ from openese.sw.run.device import DeviceError
 
 __all__ = ["BAUD", "LONGEST", "LinkError", "SerialLink"]
 
-#: Bits a second, where nothing else is said: as fast as the FT231X of the ULX3S.
+#: Default bits a second: the fastest of the ULX3S's FT231X.
 BAUD = 3_000_000
-#: Seconds that an answer is waited for, at most.
+#: The longest wait for an answer, in seconds.
 LONGEST = 5.0
 
 
 class LinkError(DeviceError):
-    """The machine at the other end does not answer, answers wrongly, or refuses; the message names the port."""
+    """The machine at the port does not answer, answers wrongly, or refuses. The message names the port."""
 
 
 class SerialLink:
     """A machine at a serial port.
 
-    A context manager; closed at its end.
+    It is the link of a `Device`. A context manager: it closes the port at its end.
 
     Parameters
     ----------
     port : str
-        As pyserial names it: ``/dev/ttyUSB0``, ``COM3``.
+        The port's name for pyserial: ``/dev/ttyUSB0``, ``COM3``.
     config : Config
-        Of the machine.
+        The machine.
     baud : int
         Bits a second.
     timeout : float
-        Seconds without an answer, beyond what its bytes take, after which a request is sent again; the next time
-        twice as many, up to `LONGEST`.
+        Seconds without an answer, beyond the time for its bytes, after which a request is sent again. The time doubles
+        with each try, up to `LONGEST`.
     tries : int
-        Times that a request is sent.
+        How often a request is sent at most.
     patience : float
-        Seconds for which `run_frames` bears that no beat goes in or out.
+        `run_frames` gives up when no beat goes in or out for so many seconds.
 
     Attributes
     ----------
     repeated : int
-        Requests that had to be sent again.
+        Requests that were sent again.
 
     Raises
     ------
     LinkError
-        The port cannot be opened, or nobody answers there who speaks this protocol and is of this many channels.
+        The port cannot be opened, pyserial is missing, there is no answer, or the machine has another protocol or
+        number of channels.
     """
 
     def __init__(self, port: str, config: Config, *, baud: int = BAUD, timeout: float = 0.2, tries: int = 8,
@@ -96,7 +97,7 @@ class SerialLink:
         self.close()
 
     def close(self) -> None:
-        """Close the port; the machine goes on as it is."""
+        """Close the port. The machine keeps its state."""
         self._port.close()
 
     def _greet(self) -> None:
@@ -111,7 +112,7 @@ class SerialLink:
     # -- packets -------------------------------------------------------------------------------
 
     def _request(self, kind: Kind, payload: ArrayLike) -> NDArray[np.uint32]:
-        """The payload of the answer."""
+        """Send a request; returns the payload of its answer."""
         self._sequence = (self._sequence + 1) % 256
         line = encode(kind, self._sequence, payload)
         try:
@@ -131,7 +132,7 @@ class SerialLink:
         raise LinkError(f"{self._name}: no answer to {kind.name}, asked {self._tries} times")
 
     def _packets(self, deadline: float) -> Iterator[Packet]:
-        """Right packets as they come, until it is too late."""
+        """The valid packets that come before ``deadline``."""
         while time.monotonic() < deadline:
             self._line += self._port.read(max(1, self._port.in_waiting))
             *packets, self._line = self._line.split(bytes([END]))
@@ -143,12 +144,12 @@ class SerialLink:
     # -- registers -----------------------------------------------------------------------------
 
     def access(self, accesses: Iterable[tuple[int, int | None]]) -> list[int]:
-        """Register accesses in order: writes (address, value) and reads (address, None); returns what was read.
+        """Write (address, value) and read (address, None) registers in order; returns the values of the reads.
 
         Raises
         ------
         LinkError
-            Naming the first that was refused.
+            The machine refuses an access. The message names the first.
         """
         values: list[int] = []
         payload: list[int] = []
@@ -187,23 +188,24 @@ class SerialLink:
             self._registers([1 << 31 | (len(part) - 1) << 16 | address, *part], {0: ("write to", address)})
 
     def place(self, data: NDArray[np.uint8]) -> int:
-        """There is no memory behind a serial link."""
+        """Raise `LinkError`: a serial link has no memory for weights."""
         raise LinkError(f"{self._name}: no memory there for weights to be streamed from; pack the model as resident")
 
     # -- frames --------------------------------------------------------------------------------
 
     def _exchange(self, beats: NDArray[np.uint32], last: bool,
                   wanted: int) -> tuple[int, bool, NDArray[np.uint32], bool]:
-        """Beats (n, words) in, and up to ``wanted`` or more out.
+        """Send beats (n, words), and receive beats until there are ``wanted``.
 
-        Returns how many were taken, whether a frame is part-way in, the beats that came, whether they end a frame.
+        Returns the number of beats that were taken, whether a frame is part-way in, the beats that came, and whether
+        they end a frame.
         """
         answer = self._request(Kind.FRAMES, [last << 31 | wanted, *beats.reshape(-1)])
         status = int(answer[0])
         return status & 0xFFFF, bool(status >> 30 & 1), answer[1:].reshape(-1, self._words), bool(status >> 31)
 
     def abandon(self) -> None:
-        """Give up all frames that were not sent or not received."""
+        """Drop all frames that were not sent or not received."""
         nothing = np.zeros((0, self._words), np.uint32)
         _, midway, given, _ = self._exchange(nothing, False, 0)
         if midway:
@@ -213,9 +215,14 @@ class SerialLink:
 
     def run_frames(self, header: ArrayLike, columns: ArrayLike,
                    outputs: int) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
-        """Send frames, headers (T, C) and columns (T, I, C); receive as many, headers and (T, P, C).
+        """Send T frames, headers (T, C) and columns (T, I, C); returns T headers and columns (T, P, C).
 
-        A frame goes in while the one before it is computed.
+        A frame goes in while the frame before is computed.
+
+        Raises
+        ------
+        LinkError
+            No beat goes in or out for too long, or a frame comes back with another number of columns than ``outputs``.
         """
         channels = self.config.channels
         beats = np.concatenate([np.asarray(header, "<u2")[:, None], np.asarray(columns, "<i2").view("<u2")], axis=1)
