@@ -419,7 +419,7 @@ def _check_parts(configs: Sequence[Config], sizes: Sequence[tuple[int, int]], ne
         raise files.FileError(f"the parts of a network are for several machines: {', '.join(machines.values())}")
     wanted = sizes[:1] if network is None else [(d.model.inputs, d.model.outputs) for d in network.directions]
     if len(wanted) != len(sizes):
-        raise files.FileError(f"the network has {len(wanted)} directions, but there are {len(sizes)} parts")
+        raise files.FileError(f"the network has {len(wanted)} directions, but the number of parts is {len(sizes)}")
     for number, (part, size) in enumerate(zip(sizes, wanted, strict=True)):
         if part != size:
             raise files.FileError(f"part {number} has {part[0]} inputs and {part[1]} outputs, but direction {number} "

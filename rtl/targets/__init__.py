@@ -63,13 +63,16 @@ def build(machine: str | Config, folder: str | os.PathLike[str], target: str = "
     Raises
     ------
     TargetError
-        If the target cannot be written for this machine, or needs a package that is missing.
+        If the machine does not fit the target's FPGA, the target cannot be written for it for another reason, or needs
+        a package that is missing.
     ValueError
         For an unknown preset or target.
     """
     config = machine_config(machine)
     if target not in TARGETS:
         raise ValueError(f"no target {target!r}; there are {', '.join(TARGETS)}")
+    from openese.rtl.targets.capacity import check_fits
+    check_fits(config, target)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     TARGETS[target].write(config, path)

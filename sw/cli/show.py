@@ -151,7 +151,7 @@ def ran(machines: Sequence[Machine], input_saturations: int) -> None:
 def transcripts(title: str, rows: Mapping[str, str]) -> None:
     """Rows of text about a recording: the words that are spoken, the phones that a network recognizes."""
     line(title)
-    _table(["by ", "phones "], list(rows.items()))
+    _table(["by ", "words or phones "], list(rows.items()))
 
 
 def _frames(steps: int, voices: int) -> str:

@@ -59,7 +59,7 @@ def transcribe(files: Sequence[Path], output: Path | None, backend: str, config:
     transcripts = {"machine": found, "the same weights in float": shipped.run_float(recordings)}
     if other is not None:
         title = "dense, in float" if beside is None else beside.stem
-        transcripts[title] = shipped.run_float(recordings, other)
+        transcripts[title] = shipped.run_float(recordings, other, shipped.penalty_for(other))
     for number, path in enumerate(files):
         rows = {title: of_all[number].text or "(silence)" for title, of_all in transcripts.items()}
         show.transcripts(path.name, _spoken(path) | rows)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recognizer that is shipped: a memory image of the paper's size, and what the host does before and after it.
+"""The recognizer that is shipped: a memory image of the paper's size, and the host's work before and after it.
 
 Beside this file lie ``recognizer.img``, the image of an LSTMP 153/1024/512 with peepholes for preset ``ese``;
 ``recognizer.npz``, the linear layer after it, ``head.weight`` (40, 512) and ``head.bias`` (40,);
-``recognizer.json``, how they were trained and what they achieve; and in a checkout, but not in the installed package,
+``recognizer.json``, a record of their training and their errors; and in a checkout, but not in the installed package,
 ``dense.npz``, the network of the same size that was never pruned and trained equally long, rounded to float16.
 `examples/recognizer` makes them.
 """
@@ -34,7 +34,7 @@ from openese.sw.speech.phones import PHONES, SILENCE, decode
 
 __all__ = ["CLOCK", "DELAY", "DENSE", "Phone", "Recognizer", "Transcript", "delayed", "side_by_side"]
 
-DELAY = 5  # frames by which the answer comes later: what the network hears of the future
+DELAY = 5  # frames of the future that the network hears: its answers come later by as many
 CLOCK = 200e6  # Hz: the paper's
 _SHIPPED = Path(__file__).parent
 DENSE = _SHIPPED / "dense.npz"  # the network that was not pruned
@@ -56,7 +56,7 @@ def side_by_side(sequences: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Phone:
-    """A phone, and when it was heard, in seconds."""
+    """A phone, and its beginning and end in seconds."""
 
     name: str
     start: float
@@ -65,14 +65,14 @@ class Phone:
 
 @dataclass(frozen=True, eq=False)
 class Transcript:
-    """What was recognized in a recording.
+    """The phones that were recognized in a recording.
 
     Attributes
     ----------
     logits : (T, 40)
-        Of each phone in each frame of 10 ms, as the head gives them.
+        The head's outputs: one for each phone, in each frame of 10 ms.
     phones : tuple of `Phone`
-        Silence among them.
+        With silence among them.
     """
 
     logits: FloatArray
@@ -92,7 +92,7 @@ class Transcript:
 
 @dataclass(frozen=True, eq=False)
 class Recognizer:
-    """An image that recognizes phones, and what belongs to it.
+    """An image that recognizes phones, with its head and its record.
 
     Attributes
     ----------
@@ -100,9 +100,9 @@ class Recognizer:
     head : `Dense`
         (40, P), on the host.
     penalty : float
-        Of `phones.decode`.
+        For `phones.decode`.
     record : dict
-        How it was trained.
+        Its training and its errors.
     """
 
     image: Image
@@ -123,7 +123,7 @@ class Recognizer:
 
     @classmethod
     def load(cls, folder: Path = _SHIPPED) -> "Recognizer":
-        """The one in a folder; by default the one that is shipped.
+        """The recognizer in a folder; by default the one that is shipped.
 
         Raises
         ------
@@ -136,19 +136,19 @@ class Recognizer:
         return cls(read_image(folder / "recognizer.img"), head, float(record["penalty"]), record)
 
     def save(self, folder: Path) -> None:
-        """Write what `load` reads."""
+        """Write the files that `load` reads."""
         self.image.save(folder / "recognizer.img")
         arrays: dict[str, Any] = {"head.weight": self.head.weight, "head.bias": self.head.bias}
         np.savez(folder / "recognizer.npz", **arrays)
         (folder / "recognizer.json").write_text(json.dumps(self.record, indent=2) + "\n")
 
     def on(self, config: Config) -> "Recognizer":
-        """The same for another machine.
+        """The recognizer for another machine.
 
         Raises
         ------
         CapacityError, QuantizeError
-            If that cannot hold it, or has other number formats.
+            If the machine cannot hold it, or has other number formats.
         """
         return Recognizer(pack(schedule(self.image.model(), config)), self.head, self.penalty, self.record)
 
@@ -174,18 +174,29 @@ class Recognizer:
 
     @property
     def dense_penalty(self) -> float:
-        """That of `dense`, chosen on the same speech as ``penalty``."""
+        """The penalty for `dense`, chosen on the same speech as ``penalty``."""
         return float(self.record["penalties"]["dense"])
+
+    def penalty_for(self, model: Model) -> float:
+        """The penalty for another network of the same phones: `dense_penalty` if it is not pruned."""
+        return self.dense_penalty if all(layer.density > 0.99 for layer in model.layers) else self.penalty
 
     def run_float(self, recordings: Sequence[ArrayLike], model: Model | None = None,
                   penalty: float | None = None) -> list[Transcript]:
-        """The same in floating point: with the weights of the image, or by another model of the same phones; with the
-        penalty of the image's network, or another.
+        """Recognize recordings in floating point.
+
+        Parameters
+        ----------
+        recordings : sequence of array (samples,)
+        model : `Model`, optional
+            Another network of the same phones than the image's.
+        penalty : float, optional
+            Another penalty than the image's.
 
         Raises
         ------
         ValueError
-            For a model that takes other features or gives something else than phones.
+            For a model that takes other features, or gives other outputs than phones.
         """
         model = model or self.floating_point
         if model.head is None or len(model.head.weight) != len(PHONES) or model.inputs != FEATURES:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bundled recognizer: features, phones, recordings, the image, and `openese transcribe`."""
 
+import re
 from itertools import product
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from openese.sw.files import verify_image
 from openese.sw.model.layers import Dense, Layer, Model
 from openese.sw.reference.machine import Reference
 from openese.sw.speech import features as hearing
+from openese.sw.speech import recognizer
 from openese.sw.speech.phones import PHONES, SILENCE, collapse, decode
 from openese.sw.speech.recognizer import DELAY, Recognizer
 
@@ -267,6 +269,39 @@ def test_the_dense_network_is_decoded_with_its_own_penalty(shipped, capsys):
     own, other = (shipped.run_float([clip(path)], Recognizer.dense(), penalty)[0].text
                   for penalty in (shipped.dense_penalty, None))
     assert rows["dense, in float"].strip() == own != other
+
+
+def test_without_the_dense_network_it_says_how_to_get_the_comparison(shipped, monkeypatch, tmp_path, capsys):
+    """As in an installed package; the file, fetched from the repository, gives the same row."""
+    pytest.importorskip("soundfile", reason="recordings need the extra `speech`")
+    path = CLIPS / "cards-002.wav"
+    monkeypatch.setattr(recognizer, "DENSE", tmp_path / "dense.npz")
+    assert main(["transcribe", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "dense, in float" not in printed
+    assert "sw/speech/dense.npz from the project's repository and give --beside dense.npz" in printed
+    assert main(["transcribe", str(path), "--beside", str(Path(recognizer.__file__).parent / "dense.npz")]) == 0
+    rows = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
+    wanted, = shipped.run_float([clip(path)], Recognizer.dense(), shipped.dense_penalty)
+    assert rows["dense"].strip() == wanted.text
+
+
+def test_spoken_words_are_shown_beside_what_is_recognized(tmp_path, capsys):
+    pytest.importorskip("soundfile", reason="recordings need the extra `speech`")
+    for name, text in (("said", "ten of clubs\nand more\n"), ("unknown", None)):
+        write(tmp_path / f"{name}.wav", clip(CLIPS / "cards-001.wav"), 16000)
+        if text:
+            (tmp_path / f"{name}.txt").write_text(text)
+    assert main(["transcribe", str(tmp_path / "said.wav"), str(tmp_path / "unknown.wav")]) == 0
+    said, unknown = capsys.readouterr().out.split("unknown.wav")
+    assert re.search(r"(?m)^spoken +ten of clubs *$", said) and "spoken" not in unknown
+
+
+def test_clips_have_the_words_of_their_list():
+    table = (CLIPS / "README.md").read_text()
+    listed = dict(re.findall(r"(?m)^\| `([\w-]+)` \| `[^`]+` \| (.+?) \| `[0-9a-f]{64}` \|$", table))
+    assert listed == {path.stem: path.read_text().rstrip("\n") for path in CLIPS.glob("*.txt")}
+    assert listed.keys() == {path.stem for path in CLIPS.glob("*.wav")}
 
 
 def test_transcribe_several_beside_another_model(shipped, tmp_path, capsys):

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Block RAMs and multipliers of a machine are those that Yosys finds; a machine that does not fit is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from openese import build
+from openese.rtl.config import PRESETS, preset
+from openese.rtl.targets import TargetError
+from openese.rtl.targets.capacity import _FAMILIES, DEVICES, _Memory, block_rams, check_fits, multipliers
+
+BASELINES = json.loads((Path(__file__).parents[1] / "baselines" / "synth.json").read_text())
+
+
+@pytest.mark.parametrize("family, name", [(family, name) for family, presets in BASELINES.items() for name in presets])
+def test_presets_take_what_yosys_maps(family, name):
+    config, total = PRESETS[name], BASELINES[family][name]["total"]
+    family = family.removesuffix("_dsp")
+    assert (block_rams(config, family), multipliers(config, family)) == (total["BRAM"], total["DSP"])
+
+
+# RAMB36 and DP16KD that Yosys 0.70 maps a memory of rows, bits, lanes to, with or without the request for block RAM.
+@pytest.mark.parametrize("memory, xcu, ecp5", [
+    ((128, 36, 1, False), 0.5, 1), ((256, 7, 1, False), 0, 1), ((256, 18, 1, False), 0.5, 1),
+    ((128, 48, 2, False), 0, 2), ((256, 48, 2, False), 1, 2), ((64, 144, 1, False), 0, 4),
+    ((256, 150, 1, False), 2.5, 5), ((12288, 18, 1, True), 6, 12), ((3072, 18, 1, True), 1.5, 3),
+    ((5120, 18, 1, True), 2.5, 5), ((16384, 12, 1, True), 6, 12), ((32768, 14, 1, True), 14, 28),
+    ((131072, 10, 1, True), 40, 80), ((512, 80, 1, True), 1.5, 3), ((4096, 20, 1, True), 2.5, 5),
+    ((4096, 64, 4, True), 8, 16), ((1024, 35, 1, True), 1, 2), ((65536, 11, 1, True), 22, 44)])
+def test_memories_take_what_yosys_maps(memory, xcu, ecp5):
+    counted = {name: _Memory(1, *memory).block_rams(family) for name, family in _FAMILIES.items()}
+    assert counted == {"xcu": xcu, "ecp5": ecp5}
+
+
+@pytest.mark.parametrize("weight_bits, each", [(11, 1), (12, 1), (13, 2), (18, 2)])
+def test_wide_weights_take_two_multipliers_of_18_bits(weight_bits, each):
+    """As Yosys maps products of 16 bits with operands of 18, 19, 20 and 25."""
+    config = preset("tiny").replace(weight_bits=weight_bits)
+    assert multipliers(config, "ecp5") == 8 * each + 4 * 2 * 5
+
+
+@pytest.mark.parametrize("name, target", [("ese", "ooc"), ("ku060", "ooc"), ("demo", "kcu105"), ("ulx3s", "ulx3s")])
+def test_a_machine_that_fits(name, target):
+    check_fits(preset(name), target)
+
+
+@pytest.mark.parametrize("name, target, reason", [
+    ("ese", "kcu105", "machine 'ese' does not fit the XCKU040 of the KCU105: it takes 833 block RAMs, and the FPGA has "
+                      "600. Presets that fit: tiny, demo, ulx3s"),
+    ("ku115", "ooc", "does not fit the XCKU060: it takes 1,473.5 block RAMs, and the FPGA has 1,080. Presets that fit"),
+    ("ese", "ulx3s", "it takes 1,673 block RAMs, and the FPGA has 208; 1,344 multipliers, and the FPGA has 156")])
+def test_a_machine_that_does_not_fit_is_refused_with_what_is_short(tmp_path, name, target, reason):
+    folder = tmp_path / "folder"
+    with pytest.raises(TargetError, match=reason.replace("(", r"\(")):
+        build(name, folder, target)
+    assert not folder.exists()
+
+
+def test_targets_without_an_fpga_take_any_machine():
+    assert DEVICES.keys() == {"ooc", "kcu105", "ulx3s"}
+    check_fits(preset("latency"), "verilog")
+    check_fits(preset("latency"), "ip")
+
+
+def test_another_preset_or_target_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no preset 'esse'; there are demo, ese"):
+        build("esse", tmp_path)
+    with pytest.raises(ValueError, match="no target 'ku105'; there are verilog, ooc"):
+        build("ese", tmp_path, "ku105")
