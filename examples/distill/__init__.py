@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained networks from other packages, pruned to a tenth by distillation and run by the integer machine."""
+"""Trained networks of other packages, pruned by distillation and run on the reference."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resemblyzer: who is speaking? Judged by the equal error rate of telling voices apart that were never trained on."""
+"""Resemblyzer tells speakers apart. The test is the equal error rate on speakers that are not in the training."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,18 +21,18 @@ __all__ = ["Embedder", "Speaker", "equal_error_rate"]
 
 _CELLS, _LAYERS = 256, 3
 _DECIBELS = (5, 40)
-_FRACTION = 12  # bits of the input; what calibration chooses for this network
-_HEARD = 40  # frames, before an embedding is worth something
+_FRACTION = 12  # fraction bits of the input that calibration chooses for this network
+_WARM_UP = 40  # frames at the start of a sequence whose embeddings do not count
 _TOGETHER = (1, 5)  # windows whose embeddings are averaged: 1.6 and 4.8 seconds
-_HALF = 4  # windows at least, 4 seconds, for halves of what a voice says to be compared
-_THROAT, _COLOUR, _LOUDNESS, _KNOTS = 0.06, 0.1, 0.35, 7  # what varies: nepers, and knots over the bands
+_HALF = 4  # windows (4 seconds) that each half of a speaker's speech must exceed
+_THROAT, _COLOUR, _LOUDNESS, _KNOTS = 0.06, 0.1, 0.35, 7  # variation in nepers, and knots over the bands
 
 
 class Embedder(nn.Module):
-    """Resemblyzer's three layers and its linear head; answers with the outputs of each layer and of the head.
+    """Resemblyzer's three layers and its linear head; it returns the outputs of each layer and of the head.
 
-    While it is trained, it hears what the machine will hear: inputs of 16 bits, whose range is too small for the
-    loudest frames and their steps too large for the softest.
+    In training, its inputs are rounded to 16 bits as on the machine, which clips the loudest frames and loses detail
+    of the softest.
     """
 
     def __init__(self):
@@ -69,10 +69,10 @@ class Speaker(Task):
         network.load_state_dict({_name(name): trained[name] for name in trained if _name(name)})
         return network
 
-    def loss(self, found, right):
-        (ours, mine), (theirs, its) = found, right
-        cosine = cosine_similarity(torch.relu(mine[_HEARD:]), torch.relu(its[_HEARD:]), dim=-1)
-        return sum(map(relative_error, ours, theirs)) + 2 * (1 - cosine).mean()
+    def loss(self, outputs, dense):
+        (layers, embedding), (dense_layers, dense_embedding) = outputs, dense
+        cosine = cosine_similarity(torch.relu(embedding[_WARM_UP:]), torch.relu(dense_embedding[_WARM_UP:]), dim=-1)
+        return sum(map(relative_error, layers, dense_layers)) + 2 * (1 - cosine).mean()
 
     def imported(self, path):
         return importers.load(path, "layers.0,layers.1,layers.2,linear")
@@ -87,7 +87,7 @@ class Speaker(Task):
                 for take in takes]
 
     def vary(self, rng, piece):
-        """By another microphone, from a throat of another length."""
+        """Return the piece as from another microphone and a throat of another length."""
         bands = np.arange(mel.BANDS)
         moved = np.clip(bands * np.exp(rng.uniform(-_THROAT, _THROAT)), 0, mel.BANDS - 1)
         below = np.minimum(moved.astype(int), mel.BANDS - 2)
@@ -115,7 +115,7 @@ class Speaker(Task):
 
 
 def _name(name):
-    """The name in `Embedder` of a parameter in Resemblyzer's file; empty for what is not of the network."""
+    """Return the name in `Embedder` of a parameter in Resemblyzer's file; empty for other parameters."""
     module, _, parameter = name.partition(".")
     if module == "lstm":
         return f"layers.{parameter[-1]}.{parameter[:-1]}0"
@@ -123,43 +123,44 @@ def _name(name):
 
 
 def _averaged(embeddings, count):
-    """Means of so many windows each, that have no frame in common: (n, 256), of length 1."""
+    """Return means of ``count`` windows without common frames, (n, 256), of length 1."""
     starts = range(0, len(embeddings) - count + 1, count + 1)
     means = [embeddings[start:start + count].mean(axis=0) for start in starts]
     return np.array([mean / np.linalg.norm(mean) for mean in means]).reshape(-1, embeddings.shape[1])
 
 
 def _halves(embeddings):
-    """Means of the first and the last windows, as many as have no frame in common: (2, 256), of length 1."""
+    """Return the means of the first and of the last windows, without common frames: (2, 256), of length 1."""
     count = (len(embeddings) - 1) // 2
     means = np.stack([embeddings[:count].mean(axis=0), embeddings[-count:].mean(axis=0)])
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def equal_error_rate(voices):
-    """Where as many pairs of one voice are taken for two as pairs of two voices for one.
+    """Return the error rate at the threshold where pairs of one speaker and of two speakers fail equally often.
 
     Parameters
     ----------
     voices : list of ndarray, (n, D)
-        Embeddings of each voice, of length 1. All pairs are compared by their cosines.
+        Embeddings of each speaker, of length 1. All pairs are compared by their cosines.
 
     Returns
     -------
     float
-        0 to 1.
+        From 0 to 1.
 
     Raises
     ------
     ValueError
-        If there are no pairs of one voice or none of two.
+        If no two embeddings are from one speaker, or none are from two.
     """
     unit, owner = np.concatenate(voices), np.repeat(np.arange(len(voices)), [len(voice) for voice in voices])
     first, second = np.triu_indices(len(unit), 1)
     cosines, one = (unit @ unit.T)[first, second], owner[first] == owner[second]
     same, other = np.sort(cosines[one]), np.sort(cosines[~one])
     if not len(same) or not len(other):
-        raise ValueError(f"{len(voices)} voices: {len(same)} pairs of one voice and {len(other)} of two")
+        raise ValueError(f"{len(voices)} voices: {len(same)} pairs of one voice and {len(other)} of two; "
+                         "an equal error rate needs both")
     limits = np.sort(cosines)
     missed = np.searchsorted(same, limits) / len(same)
     accepted = 1 - np.searchsorted(other, limits) / len(other)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network is distilled on and judged by."""
+"""A network for distillation with its training data and tests."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,36 +11,41 @@ __all__ = ["Streams", "Task"]
 
 
 class Streams:
-    """Pieces of long sequences at random, always the same for the same seed.
+    """Random pieces of long sequences, the same for the same seed.
 
     Parameters
     ----------
     sequences : list of ndarray, (T, I)
-        Those of at least ``steps`` are used.
+        Sequences shorter than ``steps`` are not used.
     batch, steps : int
-        Pieces side by side, and frames of each.
+        The number of pieces in a batch, and of frames in a piece.
     weights : sequence of float, optional
-        How often each sequence is used, beside the others; all equally often without.
+        The relative frequency of each sequence; by default all are equal.
     vary : callable
-        Of a generator and a piece (steps, I), the piece as it is heard this time.
+        ``vary(rng, piece)`` returns a variation of a piece (steps, I).
+
+    Raises
+    ------
+    ValueError
+        If no sequence has ``steps`` frames.
     """
 
     def __init__(self, sequences, batch, steps, weights=None, vary=lambda rng, piece: piece):
         long = [number for number, sequence in enumerate(sequences) if len(sequence) >= steps]
         if not long:
-            raise ValueError(f"no recording is {steps} frames long")
+            raise ValueError(f"no recording is {steps} frames long; use longer recordings")
         self._sequences = [sequences[number] for number in long]
         self._weights = None if weights is None else np.asarray(weights, float)[long]
         self._batch, self._steps, self._vary = batch, steps, vary
 
     def pieces(self, rng):
-        """(steps, batch, I) float32."""
-        found = []
+        """Return a batch of pieces, (steps, batch, I) float32."""
+        pieces = []
         for number in self._numbers(rng):
             sequence = self._sequences[number]
             start = rng.integers(len(sequence) - self._steps + 1)
-            found.append(self._vary(rng, sequence[start:start + self._steps]))
-        return np.stack(found, axis=1).astype(np.float32)
+            pieces.append(self._vary(rng, sequence[start:start + self._steps]))
+        return np.stack(pieces, axis=1).astype(np.float32)
 
     def _numbers(self, rng):
         if self._weights is None:
@@ -48,7 +53,7 @@ class Streams:
         return rng.choice(len(self._sequences), size=self._batch, p=self._weights / self._weights.sum())
 
     def batches(self, seed):
-        """Endless tensors (steps, batch, I)."""
+        """Yield tensors (steps, batch, I) without end."""
         rng = np.random.default_rng(seed)
         while True:
             yield torch.from_numpy(self.pieces(rng))
@@ -56,21 +61,21 @@ class Streams:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """A trained network of another package, and what it is for.
+    """A trained network of another package and its test.
 
     Attributes
     ----------
     name : str
-    config : `openese.rtl.config.Config`
+    config : `openese.Config`
         The machine.
     updates, batch, steps : int
-        Of the distillation.
+        The updates of the distillation, the pieces in a batch, and the frames in a piece.
     judged_by : tuple of str
-        Sources of speech.
+        The sources of the test speech.
     rate : float
-        Learning rate.
+        The learning rate.
     shares : mapping, optional
-        How much of what is learned from comes from each source that is there; by default all pieces count alike.
+        The share of each source in the training; by default all pieces are equally frequent.
     """
 
     name: str
@@ -84,35 +89,35 @@ class Task(ABC):
 
     @abstractmethod
     def network(self):
-        """The trained network, dense, in PyTorch, on (T, B, I)."""
+        """Return the trained, dense network in PyTorch, for inputs (T, B, I)."""
 
     @abstractmethod
-    def loss(self, found, right):
-        """How far an answer of `network` is from the dense one's."""
+    def loss(self, outputs, dense):
+        """Return the distance of outputs of `network` from the outputs of the dense network, a scalar."""
 
     @abstractmethod
     def imported(self, path):
-        """The `openese.sw.model.network.Network` in a file with the parameters of `network`."""
+        """Return the `openese.Network` in a file with the parameters of `network`."""
 
     @abstractmethod
     def features(self, audio):
-        """What the LSTM is given of audio: (T, I)."""
+        """Return the LSTM's inputs (T, I) for audio."""
 
     @abstractmethod
     def training(self, voices):
-        """What is learned from: for each take of all voices and each of them, a list of (T, I)."""
+        """Return training features: for each take, and for each voice in it, a list of (T, I)."""
 
     def vary(self, rng, piece):
-        """A piece (steps, I) of that as it is heard this time; as it is, unless a task says otherwise."""
+        """Return a variation of a piece (steps, I) for training; by default the piece itself."""
         return piece
 
     @abstractmethod
     def examine(self, run, tests):
-        """How well the task is done: by test, figures.
+        """Return the figures of each test.
 
         Parameters
         ----------
         run : callable
-            Outputs of each of a list of sequences (T, I), as those of `examples.recognizer.machine`.
+            ``run(sequences)`` returns the outputs of each sequence (T, I).
         tests : mapping of str to list of `Voice`
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Silero VAD: is somebody speaking? Judged by how many decisions are those of the dense network in floating point."""
+"""Silero VAD decides whether somebody speaks. The test is the share of the dense float network's decisions kept."""
 
 from dataclasses import dataclass, field
 
@@ -18,13 +18,13 @@ from openese.sw.training import relative_error
 
 __all__ = ["Vad"]
 
-_PAUSE = 1.5  # seconds, at most, between pieces
+_PAUSE = 1.5  # seconds between pieces, at most
 _DECIBELS = (0, 40)
 
 
 @dataclass(frozen=True)
 class Vad(Task):
-    """Silero VAD's LSTM, 128 -> 128; the decoder behind it stays as it is."""
+    """Silero VAD's LSTM, 128 -> 128, with its unchanged decoder."""
 
     name: str = "vad"
     config: object = preset("demo")
@@ -40,9 +40,10 @@ class Vad(Task):
                                  for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")})
         return network
 
-    def loss(self, found, right):
-        ours, theirs = (self._logits(y) for y, _ in (found, right))
-        return binary_cross_entropy_with_logits(ours, torch.sigmoid(theirs)) + 0.2 * relative_error(found, right)
+    def loss(self, outputs, dense):
+        logits, dense_logits = (self._logits(y) for y, _ in (outputs, dense))
+        return (binary_cross_entropy_with_logits(logits, torch.sigmoid(dense_logits))
+                + 0.2 * relative_error(outputs, dense))
 
     def _logits(self, y):
         weight, bias = (torch.from_numpy(self.silero.tensors[f"final_conv.{name}"]) for name in ("weight", "bias"))
@@ -66,8 +67,8 @@ class Vad(Task):
 
     def _examine(self, run, voices):
         sequences = [self.features(piece) for voice in voices for piece in voice.pieces]
-        kept = [self._decisions(ours) == self._decisions(run_float(self.silero.lstm, x[:, None])[0][:, 0])
-                for ours, x in zip(run(sequences), sequences, strict=True)]
+        kept = [self._decisions(y) == self._decisions(run_float(self.silero.lstm, x[:, None])[0][:, 0])
+                for y, x in zip(run(sequences), sequences, strict=True)]
         return {"kept": float(np.mean(np.concatenate(kept))), "windows": sum(map(len, kept))}
 
     def _decisions(self, y):
@@ -75,6 +76,6 @@ class Vad(Task):
 
 
 def _with_pauses(rng, pieces):
-    """Pieces one after the other, with silence between them."""
+    """Join pieces with silence between them."""
     parts = [part for piece in pieces for part in (np.zeros(int(rng.uniform(0, _PAUSE) * RATE), np.float32), piece)]
     return np.concatenate(parts)

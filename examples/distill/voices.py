@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speech of many voices, without labels: from packages, and from a folder of recordings; and sounds that are none."""
+"""Speech of many voices without labels, from packages and from a folder of recordings, and artificial sounds."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +21,16 @@ __all__ = ["Voice", "artificial", "clips", "heard", "prompts", "recordings", "sy
 PROMPTS = Path("/usr/share/asterisk/sounds")
 SEED = 20170222
 _FORMATS = {".flac", ".ogg", ".opus", ".mp3", ".wav"}
-_PIECE = 10  # seconds, of what is joined
+_PIECE = 10  # seconds of joined pieces
 _PROMPT_SECONDS, _RECORDED_SECONDS, _SYNTHETIC_SECONDS = 300, 60, 15
 _ARTIFICIAL_VOICES, _ARTIFICIAL_SECONDS = 120, 15
-_RESONANCES = ((250, 900), (900, 2500), (2200, 3800))  # Hz, from where to where
-_EVERY = 3  # of so many recorded voices, one is for tests
+_RESONANCES = ((250, 900), (900, 2500), (2200, 3800))  # Hz: lowest and highest frequency of each
+_EVERY = 3  # one of three recorded voices is for tests
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker: audio pieces (samples,) float32 at 16 kHz."""
+    """A speaker with pieces of audio, (samples,) float32 at 16 kHz."""
 
     name: str
     pieces: list
@@ -41,25 +41,25 @@ class Voice:
 
 
 def _first(pieces, seconds):
-    """Pieces until there are so many seconds."""
-    found, samples = [], 0
+    """Return the first pieces that together have at least ``seconds``."""
+    taken, samples = [], 0
     for piece in pieces:
         if samples >= seconds * RATE:
             break
-        found.append(piece)
+        taken.append(piece)
         samples += len(piece)
-    return found
+    return taken
 
 
 def _joined(pieces):
-    """Short pieces one after the other, to pieces of ten seconds or more, but for the last."""
-    found, current = [], []
+    """Join short pieces to pieces of at least ten seconds; only the last may be shorter."""
+    joined, current = [], []
     for piece in pieces:
         current.append(piece)
         if sum(map(len, current)) >= _PIECE * RATE:
-            found.append(np.concatenate(current))
+            joined.append(np.concatenate(current))
             current = []
-    return [*found, np.concatenate(current)] if current else found
+    return [*joined, np.concatenate(current)] if current else joined
 
 
 def _read(path):
@@ -69,38 +69,44 @@ def _read(path):
 
 
 def recordings(folder, split):
-    """Voices of a folder of recordings, for ``train`` or ``test``: every third, by name, is for tests.
+    """Return the voices of a folder of recordings; every third by name is for ``test``, the others for ``train``.
 
-    The voice is what stands before the first hyphen of a file's name, as in LibriSpeech; at most a minute of each is
-    taken.
+    A file's name starts with the voice's name and a hyphen, as in LibriSpeech. At most a minute of each voice is used.
 
     Raises
     ------
     MissingData
-        If there are fewer voices than one for tests and one to train on.
+        If there are fewer than two voices.
     """
     files = {}
     for path in sorted(Path(folder).rglob("*")):
         if path.suffix.lower() in _FORMATS:
             files.setdefault(path.stem.partition("-")[0], []).append(path)
     if len(files) < 2:
-        raise MissingData(f"{folder}: expected recordings of at least 2 voices, found {len(files)}")
+        raise MissingData(f"{folder}: expected recordings of at least 2 voices, found {len(files)}; "
+                          "name the files VOICE-*.flac")
     return [Voice(name, _first(map(_read, files[name]), _RECORDED_SECONDS))
             for number, name in enumerate(sorted(files)) if (number % _EVERY == 0) == (split == "test")]
 
 
 def prompts():
-    """The speakers of Asterisk's prompts, in every language that is installed, five minutes of each."""
+    """Return the speakers of Asterisk's prompts in all installed languages, five minutes of each.
+
+    Raises
+    ------
+    MissingData
+        If no prompts are installed.
+    """
     folders = [path for path in sorted(PROMPTS.glob("*_*_*_*")) if path.is_dir()]
     if not folders:
         raise MissingData(f"{PROMPTS} holds no prompts: apt install asterisk-core-sounds-en-g722")
     rng = np.random.default_rng(SEED)
-    found = []
+    voices = []
     for folder in folders:
         files = [path for path in sorted(folder.rglob("*.g722")) if path.stat().st_size]
         order = (files[number] for number in rng.permutation(len(files)))
-        found.append(Voice(folder.name, _joined(_first(map(decode, order), _PROMPT_SECONDS))))
-    return found
+        voices.append(Voice(folder.name, _joined(_first(map(decode, order), _PROMPT_SECONDS))))
+    return voices
 
 
 def _said(rng, say, texts):
@@ -112,22 +118,28 @@ def _said(rng, say, texts):
 
 
 def synthetic(split):
-    """Voices of espeak-ng, each in two accents, and of flite, for ``train`` or ``test``."""
+    """Return voices of espeak-ng, each in two accents, and of flite, for ``train`` or ``test``.
+
+    Raises
+    ------
+    MissingData
+        If a package is not installed.
+    """
     rng = np.random.default_rng([SEED, split == "test"])
-    texts, found = sentences(split), []
+    texts, voices = sentences(split), []
     for voice in splits()["espeak"][split]:
         for accent in rng.choice(ACCENTS, size=2, replace=False):
             speed, pitch, name = int(rng.integers(140, 211)), int(rng.integers(30, 71)), f"{accent}+{voice}"
             pieces = _said(rng, lambda text, name=name, how=(speed, pitch): espeak(name, text, *how), texts)
-            found.append(Voice(name, _joined(_first(pieces, _SYNTHETIC_SECONDS))))
+            voices.append(Voice(name, _joined(_first(pieces, _SYNTHETIC_SECONDS))))
     for voice in splits()["flite"][split]:
         pieces = _said(rng, lambda text, voice=voice: flite(voice, text), texts)
-        found.append(Voice(voice, _joined(_first(pieces, _SYNTHETIC_SECONDS))))
-    return found
+        voices.append(Voice(voice, _joined(_first(pieces, _SYNTHETIC_SECONDS))))
+    return voices
 
 
 def _syllable(rng, pitch):
-    """Half a second at most of silence, or of pulses or noise through resonances, that rises and falls."""
+    """Return up to 0.4 seconds of silence, or of pulses or noise through resonances that rise and fall."""
     time = np.arange(int(rng.uniform(0.05, 0.4) * RATE)) / RATE
     if rng.random() < 0.2:
         return np.zeros(len(time))
@@ -144,36 +156,37 @@ def _syllable(rng, pitch):
 
 
 def artificial():
-    """Voices that never spoke: pulses and noises at random, about as long, as high and as hollow as syllables."""
-    found = []
+    """Return artificial voices: random pulses and noises with length, pitch and resonances of syllables."""
+    voices = []
     for number in range(_ARTIFICIAL_VOICES):
         rng = np.random.default_rng([SEED, number])
         pitch, parts = np.exp(rng.uniform(np.log(80), np.log(300))), []
         while sum(map(len, parts)) < _ARTIFICIAL_SECONDS * RATE:
             parts.append(_syllable(rng, pitch))
-        found.append(Voice(f"artificial {number}", [(0.1 * np.concatenate(parts)).astype(np.float32)]))
-    return found
+        voices.append(Voice(f"artificial {number}", [(0.1 * np.concatenate(parts)).astype(np.float32)]))
+    return voices
 
 
 def clips():
-    """The recordings of `examples.silero_vad`, each by itself."""
+    """Return the recordings of `examples.silero_vad`, each as one voice."""
     return [Voice(clip.name, [clip.audio]) for clip in load_all(CLIPS)]
 
 
 def heard(rng, voices, decibels, echo=0.3, speeds=(1.0, 1.0)):
-    """The voices in rooms of their own, at other speeds (and pitches): what is learned from.
+    """Return the voices as heard in random rooms, at other speeds and pitches, for training.
 
     Parameters
     ----------
     rng : numpy Generator
     voices : list of `Voice`
     decibels : (low, high)
-        Of speech over noise.
+        The range of levels of speech over noise.
     echo : float
-        Probability of reverberation.
+        The probability of reverberation.
     speeds : (low, high)
+        The range of speeds; 1 is unchanged.
     """
-    found, others = [], []
+    takes, others = [], []
     for voice in voices:
         factor, pieces = rng.uniform(*speeds), []
         for piece in voice.pieces:
@@ -181,5 +194,5 @@ def heard(rng, voices, decibels, echo=0.3, speeds=(1.0, 1.0)):
             speech = room(rng, Speech(spoken, np.zeros(1), np.zeros(1, int)), rng.uniform(*decibels), others, echo)
             pieces.append(speech.audio)
         others = [*others[-7:], voice.pieces[0]]
-        found.append(Voice(f"{voice.name} heard", pieces))
-    return found
+        takes.append(Voice(f"{voice.name} heard", pieces))
+    return takes

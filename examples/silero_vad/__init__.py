@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained voice-activity detector, pruned and packed, run by the RTL on real speech."""
+"""Silero VAD, a trained voice-activity detector: pruned, packed, and run by the Verilog on recorded speech."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m examples.silero_vad``: the whole way from a trained network to decisions by the RTL."""
+"""``python -m examples.silero_vad`` takes a trained network to decisions by the Verilog."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ TRACE_SKIPS, TRACE_STEPS, TRACE_INTERVAL = 3, 2, 50  # steps, steps, cycles
 
 @contextmanager
 def _stage(progress: Progress, text: str, total: int | None = None) -> Iterator[TaskID]:
-    """A line of the progress display; without ``total`` its bar only says that something is going on."""
+    """Show a line in the progress display; without ``total`` the bar has no end."""
     task = progress.add_task(text, total=total)
     yield task
     total = total or 1
@@ -37,17 +37,17 @@ def _stage(progress: Progress, text: str, total: int | None = None) -> Iterator[
 
 
 def choose(task: Task, config: Config, keep: float, progress: Progress) -> Trial:
-    """The lowest density that keeps the decisions."""
+    """Return the trial of the lowest density that keeps the share ``keep`` of the decisions."""
     with _stage(progress, "prune, quantize, judge") as line:
-        def say(made: Trial) -> None:
+        def show(made: Trial) -> None:
             progress.update(line, description=f"prune to {made.density:.0%}: {made.kept:.2%} kept")
-        chosen = lowest(task, config, keep, say)[-1]
+        chosen = lowest(task, config, keep, show)[-1]
         progress.update(line, description=f"prune to {chosen.density:.0%}: {chosen.kept:.2%} kept")
     return chosen
 
 
-def listen(task: Task, chosen: Trial, config: Config, progress: Progress) -> tuple[Job, Trace]:
-    """Pack the chosen model and run all clips through the reference and the RTL."""
+def run_clips(task: Task, chosen: Trial, config: Config, progress: Progress) -> tuple[Job, Trace]:
+    """Pack the chosen model, and run all clips on the reference and on the Verilog."""
     turns = schedule([len(vectors) for vectors in task.features], config.channels)
     vectors, active, reset = lay_out(task.features, turns, config.channels)
     frames, saturated = chosen.model.quantize_input(vectors)
@@ -59,23 +59,23 @@ def listen(task: Task, chosen: Trial, config: Config, progress: Progress) -> tup
         expected = reference.run(frames, active, reset)
     with _stage(progress, "emit and build the simulator"):
         simulator = Watched(config)
-    with simulator, _stage(progress, "RTL", len(frames)) as line:
+    with simulator, _stage(progress, "Verilog", len(frames)) as line:
         simulator.progress = partial(progress.advance, line)
         device = Device(simulator, image)
         words = device.run(frames, active, reset)
         counters = device.counters()
         period = counters["cycles"] // counters["steps"]
-        seen = trace(simulator, frames, TRACE_SKIPS * period, (TRACE_SKIPS + TRACE_STEPS) * period,
+        busy = trace(simulator, frames, TRACE_SKIPS * period, (TRACE_SKIPS + TRACE_STEPS) * period,
                      TRACE_INTERVAL)
     return Job(task, chosen, plan, image, turns, expected, words, saturated,
-               sum(reference.saturations.values()), counters, simulator.cycles_per_second), seen
+               sum(reference.saturations.values()), counters, simulator.cycles_per_second), busy
 
 
-def keep_files(job: Job, seen: Trace, found: Figures, folder: Path) -> None:
-    """Write the figures, the picture and the memory image."""
+def save(job: Job, busy: Trace, figures: Figures, folder: Path) -> None:
+    """Write the figures, the picture and the image to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "silero_vad.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n")
-    picture.draw(job, seen, folder / "silero_vad.png")
+    (folder / "silero_vad.json").write_text(json.dumps(figures.to_dict(), indent=2) + "\n")
+    picture.draw(job, busy, folder / "silero_vad.png")
     job.image.save(folder / "silero_vad.oese")
 
 
@@ -83,15 +83,15 @@ def keep_files(job: Job, seen: Trace, found: Figures, folder: Path) -> None:
 @click.option("--preset", "name", type=click.Choice(sorted(PRESETS)), default="demo", show_default=True,
               help="The machine.")
 @click.option("--keep", type=click.FloatRange(0, 1), default=KEEP, show_default=True,
-              help="Share of the decisions that pruning must keep.")
+              help="The share of decisions that pruning must keep.")
 @clips_option
 @click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), default="build/silero_vad",
-              show_default=True, help="Folder for figures, picture and memory image.")
+              show_default=True, help="The folder for the figures, the picture and the image.")
 def main(name: str, keep: float, clips: Path, output: Path) -> None:
-    """Prune Silero VAD, pack it, run recorded speech through the RTL, and compare every word.
+    """Prune Silero VAD, pack it, run it on recorded speech, and compare every word with the reference.
 
-    Exits with 1 if a word or the count of saturations is not the integer reference's, and with 2 if
-    something is missing.
+    The exit status is 1 if a word or the number of saturations differs from the reference, and 2 if a package or a
+    recording is missing.
     """
     console = Console()
     columns = TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn()
@@ -101,15 +101,15 @@ def main(name: str, keep: float, clips: Path, output: Path) -> None:
                 task = Task.load(clips)
                 task.changed(task.dense_outputs)
             chosen = choose(task, PRESETS[name], keep, progress)
-            job, seen = listen(task, chosen, PRESETS[name], progress)
+            job, busy = run_clips(task, chosen, PRESETS[name], progress)
     except ValueError as error:
         click.echo(f"silero_vad: {error}", err=True)
         sys.exit(2)
-    found = gather(job)
-    keep_files(job, seen, found, output)
-    console.print(table(found))
-    console.print(f"Figures, picture and memory image: {output}/")
-    sys.exit(0 if found.right else 1)
+    figures = gather(job)
+    save(job, busy, figures, output)
+    console.print(table(figures))
+    console.print(f"Figures, picture and image: {output}/")
+    sys.exit(0 if figures.right else 1)
 
 
 if __name__ == "__main__":

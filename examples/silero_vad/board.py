@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m examples.silero_vad.board``: Silero VAD on the ULX3S, over its serial port.
+"""``python -m examples.silero_vad.board`` runs Silero VAD on the ULX3S over its serial port.
 
-The board is the one in Verilator, from its pins on, unless a serial port is named. The image is uploaded, recorded
-speech is run, and every word compared with the integer reference. Of a simulated board the line is measured too: how
-long it and the machine take for a step at the real bit rate, without the host.
+Without ``--port`` the board is simulated in Verilator, from its pins on. The program uploads the image, runs recorded
+speech, and compares every word with the reference. On a simulated board it also measures the serial line: the time of
+a step at the real bit rate, without the host.
 """
 
 import sys
@@ -34,7 +34,7 @@ PATIENCE = 600  # seconds that a request may take in simulation
 
 
 def row(name: str, line: Line, share: int = 1) -> tuple[str, ...]:
-    """A row of the table: ``line`` by ``share`` of something."""
+    """Return a row of the table; its figures are divided by ``share``."""
     seconds = line.cycles / CLOCK
     return (name, f"{line.received / share:,.0f}", f"{line.sent / share:,.0f}", f"{line.cycles / share:,.0f}",
             f"{1e3 * seconds / share:,.2f}", f"{(line.received + line.sent) / seconds:,.0f}")
@@ -42,17 +42,17 @@ def row(name: str, line: Line, share: int = 1) -> tuple[str, ...]:
 
 @click.command()
 @click.option("--density", type=click.FloatRange(0.01, 1), default=1.0, show_default=True,
-              help="Share of the weights that stay.")
-@click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="Steps of all voices.")
+              help="The share of weights to keep.")
+@click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="The number of steps to run.")
 @click.option("--skip", type=click.IntRange(0), default=30, show_default=True,
-              help="Windows at the beginning of the recordings to leave out.")
-@click.option("--slow-upload", is_flag=True, help="Upload at the real bit rate too, which takes six times as long.")
-@click.option("--port", metavar="PORT", help="A board's serial port, instead of the simulated board.")
+              help="The number of windows to skip at the beginning of the recordings.")
+@click.option("--slow-upload", is_flag=True, help="Simulate the upload at the real bit rate: six times as long.")
+@click.option("--port", metavar="PORT", help="The serial port of a real board.")
 @clips_option
 def main(density: float, steps: int, skip: int, slow_upload: bool, port: str | None, clips: Path) -> None:
     """Run Silero VAD on preset ulx3s over a serial port, and compare every word with the reference.
 
-    Exits with 1 if a word differs, and with 2 if something is missing.
+    The exit status is 1 if a word differs, and 2 if a package, a recording or the port is missing.
     """
     config = PRESETS["ulx3s"]
     console = Console()
@@ -60,8 +60,8 @@ def main(density: float, steps: int, skip: int, slow_upload: bool, port: str | N
         task = Task.load(clips)
         model = trial(task, density, config).model
         image = pack(place(model, config))
-        vectors, active, reset = lay_out(task.features, schedule([len(found) for found in task.features],
-                                                                 config.channels), config.channels)
+        turns = schedule([len(vectors) for vectors in task.features], config.channels)
+        vectors, active, reset = lay_out(task.features, turns, config.channels)
         chosen = slice(skip, skip + steps)
         frames = model.quantize_input(vectors[chosen])[0]
         expected = Reference(model, config.channels).run(frames, active[chosen], reset[chosen])
@@ -70,16 +70,16 @@ def main(density: float, steps: int, skip: int, slow_upload: bool, port: str | N
             board = None if port else stack.enter_context(BoardSimulator(config, fast=not slow_upload))
             link = stack.enter_context(SerialLink(board.port, config, timeout=PATIENCE, patience=PATIENCE) if board else
                                        SerialLink(port, config))
-            looks = [board.line()] if board else []
+            lines = [board.line()] if board else []
             device = Device(link, image)
             uploaded = time.perf_counter()
             if board:
-                looks.append(board.line())
+                lines.append(board.line())
                 board.fast = False
             words = device.run(frames, active[chosen], reset[chosen])
             ended = time.perf_counter()
             if board:
-                looks.append(board.line())
+                lines.append(board.line())
             repeated = link.repeated
     except ValueError as error:
         click.echo(f"board: {error}", err=True)
@@ -88,15 +88,15 @@ def main(density: float, steps: int, skip: int, slow_upload: bool, port: str | N
     console.print(f"{words.size - wrong:,} of {words.size:,} words equal to the reference; {steps} steps of "
                   f"{config.channels} voices, density {density:.0%}, image of {image.words().nbytes:,} bytes; "
                   f"{repeated} requests repeated; {uploaded - began:.1f} s to upload, {ended - uploaded:.1f} s to run")
-    if looks:
-        table = Table(title="on the line, between a request's first bit and its answer's last")
+    if lines:
+        table = Table(title="on the serial line, from the first bit of a request to the last bit of its answer")
         for heading in ("", "bytes in", "out", "cycles", f"ms at {CLOCK / 1e6:g} MHz", "bytes/s"):
             table.add_column(heading, justify="right" if heading else "left")
-        table.add_row(*row("upload" if slow_upload else "upload, DIP switch on", looks[1].since(looks[0])))
-        run = looks[2].since(looks[1])
+        table.add_row(*row("upload" if slow_upload else "upload, DIP switch on", lines[1].since(lines[0])))
+        run = lines[2].since(lines[1])
         table.add_row(*row("a step", run, steps))
         console.print(table)
-        console.print(f"{steps * config.channels * CLOCK / run.cycles:,.0f} frames/s, had the host no turn to take")
+        console.print(f"{steps * config.channels * CLOCK / run.cycles:,.0f} frames/s, without the time of the host")
     sys.exit(1 if wrong else 0)
 
 

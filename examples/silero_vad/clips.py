@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded speech, and how clips share the channels of a machine.
+"""Read recorded speech, and share a machine's channels among clips.
 
-The committed clips are described, with source and licence, in ``clips/README.md``. A machine has a
-fixed number of channels and there may be any number of clips: a channel that has finished its clip
-takes up the next one, with its state reset, while its neighbours go on undisturbed.
+``clips/README.md`` names source and licence of the clips in this repository. A machine has a fixed number of
+channels, and there may be more clips. A channel that has finished a clip takes the next one with its state reset,
+while the other channels continue.
 """
 
 import wave
@@ -20,19 +20,19 @@ CLIPS = Path(__file__).with_name("clips")
 
 
 class BadClip(ValueError):
-    """A recording that is not 16-bit mono WAV at 16 kHz, or a folder without any."""
+    """A recording is not 16-bit mono WAV at 16 kHz, or a folder has too few; the message names it."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording.
+    """A recording.
 
     Attributes
     ----------
     name : str
-        File name without suffix.
+        The file name without suffix.
     audio : ndarray, (samples,), float32
-        Samples in -1 .. 1 at 16 kHz.
+        Samples from -1 to 1 at 16 kHz.
     """
 
     name: str
@@ -44,34 +44,34 @@ class Clip:
 
 
 def load(path):
-    """Read one 16-bit mono WAV file at 16 kHz.
+    """Read a 16-bit mono WAV file at 16 kHz.
 
     Raises
     ------
     BadClip
-        Naming the file, what was expected and what it holds.
+        If the file has another format, or no samples.
     """
     try:
         with wave.open(str(path), "rb") as file:
-            found = file.getnchannels(), 8 * file.getsampwidth(), file.getframerate()
+            kind = file.getnchannels(), 8 * file.getsampwidth(), file.getframerate()
             samples = file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:
         raise BadClip(f"{path}: not a WAV file ({error})") from None
-    if found != (1, 16, SAMPLE_RATE):
+    if kind != (1, 16, SAMPLE_RATE):
         raise BadClip(f"{path}: expected 1 channel of 16 bits at {SAMPLE_RATE} Hz, "
-                      f"found {found[0]} of {found[1]} bits at {found[2]} Hz")
+                      f"found {kind[0]} of {kind[1]} bits at {kind[2]} Hz; convert the file")
     if not samples:
-        raise BadClip(f"{path}: holds no samples")
+        raise BadClip(f"{path}: the recording holds no samples")
     return Clip(Path(path).stem, np.frombuffer(samples, "<i2").astype(np.float32) / 32768)
 
 
 def load_all(folder=CLIPS):
-    """The WAV files of a folder, by name.
+    """Return the WAV files of a folder in the order of their names.
 
     Raises
     ------
     BadClip
-        For an unfit file, or if there are fewer than two: one to calibrate on, one held out.
+        If a file has another format, or there are fewer than two files: one for calibration, one held out.
     """
     clips = [load(path) for path in sorted(Path(folder).glob("*.wav"))]
     if len(clips) < 2:
@@ -81,7 +81,7 @@ def load_all(folder=CLIPS):
 
 @dataclass(frozen=True)
 class Turn:
-    """Clip ``clip`` has channel ``channel`` in the steps ``start`` <= t < ``stop``."""
+    """A clip on a channel in the steps ``start`` <= t < ``stop``."""
 
     clip: int
     channel: int
@@ -90,12 +90,12 @@ class Turn:
 
 
 def schedule(lengths, channels):
-    """Give every clip a turn on the channel that is free first, the longest clips before the others.
+    """Give every clip a turn on the channel that is free first, longest clips first.
 
     Parameters
     ----------
     lengths : sequence of int
-        Windows of each clip.
+        The number of windows of each clip.
     channels : int
 
     Returns
@@ -113,7 +113,7 @@ def schedule(lengths, channels):
 
 
 def lay_out(vectors, turns, channels):
-    """What a machine is given in every step.
+    """Arrange the clips' frames for the machine's channels.
 
     Parameters
     ----------
@@ -124,10 +124,10 @@ def lay_out(vectors, turns, channels):
     Returns
     -------
     frames : ndarray, (T, channels, I)
-        Zeros where a channel has nothing to do.
+        Zeros for idle channels.
     active : ndarray, (T, channels), bool
     reset : ndarray, (T, channels), bool
-        Set in the first step of each turn.
+        True in the first step of each turn.
     """
     steps = max(turn.stop for turn in turns)
     frames = np.zeros((steps, channels, vectors[0].shape[1]), dtype=vectors[0].dtype)
@@ -140,5 +140,5 @@ def lay_out(vectors, turns, channels):
 
 
 def pick_up(outputs, turns):
-    """The inverse of `lay_out`: (T, channels, P) -> list of (T_clip, P), one for each clip."""
+    """Return the outputs of each clip, a list of (T_clip, P), from outputs (T, channels, P)."""
     return [outputs[turn.start:turn.stop, turn.channel] for turn in turns]

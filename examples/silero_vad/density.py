@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the LSTM can be pruned in one shot before its decisions change.
+"""Find the lowest density at which one-shot pruning keeps the decisions.
 
-Every density is tried in full: load-balanced pruning, quantization on the clips for calibration, and
-all clips through the integer reference. No weight is trained anew.
+Each trial prunes with load balance, quantizes on the calibration clips, and runs all clips on the reference. It
+trains no weight.
 
-``python -m examples.silero_vad.density`` prints the whole curve.
+``python -m examples.silero_vad.density`` prints the decisions kept at each density.
 """
 
 from collections.abc import Callable
@@ -32,23 +32,22 @@ COARSE, FINE = 10, 1  # percent
 
 @dataclass(frozen=True)
 class Trial:
-    """What one density does.
+    """The result of one density.
 
     Attributes
     ----------
     density : float
-        That was asked for; what is left is a little less, as every slice rounds down.
+        The given density. The model keeps slightly less, because every slice rounds down.
     pruned : Model
         In floating point.
     model : QuantizedModel
-        The same in integers.
+        The same model in integers.
     changed : ndarray, (clips,)
-        Windows decided otherwise than by the dense float network.
+        The number of windows whose decision differs from the dense float network's.
     kept, calibration, held_out : float
-        Shares of decisions kept: over all clips, over those that the number formats were chosen on,
-        and over the others.
+        The shares of decisions kept: on all clips, on the calibration clips, and on the others.
     saturations : int
-        In the cell state and at the outputs, over all steps.
+        Saturated cell states and outputs in all steps.
     """
 
     density: float
@@ -62,7 +61,7 @@ class Trial:
 
 
 def trial(task: Task, density: float, config: Config) -> Trial:
-    """Prune to ``density`` for the PEs of ``config``, quantize, and hear all clips."""
+    """Prune to ``density`` for the machine ``config``, quantize, and run all clips on the reference."""
     pruned = prune(task.silero.lstm, density, config.pes, config.groups)
     model = quantize(pruned, task.calibration_frames, config)
     turns = schedule([len(vectors) for vectors in task.features], config.channels)
@@ -77,60 +76,66 @@ def trial(task: Task, density: float, config: Config) -> Trial:
 
 
 def steps_down(first: int, last: int, step: int) -> list[float]:
-    """Densities from ``first`` to ``last`` percent."""
+    """Return falling densities from ``first`` to ``last`` percent."""
     return [percent / 100 for percent in range(first, last - 1, -step)]
 
 
 def lowest(task: Task, config: Config, keep: float = KEEP,
            progress: Callable[[Trial], None] = lambda trial: None) -> list[Trial]:
-    """Walk down from the dense model, in steps of 10 % and then of 1 %, while ``keep`` holds.
+    """Lower the density from 100 % in steps of 10 %, then of 1 %, while the share ``keep`` of decisions is kept.
 
-    What is kept does not fall steadily with the density, so a lower one may by luck do better than the
-    first that fails. The walk stops there all the same: all tried densities above the answer hold too.
+    The search stops at the first density that fails, although a lower one may pass by chance. All tried densities
+    above the answer pass.
 
     Parameters
     ----------
+    task : Task
+    config : Config
+        The machine.
+    keep : float
+        The share of decisions to keep.
     progress : callable
-        Called with every trial as it is made.
+        Called with every trial.
 
     Returns
     -------
     list of Trial
-        By falling density, without those that fail; the last is the answer.
+        The trials that pass, by falling density; the last is the answer.
 
     Raises
     ------
     ValueError
-        If not even the dense model keeps ``keep``.
+        If the dense model keeps less than ``keep``.
     """
-    held: list[Trial] = []
+    passed: list[Trial] = []
     floor = FINE
     for step in (COARSE, FINE):
-        first = round(100 * held[-1].density) - step if held else 100
+        first = round(100 * passed[-1].density) - step if passed else 100
         for density in steps_down(first, floor, step):
             made = trial(task, density, config)
             progress(made)
             if made.kept < keep:
                 floor = round(100 * density) + FINE
                 break
-            held.append(made)
-    if not held:
-        raise ValueError(f"not even the dense model keeps {keep:.1%} of the decisions")
-    return held
+            passed.append(made)
+    if not passed:
+        raise ValueError(f"the dense model keeps less than {keep:.1%} of the decisions; lower --keep")
+    return passed
 
 
 clips_option = click.option(
     "--clips", type=click.Path(path_type=Path), default=CLIPS, metavar="FOLDER",
-    help="WAV files, 16 kHz, 16 bits, mono, instead of the project's own.")
+    help="A folder of WAV files (16 kHz, 16 bits, mono) to use instead of the bundled clips.")
 
 
 @click.command()
 @click.option("--preset", "name", type=click.Choice(sorted(PRESETS)), default="demo", show_default=True,
               help="The machine.")
 @clips_option
-@click.option("--step", type=click.IntRange(1, 50), default=5, show_default=True, help="In percent.")
+@click.option("--step", type=click.IntRange(1, 50), default=5, show_default=True,
+              help="From one density to the next, in percent.")
 def main(name: str, clips: Path, step: int) -> None:
-    """Print how many of Silero VAD's decisions survive one-shot pruning, density by density."""
+    """Print the share of Silero VAD's decisions that one-shot pruning keeps at each density."""
     task = Task.load(clips)
     rows = Table(title=f"{task.windows:,} windows, {len(task.clips)} clips, preset {name}")
     for heading in ("density", "changed", "kept", "calibration clips", "held-out clips", "saturations"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of the run: gathered once, printed as a table, kept as JSON."""
+"""Gather the figures of a run, print them as a table, and keep them as JSON."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ __all__ = ["Deviation", "Figures", "Job", "Matrix", "gather", "table"]
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that was made and run.
+    """The inputs and results of a run.
 
     Attributes
     ----------
     expected, words : ndarray, (T, channels, P)
-        Output words of the integer reference, and of the RTL.
+        Output words of the reference, and of the Verilog.
     input_saturations, reference_saturations : int
-        Inputs that did not fit, and what the reference counted in cell states and outputs.
+        Saturated inputs, and saturated cell states and outputs in the reference.
     counters : dict of str to int
-        The machine's, by the names of `openese.rtl.registers.COUNTERS`.
+        The machine's counters, by the names in `openese.rtl.registers.COUNTERS`.
     cycles_per_second : float
-        Of the simulation.
+        The speed of the simulation.
     """
 
     task: Task
@@ -47,22 +47,22 @@ class Job:
 
     @cached_property
     def outputs(self) -> list[np.ndarray]:
-        """The RTL's outputs as real numbers, clip by clip: (T_clip, P)."""
+        """The outputs of the Verilog as real numbers, (T_clip, P) for each clip."""
         return pick_up(self.chosen.model.dequantize_output(self.words), self.turns)
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """One stored matrix of a layer, its gates stacked.
+    """A stored matrix of a layer, with stacked gates.
 
     Attributes
     ----------
     density : float
-        Share of weights that are not zero.
+        The share of weights that are not zero.
     entries : (int, int)
-        Encoded weights, padding included, of the PE that has fewest and of the one that has most.
+        The smallest and largest number of encoded entries on a PE, including padding.
     padding : int
-        Entries that only bridge a gap, over all PEs.
+        Entries of all PEs that hold no weight and only bridge a gap.
     """
 
     layer: str
@@ -74,7 +74,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far the machine's outputs are from those of a float model: largest, RMS, decisions changed."""
+    """The machine's outputs against a float model: largest and RMS error, and changed decisions."""
 
     largest: float
     rms: float
@@ -83,24 +83,24 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Figures:
-    """All that is measured.
+    """The figures of a run.
 
     Attributes
     ----------
     density : float
-        Asked of the pruning.
+        The density given to the pruning.
     kept, held_out : float
-        Shares of the dense float network's decisions that the machine makes too: on all clips, and on
-        those that the number formats were not chosen on.
+        The shares of the dense float network's decisions that the machine also makes: on all clips, and on clips
+        that are not used for calibration.
     from_pruned, from_dense : Deviation
-        From the float model with the same weights left, which is what the integers cost, and from the
-        dense one, which is what all of it costs.
+        From the pruned float model (the cost of the integers), and from the dense one (the cost of pruning and
+        integers).
     steps, cycles_per_step, busy :
-        Of the simulated machine; ``busy`` is the share of multiplier cycles spent on weights.
+        The simulated machine's steps, cycles a step, and share of multiplier cycles spent on weights.
     words, wrong_words : int
-        Output words that were compared with the reference, and that differ.
+        Output words compared with the reference, and those that differ.
     saturations, reference_saturations : int
-        In cell states and outputs, as the machine and as the reference count them.
+        Saturated cell states and outputs in the machine, and in the reference.
     """
 
     model: str
@@ -130,40 +130,40 @@ class Figures:
 
     @property
     def right(self):
-        """Is every word, and every count of saturations, what the reference says?"""
+        """Whether every word and the number of saturations equal the reference's."""
         return not self.wrong_words and self.saturations == self.reference_saturations
 
     def to_dict(self):
-        """Plain types, ready for JSON."""
+        """Return the figures as plain types for JSON."""
         return dataclasses.asdict(self) | {"right": self.right}
 
 
-def _deviation(task: Task, outputs: list[np.ndarray], right: list[np.ndarray]) -> Deviation:
-    error = np.concatenate(outputs) - np.concatenate(right)
-    decided = zip(task.decisions(outputs), task.decisions(right), strict=True)
+def _deviation(task: Task, outputs: list[np.ndarray], exact: list[np.ndarray]) -> Deviation:
+    error = np.concatenate(outputs) - np.concatenate(exact)
+    decisions = zip(task.decisions(outputs), task.decisions(exact), strict=True)
     return Deviation(largest=float(np.abs(error).max()), rms=float(np.sqrt(np.mean(error * error))),
-                     changed=sum(int(np.count_nonzero(ours != theirs)) for ours, theirs in decided))
+                     changed=sum(int(np.count_nonzero(ours != theirs)) for ours, theirs in decisions))
 
 
 def _matrices(plan: Schedule) -> tuple[Matrix, ...]:
-    """The stored matrices; of one that is stored in parts, the sum."""
+    """Return the stored matrices; the parts of a split matrix are added."""
     lengths: dict[tuple[int, str], np.ndarray] = {}
     for operation in plan.operations:
         place = operation.layer, operation.matrix
         lengths[place] = lengths.get(place, 0) + operation.encoded.lengths
-    found = []
+    matrices = []
     for (number, name), entries in lengths.items():
         layer = plan.model.layers[number]
         weights = getattr(layer, name)
         nonzeros = int(np.count_nonzero(weights))
-        found.append(Matrix(layer=layer.name, matrix=name, density=nonzeros / weights.size,
-                            entries=(int(entries.min()), int(entries.max())),
-                            padding=int(entries.sum()) - nonzeros))
-    return tuple(found)
+        matrices.append(Matrix(layer=layer.name, matrix=name, density=nonzeros / weights.size,
+                               entries=(int(entries.min()), int(entries.max())),
+                               padding=int(entries.sum()) - nonzeros))
+    return tuple(matrices)
 
 
 def gather(job: Job) -> Figures:
-    """Compare what was heard with the reference and with both float models."""
+    """Compare the outputs with the reference and with both float models."""
     task, chosen, outputs, counters = job.task, job.chosen, job.outputs, job.counters
     config, dense, changed = job.plan.config, task.silero.lstm, task.changed(job.outputs)
     return Figures(
@@ -182,7 +182,7 @@ def gather(job: Job) -> Figures:
 
 
 def table(figures: Figures) -> Table:
-    """The figures for people."""
+    """Return the figures as a table."""
     f = figures
     verdict = "[bold green]yes[/]" if f.right else "[bold red]NO[/]"
     rows = Table(title=f"{f.model} on {f.config}: {f.pes} PEs x {f.channels} channels", show_header=False)
@@ -193,16 +193,16 @@ def table(figures: Figures) -> Table:
         least, most = matrix.entries
         rows.add_row(f"{matrix.layer} {matrix.matrix}",
                      f"density {matrix.density:.2%}; entries per PE: min {least:,}, max {most:,} "
-                     f"(padding in all: {matrix.padding:,})")
-    rows.add_row("memory image", f"{f.image_bytes:,} bytes: {f.float_bytes / f.image_bytes:.2f} x smaller "
+                     f"({matrix.padding:,} padding entries in total)")
+    rows.add_row("image", f"{f.image_bytes:,} bytes: {f.float_bytes / f.image_bytes:.2f} x smaller "
                                  f"than float32 ({f.float_bytes:,})")
     rows.add_row("cycles per step", f"{f.cycles_per_step:,.0f}")
     rows.add_row("multipliers busy", f"{f.busy:.2%}")
-    rows.add_row("RTL == reference", f"{verdict}: {f.words - f.wrong_words:,} of {f.words:,} output words")
+    rows.add_row("Verilog == reference", f"{verdict}: {f.words - f.wrong_words:,} of {f.words:,} output words")
     for name, error in (("same weights in float", f.from_pruned), ("dense float network", f.from_dense)):
         rows.add_row(f"error: {name}", f"max {error.largest:.4f}, RMS {error.rms:.5f}; {error.changed} of "
                                        f"{f.windows:,} decisions changed ({error.changed / f.windows:.2%})")
-    rows.add_row("decisions kept", f"{f.kept:.2%}; on clips held out from calibration {f.held_out:.2%}")
+    rows.add_row("decisions kept", f"{f.kept:.2%}; on held-out clips {f.held_out:.2%}")
     rows.add_row("saturations", f"{f.saturations} in cell states and outputs (reference "
                                 f"{f.reference_saturations}), {f.input_saturations} at the input")
     rows.add_row("simulation", f"{f.cycles_per_second:,.0f} cycles per second")

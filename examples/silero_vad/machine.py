@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated machine as the program watches it: while it runs, and from within a step."""
+"""A simulator that reports its progress, and traces of the machine's counters within steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from openese.sim.simulator import Simulator
 
 __all__ = ["Trace", "Watched", "trace"]
 
-CHUNK = 4  # frames between two looks at what has been received
+CHUNK = 4  # frames between two reports of progress
 
 
 class Watched(Simulator):
-    """A simulator that tells how far it is, and how fast.
+    """A simulator that reports its progress and speed.
 
     Attributes
     ----------
     progress : callable
-        Called with the number of frames received since the last call; does nothing at first.
+        Called with the number of frames received since the last call; set it before a run.
     cycles_per_second : float
-        Of the last `run_frames`.
+        The speed of the last `run_frames`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -33,7 +33,7 @@ class Watched(Simulator):
         self.cycles_per_second = 0.0
 
     def run_frames(self, header, columns, outputs):
-        """As `Simulator.run_frames`: frames are sent as fast as the machine takes them."""
+        """Run frames as `Simulator.run_frames` does; the machine receives them as fast as it can."""
         began, first = perf_counter(), self.cycles
         self.send_frames(header, columns)
         received = []
@@ -47,16 +47,16 @@ class Watched(Simulator):
 
 @dataclass(frozen=True)
 class Trace:
-    """How busy the multipliers were, and when steps ended.
+    """The busy share of the multipliers over time, and the ends of steps.
 
     Attributes
     ----------
     cycles : ndarray, (n + 1,)
-        Limits of the intervals, from 0.
+        The limits of the intervals, from 0.
     busy : ndarray, (n,)
-        Share of the multiplier cycles of each interval that went to weights.
+        The share of multiplier cycles spent on weights in each interval.
     steps : ndarray
-        Cycles at which a step was done.
+        The cycles at which steps end.
     """
 
     cycles: np.ndarray
@@ -65,12 +65,16 @@ class Trace:
 
 
 def trace(simulator: Simulator, frames: np.ndarray, start: int, stop: int, interval: int) -> Trace:
-    """Start all voices anew, and look at the counters every ``interval`` cycles from ``start`` to ``stop``.
+    """Start all voices anew, and read the counters every ``interval`` cycles from ``start`` to ``stop``.
 
     Parameters
     ----------
+    simulator : Simulator
+        The simulator is in reset at the end.
     frames : ndarray, (T, channels, I)
-        Enough for ``stop`` cycles. What is left of them then is dropped: the simulator ends in reset.
+        Frames for at least ``stop`` cycles. The rest is discarded.
+    start, stop, interval : int
+        In cycles.
     """
     header = np.ones(frames.shape[:2], np.uint16)
     header[0] = 3
@@ -78,13 +82,13 @@ def trace(simulator: Simulator, frames: np.ndarray, start: int, stop: int, inter
     simulator.send_frames(header, frames.transpose(0, 2, 1))
     first = simulator.cycles
     simulator.clock(start)
-    seen = []
+    readings = []
     while simulator.cycles - first < stop:
         now = simulator.cycles
         busy, steps = simulator.read(ADDRESS["BUSY_LOW"]), simulator.read(ADDRESS["STEPS_LOW"])
-        seen.append((now - first - start, busy, steps))
+        readings.append((now - first - start, busy, steps))
         simulator.clock(interval - (simulator.cycles - now))
     simulator.reset()
-    cycles, busy, steps = np.array(seen).T
+    cycles, busy, steps = np.array(readings).T
     share = np.diff(busy) / (np.diff(cycles) * simulator.config.pes)
     return Trace(cycles, share, cycles[1:][np.diff(steps) > 0])

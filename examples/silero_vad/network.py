@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Silero VAD, 16 kHz, in numpy: everything but the LSTM, which becomes a model for the machine.
+"""Silero VAD at 16 kHz in numpy, except the LSTM, which becomes a model for the machine.
 
 The network decides for every window of 512 samples (32 ms) whether somebody speaks:
 
     audio -> windows with 64 samples of context -> STFT magnitude -> four convolutions with ReLU
           -> LSTM 128 -> 128 -> ReLU -> weighted sum -> sigmoid -> probability
 
-Only the LSTM has a memory longer than the context, so `Silero.features` computes what goes into
-it for all windows of a clip at once, and `Silero.probability` turns what comes out into decisions.
-The weights are those of the package ``silero-vad`` (MIT licence), which is located but never
-imported: importing it needs torch.
+Only the LSTM has a state. `Silero.features` computes its inputs for all windows of a clip at once, and
+`Silero.probability` turns its outputs into probabilities. The weights come from the package ``silero-vad`` (MIT
+licence). The package is not imported, because that needs torch.
 """
 
 import importlib.metadata
@@ -45,21 +44,21 @@ _SHAPES = {
 
 
 class MissingWeights(ValueError):
-    """The package with the weights is not installed, or holds something else."""
+    """The package with the weights is not installed, or lacks a file or tensor; the message names it."""
 
 
 def package_file(name):
-    """Path of a data file of the installed ``silero-vad`` package, which is not imported.
+    """Return the path of a data file of the installed ``silero-vad`` package, without importing it.
 
     Parameters
     ----------
     name : str
-        File name in the package's data folder, for example ``silero_vad_16k.safetensors``.
+        A file in the package's data folder, such as ``silero_vad_16k.safetensors``.
 
     Raises
     ------
     MissingWeights
-        If the package or the file is not there; the message says how to install it.
+        If the package or the file is missing; the message says how to install it.
     """
     install = f"pip install --no-deps {PACKAGE}=={VERSION}"
     try:
@@ -78,12 +77,12 @@ def windows(audio):
     Parameters
     ----------
     audio : ndarray, (samples,), float
-        Samples in -1 .. 1 at 16 kHz.
+        Samples from -1 to 1 at 16 kHz.
 
     Returns
     -------
     ndarray, (T, 576), float32
-        Window ``t`` is 64 samples of context and 512 new ones; zeros before the first sample and
+        Each window has 64 samples of context and 512 new samples, with zeros before the first sample and
         after the last. ``T = ceil(samples / 512)``.
     """
     count = -(-len(audio) // WINDOW)
@@ -93,7 +92,7 @@ def windows(audio):
 
 
 def convolve(x, weight, bias, stride=1):
-    """One-dimensional convolution with one zero on either side of ``x``, as torch defines it.
+    """Return the one-dimensional convolution of torch, with one zero on either side of ``x``.
 
     Parameters
     ----------
@@ -121,14 +120,14 @@ class Silero:
     Attributes
     ----------
     tensors : dict of str to ndarray, float32
-        All weights, by the names they have in the safetensors file.
+        All weights, by their names in the safetensors file.
     lstm : Model
         One layer, 128 -> 128, without peepholes or projection.
 
     Raises
     ------
     MissingWeights
-        Naming the first tensor that is absent or of another shape.
+        If a tensor is missing or has another shape; the message names the first one.
     """
 
     tensors: dict
@@ -136,26 +135,26 @@ class Silero:
 
     def __post_init__(self):
         for name, shape in _SHAPES.items():
-            found = self.tensors[name].shape if name in self.tensors else "no such tensor"
-            if found != shape:
-                raise MissingWeights(f"Silero {name}: expected {shape}, found {found}")
+            held = self.tensors[name].shape if name in self.tensors else "no such tensor"
+            if held != shape:
+                raise MissingWeights(f"Silero {name}: expected {shape}, found {held}")
 
     @classmethod
     def load(cls, path=None):
-        """The network in a safetensors file; by default as the installed ``silero-vad`` package has it."""
+        """Return the network in a safetensors file, by default the one of the package ``silero-vad``."""
         path = path or package_file("silero_vad_16k.safetensors")
         return cls(load_file(path), importers.load(path, "lstm_cell").model)
 
     def features(self, audio):
-        """What the LSTM sees: (T, 128) float64 ReLU outputs, one row per window of ``audio``."""
+        """Return the LSTM's inputs (T, 128), float64, one row for each window of ``audio``."""
         x = self.magnitude(audio)
         for name, stride in [("conv1", 1), ("conv2", 2), ("conv3", 2), ("conv4", 1)]:
             x = relu(convolve(x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], stride))
         return x[:, :, 0]
 
     def magnitude(self, audio):
-        """STFT magnitudes of the windows: (T, 129 bins of 62.5 Hz, 4 instants 8 ms apart), float64."""
-        # In float32 the order of the sums, which is the processor's, would show in the sixth digit of a probability.
+        """Return STFT magnitudes of the windows, (T, 129 bins of 62.5 Hz, 4 instants 8 ms apart), float64."""
+        # In float32, processors add in different orders, and the sixth digit of a probability differs.
         padded = np.pad(windows(audio).astype(np.float64), ((0, 0), (0, STFT_PAD)), mode="reflect")
         basis = self.tensors["stft_conv.weight"][:, 0]
         spectra = sliding_window_view(padded, basis.shape[1], axis=1)[:, ::STFT_HOP] @ basis.T
@@ -163,6 +162,6 @@ class Silero:
         return np.hypot(real, imaginary)
 
     def probability(self, y):
-        """Probability of speech of LSTM outputs: (..., 128) -> (...)."""
+        """Return the probability of speech (...) for LSTM outputs (..., 128)."""
         weight, bias = self.tensors["final_conv.weight"][0, :, 0], self.tensors["final_conv.bias"][0]
         return 1 / (1 + np.exp(-(relu(y) @ weight + bias)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained models as others ship them, on recorded speech, against the runtimes they were made for.
+"""Trained models of other packages on recorded speech, compared with their own runtimes.
 
 ``nox -s zoo`` runs them all and writes the table of ``docs/results/index.md``.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models: where they are, what they hear of a clip, what their own runtime answers, what it means."""
+"""The models of the zoo: their files, front ends and runtimes, and the meaning of an error for their task."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class Exhibit(ABC):
     name : str
     file : Path
     select : str
-        What is imported of it.
+        The layers to import.
     preset : str
-        The machine that runs it.
+        The machine.
     """
 
     name: str
@@ -38,39 +38,39 @@ class Exhibit(ABC):
     preset: str
 
     @abstractmethod
-    def hear(self, audio):
-        """What the LSTM is given of a clip: (T, B, I), B sequences side by side."""
+    def features(self, audio):
+        """Return the LSTM's inputs for a clip: (T, B, I), B sequences."""
 
     @abstractmethod
     def runtime(self, frames):
-        """What the original runtime makes of (T, B, I): (T, B, P), head included."""
+        """Return the outputs (T, B, P) of the original runtime for inputs (T, B, I), after the head."""
 
     @abstractmethod
-    def meaning(self, found, exact):
-        """A phrase: what it means for the task that outputs, by clip, are ``found`` and not ``exact``."""
+    def meaning(self, outputs, exact):
+        """Return a phrase about the task's result with ``outputs`` in place of ``exact``, both a list by clip."""
 
 
 class _Vad(Exhibit):
-    """Is somebody speaking? A decision for each frame."""
+    """A voice-activity detector, which decides for each frame whether somebody speaks."""
 
     @abstractmethod
     def probability(self, y):
-        """Of speech, from the LSTM's outputs."""
+        """Return the probability of speech for the LSTM's outputs."""
 
-    def meaning(self, found, exact):
+    def meaning(self, outputs, exact):
         same = [(self.probability(a) >= THRESHOLD) == (self.probability(b) >= THRESHOLD)
-                for a, b in zip(found, exact, strict=True)]
+                for a, b in zip(outputs, exact, strict=True)]
         return f"{np.mean(np.concatenate(same)):.1%} of decisions kept"
 
 
 class SileroSafetensors(_Vad):
-    """Silero VAD from its safetensors file; the runtime is PyTorch's LSTMCell."""
+    """Silero VAD from its safetensors file. The runtime is PyTorch's LSTMCell."""
 
     @property
     def _silero(self):
         return Silero.load(self.file)
 
-    def hear(self, audio):
+    def features(self, audio):
         return self._silero.features(audio)[:, None]
 
     def probability(self, y):
@@ -89,17 +89,17 @@ class SileroSafetensors(_Vad):
 
 
 class SileroOnnx(_Vad):
-    """Silero VAD from its ONNX graph, of another training run; the runtime is onnxruntime, whole graph."""
+    """Silero VAD from its ONNX graph, from another training run. The runtime is onnxruntime on the whole graph."""
 
     def _run(self, name, **feeds):
         model = onnx.load(self.file)
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
         return self._session(model).run([name], feeds)[0]
 
-    def hear(self, audio):
+    def features(self, audio):
         zero = np.zeros((1, 1, 128), np.float32)
-        given = np.ascontiguousarray(speech_windows(audio))
-        return self._run(self._node().input[0], input=given, h=zero, c=zero)
+        windows = np.ascontiguousarray(speech_windows(audio))
+        return self._run(self._node().input[0], input=windows, h=zero, c=zero)
 
     def _node(self):
         return next(node for node in onnx.load(self.file).graph.node if node.op_type == "LSTM")
@@ -109,12 +109,12 @@ class SileroOnnx(_Vad):
         graph = model.graph
         del graph.node[:], graph.input[:], graph.output[:]
         graph.node.append(node)
-        given = (node.input[0], "h", "c")
+        names = (node.input[0], "h", "c")
         graph.input.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-                           for name in given)
+                           for name in names)
         graph.output.append(onnx.helper.make_empty_tensor_value_info(node.output[0]))
         zero = np.zeros((1, frames.shape[1], 128), np.float32)
-        return self._session(model).run(None, dict(zip(given, (frames, zero, zero), strict=True)))[0][:, 0]
+        return self._session(model).run(None, dict(zip(names, (frames, zero, zero), strict=True)))[0][:, 0]
 
     def _session(self, model):
         options = onnxruntime.SessionOptions()
@@ -129,9 +129,9 @@ class SileroOnnx(_Vad):
 
 
 class Resemblyzer(Exhibit):
-    """Who is speaking? 3 layers and a linear head; a unit vector for each window of 160 frames."""
+    """Resemblyzer, which tells speakers apart: 3 layers and a linear head, a unit vector for each 160 frames."""
 
-    def hear(self, audio):
+    def features(self, audio):
         return mel.windows(mel.spectrogram(mel.normalized(audio)))
 
     def runtime(self, frames):
@@ -142,9 +142,9 @@ class Resemblyzer(Exhibit):
         with torch.no_grad():
             return linear(lstm(torch.from_numpy(np.asarray(frames, np.float32)))[0]).numpy()
 
-    def meaning(self, found, exact):
+    def meaning(self, outputs, exact):
         cosines = np.concatenate([(self._embedding(a) * self._embedding(b)).sum(axis=1)
-                                  for a, b in zip(found, exact, strict=True)])
+                                  for a, b in zip(outputs, exact, strict=True)])
         return f"cosine of embeddings {cosines.mean():.4f}, least {cosines.min():.4f}"
 
     def _embedding(self, y):
@@ -153,13 +153,19 @@ class Resemblyzer(Exhibit):
 
 
 def _part(name, tensors):
-    """The tensors of one module of a state dict, by their names in it."""
+    """Return the tensors of one module of a state dict, by their names in the module."""
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items()
             if key.startswith(f"{name}.")}
 
 
 def exhibits():
-    """All models of the zoo, found in their packages."""
+    """Return all models of the zoo from their packages.
+
+    Raises
+    ------
+    ValueError
+        If a package is not installed.
+    """
     return [
         SileroSafetensors("Silero VAD, safetensors", package_file("silero_vad_16k.safetensors"),
                           "lstm_cell", "demo"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where packages keep the models that come with them."""
+"""Find the models in installed packages."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,8 +8,14 @@ __all__ = ["package_folder"]
 
 
 def package_folder(name):
-    """The folder of an installed package, which is not imported."""
+    """Return the folder of an installed package, without importing it.
+
+    Raises
+    ------
+    ValueError
+        If the package is not installed.
+    """
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"the package {name!r} is not installed: run `nox -s zoo`")
+        raise ValueError(f"the package {name!r} is not installed; `nox -s zoo` installs it")
     return Path(spec.submodule_search_locations[0])

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package's own ONNX graph under onnxruntime: the judge of `examples.silero_vad.network`.
+"""Run the package's own ONNX graph in onnxruntime, to check `examples.silero_vad.network`.
 
-The package's ONNX files and its safetensors file hold the same network from different training
-runs. So the graph is run twice: as it is, against our network with the weights of the graph; and
-with the weights of the safetensors file put into it, against our network as users get it.
+The package's ONNX files and its safetensors file hold the same network from different training runs. So the graph
+runs twice: with its own weights, against our network with these weights; and with the weights of the safetensors file,
+against our network.
 
-``python tests/examples/silero_oracle.py`` writes the golden vectors anew, from the second of the two.
+``python tests/examples/silero_oracle.py`` writes the golden vectors from the second run.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ WEIGHT_IH, WEIGHT_HH, BIASES = "onnx::LSTM_209", "onnx::LSTM_210", "onnx::LSTM_2
 
 
 def graph():
-    """The package's ONNX model: all windows of a clip in one call, with the LSTM in plain sight."""
+    """Return the package's ONNX model that takes all windows of a clip in one call and has an LSTM node."""
     return onnx.load(package_file("silero_vad_16k_sequence.onnx"))
 
 
@@ -41,12 +41,12 @@ def _regate(tensor, order):
 
 
 def tensors_of(model):
-    """The graph's weights under the names and in the gate order of the safetensors file."""
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    bias_ih, bias_hh = np.split(found[BIASES][0], 2)
-    recurrent = {"weight_ih": found[WEIGHT_IH][0], "weight_hh": found[WEIGHT_HH][0],
+    """Return the graph's weights with the names and the gate order of the safetensors file."""
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    bias_ih, bias_hh = np.split(tensors[BIASES][0], 2)
+    recurrent = {"weight_ih": tensors[WEIGHT_IH][0], "weight_hh": tensors[WEIGHT_HH][0],
                  "bias_ih": bias_ih, "bias_hh": bias_hh}
-    return {**{ours: found[theirs] for theirs, ours in NAMES.items()},
+    return {**{ours: tensors[theirs] for theirs, ours in NAMES.items()},
             **{f"lstm_cell.{name}": _regate(value, IOFG) for name, value in recurrent.items()}}
 
 
@@ -63,7 +63,7 @@ def transplant(model, tensors):
 
 
 def probabilities(model, audio):
-    """What onnxruntime makes of a clip: (T,) float32."""
+    """Return the probabilities (T,) of a clip in onnxruntime, float32."""
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     zero = np.zeros((1, 1, 128), np.float32)
     inputs = {"input": np.ascontiguousarray(windows(audio)), "h": zero, "c": zero}
@@ -71,7 +71,7 @@ def probabilities(model, audio):
 
 
 def golden():
-    """Probabilities of every committed clip, by the graph with the weights of the safetensors file."""
+    """Return the probabilities of every bundled clip, by the graph with the weights of the safetensors file."""
     model = transplant(graph(), Silero.load().tensors)
     return {clip.name: probabilities(model, clip.audio) for clip in load_all()}
 

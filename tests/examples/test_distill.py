@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation: the loop on any network, and real networks of other packages in a minute's version."""
+"""Distillation: the training loop on a small network, and a one-minute run on Silero VAD."""
 
 import copy
 import itertools
@@ -28,10 +28,10 @@ def batches(seed=2):
         yield 2 * torch.randn(12, 8, 6)
 
 
-def test_relative_error_is_that_of_the_first_tensor():
-    right = torch.tensor([3.0, 4.0]), (torch.ones(2), torch.ones(2))
-    assert float(relative_error(right, right)) == 0
-    assert float(relative_error((torch.tensor([3.0, -1.0]), right[1]), right)) == pytest.approx(1.0)
+def test_relative_error_takes_the_first_tensor():
+    dense = torch.tensor([3.0, 4.0]), (torch.ones(2), torch.ones(2))
+    assert float(relative_error(dense, dense)) == 0
+    assert float(relative_error((torch.tensor([3.0, -1.0]), dense[1]), dense)) == pytest.approx(1.0)
 
 
 def test_a_distilled_network_answers_like_the_dense_one():
@@ -40,7 +40,7 @@ def test_a_distilled_network_answers_like_the_dense_one():
     distill(once, batches(), 1, 0.3, PES, rate=0.0)
     x = next(batches(3))
     with torch.no_grad():
-        error, without = (float(relative_error(found(x), dense(x))) for found in (sparse, once))
+        error, without = (float(relative_error(pruned(x), dense(x))) for pruned in (sparse, once))
     assert error < 0.8 * without and len(curve) == 150
     for name, weights in sparse.named_parameters():
         share = float((weights != 0).float().mean())
@@ -49,19 +49,19 @@ def test_a_distilled_network_answers_like_the_dense_one():
 
 
 def test_the_dense_network_stays_the_teacher():
-    """Answers to learn are those of before, whatever the network becomes."""
-    seen, sparse = [], network()
-    right = copy.deepcopy(sparse)
+    """The targets do not change with the network."""
+    targets, sparse = [], network()
+    dense = copy.deepcopy(sparse)
     inputs = list(itertools.islice(batches(), 5))
 
-    def loss(found, wanted):
-        seen.append(wanted[0])
-        return relative_error(found, wanted)
+    def loss(outputs, target):
+        targets.append(target[0])
+        return relative_error(outputs, target)
 
     distill(sparse, inputs, 5, 0.5, PES, loss=loss, progress=lambda updates, value: None)
-    for x, wanted in zip(inputs, seen, strict=True):
+    for x, target in zip(inputs, targets, strict=True):
         with torch.no_grad():
-            assert torch.equal(right(x)[0], wanted)
+            assert torch.equal(dense(x)[0], target)
 
 
 def test_bad_distillations_are_refused():
@@ -99,7 +99,7 @@ def test_equal_error_rate(example):
         rate([np.eye(4)[:1], np.eye(4)[1:2]])
 
 
-def test_pieces_are_of_the_sequences_and_the_same_for_a_seed(example):
+def test_pieces_are_cut_from_the_sequences_and_the_same_for_a_seed(example):
     sequences = [np.arange(30.0)[:, None] + 100 * number for number in range(3)] + [np.full((5, 1), -1.0)]
     streams = example["task"].Streams(sequences, 4, 10)
     first, second = (next(streams.batches(1)) for _ in range(2))
@@ -117,7 +117,7 @@ def test_pieces_can_come_more_often_from_some_sequences_and_vary(example):
     assert shares == pytest.approx([0.6, 0.3, 0.1, 0], abs=0.05)
 
 
-def test_halves_of_what_a_voice_says_have_no_window_in_common(example):
+def test_halves_of_a_voice_have_no_window_in_common(example):
     for count in (9, 10):
         embeddings = np.eye(count)
         first, last = example["speaker"]._halves(embeddings)
@@ -141,10 +141,10 @@ def test_recorded_voices_are_in_one_split(example, tmp_path):
     import soundfile
     for name in ("7-1-0001", "7-2-0001", "12-1-0001", "a", "b-2"):
         soundfile.write(tmp_path / f"{name}.flac", np.full(1600, 0.1), 8000)
-    found = {split: example["voices"].recordings(tmp_path, split) for split in ("train", "test")}
-    assert [voice.name for voice in found["test"]] == ["12", "b"]
-    assert [voice.name for voice in found["train"]] == ["7", "a"]
-    assert [len(piece) for piece in found["train"][0].pieces] == [3200, 3200]
+    voices = {split: example["voices"].recordings(tmp_path, split) for split in ("train", "test")}
+    assert [voice.name for voice in voices["test"]] == ["12", "b"]
+    assert [voice.name for voice in voices["train"]] == ["7", "a"]
+    assert [len(piece) for piece in voices["train"][0].pieces] == [3200, 3200]
     (tmp_path / "empty").mkdir()
     with pytest.raises(example["main"].MissingData, match="expected recordings of at least 2 voices, found 0"):
         example["voices"].recordings(tmp_path / "empty", "train")
@@ -163,12 +163,12 @@ def test_artificial_voices_sound_like_syllables_and_are_always_the_same(example,
     assert not np.array_equal(voices[0].pieces[0][:1000], voices[1].pieces[0][:1000])
 
 
-def test_a_minute_of_distillation_saves_the_decisions(example, tmp_path):
-    """Silero VAD at 10 %, on the clips that it did not learn from."""
+def test_a_minute_of_distillation_keeps_the_decisions(example, tmp_path):
+    """Silero VAD at 10 %, on clips that are not in the training."""
     from click.testing import CliRunner
     done = CliRunner().invoke(example["main"].main, ["--small", "--folder", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "small" / "distillation.json").read_text())
-    found = {name: figures["clips"]["kept"] for name, figures in found["vad/machine"].items()}
-    assert found["dense"] > 0.995 and found["distilled-10"] > 0.95
-    assert found["one-shot-10"] < found["distilled-10"] - 0.05
+    results = json.loads((tmp_path / "small" / "distillation.json").read_text())
+    kept = {name: figures["clips"]["kept"] for name, figures in results["vad/machine"].items()}
+    assert kept["dense"] > 0.995 and kept["distilled-10"] > 0.95
+    assert kept["one-shot-10"] < kept["distilled-10"] - 0.05

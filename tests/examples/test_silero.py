@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Silero VAD: its network, its recordings, its search for a density, its figures, and all of it.
+"""The example Silero VAD: network, recordings, search for a density, figures, and the whole program.
 
-What needs the weights is skipped where ``silero-vad`` is not installed, what needs onnxruntime or
-matplotlib where those are missing.
+Tests are skipped if they need ``silero-vad``, onnxruntime or matplotlib and it is not installed.
 """
 
 import dataclasses
@@ -49,7 +48,7 @@ def oracle(silero):
 
 
 def probability(silero, audio):
-    """The whole network in float: (T,) probabilities of speech."""
+    """Return the probabilities of speech (T,) by the whole network in floating point."""
     y, _ = floating.run(silero.lstm, silero.features(audio)[:, None])
     return silero.probability(y[:, 0])
 
@@ -67,12 +66,12 @@ def write_wav(path, channels=1, width=2, rate=16000, samples=4):
 @pytest.mark.parametrize("samples, count", [(1, 1), (511, 1), (512, 1), (513, 2), (1536, 3)])
 def test_windows_carry_context_and_end_in_zeros(samples, count):
     audio = np.arange(1, samples + 1, dtype=np.float32)
-    found = network.windows(audio)
-    assert found.shape == (count, 576)
-    assert not found[0, :64].any()
-    np.testing.assert_array_equal(found[1:, :64], found[:-1, -64:])
-    np.testing.assert_array_equal(found[:, 64:].ravel()[:samples], audio)
-    assert not found[:, 64:].ravel()[samples:].any()
+    windows = network.windows(audio)
+    assert windows.shape == (count, 576)
+    assert not windows[0, :64].any()
+    np.testing.assert_array_equal(windows[1:, :64], windows[:-1, -64:])
+    np.testing.assert_array_equal(windows[:, 64:].ravel()[:samples], audio)
+    assert not windows[:, 64:].ravel()[samples:].any()
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -80,12 +79,12 @@ def test_windows_carry_context_and_end_in_zeros(samples, count):
 def test_convolve_is_the_sum_it_says(n, stride):
     rng = np.random.default_rng(SEED)
     x, weight, bias = rng.normal(size=(3, 5, n)), rng.normal(size=(7, 5, 3)), rng.normal(size=7)
-    found = network.convolve(x, weight, bias, stride)
+    y = network.convolve(x, weight, bias, stride)
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
-    assert found.shape == (3, 7, (n - 1) // stride + 1)
-    for t, filter_, k in np.ndindex(found.shape):
+    assert y.shape == (3, 7, (n - 1) // stride + 1)
+    for t, filter_, k in np.ndindex(y.shape):
         expected = (padded[t, :, k * stride:k * stride + 3] * weight[filter_]).sum() + bias[filter_]
-        assert found[t, filter_, k] == pytest.approx(expected)
+        assert y[t, filter_, k] == pytest.approx(expected)
 
 
 def test_weights_of_another_shape_are_named(silero):
@@ -135,7 +134,7 @@ def test_untouched_graph_gives_the_same_as_its_weights_in_our_network(oracle, tm
 # -- recordings ----------------------------------------------------------------------------------
 
 
-def test_recordings_are_those_that_their_readme_names():
+def test_recordings_are_the_ones_in_their_readme():
     rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|.*`([0-9a-f]{64})` \|$",
                       (clips.CLIPS / "README.md").read_text(), re.MULTILINE)
     assert [name for name, _, _ in rows] == [clip.name for clip in clips.load_all()]
@@ -146,21 +145,21 @@ def test_recordings_are_those_that_their_readme_names():
         assert hashlib.sha256(data).hexdigest() == digest, name
 
 
-@pytest.mark.parametrize("wrong, found", [
+@pytest.mark.parametrize("wrong, kind", [
     ({"channels": 2}, "2 of 16 bits at 16000 Hz"),
     ({"width": 1}, "1 of 8 bits at 16000 Hz"),
     ({"rate": 8000}, "1 of 16 bits at 8000 Hz"),
 ])
-def test_unfit_recordings_are_refused(tmp_path, wrong, found):
-    with pytest.raises(clips.BadClip, match=f"a.wav: expected 1 channel .* found {found}"):
+def test_unfit_recordings_are_refused(tmp_path, wrong, kind):
+    with pytest.raises(clips.BadClip, match=f"a.wav: expected 1 channel .* found {kind}"):
         clips.load(write_wav(tmp_path / "a.wav", **wrong))
 
 
-def test_what_is_no_recording_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "text.wav").write_text("not RIFF")
     with pytest.raises(clips.BadClip, match="text.wav: not a WAV file"):
         clips.load(tmp_path / "text.wav")
-    with pytest.raises(clips.BadClip, match="silent.wav: holds no samples"):
+    with pytest.raises(clips.BadClip, match="silent.wav: the recording holds no samples"):
         clips.load(write_wav(tmp_path / "silent.wav", samples=0))
     with pytest.raises(clips.BadClip, match="at least 2 WAV files, found 0"):
         clips.load_all(tmp_path / "nowhere")
@@ -179,8 +178,8 @@ def test_every_clip_has_a_channel_of_its_own(channels):
     assert active.sum() == sum(len(vector) for vector in vectors)
     assert reset.sum() == len(vectors) and not (reset & ~active).any()
     assert not frames[~active].any()
-    for vector, found in zip(vectors, clips.pick_up(frames, turns), strict=True):
-        np.testing.assert_array_equal(found, vector)
+    for vector, picked in zip(vectors, clips.pick_up(frames, turns), strict=True):
+        np.testing.assert_array_equal(picked, vector)
 
 
 def test_schedule_keeps_the_channels_busy():
@@ -194,7 +193,7 @@ def test_schedule_keeps_the_channels_busy():
 @pytest.mark.parametrize("fails, answer", [
     (lambda percent: percent < 59, 59),
     (lambda percent: percent <= 60, 61),
-    (lambda percent: percent < 59 or percent == 80, 81),  # lower ones that would do again are out of reach
+    (lambda percent: percent < 59 or percent == 80, 81),  # 59 passes again, below the first that fails
     (lambda percent: False, 1),
     (lambda percent: percent < 100, 100),
 ])
@@ -206,14 +205,14 @@ def test_search_stops_at_the_first_density_that_fails(monkeypatch, fails, answer
         return SimpleNamespace(density=share, kept=0.98 if fails(round(100 * share)) else 0.99)
 
     monkeypatch.setattr(density, "trial", trial)
-    held = density.lowest(None, None)
-    assert held[-1].density == answer / 100
-    assert [made.density for made in held] == [share for share in tried if not fails(round(100 * share))]
+    passed = density.lowest(None, None)
+    assert passed[-1].density == answer / 100
+    assert [made.density for made in passed] == [share for share in tried if not fails(round(100 * share))]
 
 
-def test_search_says_when_nothing_holds(monkeypatch):
+def test_search_says_when_nothing_passes(monkeypatch):
     monkeypatch.setattr(density, "trial", lambda *_: SimpleNamespace(density=1.0, kept=0.5))
-    with pytest.raises(ValueError, match="not even the dense model keeps 99.0% of the decisions"):
+    with pytest.raises(ValueError, match="the dense model keeps less than 99.0% of the decisions; lower --keep"):
         density.lowest(None, None)
 
 
@@ -222,7 +221,7 @@ def test_search_says_when_nothing_holds(monkeypatch):
 
 @pytest.fixture(scope="module")
 def job(silero):
-    """The job on two short clips, where the reference stands for the machine, too."""
+    """A job on two short clips, with the reference in place of the machine."""
     task = Task(silero, [clips.load(clips.CLIPS / f"cards-00{k}.wav") for k in (1, 4)])
     chosen = density.trial(task, 0.59, PRESETS["demo"])
     plan = place(chosen.model, PRESETS["demo"])
@@ -234,16 +233,16 @@ def job(silero):
 
 
 def test_figures_of_a_right_machine(job):
-    found = figures.gather(job)
-    assert found.right and not found.wrong_words and found.words == job.words.size
-    assert found.busy == 0.5 and found.cycles_per_step == 1000 / found.steps
-    assert found.kept == 1 - found.from_dense.changed / found.windows == job.chosen.kept
-    assert found.from_pruned.largest < 0.02 and found.from_pruned.rms < 1e-3 < found.from_dense.rms
-    for matrix in found.matrices:
+    gathered = figures.gather(job)
+    assert gathered.right and not gathered.wrong_words and gathered.words == job.words.size
+    assert gathered.busy == 0.5 and gathered.cycles_per_step == 1000 / gathered.steps
+    assert gathered.kept == 1 - gathered.from_dense.changed / gathered.windows == job.chosen.kept
+    assert gathered.from_pruned.largest < 0.02 and gathered.from_pruned.rms < 1e-3 < gathered.from_dense.rms
+    for matrix in gathered.matrices:
         least, most = matrix.entries
         assert 0 < least <= most <= least + matrix.padding + 8  # rounding may make a kept weight zero
         assert matrix.density == pytest.approx(0.59, abs=1e-3)
-    assert json.loads(json.dumps(found.to_dict()))["right"] is True
+    assert json.loads(json.dumps(gathered.to_dict()))["right"] is True
 
 
 @pytest.mark.parametrize("wrong", ["word", "saturations"])
@@ -251,22 +250,22 @@ def test_figures_of_a_wrong_machine(job, wrong):
     if wrong == "word":
         words = job.words.copy()
         words[5, 0, 7] ^= 1
-        found = figures.gather(dataclasses.replace(job, words=words))
-        assert found.wrong_words == 1
+        gathered = figures.gather(dataclasses.replace(job, words=words))
+        assert gathered.wrong_words == 1
     else:
-        found = figures.gather(dataclasses.replace(job, counters={**job.counters, "saturated": 1}))
-    assert not found.right and found.to_dict()["right"] is False
+        gathered = figures.gather(dataclasses.replace(job, counters={**job.counters, "saturated": 1}))
+    assert not gathered.right and gathered.to_dict()["right"] is False
 
 
 def test_picture_is_drawn(job, tmp_path):
     pytest.importorskip("matplotlib")
     from examples.silero_vad import machine, picture
-    seen = machine.Trace(np.arange(0, 550, 50), np.linspace(0, 1, 10), np.array([200]))
-    picture.draw(job, seen, tmp_path / "a.png")
+    trace = machine.Trace(np.arange(0, 550, 50), np.linspace(0, 1, 10), np.array([200]))
+    picture.draw(job, trace, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-# -- all of it -----------------------------------------------------------------------------------
+# -- the program ---------------------------------------------------------------------------------
 
 
 def test_missing_clips_are_one_line(silero, tmp_path):
@@ -278,13 +277,13 @@ def test_missing_clips_are_one_line(silero, tmp_path):
 
 
 @pytest.mark.sim
-def test_all_of_it_on_two_clips(silero, tmp_path):
+def test_the_program_on_two_clips(silero, tmp_path):
     pytest.importorskip("matplotlib")
     from examples.silero_vad.__main__ import main
     for k in (1, 4):
         shutil.copy(clips.CLIPS / f"cards-00{k}.wav", tmp_path)
     done = CliRunner().invoke(main, ["--clips", str(tmp_path), "-o", str(tmp_path), "--keep", "0.9"])
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "silero_vad.json").read_text())
-    assert found["right"] and found["steps"] == 49 and found["words"] == 49 * 8 * 128
-    assert 0.9 < found["busy"] <= 1 and found["kept"] >= 0.9
+    figures = json.loads((tmp_path / "silero_vad.json").read_text())
+    assert figures["right"] and figures["steps"] == 49 and figures["words"] == 49 * 8 * 128
+    assert 0.9 < figures["busy"] <= 1 and figures["kept"] >= 0.9
