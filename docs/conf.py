@@ -46,7 +46,7 @@ autodoc_default_options = {"members": True}
 autodoc_mock_imports = ["torch"]  # it is large, and only its names are needed
 napoleon_google_docstring = False
 napoleon_use_ivar = True
-napoleon_custom_sections = [("Members", "params_style")]
+napoleon_custom_sections = ["Ports"]
 default_role = "py:obj"
 # A reference to a public name must lead somewhere. Other names, as those of numpy, may be plain text.
 nitpicky = True
@@ -68,6 +68,30 @@ def _blocks():
             member = getattr(found, name)
             if inspect.isclass(member) and issubclass(member, wiring.Component) and member.__module__ == module.name:
                 yield f"{module.name}.{name}", member
+
+
+def _ports(app, what, name, block, options, lines):
+    """The section Members of a block: ports, and what each is for. Napoleon would take that for a type."""
+    if "Members" not in lines:
+        return
+    first = lines.index("Members") + 2
+    last = next((number for number in range(first, len(lines)) if not lines[number].strip()), len(lines))
+    fields = []
+    for line in lines[first:last]:
+        if line[:1].isspace():
+            fields[-1] += f" {line.strip()}"
+        else:
+            names, _, meaning = line.partition(" : ")
+            fields.append(f"- ``{names}``: {meaning}")
+    lines[first - 2:last] = ["Ports", "-----", *fields, ""]
+
+
+def _parameters(app, what, name, block, options, signature, result):
+    """The parameters of a block are those of its ``__init__``; its metaclass hides them."""
+    if what == "class" and issubclass(block, wiring.Component):
+        found = inspect.signature(block.__init__)
+        return str(found.replace(parameters=list(found.parameters.values())[1:])), None
+    return None
 
 
 def _members(name, owner):
@@ -127,6 +151,8 @@ def _front_page(app):
 
 
 def setup(app):
+    app.connect("autodoc-process-docstring", _ports, priority=400)  # before Napoleon
+    app.connect("autodoc-process-signature", _parameters)
     app.connect("env-check-consistency", _check_reference)
     app.connect("build-finished", lambda app, error: error or _front_page(app))
     app.connect("html-collect-pages", _source_pages)
