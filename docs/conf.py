@@ -127,9 +127,9 @@ class SourceLinks(SphinxPostTransform):
 
     def run(self, **kwargs):
         for link in list(self.document.findall(download_reference)):
-            path = self.env.relfn2path(link["reftarget"], self.env.current_document.docname)[0]
+            path = self.env.relfn2path(link["reftarget"], self.env.docname)[0]
             _shown.add(path)
-            uri = self.app.builder.get_relative_uri(self.env.current_document.docname, f"source/{path}")
+            uri = self.app.builder.get_relative_uri(self.env.docname, f"source/{path}")
             link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
 
 
