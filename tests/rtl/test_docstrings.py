@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """Docstrings of the blocks: their Members are the ports that the blocks have, in direction and shape."""
 
