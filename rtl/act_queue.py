@@ -24,17 +24,17 @@ class ActQueue(wiring.Component):
     Attributes
     ----------
     margin : int
-        Columns that the queue takes after ``full`` has risen. `openese.rtl.broadcast.Broadcast` checks that it covers
-        the columns on their way. Four more than these leave room for registers between the two.
+        Columns that the queue takes after ``full`` has risen. `Broadcast.on_the_way` are needed, and `Broadcast` checks
+        that the margin covers them; the rest is reserve for more registers between the two.
 
     Members
     -------
     i : In(Token) — token from PtrRead.
-    i_valid : In(1) — write the token, and unless it ends an operation, the activations.
-    activations : In(array of channels x activation_bits) — the activations of the token's column.
+    i_valid : In(1) — write the token and, unless it ends an operation, the activations.
+    activations : In(activations) — activations of the token's column.
     full : Out(1) — send no more columns.
-    tokens : Out(stream of Token) — the tokens, in order.
-    columns : Out(stream of activations) — the activations, in order. A token that ends an operation has none.
+    tokens : Out(stream(Token)) — the tokens, in order.
+    columns : Out(stream(activations)) — the activations, in order. A token that ends an operation has none.
     """
 
     delay = Fifo.delay

@@ -20,23 +20,29 @@ def table_line(config):
 
 
 class Activation(wiring.Component):
-    """Evaluates one of two functions on ``ports`` arguments a cycle.
+    """Evaluates one of two functions on ``ports`` arguments a cycle (paper: Sigmoid, Tanh).
 
-    Each function is 2048 samples (the paper's size) over ``[-2**R, 2**R)``; the samples and so the range and
-    the function itself come from the image. An argument is the index of a sample, offset to be unsigned,
-    above ``fraction_bits`` of interpolation. Even and odd samples lie in memories of their own, so that both
-    neighbours are read at once; the last sample is its own right neighbour.
+    Each function is 2048 samples, the paper's size, over ``[-2**R, 2**R)``. The samples come from the image, and so do
+    the range and the function itself. The upper bits of an argument are the number of a sample, offset to be unsigned;
+    the lower ``fraction_bits`` interpolate. Even and odd samples lie in separate memories, so both neighbours are read
+    at once. The last sample is its own right neighbour.
 
-    Latency: `delay` cycles. Cost: two memories of 2048 x 18 bits with ``ports`` read ports, of which the first also
-    writes, so that two ports are one block RAM's; and per port a multiplier-adder of 19 x 10 + 29 bits and two adders.
+    Latency: `delay` cycles. Cost: two memories of 2048 x 18 bits with ``ports`` read ports (the first also writes, so
+    two ports fit one block RAM); for each port a multiplier-adder of 19 x 10 + 29 bits and two adders.
+
+    Parameters
+    ----------
+    config : Config
+    ports : int
+        Arguments a cycle.
 
     Members
     -------
-    argument : per port, unsigned table argument.
-    function : per port, 0 the sigmoid's table, 1 the tanh's.
-    value : per port, the signed Q16 function value, ``delay`` cycles later.
-    load, load_valid : writes an (even, odd) pair of samples; the address is function * 1024 + pair. What port 0 is
-        asked at the same time is not answered.
+    argument : In(argument_bits).array(ports) — table arguments, unsigned.
+    function : In(1).array(ports) — 0 for the sigmoid's table, 1 for the tanh's.
+    value : Out(signed(table_bits)).array(ports) — function values in Q16, `delay` cycles later.
+    load : In(table_line) — pair of samples; the address is function * 1024 + pair.
+    load_valid : In(1) — write the pair. Port 0 gives no value for an argument of the same cycle.
     """
 
     delay = 6

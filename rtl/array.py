@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""The array of PEs, and of the element-wise slices beside them."""
+"""PEArray: the PEs, and the element-wise slices beside them."""
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
@@ -22,27 +22,52 @@ __all__ = ["PEArray"]
 class PEArray(wiring.Component):
     """``groups`` x ``row_pes`` PEs behind one broadcast (paper, section 4), in ``slices`` tiles.
 
-    PE number ``group * row_pes + row`` takes the columns of its group and the rows ``r % row_pes == row``.
+    PE number ``group * row_pes + row`` takes the columns of its group and the rows ``r`` with ``r % row_pes == row``.
 
-    Latency: `column_delay` cycles from ``column`` to ``activations`` being due; `input_delay` from all inputs to
-    the PEs; `drain_delay` from ``drain`` to the slices being due to capture; `full_delay` from a queue's level to
-    ``full``; `done_delay` from the end of an operation being at the accumulators to ``done``; `release_delay` from
-    the last line of a block being read to ``released``. What concerns the slices is not delayed.
-    Cost: the tiles, two registers a broadcast bit.
+    Latency, in cycles:
+
+    - `column_delay` from ``column`` to its ``activations`` at the input;
+    - `input_delay` from the inputs to the PEs. The slices' ``control`` is not delayed;
+    - `drain_delay` from ``drain`` to the slices' ``capture``;
+    - `full_delay` from the number of columns in a queue to ``full``;
+    - `done_delay` from the last sum of an operation being in its accumulator to ``done``;
+    - `release_delay` from the last line of a block being read to ``released``.
+
+    Cost: the tiles; two registers for each bit of the broadcast.
 
     Members
     -------
-    column, column_valid, activations, context... : see `PE`; activations for every group.
-    full : no more columns, please.
-    done : pulses when all PEs have completed an operation.
-    busy, padding, hazard : how many PEs did so, in one cycle.
-    control : to all slices; see `Slice`. ``columns`` : what they assemble, PE row after PE row.
-    saturated : lanes that were clamped, in one cycle.
-    cells, cell_write : one a slice and lane; ``cell_data``.
-    weights, pointers : a line for all PEs, from the loader or the stream. ``parameters`` : one for all slices.
-    tables : for every slice.
-    streamed, written : see `SpmatRead`. ``released`` : pulses when all PEs are through a block. ``starved`` : how
-        many wait for an entry.
+    column : In(Column) — a column of the broadcast, or the end of an operation.
+    column_valid : In(1) — there is one. It cannot be held up.
+    activations : In(array(groups, activations)) — its activations, one column for each group.
+    context : In(Context) — context of an operation, before its first column.
+    context_valid : In(1) — set the context.
+    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    full : Out(1) — send no more columns.
+    drain : In(1) — read and clear a row of every PE. See `SpMV` for the rows it must not name.
+    drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
+    done : Out(1) — pulses when all PEs have completed an operation.
+    busy : Out(bits_for(pes)) — PEs that multiplied an entry.
+    padding : Out(bits_for(pes)) — PEs that a padding entry passed.
+    hazard : Out(bits_for(pes)) — PEs in which an entry waited for its accumulator.
+    weights : In(weight_line(pes)) — line of the weight memories, from the loader or the stream.
+    weights_valid : In(1) — write the line.
+    pointers : In(pointer_line(pes)) — line of the pointer memories.
+    pointers_valid : In(1) — write the line.
+    streamed : In(1) — the weights are streamed. Only if the machine streams weights, as the next three.
+    written : In(position_bits) — lines written so far, modulo twice the depth.
+    released : Out(1) — pulses when all PEs have read a block.
+    starved : Out(bits_for(pes)) — PEs that wait for a streamed line.
+    control : In(SliceControl) — the work of all slices; see `Slice`.
+    columns : Out(array(row_pes, activations)) — columns that the slices assemble, PE row after PE row.
+    saturated : Out(bits_for(slices * slice_width)) — lanes whose cell state or output was clamped.
+    cells : Out(array(slices * slice_width, signed(cell_bits))) — cell states at the control's row and beat.
+    cell_write : In(slices * slice_width) — lanes whose cell state is set, a cycle later.
+    cell_data : In(signed(cell_bits)) — the value to set.
+    parameters : In(parameter_line(slices)) — line of the parameter memories.
+    parameters_valid : In(1) — write the line.
+    tables : In(table_line) — pair of samples for every slice.
+    tables_valid : In(1) — write the pair.
     """
 
     column_delay = PE.column_delay

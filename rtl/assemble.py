@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""Assemble: runs the element-wise slices row by row and writes what they produce."""
+"""Assemble: drains the PEs row by row, runs the slices on the rows and writes the columns."""
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
@@ -20,28 +20,36 @@ ORDER = (Kind.G, Kind.I, Kind.F, Kind.CELL_TANH, Kind.O)
 
 
 class Assemble(wiring.Component):
-    """Carries out ELEMENTWISE and PROJECT: drains the PEs row by row into their slices, which all work in
-    step, and writes the columns they assemble to the vector memory (paper: Assemble and what follows it).
+    """Carries out ELEMENTWISE and PROJECT (paper: Assemble and the blocks behind it).
 
-    A cell row takes five slots of ``slot`` cycles, one for each of `ORDER`, and a gate a slot for every phase
-    its sums are spread over. tanh(c) and o run a row behind, which covers the slices' latency; a row of a
-    projection takes a slot for each phase. Writing a row takes ``row_pes / groups`` cycles beside that. After
-    a reset all accumulators are cleared first.
+    It drains the PEs row by row into their slices, which all work in step, and writes the columns that they assemble to
+    the vector memory. A cell row takes five slots of ``slot`` cycles, one for each of `ORDER`; the slot of a gate is
+    repeated for every phase of its sums. tanh(c) and o run a row behind, which covers the slices' latency. A row of a
+    projection takes a slot for each phase. Writing a row takes `lines` cycles beside that. After a reset Assemble first
+    clears all accumulators.
 
-    Latency: `go_delay` cycles from ``go`` to the first slot, `turn_delay` from a slot to its ``drain``;
-    `write_delay`.
-
-    Cost: a mux over all columns of a row.
+    Latency: `go_delay` cycle from ``go`` to the first slot; `turn_delay` cycle from a slot to its ``drain``;
+    `write_delay` from a row's last slot to its first line. Cost: a multiplexer over all columns of a row.
 
     Members
     -------
-    start : take an ELEMENTWISE or PROJECT ``instruction`` (only when not ``busy``), with its ``settings``.
-    go : the array has completed what the instruction drains.
-    lines_done : lines that the instruction has written.
-    drain, drain_address : the array's drain. ``control`` : what the slices do with it; ``columns`` : what of it
-        comes back.
-    write_line, write_bank, write_columns, write_valid : to the vector memory.
-    state_row, state_beat : the cells that the slices read while not ``busy``; see `openese.rtl.state_access`.
+    start : In(1) — take ``instruction``, ``acc_base`` and ``settings``; only while not ``busy``.
+    instruction : In(Instruction) — an ELEMENTWISE or PROJECT.
+    acc_base : In(bits_for(accumulator_rows - 1)) — first accumulator of its rows.
+    settings : In(Settings) — number formats and voices.
+    go : In(1) — the sums are complete: begin.
+    busy : Out(1) — an instruction is under way, or accumulators are being cleared.
+    lines_done : Out(line_bits + 1) — lines that the instruction has written.
+    drain : Out(1) — read and clear a row of all PEs.
+    drain_address : Out(bits_for(accumulator_rows - 1)) — the row's address.
+    control : Out(SliceControl) — the slices' work on it.
+    columns : In(array(row_pes, activations)) — the columns that the slices assemble.
+    write_valid : Out(1) — write a line of the vector memory, in all banks.
+    write_line : Out(line_bits) — its number.
+    write_channels : Out(channels) — channels to write.
+    write_columns : Out(array(groups, activations)) — a column for each bank.
+    state_row : In(bits_for(cell_rows - 1)) — cell row that the slices read while not ``busy``; see `StateAccess`.
+    state_beat : In(bits_for(beats - 1)) — beat that they read.
     """
 
     go_delay = 1
@@ -74,7 +82,7 @@ class Assemble(wiring.Component):
 
     @property
     def spacing(self):
-        """Least cycles between the last slots of two rows: one is written before the next is assembled."""
+        """Least cycles between the last slots of two rows: a row is written before the next is assembled."""
         return self._config.beats + self.lines + 1
 
     @property
@@ -83,8 +91,9 @@ class Assemble(wiring.Component):
         return self._config.row_pes // self._config.groups
 
     def write_delay(self, project):
-        """Cycles from the first of a row's last slot to the first of its lines being written; the line counts
-        in ``lines_done`` a cycle later."""
+        """Cycles from the first cycle of a row's last slot to the first of its lines being written. The line counts in
+        ``lines_done`` a cycle later.
+        """
         return (self._y_delay if project else self._m_delay) + self._config.beats + 2
 
     def elaborate(self, platform):
@@ -108,7 +117,7 @@ class Assemble(wiring.Component):
         return m
 
     def _sequence(self, m, instruction, acc_base, project, flushed):
-        """Walks rows, slots, phases and cycles; returns the slices' beat and a pulse per row."""
+        """Walk rows, slots, phases and cycles. Returns the slices' beat, and a pulse for each row."""
         config = self._config
         row = Signal(bits_for(config.cell_rows))
         slot = Signal(range(len(ORDER)))
@@ -204,7 +213,7 @@ class Assemble(wiring.Component):
         ]
 
     def _write(self, m, instruction, settings, project, row_issued, flushed):
-        """Writes a row's columns, one a group and cycle, as soon as they are assembled."""
+        """Write a row's columns as soon as they are assembled, one for each group a cycle."""
         config = self._config
         lines = self.lines
         pulses = Signal(self._m_delay + config.beats)

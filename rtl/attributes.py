@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What synthesis is told about a signal or a memory, where its own choice could be another.
+"""Advice to synthesis about a signal or a memory, for the cases in which its own choice would be worse.
 
-The names are Vivado's; Yosys knows the first two. They change nothing of what the Verilog means.
+The names are Vivado's; Yosys knows the first two. They change nothing in the meaning of the Verilog.
 """
 
 __all__ = ["LUT_RAM", "DSP", "DISTANCE", "block_ram", "fanout"]
@@ -15,10 +15,10 @@ DISTANCE = {"shreg_extract": "no"}
 
 
 def block_ram(depth):
-    """For a memory that belongs in block RAM as soon as it has the depth of one at its widest."""
+    """For a memory that belongs in block RAM if it has at least the depth of one at its widest."""
     return {"ram_style": "block"} if depth >= 512 else {}
 
 
 def fanout(most):
-    """For a register, or a signal, that many others follow: it is copied, so that each drives ``most`` at most."""
+    """For a signal with many loads: it is copied, so that each copy drives at most ``most`` of them."""
     return {"max_fanout": str(most)}

@@ -12,7 +12,16 @@ SLVERR = 2
 
 
 class AXI4LiteSignature(wiring.Signature):
-    """An AXI4-Lite bus of 32 bits, seen by the manager."""
+    """An AXI4-Lite bus of 32 bits, seen by the manager.
+
+    Members
+    -------
+    aw : Out(stream(address)) — ``addr`` and ``prot`` of a write.
+    w : Out(stream(data)) — ``data`` and ``strb``.
+    b : In(stream(2)) — the response to a write.
+    ar : Out(stream(address)) — ``addr`` and ``prot`` of a read.
+    r : In(stream(data)) — ``data`` and ``resp``.
+    """
 
     def __init__(self, address_width):
         address = data.StructLayout({"addr": address_width, "prot": 3})
@@ -28,15 +37,22 @@ class AXI4LiteSignature(wiring.Signature):
 class AXI4LiteSubordinate(wiring.Component):
     """Turns AXI4-Lite into single reads and writes of registers, one of each at a time.
 
-    Latency: a write is done in the cycle after its address and data are both there, a read one cycle after
-    its address; then the response. Cost: some registers.
+    Latency: a write is done in the cycle after its address and data are both there, a read one cycle after its address;
+    then comes the response. Cost: some registers.
 
     Members
     -------
-    hold : take no access yet.
-    bus : the bus. Writes that do not set all byte strobes get SLVERR and change nothing.
-    write, write_address, write_data : a write; ``write_known`` in the same cycle says that it is allowed.
-    read, read_address : a read; ``read_data`` and ``read_known`` are the answer in the same cycle.
+    bus : In(AXI4LiteSignature(address_width)) — the bus. A write that does not set all byte strobes gets SLVERR and
+        changes nothing.
+    hold : In(1) — take no access.
+    write : Out(1) — a write.
+    write_address : Out(address_width - 2) — its word address.
+    write_data : Out(32) — its value.
+    write_known : In(1) — in the same cycle: it is allowed.
+    read : Out(1) — a read.
+    read_address : Out(address_width - 2) — its word address.
+    read_data : In(32) — in the same cycle: the value.
+    read_known : In(1) — in the same cycle: it is allowed.
     """
 
     def __init__(self, address_width):

@@ -23,25 +23,53 @@ def order_line(config):
 
 
 class Broadcast(wiring.Component):
-    """Reads column after column from the vector memory, in the order that the packer chose.
+    """Sends column after column from the vector memory to the array, in the order that the packer chose.
 
-    The order memory names, for every pointer line, the column that each group multiplies; a good order keeps
-    the PEs' queues level, and columns without any entry are simply not in it. Column ``k`` of an operation
-    has its pointers at line ``order_base + k`` in every PE. After the last column goes the operation's end.
+    Line ``order_base + k`` of the order memory names, for each group, the ``k``-th column that it multiplies. A good
+    order keeps the PEs' queues level. Columns without any entry are not in the order. The pointers of the ``k``-th
+    columns are at the same line in every PE. After the last column goes the end of the operation.
 
-    An operation with ``follow`` takes only columns that have been written (``lines_done``), so it can start
-    while they are still being computed.
+    An operation with ``follow`` takes only columns that have been written, so it can start while they are computed.
 
-    Latency: `delay` cycles from ``start`` to the first ``column``; ``activations`` come `PEArray.column_delay`
-    later. Cost: one memory of ``column_depth`` x ``groups`` x line bits.
+    Latency: `delay` cycles from ``start`` to the first ``column``; `activations_delay` cycles from a column to its
+    activations. Cost: one memory of ``column_depth`` x ``groups`` x ``line_bits``.
+
+    Attributes
+    ----------
+    turns : int
+        Columns in a row that wait for ``full`` or ``follow``. The last one is sent in its turn.
+    send_delay : int
+        Cycles from a column's turn to ``column``.
+    on_the_way : int
+        Columns that a queue still gets after its ``full`` has risen.
+
+    Raises
+    ------
+    ValueError
+        If the array takes activations at another time, or the queues' margin is less than `on_the_way`.
 
     Members
     -------
-    start : begin an operation with the given ``count``, ``order_base``, ``src_base``, ``follow``,
-        ``clear`` (channels whose activations are to be zero) and ``operation``. ``busy`` until the end is sent.
-    full : from the array. ``lines_done`` : lines of the source that have been written.
-    blocked_full, blocked_follow : why no column was sent in a cycle.
-    read_line, read_valid, columns : the vector memory's read port, used when ``read_valid``.
+    start : In(1) — begin an operation; only while not ``busy``.
+    count : In(bits_for(vector_depth)) — its columns for each group.
+    order_base : In(bits_for(column_depth)) — its first line in the order memory and in the PEs' pointer memories.
+    src_base : In(line_bits) — line of the vector memory that line numbers in the order count from.
+    follow : In(1) — wait until a column is written.
+    clear : In(channels) — channels whose activations are sent as zero.
+    operation : In(bits_for(MAX_OPERATIONS - 1)) — its number.
+    busy : Out(1) — the end of the operation is not sent yet.
+    full : In(1) — send no column.
+    lines_done : In(line_bits + 1) — lines of the source that have been written.
+    blocked_full : Out(1) — no column is sent because of ``full``.
+    blocked_follow : Out(1) — no column is sent because it is not written yet.
+    read_line : Out(array(groups, line_bits)) — line of the vector memory for each group.
+    read_valid : Out(1) — the read port is in use.
+    columns : In(array(groups, activations)) — the columns read.
+    column : Out(Column) — a column, or the end of the operation.
+    column_valid : Out(1) — there is one.
+    activations : Out(array(groups, activations)) — its activations.
+    order : In(order_line) — line of the order memory.
+    order_valid : In(1) — write the line.
     """
 
     turns = 2
@@ -139,7 +167,7 @@ class Broadcast(wiring.Component):
         return m
 
     def _fetch(self, m, go, read, lines, src_base, clear, turns, valids):
-        """From stage 1: read the vector memory, and send the column ahead of its activations."""
+        """From stage 1 on: read the vector memory, and send the column ahead of its activations."""
         config = self._config
         delay = VectorMemory.delay
         sent = Signal()

@@ -135,9 +135,11 @@ class CellsPort(Bundle):
 
     Members
     -------
-    cells : Out(array of lanes x signed cell_bits) — the cell states at the row and beat of the slices' control.
-    cell_write : In(lanes) — set a lane's cell state there, a cycle later. The beat must be held and not valid.
-    cell_data : In(signed cell_bits) — the value to set.
+    cells : Out(array(slices * slice_width, signed(cell_bits))) — cell states at the row and beat of the slices'
+        control.
+    cell_write : In(slices * slice_width) — lanes whose cell state is set, a cycle later, with a beat that is held
+        and not valid.
+    cell_data : In(signed(cell_bits)) — the value to set.
     """
 
     def __init__(self, config, slices=1):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The LSTM controller: walks the step program."""
+"""Controller: carries out the step program (paper: LSTM controller)."""
 
 from typing import NamedTuple
 
@@ -50,26 +50,53 @@ class State(NamedTuple):
 
 
 class Controller(wiring.Component):
-    """Carries out the instructions of `openese.rtl.program` in order, without waiting for what they start.
+    """Carries out the instructions of `openese.rtl.program` in order, without waiting for the work that they start.
 
-    A MULTIPLY occupies the controller until its last column is sent, everything else only until it is taken:
-    the array works off its queues, Assemble its rows and the output its columns while the next columns are
-    already on their way. Two banks of gate accumulators alternate, one filling while the other is drained.
+    A MULTIPLY occupies the controller until its last column is sent. Every other instruction occupies it only until it
+    is taken. The array works off its queues, Assemble its rows and the output its columns while the next columns are
+    already on their way. Two banks of gate accumulators alternate: one fills while the other is drained.
 
-    Latency: `delay` cycles from an instruction to the one behind it, at least; an operation that is done is
-    known `done_delay` cycles later. Cost: one memory of ``program_depth`` instructions.
+    Other blocks read the fields that they need from ``instruction``. The ports below give the values that depend on the
+    frame or on earlier instructions.
+
+    Latency: `delay` cycles from an instruction to the one behind it, at least; `done_delay` cycle from
+    ``operation_done`` to a decision that depends on it. Cost: that of `ProgramReader`.
 
     Members
     -------
-    run : walk the program; when low, stop before taking the next frame. ``idle`` : nothing is under way.
-    frame_* : the input's oldest complete frame; ``frame_take`` takes it and ``frame_release`` frees its buffer.
-    format_* : the columns of a frame and the two buffers it may lie in.
-    multiply : start the broadcast of ``instruction`` from ``src_base``; ``clear`` names channels to be zeroed.
-    context, context_valid : the same operation, for the PEs. ``operation_done`` : one completed.
-    assemble : start Assemble on ``instruction``, which may begin once ``assemble_go``.
-    output : start the output of ``count`` columns from ``src_base``.
-    streamed, decisions : where weights are streamed, `StreamFetch` has decided which frames are taken early.
-    step, waiting_frame : for the counters and the status.
+    run : In(1) — carry out the program. While it is 0 the controller stops before it takes the next frame.
+    idle : Out(1) — nothing is under way.
+    instruction : Out(Instruction) — the instruction that is carried out.
+    frame_ready : In(1) — there is a complete frame.
+    frame_buffer : In(1) — the buffer it lies in.
+    frame_active : In(channels) — voices that are active in it.
+    frame_reset : In(channels) — voices that start anew with it.
+    frame_take : Out(1) — take it.
+    frame_release : Out(1) — the frame taken before is not needed any more.
+    format : Out(1) — ``instruction`` has the size of a frame and its two buffers.
+    multiply : Out(1) — start the broadcast of an operation.
+    multiply_busy : In(1) — its end is not sent yet.
+    src_base : Out(line_bits) — first line of the operation's source.
+    clear : Out(channels) — channels whose activations are zero in it.
+    operation : Out(bits_for(MAX_OPERATIONS - 1)) — its number.
+    context : Out(Context) — its context for the PEs.
+    context_valid : Out(1) — set the context.
+    operation_done : In(1) — the array has completed an operation.
+    assemble : Out(1) — start Assemble on ``instruction``.
+    assemble_busy : In(1) — Assemble is at work.
+    assemble_go : Out(1) — the operations that it drains are complete.
+    acc_base : Out(bits_for(accumulator_rows - 1)) — first accumulator of the operation, or of the rows that are
+        drained.
+    settings : Out(Settings) — number formats and voices for the slices.
+    output : Out(1) — start the output of a frame.
+    output_busy : In(1) — the output still reads columns.
+    output_active : Out(channels) — voices that are active in that frame.
+    step : Out(1) — a step is complete: its frame goes out.
+    waiting_frame : Out(1) — the controller waits for a frame.
+    program : In(program_line) — line of the program.
+    program_valid : In(1) — write the line.
+    streamed : In(1) — the weights are streamed. Only if the machine streams weights, as the next.
+    decisions : In(stream(1)) — for each ``FRAME TRY``: `StreamFetch` has decided that it takes a frame.
     """
 
     delay = ProgramReader.delay
@@ -149,7 +176,7 @@ class Controller(wiring.Component):
         return m
 
     def _describe(self, m, current, state):
-        """What the instruction means to the blocks that may be started on it."""
+        """The values that depend on the frame, the bank or earlier operations."""
         elementwise = current.opcode == Opcode.ELEMENTWISE
         bank = state.bank & (elementwise | (current.opcode == Opcode.MULTIPLY))
         use_second = (current.source == Source.INPUT) & state.buffer & (current.opcode == Opcode.MULTIPLY)
@@ -186,7 +213,7 @@ class Controller(wiring.Component):
             m.d.sync += position.eq(self.context.entry_stop)
 
     def _track_operations(self, m, state):
-        """Operations are numbered; Assemble may begin when those sent before it was started are complete."""
+        """Number the operations. Assemble may begin when those sent before it was started are complete."""
         done = Signal(3)
         target = Signal(3)
         m.d.sync += done.eq(done + self.operation_done)

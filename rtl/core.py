@@ -22,16 +22,32 @@ __all__ = ["Core"]
 
 
 class Core(wiring.Component):
-    """All that computes: controller, broadcast, array, element-wise slices, vectors and frames.
+    """Controller, broadcast, array with slices, vector memory and frames.
+
+    Latency: a step of the program. Cost: its blocks; the multiplexers of the vector memory's ports.
 
     Members
     -------
-    run, idle, waiting_frame : see `Controller`.
-    frames, results : the two streams.
-    load_* : line writes from the loader.
-    events : increments of the counters this cycle, by name.
-    bursts, stream_line, stream_valid : to and from `StreamReader`, where weights can be streamed.
-    state_* : one number of a voice's state, while ``idle``; see `StateAccess`.
+    run : In(1) — carry out the program; see `Controller`.
+    idle : Out(1) — nothing is under way.
+    waiting_frame : Out(1) — the controller waits for a frame.
+    frames : In(Beats) — frames in.
+    results : Out(Beats) — frames out.
+    frame_midway : In(1) — on leaving reset: a frame is under way; drop its rest.
+    frame_short : Out(1) — a frame was dropped because it was too short.
+    frame_long : Out(1) — a frame was dropped because it was too long.
+    frame_sent : Out(1) — a frame was sent.
+    line : In(Lines.width) — a line from the loader.
+    address : In(24) — its number.
+    writes : In(len(Section)) — write it, in the bit of its section.
+    events : Out(counters) — increments of `openese.rtl.registers.COUNTERS` in this cycle, by name, 24 bits each.
+    state_select : In(Select) — one number of a voice's state, while ``idle``; see `StateAccess`.
+    state_write : In(1) — set it to ``state_data``.
+    state_data : In(32) — the value to set.
+    state_value : Out(signed(32)) — the number.
+    bursts : Out(stream(Burst)) — to `StreamReader`. Only if the machine streams weights, as the next two.
+    stream_line : In(stream_bits) — a line from it.
+    stream_valid : In(1) — there is one.
     """
 
     def __init__(self, config):

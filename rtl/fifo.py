@@ -29,7 +29,7 @@ class Fifo(wiring.Component):
     -------
     i : In(shape) — the word to write.
     i_valid : In(1) — write it.
-    o : Out(stream of shape) — the oldest word.
+    o : Out(stream(shape)) — the oldest word.
     level : Out(bits_for(depth)) — words in the queue.
     """
 

@@ -15,10 +15,11 @@ __all__ = ["Beats", "FrameGuard", "FrameInput", "FrameOutput"]
 
 
 def Beats(config):
-    """AXI4-Stream beats: channel c in bits 16c+15..16c of ``data``.
+    """AXI4-Stream beats: one column of activations a beat.
 
-    The first beat of a frame is its header. In it, each channel's bit 0 says that the voice is active in this
-    step, and bit 1, on the way in, that it starts anew.
+    ``data`` has channel c in bits ``activation_bits * c`` and up. ``last`` marks the last beat of a frame. The first
+    beat is the header. Bit 0 of a channel says that the voice is active in this step; bit 1, on the way in, that it
+    starts anew.
     """
     return stream.Signature(data.StructLayout({
         "data": config.channels * config.activation_bits,
@@ -29,20 +30,32 @@ def Beats(config):
 class FrameInput(wiring.Component):
     """Takes frames into two buffers of the vector memory.
 
-    A frame whose ``last`` is not on its last column is dropped as a whole and reported; the next frame is
-    taken from the beat after the wrong one's ``last``.
+    A frame whose ``last`` is not on its last column is dropped as a whole and reported. The next frame is taken from
+    the beat behind the dropped frame's ``last``.
 
-    Latency: none; a beat is written in the cycle in which it is accepted.
+    Latency: none; a beat is written in the cycle in which it is accepted. Cost: a header and a count.
 
     Members
     -------
-    beats : the stream. Not ready while both buffers are full, or ``hold`` (the write port is taken).
-    format : take ``count`` columns and ``bases`` as the frame's size and buffers.
-    complete : pulses when a frame has come in as a whole.
-    ready, buffer, active, reset : the oldest complete frame; ``take`` it, then ``release`` its buffer.
-    midway : when coming out of reset, a frame is under way, whose rest is dropped.
-    short, long : a frame was dropped since it was too short, or too long.
-    write_* : to the vector memory.
+    beats : In(Beats) — the frames. Not ready while both buffers are full, or while ``hold`` is set.
+    format : In(1) — take ``count`` and ``bases``.
+    count : In(bits_for(vector_depth)) — columns of a frame.
+    bases : In(line_bits).array(2) — first lines of the two buffers.
+    hold : In(1) — the write port is taken.
+    midway : In(1) — on leaving reset: a frame is under way; drop its rest.
+    complete : Out(1) — pulses when a frame has come in as a whole.
+    ready : Out(1) — there is a complete frame.
+    buffer : Out(1) — the buffer that the oldest one lies in.
+    active : Out(channels) — voices that are active in it.
+    reset : Out(channels) — voices that start anew with it.
+    take : In(1) — take it; the next frame becomes the oldest.
+    release : In(1) — free the buffer of the frame taken before.
+    short : Out(1) — a frame was dropped because it was too short.
+    long : Out(1) — a frame was dropped because it was too long.
+    write_valid : Out(1) — write a column to the vector memory.
+    write_line : Out(line_bits) — its line.
+    write_bank : Out(groups) — its bank.
+    write_column : Out(activations) — the column.
     """
 
     def __init__(self, config):
@@ -142,17 +155,25 @@ class FrameInput(wiring.Component):
 
 
 class FrameOutput(wiring.Component):
-    """Sends columns of the vector memory as one frame, when the broadcast leaves the read port free.
+    """Sends columns of the vector memory as one frame, in the cycles in which the broadcast leaves the read port free.
 
-    Latency: two cycles from a column to its beat. Cost: a FIFO of 8 beats, and a register of one in front of
-    it, which is cleared for voices that are away: that takes no LUTs.
+    Latency: two cycles from a column to its beat. Cost: a FIFO of `depth` beats, and a register of one beat in front of
+    it. It is cleared for voices that are away, which takes no LUTs.
 
     Members
     -------
-    start : send ``count`` columns from ``src_base`` for the voices ``active``, once ``go``. ``busy`` until they
-        have all been read.
-    read_line, read_grant, columns : the vector memory.
-    blocked : the receiver takes no beat.
+    beats : Out(Beats) — the frames.
+    start : In(1) — take ``count``, ``src_base`` and ``active``; only while not ``busy``.
+    count : In(bits_for(vector_depth)) — columns of the frame.
+    src_base : In(line_bits) — line of the first column.
+    active : In(channels) — voices in the frame. The others get zeros.
+    go : In(1) — the columns are written: begin.
+    busy : Out(1) — columns are still to be read.
+    blocked : Out(1) — the receiver does not take a beat.
+    sent : Out(1) — the receiver takes the last beat.
+    read_line : Out(line_bits) — line to read.
+    read_grant : In(1) — the read port is free.
+    columns : In(array(groups, activations)) — the columns read.
     """
 
     depth = 8
@@ -241,15 +262,19 @@ class FrameOutput(wiring.Component):
 class FrameGuard(wiring.Component):
     """Keeps the rules of AXI4-Stream on both sides while the core between them is reset.
 
-    A frame on its way out when the core is reset is ended with a beat of zeros; a beat that was offered stays
-    until it is taken. Of a frame on its way in, `midway` tells the core to drop the rest.
+    A frame that is on its way out when the core is reset ends with a beat of zeros. A beat that was offered stays until
+    it is taken. For a frame that is on its way in, ``midway`` tells the core to drop the rest.
 
-    Latency: `delay` cycles. Cost: a register of a beat.
+    Latency: `delay` cycle. Cost: a register of one beat.
 
     Members
     -------
-    i, o : the frames out, from the core and to the receiver. ``abort`` : the core is in reset.
-    accepted, last : a beat went in, and whether it was a frame's last. ``midway`` : it was not.
+    i : In(Beats) — frames from the core.
+    o : Out(Beats) — frames to the receiver.
+    abort : In(1) — the core is in reset.
+    accepted : In(1) — the core takes a beat.
+    last : In(1) — it is the last of its frame.
+    midway : Out(1) — a frame on its way in has had beats, but not its last.
     """
 
     delay = 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Payloads that pass between the blocks of the array."""
+"""Words that pass between the blocks of the array."""
 
 from amaranth.hdl import signed
 from amaranth.lib import data
@@ -43,11 +43,11 @@ class Token(data.StructLayout):
 
 
 class Entry(data.StructLayout):
-    """An encoded weight as SpmatRead hands it on: it advances the row by ``skip + 1``, or, where the weight is
-    zero and so only bridges a gap, by ``(skip + 1) << index_bits``.
+    """An encoded weight.
 
-    ``first`` marks the first entry of a column, ``fresh`` the first of an operation; ``end`` is no entry but
-    the end of the operation.
+    It advances the row by ``skip + 1``. An entry whose weight is zero only bridges a gap, and advances the row by
+    ``(skip + 1) << index_bits``. ``first`` marks the first entry of a column, ``fresh`` the first of an operation.
+    ``end`` is no entry but the end of the operation.
     """
 
     def __init__(self, config):
@@ -62,11 +62,10 @@ class Entry(data.StructLayout):
 
 
 class Context(data.StructLayout):
-    """The part of an operation that a PE needs; fields as in `openese.rtl.program.Instruction`.
+    """The fields of an operation that a PE needs, named as in `openese.rtl.program.Instruction`.
 
-    ``align`` is the alignment of the rows whose number ends in 0 to 3, in an operation that is not ``gated`` too.
-
-    ``entry_stop`` is where its lines end, which a stream is read to even by a PE that has fewer entries.
+    ``align`` is the alignment of the rows whose number ends in 0 to 3, even in an operation that is not ``gated``.
+    ``entry_stop`` is the end of its lines. A PE that has fewer entries reads a stream up to there too.
     """
 
     def __init__(self, config):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loader: takes a memory image, one word after another, and refuses a wrong one."""
+"""Loader: takes an image, one word after another, and refuses a wrong one."""
 
 import enum
 from typing import Any
@@ -49,13 +49,13 @@ class ImageError(enum.IntEnum):
 
 
 class Lines:
-    """How the lines of each section lie in the image and in the machine.
+    """The lines of each section, in the image and in the machine.
 
     Attributes
     ----------
     bits, depth, words : dict
-        By section: bits of a line, lines of its memory, 32-bit words of a line in the image. The manifest
-        and weights to be streamed go nowhere.
+        By section: bits of a line, lines of its memory, 32-bit words of a line in the image. The machine keeps neither
+        the manifest nor weights to be streamed.
     width : int
         Bits of the longest line in whole words.
     """
@@ -85,17 +85,22 @@ class Lines:
 class Loader(wiring.Component):
     """Checks an image's header and the CRC-32 of every section, and writes its lines to the memories.
 
-    A line is as many 32-bit words as it needs, lowest first. After an error every further word is ignored;
-    ``loaded`` is only set by a complete and correct image. A reset makes it expect a new one.
+    A line is as many 32-bit words as it needs, lowest first. After an error the loader ignores every further word. Only
+    a complete and correct image sets ``loaded``. A reset makes the loader expect a new image.
 
     Latency: one word a cycle, always. Cost: a shift register of the longest line, a CRC-32.
 
     Members
     -------
-    word, word_valid : the image.
-    loaded, loading, error, error_section : the state.
-    line : the words of the current line, in the upper bits. ``writes`` : one bit a `Section`, when its line
-        is complete; ``address`` : the line's number.
+    word : In(32) — next word of the image.
+    word_valid : In(1) — there is one.
+    loaded : Out(1) — an image is complete and correct.
+    loading : Out(1) — an image is neither complete nor refused.
+    error : Out(bits_for(max(ImageError))) — the `ImageError`.
+    error_section : Out(8) — number of the section in which it was found.
+    line : Out(Lines.width) — words of the current line, in the upper bits; see `Lines.select`.
+    address : Out(24) — number of the line.
+    writes : Out(len(Section)) — a pulse for each line, in the bit of its `Section`.
     """
 
     def __init__(self, config):

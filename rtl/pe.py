@@ -17,7 +17,7 @@ __all__ = ["PE", "pe_members"]
 
 
 def pe_members(config, pes=1):
-    """Members of `PE` that what holds ``pes`` of them has too: a line has a word for each, a count is of all."""
+    """Ports of `PE` that a block of ``pes`` PEs also has: a line has a word for each PE, a count is of all PEs."""
     streaming = {**StreamPort(config).flip().ports(), "released": Out(1), "starved": Out(bits_for(pes))}
     return {
         **ValidPort(Column(config)).flip().ports("column"),
@@ -40,18 +40,33 @@ class PE(wiring.Component):
         column --> PtrRead --> ActQueue --tokens--> SpmatRead --entries--> SpMV --> drained
         activations -------------^   '---columns-----------------------------^
 
-    Latency: `column_delay` cycles from a column to its activations being due; then at least
-    ``ActQueue 1 + SpmatRead.delay + SpMV.delay``. Cost: see the blocks.
+    Latency: `column_delay` cycles from a column to its activations at the input; from there at least
+    ``ActQueue.delay + SpmatRead.delay + SpMV.delay``. Cost: that of the four blocks.
 
     Members
     -------
-    column, column_valid : the broadcast; its ``activations`` follow `column_delay` cycles later.
-    context, context_valid, context_operation : context of an operation, before its first column.
-    full : hold the broadcast.
-    drain, drain_address, drained : see `SpMV`.
-    done, busy, padding, hazard : see `SpMV`.
-    weights, weights_valid, pointers, pointers_valid : from the loader.
-    streamed, written, released, starved : where weights can be streamed; see `SpmatRead`.
+    column : In(Column) — a column of the broadcast, or the end of an operation.
+    column_valid : In(1) — there is one. It cannot be held up.
+    activations : In(activations) — its activations, `column_delay` cycles later.
+    context : In(Context) — context of an operation, before its first column.
+    context_valid : In(1) — set the context.
+    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    full : Out(1) — the queue takes no more columns than its margin.
+    drain : In(1) — read and clear a row; see `SpMV`.
+    drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
+    drained : Out(channels * accumulator_bits) — the row, channel 0 lowest.
+    done : Out(1) — pulses when all sums of an operation are in place.
+    busy : Out(1) — an entry was multiplied.
+    padding : Out(1) — a padding entry passed.
+    hazard : Out(1) — an entry waited for its accumulator.
+    weights : In(weight_line) — line of the weight memory.
+    weights_valid : In(1) — write the line.
+    pointers : In(pointer_line) — line of the pointer memory.
+    pointers_valid : In(1) — write the line.
+    streamed : In(1) — the weights are streamed. Only if the machine streams weights, as the next three.
+    written : In(position_bits) — lines written so far, modulo twice the depth.
+    released : Out(1) — pulses when a block has been read.
+    starved : Out(1) — an entry waits for its line.
     """
 
     column_delay = PtrRead.delay

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PtrRead: how many entries has this column on this PE?"""
+"""PtrRead: looks up the number of entries of a column on a PE."""
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, wiring
@@ -18,18 +18,21 @@ def pointer_line(config, pes=1):
 
 
 class PtrRead(wiring.Component):
-    """Looks up a column's pointer before the column is queued, so that an empty column costs nothing.
+    """Looks up a column's pointer before the column is queued, so an empty column costs nothing (paper: PtrRead).
 
-    The entries of a matrix are stored in the order of its columns, so a pointer is only a count: the start
-    is where the previous column ended.
+    The entries of a matrix are stored in the order of its columns. A pointer is therefore only a count: a column starts
+    where the previous column ends.
 
     Latency: `delay` cycles. Cost: one memory of ``column_depth`` x ``count_bits``.
 
     Members
     -------
-    i : a column of the broadcast; ``i_valid`` says that there is one. It cannot be held up.
-    o : the token, ``delay`` cycles later; ``o_valid`` is low for a column without entries on this PE.
-    load, load_valid : write port of the pointer memory.
+    i : In(Column) — a column of the broadcast, or the end of an operation.
+    i_valid : In(1) — there is one. It cannot be held up.
+    o : Out(Token) — the token, `delay` cycles later.
+    o_valid : Out(1) — there is one: 0 for a column without entries on this PE.
+    load : In(pointer_line) — line of the pointer memory.
+    load_valid : In(1) — write the line.
     """
 
     delay = 2

@@ -19,27 +19,33 @@ def weight_line(config, pes=1):
 
 
 class SpmatRead(wiring.Component):
-    """Turns tokens into entries, one entry a cycle and without a gap between columns (paper: SpmatRead).
+    """Turns tokens into entries, one entry a cycle, without a gap between columns (paper: SpmatRead).
 
-    The weights of an operation lie one after another from its ``entry_base``, so an address is the previous
-    one plus one, except at the first column of an operation. Where they are streamed, the memory is a ring: an
-    entry waits until it is ``written``, and at the end of an operation the lines that only other PEs need are
-    skipped, so that every PE passes every line.
+    The weights of an operation lie one after another from its ``entry_base``. Streamed weights lie in a ring: an entry
+    waits until its line is ``written``. At the end of a streamed operation the block skips the lines that only other
+    PEs need, so every PE passes every line.
 
-    Latency: `delay` cycles from token to entry; `release_delay` from the last line of a block to ``released``;
-    `written_delay` from ``written`` to an entry being there.
-    Cost: one memory of ``entry_depth`` x ``entry_bits`` with its output register, an address counter and a count;
-    five comparators of positions where weights can be streamed.
+    Latency: `delay` cycles from a token to its first entry; `release_delay` from the last line of a block being read to
+    ``released``; `written_delay` from ``written`` to the entry.
+    Cost: one memory of ``entry_depth`` x ``entry_bits`` with its output register, an address counter, a count; five
+    comparators of positions if the machine streams weights.
 
     Members
     -------
-    tokens : from the ActQueue.
-    entries : to SpMV. While ``ready`` is low everything holds.
-    base, base_valid, base_operation : sets the ``entry_base`` of an operation before its first token.
-    stop : its ``entry_stop``, set with it, at least two cycles before that token. Operations are numbered one after
-        another from 0. ``streamed``, ``written`` : the weights are streamed, up to here.
-    released : pulses when a block of the ring has been read. ``starved`` : an entry waits to be written.
-    load, load_valid : write port of the weight memory.
+    tokens : In(stream(Token)) — from the ActQueue.
+    entries : Out(stream(Entry)) — to SpMV. Everything holds while ``ready`` is low.
+    base : In(position_bits) — ``entry_base`` of an operation, before its first token.
+    base_valid : In(1) — set it.
+    base_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of the operation. Streamed operations are numbered one
+        after another from 0.
+    load : In(weight_line) — line of the weight memory.
+    load_valid : In(1) — write the line.
+    stop : In(position_bits) — ``entry_stop`` of the operation, set with ``base`` at least two cycles before its first
+        token. Only if the machine streams weights, as the next four.
+    streamed : In(1) — the weights are streamed.
+    written : In(position_bits) — lines written so far, modulo twice the depth.
+    released : Out(1) — pulses when a block of the ring has been read.
+    starved : Out(1) — an entry waits for its line.
     """
 
     delay = 3

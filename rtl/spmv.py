@@ -46,27 +46,37 @@ class UnderWay(NamedTuple):
 
 
 class SpMV(wiring.Component):
-    """Multiplies each entry with its column's activations and adds the products to the entry's row.
+    """Multiplies each entry with its column's activations and adds the products to the entry's row (paper: SpMV).
 
-    All channels work on the same entry, so decoding, addressing and hazards exist once per PE. An
-    accumulator is read, added to and written back over `latency` cycles; an entry whose row is still on its
-    way back waits (the packer spreads short matrices over several *phases*, which are summed when drained,
-    so that this is rare). A drain takes one cycle of the accumulators' read port and clears what it reads; an
-    entry that follows it into the same row waits in the same way.
+    All channels work on the same entry, so decoding, addressing and hazards exist once for each PE. An accumulator is
+    read, added to and written back over `latency` cycles. An entry waits while its row is on its way back; the packer
+    spreads short matrices over several *phases*, which are summed when drained, so this is rare. A drain takes one
+    cycle of the accumulators' read port and clears the row. An entry that follows it into the same row waits too.
 
-    Latency: `delay` cycles from an entry to its row being readable; a drained row is at ``drained``
-    `drain_delay` cycles after ``drain``. Cost: per channel a multiplier-adder of 19 x 16 + 36 bits and a
-    memory of ``accumulator_rows`` x ``accumulator_bits``; once per PE four row comparators, three of them of a sum.
+    Latency: `delay` cycles from an entry to its row being readable; `drain_delay` from ``drain`` to ``drained``. Cost:
+    for each channel a multiplier-adder of 19 x 16 + 36 bits and a memory of ``accumulator_rows`` x
+    ``accumulator_bits``; for each PE four row comparators, three of them of a sum.
+
+    Attributes
+    ----------
+    latency : int
+        Cycles from an accumulator's read address to the first cycle in which its new value can be read.
 
     Members
     -------
-    entries : from SpmatRead.
-    columns : activations from the ActQueue; one is taken at the first entry of its column.
-    context, context_valid, context_operation : sets an operation's context before its first entry.
-    drain, drain_address : read and clear a row. Must not name a row with entries under way.
-    drained : the row, channel 0 lowest.
-    done : pulses when all sums of an operation are in place.
-    busy, padding, hazard : an entry was multiplied; a padding entry passed; an entry waited.
+    entries : In(stream(Entry)) — from SpmatRead.
+    columns : In(stream(activations)) — from the ActQueue. One is taken with the first entry of its column.
+    context : In(Context) — context of an operation, before its first entry.
+    context_valid : In(1) — set the context.
+    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    drain : In(1) — read and clear a row. It must name neither a row with entries under way, nor a row whose clearing is
+        under way: the same row again only `latency` cycles later.
+    drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
+    drained : Out(channels * accumulator_bits) — the row, channel 0 lowest.
+    done : Out(1) — pulses when all sums of an operation are in place.
+    busy : Out(1) — an entry was multiplied.
+    padding : Out(1) — a padding entry passed.
+    hazard : Out(1) — an entry waited for its accumulator.
     """
 
     #: Cycles from an accumulator's read address to the first cycle in which its new value can be read.
@@ -88,9 +98,20 @@ class SpMV(wiring.Component):
 
     @staticmethod
     def model(accumulator, context, columns, index_bits):
-        """Adds one operation to ``accumulator`` (rows, channels), in place.
+        """Add one operation to ``accumulator``, in place.
 
-        ``columns`` is a list of ``(activations (channels,), [(weight, skip), ...])``.
+        Parameters
+        ----------
+        accumulator : int64 (rows, channels)
+        context : mapping with the fields of `Context`
+        columns : list of ``(activations (channels,), [(weight, skip), ...])``
+        index_bits : int
+            Of the machine.
+
+        Returns
+        -------
+        int64 (rows, channels)
+            ``accumulator``.
         """
         phase = 0
         for values, entries in columns:
@@ -255,8 +276,9 @@ class SpMV(wiring.Component):
 
 
 def _adds_up(first, second, total):
-    """Whether ``total`` is the sum of the others, in its width, without the carries of an adder: where it is, what
-    a place needs as a carry is what the place below gives."""
+    """Whether ``total`` is the sum of ``first`` and ``second`` in its width, without the carries of an adder. It is
+    where the carry that each place needs equals the carry that the place below gives.
+    """
     first, second = (value[:len(total)] for value in (first, second))
     needed = first ^ second ^ total
     given = (first & second) | ((first | second) & ~total)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State: lets the host read and write c and y of a voice while nothing is under way."""
+"""StateAccess: lets the host read and write c and y of a voice while nothing is under way."""
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
@@ -15,8 +15,8 @@ __all__ = ["Select", "StateAccess", "StatePort"]
 class Select(data.StructLayout):
     """STATE_SELECT: one number of one channel.
 
-    ``index`` is, for c, the cell's place (cell row times ``row_pes`` plus PE row); for y, the column of the
-    vector memory.
+    ``index`` is, for c, the cell's place (cell row times ``row_pes`` plus PE row). For y it is the column of the vector
+    memory.
     """
 
     def __init__(self):
@@ -39,17 +39,26 @@ class StatePort(Bundle):
 
 
 class StateAccess(wiring.Component):
-    """Points the slices' and the vector memory's ports at one number while the core is idle.
+    """Points the ports of the slices and of the vector memory at one number, while the core is idle.
 
-    Latency: `delay` cycles from ``select`` to ``value``, and until a ``write`` has its effect.
-    Cost: a mux over all slices, one over all channels.
+    Wait: a ``value`` is right, and a ``write`` has taken effect, `wait` cycles after it was asked for. This is a round
+    number longer than the way through any machine's slices, and the registers hold the bus for that time.
+    Cost: a multiplexer over all slices, one over all channels.
 
     Members
     -------
-    select : which number. ``value`` : what it is. ``write`` : it becomes ``data``.
-    cell_row, cell_beat : for the slices' pipeline; ``cells`` : what they read there, slice after slice.
-    cell_write : one bit a slice and lane; the data is ``data``.
-    line, bank, write_channels : for the vector memory. ``columns`` : what it reads there.
+    select : In(Select) — the number.
+    write : In(1) — set it to ``data``.
+    data : In(32) — the value to set.
+    value : Out(signed(32)) — the number.
+    cell_row : Out(bits_for(cell_rows - 1)) — cell row for the slices' control.
+    cell_beat : Out(bits_for(beats - 1)) — beat for it.
+    cells : In(array(slices * slice_width, signed(cell_bits))) — the cell states that the slices read there.
+    cell_write : Out(slices * slice_width) — lanes whose cell state is set to ``data``.
+    line : Out(line_bits) — line of the vector memory.
+    bank : Out(groups) — banks to write.
+    write_channels : Out(channels) — channels to write.
+    columns : In(array(groups, activations)) — the columns that the vector memory reads.
     """
 
     wait = 32

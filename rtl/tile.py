@@ -17,24 +17,49 @@ __all__ = ["Tile"]
 
 
 class Tile(wiring.Component):
-    """``rows_per_slice`` PEs of every group, and the slice that works on what they drain. Sums never leave it.
+    """``rows_per_slice`` PEs of every group, and the slice that works on their sums. Sums never leave a tile.
 
-    Its PEs are counted group after group, PE row after PE row; ``weights`` and ``pointers`` have their words in
-    that order.
+    The PEs are counted group after group, PE row after PE row. ``weights`` and ``pointers`` have their words in that
+    order.
 
-    Latency: as `PE` and `Slice`, which it adds nothing to; the counts come a cycle later.
-    Cost: its blocks; a counter of three bits a PE.
+    Latency: that of `PE` and `Slice`; the counts come a cycle later. Cost: its blocks; a counter of three bits for each
+    PE.
 
     Members
     -------
-    column, column_valid, activations, context... : see `PE`; activations for every group.
-    drain, drain_address, full : see `PE`.
-    done : every PE has completed an operation that was not ``done_taken``.
-    busy, padding, hazard : how many PEs did so, in one cycle.
-    control, columns, cells, cell_write, cell_data, saturated : see `Slice`.
-    weights, pointers, parameters, tables : lines from the loader or the stream.
-    streamed, written : see `SpmatRead`. ``released`` : every PE is through a block that was not ``released_taken``.
-        ``starved`` : how many wait for an entry.
+    column : In(Column) — a column of the broadcast, or the end of an operation.
+    column_valid : In(1) — there is one.
+    activations : In(array(groups, activations)) — its activations, `PE.column_delay` cycles later.
+    context : In(Context) — context of an operation, before its first column.
+    context_valid : In(1) — set the context.
+    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    full : Out(1) — the queue of a PE takes no more columns than its margin.
+    drain : In(1) — read and clear a row of every PE.
+    drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
+    done : Out(1) — every PE has completed an operation that is not yet taken.
+    done_taken : In(1) — take it.
+    busy : Out(bits_for(tile_pes)) — PEs that multiplied an entry.
+    padding : Out(bits_for(tile_pes)) — PEs that a padding entry passed.
+    hazard : Out(bits_for(tile_pes)) — PEs in which an entry waited for its accumulator.
+    weights : In(weight_line(tile_pes)) — line of the weight memories.
+    weights_valid : In(1) — write the line.
+    pointers : In(pointer_line(tile_pes)) — line of the pointer memories.
+    pointers_valid : In(1) — write the line.
+    streamed : In(1) — the weights are streamed. Only if the machine streams weights, as the next four.
+    written : In(position_bits) — lines written so far, modulo twice the depth.
+    released : Out(1) — every PE has read a block that is not yet taken.
+    released_taken : In(1) — take it.
+    starved : Out(bits_for(tile_pes)) — PEs that wait for a streamed line.
+    control : In(SliceControl) — the slice's work; see `Slice`.
+    columns : Out(lanes * activation_bits) — columns that the slice assembles.
+    saturated : Out(bits_for(slice_width)) — lanes whose cell state or output was clamped.
+    cells : Out(array(slice_width, signed(cell_bits))) — cell states at the control's row and beat.
+    cell_write : In(slice_width) — lanes whose cell state is set, a cycle later.
+    cell_data : In(signed(cell_bits)) — the value to set.
+    parameters : In(parameter_line) — line of the parameter memory.
+    parameters_valid : In(1) — write the line.
+    tables : In(table_line) — pair of samples.
+    tables_valid : In(1) — write the pair.
     """
 
     def __init__(self, config):

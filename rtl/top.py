@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine: everything between AXI4-Lite, frames in and frames out."""
+"""Top: the machine's pins, and the wires to the core, its registers, the loader and the memory."""
 
 from amaranth.hdl import ClockDomain, DomainRenamer, Module, ResetInserter, Signal
 from amaranth.lib import wiring
@@ -61,10 +61,22 @@ def _axi_stream_ports(prefix, config, there, back):
 
 
 class Top(wiring.Component):
-    """The core behind its registers.
+    """The machine: the core behind its registers, and the module that Verilog users instantiate.
 
-    The core is held in reset until an image is loaded; CONTROL.RESET and CONTROL.LOAD reset it again, the
-    latter with the loader. Everything runs on ``aclk``; ``aresetn`` is synchronous to it.
+    The core is in reset until an image is loaded. CONTROL.RESET and CONTROL.LOAD reset it again; the latter also resets
+    the loader. Everything runs on ``aclk``; ``aresetn`` is synchronous to it.
+
+    Latency: a step of the program. Cost: the core; the loader; the registers of `ControlRegisters`.
+
+    Members
+    -------
+    aclk : In(1) — the clock.
+    aresetn : In(1) — reset, active low, synchronous to the clock.
+    irq : Out(1) — an enabled interrupt is pending.
+    s_axi_* : AXI4-Lite subordinate of 32 bits — the registers.
+    s_axis_* : AXI4-Stream receiver of channels x activation_bits — frames in; see `Beats`.
+    m_axis_* : AXI4-Stream transmitter of channels x activation_bits — frames out.
+    m_axi_* : AXI4 manager, read channels, of stream_bits — the memory of streamed weights, if the machine streams them.
     """
 
     def __init__(self, config):

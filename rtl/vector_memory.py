@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vectors x, m and y, column by column."""
+"""VectorMemory: the vectors x, m and y, column by column, and the sharing of its ports."""
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
@@ -14,12 +14,20 @@ __all__ = ["VectorMemory", "share_ports"]
 class VectorMemory(wiring.Component):
     """Holds the columns that are broadcast (paper: Act Buffer, H Buffer): x twice, then m and y of each layer.
 
-    Column ``v`` is line ``v // groups`` of bank ``v % groups``, so that every group reads a column of its own
-    each cycle. All banks write the same line, each if its ``write_bank`` is set, in the channels of
-    ``write_channels``.
+    Column ``v`` is line ``v // groups`` of bank ``v % groups``, so every group reads a column of its own each cycle.
+    All banks write the same line.
 
     Latency: `delay` cycles from ``read_line`` to ``columns``. Cost: ``vector_depth`` x ``channels`` x
     ``activation_bits`` of block RAM.
+
+    Members
+    -------
+    read_line : In(array(groups, line_bits)) — line to read, for each bank.
+    columns : Out(array(groups, activations)) — the columns read.
+    write_line : In(line_bits) — line to write.
+    write_bank : In(groups) — banks to write.
+    write_channels : In(channels) — channels to write.
+    write_columns : In(array(groups, activations)) — the columns to write.
     """
 
     delay = 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights from memory: for models larger than the chip, read anew in every step (paper, section 5.3)."""
+"""Streamed weights: models larger than the chip are read from memory in every step (paper, section 5.3)."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -26,14 +26,20 @@ def burst_lines(config):
 
 
 class Burst(data.StructLayout):
-    """Lines to be read: the first, and how many."""
+    """Lines to read: the first, and how many."""
 
     def __init__(self, config):
         super().__init__({"line": LINE_BITS, "lines": bits_for(burst_lines(config))})
 
 
 class AXI4ReadSignature(wiring.Signature):
-    """The read channels of an AXI4 bus, seen by the manager; one identifier, 64-bit addresses."""
+    """The read channels of an AXI4 bus, seen by the manager: one identifier, 64-bit addresses.
+
+    Members
+    -------
+    ar : Out(stream(address)) — ``addr``, ``len``, ``size``, ``burst``, ``id``, ``lock``, ``cache``, ``prot``, ``qos``.
+    r : In(stream(data)) — ``data``, ``resp``, ``last``, ``id``.
+    """
 
     def __init__(self, data_width):
         super().__init__({
@@ -46,21 +52,31 @@ class AXI4ReadSignature(wiring.Signature):
 class StreamFetch(wiring.Component):
     """Walks the step program ahead of the controller and asks for the lines of each MULTIPLY.
 
-    The weight memories are one ring for the stream. Lines are asked for as long as there is room for them, and
-    there is room again when all PEs have read a block to its end. What the controller decides when it tries to
-    take a frame is decided here first, since the weights that follow depend on it.
+    The weight memories are one ring for the stream. The block asks for lines while there is room for them. There is
+    room again when all PEs have read a block to its end. The weights behind a ``FRAME TRY`` depend on its success, so
+    this block decides whether it takes a frame, and the controller follows.
 
     Latency: `delay` cycles from an instruction to the one behind it, at least; `written_delay` from ``arrived`` to
-    ``written``, which is not registered. Cost: one memory of ``program_depth`` instructions.
+    ``written``, which is not registered. Cost: that of `ProgramReader`.
+
+    Attributes
+    ----------
+    ahead : int
+        Decisions that may be ahead of the controller.
 
     Members
     -------
-    run : as for the controller. ``streamed`` : the program says that the weights are to be streamed.
-    frame_complete : pulses when a frame has come in.
-    decisions : whether each ``FRAME TRY`` takes a frame, in order.
-    bursts : to `StreamReader`. ``arrived`` : pulses for each of their lines.
-    released : pulses when all PEs are through a block.
-    written : lines that have been written, modulo twice the depth; ``write_address`` : where the next goes.
+    run : In(1) — carry out the program, as for the controller.
+    streamed : Out(1) — the program says that the weights are streamed.
+    written : Out(position_bits) — lines written so far, modulo twice the depth.
+    frame_complete : In(1) — pulses when a frame has come in.
+    decisions : Out(stream(1)) — for each ``FRAME TRY``, in order: it takes a frame.
+    bursts : Out(stream(Burst)) — to `StreamReader`.
+    arrived : In(1) — pulses for each line that it reads.
+    released : In(1) — pulses when all PEs have read a block.
+    write_address : Out(bits_for(entry_depth - 1)) — address for the line that arrives.
+    program : In(program_line) — line of the program.
+    program_valid : In(1) — write the line.
     """
 
     delay = ProgramReader.delay
@@ -144,7 +160,7 @@ class StreamFetch(wiring.Component):
         return m
 
     def _requests(self, m):
-        """Cuts an operation's lines into bursts that stay within their page, as far as there is room."""
+        """Cut an operation's lines into bursts that stay within their page, as far as there is room."""
         config = self._config
         longest = burst_lines(config)
         block = config.entry_depth // BLOCKS
@@ -168,18 +184,29 @@ class StreamFetch(wiring.Component):
 class StreamReader(wiring.Component):
     """Reads bursts of lines over AXI4, several at a time, and hands their lines on in order.
 
-    All transfers have the same identifier, so they come back in order, and there is always room for what was
-    asked for, so ``rready`` never falls. A line that comes with an error stops the stream; the error and the
-    number of the line stay until the next ``flush``.
+    All transfers have the same identifier, so they come back in order. There is always room for the lines that were
+    asked for, so ``rready`` never falls. A line that comes with an error stops the stream. The error and the number of
+    the line stay until the next ``flush``.
 
-    Latency: `delay` cycles from a burst to its address, and from a beat to its line.
+    Latency: `delay` cycle from a burst to its address, and from a beat to its line. Cost: a register of one line, a
+    FIFO of bursts.
+
+    Attributes
+    ----------
+    most : int
+        Bursts that may be outstanding.
 
     Members
     -------
-    base : byte address of line 0, a multiple of 4096.
-    flush : forget everything; ``idle`` once nothing is outstanding any more.
-    bursts : what to read. ``line``, ``line_valid`` : what has been read.
-    bus : AXI4. ``error`` : RRESP, ``error_line`` : of which line.
+    base : In(64) — byte address of line 0, a multiple of 4096.
+    flush : In(1) — forget everything.
+    idle : Out(1) — nothing is outstanding.
+    bursts : In(stream(Burst)) — the lines to read.
+    line : Out(stream_bits) — a line.
+    line_valid : Out(1) — there is one.
+    error : Out(2) — RRESP of the first read that failed; 0: none.
+    error_line : Out(24) — number of its line.
+    bus : Out(AXI4ReadSignature(stream_bits)) — the memory.
     """
 
     delay = 1

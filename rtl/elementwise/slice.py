@@ -32,7 +32,7 @@ def parameter_line(config, slices=1):
 
 
 def slice_members(config, slices=1):
-    """Members of `Slice` that what holds ``slices`` of them has too: a line has the words of all."""
+    """Ports of `Slice` that a block of ``slices`` slices also has: a line has the words of all."""
     return {
         "saturated": Out(bits_for(slices * config.slice_width)),
         **CellsPort(config, slices).ports(),
@@ -42,7 +42,7 @@ def slice_members(config, slices=1):
 
 
 class CellStep(NamedTuple):
-    """What `Slice.model` computes: table arguments (4, ...), cell state, m in Q15, which cells were clamped."""
+    """Result of `Slice.model`: table arguments (4, ...), cell state, m in Q15, cells that were clamped."""
 
     arguments: np.ndarray
     cell: np.ndarray
@@ -51,31 +51,37 @@ class CellStep(NamedTuple):
 
 
 class Slice(wiring.Component):
-    """Gates, cell state and output of the cells on ``rows_per_slice`` PE rows (paper: Assemble, AdderTree,
-    ElemMul, Sigmoid, Tanh).
+    """Gates, cell state and output of the cells on ``rows_per_slice`` PE rows (paper: Assemble, AdderTree, ElemMul,
+    Sigmoid, Tanh).
 
-    A local row of a gate is drained from all PEs at once and held here; its lanes (PE rows x channels) then
-    pass one pipeline, ``slice_width`` a cycle::
+    A local row of a gate is drained from all PEs at once and held. Its lanes (PE rows x channels) then pass one
+    pipeline, ``slice_width`` a cycle::
 
         hold -> AdderTree -> sum of phases -> shift -> + bias + peephole -> table -> ElemMul -> + -> c, m
 
-    For a cell row k the gates come in the order g, i, f, then tanh(c) and o, which the sequencer delays until
-    c is written. What one gate leaves for the next (g, then i.g; tanh c) waits in small memories.
+    For a cell row the gates come in the order g, i, f, then tanh(c) and o, which the sequencer delays until c is
+    written. Small memories keep the values that one gate leaves for the next (g, then i . g; tanh c).
 
-    Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `c_delay` to c being readable.
-    Cost: per lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel shifter of
-    ``accumulator_bits``, three more of a choice among three or four, four memories of ``beats`` rows, and a mux over
-    as many; per slice `Activation`'s tables, the cell state and the biases.
+    Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `c_delay` to the first beat that reads the new c; see
+    `Stages`. Cost: for each lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel
+    shifter of ``accumulator_bits``, three choices among three or four, four memories of ``beats`` rows, and a
+    multiplexer over as many; for each slice the tables of `Activation`, the cell states and the parameters.
 
     Members
     -------
-    drained : a row of every PE served, group after group, PE row after PE row; ``capture`` takes it.
-    beat : the pipeline's control. ``settings`` must be constant while beats are in the pipeline.
-    columns : m or y of the row, assembled: complete one cycle after the last beat's delay.
-    saturated : lanes whose cell state or output was clamped, one cycle each.
-    cells : the cell state at the row and beat of ``beat``; ``cell_write`` sets lanes of it to ``cell_data``, a cycle
-        later (for the host, with a beat that is held and not valid).
-    parameters : (bias, peephole) pairs, gate by gate; ``tables`` : see `Activation`.
+    drained : In(groups * lanes * accumulator_bits) — a row of every PE served, group after group, PE row after PE row.
+    capture : In(1) — hold the row.
+    beat : In(Beat) — the pipeline's control.
+    settings : In(Settings) — number formats and voices. They are constant while beats are in the pipeline.
+    columns : Out(lanes * activation_bits) — m or y of the row, complete one cycle after the last beat's delay.
+    saturated : Out(bits_for(slice_width)) — lanes whose cell state or output was clamped, for one cycle.
+    cells : Out(array(slice_width, signed(cell_bits))) — cell states at the row and beat of ``beat``.
+    cell_write : In(slice_width) — lanes whose cell state is set, a cycle later, with a beat that is held and not valid.
+    cell_data : In(signed(cell_bits)) — the value to set.
+    parameters : In(parameter_line) — line of the parameter memory: (bias, peephole) pairs, gate by gate.
+    parameters_valid : In(1) — write the line.
+    tables : In(table_line) — pair of samples; see `Activation`.
+    tables_valid : In(1) — write the pair.
     """
 
     def __init__(self, config):

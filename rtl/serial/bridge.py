@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The serial link's end in the machine: packets to register accesses and frames."""
+"""The machine's end of the serial link: packets become register accesses and frames."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
@@ -21,18 +21,22 @@ class Header(data.StructLayout):
 
 
 class PacketReceiver(wiring.Component):
-    """Finds packets among bytes, and keeps one that is whole and right.
+    """Finds packets among bytes, and keeps a packet that is complete and correct.
 
-    Anything else is dropped without a word: whoever sent it will miss the answer. So are the bytes that come while a
-    packet is kept, and what follows them up to the next `END`.
+    Invalid packets are ignored: the sender will miss the answer. Bytes that come while a packet is kept are ignored
+    too, up to the next `END`.
 
     Latency: 2 cycles from a packet's last byte. Cost: one memory of `DEPTH` words, a CRC-32, some 90 registers.
 
     Members
     -------
-    i, i_valid : bytes from the line, at least 2 cycles apart.
-    header, valid : a packet is kept; ``release`` it.
-    address, data : word of its payload, two cycles later.
+    i : In(8) — a byte from the line.
+    i_valid : In(1) — there is one; at least 2 cycles apart.
+    header : Out(Header) — header of the packet that is kept.
+    valid : Out(1) — a packet is kept.
+    release : In(1) — drop it.
+    address : In(range(DEPTH)) — word of its payload.
+    data : Out(32) — that word, two cycles later.
     """
 
     def __init__(self):
@@ -113,17 +117,21 @@ class PacketReceiver(wiring.Component):
 
 
 class PacketTransmitter(wiring.Component):
-    """Sends packets: the header given, the payload written before.
+    """Sends packets: the given header, and the payload written before.
 
-    What was sent can be sent again: the payload stays until it is overwritten.
+    A packet can be sent again: the payload stays until it is overwritten.
 
     Latency: 2 cycles from ``start`` to the first byte. Cost: one memory of `DEPTH` words, a CRC-32, some 90 registers.
 
     Members
     -------
-    start, header : send a packet (only when not ``busy``).
-    address, data, write : word of the payload.
-    o : bytes to the line.
+    start : In(1) — send a packet; only while not ``busy``.
+    header : In(Header) — its header.
+    busy : Out(1) — a packet is being sent.
+    address : In(range(DEPTH)) — word of the payload.
+    data : In(32) — its value.
+    write : In(1) — write it.
+    o : Out(stream(8)) — bytes to the line.
     """
 
     def __init__(self):
@@ -201,27 +209,31 @@ class PacketTransmitter(wiring.Component):
 class SerialBridge(wiring.Component):
     """Carries out the requests of a serial link, one after another, and answers each.
 
-    A request with the number of the one before is a repetition, since its answer was lost: the answer is sent again,
-    and nothing is done twice. HELLO begins anew, whatever its number.
+    A request with the number of the request before is a repetition, because its answer was lost. The bridge sends the
+    answer again and does nothing twice. HELLO begins anew, whatever its number.
 
-    - HELLO: answers protocol version, `DEPTH`, and 32-bit words of a beat, one a word.
-    - REGISTERS: commands of (bit 31: write; 30..16: times less one; 11..0: byte address), behind a write its words,
-      all for the same address. Answers the number of accesses that were refused (15..0) and the place of the first
-      one's command (31..16), then what was read.
+    - HELLO: answers protocol version, `DEPTH`, and 32-bit words of a beat, in one word.
+    - REGISTERS: commands of (bit 31: write; 30..16: times less one; 11..0: byte address). Behind a write come its
+      words, all for the same address. Answers the number of accesses that were refused (15..0) and the place of the
+      first such command (31..16), then the values read.
     - FRAMES: a word (bit 31: the last beat has TLAST; 15..0: beats wanted), then beats. Answers a word (bit 31: the
       last beat has TLAST; 30: a frame is part-way in; 29..16: beats that follow; 15..0: beats that were taken), then
       beats. It is over when all beats are in and as many out as were wanted, or a frame's last is out, or the answer is
-      full; or nothing has moved for ``patience`` cycles.
+      full, or nothing has moved for ``patience`` cycles.
 
-    `openese.rtl.serial.packets` is the model of what is on the line.
+    `openese.rtl.serial.packets` is the model of the bytes on the line.
 
-    Latency: 4 cycles from a request to its first access, 3 to 6 for each. Cost: the two packet blocks; a register of a
-    beat each way.
+    Latency: 4 cycles from a request to its first access, 3 to 6 for each. Cost: the two packet blocks; a register of
+    one beat each way.
 
     Members
     -------
-    i, i_valid, o : bytes of the line.
-    bus : to the machine's registers. ``frames``, ``results`` : its frames in and out.
+    i : In(8) — a byte from the line.
+    i_valid : In(1) — there is one.
+    o : Out(stream(8)) — bytes to the line.
+    bus : Out(AXI4LiteSignature(12)) — the machine's registers.
+    frames : Out(Beats) — frames into the machine.
+    results : In(Beats) — frames out of it.
     """
 
     def __init__(self, config, *, patience=1 << 16):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packets of the serial link: what its two ends agree on.
+"""The packets of the serial link, as both of its ends use them.
 
 A packet is whole 32-bit words, lowest byte first: a header, up to `DEPTH` words of payload, the CRC-32 of both. On the
-line it stands between two `END` bytes, as RFC 1055 (SLIP) has it: whoever has lost his place finds it at the next.
+line it stands between two `END` bytes, as in RFC 1055 (SLIP): a receiver that has lost its place resynchronizes at the
+next one.
 """
 
 import enum
@@ -24,7 +25,7 @@ ESCAPED_END, ESCAPED_ESCAPE = 0xDC, 0xDD
 
 
 class Kind(enum.IntEnum):
-    """What a request asks for. An answer's kind is the request's plus `ANSWER`."""
+    """Kind of a request. The kind of its answer is the request's plus `ANSWER`."""
 
     HELLO = 0
     REGISTERS = 1
@@ -42,7 +43,13 @@ class Packet(NamedTuple):
 
 
 def encode(kind: int, sequence: int, payload: ArrayLike = ()) -> bytes:
-    """A packet as it goes over the line."""
+    """The bytes of a packet on the line.
+
+    Raises
+    ------
+    ValueError
+        If the payload has more than `DEPTH` words.
+    """
     words = np.asarray(payload, "<u4")
     if len(words) > DEPTH:
         raise ValueError(f"a packet has at most {DEPTH} words, not {len(words)}")
@@ -54,7 +61,7 @@ def encode(kind: int, sequence: int, payload: ArrayLike = ()) -> bytes:
 
 
 def decode(line: bytes) -> Packet | None:
-    """The packet between two `END` bytes, which are not part of ``line``; None if it is not whole and right."""
+    """The packet between two `END` bytes, which are not part of ``line``; None if it is not complete and correct."""
     body = bytearray()
     escaped = False
     for byte in line:

@@ -14,21 +14,22 @@ _BITS = 10  # start, eight of data, stop
 
 
 def levels(byte):
-    """The ten levels of the line for one byte, in time: the model of both."""
+    """The ten levels of the line for one byte, in order of time: the model of both blocks."""
     return [0, *(byte >> k & 1 for k in range(8)), 1]
 
 
 class UARTReceiver(wiring.Component):
     """Samples every bit in its middle. A byte whose stop bit is low is dropped.
 
-    Latency: 2 cycles from ``pin`` to the first sample's level; the byte is there in the middle of its stop bit, so that
-    a sender may be up to some 4 % faster or slower. Cost: 25 LUTs, 35 registers or so.
+    Latency: 2 cycles from ``pin`` to the first sample's level. The byte is there in the middle of its stop bit, so a
+    sender may be up to some 4 % faster or slower. Cost: 25 LUTs, 35 registers or so.
 
     Members
     -------
-    divisor : cycles a bit, at least 4.
-    pin : the line.
-    o, o_valid : a byte; it cannot be held up.
+    divisor : In(DIVISOR_BITS) — cycles a bit, at least 4.
+    pin : In(1, init=1) — the line.
+    o : Out(8) — a byte.
+    o_valid : Out(1) — there is one; it cannot be held up.
     """
 
     def __init__(self):
@@ -65,9 +66,9 @@ class UARTTransmitter(wiring.Component):
 
     Members
     -------
-    divisor : cycles a bit, at least 2.
-    i : bytes; the next is taken when the one before is through its stop bit.
-    pin : the line.
+    divisor : In(DIVISOR_BITS) — cycles a bit, at least 2.
+    i : In(stream(8)) — bytes; the next is taken when the one before is through its stop bit.
+    pin : Out(1, init=1) — the line.
     """
 
     def __init__(self):

@@ -37,10 +37,11 @@ def integers(rng, bits, size=None):
     return np.where(rng.random(size) < 0.125, extremes, values).tolist()
 
 
-def simulate(dut, *benches, limit, background=()):
+def simulate(dut, *benches, limit, background=(), domains=("sync",)):
     """Run ``benches`` to their ends, which must come within ``limit`` cycles, then stop."""
     simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
+    for domain in domains:
+        simulator.add_clock(1e-6, domain=domain)
     failures = []
 
     def guarded(bench):

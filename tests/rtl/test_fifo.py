@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """Fifo: every word comes out, in order, and the whole depth can be used."""
 

@@ -1,0 +1,269 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""ControlRegisters: cycle by cycle as a model of the table has it, whatever the bus and the blocks around it do."""
+
+import pytest
+from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
+from bench import TINY, cycles, generator, get, pause, put, raw, seeds, simulate
+
+from openese.rtl.axi import OKAY, SLVERR, AXI4LiteSubordinate
+from openese.rtl.core import Core
+from openese.rtl.loader import MAGIC, VERSION, Loader
+from openese.rtl.registers import ADDRESS, COUNTERS, REGISTERS, Access, Control, ControlRegisters, Interrupt, Status
+from openese.rtl.state_access import StateAccess
+from openese.rtl.weight_stream import StreamReader
+
+CONFIGS = {"resident": TINY, "stream": TINY.replace(index_bits=4, stream=True)}
+NAMES = {address >> 2: name for name, address in ADDRESS.items()}
+WRITABLE = {register.name for register in REGISTERS if register.access is not Access.READ}
+READABLE = {register.name for register in REGISTERS if register.access is not Access.WRITE}
+
+
+class Registers(Elaboratable):
+    """The registers behind their bus. The blocks that they serve are ports alone, which the bench drives."""
+
+    def __init__(self, config):
+        self.config = config
+        self.bus = AXI4LiteSubordinate(12)
+        self.core, self.loader = Core(config), Loader(config)
+        self.reader = StreamReader(config) if config.stream else None
+        self.core_reset, self.load, self.irq = Signal(init=1), Signal(), Signal()
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.bus = self.bus
+        m.domains.core = core = ClockDomain("core")
+        m.d.comb += core.rst.eq(self.core_reset)
+        registers = ControlRegisters(self.config, self.bus, self.core, self.loader, self.reader)
+        registers.elaborate(m, self.core_reset, self.load, self.irq)
+        return m
+
+
+class Model:
+    """What the registers hold, and what a cycle's accesses and inputs make of them."""
+
+    def __init__(self, config):
+        self.config = config
+        self.run = self.select = self.enabled = self.pending = self.high = self.base = 0
+        self.core_reset, self.load, self.usable, self.hold = 1, 0, 0, 0
+        self.data = self.loads = self.state_written = 0
+        self.before = {"loaded": 0, "refused": 0, "failed": 0}
+        self.counters, self.counted = dict.fromkeys(COUNTERS, 0), dict.fromkeys(COUNTERS, 0)
+
+    def exists(self, name):
+        return name is not None and (self.config.stream or not name.startswith("STREAM"))
+
+    def outputs(self):
+        return {"core_reset": self.core_reset, "load": self.load, "run": self.run, "select": self.select,
+                "state_write": self.state_written, "word_valid": self.loads, "hold": int(self.hold > 0),
+                "irq": int(self.pending & self.enabled != 0), "base": self.base}
+
+    def write_known(self, name):
+        return self.exists(name) and name in WRITABLE and bool(self.usable or not name.startswith("STATE"))
+
+    def read_known(self, name):
+        return self.exists(name) and name in READABLE and bool(self.usable or name != "STATE_DATA")
+
+    def value(self, name, row):
+        """What a register reads as."""
+        counter, _, half = name.rpartition("_")
+        if counter.lower() in COUNTERS:
+            return self.high if half == "HIGH" else self.counters[counter.lower()] & 0xFFFFFFFF
+        config = self.config
+        status = {Status.LOADED: row["loaded"], Status.LOADING: row["loading"],
+                  Status.IDLE: row["idle"] and not self.core_reset, Status.WAITING_FRAME: row["waiting_frame"],
+                  Status.OUTPUT_BLOCKED: row["results_valid"] and not row["results_ready"]}
+        return {
+            "ID": MAGIC, "VERSION": VERSION, "FINGERPRINT": config.fingerprint,
+            "CAPACITY": config.pes | config.channels << 16 | config.groups << 24, "CONTROL": self.run,
+            "STATUS": sum(flag for flag, is_set in status.items() if is_set),
+            "IMAGE_ERROR": row["error"] | row["error_section"] << 8, "INTERRUPT": self.pending,
+            "INTERRUPT_ENABLE": self.enabled, "STATE_SELECT": self.select,
+            "STATE_DATA": row["state_value"] & 0xFFFFFFFF,
+            "STREAM_BASE_LOW": self.base & 0xFFFFFFFF, "STREAM_BASE_HIGH": self.base >> 32,
+            "STREAM_ERROR": row["stream_error"] | row["stream_error_line"] << 8,
+        }[name]
+
+    def advance(self, row):
+        """The next cycle: effects of a write, of a read, of events."""
+        write = NAMES.get(row["write_address"]) if row["write"] else None
+        write = write if self.exists(write) else None
+        data = row["write_data"]
+        control = Control(data & 7) if write == "CONTROL" else Control(0)
+        read = NAMES.get(row["read_address"]) if row["read"] else None
+        if read in {f"{name.upper()}_LOW" for name in COUNTERS}:
+            self.high = self.counters[read[:-4].lower()] >> 32
+
+        now = {"loaded": row["loaded"], "refused": int(row["error"] != 0), "failed": int(row["stream_error"] != 0)}
+        events = {Interrupt.FRAME_SENT: row["frame_sent"], Interrupt.FRAME_SHORT: row["frame_short"],
+                  Interrupt.FRAME_LONG: row["frame_long"],
+                  **{flag: now[name] and not self.before[name] for flag, name in (
+                      (Interrupt.IMAGE_LOADED, "loaded"), (Interrupt.IMAGE_REFUSED, "refused"),
+                      (Interrupt.STREAM_FAILED, "failed"))}}
+        cleared = data if write == "INTERRUPT" else 0
+        self.pending = self.pending & ~cleared | sum(flag for flag, happens in events.items() if happens)
+        self.before = now
+
+        for name in COUNTERS:
+            if self.core_reset:
+                self.counters[name] = self.counted[name] = 0
+            else:
+                self.counters[name] += self.counted[name]
+                self.counted[name] = row[f"event_{name}"]
+        if write in ("STATE_SELECT", "STATE_DATA"):
+            self.hold = StateAccess.wait
+        elif self.hold:
+            self.hold -= 1
+        if write == "STATE_SELECT":
+            self.select = data
+        if write == "INTERRUPT_ENABLE":
+            self.enabled = data & 0b111111
+        if write == "STREAM_BASE_LOW":
+            self.base = self.base >> 32 << 32 | data
+        if write == "STREAM_BASE_HIGH":
+            self.base = self.base & 0xFFFFFFFF | data << 32
+        if write == "CONTROL":
+            self.run = int(Control.RUN in control and Control.LOAD not in control)
+        self.state_written = int(write == "STATE_DATA" and self.usable)
+        self.data, self.loads = data, int(write == "LOAD")
+        self.usable = int(row["idle"] and not self.core_reset)
+        outstanding = self.core_reset and not row["reader_idle"]
+        self.core_reset = int(not row["loaded"] or Control.RESET in control or self.load or outstanding)
+        self.load = int(Control.LOAD in control)
+
+
+class Bench:
+    """Random accesses, random blocks; every cycle is recorded."""
+
+    def __init__(self, config, rng):
+        self.config, self.rng = config, rng
+        self.dut = Registers(config)
+        self.rows = []
+        dut, core, loader, reader = self.dut, self.dut.core, self.dut.loader, self.dut.reader
+        #: Driven by the bench: signal, and how often it is 1 or takes another value.
+        self.inputs = {
+            "idle": (core.idle, 0.8), "waiting_frame": (core.waiting_frame, 0.5), "frame_sent": (core.frame_sent, 0.05),
+            "frame_short": (core.frame_short, 0.05), "frame_long": (core.frame_long, 0.05),
+            "state_value": (core.state_value, 0.5), "results_valid": (core.results.valid, 0.5),
+            "results_ready": (core.results.ready, 0.5), "loaded": (loader.loaded, 0.98),
+            "loading": (loader.loading, 0.5), "error": (loader.error, 0.05),
+            "error_section": (loader.error_section, 0.5),
+            **{f"event_{name}": (getattr(core.events, name), 0.5) for name in COUNTERS},
+        }
+        if reader:
+            self.inputs |= {"stream_error": (reader.error, 0.05), "stream_error_line": (reader.error_line, 0.5),
+                            "reader_idle": (reader.idle, 0.7)}
+        bus = dut.bus
+        self.seen = {name: signal for name, (signal, _) in self.inputs.items()} | {
+            "write": bus.write, "write_address": bus.write_address, "write_data": bus.write_data,
+            "write_known": bus.write_known, "read": bus.read, "read_address": bus.read_address,
+            "read_data": bus.read_data, "read_known": bus.read_known, "hold": bus.hold,
+            "core_reset": dut.core_reset, "load": dut.load, "irq": dut.irq, "run": core.run,
+            "select": raw(core.state_select), "state_write": core.state_write, "state_data": core.state_data,
+            "word": loader.word, "word_valid": loader.word_valid, **({"base": reader.base} if reader else {})}
+
+    def address(self):
+        """A register's, twice in three; the states' and the control's more often than others'."""
+        rng = self.rng
+        names = list(ADDRESS) + ["STATE_SELECT", "STATE_DATA", "CONTROL", "INTERRUPT"] * 4
+        return ADDRESS[rng.choice(names)] if rng.random() < 0.67 else int(rng.integers(1 << 10)) << 2
+
+    async def record(self, ctx):
+        signals = list(self.seen.values())
+        async for _, _, *values in ctx.tick().sample(*signals):
+            self.rows.append({"stream_error": 0, "stream_error_line": 0, "reader_idle": 1, "base": 0,
+                              **dict(zip(self.seen, values, strict=True))})
+
+    async def blocks(self, ctx):
+        rng = self.rng
+        while True:
+            for signal, chance in self.inputs.values():
+                shape = raw(signal).shape().width
+                ctx.set(signal, int(rng.integers(1 << shape)) if shape > 1 and rng.random() < chance
+                        else int(rng.random() < chance) if shape == 1 else 0)
+            await ctx.tick()
+
+    def run(self, accesses, stalls):
+        dut, rng = self.dut, self.rng
+        answers = []
+
+        async def write(ctx):
+            for _ in range(accesses):
+                await pause(ctx, rng, stalls)
+                await put(ctx, dut.bus.bus.aw, {"addr": self.address(), "prot": 0})
+
+        async def write_data(ctx):
+            for _ in range(accesses):
+                await pause(ctx, rng, stalls)
+                await put(ctx, dut.bus.bus.w, {"data": int(rng.integers(1 << 32)), "strb": 15})
+
+        async def responses(ctx):
+            for _ in range(accesses):
+                await pause(ctx, rng, stalls)
+                answers.append(await get(ctx, dut.bus.bus.b))
+
+        async def read(ctx):
+            for _ in range(accesses):
+                await pause(ctx, rng, stalls)
+                await put(ctx, dut.bus.bus.ar, {"addr": self.address(), "prot": 0})
+
+        async def read_data(ctx):
+            for _ in range(accesses):
+                await pause(ctx, rng, stalls)
+                await get(ctx, dut.bus.bus.r)
+
+        simulate(dut, write, write_data, responses, read, read_data, background=[self.blocks, self.record],
+                 limit=100 * accesses, domains=("sync", "core"))
+        return answers
+
+
+@seeds(2)
+@pytest.mark.parametrize("stalls", [0.0, 0.6])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_the_registers_are_the_table(config, stalls, seed):
+    bench = Bench(config, generator(seed))
+    answers = bench.run(150, stalls)
+    model = Model(config)
+    written, given = [], []
+    for row in bench.rows:
+        outputs = model.outputs()
+        assert {name: row[name] for name in outputs} == outputs
+        if row["word_valid"]:
+            assert row["word"] == model.data
+        if row["state_write"]:
+            assert row["state_data"] == model.data
+        if row["write"]:
+            name = NAMES.get(row["write_address"])
+            assert row["write_known"] == model.write_known(name), name
+            written.append(OKAY if row["write_known"] else SLVERR)
+        if row["read"]:
+            name = NAMES.get(row["read_address"])
+            assert row["read_known"] == model.read_known(name), name
+            if row["read_known"]:
+                assert row["read_data"] == model.value(name, row), name
+                given.append(name)
+        model.advance(row)
+    assert written[:len(answers)] == answers
+    assert {OKAY, SLVERR} <= set(answers)
+    assert {"CONTROL", "INTERRUPT", "STATE_SELECT", "STATE_DATA"} <= set(given)
+
+
+def test_a_counter_is_read_in_two_halves_of_one_moment():
+    dut = Registers(TINY)
+    halves = []
+
+    async def bench(ctx):
+        ctx.set(dut.loader.loaded, 1)
+        ctx.set(dut.core.events.busy, 0xFFFFFF)
+        await cycles(ctx, 600)
+        ctx.set(dut.core.events.busy, 0)
+        await cycles(ctx, 2)
+        for name in ("BUSY_LOW", "BUSY_HIGH", "CYCLES_LOW", "BUSY_HIGH"):
+            await put(ctx, dut.bus.bus.ar, {"addr": ADDRESS[name], "prot": 0})
+            halves.append((await get(ctx, dut.bus.bus.r)).data)
+
+    simulate(dut, bench, limit=1000, domains=("sync", "core"))
+    low, high, _, other = halves
+    # The core's reset ends in the cycle after the image is loaded.
+    assert high << 32 | low == 599 * 0xFFFFFF and high > 0
+    assert other == 0, "the upper half is that of the counter whose lower half was read"
