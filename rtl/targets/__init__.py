@@ -22,7 +22,7 @@ class TargetError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """A module of this package, imported only when it is used: it may need packages that others do not."""
+    """A module of this package. It is imported only when it is used, since it may need optional packages."""
 
     module: str
     summary: str
@@ -79,7 +79,7 @@ def build(machine: str | Config, folder: str | os.PathLike[str], target: str = "
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:
-    """Write texts by their path below ``folder``, with the same line ends everywhere."""
+    """Write ``files``, texts by their path below ``folder``, with the same line ends on every system."""
     for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8", newline="\n")

@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""The ports of the machine, and the buses that their names say they belong to."""
+"""The machine's ports, grouped into buses by their names."""
 
 import functools
 import re
@@ -30,15 +30,15 @@ class Bus:
     Attributes
     ----------
     name : str
-        The prefix that its ports share, or the port's own name.
+        The common prefix of its ports, or the name of its single port.
     library, kind : str
-        Of its definition in Vivado, ``xilinx.com:library:kind:1.0``.
+        Parts of the name of its definition in Vivado, ``xilinx.com:library:kind:1.0``.
     master : bool
-        Whether the machine is on the side that starts a transfer (or raises the signal).
+        Whether the machine starts the transfers, or drives the signal.
     ports : dict
         Physical name by logical name.
     parameters : dict
-        What else its definition wants to know, as text.
+        The definition's other parameters, as text.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Bus:
 
     @property
     def clocked(self):
-        """Whether it is a bus with transfers, on the clock ``aclk``."""
+        """Whether it is a bus with transfers on the clock ``aclk``."""
         return self.library == "interface"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IP-XACT (IEEE 1685-2009, as Vivado reads it): the machine's ports, buses, registers and files in one description."""
+"""The IP-XACT description (IEEE 1685-2009, for Vivado) of the machine's ports, buses, registers and files."""
 
 from xml.etree import ElementTree
 
@@ -21,7 +21,7 @@ _USER_INTERFACE = "xilinx_xpgui"
 
 
 def _element(tag, *children, text=None, **attributes):
-    """An element of the namespace ``spirit``, or ``xilinx`` where ``tag`` has that prefix; attributes likewise."""
+    """An element of the namespace ``spirit``, or of ``xilinx`` if ``tag`` has the prefix ``xilinx_x_``."""
     def qualified(name):
         prefix, _, local = name.rpartition("_x_")
         return f"{{{XILINX if prefix == 'xilinx' else SPIRIT}}}{local}"
@@ -101,7 +101,7 @@ def _view(name, title, environment, verilog=False):
 
 
 def _file(path, kind, *user, late=False):
-    # IP-XACT knows these; other types are the tool's.
+    # IP-XACT defines these types; Vivado defines others.
     known = kind in ("verilogSource", "tclSource", "cSource", "unknown")
     kinds = [_text("fileType" if known else "userFileType", kind), *(_text("userFileType", word) for word in user)]
     order = _named("define", "processing_order", _text("value", "late"))
@@ -159,7 +159,7 @@ def component(config, driver_types):
     ----------
     config : Config
     driver_types : dict
-        Type by path of the files of the driver.
+        The driver's files: type by path.
     """
     about = core(config)
     interfaces = buses(config)
@@ -185,12 +185,12 @@ def component(config, driver_types):
 
 
 def _identifier():
-    """Name and version, as Vivado joins them."""
+    """The core's name and version, joined as Vivado does it."""
     return f"{CORE['name']}_v{CORE['version'].replace('.', '_')}"
 
 
 def user_interface(config):
-    """Text by path of the script that shows the parameters in Vivado."""
+    """The script that shows the parameters in Vivado: its text by its path."""
     names = parameters(config)
     lines = ["# SPDX-License-Identifier: Apache-2.0", "proc init_gui {IPINST} {",
              '  ipgui::add_param $IPINST -name "Component_Name"',

@@ -11,9 +11,9 @@ __all__ = ["write", "files"]
 
 
 def files(config):
-    """Text of the files of the IP by their path.
+    """The files of the IP: texts by path.
 
-    ``component.xml`` makes the folder an IP repository as it is; ``package.tcl`` has Vivado package the same.
+    With ``component.xml`` the folder is an IP repository. Or ``package.tcl`` makes Vivado package the same IP.
     """
     sources = driver(config)
     types = {path: kind for path, (kind, _) in sources.items()}
@@ -30,5 +30,5 @@ def files(config):
 
 
 def write(config, folder):
-    """The IP."""
+    """Write the packaged IP into ``folder``."""
     write_files(folder, files(config))

@@ -9,12 +9,12 @@ __all__ = ["write"]
 
 
 def write(config, folder):
-    """The IP in ``ip/``, and ``kcu105.tcl``, which builds the block design.
+    """Write the packaged IP into ``ip/``, and ``kcu105.tcl``, which builds the block design.
 
     Raises
     ------
     TargetError
-        The frames have a width that the AXI DMA cannot have.
+        The AXI DMA does not support the width of a frame's beats.
     """
     bits = {port.name: port.width for port in ports(config)}["s_axis_tdata"]
     if bits not in (8, 16, 32, 64, 128, 256, 512, 1024):

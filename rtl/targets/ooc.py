@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vivado: the machine alone, out of context, for its area, timing and power."""
+"""Vivado: the machine alone, built out of context, for its area, timing and power."""
 
 from openese.rtl.targets import write_files
 from openese.rtl.targets.vivado import constraints, settings
@@ -9,7 +9,7 @@ __all__ = ["write"]
 
 
 def write(config, folder):
-    """Verilog, constraints and ``ooc.tcl``, which synthesizes and implements it and writes reports."""
+    """Write Verilog, constraints, and ``ooc.tcl``, which synthesizes and implements the machine and writes reports."""
     write_files(folder, {
         f"{TOP}.v": verilog(config),
         "openese.xdc": constraints("openese.xdc"),

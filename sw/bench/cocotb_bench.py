@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cocotb bench that does what `openese.sw.bench` does in the harness, to compare their speed."""
+"""A cocotb bench with the work of `openese.sw.bench.speed` in the harness, to compare their speed."""
 
 import json
 import logging

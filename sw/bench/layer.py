@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's benchmark layer (section 6): an LSTMP of 153 inputs, 1024 cells and 512 outputs with peepholes.
 
-Its weights are random, since only where the non-zeros lie decides about time.
+Its weights are random: only the places of the non-zeros decide about time.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ __all__ = ["CELLS", "CLOCK", "INPUTS", "OUTPUTS", "PAPER", "PAPER_MULTIPLIERS", 
 
 INPUTS, CELLS, OUTPUTS = 153, 1024, 512
 
-#: Hertz: the paper's clock. No figure here says that an FPGA build reaches it.
+#: The paper's clock in hertz. Nothing here shows that an FPGA build reaches it.
 CLOCK = 200e6
 
 PAPER_MULTIPLIERS = 1024
@@ -30,7 +30,7 @@ PAPER = {"w_x": (2285, 4 * 1072), "w_r": (7462, 8050), "w_ym": (1638, 3132)}
 
 
 def paper_layer(seed: int = 0, inputs: int = INPUTS, cells: int = CELLS, outputs: int = OUTPUTS) -> Model:
-    """The layer, dense, with random weights; or one of another size."""
+    """The dense layer, or one of another size, with random weights."""
     rng = np.random.default_rng(seed)
     layer = Layer(
         name="paper", w_x=rng.normal(scale=inputs ** -0.5, size=(4, cells, inputs)),
@@ -41,7 +41,7 @@ def paper_layer(seed: int = 0, inputs: int = INPUTS, cells: int = CELLS, outputs
 
 
 def quantized_layer(model: Model, config: Config) -> QuantizedModel:
-    """A model of one layer in fixed formats that suit `paper_layer`; nothing is calibrated."""
+    """A model of one layer in fixed formats that suit `paper_layer`, without calibration."""
     layer = model.layers[0]
     high = (1 << (config.weight_bits - 1)) - 1
 
@@ -49,7 +49,7 @@ def quantized_layer(model: Model, config: Config) -> QuantizedModel:
         return np.clip(np.round(np.ldexp(values, fraction)), -limit, limit).astype(np.int32)
 
     def weights(values: NDArray[Any]) -> NDArray[np.int32]:
-        """A weight that is there stays there."""
+        """Non-zeros stay non-zero."""
         rounded = integers(values, 11, high)
         return np.where((rounded == 0) & (values != 0), 1, rounded).astype(np.int32)
 
@@ -66,6 +66,6 @@ def quantized_layer(model: Model, config: Config) -> QuantizedModel:
 
 
 def planned(config: Config, density: float, balanced: bool = True, order: bool = True) -> Schedule:
-    """The layer at ``density`` on a machine; ``order``: with the columns in the packer's order."""
+    """The layer at ``density`` on a machine. With ``order`` the columns are in the packer's order."""
     sparse = prune(paper_layer(), density, config.pes, config.groups, balanced=balanced)
     return schedule(quantized_layer(sparse, config), config, balance=order)

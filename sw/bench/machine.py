@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layer on the emitted Verilog."""
+"""Measures the layer on the emitted Verilog."""
 
 import tempfile
 import time
@@ -20,11 +20,11 @@ __all__ = ["MEMORIES", "measured", "traced"]
 
 _WARM, _MEASURED = 4, 8  # frames that fill the pipeline, and frames that are measured
 _TRACED = 2
-_FOLLOWING = 2  # frames after those that are traced: the last step of all is shorter
+_FOLLOWING = 2  # frames after the traced ones: the very last step is shorter
 _PINS = ("m_axis_tvalid", "m_axis_tready", "m_axis_tlast")
 
-#: What weights are streamed from: latency of a line in cycles, what chance adds to it, share of the cycles in which
-#: it gives a line.
+#: Memories of streamed weights: latency of a line in cycles, the most cycles that chance adds, and the share of cycles
+#: in which the memory gives a line.
 MEMORIES: tuple[dict[str, Any], ...] = (
     {"latency": 60, "jitter": 0, "share": 1.0},
     {"latency": 60, "jitter": 60, "share": 0.95},
@@ -33,7 +33,7 @@ MEMORIES: tuple[dict[str, Any], ...] = (
 
 
 class _Measurement:
-    """One machine with the layer in it, and what the reference says of its first frames."""
+    """One machine with the layer in it, its first frames, and the reference's words for them."""
 
     def __init__(self, plan: Schedule, image: Image, link: Any, frames: Int64Array,
                  expected: Int64Array) -> None:
@@ -44,11 +44,11 @@ class _Measurement:
         self._rest()
 
     def _rest(self) -> None:
-        """Until the accumulators are clear."""
+        """Run until the accumulators are clear."""
         self.link.clock(2 * self._plan.config.accumulator_rows)
 
     def first(self, voices: int) -> tuple[int, bool]:
-        """Cycles of the first frame of ``voices``, and whether they got the reference's words."""
+        """Cycles of the first frame of ``voices``, and whether all words are the reference's."""
         self.device.reset()
         self._rest()
         active = np.arange(self._plan.config.channels) < voices
@@ -57,7 +57,7 @@ class _Measurement:
         return self.link.cycles - start, bool((y[0][active] == self._expected[0][active]).all())
 
     def run(self, count: int) -> tuple[dict[str, int], bool]:
-        """The counters after ``count`` frames, and whether all words were the reference's."""
+        """The counters after ``count`` frames, and whether all words are the reference's."""
         self.device.reset()
         self._rest()
         y = self.device.run(self._frames[:count])
@@ -65,14 +65,14 @@ class _Measurement:
 
 
 def _frames(plan: Schedule, count: int) -> tuple[Int64Array, Int64Array]:
-    """Random frames (T, C, I), and the words (T, C, P) that the reference makes of them."""
+    """Random frames (T, C, I), and the reference's words (T, C, P) for them."""
     rng = np.random.default_rng(1)
     frames = rng.integers(-1 << 13, 1 << 13, (count, plan.config.channels, plan.model.inputs))
     return frames, Reference(plan.model, plan.config.channels).run(frames)
 
 
 def measured(plan: Schedule) -> list[dict[str, Any]]:
-    """What the machine needs for the layer; where weights are streamed, by each of `MEMORIES`."""
+    """The figures of the machine with the layer; with streamed weights, for each of `MEMORIES`."""
     from openese.sim.simulator import Simulator
 
     config = plan.config
@@ -95,7 +95,7 @@ def measured(plan: Schedule) -> list[dict[str, Any]]:
         (before, exact_before), (after, exact_after) = measurement.run(_WARM), measurement.run(_WARM + _MEASURED)
         speed = (link.cycles - cycles) / (time.perf_counter() - began)
         counters = {name: (after[name] - before[name]) / _MEASURED for name in before}
-        # Cycles in which the machine waited for the host's frames are not the step's.
+        # The machine's waits for the host's frames are no part of the step.
         counters["cycles"] -= counters["frame"]
         counters["frame"] = 0
         per_step = counters["cycles"]
@@ -111,7 +111,7 @@ def measured(plan: Schedule) -> list[dict[str, Any]]:
 
 
 def traced(plan: Schedule) -> dict[str, Any]:
-    """Cycles and busy multipliers of a step, counted in a waveform and not by the machine."""
+    """Cycles and busy multipliers of a step, counted in a waveform instead of by the machine."""
     from openese.sim.simulator import Simulator
     from openese.sim.trace import samples
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same step of as many voices on this computer's processor, dense and sparse, in one thread.
+"""The machine's step, for as many voices, on this computer's processor: dense and sparse.
 
-``dense_step_seconds``: numpy's BLAS in float32, in as many threads as its settings say: `nox -s bench` says one.
-``sparse_step_seconds``: scipy's CSR in float32, at the density of the machine's layer. ``torch_step_seconds``: a
-layer of the same size without peepholes, which PyTorch's LSTM does not have. ``..._times_the_machine``: each of them,
-over the machine's step at 200 MHz. Without PyTorch it is null.
+``dense_step_seconds``: numpy's BLAS in float32; `nox -s bench` sets it to one thread. ``sparse_step_seconds``: SciPy's
+CSR in float32, at the density of the machine's layer. ``torch_step_seconds``: PyTorch's LSTM of the same size, which
+has no peepholes. ``..._times_the_machine``: each of them over the machine's step at 200 MHz. The values of PyTorch are
+null where it is not installed.
 """
 
 import time
@@ -23,7 +23,7 @@ __all__ = ["processor", "seconds", "torch_step"]
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    """The shortest of some runs."""
+    """Seconds of the shortest of several runs."""
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -33,7 +33,7 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 def _step(gates: Any, projection: Any, voices: int) -> Callable[[], NDArray[np.float32]]:
-    """A step of the cell with these matrices, which are whatever ``@`` takes."""
+    """A step of the cell with these matrices, of any type that ``@`` takes."""
     inputs = np.ones((INPUTS + OUTPUTS, voices), np.float32)
     state = np.ones((CELLS, voices), np.float32)
     peephole = np.full((3, CELLS, 1), 0.1, np.float32)
@@ -48,7 +48,7 @@ def _step(gates: Any, projection: Any, voices: int) -> Callable[[], NDArray[np.f
 
 
 def torch_step(voices: int, steps: int = 1) -> Callable[[], object] | None:
-    """``steps`` steps of PyTorch's own LSTM of that size; nothing if it is not installed."""
+    """A function that runs ``steps`` steps of PyTorch's LSTM of that size; None if PyTorch is not installed."""
     try:
         import torch
     except ImportError:
@@ -68,7 +68,7 @@ def torch_step(voices: int, steps: int = 1) -> Callable[[], object] | None:
 
 
 def processor(dense: Model, sparse: Model, voices: int, microseconds: float) -> dict[str, float | None]:
-    """See the module; ``microseconds`` of the machine's step of as many ``voices``."""
+    """The module's figures; the machine takes ``microseconds`` for a step of ``voices`` voices."""
     result: dict[str, float | None] = {}
     of_dense, of_sparse = ((np.concatenate([layer.w_x, layer.w_r], axis=2).reshape(4 * CELLS, -1).astype(np.float32),
                             np.asarray(layer.w_ym, np.float32)) for layer in (dense.layers[0], sparse.layers[0]))

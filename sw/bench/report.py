@@ -25,24 +25,24 @@ __all__ = ["run"]
 
 def run(config: Config, density: float = 0.1, *, sweep: bool = True, trace: bool = False, cocotb: bool = False,
         large: bool = False, tell: Callable[[str], None] = lambda stage: None) -> dict[str, Any]:
-    """Measure a machine; the package says which keys there are.
+    """Measure a machine. The package's docstring lists the keys of the result.
 
     Parameters
     ----------
     config : Config
     density : float
-        Of the layer.
+        The layer's share of weights kept.
     sweep : bool
-        Also over densities, queue depths and PEs.
+        Also sweep densities, queue depths and PEs with the cycle model.
     trace, cocotb, large : bool
-        Also what needs minutes more: a waveform, the speed under cocotb, a model of 100 million weights.
+        Also measurements that take minutes: on a waveform, under cocotb, and of a model with 100 million weights.
     tell : callable
-        Called with what is begun.
+        Called with the name of each measurement when it begins.
 
     Raises
     ------
     CapacityError
-        If the machine cannot hold the layer.
+        The layer does not fit the machine.
     """
     plan = planned(config, density)
     tell("the emitted Verilog")
@@ -86,7 +86,7 @@ def run(config: Config, density: float = 0.1, *, sweep: bool = True, trace: bool
 
 
 def _memory(traits: Mapping[str, Any]) -> Memory:
-    """The cycle model's memory most like it: it answers in order, so the longest wait counts."""
+    """The cycle model's memory that is most like it. It answers in order, so its latency is the longest."""
     return Memory(latency=traits["latency"] + traits["jitter"], share=traits["share"])
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of the host's side.
+"""Measures the speed of the host's programs.
 
-``prune_seconds``, ``quantize_seconds`` (calibrated on 32 frames), ``pack_seconds`` (placed, encoded and packed) and
-``total_seconds``: of the paper's layer. ``pack_to_csc``: placing and encoding, over what scipy needs to convert the
-same dense integer matrices to CSC. ``reference_frames_per_second``: frames of one voice that the integer reference
-computes, as many voices at once as the machine has. ``reference_to_torch``: its time over that of PyTorch's float
-LSTM. ``large``: of a model of 100 million weights, ``weights``, ``float32_bytes``, seconds as above, ``peak_bytes``
-of a process that does nothing else, and ``memory_ratio`` of the two. Without PyTorch that ratio is null.
+``prune_seconds``, ``quantize_seconds`` (calibrated on 32 frames), ``pack_seconds`` (place, encode and pack) and
+``total_seconds``: times for the paper's layer. ``pack_to_csc``: the time to place and encode, over SciPy's time to
+convert the same dense integer matrices to CSC. ``reference_frames_per_second``: frames of one voice that the integer
+reference computes, with as many voices at once as the machine has. ``reference_to_torch``: its time over the time of
+PyTorch's float LSTM; null without PyTorch. ``large``: for a model of 100 million weights ``weights``,
+``float32_bytes``, seconds as above, ``peak_bytes`` of a process that does nothing else, and ``memory_ratio`` of
+``peak_bytes`` to ``float32_bytes``.
 """
 
 import json
@@ -38,7 +39,7 @@ _LARGE_DENSITY = 0.1
 
 
 def _stages(model: Model, config: Config, density: float) -> tuple[QuantizedModel, dict[str, float]]:
-    """The quantized model, and the seconds of every stage. Whoever has ``model`` no more lets it be freed."""
+    """The quantized model, and the seconds of every stage. Memory of ``model`` is freed if the caller drops it."""
     times = {}
     began = total = time.perf_counter()
 
@@ -66,7 +67,7 @@ def _csc_seconds(quantized: QuantizedModel) -> float:
 
 
 def software(config: Config, density: float, large: bool) -> dict[str, Any]:
-    """See the module."""
+    """The module's figures."""
     dense = paper_layer()
     quantized, times = min((_stages(dense, config, density) for _ in range(2)), key=lambda run: run[1]["total_seconds"])
     result: dict[str, Any] = dict(times)
@@ -82,7 +83,7 @@ def software(config: Config, density: float, large: bool) -> dict[str, Any]:
 
 
 def large_model() -> dict[str, Any]:
-    """Of a process of its own, whose memory is nobody else's."""
+    """The figures of the large model, from a process that does nothing else."""
     done = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, check=True)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fast harness beside cocotb: simulated cycles a second, at the same work on the same Verilog."""
+"""Compares the harness with cocotb: simulated cycles a second, for the same work on the same Verilog."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from openese.sw.run.device import Device
 
 __all__ = ["IMAGE", "RESULT", "STEPS", "cocotb_speed"]
 
-IMAGE = "OPENESE_IMAGE"  # environment variable: path of the image that is run
+IMAGE = "OPENESE_IMAGE"  # environment variable: path of the image
 RESULT = "speed.json"  # in the working folder: simulated cycles a second of real time
 STEPS = 4
 _PRESET = "demo"
@@ -28,7 +28,7 @@ _DENSITY = 0.5
 
 
 def cocotb_speed() -> dict[str, object]:
-    """Image loaded and frames run on 8 x 8, by `openese.sw.bench.cocotb_bench` and in the harness.
+    """Load an image and run frames on preset `demo`, in `openese.sw.bench.cocotb_bench` and in the harness.
 
     Returns
     -------

@@ -13,16 +13,16 @@ __all__ = ["density_sweep", "pe_sweep", "queue_sweep"]
 DENSITIES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05)
 QUEUE_DEPTHS = (16, 32, 64, 128, 256)
 PES = (8, 16, 32, 64, 128, 256, 512)
-_STEPS = 4  # of a run of the model, at most
+_STEPS = 4  # the most steps of a run of the cycle model
 
 
 def _roomy(config: Config) -> Config:
-    """The machine with weight memories for any density; they do not change its timing."""
+    """The machine with weight memories for any density. They do not change its timing."""
     return config.replace(entry_depth=1 << 19, stream=False)
 
 
 def density_sweep(config: Config) -> list[dict[str, Any]]:
-    """Balanced and unbalanced pruning."""
+    """Sweep densities, with balanced and unbalanced pruning."""
     rows = []
     dense = 0
     for density in DENSITIES:
@@ -35,7 +35,7 @@ def density_sweep(config: Config) -> list[dict[str, Any]]:
 
 
 def queue_sweep(config: Config, density: float) -> list[dict[str, Any]]:
-    """Depths of the ActQueues."""
+    """Sweep depths of the ActQueues."""
     rows = []
     for depth in QUEUE_DEPTHS:
         deep = _roomy(config).replace(queue_depth=depth)
@@ -49,7 +49,7 @@ def queue_sweep(config: Config, density: float) -> list[dict[str, Any]]:
 
 
 def pe_sweep(config: Config, density: float) -> list[dict[str, Any]]:
-    """Numbers of PEs with as many channels, and column groups wherever they help."""
+    """Sweep numbers of PEs with the same channels; each has the number of column groups that is fastest."""
     rows: list[dict[str, Any]] = []
     for pes in PES:
         best: dict[str, Any] = {}
@@ -67,7 +67,7 @@ def pe_sweep(config: Config, density: float) -> list[dict[str, Any]]:
 
 
 def _scaled(config: Config, pes: int, groups: int) -> Config:
-    """The machine with other PEs: as many element-wise lanes a PE, memories for the layer."""
+    """The machine with another number of PEs, the same element-wise lanes a PE, and memories for the layer."""
     row_pes = pes // groups
     gates = 4 * -(-CELLS // row_pes)
     return _roomy(config).replace(

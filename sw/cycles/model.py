@@ -137,7 +137,7 @@ class Timeline:
         }
 
     def causes(self, start: int, stop: int) -> dict[str, Int64Array]:
-        """By matrix label, the cycles of each PE by `Activity`, (len(Activity), pes), from ``start`` to before ``stop``."""
+        """By matrix label, cycles by `Activity` and PE, (len(Activity), pes), from ``start`` to before ``stop``."""
         labels = [span.label for span in self.spans if self._multiplies(span)]
         ended = np.cumsum(self.activity == Activity.END, axis=0)
         ended = np.concatenate([np.zeros_like(ended[:1]), ended[:-1]])[start:stop]

@@ -69,7 +69,7 @@ class StreamModel:
         return self._decisions.popleft()[1]
 
     def step(self, cycle: int, complete: bool, released: int) -> None:
-        """One cycle. ``complete``: a frame completes in it; ``released``: blocks of the ring that are free again, in all."""
+        """One cycle. ``complete``: a frame completes in it; ``released``: blocks of the ring that were freed so far."""
         requesting = self._left > 0
         sent = self._request(cycle, requesting and self._taken <= self._room)
         self._taken += sent - self._block * (released - self._released)

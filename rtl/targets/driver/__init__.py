@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver in C: hand-written but for ``openese_hw.h``, which is made from the register table."""
+"""The driver in C: hand-written files, and ``openese_hw.h``, which is generated from the register table."""
 
 from importlib import resources
 
@@ -36,7 +36,7 @@ def header(config):
 
 
 def driver(config):
-    """Type and text of the files of the driver, by path."""
+    """The driver's files: type and text by path."""
     here = resources.files(__name__)
     sources = {f"{_FOLDER}/{folder}/{name}": (kind, here.joinpath(name).read_text(encoding="utf-8"))
                for name, (folder, kind) in _FILES.items()}
