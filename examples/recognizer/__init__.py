@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the phone recognizer that `sw/speech` ships, and measuring what pruning and quantization cost it."""
+"""Train the phone recognizer in `sw/speech`, and measure the cost of pruning and quantization."""

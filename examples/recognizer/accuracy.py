@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m examples.recognizer.accuracy``: what density, balance and word lengths cost in recognition.
+"""``python -m examples.recognizer.accuracy`` measures the cost of density, balance and word lengths in recognition.
 
-A network of 256 cells and 128 outputs is trained on real speech alone, for several seeds and densities, and recognizes
-held-out prompts through the whole integer machine. What has been measured is kept in a JSON file, entry by entry, so
-that what was interrupted goes on; `docs.results.accuracy` makes the page and the plots from it.
+It trains a network of 256 cells and 128 outputs on recorded speech for several seeds and densities, and tests it on
+held-out prompts in the machine's integers. A JSON file keeps each result, so an interrupted study continues.
+`docs.results.accuracy` makes the page and the plots from this file.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from examples.recognizer.machine import (
 )
 from examples.recognizer.network import logits
 from examples.recognizer.plans import FULL
-from examples.recognizer.score import compare, given, score
+from examples.recognizer.score import compare, frames_of, score
 from examples.recognizer.ship import choose_penalty
 from examples.recognizer.speech import MissingData
 from examples.recognizer.train import PES, Batches, Run, load, train
@@ -43,20 +43,20 @@ from openese.sw.pack.schedule import schedule
 from openese.sw.training import scan
 
 DENSITIES = (0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)
-WEIGHT_BITS = (16, 10, 8, 6)  # beside the machine's own 12
-ACTIVATION_BITS = (14, 12, 10, 8)  # beside the machine's own 16
+WEIGHT_BITS = (16, 10, 8, 6)  # in addition to the machine's 12
+ACTIVATION_BITS = (14, 12, 10, 8)  # in addition to the machine's 16
 SIGMOID_RANGES = (4, 5, 6, 7)
 TABLE_SAMPLES = (256, 512, 1024, 2048, 4096)
 PEEPHOLE_BITS = (16, 12, 8, 6, 4)
 SCANNED = (0.5, 0.3, 0.2, 0.1, 0.05)
 SEEDS = (1, 2, 3)
-MORE_SEEDS = range(4, 11)  # of 10 % alone: balance makes less of a difference than a seed
+MORE_SEEDS = range(4, 11)  # only at 10 %: balance makes a smaller difference than the seed
 BASE, BRANCH, RATE = 250, 150, 4e-3
 CELLS, OUTPUTS = 256, 128
 VARIANTS = {"layered": {"cells": 160, "outputs": 96, "layers": 2}, "both": {"cells": 160, "outputs": 64, "both": True}}
 BATCH, STEPS = 32, 128
-HOUR = "espeak-train", 4  # 54 minutes of it
-HOUR_UPDATES = 250, 750  # of the base, and from there on
+HOUR = "espeak-train", 4  # four shards: 54 minutes
+HOUR_UPDATES = 250, 750  # of the base, and of its branches
 HOUR_TESTS = {"espeak-test": 8, "espeak-test-clean": 8}
 PAPER = FULL.runs[0].cells, FULL.runs[0].outputs
 _ARITHMETIC = 2 * len(ACTIVATION_BITS) + len(SIGMOID_RANGES) + 2 * len(TABLE_SAMPLES) + len(PEEPHOLE_BITS)
@@ -74,7 +74,7 @@ def _branch(seed, density, balanced=True):
 
 
 def _runs(seed):
-    """All branches of a seed, the most wanted first."""
+    """Return all branches of a seed, the most important first."""
     return [_branch(seed, None), *_at(seed, 0.1),
             *(run for density in DENSITIES if density != 0.1 for run in _at(seed, density))]
 
@@ -84,7 +84,7 @@ def _at(seed, density):
 
 
 def _costs(models, config):
-    """What quantized models take that run one after the other, and how near to floating point their outputs are."""
+    """Return size and cycles of quantized models that run one after the other, and their signal-to-noise ratio."""
     outputs = [integers.report.outputs[-1] for integers in models]
     matrices = [matrix for integers in models for layer in integers.layers
                 for matrix in (layer.w_x, layer.w_r, layer.w_ym)]
@@ -99,7 +99,7 @@ def _costs(models, config):
 
 
 def _on_an_hour(cells, outputs):
-    """Runs on less than an hour of speech: a base, and dense and at 10 % from there on."""
+    """Return the runs on an hour of speech: a base, and its branches, dense and at 10 %."""
     size = f"{cells}-{outputs}"
     base = Run(f"base-{size}", cells, outputs, HOUR_UPDATES[0], 2e-3, decay=False)
     dense = dataclasses.replace(base, name=f"dense-{size}", updates=HOUR_UPDATES[1], decay=True, parent=base.name,
@@ -108,14 +108,14 @@ def _on_an_hour(cells, outputs):
 
 
 class Study:
-    """The networks, the speech that they are trained and tested on, and the ledger. What the ledger lacks is measured,
-    and only for that networks are trained and speech is made.
+    """The study: networks, speech and results. It trains networks and makes speech only for missing results.
 
     Parameters
     ----------
     folder : Path
-        Working folder of `examples.recognizer`.
+        The working folder of `examples.recognizer`.
     ledger : `Ledger`
+        The results.
     """
 
     def __init__(self, folder, ledger):
@@ -123,7 +123,7 @@ class Study:
         self._paper, self._less = folder / FULL.folder, folder / "hour"
 
     def _part(self, name, shards=1):
-        """A part of the corpus, made where it is not there."""
+        """Return a part of the corpus; it is made if it is missing."""
         corpus.make(self._parts, {name: shards})
         return corpus.load(self._parts, name, shards)
 
@@ -133,12 +133,11 @@ class Study:
 
     @cached_property
     def _sequences(self):
-        return given(self._test)
+        return frames_of(self._test)
 
     @cached_property
-    def _heard(self):
-        """What formats are chosen on."""
-        return given(self._part("prompts-train"))
+    def _calibration(self):
+        return frames_of(self._part("prompts-train"))
 
     @cached_property
     def _batches(self):
@@ -146,7 +145,7 @@ class Study:
 
     @cached_property
     def _penalty(self):
-        """Chosen once, for the dense network of the first seed."""
+        """The decoder penalty of all networks, chosen for the dense network of the first seed."""
         return self._ledger.measure("choices", "penalty", self._choose_penalty)
 
     def _choose_penalty(self):
@@ -154,7 +153,7 @@ class Study:
         return choose_penalty(self._network(_branch(SEEDS[0], None)), self._parts, ("prompts-dev",))
 
     def _network(self, run, base=None):
-        """The trained network of a branch of ``base``, else of its seed's."""
+        """Return the trained network of a branch of ``base``; by default of its seed's base."""
         train(base or _base(run.seed), self._folder, self._batches)
         train(run, self._folder, self._batches)
         return load(run, self._folder)[0]
@@ -162,57 +161,56 @@ class Study:
     def _model(self, run):
         return self._network(run).model(run.name)
 
-    def _score(self, found):
-        return asdict(score(found, self._test.phones, self._penalty))
+    def _score(self, answers):
+        return asdict(score(answers, self._test.phones, self._penalty))
 
     def _float(self, run):
         return self._score(logits(self._network(run), self._sequences))
 
     def _integers(self, model, config=CONFIG, **ranges):
-        return quantized(model, self._heard, config, **ranges)
+        return quantized(model, self._calibration, config, **ranges)
 
     @cached_property
     def _exact(self):
-        """The 10 % network of the first seed in integers, its head, and the logits of both in floating point."""
+        """The 10 % network of the first seed in integers, its head, and its logits in floating point."""
         model = self._model(_branch(SEEDS[0], 0.1))
         integers = self._integers(model)
         exact = float_logits(dataclasses.replace(integers.floating_point(), head=model.head), self._sequences)
         return integers, model.head, exact
 
-    def _beside(self, change=lambda integers: integers, make_tables=lambda integers: None):
-        """Scores of these integers through the machine, changed or with other tables, and how far its logits are from
-        the exact ones."""
+    def _changed(self, change=lambda integers: integers, make_tables=lambda integers: None):
+        """Score these integers with a change or with other tables, and return also their signal-to-noise ratio."""
         integers, head, exact = self._exact
-        found = machine_logits(change(integers), head, self._sequences, make_tables(integers))
-        error = np.concatenate(found) - np.concatenate(exact)
-        return self._score(found) | {
+        answers = machine_logits(change(integers), head, self._sequences, make_tables(integers))
+        error = np.concatenate(answers) - np.concatenate(exact)
+        return self._score(answers) | {
             "signal_to_noise_db": 10 * float(np.log10(np.mean(np.square(np.concatenate(exact))) / np.mean(error**2)))}
 
     def _through(self, model, config=CONFIG, **ranges):
-        """Scores of a model through the integer machine, and its time on the machine of the paper's size."""
+        """Score a model in the machine's integers, and return also its size and cycles."""
         integers = self._integers(model, config, **ranges)
         return self._score(machine_logits(integers, model.head, self._sequences)) | _costs([integers], config)
 
     def _run_through(self, run, config=CONFIG, **ranges):
-        """The same of a run."""
+        """Score the network of a run in the machine's integers, and return also its size and cycles."""
         return self._through(self._model(run), config, **ranges)
 
     def _network_through(self, run, base):
-        """The same of a `Network`, whose directions run one after the other."""
+        """Score a network of several directions, which run one after the other, likewise."""
         network = self._network(run, base).network(run.name)
-        models = quantized_network(network, self._heard)
+        models = quantized_network(network, self._calibration)
         return self._score(machine_outputs(network, models, self._sequences)) | _costs(models, CONFIG)
 
     def _network_float(self, run, base):
         return self._score(float_outputs(self._network(run, base).network(run.name), self._sequences))
 
     def _both(self, run):
-        """A run in floating point and through the machine."""
+        """Measure the network of a run in floating point and in the machine's integers."""
         self._ledger.measure("float", run.name, self._float, run)
         self._ledger.measure("machine", run.name, self._run_through, run)
 
     def densities(self, seed, advance):
-        """Each density; in other word lengths all of the first seed, the dense network and that of 10 % of each."""
+        """Measure each density. Other weight widths: all densities of the first seed, dense and 10 % of the others."""
         for run in _runs(seed):
             self._both(run)
             if seed == SEEDS[0] or run.name.rpartition("-")[0] in ("dense", "balanced-10"):
@@ -222,12 +220,12 @@ class Study:
             advance()
 
     def balance(self, seed):
-        """At 10 % with and without balance."""
+        """Measure 10 % with and without balance."""
         for run in _at(seed, 0.1):
             self._both(run)
 
     def arithmetic(self, advance):
-        """Activations of the dense network and the 10 % one of the first seed; the latter's tables and peepholes."""
+        """Measure activation widths (dense and 10 %, first seed), and tables and peepholes (10 %, first seed)."""
         dense, sparse = _branch(SEEDS[0], None), _branch(SEEDS[0], 0.1)
         for run in (dense, sparse):
             for bits in ACTIVATION_BITS:
@@ -241,15 +239,15 @@ class Study:
         for samples in TABLE_SAMPLES:
             for interpolated in (True, False):
                 self._ledger.measure("table_samples", f"{samples}/{'linear' if interpolated else 'none'}",
-                                     self._beside, make_tables=partial(
+                                     self._changed, make_tables=partial(
                                          tables, samples=samples, interpolated=interpolated))
                 advance()
         for bits in PEEPHOLE_BITS:
-            self._ledger.measure("peephole_bits", str(bits), self._beside, partial(short_peepholes, bits=bits))
+            self._ledger.measure("peephole_bits", str(bits), self._changed, partial(short_peepholes, bits=bits))
             advance()
 
     def variants(self, advance):
-        """Two layers, and two directions, of about as many weights in all, dense and at 10 %."""
+        """Measure networks of two layers and of two directions with as many weights, dense and at 10 %."""
         for variant, shape in VARIANTS.items():
             base = dataclasses.replace(_base(SEEDS[0]), name=f"base-{variant}", **shape)
             for name, density in (("dense", None), ("balanced-10", 0.1)):
@@ -260,33 +258,35 @@ class Study:
                 advance()
 
     def sensitivity(self):
-        """One matrix of the dense network at a time, in one shot: loss of right frames on the development prompts."""
+        """Measure the densities that a scan of the dense network on the development prompts proposes for 10 %."""
         proposed = self._ledger.measure("choices", "sensitivity", self._scanned)["proposed"]
         self._both(dataclasses.replace(_branch(SEEDS[0], 0.1), name="proposed-10-1", density=proposed))
 
     def _scanned(self):
         network, part = self._network(_branch(SEEDS[0], None)), self._part("prompts-dev")
-        sequences = given(part)
+        sequences = frames_of(part)
 
         def wrong():
             return 1 - score(logits(network, sequences), part.phones, 0.0).frames
 
-        found = scan(network, wrong, SCANNED, PES)
-        return {"densities": found.densities,
-                "errors": {tensor: errors for (_, tensor), errors in found.errors.items()},
-                "sizes": {tensor: size for (_, tensor), size in found.sizes.items()},
-                "proposed": found.propose(0.1)["lstm"]}
+        sensitivity = scan(network, wrong, SCANNED, PES)
+        return {"densities": sensitivity.densities,
+                "errors": {tensor: errors for (_, tensor), errors in sensitivity.errors.items()},
+                "sizes": {tensor: size for (_, tensor), size in sensitivity.sizes.items()},
+                "proposed": sensitivity.propose(0.1)["lstm"]}
 
     def an_hour(self, advance):
-        """The paper's size on less than an hour of speech, dense and at 10 %, and a dense network that has as many
-        weights as the sparse one, on as much speech as tells them apart."""
+        """Measure networks trained on an hour of speech: the paper's size, dense and at 10 %, and a small dense one.
+
+        The small network has as many weights as the sparse one.
+        """
         for test, shards in HOUR_TESTS.items():
             self._ledger.measure("hour", test, self._compared, test, shards)
             advance()
 
     @cached_property
     def _hour(self):
-        """Each network, and its penalty."""
+        """The networks of the study on an hour of speech, each with its penalty."""
         base, dense, sparse = _on_an_hour(*PAPER)
         small_base, small, _ = _on_an_hour(CELLS, OUTPUTS)
         batches = Batches([(self._part(*HOUR), 1.0)], BATCH, STEPS)
@@ -299,22 +299,21 @@ class Study:
                 for row, network in networks.items()}
 
     def _compared(self, test, shards):
-        """Scores of these networks, of the sparse one through the machine too, and how many more errors than the dense
-        one each makes."""
+        """Score these networks, and the sparse one in the machine's integers; compare each with the dense one."""
         part, model = self._part(test, shards), self._hour["sparse"][0].model("sparse")
-        sequences = given(part)
-        found = {row: (logits(network, sequences), penalty) for row, (network, penalty) in self._hour.items()}
-        integers = quantized(model, given(self._part(HOUR[0])))
-        found["machine"] = machine_logits(integers, model.head, sequences), found["sparse"][1]
+        sequences = frames_of(part)
+        rows = {row: (logits(network, sequences), penalty) for row, (network, penalty) in self._hour.items()}
+        integers = quantized(model, frames_of(self._part(HOUR[0])))
+        rows["machine"] = machine_logits(integers, model.head, sequences), rows["sparse"][1]
         scores = {}
-        for row, (answers, penalty) in found.items():
-            beside = compare(found["dense"][0], answers, part.phones, (found["dense"][1], penalty))
+        for row, (answers, penalty) in rows.items():
+            against_dense = compare(rows["dense"][0], answers, part.phones, (rows["dense"][1], penalty))
             scores[row] = asdict(score(answers, part.phones, penalty)) | {
-                key: beside[key] for key in ("more", "deviation")}
+                key: against_dense[key] for key in ("more", "deviation")}
         return scores
 
     def paper_size(self, advance):
-        """The recognizer that is shipped, in other word lengths; only where it has been trained here."""
+        """Measure the bundled recognizer with other weight widths, if its training is in the working folder."""
         run = FULL.run(FULL.sparse)
         if not (self._paper / f"{run.name}.pt").exists():
             return
@@ -330,13 +329,13 @@ class Study:
 
 @click.command()
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default="build/recognizer",
-              show_default=True, help="Where the corpus and the networks are kept.")
+              show_default=True, help="The folder for the corpus and the networks.")
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS,
-              help="The JSON file; what it holds already is not measured again.")
+              help="The JSON file of the results. Results in it are not measured again.")
 @click.option("--seeds", type=click.IntRange(1, len(SEEDS)), default=len(SEEDS), show_default=True,
-              help="How many seeds.")
+              help="The number of seeds.")
 def main(folder: Path, output: Path, seeds: int) -> None:
-    """Train the small networks and measure them through the integer machine: what the JSON file lacks."""
+    """Train small networks, and measure in the machine's integers the results that the JSON file lacks."""
     torch.set_num_threads(1)
     columns = TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console()) as progress:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the recognizer is trained and tested on, made from packages: the same bytes for the same packages.
+"""The corpus for training and tests, made from packages; the same packages give the same bytes.
 
-``splits.json`` says which voices and which prompts belong to which part; sentences are the fortunes of the
-Debian package ``fortunes``, one in twenty of them for tests only. A part is made in shards, each in a process
-of its own, and kept as a file, so that what was interrupted goes on where it stopped.
+``splits.json`` assigns voices and prompts to splits. The sentences come from the Debian package ``fortunes``; one in
+twenty is for development and tests only. A part of the corpus consists of shards. Each is made in its own process and
+saved as a file, so an interrupted run can continue.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ ACCENTS = ("gmw/en-US", "gmw/en", "gmw/en-GB-scotland", "gmw/en-GB-x-gbclan", "g
            "gmw/en-029", "gmw/en-US-nyc")
 _AMERICAN = 0.6  # share of the first accent
 _ALIGNMENTS = "alignments.json"
-_CLEAN = 60.0  # dB: no noise that is heard
+_CLEAN = 60.0  # dB over noise: inaudible noise
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Part:
         ``train``, ``dev`` or ``test``.
     shards : int
     utterances : int
-        In a shard; of prompts, all are in each.
+        The number in a shard; a shard of prompts has all prompts.
     decibels : (low, high)
-        Of speech over noise.
+        The range of levels of speech over noise.
     clean : float
-        Share that is heard as it is.
+        The share of utterances without noise.
     rooms : bool
-        Whether the others are also heard through other microphones, with reverberation and babble, or only with noise.
+        Whether the other utterances also have other microphones, reverberation and babble, or only noise.
     """
 
     source: str
@@ -78,15 +78,21 @@ PARTS = {
 
 
 def splits():
-    """Voices and prompts by split: ``{"espeak": {"train": [...], ...}, "flite": ..., "prompts": ...}``."""
+    """Return voices and prompts by split: ``{"espeak": {"train": [...], ...}, "flite": ..., "prompts": ...}``."""
     return json.loads(SPLITS.read_text())
 
 
 def sentences(split):
-    """Sentences of 3 to 12 words; those of ``train`` are in no other split."""
+    """Return sentences of 3 to 12 words; sentences of ``train`` are in no other split.
+
+    Raises
+    ------
+    MissingData
+        If the package ``fortunes`` is not installed.
+    """
     if not FORTUNES.is_dir():
         raise MissingData(f"{FORTUNES} is missing: apt install fortunes")
-    found = set()
+    texts = set()
     for path in sorted(FORTUNES.iterdir()):
         if path.suffix or not path.is_file():
             continue
@@ -94,14 +100,14 @@ def sentences(split):
         for sentence in re.split(r"[.!?:;\"()]+|--", text):
             sentence = sentence.strip()
             if re.fullmatch(r"[A-Za-z' ,]+", sentence) and 3 <= len(sentence.split()) <= 12:
-                found.add(sentence)
-    held_out = [sentence for sentence in sorted(found)
+                texts.add(sentence)
+    held_out = [sentence for sentence in sorted(texts)
                 if int(hashlib.sha256(sentence.encode()).hexdigest(), 16) % 20 == 0]
-    return held_out if split != "train" else sorted(found.difference(held_out))
+    return held_out if split != "train" else sorted(texts.difference(held_out))
 
 
 def _synthetic(rng, part):
-    """Endless (Speech) of a synthesizer, with voices, accents, speeds and pitches at random."""
+    """Yield synthetic `Speech` without end, with random voices, accents, speeds and pitches."""
     voices, texts = splits()[part.source][part.split], sentences(part.split)
     while True:
         voice, text = voices[rng.integers(len(voices))], texts[rng.integers(len(texts))]
@@ -117,7 +123,7 @@ def _synthetic(rng, part):
 
 
 def _prompts(rng, part, alignments):
-    """The prompts of a split, in their order; those to train on at another speed, and so pitch, each."""
+    """Yield the prompts of a split in order; prompts for training have random speeds and pitches."""
     for speech in aligned(alignments, splits()["prompts"][part.split]):
         if part.split == "train":
             factor = rng.uniform(0.85, 1.18)
@@ -126,7 +132,7 @@ def _prompts(rng, part, alignments):
 
 
 def _heard(rng, part, alignments):
-    """Speech as it is heard in rooms."""
+    """Yield the speech of a part as heard in random rooms."""
     recent = []
     speeches = _prompts(rng, part, alignments) if part.source == "prompts" else _synthetic(rng, part)
     for number, speech in enumerate(speeches):
@@ -141,7 +147,7 @@ def _heard(rng, part, alignments):
 
 
 def _make_shard(job):
-    """Write one shard; called in a process of its own."""
+    """Write one shard; this runs in its own process."""
     name, shard, path = job
     part = PARTS[name]
     rng = np.random.default_rng([SEED, list(PARTS).index(name), shard])
@@ -158,19 +164,24 @@ def _path(folder, name, shard):
     return folder / f"{name}-{shard:02d}.npz"
 
 
-def make(folder, wanted, advance=lambda: None):
-    """Make the shards that are not there yet.
+def make(folder, shards, advance=lambda: None):
+    """Make the missing shards.
 
     Parameters
     ----------
     folder : Path
-    wanted : mapping
+    shards : mapping
         Name of a part -> number of shards.
     advance : callable
-        Called when a shard is there.
+        Called when a shard exists.
+
+    Raises
+    ------
+    MissingData
+        If a package is not installed.
     """
     jobs = []
-    for name, count in wanted.items():
+    for name, count in shards.items():
         for shard in range(count):
             if _path(folder, name, shard).exists():
                 advance()
@@ -205,7 +216,7 @@ class Utterances:
 
 
 def load(folder, name, shards):
-    """Utterances of the first shards of a part, which must have been made."""
+    """Return the `Utterances` of the first ``shards`` shards of a part, which `make` has made."""
     values, phones = [], []
     for shard in range(shards):
         with np.load(_path(folder, name, shard)) as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has been measured, kept so that what was interrupted goes on."""
+"""Keep results in a file, so that an interrupted study continues."""
 
 import json
 
@@ -7,16 +7,16 @@ __all__ = ["Ledger"]
 
 
 class Ledger:
-    """Results by name, in a file that is written whenever there is a new one."""
+    """Results by section and name in a JSON file, which is written after each new result."""
 
     def __init__(self, path):
         self._path = path
-        self.found = json.loads(path.read_text()) if path.exists() else {}
+        self.results = json.loads(path.read_text()) if path.exists() else {}
 
-    def measure(self, section, name, make, *given, **named):
-        """What ``make`` gives of the other arguments, unless that is known."""
-        entries = self.found.setdefault(section, {})
+    def measure(self, section, name, make, *arguments, **named):
+        """Return the result with this name; if it is missing, compute ``make(*arguments, **named)`` and keep it."""
+        entries = self.results.setdefault(section, {})
         if name not in entries:
-            entries[name] = make(*given, **named)
-            self._path.write_text(json.dumps(self.found, indent=1) + "\n")
+            entries[name] = make(*arguments, **named)
+            self._path.write_text(json.dumps(self.results, indent=1) + "\n")
         return entries[name]

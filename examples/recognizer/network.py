@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recognizer as it is trained: the paper's cell, and a linear layer that gives the logits of the phones."""
+"""The recognizer for training: the paper's cell, and a linear layer that returns the logits of the phones."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ __all__ = ["Recognizer", "logits", "save_rounded"]
 
 
 class Recognizer(nn.Module):
-    """153 features -> LSTMP with peepholes, one or more on top of each other or two side by side -> 40 logits.
+    """153 features -> LSTMP layers with peepholes -> 40 logits.
 
     Parameters
     ----------
@@ -24,8 +24,9 @@ class Recognizer(nn.Module):
     products : torch.dtype
         As for `LSTMP`.
     layers : int
+        The number of stacked forward layers.
     both : bool
-        Whether there is a second LSTMP, which hears the sequence back to front; only of one layer.
+        Whether a backward LSTMP runs beside a single forward layer.
     """
 
     def __init__(self, cells, outputs, products=torch.float32, layers=1, both=False):
@@ -36,7 +37,7 @@ class Recognizer(nn.Module):
         self.head = nn.Linear((1 + both) * outputs, len(PHONES))
 
     def forward(self, x):
-        """Logits (T, B, 40) for features (T, B, 153), sequences of one length."""
+        """Return logits (T, B, 40) for features (T, B, 153); all sequences have the same length."""
         back = [layer(x.flip(0))[0].flip(0) for layer in self.back]
         for layer in (self.lstm, *self.above):
             x, _ = layer(x)
@@ -46,12 +47,12 @@ class Recognizer(nn.Module):
         return Dense(weight=self.head.weight.detach().numpy().copy(), bias=self.head.bias.detach().numpy().copy())
 
     def model(self, name):
-        """The model for the machine's software; of what hears in both directions there is only a `network`."""
+        """Return the `Model` of a recognizer without a backward layer."""
         layers = [self.lstm.layer("lstmp"), *(layer.layer(f"lstmp{n}") for n, layer in enumerate(self.above, 1))]
         return Model(layers=tuple(layers), head=self._head(), name=name)
 
     def network(self, name):
-        """The same as a `Network`."""
+        """Return the `Network` of a recognizer."""
         if not self.back:
             return Network.of(self.model(name))
         ways = ((self.lstm, False), (self.back[0], True))
@@ -62,23 +63,25 @@ class Recognizer(nn.Module):
 
 @torch.no_grad()
 def logits(network, sequences, batch=32):
-    """Logits (T, 40) of each sequence of features (T, 153), those of similar lengths side by side; what hears in both
-    directions would hear what fills up the shorter ones first."""
+    """Return the logits (T, 40) of each sequence of features (T, 153); sequences of similar lengths run together.
+
+    The network must not have a backward layer, which would start in the padding.
+    """
     order = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
-    found = [None] * len(sequences)
+    results = [None] * len(sequences)
     for first in range(0, len(order), batch):
         numbers = order[first:first + batch]
         padded = np.zeros((len(sequences[numbers[-1]]), len(numbers), FEATURES), np.float32)
         for column, number in enumerate(numbers):
             padded[:len(sequences[number]), column] = sequences[number]
-        given = network(torch.from_numpy(padded)).numpy()
+        outputs = network(torch.from_numpy(padded)).numpy()
         for column, number in enumerate(numbers):
-            found[number] = given[:len(sequences[number]), column]
-    return found
+            results[number] = outputs[:len(sequences[number]), column]
+    return results
 
 
 def save_rounded(model, path):
-    """Write a `Model` in float16, compressed: half of what `Model.save` takes, and as good to listen to."""
+    """Write a `Model` in float16, compressed: half the size of `Model.save`, and the same recognition."""
     model.save(path)
     np.savez_compressed(path, **{
         key: array.astype(np.float16) if array.dtype.kind == "f" else array for key, array in read_npz(path).items()})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is trained, on how much: the full plan, and a small one that only shows that everything works."""
+"""The training plans: the full one, and a small one as a test."""
 
 from dataclasses import dataclass, replace
 
@@ -11,23 +11,23 @@ __all__ = ["FULL", "SMALL", "Plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """Runs of training, and the parts of the corpus that they need.
+    """The runs of a training, and the parts of the corpus that they need.
 
     Attributes
     ----------
     folder : str
-        Below the working folder; plans do not mix.
+        The plan's folder in the working folder.
     shares : dict
-        Part of the corpus -> its share of what is trained on.
+        Part of the corpus -> its share of the training data.
     shards : dict
-        Part -> shards of it.
+        Part -> the number of its shards.
     wide : dict
-        Test -> so many shards of it that dense and sparse can be told apart.
+        Test -> the number of its shards for the comparison of dense and sparse networks.
     batch, steps : int
     runs : tuple of `Run`
         In order.
     dense, sparse, sparser : str
-        The runs that are compared; the sparse one is shipped.
+        The runs to compare. The sparse one becomes the recognizer.
     """
 
     folder: str
@@ -42,18 +42,21 @@ class Plan:
     sparser: str
 
     def run(self, name):
-        """The run of a name."""
+        """Return the run with this name."""
         return next(run for run in self.runs if run.name == name)
 
     def way(self, name):
-        """The runs that lead to one, itself the last."""
+        """Return the runs that lead to this run, which is the last."""
         run = self.run(name)
         return (*(self.way(run.parent) if run.parent else ()), run)
 
 
 def _runs(base, updates, tuned):
-    """Runs from a base: dense and sparse, then each of them tuned, twice, the sparse ones by the dense one; the sparser
-    one branches off before the last. All ways are equally long. The last argument is updates and rate."""
+    """Return the runs of a plan: a base, a dense and a sparse branch, and two tunings of each.
+
+    The dense network teaches the sparse ones in their tunings. The sparser network branches off before the last
+    tuning. All ways have the same number of updates. ``tuned`` is the updates and the rate of a tuning.
+    """
     dense = replace(base, name="dense", updates=updates, decay=True, parent=base.name, stage=1)
     sparse = replace(dense, name="sparse-10", density=0.1)
     dense_tuned = replace(dense, name="dense-tuned", updates=tuned[0], rate=tuned[1], parent=dense.name, stage=2)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asterisk's English prompts (one professional speaker, recorded) with phones aligned by pocketsphinx.
+"""Asterisk's English prompts, recorded by one professional speaker, with phones aligned by pocketsphinx.
 
-The prompts are the Debian packages ``asterisk-core-sounds-en-g722`` and, for what is said,
-``asterisk-core-sounds-en``; pocketsphinx brings an acoustic model and the CMU dictionary.
+The Debian package ``asterisk-core-sounds-en-g722`` holds the prompts, and ``asterisk-core-sounds-en`` holds their
+texts. pocketsphinx has an acoustic model and the CMU dictionary.
 """
 
 import gzip
@@ -28,26 +28,26 @@ _DIGITS = dict(zip("0123456789", "zero one two three four five six seven eight n
 
 @dataclass(frozen=True)
 class Prompt:
-    """A recording and the words in it."""
+    """A recording and its words."""
 
     name: str
     words: tuple[str, ...]
     path: Path
 
     def audio(self):
-        """Samples (n,) float32 at 16 kHz."""
+        """Return the samples (n,), float32, at 16 kHz."""
         return decode(self.path)
 
 
 def decode(path):
-    """Samples (n,) float32 at 16 kHz of a prompt's file."""
+    """Return the samples (n,) of a prompt's file, float32, at 16 kHz."""
     with av.open(str(path), format="g722") as file:
         parts = [frame.to_ndarray().ravel() for frame in file.decode(audio=0)]
     return np.concatenate(parts).astype(np.float32) / 32768
 
 
 def _all():
-    """All prompts with words, by name.
+    """Return all prompts with known words, sorted by name.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def _all():
     for path in (TRANSCRIPTS, SOUNDS):
         if not path.exists():
             raise MissingData(f"{path} is missing: apt install asterisk-core-sounds-en asterisk-core-sounds-en-g722")
-    found = []
+    all_prompts = []
     for line in gzip.open(TRANSCRIPTS, "rt", encoding="utf-8", errors="replace"):
         name, _, text = line.strip().partition(":")
         path = SOUNDS / f"{name}.g722"
@@ -66,18 +66,18 @@ def _all():
         text = re.sub(r"\b([0-9])\b", lambda match: _DIGITS[match[1]], text.lower())
         words = tuple(re.findall(r"[a-z]+(?:'[a-z]+)?", text))
         if words and not re.search(r"[0-9]", text):
-            found.append(Prompt(name, words, path))
-    return sorted(found, key=lambda prompt: prompt.name)
+            all_prompts.append(Prompt(name, words, path))
+    return sorted(all_prompts, key=lambda prompt: prompt.name)
 
 
 class _Aligner:
-    """Finds the phones of recordings whose words are known."""
+    """Find the phones of recordings with known words."""
 
     def __init__(self):
         self._decoder = Decoder(samprate=16000, loglevel="FATAL")
 
     def __call__(self, audio, words):
-        """`Speech`, or None if a word is unknown or the recording does not fit the words."""
+        """Return `Speech`; None if a word is unknown or the recording does not fit the words."""
         if any(self._decoder.lookup_word(word) is None for word in words):
             return None
         samples = (np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
@@ -105,21 +105,21 @@ class _Aligner:
 
 
 def align(path):
-    """Align all prompts and keep the result as a file: by name, [start in seconds, phone] of each phone."""
-    aligner, found = _Aligner(), {}
+    """Align all prompts, and write [start in seconds, phone] of each phone, by prompt, to a JSON file."""
+    aligner, alignments = _Aligner(), {}
     for prompt in _all():
         speech = aligner(prompt.audio(), prompt.words)
         if speech is not None:
-            found[prompt.name] = [[round(float(start), 2), PHONES[phone]]
-                                  for start, phone in zip(speech.starts, speech.phones, strict=True)]
+            alignments[prompt.name] = [[round(float(start), 2), PHONES[phone]]
+                                       for start, phone in zip(speech.starts, speech.phones, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found))
+    path.write_text(json.dumps(alignments))
 
 
 def aligned(path, names):
-    """`Speech` of those of ``names`` that `align` could align, in their order."""
-    found = json.loads(path.read_text())
+    """Yield the `Speech` of the named prompts that `align` has aligned, sorted by name."""
+    alignments = json.loads(path.read_text())
     for prompt in _all():
-        if prompt.name in names and prompt.name in found:
-            starts, phones = zip(*found[prompt.name], strict=True)
+        if prompt.name in names and prompt.name in alignments:
+            starts, phones = zip(*alignments[prompt.name], strict=True)
             yield Speech(prompt.audio(), np.array(starts), np.array([PHONES.index(phone) for phone in phones]))

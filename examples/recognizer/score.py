@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well phones are recognized: right frames, and the edit distance of phone sequences."""
+"""Score recognized phones: the share of right frames, and the edit distance of phone sequences."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,23 @@ from openese.sw.speech.features import with_differences
 from openese.sw.speech.phones import collapse, decode
 from openese.sw.speech.recognizer import DELAY, delayed
 
-__all__ = ["Score", "compare", "edits", "given", "score"]
+__all__ = ["Score", "compare", "edits", "frames_of", "score"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """Shares, in 0 to 1.
+    """The scores of a test.
 
     Attributes
     ----------
-    frames : of the frames whose largest logit is right.
-    errors : phone error rate of the frames' largest logits: edits by phones, silence left out.
-    decoded : phone error rate of the decoded path.
-    phones : how many there are.
+    frames : float
+        The share of frames whose largest logit is right.
+    errors : float
+        The phone error rate (edits by phones, without silence) of the frames' largest logits.
+    decoded : float
+        The phone error rate of the decoded path.
+    phones : int
+        The number of phones.
     """
 
     frames: float
@@ -31,52 +35,59 @@ class Score:
     phones: int
 
 
-def given(utterances):
-    """What the network is given of each utterance (T + DELAY, 153)."""
+def frames_of(utterances):
+    """Return the network's inputs (T + DELAY, 153) for each utterance."""
     return [delayed(with_differences(values.astype(np.float32))) for values in utterances.values]
 
 
 def score(logits, phones, penalty):
-    """`Score` of logits (T + DELAY, 40) of each utterance against its phones (T,)."""
+    """Return the `Score` of each utterance's logits (T + DELAY, 40) against its phones (T,)."""
     right = frames = wrong = 0
-    for found, truth in zip(logits, phones, strict=True):
-        largest = found[DELAY:].argmax(axis=1)
+    for answers, truth in zip(logits, phones, strict=True):
+        largest = answers[DELAY:].argmax(axis=1)
         right += int(np.count_nonzero(largest == truth))
         frames += len(truth)
         wrong += Levenshtein.distance(collapse(largest), collapse(truth))
-    decoded, counts = _decoded(logits, phones, penalty)
+    decoded, counts = _edits(logits, phones, penalty)
     total = int(counts.sum())
     return Score(right / frames, wrong / total, int(decoded.sum()) / total, total)
 
 
 def edits(logits, phones, penalties):
-    """Edits of the decoded path of each utterance with each penalty (P, N), and its phones (N,)."""
-    wanted = [collapse(truth) for truth in phones]
-    found = [[Levenshtein.distance(collapse(path), right) for path in decode(answers[DELAY:], penalties)]
-             for answers, right in zip(logits, wanted, strict=True)]
-    return np.array(found).T, np.array(list(map(len, wanted)))
+    """Return the edits (P, N) of each utterance's decoded path with each penalty, and its number of phones (N,)."""
+    spoken = [collapse(truth) for truth in phones]
+    distances = [[Levenshtein.distance(collapse(path), right) for path in decode(answers[DELAY:], penalties)]
+                 for answers, right in zip(logits, spoken, strict=True)]
+    return np.array(distances).T, np.array(list(map(len, spoken)))
 
 
-def _decoded(logits, phones, penalty):
-    """The same with one penalty: (N,) and (N,)."""
-    (found,), counts = edits(logits, phones, [penalty])
-    return found, counts
+def _edits(logits, phones, penalty):
+    """Return the edits (N,) with one penalty, and the numbers of phones (N,)."""
+    (distances,), counts = edits(logits, phones, [penalty])
+    return distances, counts
 
 
 def compare(logits, others, phones, penalties):
-    """Phone error rates of two networks' decoded paths on the same utterances, each with a penalty of its own, and how
-    well the second's distance from the first is known.
+    """Compare the phone error rates of two networks' decoded paths on the same utterances.
+
+    Parameters
+    ----------
+    logits, others : list of ndarray, (T + DELAY, 40)
+        The logits of the first and of the second network.
+    phones : list of ndarray, (T,)
+    penalties : (float, float)
+        The decoder penalty of each network.
 
     Returns
     -------
     dict
-        ``phones``, their number; ``errors``, of both; ``more``, how many more the second has, as a share of the
-        phones; ``deviation``, the standard error of that, over the utterances.
+        ``phones``, the number of phones; ``errors``, both phone error rates; ``more``, the second rate minus the
+        first; ``deviation``, the standard error of ``more`` over the utterances.
     """
-    (ours, counts), (theirs, _) = (
-        _decoded(found, phones, penalty) for found, penalty in zip((logits, others), penalties, strict=True))
+    (first, counts), (second, _) = (
+        _edits(answers, phones, penalty) for answers, penalty in zip((logits, others), penalties, strict=True))
     total = int(counts.sum())
-    more = (theirs.sum() - ours.sum()) / total
-    spread = np.sqrt(np.sum((theirs - ours - more * counts) ** 2)) / total
-    return {"phones": total, "errors": [float(found.sum() / total) for found in (ours, theirs)], "more": float(more),
+    more = (second.sum() - first.sum()) / total
+    spread = np.sqrt(np.sum((second - first - more * counts) ** 2)) / total
+    return {"phones": total, "errors": [float(wrong.sum() / total) for wrong in (first, second)], "more": float(more),
             "deviation": float(spread)}

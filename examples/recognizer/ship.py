@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a trained network to what `sw/speech` ships: image, head, and the record of how they came to be."""
+"""Make the recognizer's image, head, and record of training and tests from a trained network."""
 
 import platform
 from dataclasses import asdict
@@ -11,7 +11,7 @@ import numpy as np
 from examples.recognizer import corpus
 from examples.recognizer.machine import CONFIG, machine_logits, quantized
 from examples.recognizer.network import logits
-from examples.recognizer.score import compare, edits, given, score
+from examples.recognizer.score import compare, edits, frames_of, score
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
 from openese.sw.speech.features import FEATURES, HOP, RATE
@@ -26,23 +26,23 @@ _PACKAGES = ("numpy", "torch", "pocketsphinx", "soxr")
 
 
 def choose_penalty(network, folder, names=("espeak-dev", "prompts-dev")):
-    """The penalty of `decode` with the fewest errors of a network on the parts kept for such choices."""
+    """Return the penalty of `decode` with the fewest errors of a network on the development parts."""
     errors = np.zeros(len(_PENALTIES))
     for part in (corpus.load(folder, name, 1) for name in names):
-        found, counts = edits(logits(network, given(part)), part.phones, _PENALTIES)
-        errors += found.sum(axis=1) / counts.sum()
+        distances, counts = edits(logits(network, frames_of(part)), part.phones, _PENALTIES)
+        errors += distances.sum(axis=1) / counts.sum()
     return float(_PENALTIES[int(np.argmin(errors))])
 
 
 def evaluate(rows, tests, penalties, advance=lambda: None):
-    """Scores of each of ``rows`` (name -> function from sequences to logits) on each of ``tests`` (name -> part)."""
-    found = {}
+    """Return the scores of each of ``rows`` (name -> function from sequences to logits) on each test (name -> part)."""
+    scores = {}
     for test, part in tests.items():
-        sequences = given(part)
+        sequences = frames_of(part)
         for row, recognize in rows.items():
-            found.setdefault(row, {})[test] = asdict(score(recognize(sequences), part.phones, penalties[row]))
+            scores.setdefault(row, {})[test] = asdict(score(recognize(sequences), part.phones, penalties[row]))
             advance()
-    return found
+    return scores
 
 
 def _tests(plan, folder):
@@ -50,28 +50,29 @@ def _tests(plan, folder):
 
 
 def make(plan, trained, folder, advance=lambda: None):
-    """The `Recognizer` of a plan's sparse network.
+    """Return the `Recognizer` of a plan's sparse network.
 
     Parameters
     ----------
     plan : `Plan`
     trained : mapping
-        Name of a run -> its network, a `Recognizer` of `network`, and what training recorded.
+        Name of a run -> its network (a `network.Recognizer`) and the record of its training.
     folder : Path
         The corpus.
     advance : callable
-        Called when a test has been recognized once.
+        Called after each network's run on each test.
     """
     networks = {row: trained[getattr(plan, row)][0] for row in ("dense", "sparse", "sparser")}
-    penalty, compared = _beside(plan, trained, folder, advance)
+    penalty, compared = _comparison(plan, trained, folder, advance)
     penalties = {row: penalty(getattr(plan, row)) for row in networks}
-    heard = [sequence for name in ("espeak-dev", "prompts-train") for sequence in given(corpus.load(folder, name, 1))]
+    calibration = [sequence for name in ("espeak-dev", "prompts-train")
+                   for sequence in frames_of(corpus.load(folder, name, 1))]
     model, sparser = networks["sparse"].model(f"phones-{plan.sparse}"), networks["sparser"].model("sparser")
-    integers = quantized(model, heard)
+    integers = quantized(model, calibration)
     image = pack(schedule(integers, CONFIG))
     rows = {name: lambda sequences, network=network: logits(network, sequences) for name, network in networks.items()}
     rows["machine"] = _through(integers, model.head)
-    rows["sparser machine"] = _through(quantized(sparser, heard), sparser.head)
+    rows["sparser machine"] = _through(quantized(sparser, calibration), sparser.head)
     penalties |= {"machine": penalties["sparse"], "sparser machine": penalties["sparser"]}
     record = {
         "penalty": penalties["sparse"],
@@ -82,14 +83,16 @@ def make(plan, trained, folder, advance=lambda: None):
         "compared": {test: {row: compared(test, plan.dense, getattr(plan, row)) for row in ("sparse", "sparser")}
                      for test in plan.wide},
         "stages": _stages(plan, compared),
-        "training": _trained(plan, trained) | {"corpus": _heard(plan, folder)},
+        "training": _trained(plan, trained) | {"corpus": _corpus(plan, folder)},
     }
     return Recognizer(image, model.head, penalties["sparse"], record)
 
 
-def _beside(plan, trained, folder, advance):
-    """Functions that give the penalty of a run, and `compare` of two on a test, in floating point, on much speech; each
-    network hears a test once."""
+def _comparison(plan, trained, folder, advance):
+    """Return two functions: ``penalty(run)``, and ``compared(test, run, run)``, which compares in floating point.
+
+    Each network runs on each test once.
+    """
     @cache
     def penalty(run):
         return choose_penalty(trained[run][0], folder)
@@ -99,25 +102,25 @@ def _beside(plan, trained, folder, advance):
         return corpus.load(folder, test, plan.wide[test])
 
     @cache
-    def heard(test, run):
-        found = logits(trained[run][0], given(part(test)))
+    def answers(test, run):
+        values = logits(trained[run][0], frames_of(part(test)))
         advance()
-        return found
+        return values
 
     def compared(test, *runs):
-        return compare(*(heard(test, run) for run in runs), part(test).phones, tuple(map(penalty, runs)))
+        return compare(*(answers(test, run) for run in runs), part(test).phones, tuple(map(penalty, runs)))
 
     return penalty, compared
 
 
 def _stages(plan, compared):
-    """Dense and sparse on one test whenever they had been trained equally long: `compare`, with the updates."""
-    updates, found = 0, []
+    """Compare dense and sparse on one test after each pair of runs with the same number of updates."""
+    updates, stages = 0, []
     for dense, sparse in zip(plan.way(plan.dense), plan.way(plan.sparse), strict=True):
         updates += dense.updates
         if dense != sparse:
-            found.append({"updates": updates, **compared(next(iter(plan.wide)), dense.name, sparse.name)})
-    return found
+            stages.append({"updates": updates, **compared(next(iter(plan.wide)), dense.name, sparse.name)})
+    return stages
 
 
 def _through(integers, head):
@@ -132,7 +135,7 @@ def _described(run, image):
 
 
 def _output(integers):
-    """How far the integers are from floating point on the calibration frames."""
+    """Return the error of the integers against floating point on the calibration frames."""
     output = integers.report.outputs[-1]
     return {"output_rms": output.rms_output, "rms_error": output.rms_error,
             "signal_to_noise_db": 20 * float(np.log10(output.rms_output / output.rms_error))}
@@ -150,13 +153,13 @@ def _trained(plan, trained):
         "python": platform.python_version(), "packages": {name: version(name) for name in _PACKAGES}}
 
 
-def _heard(plan, folder):
-    """Each part of the corpus: its share in training, and how much of it there is."""
+def _corpus(plan, folder):
+    """Return for each part of the corpus its share in the training, its utterances and its minutes."""
     parts = {name: corpus.load(folder, name, count) for name, count in plan.shards.items()}
     return {name: {"share": plan.shares.get(name), "utterances": len(part.phones),
                    "minutes": round(part.frames * HOP / RATE / 60, 1)} for name, part in parts.items()}
 
 
 def _ends(curve):
-    """Mean loss of the first and of the last updates."""
+    """Return the mean loss of the first ten and of the last ten updates."""
     return [round(float(np.mean(part)), 3) for part in (curve[:10], curve[-10:])]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A piece of speech with its phones, and how it is made to sound like speech in other rooms."""
+"""Speech with its phones, and simulated rooms with other microphones, reverberation and noise."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ _FRAME_CENTRE = 200 / RATE  # seconds from a window's first sample
 
 
 class MissingData(RuntimeError):
-    """A package that is not installed; the message says how to get it."""
+    """A package or a recording is missing; the message says how to get it."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Speech:
     phones: np.ndarray
 
     def frames(self):
-        """Static features (T, 51) and the phone of each frame (T,)."""
+        """Return the static features (T, 51), and the phone of each frame (T,)."""
         values = static(self.audio)
         times = np.arange(len(values)) * HOP / RATE + _FRAME_CENTRE
         return values, self.phones[np.maximum(np.searchsorted(self.starts, times, side="right") - 1, 0)]
 
 
 def _coloured(rng, spectrum_size):
-    """A smooth random curve over the bins of a spectrum, in nepers, of about 5 dB to each side."""
+    """Return a smooth random curve over the bins of a spectrum, in nepers, with deviations of about 5 dB."""
     knots = rng.normal(scale=0.5, size=7)
-    position = np.linspace(0, 1, spectrum_size) ** 0.5  # more detail where speech has it
+    position = np.linspace(0, 1, spectrum_size) ** 0.5  # more detail at low frequencies, as in speech
     return np.interp(position, np.linspace(0, 1, len(knots)), knots)
 
 
 def _noise(rng, size, transform):
-    """Noise of unit power whose spectrum falls, or not, at random."""
+    """Return noise of unit power with a random tilt of its spectrum."""
     spectrum = np.fft.rfft(rng.normal(size=size).astype(np.float32), transform)
     tilt = np.arange(1, len(spectrum) + 1) ** -rng.uniform(0, 0.8)
     noise = np.fft.irfft(spectrum * tilt * np.exp(_coloured(rng, len(spectrum))), transform)[:size]
@@ -47,7 +47,7 @@ def _noise(rng, size, transform):
 
 
 def _babble(rng, others, size):
-    """Several pieces of speech at once, of unit power; zeros without any."""
+    """Return up to four pieces of speech at once, of unit power; zeros if ``others`` is empty."""
     mixed = np.zeros(size)
     for number in rng.choice(len(others), size=min(4, len(others)), replace=False) if others else ():
         other = others[number]
@@ -56,18 +56,18 @@ def _babble(rng, others, size):
 
 
 def room(rng, speech, decibels, others=(), echo=0.3):
-    """The speech in a room of its own: another microphone, reverberation, noise.
+    """Return the speech in a random room with its own microphone, reverberation and noise.
 
     Parameters
     ----------
     rng : numpy Generator
     speech : `Speech`
     decibels : float
-        Level of the speech over the noise.
+        The level of the speech over the noise.
     others : list of ndarray
-        What noise that is babble is made of.
+        Other speech, for babble.
     echo : float
-        Probability of reverberation.
+        The probability of reverberation.
     """
     audio, size = speech.audio, len(speech.audio)
     transform = 1 << (size + RATE // 2 - 1).bit_length()
@@ -85,7 +85,7 @@ def room(rng, speech, decibels, others=(), echo=0.3):
 
 
 def noisy(rng, speech, decibels):
-    """The speech as it is, ``decibels`` over noise."""
+    """Return the unchanged speech with noise; its level is ``decibels`` over the noise."""
     size = len(speech.audio)
     return _mixed(speech, _noise(rng, size, 1 << (size - 1).bit_length()), decibels)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic speech with exact phones: espeak-ng through its library, flite through its command.
+"""Synthetic speech with exact phones, from the library of espeak-ng and from the command flite.
 
-Both are packages of Debian (``espeak-ng``, ``flite``). The library gives the same samples for the same
-calls only in a fresh process, so whatever must be reproducible makes its calls in a process of its own.
+Both are Debian packages (``espeak-ng``, ``flite``). The library returns the same samples for the same calls only in a
+new process, so reproducible speech needs its own process.
 """
 
 import ctypes
@@ -24,12 +24,12 @@ __all__ = ["FLITE_VOICES", "UnknownPhoneme", "espeak", "flite"]
 
 FLITE_VOICES = ("slt", "rms", "awb", "kal16")
 
-_RATE, _PITCH = 1, 3  # of espeak_SetParameter
-_PHONEME = 7  # of the events
+_RATE, _PITCH = 1, 3  # parameters of espeak_SetParameter
+_PHONEME = 7  # a type of event
 _SYNCHRONOUS, _PHONEME_EVENTS, _NO_EXIT = 2, 1, 0x8000
 _CHARS_UTF8 = 1
 
-# Accents whose r is heard wherever it is written.
+# Accents that speak every written r.
 _RHOTIC = ("gmw/en-US", "gmw/en-GB-scotland")
 _ALIKE = {
     "AA": "A: 0 aa A~", "AE": "a", "AH": "@ @2 @5 @- a# V", "AO": "O: O O2", "AW": "aU", "AY": "aI aI2", "B": "b",
@@ -46,7 +46,7 @@ _WITHOUT_R = {"AH": "3", "IH AH": "i@ i@3", "EH AH": "e@", "UH AH": "U@", "AA": 
 
 
 class UnknownPhoneme(ValueError):
-    """A phoneme of espeak-ng that is none of the CMU dictionary's."""
+    """A phoneme of espeak-ng is not in the CMU dictionary."""
 
 
 def _by_phoneme(*tables):
@@ -72,7 +72,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class _Espeak:
-    """The library; it has one voice and one callback at a time."""
+    """The library of espeak-ng; it has one voice and one callback at a time."""
 
     def __init__(self):
         try:
@@ -97,7 +97,7 @@ class _Espeak:
         return 0
 
     def say(self, voice, text, speed, pitch):
-        """Samples, and (first sample, phoneme) of each phoneme."""
+        """Return the samples, and (first sample, phoneme) of each phoneme."""
         if self._library.espeak_SetVoiceByName(voice.encode()):
             raise MissingData(f"espeak-ng has no voice {voice!r}: apt install espeak-ng-data")
         self._library.espeak_SetParameter(_RATE, speed, 0)
@@ -115,22 +115,22 @@ def _library():
 
 
 def espeak(voice, text, speed=175, pitch=50):
-    """Speech by espeak-ng.
+    """Return `Speech` of espeak-ng.
 
     Parameters
     ----------
     voice : str
-        Accent and variant, as ``gmw/en-US+f3``.
+        Accent and variant, such as ``gmw/en-US+f3``.
     text : str
     speed : int
-        Words a minute.
+        In words a minute.
     pitch : int
-        0 to 99; 50 is the voice's own.
+        From 0 to 99; 50 is the voice's normal pitch.
 
     Raises
     ------
     UnknownPhoneme
-        Where the voice says something that is not English.
+        If the voice uses a phoneme that is not English.
     MissingData
         If espeak-ng is not installed.
     """
@@ -139,7 +139,7 @@ def espeak(voice, text, speed=175, pitch=50):
     starts, phones = [0], [PHONES.index(SILENCE)]
     ends = [sample for sample, _ in events[1:]] + [len(samples)]
     for (start, phoneme), end in zip(events, ends, strict=True):
-        if phoneme in ("", ";"):  # palatalization: part of the phoneme before
+        if phoneme in ("", ";"):  # palatalization belongs to the phoneme before
             continue
         if phoneme not in known:
             raise UnknownPhoneme(f"phoneme {phoneme!r} of voice {voice!r} in {text!r}")
@@ -152,7 +152,7 @@ def espeak(voice, text, speed=175, pitch=50):
 
 
 def flite(voice, text):
-    """Speech by flite, in one of `FLITE_VOICES`.
+    """Return `Speech` of flite with one of `FLITE_VOICES`.
 
     Raises
     ------
@@ -164,10 +164,10 @@ def flite(voice, text):
         raise MissingData("flite is missing: apt install flite")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
-        said = subprocess.run([program, "-voice", voice, "-psdur", "-t", text, "-o", path],
-                              check=True, capture_output=True, text=True).stdout
+        phones_and_ends = subprocess.run([program, "-voice", voice, "-psdur", "-t", text, "-o", path],
+                                         check=True, capture_output=True, text=True).stdout
         audio, rate = soundfile.read(path, dtype="float32")
-    pairs = [item.rsplit(":", 1) for item in said.split()]
+    pairs = [item.rsplit(":", 1) for item in phones_and_ends.split()]
     names = {"PAU": SILENCE, "AX": "AH"}
     phones = [PHONES.index(names.get(phone.upper(), phone.upper())) for phone, _ in pairs]
     ends = [float(end) for _, end in pairs]

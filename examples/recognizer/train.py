@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training runs: resumable, and the same for the same seed and packages.
+"""Training runs that can be resumed, with the same result for the same seed and packages.
 
-A *run* trains a network over a number of updates, from scratch or from where another run ended. The dense network
-and the sparse ones branch off one run, so that all are trained on the same number of frames. On a GPU
-the thousands of small kernels of an update are recorded once, as a CUDA graph.
+A *run* trains a network for a number of updates, from random weights or from the end of another run. The dense and
+the sparse networks branch off one run, so all see the same number of frames. On a GPU, the thousands of small kernels
+of an update are recorded once as a CUDA graph.
 """
 
 import json
@@ -25,16 +25,16 @@ __all__ = ["PES", "Batches", "Run", "load", "train"]
 PES = 32
 
 _IGNORED = -100
-_KEEP_EVERY = 40  # updates
+_SAVE_EVERY = 40  # updates
 _CLIP = 1.0  # norm of the gradient
-_BETAS = (0.9, 0.98)  # of Adam
+_BETAS = (0.9, 0.98)  # parameters of Adam
 _WARM_UP = 50  # updates
-_LOADERS = 4  # processes that cut pieces for a GPU
+_LOADERS = 4  # processes that prepare pieces for a GPU
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of training.
+    """A run of the training.
 
     Attributes
     ----------
@@ -42,20 +42,21 @@ class Run:
     cells, outputs : int
     updates : int
     rate : float
-        Learning rate of Adam at the beginning.
+        The learning rate of Adam at the start.
     decay : bool
-        Whether the rate falls to zero, as a line, or stays.
+        Whether the rate falls linearly to zero; else it is constant.
     parent : str, optional
-        The run that it goes on from; with its optimizer, unless its rate had fallen to zero.
+        The run to continue from. Its optimizer continues too, if its rate is constant.
     teacher : str, optional
-        The run whose network's answers are learned too, half and half with the labels (Hinton et al., 2015).
+        The run whose network is the teacher: half of the loss is the labels', half the teacher's (Hinton et al.,
+        2015).
     density : float or mapping, optional
-        As for `Pruner`; dense without it.
+        As for `Pruner`; dense by default.
     balanced : bool
     falling : float
-        Share of the updates over which the density falls.
+        The share of updates in which the density falls.
     stage : int
-        How many runs there are before it, one from the other.
+        The number of runs before this one.
     seed : int
     layers : int
     both : bool
@@ -80,13 +81,13 @@ class Run:
 
 
 class Batches:
-    """Pieces of utterances at random, always the same for the same update.
+    """Random pieces of utterances, the same for the same seed and update.
 
     Parameters
     ----------
     sources : sequence of (Utterances, share)
     batch, steps : int
-        Pieces side by side, and frames of each.
+        The number of pieces in a batch, and of frames in a piece.
     """
 
     def __init__(self, sources, batch, steps):
@@ -100,21 +101,21 @@ class Batches:
         self._batch, self._steps = batch, steps
 
     def __call__(self, seed, update):
-        """Features (T, B, 153) and phones (T, B), delayed; -100 where there is no answer."""
+        """Return features (T, B, 153) and the delayed phones (T, B), which are -100 for frames without a label."""
         rng = np.random.default_rng([seed, update])
         values = np.zeros((self._batch, self._steps, STATIC), np.float32)
-        wanted = np.full((self._batch, self._steps), _IGNORED)
+        labels = np.full((self._batch, self._steps), _IGNORED)
         for row, source in enumerate(rng.choice(len(self._sources), self._batch, p=self._shares)):
             number = int(np.searchsorted(self._weights[source], rng.random()))
             piece, phones = self._sources[source].values[number], self._sources[source].phones[number]
             start = 0 if rng.random() < 0.2 else int(rng.integers(0, max(1, len(phones) + DELAY - self._steps + 1)))
             part = piece[start:start + self._steps]
             values[row, :len(part)] = part
-            answers = phones[start:start + self._steps - DELAY]
-            wanted[row, DELAY:DELAY + len(answers)] = answers
+            spoken = phones[start:start + self._steps - DELAY]
+            labels[row, DELAY:DELAY + len(spoken)] = spoken
             self._hide(rng, values[row, :len(part)])
         features = with_differences(values).transpose(1, 0, 2)
-        return torch.from_numpy(np.ascontiguousarray(features)), torch.from_numpy(np.ascontiguousarray(wanted.T))
+        return torch.from_numpy(np.ascontiguousarray(features)), torch.from_numpy(np.ascontiguousarray(labels.T))
 
     @staticmethod
     def _hide(rng, values):
@@ -128,11 +129,11 @@ class Batches:
 
 
 class _Pieces(Dataset):
-    """What a run is trained on from one update on."""
+    """The pieces of a run, from update ``first`` to the end."""
 
     def __init__(self, batches, run, first):
         self._batches, self._first, self._left = batches, first, run.updates - first
-        # A run meets other pieces than the one that it goes on from.
+        # A run gets other pieces than its parent.
         self._seed = run.seed + 1000 * run.stage
 
     def __len__(self):
@@ -143,7 +144,7 @@ class _Pieces(Dataset):
 
 
 class _Training:
-    """A run under way."""
+    """A run in progress."""
 
     def __init__(self, run, folder, device):
         self.run, self._folder, self._device = run, folder, torch.device(device)
@@ -159,17 +160,17 @@ class _Training:
             self.network, run.density, PES, balanced=run.balanced, steps=int(run.falling * run.updates))
         self.curve, self.seconds = [], 0.0
         if self._state_file.exists():
-            self._go_on(_stored(self._state_file))
+            self._resume(_stored(self._state_file))
 
     def _network(self, name):
-        """The trained network of a run, or one to begin with."""
+        """Return the trained network of a run; without a name, one with random weights."""
         network = Recognizer(self.run.cells, self.run.outputs, self._products, self.run.layers, self.run.both)
         if name is not None:
             network.load_state_dict(_stored(self._folder / f"{name}.pt"))
         return network.to(self._device)
 
     def _keep_moments(self):
-        """Go on with the optimizer of the parent, if it left it."""
+        """Load the optimizer of the parent, if it is saved."""
         moments = self._folder / f"{self.run.parent}.optimizer"
         if self.run.parent is not None and moments.exists():
             self._optimizer.load_state_dict(_stored(moments))
@@ -179,15 +180,15 @@ class _Training:
     def _state_file(self):
         return self._folder / f"{self.run.name}.state"
 
-    def _go_on(self, state):
+    def _resume(self, state):
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.curve, self.seconds = state["curve"], state["seconds"]
         if self.pruner:
             self.pruner.load_state_dict(state["pruner"])
 
-    def keep(self):
-        """Write all that is needed to go on from here."""
+    def save(self):
+        """Save the state for a resumed run."""
         state = {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict(), "curve": self.curve,
                  "seconds": self.seconds, "pruner": self.pruner.state_dict() if self.pruner else {}}
         _replace(self._state_file, lambda path: torch.save(state, path))
@@ -198,55 +199,55 @@ class _Training:
         warm = min(1.0, (update + 1) / self._warm_up) if self._warm_up else 1.0
         return run.rate * left * warm
 
-    def _loss(self, x, wanted):
-        given, wanted = self.network(x).flatten(0, 1), wanted.flatten()
-        loss = cross_entropy(given, wanted, ignore_index=_IGNORED)
+    def _loss(self, x, labels):
+        logits, labels = self.network(x).flatten(0, 1), labels.flatten()
+        loss = cross_entropy(logits, labels, ignore_index=_IGNORED)
         if self._teacher is None:
             return loss
-        answered = wanted != _IGNORED
+        labelled = labels != _IGNORED
         with torch.no_grad():
-            taught = softmax(self._teacher(x).flatten(0, 1), dim=-1)
-        of_taught = cross_entropy(given, taught, reduction="none") * answered
-        return (loss + of_taught.sum() / answered.sum()) / 2
+            targets = softmax(self._teacher(x).flatten(0, 1), dim=-1)
+        distances = cross_entropy(logits, targets, reduction="none") * labelled
+        return (loss + distances.sum() / labelled.sum()) / 2
 
-    def _gradients(self, x, wanted):
-        """The loss; gradients take the place of those that were there."""
+    def _gradients(self, x, labels):
+        """Compute new gradients, and return the loss."""
         if self._device.type == "cpu":
             self._optimizer.zero_grad()
-            loss = self._loss(x, wanted)
+            loss = self._loss(x, labels)
             loss.backward()
             return loss
         if self._graph is None:
-            self._record(x, wanted)
-        given, answers, loss = self._buffers
-        given.copy_(x, non_blocking=True)
-        answers.copy_(wanted, non_blocking=True)
+            self._record(x, labels)
+        x_buffer, labels_buffer, loss = self._buffers
+        x_buffer.copy_(x, non_blocking=True)
+        labels_buffer.copy_(labels, non_blocking=True)
         self._graph.replay()
         return loss
 
-    def _record(self, x, wanted):
+    def _record(self, x, labels):
         """Record the forward and backward pass of one update as a CUDA graph."""
-        given, answers = x.to(self._device), wanted.to(self._device)
+        x_buffer, labels_buffer = x.to(self._device), labels.to(self._device)
         parameters = list(self.network.parameters())
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries make their choices before anything is recorded
-            torch.autograd.grad(self._loss(given, answers), parameters)
+        with torch.cuda.stream(side):  # libraries choose their algorithms before the recording
+            torch.autograd.grad(self._loss(x_buffer, labels_buffer), parameters)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # In the same stream: what accumulates gradients stays in the first that it was used in.
+        # Nodes that accumulate gradients stay in the stream of their first use, so this is the same stream.
         with torch.cuda.graph(self._graph, stream=side):
-            loss = self._loss(given, answers)
-            found = torch.autograd.grad(loss, parameters)
-        for parameter, gradient in zip(parameters, found, strict=True):
+            loss = self._loss(x_buffer, labels_buffer)
+            gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient  # each replay writes there
-        self._buffers = given, answers, loss.detach()
+        self._buffers = x_buffer, labels_buffer, loss.detach()
 
-    def update(self, x, wanted):
-        """One step of the optimizer."""
+    def update(self, x, labels):
+        """Make one step of the optimizer."""
         began = self._now()
         self._optimizer.param_groups[0]["lr"] = self._rate()
-        loss = self._gradients(x, wanted)
+        loss = self._gradients(x, labels)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP)
         self._optimizer.step()
         if self.pruner:
@@ -255,7 +256,7 @@ class _Training:
         self.seconds += self._now() - began
 
     def _now(self):
-        """Seconds: of the processor, or while a GPU was at work."""
+        """Return seconds: processor time, or with a GPU the time of day."""
         return time.process_time() if self._device.type == "cpu" else time.perf_counter()
 
     def finish(self):
@@ -274,12 +275,12 @@ class _Training:
 
 
 def load(run, folder):
-    """The trained network of a run, and the record of its training.
+    """Return the trained network of a run, and the record of its training.
 
     Raises
     ------
     FileNotFoundError
-        If it has not been trained.
+        If the run is not finished.
     """
     network = Recognizer(run.cells, run.outputs, layers=run.layers, both=run.both)
     network.load_state_dict(_stored(folder / f"{run.name}.pt"))
@@ -287,18 +288,18 @@ def load(run, folder):
 
 
 def train(run, folder, batches, advance=lambda updates, loss: None, device="cpu"):
-    """Train, or go on with what was interrupted; nothing happens where that was done before.
+    """Train a run, or continue an interrupted one; a finished run is left alone.
 
     Parameters
     ----------
     run : `Run`
     folder : Path
-        Where runs keep their states, and where that of ``run.parent`` is.
+        The folder for the states of this run and its parent.
     batches : `Batches`
     advance : callable
-        Called with the number of updates made so far and the last loss.
+        Called with the number of updates done and the last loss.
     device : str
-        ``cpu`` or ``cuda``; what the one was interrupted in, the other goes on with.
+        ``cpu`` or ``cuda``; either can continue a run of the other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{run.name}.pt").exists():
@@ -306,12 +307,12 @@ def train(run, folder, batches, advance=lambda updates, loss: None, device="cpu"
     training = _Training(run, folder, device)
     pieces = _Pieces(batches, run, len(training.curve))
     loaders = {} if device == "cpu" else {"num_workers": _LOADERS, "pin_memory": True, "prefetch_factor": 8}
-    for x, wanted in DataLoader(pieces, batch_size=None, **loaders):
-        training.update(x, wanted)
+    for x, labels in DataLoader(pieces, batch_size=None, **loaders):
+        training.update(x, labels)
         advance(len(training.curve), training.curve[-1])
-        if len(training.curve) % _KEEP_EVERY == 0:
-            training.keep()
-    training.keep()
+        if len(training.curve) % _SAVE_EVERY == 0:
+            training.save()
+    training.save()
     training.finish()
 
 
@@ -320,7 +321,7 @@ def _stored(path):
 
 
 def _replace(path, write):
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     partial = path.with_suffix(path.suffix + ".partial")
     write(partial)
     partial.rename(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recognizer's training: pieces of speech, interrupted runs, scores, synthetic voices."""
+"""The training of the recognizer: pieces of speech, interrupted runs, scores, and synthetic voices."""
 
 import shutil
 import subprocess
@@ -29,7 +29,7 @@ from examples.recognizer.machine import (  # noqa: E402
 )
 from examples.recognizer.network import logits  # noqa: E402
 from examples.recognizer.plans import FULL, SMALL  # noqa: E402
-from examples.recognizer.score import compare, given, score  # noqa: E402
+from examples.recognizer.score import compare, frames_of, score  # noqa: E402
 from examples.recognizer.speech import Speech, room  # noqa: E402
 from examples.recognizer.train import Batches, Run, load, train  # noqa: E402
 from examples.silero_vad.clips import CLIPS  # noqa: E402
@@ -42,7 +42,7 @@ from openese.sw.speech.recognizer import DELAY, Recognizer  # noqa: E402
 
 @pytest.fixture(scope="module")
 def utterances():
-    """Speech of a kind: each phone is a vector, with noise."""
+    """Artificial speech: each phone is a vector with noise."""
     rng = np.random.default_rng(1)
     shapes = rng.normal(size=(len(PHONES), STATIC))
     phones = [np.repeat(rng.integers(0, 6, 30), 8).astype(np.int8)[:size] for size in (240, 200, 90, 240)]
@@ -96,20 +96,20 @@ def test_dense_and_sparse_are_trained_equally_long():
 
 
 def test_pieces_are_the_same_for_the_same_update(batches):
-    (x, wanted), (again, same), (other, _) = batches(1, 5), batches(1, 5), batches(1, 6)
-    assert torch.equal(x, again) and torch.equal(wanted, same) and not torch.equal(x, other)
-    assert x.shape == (48, 4, FEATURES) and wanted.shape == (48, 4)
-    assert (wanted[:DELAY] < 0).all() and (wanted[DELAY:] >= 0).float().mean() > 0.8
+    (x, labels), (again, same), (other, _) = batches(1, 5), batches(1, 5), batches(1, 6)
+    assert torch.equal(x, again) and torch.equal(labels, same) and not torch.equal(x, other)
+    assert x.shape == (48, 4, FEATURES) and labels.shape == (48, 4)
+    assert (labels[:DELAY] < 0).all() and (labels[DELAY:] >= 0).float().mean() > 0.8
 
 
-def test_answers_come_late(utterances):
+def test_labels_are_delayed(utterances):
     utterances = Utterances(utterances.values[:1], utterances.phones[:1])
-    x, wanted = Batches([(utterances, 1.0)], 1, 240)(1, 0)
-    assert wanted[DELAY:, 0].tolist() == utterances.phones[0][:240 - DELAY].tolist()
+    _, labels = Batches([(utterances, 1.0)], 1, 240)(1, 0)
+    assert labels[DELAY:, 0].tolist() == utterances.phones[0][:240 - DELAY].tolist()
 
 
 def test_an_interrupted_run_goes_on_where_it_was(batches, tmp_path, monkeypatch):
-    monkeypatch.setattr("examples.recognizer.train._KEEP_EVERY", 3)
+    monkeypatch.setattr("examples.recognizer.train._SAVE_EVERY", 3)
 
     def stop(updates, loss):
         if updates == 8:
@@ -132,17 +132,17 @@ def test_an_interrupted_run_goes_on_where_it_was(batches, tmp_path, monkeypatch)
 def test_a_taught_network_answers_as_its_teacher(batches, tmp_path):
     train(run("base", updates=60), tmp_path, batches)
     train(run("sparse", 12, decay=True, parent="base", density=0.1, stage=1), tmp_path, batches)
-    x, wanted = batches(7, 0)
+    x, labels = batches(7, 0)
 
-    def apart(name):
-        given, right = (load(run(run_name), tmp_path)[0](x)[wanted >= 0] for run_name in (name, "base"))
-        return kl_div(given.log_softmax(-1), right.log_softmax(-1), log_target=True, reduction="batchmean")
+    def distance(name):
+        answers, right = (load(run(run_name), tmp_path)[0](x)[labels >= 0] for run_name in (name, "base"))
+        return kl_div(answers.log_softmax(-1), right.log_softmax(-1), log_target=True, reduction="batchmean")
 
     for name, teacher in (("alone", None), ("taught", "base")):
         tuned = run(name, 40, decay=True, parent="sparse", teacher=teacher, density=0.1, stage=2)
         train(tuned, tmp_path, batches)
         assert sum(1 for row in report(load(tuned, tmp_path)[0].model("m"), 32) if row.density > 0.11) == 0
-    assert apart("taught") < apart("alone") < apart("sparse")
+    assert distance("taught") < distance("alone") < distance("sparse")
 
 
 def test_an_optimizer_goes_on_unless_its_rate_had_fallen(batches, tmp_path):
@@ -166,14 +166,14 @@ def test_an_optimizer_goes_on_unless_its_rate_had_fallen(batches, tmp_path):
 
 def test_tables_and_peepholes_of_other_sizes(utterances, batches, tmp_path):
     train(run("base", updates=60), tmp_path, batches)
-    sequences = given(utterances)
+    sequences = frames_of(utterances)
     model = load(run("base"), tmp_path)[0].model("m")
     integers = quantized(model, sequences)
     own = machine_logits(integers, model.head, sequences)
 
     def error(integers, *tables):
-        found = machine_logits(integers, model.head, sequences, *tables)
-        return max(np.abs(a - b).max() for a, b in zip(found, own, strict=True))
+        changed = machine_logits(integers, model.head, sequences, *tables)
+        return max(np.abs(a - b).max() for a, b in zip(changed, own, strict=True))
 
     assert error(integers, tables(integers, 2048, True)) == 0
     coarse = [error(integers, tables(integers, samples, False)) for samples in (4096, 1024, 256)]
@@ -186,11 +186,11 @@ def test_a_trained_network_recognizes_also_as_a_machine(utterances, batches, tmp
     train(run("base", updates=60), tmp_path, batches)
     network, record = load(run("base"), tmp_path)
     assert record["curve"][-1] < 0.5 * record["curve"][0]
-    model, sequences = network.model("m"), given(utterances)
+    model, sequences = network.model("m"), frames_of(utterances)
     integers = quantized(model, sequences)
     rows = [logits(network, sequences), float_logits(model, sequences), machine_logits(integers, model.head, sequences)]
-    found = [score(row, utterances.phones, 1.0) for row in rows]
-    assert all(row.frames > 0.9 and row.decoded < 0.2 for row in found)
+    scores = [score(row, utterances.phones, 1.0) for row in rows]
+    assert all(row.frames > 0.9 and row.decoded < 0.2 for row in scores)
     for row in rows:
         assert [len(part) for part in row] == [len(part) + DELAY for part in utterances.phones]
     assert max(np.abs(a - b).max() for a, b in zip(rows[0], rows[1], strict=True)) < 1e-3
@@ -200,7 +200,7 @@ def test_a_trained_network_recognizes_also_as_a_machine(utterances, batches, tmp
 def test_a_network_of_both_directions_recognizes_also_as_a_machine(utterances, batches, tmp_path):
     both = run("both", updates=60, both=True)
     train(both, tmp_path, batches)
-    network, sequences = load(both, tmp_path)[0], given(utterances)
+    network, sequences = load(both, tmp_path)[0], frames_of(utterances)
     exact = [network(torch.from_numpy(sequence[:, None])).detach().numpy()[:, 0] for sequence in sequences]
     whole = network.network("both")
     models = quantized_network(whole, sequences)
@@ -213,14 +213,14 @@ def test_a_network_of_both_directions_recognizes_also_as_a_machine(utterances, b
 
 @pytest.fixture
 def study(tmp_path, monkeypatch, utterances):
-    """A study of tiny networks on speech of a kind; its ledger is empty, and made anew with each call."""
+    """A function that makes a study of tiny networks on artificial speech, and returns its results."""
     for name, value in {"SEEDS": (1,), "DENSITIES": (0.1,), "WEIGHT_BITS": (8,), "ACTIVATION_BITS": (10,),
                         "SIGMOID_RANGES": (5,), "TABLE_SAMPLES": (256,), "PEEPHOLE_BITS": (6,), "SCANNED": (0.5, 0.1),
                         "BASE": 60, "BRANCH": 4, "CELLS": 64, "OUTPUTS": 32, "PAPER": (64, 32), "BATCH": 4,
                         "STEPS": 48, "HOUR_UPDATES": (30, 4),
                         "VARIANTS": {"both": {"cells": 64, "outputs": 32, "both": True}}}.items():
         monkeypatch.setattr(accuracy, name, value)
-    monkeypatch.setattr(corpus, "make", lambda folder, wanted: None)
+    monkeypatch.setattr(corpus, "make", lambda folder, shards: None)
     monkeypatch.setattr(corpus, "load", lambda folder, name, shards: utterances)
 
     def make(folder=tmp_path):
@@ -230,49 +230,49 @@ def study(tmp_path, monkeypatch, utterances):
             measure(lambda: None)
         study.sensitivity()
         study.densities(1, lambda: None)
-        return Ledger(tmp_path / "accuracy.json").found  # as JSON has it
+        return Ledger(tmp_path / "accuracy.json").results  # as read from JSON
     return make
 
 
-def test_the_study_measures_what_is_lacking_and_nothing_else(study, tmp_path, monkeypatch):
-    found = study()
-    assert {section: set(entries) for section, entries in found.items()} == {
+def test_the_study_measures_only_missing_results(study, tmp_path, monkeypatch):
+    results = study()
+    assert {section: set(entries) for section, entries in results.items()} == {
         "activation_bits": {"dense-1/10", "balanced-10-1/10"}, "choices": {"penalty", "sensitivity"}, "tables": {"5"},
         "table_samples": {"256/linear", "256/none"}, "peephole_bits": {"6"}, "hour": set(accuracy.HOUR_TESTS),
         "both": {f"{name}/{way}" for name in ("dense", "balanced-10") for way in ("float", "machine")},
         "float": (runs := {"proposed-10-1", "dense-1", "balanced-10-1", "global-10-1"}), "machine": runs,
         "weight_bits": {"dense-1/8", "balanced-10-1/8", "global-10-1/8"}}
-    assert found["float"]["dense-1"]["frames"] > 0.5
-    hour = found["hour"]["espeak-test"]
+    assert results["float"]["dense-1"]["frames"] > 0.5
+    hour = results["hour"]["espeak-test"]
     assert hour["sparse"]["more"] == pytest.approx(hour["sparse"]["decoded"] - hour["dense"]["decoded"])
     assert hour["dense"]["more"] == 0 and abs(hour["machine"]["decoded"] - hour["sparse"]["decoded"]) < 0.1
-    linear, nearest = (found["table_samples"][f"256/{kind}"]["signal_to_noise_db"] for kind in ("linear", "none"))
+    linear, nearest = (results["table_samples"][f"256/{kind}"]["signal_to_noise_db"] for kind in ("linear", "none"))
     assert linear > nearest + 10
 
     def refuse(*_):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(accuracy, "train", refuse)
-    assert study(tmp_path / "nowhere") == found
+    assert study(tmp_path / "nowhere") == results
 
 
 def says(phones):
-    """Logits that leave no doubt."""
+    """Return logits that clearly name these phones."""
     return np.pad(np.where(np.arange(len(PHONES)) == np.array(phones)[:, None], 5.0, -5.0), ((DELAY, 0), (0, 0)))
 
 
 def test_scores_count_edits_of_phones():
-    found = score([says([0, 0, 1, 1, 2, 3, 0])], [np.array([0, 0, 1, 1, 2, 2, 0])], 0.0)
-    assert (found.phones, found.errors, found.decoded) == (2, 0.5, 0.5) and found.frames == pytest.approx(6 / 7)
+    counted = score([says([0, 0, 1, 1, 2, 3, 0])], [np.array([0, 0, 1, 1, 2, 2, 0])], 0.0)
+    assert (counted.phones, counted.errors, counted.decoded) == (2, 0.5, 0.5) and counted.frames == pytest.approx(6 / 7)
 
 
 def test_two_networks_are_compared_utterance_by_utterance():
     truth = [np.array([0, 1, 1, 2, 0]), np.array([0, 3, 3, 4, 0])] * 50
     right, wrong = [says(part) for part in truth], [says([0, 1, 1, 5, 0]), says([0, 3, 3, 4, 0])] * 50
     assert compare(right, right, truth, (0.0, 0.0)) == {"phones": 200, "errors": [0, 0], "more": 0, "deviation": 0}
-    found = compare(right, wrong, truth, (0.0, 0.0))
-    assert (found["errors"], found["more"]) == ([0, 0.25], 0.25)
-    assert found["deviation"] == pytest.approx(0.25 / 10)  # half of 100 utterances have one more, of two phones
+    compared = compare(right, wrong, truth, (0.0, 0.0))
+    assert (compared["errors"], compared["more"]) == ([0, 0.25], 0.25)
+    assert compared["deviation"] == pytest.approx(0.25 / 10)  # half of 100 utterances have one more, of two phones
     assert compare(wrong, right, truth, (0.0, 0.0))["more"] == -0.25
 
 
@@ -290,8 +290,8 @@ def test_rooms_keep_time_and_add_noise(decibels):
 def test_espeak_says_what_it_is_told(accent):
     speech = synthesis.espeak(f"{accent}+f3", "My cat sat.")
     values, phones = speech.frames()
-    found = [PHONES[phone] for phone in collapse(phones)]
-    assert found[:2] == ["M", "AY"] and found[2:] == "K AE T S AE T".split()
+    names = [PHONES[phone] for phone in collapse(phones)]
+    assert names[:2] == ["M", "AY"] and names[2:] == "K AE T S AE T".split()
     assert len(values) == len(phones) and np.all(np.diff(speech.starts) >= 0)
 
 
@@ -303,21 +303,21 @@ def test_flite_says_what_it_is_told(voice):
 
 
 def lacking():
-    """What the speech to train on is made with, and is not there."""
-    there = {"espeak-ng": shutil.which("espeak-ng"), "flite": shutil.which("flite"),
-             "fortunes": corpus.FORTUNES.is_dir(), "asterisk-core-sounds-en": prompts.TRANSCRIPTS.exists(),
-             "asterisk-core-sounds-en-g722": prompts.SOUNDS.is_dir()}
-    return [package for package, found in there.items() if not found]
+    """Return the missing packages of the training speech."""
+    installed = {"espeak-ng": shutil.which("espeak-ng"), "flite": shutil.which("flite"),
+                 "fortunes": corpus.FORTUNES.is_dir(), "asterisk-core-sounds-en": prompts.TRANSCRIPTS.exists(),
+                 "asterisk-core-sounds-en-g722": prompts.SOUNDS.is_dir()}
+    return [package for package, path in installed.items() if not path]
 
 
 @pytest.mark.skipif(bool(lacking()), reason=f"not installed: {', '.join(lacking())}")
 def test_a_small_recognizer_from_packages_to_an_image(tmp_path):
-    """All that `nox -s train` does, with a tiny network."""
+    """`nox -s train` with a tiny network."""
     command = [sys.executable, "-m", "examples.recognizer", "--small", "--folder", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    made = Recognizer.load(tmp_path / SMALL.folder)
-    scores = made.record["scores"]
+    recognizer = Recognizer.load(tmp_path / SMALL.folder)
+    scores = recognizer.record["scores"]
     assert set(scores) == {"dense", "sparse", "sparser", "machine", "sparser machine"}
     for test in ("espeak-test", "prompts-test"):
         # Guessing gets one phone in forty right; always silence a fifth of the frames.
@@ -325,8 +325,9 @@ def test_a_small_recognizer_from_packages_to_an_image(tmp_path):
         for row in ("sparse", "sparser"):
             through = "machine" if row == "sparse" else "sparser machine"
             assert abs(scores[through][test]["decoded"] - scores[row][test]["decoded"]) < 0.01
-    counts = report(made.floating_point, 32)
+    counts = report(recognizer.floating_point, 32)
     assert all(row.smallest == row.largest and row.density <= 0.1 for row in counts)
     clip = read(CLIPS / "numbers.wav")
-    found, dense = made.run_float([clip])[0], made.run_float([clip], Recognizer.dense(tmp_path / SMALL.folder))[0]
-    assert found.logits.shape == dense.logits.shape and found.text and dense.text
+    sparse, = recognizer.run_float([clip])
+    dense, = recognizer.run_float([clip], Recognizer.dense(tmp_path / SMALL.folder))
+    assert sparse.logits.shape == dense.logits.shape and sparse.text and dense.text
