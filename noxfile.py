@@ -5,7 +5,8 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2024.4.15"  # options.reuse_venv by name
+nox.needs_version = ">=2024.4.15"  # default_venv_backend with alternatives, and reuse_venv by name
+nox.options.default_venv_backend = "uv|virtualenv"  # uv, where it is, installs in half the time
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
@@ -15,28 +16,47 @@ SILERO = "silero-vad==6.2.3"
 RESEMBLYZER = "resemblyzer==0.1.4"
 # Judges Tcl; its exact bounds on other packages would hold back mypy.
 TCLINT = "tclint==0.9.0"
+# All that any test needs.
+EVERYTHING = ("sim", "serial", "keras", "onnx", "safetensors", "recognizer", "dev", "oracles")
+# A worker for each core; one that has nothing left to do takes tests from the others.
+PARALLEL = ("-n", "auto", "--dist", "worksteal")
 
 
 def _install(session, *extras):
     # Small matrices gain nothing from threads, and lose much where cores are few.
     session.env["OPENBLAS_NUM_THREADS"] = "1"
-    session.install("-e", f".[{','.join(extras)}]")
-    session.install("--no-deps", SILERO, *([TCLINT] if "dev" in extras else []))
+    # Most modules of the largest packages are never imported: those that are, are compiled then.
+    session.install("--no-compile", "-e", f".[{','.join(extras)}]")
+    apart = [SILERO, *([TCLINT] if "dev" in extras else []), *([RESEMBLYZER] if "oracles" in extras else [])]
+    session.install("--no-deps", *apart)
 
 
-def _lint(session):
+def _style_and_types(session):
     session.run("ruff", "check")
     session.run("mypy")
-    session.run("python", "-m", "openese.sim.lint")
+
+
+@nox.session
+def quick(session):
+    """Style, types and all tests that need neither PyTorch nor Verilator: the session for every change."""
+    _install(session, "serial", "keras", "onnx", "safetensors", "speech", "dev")
+    _style_and_types(session)
+    session.run("pytest", *PARALLEL, "-m", "not sim", *session.posargs)
 
 
 @nox.session
 def tests(session):
-    """Everything that must pass: lint, and all tests, those of the emitted Verilog and of training among them."""
-    _install(session, "sim", "serial", "keras", "onnx", "safetensors", "recognizer", "dev", "oracles")
-    session.install("--no-deps", RESEMBLYZER)
-    _lint(session)
-    session.run("pytest", *session.posargs)
+    """Everything: style, types and all tests, those of the emitted Verilog and of training among them."""
+    _install(session, *EVERYTHING)
+    _style_and_types(session)
+    session.run("pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session
+def coverage(session):
+    """All tests, and the share of the code that they run."""
+    _install(session, *EVERYTHING)
+    session.run("pytest", *PARALLEL, "--cov", "--cov-report", "term:skip-covered", *session.posargs)
 
 
 @nox.session
@@ -62,9 +82,9 @@ def vad(session):
 
 @nox.session
 def sim(session):
-    """The emitted Verilog in Verilator: the benches under cocotb, and the fast harness."""
+    """The emitted Verilog in Verilator: lint, the benches under cocotb, and the fast harness."""
     _install(session, "sim", "serial", "onnx", "safetensors", "speech", "dev")
-    session.run("pytest", "-m", "sim", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "sim", *session.posargs)
 
 
 @nox.session
@@ -99,14 +119,14 @@ def docs(session):
 def lint(session):
     """Style (ruff), types (mypy) and the emitted Verilog (Verilator with all warnings)."""
     _install(session, "sim", "dev")
-    _lint(session)
+    _style_and_types(session)
+    session.run("pytest", *PARALLEL, "tests/sim/test_lint.py")
 
 
 @nox.session
 def zoo(session):
     """Trained models from other people's packages, on recorded speech, against their own runtimes."""
     _install(session, "sim", "onnx", "safetensors", "dev", "oracles")
-    session.install("--no-deps", RESEMBLYZER)
     session.run("python", "-m", "examples.zoo", *session.posargs)
 
 

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verilator warns of nothing in the Verilog of any preset."""
+
+import pytest
+
+from openese.rtl.config import PRESETS
+from openese.sim.lint import lint
+
+pytestmark = [pytest.mark.sim, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS, key=lambda name: -PRESETS[name].pes))
+def test_a_preset_is_clean(name):
+    lint(name)
