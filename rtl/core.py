@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Core: the blocks that compute, and the wires between them."""
 
+from typing import NamedTuple
+
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -19,6 +21,19 @@ from openese.rtl.vector_memory import VectorMemory, share_ports
 from openese.rtl.weight_stream import Burst, StreamFetch
 
 __all__ = ["Core"]
+
+
+class Blocks(NamedTuple):
+    """The blocks of the core, by their names in the Verilog."""
+
+    controller: Controller
+    frame_input: FrameInput
+    vectors: VectorMemory
+    broadcast: Broadcast
+    array: PEArray
+    assemble: Assemble
+    frame_output: FrameOutput
+    state: StateAccess
 
 
 class Core(wiring.Component):
@@ -80,58 +95,60 @@ class Core(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.controller = controller = Controller(config)
-        m.submodules.frame_input = frame_input = FrameInput(config)
-        m.submodules.vectors = vectors = VectorMemory(config)
-        m.submodules.broadcast = broadcast = Broadcast(config)
-        m.submodules.array = array = PEArray(config)
-        m.submodules.assemble = assemble = Assemble(config)
-        m.submodules.frame_output = frame_output = FrameOutput(config)
-        m.submodules.state = state = StateAccess(config)
-        wiring.connect(m, wiring.flipped(self.frames), frame_input.beats)
-        wiring.connect(m, frame_output.beats, wiring.flipped(self.results))
-        self._load(m, controller, broadcast, array)
-        self._control(m, controller, frame_input, broadcast, array, assemble, frame_output)
-        self._vectors(m, vectors, frame_input, broadcast, array, assemble, frame_output, state)
-        self._state(m, state, vectors, array, assemble)
+        blocks = Blocks(Controller(config), FrameInput(config), VectorMemory(config), Broadcast(config),
+                        PEArray(config), Assemble(config), FrameOutput(config), StateAccess(config))
+        for name, block in blocks._asdict().items():
+            m.submodules[name] = block
+        wiring.connect(m, wiring.flipped(self.frames), blocks.frame_input.beats)
+        wiring.connect(m, blocks.frame_output.beats, wiring.flipped(self.results))
+        self._load(m, blocks)
+        self._frames_in(m, blocks)
+        self._operations(m, blocks)
+        self._rows(m, blocks)
+        self._frames_out(m, blocks)
+        self._vectors(m, blocks)
+        self._state(m, blocks)
         if config.stream:
-            self._stream(m, controller, frame_input, array)
-        self._count(m, controller, broadcast, array, assemble, frame_output)
+            self._stream(m, blocks)
+        self._count(m, blocks)
         m.d.comb += [
-            self.frame_short.eq(frame_input.short),
-            self.frame_long.eq(frame_input.long),
-            self.frame_sent.eq(frame_output.sent),
+            self.frame_short.eq(blocks.frame_input.short),
+            self.frame_long.eq(blocks.frame_input.long),
+            self.frame_sent.eq(blocks.frame_output.sent),
         ]
         return m
 
-    def _load(self, m, controller, broadcast, array):
-        targets = {
-            Section.PROGRAM: (controller.program, controller.program_valid),
-            Section.ORDER: (broadcast.order, broadcast.order_valid),
-            Section.POINTERS: (array.pointers, array.pointers_valid),
-            Section.WEIGHTS: (array.weights, array.weights_valid),
-            Section.PARAMETERS: (array.parameters, array.parameters_valid),
-            Section.TABLES: (array.tables, array.tables_valid),
-        }
-        for section, (port, valid) in targets.items():
+    def _load(self, m, blocks):
+        """Lines from the loader to the memories."""
+        array_sections = (Section.POINTERS, Section.WEIGHTS, Section.PARAMETERS, Section.TABLES)
+        for section, block in ((Section.PROGRAM, blocks.controller), (Section.ORDER, blocks.broadcast),
+                               *((section, blocks.array) for section in array_sections)):
+            name = section.name.lower()
+            port, valid = getattr(block, name), getattr(block, f"{name}_valid")
             m.d.comb += [
                 port.address.eq(self.address),
                 port.data.eq(self._lines.select(self.line, section)),
                 valid.eq(self.writes[section]),
             ]
 
-    def _control(self, m, controller, frame_input, broadcast, array, assemble, frame_output):
-        instruction = controller.instruction
+    def _frames_in(self, m, blocks):
+        """Controller and FrameInput."""
+        controller, frame_input = blocks.controller, blocks.frame_input
         m.d.comb += [
             controller.run.eq(self.run),
             self.idle.eq(controller.idle),
             self.waiting_frame.eq(controller.waiting_frame),
             frame_input.format.eq(controller.format),
-            frame_input.count.eq(instruction.count),
-            frame_input.bases[0].eq(instruction.src_base),
-            frame_input.bases[1].eq(instruction.dst_base),
+            frame_input.count.eq(controller.instruction.count),
+            frame_input.bases[0].eq(controller.instruction.src_base),
+            frame_input.bases[1].eq(controller.instruction.dst_base),
         ]
         FramePort(self._config).connect(m, frame_input, controller, "", "frame_")
+
+    def _operations(self, m, blocks):
+        """MULTIPLY: Controller, Broadcast and PEArray."""
+        controller, broadcast, array = blocks.controller, blocks.broadcast, blocks.array
+        instruction = controller.instruction
         m.d.comb += [
             broadcast.start.eq(controller.multiply),
             broadcast.count.eq(instruction.count),
@@ -141,28 +158,42 @@ class Core(wiring.Component):
             broadcast.clear.eq(controller.clear),
             broadcast.operation.eq(controller.operation),
             broadcast.full.eq(array.full),
-            broadcast.lines_done.eq(assemble.lines_done),
+            broadcast.lines_done.eq(blocks.assemble.lines_done),
             controller.multiply_busy.eq(broadcast.busy),
             array.context.eq(controller.context),
             array.context_valid.eq(controller.context_valid),
             array.context_operation.eq(controller.operation),
             controller.operation_done.eq(array.done),
+        ]
+
+    def _rows(self, m, blocks):
+        """ELEMENTWISE and PROJECT: Controller and Assemble."""
+        controller, assemble = blocks.controller, blocks.assemble
+        m.d.comb += [
             assemble.start.eq(controller.assemble),
-            assemble.instruction.eq(instruction),
+            assemble.instruction.eq(controller.instruction),
             assemble.acc_base.eq(controller.acc_base),
             assemble.settings.eq(controller.settings),
             assemble.go.eq(controller.assemble_go),
             controller.assemble_busy.eq(assemble.busy),
+        ]
+
+    def _frames_out(self, m, blocks):
+        """OUTPUT: Controller and FrameOutput, once Assemble has written the columns."""
+        controller, frame_output = blocks.controller, blocks.frame_output
+        m.d.comb += [
             frame_output.start.eq(controller.output),
-            frame_output.count.eq(instruction.count),
-            frame_output.src_base.eq(instruction.src_base),
+            frame_output.count.eq(controller.instruction.count),
+            frame_output.src_base.eq(controller.instruction.src_base),
             frame_output.active.eq(controller.output_active),
-            frame_output.go.eq(~assemble.busy),
+            frame_output.go.eq(~blocks.assemble.busy),
             controller.output_busy.eq(frame_output.busy),
         ]
 
-    def _vectors(self, m, vectors, frame_input, broadcast, array, assemble, frame_output, state):
+    def _vectors(self, m, blocks):
+        """Columns: out of the vector memory to the array and to FrameOutput; from Assemble and FrameInput into it."""
         config = self._config
+        _, frame_input, vectors, broadcast, array, assemble, frame_output, state = blocks
         ValidPort(Column(config)).connect(m, broadcast, array, "column")
         m.d.comb += array.activations.eq(broadcast.activations)
         DrainPort(config).connect(m, assemble, array)
@@ -178,14 +209,15 @@ class Core(wiring.Component):
         ]
         share_ports(m, config, vectors, broadcast, frame_output, frame_input, assemble, state)
 
-    def _stream(self, m, controller, frame_input, array):
-        """Lines from memory go where the loader's went."""
+    def _stream(self, m, blocks):
+        """Lines from memory, in the place of the loader's."""
+        controller, array = blocks.controller, blocks.array
         m.submodules.fetch = fetch = StreamFetch(self._config)
         wiring.connect(m, fetch.decisions, controller.decisions)
         wiring.connect(m, fetch.bursts, wiring.flipped(self.bursts))
         m.d.comb += [
             fetch.run.eq(self.run),
-            fetch.frame_complete.eq(frame_input.complete),
+            fetch.frame_complete.eq(blocks.frame_input.complete),
             fetch.arrived.eq(self.stream_valid),
             fetch.released.eq(array.released),
             fetch.program.eq(controller.program),
@@ -200,10 +232,12 @@ class Core(wiring.Component):
                 array.weights_valid.eq(self.stream_valid),
             ]
 
-    def _state(self, m, state, vectors, array, assemble):
+    def _state(self, m, blocks):
+        """The host's access to c and y."""
+        state, array, assemble = blocks.state, blocks.array, blocks.assemble
         StatePort().connect(m, wiring.flipped(self), state, "state_", "")
         m.d.comb += [
-            state.columns.eq(vectors.columns),
+            state.columns.eq(blocks.vectors.columns),
             state.cells.eq(array.cells),
             assemble.state_row.eq(state.cell_row),
             assemble.state_beat.eq(state.cell_beat),
@@ -211,19 +245,21 @@ class Core(wiring.Component):
             array.cell_data.eq(state.data),
         ]
 
-    def _count(self, m, controller, broadcast, array, assemble, frame_output):
-        m.d.comb += [
-            self.events.cycles.eq(self.run),
-            self.events.steps.eq(controller.step),
-            self.events.busy.eq(array.busy),
-            self.events.padding.eq(array.padding),
-            self.events.hazard.eq(array.hazard),
-            self.events.drain.eq(assemble.drain & self.run),
-            self.events.full.eq(broadcast.blocked_full),
-            self.events.follow.eq(broadcast.blocked_follow),
-            self.events.frame.eq(controller.waiting_frame),
-            self.events.output.eq(frame_output.blocked),
-            self.events.saturated.eq(array.saturated),
-        ]
-        if self._config.stream:
-            m.d.comb += self.events.starved.eq(array.starved)
+    def _count(self, m, blocks):
+        """Increments of the counters, by their names."""
+        controller, broadcast, array = blocks.controller, blocks.broadcast, blocks.array
+        counted = {
+            "cycles": self.run,
+            "steps": controller.step,
+            "busy": array.busy,
+            "padding": array.padding,
+            "hazard": array.hazard,
+            "drain": blocks.assemble.drain & self.run,
+            "full": broadcast.blocked_full,
+            "follow": broadcast.blocked_follow,
+            "frame": controller.waiting_frame,
+            "output": blocks.frame_output.blocked,
+            "saturated": array.saturated,
+            **({"starved": array.starved} if self._config.stream else {}),
+        }
+        m.d.comb += [getattr(self.events, name).eq(increment) for name, increment in counted.items()]

@@ -121,12 +121,7 @@ class Loader(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.crc = crc = catalog.CRC32_ISO_HDLC(data_width=32).create()
-        section = Signal(range(len(Section)))
         number = Signal(8)
-        total = Signal(8)
-        countable = Signal()
-        left = Signal(24)
-        word_index = Signal(range(max(self._lines.words.values())))
         crc_clear = Signal(init=1)
         line_complete = Signal()
         written = Signal(range(len(Section)))
@@ -150,65 +145,10 @@ class Loader(wiring.Component):
             m.d.sync += [self.error.eq(error), self.error_section.eq(number)]
             m.next = "REFUSED"
 
-        def header(state, following, wanted=None, error=None):
-            with m.State(state):
-                with m.If(self.word_valid):
-                    m.next = following
-                    if wanted is not None:
-                        with m.If(self.word != wanted):
-                            refuse(error)
-                    else:
-                        m.d.sync += [total.eq(self.word), countable.eq((self.word != 0) & ~self.word[8:].any())]
-
         with m.FSM():
-            header("MAGIC", "VERSION", MAGIC, ImageError.MAGIC)
-            header("VERSION", "FINGERPRINT", VERSION, ImageError.VERSION)
-            header("FINGERPRINT", "SECTIONS", self._config.fingerprint, ImageError.FINGERPRINT)
-            header("SECTIONS", "HEADER_CRC")
-            with m.State("HEADER_CRC"):
-                with m.If(self.word_valid):
-                    m.d.sync += crc_clear.eq(1)
-                    m.next = "SECTION"
-                    with m.If(self.word != checked):
-                        refuse(ImageError.HEADER_CRC)
-                    with m.Elif(~countable):
-                        refuse(ImageError.LENGTH)
-            with m.State("SECTION"):
-                with m.If(self.word_valid):
-                    m.d.sync += section.eq(self.word)
-                    m.next = "ADDRESS"
-                    with m.If(self.word >= len(Section)):
-                        refuse(ImageError.SECTION)
-            with m.State("ADDRESS"):
-                with m.If(self.word_valid):
-                    m.d.sync += self.address.eq(self.word)
-                    m.next = "LINES"
-                    with m.If(self.word[24:].any()):
-                        refuse(ImageError.LENGTH)
-            with m.State("LINES"):
-                with m.If(self.word_valid):
-                    m.d.sync += [left.eq(self.word), word_index.eq(0)]
-                    m.next = "PAYLOAD"
-                    with m.If(self.word == 0):
-                        m.next = "SECTION_CRC"
-                    with m.Switch(section):
-                        for key, depth in self._lines.depth.items():
-                            with m.Case(key):
-                                with m.If(self.word[24:].any() | (self.address + self.word[:24] > depth)):
-                                    refuse(ImageError.LENGTH)
-            with m.State("PAYLOAD"):
-                last = Signal()
-                with m.Switch(section):
-                    for key, words in self._lines.words.items():
-                        with m.Case(key):
-                            m.d.comb += last.eq(word_index == words - 1)
-                with m.If(self.word_valid):
-                    m.d.sync += [line.eq(Cat(line, self.word)[32:]), word_index.eq(word_index + 1)]
-                    with m.If(last):
-                        m.d.sync += [word_index.eq(0), line_complete.eq(1), written.eq(section),
-                                     left.eq(left - 1)]
-                        with m.If(left == 1):
-                            m.next = "SECTION_CRC"
+            total = self._header(m, refuse, checked, crc_clear)
+            section, left, word_index = self._section(m, refuse)
+            self._payload(m, section, left, word_index, line, line_complete, written)
             with m.State("SECTION_CRC"):
                 with m.If(self.word_valid):
                     m.d.sync += number.eq(number + 1)
@@ -225,3 +165,75 @@ class Loader(wiring.Component):
             with m.State("REFUSED"):
                 pass
         return m
+
+    def _header(self, m, refuse, checked, crc_clear):
+        """States of the image's header. Returns the number of sections."""
+        total = Signal(8)
+        countable = Signal()
+        for state, following, wanted, error in (
+                ("MAGIC", "VERSION", MAGIC, ImageError.MAGIC),
+                ("VERSION", "FINGERPRINT", VERSION, ImageError.VERSION),
+                ("FINGERPRINT", "SECTIONS", self._config.fingerprint, ImageError.FINGERPRINT),
+                ("SECTIONS", "HEADER_CRC", None, None)):
+            with m.State(state):
+                with m.If(self.word_valid):
+                    m.next = following
+                    if wanted is None:
+                        m.d.sync += [total.eq(self.word), countable.eq((self.word != 0) & ~self.word[8:].any())]
+                    else:
+                        with m.If(self.word != wanted):
+                            refuse(error)
+        with m.State("HEADER_CRC"):
+            with m.If(self.word_valid):
+                m.d.sync += crc_clear.eq(1)
+                m.next = "SECTION"
+                with m.If(self.word != checked):
+                    refuse(ImageError.HEADER_CRC)
+                with m.Elif(~countable):
+                    refuse(ImageError.LENGTH)
+        return total
+
+    def _section(self, m, refuse):
+        """States of a section's header. Returns the section, its lines, and the word of a line."""
+        section = Signal(range(len(Section)))
+        left = Signal(24)
+        word_index = Signal(range(max(self._lines.words.values())))
+        with m.State("SECTION"):
+            with m.If(self.word_valid):
+                m.d.sync += section.eq(self.word)
+                m.next = "ADDRESS"
+                with m.If(self.word >= len(Section)):
+                    refuse(ImageError.SECTION)
+        with m.State("ADDRESS"):
+            with m.If(self.word_valid):
+                m.d.sync += self.address.eq(self.word)
+                m.next = "LINES"
+                with m.If(self.word[24:].any()):
+                    refuse(ImageError.LENGTH)
+        with m.State("LINES"):
+            with m.If(self.word_valid):
+                m.d.sync += [left.eq(self.word), word_index.eq(0)]
+                m.next = "PAYLOAD"
+                with m.If(self.word == 0):
+                    m.next = "SECTION_CRC"
+                with m.Switch(section):
+                    for key, depth in self._lines.depth.items():
+                        with m.Case(key):
+                            with m.If(self.word[24:].any() | (self.address + self.word[:24] > depth)):
+                                refuse(ImageError.LENGTH)
+        return section, left, word_index
+
+    def _payload(self, m, section, left, word_index, line, line_complete, written):
+        """State of a section's lines: words are shifted into ``line`` until it is complete."""
+        with m.State("PAYLOAD"):
+            last = Signal()
+            with m.Switch(section):
+                for key, words in self._lines.words.items():
+                    with m.Case(key):
+                        m.d.comb += last.eq(word_index == words - 1)
+            with m.If(self.word_valid):
+                m.d.sync += [line.eq(Cat(line, self.word)[32:]), word_index.eq(word_index + 1)]
+                with m.If(last):
+                    m.d.sync += [word_index.eq(0), line_complete.eq(1), written.eq(section), left.eq(left - 1)]
+                    with m.If(left == 1):
+                        m.next = "SECTION_CRC"
