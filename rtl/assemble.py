@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Assemble: drains the PEs row by row, runs the slices on the rows and writes the columns."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from typing import NamedTuple
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,6 +19,53 @@ __all__ = ["Assemble"]
 
 #: Gates of a cell row in the order of a slice's work; tanh(c) and o belong to the row before.
 ORDER = (Kind.G, Kind.I, Kind.F, Kind.CELL_TANH, Kind.O)
+
+
+class Place(NamedTuple):
+    """Where Assemble is.
+
+    Attributes
+    ----------
+    row, slot, phase, cycle : Signal
+        Row of the instruction, slot of the row, phase of the slot, cycle of the phase.
+    phase_row : Signal
+        Accumulators from the first phase's to this phase's.
+    has_row, has_before, is_last : Signal
+        There is a row ``row``; there is one before it; it is the last, found out a cycle late, of many.
+    """
+
+    row: Signal
+    slot: Signal
+    phase: Signal
+    cycle: Signal
+    phase_row: Signal
+    has_row: Signal
+    has_before: Signal
+    is_last: Signal
+
+    @classmethod
+    def new(cls, config):
+        """Registers for a machine of capacity ``config``."""
+        row = Signal(bits_for(config.cell_rows))
+        slot = Signal(range(len(ORDER)))
+        phase = Signal(3)
+        cycle = Signal(range(config.slot))
+        phase_row = Signal(bits_for(config.accumulator_rows - 1))
+        has_row, has_before, is_last = Signal(), Signal(), Signal()
+        return cls(row, slot, phase, cycle, phase_row, has_row, has_before, is_last)
+
+
+class Work(NamedTuple):
+    """The work of a slot: its ``kind``, whether it ``works`` and ``drains``, whether it is the ``last_phase`` and the
+    ``last_slot`` of its row and ``completes`` it, and the ``local`` row it is for."""
+
+    kind: Signal
+    works: Signal
+    drains: Signal
+    last_phase: Signal
+    last_slot: Signal
+    completes: Signal
+    local: Value
 
 
 class Assemble(wiring.Component):
@@ -119,35 +168,12 @@ class Assemble(wiring.Component):
     def _sequence(self, m, instruction, acc_base, project, flushed):
         """Walk rows, slots, phases and cycles. Returns the slices' beat, and a pulse for each row."""
         config = self._config
-        row = Signal(bits_for(config.cell_rows))
-        slot = Signal(range(len(ORDER)))
-        phase = Signal(3)
-        cycle = Signal(range(config.slot))
-        phase_row = Signal.like(acc_base)
+        row, slot, phase, cycle, phase_row, has_row, has_before, is_last = place = Place.new(config)
         since_row = Signal(range(self.spacing))
-        kind = Signal(3)
-        # Of the row: there is one; there was one before; it is the last. The last is found out a cycle late, of many.
-        has_row, has_before, is_last = Signal(), Signal(), Signal()
-        behind = (slot >= 3) & ~project
-        on_time = has_row & ~behind
-        delayed = behind & has_before
-        works = Signal()
-        drains = Signal()
-        last_phase = Signal()
-        last_slot = Signal()
-        completes = Signal()
         beat = Signal(Beat(config))
         row_issued = Signal()
         sweep = Signal.like(acc_base)
-        local = Mux(behind, row - 1, row)
-        m.d.comb += [
-            kind.eq(Array(ORDER)[slot]),
-            works.eq(on_time | delayed),
-            drains.eq(works & (project | (kind != Kind.CELL_TANH))),
-            last_phase.eq((phase == instruction.phase_last) | (~project & (kind == Kind.CELL_TANH)) | ~works),
-            last_slot.eq(project | (slot == len(ORDER) - 1)),
-            completes.eq(works & last_phase & last_slot),
-        ]
+        work = self._work(m, instruction, project, place)
         m.d.sync += [
             self.drain.eq(0),
             beat.valid.eq(0),
@@ -171,26 +197,27 @@ class Assemble(wiring.Component):
                 with m.If(self.go):
                     m.next = "RUN"
             with m.State("RUN"):
-                with m.If((cycle != 0) | ~completes | (since_row == 0)):
+                with m.If((cycle != 0) | ~work.completes | (since_row == 0)):
                     m.d.sync += [
                         cycle.eq(cycle + 1),
-                        self.drain.eq(drains & (cycle == 0)),
-                        self.drain_address.eq(acc_base + phase_row + Mux(project, row, Cat(kind[:2], local))),
-                        beat.valid.eq(works & (cycle < config.beats)),
-                        beat.kind.eq(Mux(project, Kind.PROJECTION, kind)),
-                        beat.row.eq(instruction.cell_base + local),
+                        self.drain.eq(work.drains & (cycle == 0)),
+                        self.drain_address.eq(acc_base + phase_row
+                                              + Mux(project, row, Cat(work.kind[:2], work.local))),
+                        beat.valid.eq(work.works & (cycle < config.beats)),
+                        beat.kind.eq(Mux(project, Kind.PROJECTION, work.kind)),
+                        beat.row.eq(instruction.cell_base + work.local),
                         beat.beat.eq(cycle),
                         beat.first.eq(phase == 0),
-                        beat.last.eq(last_phase),
+                        beat.last.eq(work.last_phase),
                     ]
-                    with m.If((cycle == 0) & completes):
+                    with m.If((cycle == 0) & work.completes):
                         m.d.sync += [since_row.eq(self.spacing - 1), row_issued.eq(1)]
                     with m.If(cycle == config.slot - 1):
                         m.d.sync += [cycle.eq(0), phase.eq(phase + 1),
                                      phase_row.eq(phase_row + instruction.phase_stride)]
-                        with m.If(last_phase):
+                        with m.If(work.last_phase):
                             m.d.sync += [phase.eq(0), phase_row.eq(0), slot.eq(slot + 1)]
-                            with m.If(last_slot):
+                            with m.If(work.last_slot):
                                 m.d.sync += [slot.eq(0), row.eq(row + 1), has_row.eq(~is_last), has_before.eq(1)]
                                 with m.If(Mux(project, is_last, ~has_row)):
                                     m.next = "FLUSH"
@@ -199,6 +226,28 @@ class Assemble(wiring.Component):
                     m.next = "IDLE"
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         return beat, row_issued
+
+    def _work(self, m, instruction, project, place):
+        """The work of the slot at ``place``."""
+        row, slot, phase, _, _, has_row, has_before, _ = place
+        kind = Signal(3)
+        works = Signal()
+        drains = Signal()
+        last_phase = Signal()
+        last_slot = Signal()
+        completes = Signal()
+        behind = (slot >= 3) & ~project
+        on_time = has_row & ~behind
+        delayed = behind & has_before
+        m.d.comb += [
+            kind.eq(Array(ORDER)[slot]),
+            works.eq(on_time | delayed),
+            drains.eq(works & (project | (kind != Kind.CELL_TANH))),
+            last_phase.eq((phase == instruction.phase_last) | (~project & (kind == Kind.CELL_TANH)) | ~works),
+            last_slot.eq(project | (slot == len(ORDER) - 1)),
+            completes.eq(works & last_phase & last_slot),
+        ]
+        return Work(kind, works, drains, last_phase, last_slot, completes, local=Mux(behind, row - 1, row))
 
     def _control(self, m, beat, settings):
         """The beat follows its drain through the array to the slices."""

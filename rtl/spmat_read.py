@@ -81,62 +81,26 @@ class SpmatRead(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.weights = weights = memory.Memory(
-            shape=config.entry_bits, depth=config.entry_depth, init=[], attrs=block_ram(config.entry_depth))
-        m.submodules.bases = bases = memory.Memory(
-            shape=config.position_bits, depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
-        base_write = bases.write_port()
-        base_read = bases.read_port(domain="comb")
-        write = weights.write_port()
-        read = weights.read_port()
         token = self.tokens.payload
         go = self.entries.ready
-
         left = Signal(config.count_bits)
         none = Signal(init=1)  # left == 0
         fresh = Signal(init=1)
-        address = Signal(len(read.addr), reset_less=True)
         position = Signal(config.position_bits, reset_less=not config.stream)
-        # A stream goes on where it is.
-        jumps = fresh & ~self.streamed if config.stream else fresh
-        where = Mux(jumps, base_read.data, position)
-        wants = ~none | (self.tokens.valid & ~token.end)
-        ends = none & self.tokens.valid & token.end
         takes, skips, finishes = Signal(), Signal(), Signal()
         stages = [Signal(Entry(config), name=f"stage{k}") for k in range(3)]
         valids = Signal(3)
         fetch = stages[0]
-
+        address, encoded, base = self._memories(m, token, go)
+        # A stream goes on where it is.
+        jumps = fresh & ~self.streamed if config.stream else fresh
+        where = Mux(jumps, base, position)
         m.d.comb += [
-            base_write.addr.eq(self.base_operation),
-            base_write.data.eq(self.base),
-            base_write.en.eq(self.base_valid),
-            base_read.addr.eq(token.operation),
-            write.addr.eq(self.load.address),
-            write.data.eq(self.load.data),
-            write.en.eq(self.load_valid),
-            read.addr.eq(address),
-            read.en.eq(go),
             self.tokens.ready.eq(go & none & (takes | finishes)),
             self.entries.valid.eq(valids[2]),
             self.entries.payload.eq(stages[2]),
         ]
-
-        if config.stream:
-            there, beyond = self._ahead(m, position, go & (takes | skips), go & finishes)
-            block = where[:bits_for(config.entry_depth // BLOCKS - 1)]
-            m.d.comb += [
-                takes.eq(wants & there),
-                skips.eq(ends & beyond & there),
-                finishes.eq(ends & ~beyond),
-            ]
-            m.d.sync += [
-                self.released.eq(go & (takes | skips) & self.streamed & block.all()),
-                self.starved.eq(go & wants & ~there),
-            ]
-        else:
-            m.d.comb += [takes.eq(wants), finishes.eq(ends)]
-
+        self._choose(m, token, none, position, where, takes, skips, finishes)
         with m.If(go):
             m.d.sync += [
                 valids.eq((valids << 1) | takes | finishes),
@@ -145,8 +109,8 @@ class SpmatRead(wiring.Component):
                 fetch.end.eq(finishes),
                 stages[1].eq(stages[0]),
                 stages[2].eq(stages[1]),
-                stages[2].weight.eq(read.data[:config.weight_bits]),
-                stages[2].skip.eq(read.data[config.weight_bits:]),
+                stages[2].weight.eq(encoded[:config.weight_bits]),
+                stages[2].skip.eq(encoded[config.weight_bits:]),
             ]
             with m.If(takes | skips):
                 m.d.sync += [address.eq(where), position.eq(where + 1), fresh.eq(0)]
@@ -159,6 +123,53 @@ class SpmatRead(wiring.Component):
             with m.Elif(takes):
                 m.d.sync += [left.eq(left - 1), none.eq(left == 1)]
         return m
+
+    def _memories(self, m, token, go):
+        """The weights, and the bases of operations. Returns the weights' address, the line read there two cycles later,
+        and the base of the token's operation."""
+        config = self._config
+        m.submodules.weights = weights = memory.Memory(
+            shape=config.entry_bits, depth=config.entry_depth, init=[], attrs=block_ram(config.entry_depth))
+        m.submodules.bases = bases = memory.Memory(
+            shape=config.position_bits, depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
+        base_write = bases.write_port()
+        base_read = bases.read_port(domain="comb")
+        write = weights.write_port()
+        read = weights.read_port()
+        address = Signal(len(read.addr), reset_less=True)
+        m.d.comb += [
+            base_write.addr.eq(self.base_operation),
+            base_write.data.eq(self.base),
+            base_write.en.eq(self.base_valid),
+            base_read.addr.eq(token.operation),
+            write.addr.eq(self.load.address),
+            write.data.eq(self.load.data),
+            write.en.eq(self.load_valid),
+            read.addr.eq(address),
+            read.en.eq(go),
+        ]
+        return address, read.data, base_read.data
+
+    def _choose(self, m, token, none, position, where, takes, skips, finishes):
+        """What happens next, while entries are taken: ``takes`` an entry, ``skips`` a line that only other PEs need, or
+        ``finishes`` an operation."""
+        go = self.entries.ready
+        wants = ~none | (self.tokens.valid & ~token.end)
+        ends = none & self.tokens.valid & token.end
+        if not self._config.stream:
+            m.d.comb += [takes.eq(wants), finishes.eq(ends)]
+            return
+        there, beyond = self._ahead(m, position, go & (takes | skips), go & finishes)
+        block = where[:bits_for(self._config.entry_depth // BLOCKS - 1)]
+        m.d.comb += [
+            takes.eq(wants & there),
+            skips.eq(ends & beyond & there),
+            finishes.eq(ends & ~beyond),
+        ]
+        m.d.sync += [
+            self.released.eq(go & (takes | skips) & self.streamed & block.all()),
+            self.starved.eq(go & wants & ~there),
+        ]
 
     def _ahead(self, m, position, advances, finishes):
         """Whether the entry at ``position`` is there, and whether the operation has lines beyond it, found out a cycle
