@@ -113,8 +113,6 @@ class FrameInput(wiring.Component):
             oldest.eq(oldest ^ self.take),
             fill.eq(fill ^ finished),
         ]
-        flags = word.word_select
-        bits = config.activation_bits
         with m.FSM():
             with m.State("START"):
                 m.next = "HEADER"
@@ -124,34 +122,44 @@ class FrameInput(wiring.Component):
                 m.d.comb += self.beats.ready.eq(formatted & (occupied != 2))
                 with m.If(accepted):
                     m.d.sync += index.eq(0)
-                    for buffer in range(2):
-                        with m.If(fill == buffer):
-                            m.d.sync += [
-                                active[buffer].eq(Cat(flags(c, bits)[0] for c in range(config.channels))),
-                                reset[buffer].eq(Cat(flags(c, bits)[1] for c in range(config.channels))),
-                            ]
+                    self._voices(m, fill, active, reset)
                     m.d.comb += self.short.eq(self.beats.payload.last)
                     with m.If(~self.beats.payload.last):
                         m.next = "COLUMNS"
             with m.State("COLUMNS"):
                 m.d.comb += [self.beats.ready.eq(~self.hold), self.write_valid.eq(accepted)]
                 with m.If(accepted):
-                    at_end = index + 1 == count
                     m.d.sync += index.eq(index + 1)
-                    m.d.comb += [
-                        finished.eq(at_end & self.beats.payload.last),
-                        self.short.eq(~at_end & self.beats.payload.last),
-                        self.long.eq(at_end & ~self.beats.payload.last),
-                    ]
-                    with m.If(self.beats.payload.last):
-                        m.next = "HEADER"
-                    with m.Elif(at_end):
-                        m.next = "DISCARD"
+                    self._column(m, index + 1 == count, finished)
             with m.State("DISCARD"):
                 m.d.comb += self.beats.ready.eq(1)
                 with m.If(accepted & self.beats.payload.last):
                     m.next = "HEADER"
         return m
+
+    def _voices(self, m, fill, active, reset):
+        """Keep the header's flags with the buffer that the frame goes to."""
+        channels, bits = range(self._config.channels), self._config.activation_bits
+        flags = self.beats.payload.data.word_select
+        for buffer in range(2):
+            with m.If(fill == buffer):
+                m.d.sync += [
+                    active[buffer].eq(Cat(flags(c, bits)[0] for c in channels)),
+                    reset[buffer].eq(Cat(flags(c, bits)[1] for c in channels)),
+                ]
+
+    def _column(self, m, at_end, finished):
+        """A column was taken, the last that fits if ``at_end``: is the frame of the right length?"""
+        last = self.beats.payload.last
+        m.d.comb += [
+            finished.eq(at_end & last),
+            self.short.eq(~at_end & last),
+            self.long.eq(at_end & ~last),
+        ]
+        with m.If(last):
+            m.next = "HEADER"
+        with m.Elif(at_end):
+            m.next = "DISCARD"
 
 
 class FrameOutput(wiring.Component):

@@ -229,22 +229,15 @@ class ControlRegisters:
             core_reset.eq(~loader.loaded | reset | load | (core_reset & outstanding)),
         ]
         self._interrupts(m, writes["INTERRUPT"], enabled, pending, irq)
-        with m.If(writes["STATE_SELECT"] | writes["STATE_DATA"]):
-            m.d.sync += state_busy.eq(StateAccess.wait)
-        with m.Elif(state_busy != 0):
-            m.d.sync += state_busy.eq(state_busy - 1)
+        self._hold(m, writes["STATE_SELECT"] | writes["STATE_DATA"], state_busy)
         with m.If(writes["STATE_SELECT"]):
             m.d.sync += select.eq(bus.write_data)
         with m.If(control):
             m.d.sync += run.eq(_bit(bus.write_data, Control.RUN) & ~_bit(bus.write_data, Control.LOAD))
         with m.If(writes["INTERRUPT_ENABLE"]):
             m.d.sync += enabled.eq(bus.write_data)
-
-        values = {
-            "ID": MAGIC,
-            "VERSION": VERSION,
-            "FINGERPRINT": self._config.fingerprint,
-            "CAPACITY": self._config.pes | self._config.channels << 16 | self._config.groups << 24,
+        self._read(m, usable, {
+            **self._capacity(),
             "CONTROL": run,
             "STATUS": Cat(loader.loaded, loader.loading, core.idle & ~core_reset, core.waiting_frame,
                           core.results.valid & ~core.results.ready),
@@ -254,8 +247,7 @@ class ControlRegisters:
             "STATE_SELECT": select,
             "STATE_DATA": core.state_value,
             **(self._stream(m, writes) if self._reader else {}),
-        }
-        self._read(m, values, usable)
+        })
 
     def _decode(self, m: Module, usable: Signal, state_busy: Signal) -> dict[str, Signal]:
         """A pulse for each register that is written; the bus's answer to writes."""
@@ -269,6 +261,23 @@ class ControlRegisters:
             bus.hold.eq(state_busy != 0),
         ]
         return writes
+
+    def _hold(self, m: Module, of_state: ValueLike, state_busy: Signal) -> None:
+        """Hold the bus for some time after an access to a state."""
+        with m.If(of_state):
+            m.d.sync += state_busy.eq(StateAccess.wait)
+        with m.Elif(state_busy != 0):
+            m.d.sync += state_busy.eq(state_busy - 1)
+
+    def _capacity(self) -> dict[str, int]:
+        """The registers that say which machine this is."""
+        config = self._config
+        return {
+            "ID": MAGIC,
+            "VERSION": VERSION,
+            "FINGERPRINT": config.fingerprint,
+            "CAPACITY": config.pes | config.channels << 16 | config.groups << 24,
+        }
 
     def _interrupts(self, m: Module, write: Signal, enabled: Signal, pending: Signal, irq: Signal) -> None:
         """INTERRUPT: bits are set by their events, and cleared by ones that are written."""
@@ -302,7 +311,7 @@ class ControlRegisters:
             "STREAM_ERROR": Cat(reader.error, Const(0, 6), reader.error_line),
         }
 
-    def _read(self, m: Module, values: dict[str, Any], usable: Signal) -> None:
+    def _read(self, m: Module, usable: Signal, values: dict[str, Any]) -> None:
         """The bus's answer to reads: a register's value, or half of a counter. Reading a counter's lower half keeps the
         upper one."""
         bus = self._bus

@@ -134,24 +134,29 @@ class SpMV(wiring.Component):
         self._multiply(m, go, decoded, under_way)
         return m
 
-    def _decode(self, m, go):
-        """Stages 3 and 4: the entry's row, then its accumulator's address and its aligned weight."""
-        config = self._config
-        entry = self.entries.payload
+    def _context(self, m, operation):
+        """The contexts of the operations under way; returns that of ``operation``."""
         m.submodules.contexts = contexts = memory.Memory(
-            shape=Context(config), depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
+            shape=Context(self._config), depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
         write = contexts.write_port()
         read = contexts.read_port(domain="comb")
         m.d.comb += [
             write.addr.eq(self.context_operation),
             write.data.eq(self.context),
             write.en.eq(self.context_valid),
-            read.addr.eq(entry.operation),
+            read.addr.eq(operation),
+        ]
+        return read.data
+
+    def _decode(self, m, go):
+        """Stages 3 and 4: the entry's row, then its accumulator's address and its aligned weight."""
+        config = self._config
+        entry = self.entries.payload
+        context = self._context(m, entry.operation)
+        m.d.comb += [
             self.entries.ready.eq(go),
             self.columns.ready.eq(go & self.entries.valid & entry.first),
         ]
-
-        context = read.data
         row = Signal(config.count_bits, reset_less=True)
         phase = Signal(3, reset_less=True)
         offset = Signal(bits_for(config.accumulator_rows - 1), reset_less=True)
