@@ -335,7 +335,7 @@ def preset(name: str) -> Config:
     return PRESETS[name]
 
 
-def machine_config(machine):
+def machine_config(machine: str | Config) -> Config:
     """The `Config` of a machine that is given as one, or by a preset's name.
 
     Raises

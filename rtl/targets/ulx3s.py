@@ -181,7 +181,7 @@ def write(config, folder):
     try:
         files = {**sources(config), f"{NAME}.lpf": constraints()}
     except ImportError as error:
-        raise TargetError(f"needs the extra 'ulx3s': {error}") from None
+        raise TargetError(f"a package is missing ({error}): pip install 'openese[ulx3s]'") from None
     read = f"{NAME}.synthesis.v"
     files[read] = without_zeros("\n".join(text for name, text in files.items() if name.endswith(".v")))
     write_files(folder, files)

@@ -11,7 +11,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar, cast
@@ -21,10 +21,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from openese.sw.model.arrays import FloatArray
 
-__all__ = ["GATES", "G_ACTIVATIONS", "Dense", "Layer", "LayerTensors", "Matrix", "Model", "ModelError", "frozen",
-           "read_npz"]
+__all__ = ["GATES", "G_ACTIVATIONS", "TENSORS", "Dense", "Layer", "LayerTensors", "Matrix", "Model", "ModelError",
+           "frozen", "read_npz"]
 
 GATES = ("i", "f", "g", "o")
+TENSORS = ("w_x", "w_r", "bias", "peephole", "w_ym")
 G_ACTIVATIONS = ("tanh", "sigmoid")
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -114,8 +115,12 @@ class LayerTensors:
     def _owner(self) -> str:
         return f"layer {self.name!r}"
 
-    def _check(self, error: type[ValueError]) -> None:
-        """Raise ``error`` for tensors that do not fit each other, or an unknown activation."""
+    def _check(self, converted: Callable[[str, str, ArrayLike], NDArray[Any]], error: type[ValueError]) -> None:
+        """Convert the tensors, and raise ``error`` if they do not fit each other or the activation is unknown."""
+        for tensor in TENSORS:
+            value = getattr(self, tensor)
+            if value is not None:
+                object.__setattr__(self, tensor, converted(self._owner, tensor, value))
         if self.g_activation not in G_ACTIVATIONS:
             raise error(f"{self._owner} g_activation: expected {' or '.join(G_ACTIVATIONS)}, "
                         f"found {self.g_activation!r}")
@@ -172,11 +177,7 @@ class Layer(LayerTensors):
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
             raise ModelError(f"layer name must be a non-empty string, not {self.name!r}")
-        for tensor in ("w_x", "w_r", "bias", "peephole", "w_ym"):
-            value = getattr(self, tensor)
-            if value is not None:
-                object.__setattr__(self, tensor, _tensor(self._owner, tensor, value))
-        self._check(ModelError)
+        self._check(_tensor, ModelError)
 
     def matrices(self) -> Iterator[Matrix]:
         """The layer's matrices: w_x and w_r of each gate in turn, then w_ym."""
@@ -355,7 +356,7 @@ class Model:
                    head=Dense(**cast(Any, head)) if head else None, name=str(arrays.get("name", name)))
 
 
-_LAYER_KEYS = ("name", "w_x", "w_r", "bias", "peephole", "w_ym", "g_activation")
+_LAYER_KEYS = ("name", *TENSORS, "g_activation")
 _LAYER_KEY = re.compile(r"layer(0|[1-9][0-9]{0,3})\.")
 
 

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
-from openese.sw.model.layers import GATES, Dense, Layer, LayerTensors, Model, ModelError, frozen, read_npz
+from openese.sw.model.layers import GATES, TENSORS, Dense, Layer, LayerTensors, Model, ModelError, frozen, read_npz
 from openese.sw.model.report import Report
 
 __all__ = ["Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
@@ -31,7 +31,6 @@ SHIFTS = range(32)
 SELECTS = range(8)
 _VERSION = 1
 _WIDTHS = ("weight_bits", "activation_bits", "cell_bits", "accumulator_bits")
-_ARRAYS = ("w_x", "w_r", "bias", "peephole", "w_ym")
 
 
 class QuantizeError(ValueError):
@@ -169,11 +168,7 @@ class QuantizedLayer(LayerTensors):
     g_activation: str = "tanh"
 
     def __post_init__(self) -> None:
-        for tensor in _ARRAYS:
-            value = getattr(self, tensor)
-            if value is not None:
-                object.__setattr__(self, tensor, _integers(self._owner, tensor, value))
-        self._check(QuantizeError)
+        self._check(_integers, QuantizeError)
         for field in ("w_x_fraction", "w_r_fraction", "align_x", "align_r"):
             object.__setattr__(self, field, tuple(int(n) for n in getattr(self, field)))
             if len(getattr(self, field)) != 4:
@@ -313,7 +308,7 @@ class QuantizedModel:
         arrays: dict[str, ArrayLike] = {"manifest": json.dumps(self._manifest()),
                                         "sigmoid_table": self.sigmoid_table, "tanh_table": self.tanh_table}
         for number, layer in enumerate(self.layers):
-            for tensor in _ARRAYS:
+            for tensor in TENSORS:
                 if getattr(layer, tensor) is not None:
                     arrays[f"layer{number}.{tensor}"] = getattr(layer, tensor)
         if self.head is not None:
@@ -323,7 +318,7 @@ class QuantizedModel:
 
     def _manifest(self) -> dict[str, Any]:
         layers = [{field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)
-                   if field.name not in _ARRAYS} for layer in self.layers]
+                   if field.name not in TENSORS} for layer in self.layers]
         return {"openese-quantized": _VERSION, "name": self.name, "config": dataclasses.asdict(self.config),
                 "sigmoid_range": self.sigmoid_range, "tanh_range": self.tanh_range, "layers": layers,
                 "report": None if self.report is None else self.report.to_dict()}
@@ -356,7 +351,7 @@ class QuantizedModel:
                                 f"this program reads {_VERSION}")
         layers = []
         for number, fields in enumerate(manifest["layers"]):
-            keys = {tensor: f"layer{number}.{tensor}" for tensor in _ARRAYS}
+            keys = {tensor: f"layer{number}.{tensor}" for tensor in TENSORS}
             fields |= {tensor: arrays[key] for tensor, key in keys.items() if key in arrays}
             layers.append(QuantizedLayer(**fields))
         head = None

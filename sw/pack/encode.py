@@ -151,8 +151,8 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Encode
     """
     limit = 1 << (config.weight_bits - 1)
     if matrix.size and (matrix.max() >= limit or matrix.min() < -limit):
-        raise EncodeError(f"a weight of {matrix.max()} or {matrix.min()} does not fit {config.weight_bits} "
-                          "bits")
+        worst = matrix.max() if matrix.max() >= limit else matrix.min()
+        raise EncodeError(f"a weight of {worst} does not fit {config.weight_bits} bits")
     pe, local, column, values = _locate(matrix, config)
     columns = matrix.shape[-1]
     # Padded lengths of each (column, PE), from the gaps between the non-zeros.

@@ -28,7 +28,7 @@ from openese.rtl.activation import Activation
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
-from openese.sw.model.layers import GATES, Layer, Model
+from openese.sw.model.layers import GATES, TENSORS, Layer, Model
 from openese.sw.model.quantized import (
     SELECTS,
     SHIFTS,
@@ -140,7 +140,7 @@ def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:
 
 def _in_formats(layer: Layer, old: QuantizedLayer, formats: Formats, config: Config) -> QuantizedLayer:
     owner = f"layer {layer.name!r}"
-    for tensor in ("w_x", "w_r", "bias", "peephole", "w_ym"):
+    for tensor in TENSORS:
         shape, expected = (None if array is None else np.shape(array)
                            for array in (getattr(layer, tensor), getattr(old, tensor)))
         if shape != expected:

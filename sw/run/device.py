@@ -157,7 +157,8 @@ class Device:
             raise ValueError(f"frames: expected shape (T, {self.channels}, {self.model.inputs}), found {x.shape}")
         limit = 1 << (self._image.config.activation_bits - 1)
         if x.size and (x.max() >= limit or x.min() < -limit):
-            raise ValueError(f"frames: {x.max()} or {x.min()} does not fit {self._image.config.activation_bits} bits")
+            worst = x.max() if x.max() >= limit else x.min()
+            raise ValueError(f"frames: {worst} does not fit {self._image.config.activation_bits} bits")
         shape = (steps, self.channels)
         running = np.ones(shape, bool) if active is None else np.broadcast_to(np.asarray(active, bool), shape)
         anew = np.zeros(shape, bool) if reset is None else np.array(np.broadcast_to(np.asarray(reset, bool), shape))
@@ -221,7 +222,8 @@ class Device:
             if values.shape != words.shape:
                 raise ValueError(f"{name} of layer {layer!r}: expected shape {words.shape}, found {values.shape}")
             if values.size and (values.max() >= limit or values.min() < -limit):
-                raise ValueError(f"{name} of layer {layer!r}: {values.max()} or {values.min()} does not fit")
+                worst = values.max() if values.max() >= limit else values.min()
+                raise ValueError(f"{name} of layer {layer!r}: {worst} does not fit {limit.bit_length()} bits")
         self._fresh[channel] = not any(np.any(part) for layer in state for part in layer)
         if self._fresh[channel]:
             return

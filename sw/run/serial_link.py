@@ -65,7 +65,7 @@ class SerialLink:
         try:
             import serial
         except ImportError:
-            raise LinkError(f"{port}: a serial port needs the extra 'serial' (pyserial)") from None
+            raise LinkError(f"{port}: a serial port needs pyserial: pip install 'openese[serial]'") from None
         self.config = config
         self.repeated = 0
         self._name = port

@@ -20,20 +20,20 @@ def plan(config, **options):
 
 def test_measured_as_predicted_and_as_traced():
     of_tiny = plan(preset("tiny"))
-    found, = measured(of_tiny)
+    result, = measured(of_tiny)
     predicted = estimate(of_tiny)
-    assert found["bit_exact"] and found["memory"] is None
-    assert found["cycles_per_step"] == predicted.cycles_per_step
-    assert found["busy"] == pytest.approx(predicted.busy)
-    assert found["one_voice_cycles"] == found["first_frame_cycles"] > found["cycles_per_step"]
+    assert result["bit_exact"] and result["memory"] is None
+    assert result["cycles_per_step"] == predicted.cycles_per_step
+    assert result["busy"] == pytest.approx(predicted.busy)
+    assert result["one_voice_cycles"] == result["first_frame_cycles"] > result["cycles_per_step"]
     in_waveform = traced(of_tiny)
-    assert in_waveform["cycles_per_step"] == found["cycles_per_step"]
-    assert in_waveform["busy"] == pytest.approx(found["busy"], rel=1e-3)
+    assert in_waveform["cycles_per_step"] == result["cycles_per_step"]
+    assert in_waveform["busy"] == pytest.approx(result["busy"], rel=1e-3)
 
 
 def test_weights_from_each_memory():
     config = preset("tiny").replace(weight_bits=12, index_bits=4, entry_depth=1024, stream=True)
-    found = measured(plan(config, stream=True))
-    assert [row["memory"] for row in found] == list(MEMORIES)
-    assert all(row["bit_exact"] for row in found)
-    assert found[0]["cycles_per_step"] <= found[-1]["cycles_per_step"]
+    results = measured(plan(config, stream=True))
+    assert [row["memory"] for row in results] == list(MEMORIES)
+    assert all(row["bit_exact"] for row in results)
+    assert results[0]["cycles_per_step"] <= results[-1]["cycles_per_step"]

@@ -81,8 +81,8 @@ def test_spoiled_bytes_are_survived(board, image):
             for _ in range(8):
                 x = frames(rng, 4)
                 assert (device.run(x) == reference.run(x)).all()
-                for found, expected in zip(device.get_state(1), reference.get_state(1), strict=True):
-                    assert (found.c == expected.c).all() and (found.y == expected.y).all()
+                for state, expected in zip(device.get_state(1), reference.get_state(1), strict=True):
+                    assert (state.c == expected.c).all() and (state.y == expected.y).all()
         finally:
             board.spoil(0)
         assert board.spoiled > before and link.repeated > 0

@@ -43,10 +43,10 @@ def test_a_new_enough_system_verilator_comes_first(tmp_path, monkeypatch):
     program(tmp_path / "old", "verilator", "#!/bin/sh\necho Verilator 5.006 2023-01-22\n")
     new = program(tmp_path / "new", "verilator", "#!/bin/sh\necho Verilator 5.036 2025-04-27\n")
     monkeypatch.setenv("PATH", f"{tmp_path / 'old'}:{tmp_path / 'new'}:{os.environ['PATH']}")
-    found = verilator.find.__wrapped__()
-    assert found.executable == new
-    assert found.version == "Verilator 5.036 2025-04-27"
-    assert found.environment["PATH"].startswith(f"{tmp_path / 'new'}:")
+    tool = verilator.find.__wrapped__()
+    assert tool.executable == new
+    assert tool.version == "Verilator 5.036 2025-04-27"
+    assert tool.environment["PATH"].startswith(f"{tmp_path / 'new'}:")
 
 
 def test_the_launcher_of_the_package_is_not_called(tmp_path, monkeypatch):

@@ -98,8 +98,8 @@ def test_states_are_read_and_written(config):
     both = Both(config, (5, (9, 6), 7), seed=3)
     both.step(2)
     for channel in range(config.channels):
-        for found, expected in zip(both.device.get_state(channel), both.reference.get_state(channel), strict=True):
-            assert (found.c == expected.c).all() and (found.y == expected.y).all()
+        for state, expected in zip(both.device.get_state(channel), both.reference.get_state(channel), strict=True):
+            assert (state.c == expected.c).all() and (state.y == expected.y).all()
     state = random_state(both.rng, both.model)
     for machine in (both.device, both.reference):
         machine.set_state(config.channels - 1, state)

@@ -67,9 +67,9 @@ def test_an_error_answer_names_the_access(simulator):
 def test_frames(simulator, valid, ready):
     simulator.pace(valid, ready, seed=4)
     header, columns = frames(4, 30, 7)
-    found_header, found = simulator.run_frames(header, columns, 7)
-    np.testing.assert_array_equal(found_header, header & 1)
-    np.testing.assert_array_equal(found, columns + 1)
+    received_header, received = simulator.run_frames(header, columns, 7)
+    np.testing.assert_array_equal(received_header, header & 1)
+    np.testing.assert_array_equal(received, columns + 1)
 
 
 def test_pace_slows_the_stream(simulator):

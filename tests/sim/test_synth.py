@@ -51,16 +51,16 @@ def estimated(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("family", "least", "most"), [("xcu", 3, 4), ("ecp5", 3, 5)])
 def test_a_circuit_is_counted(estimated, family, least, most):
-    found = estimated(family)
-    one, top = found["blocks"]["PE"], found["blocks"]["Top"]
+    figures = estimated(family)
+    one, top = figures["blocks"]["PE"], figures["blocks"]["Top"]
     assert (one["instances"], one["FF"], top["FF"]) == (2, 52, 8)
     assert "LUTRAM" not in one and top["LUTRAM"] >= 8
-    assert found["total"]["FF"] == 2 * 52 + 8
-    assert found["total"]["LUT"] == 2 * one["LUT"] + top["LUT"]
+    assert figures["total"]["FF"] == 2 * 52 + 8
+    assert figures["total"]["LUT"] == 2 * one["LUT"] + top["LUT"]
     # The function of 36 bits takes 2 or 3 levels, and one more gates the sum; a chain adds.
-    assert least <= found["depth"]["PE"]["luts"] <= most
-    assert found["depth"]["PE"]["chains"] == 1
-    assert found["depth"]["Top"]["luts"] >= 1
+    assert least <= figures["depth"]["PE"]["luts"] <= most
+    assert figures["depth"]["PE"]["chains"] == 1
+    assert figures["depth"]["Top"]["luts"] >= 1
 
 
 def test_an_output_that_follows_an_input_is_refused(monkeypatch, estimated):

@@ -45,8 +45,8 @@ def run(tmp_path_factory):
 def test_a_waveform_counts_as_the_counters_do(run):
     path, counted = run
     names = ("core.array.busy", "core.array.padding", "core.assemble.drain", "core.controller.step")
-    found = np.array(list(samples(path, names))).sum(axis=0)
-    assert dict(zip(("busy", "padding", "drain", "steps"), found.tolist(), strict=True)) == counted
+    totals = np.array(list(samples(path, names))).sum(axis=0)
+    assert dict(zip(("busy", "padding", "drain", "steps"), totals.tolist(), strict=True)) == counted
     assert counted["busy"] > 0 and counted["steps"] == 2
 
 

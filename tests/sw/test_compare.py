@@ -36,7 +36,7 @@ def test_layer_after_layer_equals_the_whole_models(held, monkeypatch):
     report = compare.compare(MODEL, QUANTIZED, FRAMES, {})
     machine = Reference(QUANTIZED, 3)
     exact = observed(lambda observe: floating.run(MODEL, FRAMES, observe=observe))
-    found = observed(lambda observe: machine.run(QUANTIZED.quantize_input(FRAMES)[0], observe=observe))
+    integers = observed(lambda observe: machine.run(QUANTIZED.quantize_input(FRAMES)[0], observe=observe))
     assert report.saturations == machine.saturations and sum(machine.saturations.values()) > 0
     rows = {(row.layer, row.tensor): row for row in report.tensors}
     for number, (layer, error) in enumerate(zip(QUANTIZED.layers, report.outputs, strict=True)):
@@ -45,7 +45,7 @@ def test_layer_after_layer_equals_the_whole_models(held, monkeypatch):
             row, values = rows[layer.name, tensor], exact[number, tensor]
             assert (row.minimum, row.maximum, row.count) == (
                 pytest.approx(values.min()), pytest.approx(values.max()), values.size)
-            difference = np.ldexp(found[number, tensor].astype(float), -fraction) - values
+            difference = np.ldexp(integers[number, tensor].astype(float), -fraction) - values
             assert row.rms_error == pytest.approx(np.sqrt(np.mean(difference ** 2)))
         assert error.max_error == pytest.approx(np.abs(difference).max())
 

@@ -114,17 +114,17 @@ def test_it_agrees_with_the_papers_machine():
 @pytest.mark.parametrize("config, density, balanced, inputs, layers", SMALL)
 def test_every_cycle_of_a_step_has_its_cause(config, density, balanced, inputs, layers):
     plan = planned(config, density, balanced, inputs, layers)
-    found = estimate(plan)
-    assert (found.idle.sum(axis=0) == found.cycles_per_step).all()
-    assert sum(found.matrices.values()) == found.cycles_per_step
-    assert found.matrices.keys() == found.causes.keys()
-    assert found.counters["busy"] == sum(op.encoded.nonzeros.sum() for op in plan.operations)
-    assert found.counters["padding"] == sum(op.encoded.padding for op in plan.operations)
-    assert found.counters["steps"] == 1
-    assert found.idle[Activity.END].tolist() == [len(plan.operations)] * config.pes
-    assert 0 < found.busy <= 1
-    assert found.latency >= found.cycles_per_step
-    works = {name for name, table in found.causes.items() if table[Activity.BUSY].any()}
+    estimated = estimate(plan)
+    assert (estimated.idle.sum(axis=0) == estimated.cycles_per_step).all()
+    assert sum(estimated.matrices.values()) == estimated.cycles_per_step
+    assert estimated.matrices.keys() == estimated.causes.keys()
+    assert estimated.counters["busy"] == sum(op.encoded.nonzeros.sum() for op in plan.operations)
+    assert estimated.counters["padding"] == sum(op.encoded.padding for op in plan.operations)
+    assert estimated.counters["steps"] == 1
+    assert estimated.idle[Activity.END].tolist() == [len(plan.operations)] * config.pes
+    assert 0 < estimated.busy <= 1
+    assert estimated.latency >= estimated.cycles_per_step
+    works = {name for name, table in estimated.causes.items() if table[Activity.BUSY].any()}
     assert works == {f"{op.matrix} {op.layer}" for op in plan.operations if op.encoded.nonzeros.any()}
 
 

@@ -47,10 +47,10 @@ def test_a_file_gives_the_model_back(config, shape, tmp_path):
     model = random_quantized(2, config, *shape, peephole=shape != (5, 9))
     image = pack(schedule(model, config, stream=config.stream))
     image.save(tmp_path / "m.oese")
-    found = read(tmp_path / "m.oese")
+    loaded = read(tmp_path / "m.oese")
     assert (tmp_path / "m.oese").stat().st_size == image.bytes
-    assert same(found.model(), model)
-    assert found.manifest == image.manifest or found.manifest["operations"] == image.manifest["operations"]
+    assert same(loaded.model(), model)
+    assert loaded.manifest == image.manifest or loaded.manifest["operations"] == image.manifest["operations"]
 
 
 def test_sections_fill_whole_lines(image):
@@ -127,10 +127,10 @@ def test_memory_files_hold_the_memories(tmp_path):
     names = {path.name for path in paths}
     assert {"program.mem", "order.mem", "tables.mem", "weights_pe0.mem", "pointers_pe3.mem"} <= names
     for pe in range(TINY.pes):
-        found = [int(line, 16) for line in (tmp_path / f"weights_pe{pe}.mem").read_text().split()]
+        lines = [int(line, 16) for line in (tmp_path / f"weights_pe{pe}.mem").read_text().split()]
         weights = np.concatenate([operation.encoded.weights[:, pe] for operation in plan.operations]).astype(int)
         skips = np.concatenate([operation.encoded.skips[:, pe] for operation in plan.operations]).astype(int)
-        assert found == ((weights & 0xFFF) | skips << 12).tolist()
+        assert lines == ((weights & 0xFFF) | skips << 12).tolist()
 
 
 def test_what_is_short_is_named():

@@ -21,11 +21,11 @@ def layer_fields(**changes):
 
 def arrays(model):
     """All arrays of a model with their names."""
-    found = {f"{layer.name}.{field}": getattr(layer, field)
+    tensors = {f"{layer.name}.{field}": getattr(layer, field)
              for layer in model.layers for field in FIELDS[1:-1]}
     if model.head is not None:
-        found |= {"head.weight": model.head.weight, "head.bias": model.head.bias}
-    return found
+        tensors |= {"head.weight": model.head.weight, "head.bias": model.head.bias}
+    return tensors
 
 
 def assert_equal(a, b):

@@ -70,8 +70,8 @@ def test_padding_is_not_read():
     x = np.random.default_rng(SEED).normal(size=(6, 2, 3))
     other = x.copy()
     other[4:, 1] = 1e6
-    found, wanted = (run_float(net, frames, lengths=[6, 4])[0] for frames in (other, x))
-    np.testing.assert_array_equal(found, wanted)
+    y, wanted = (run_float(net, frames, lengths=[6, 4])[0] for frames in (other, x))
+    np.testing.assert_array_equal(y, wanted)
 
 
 def test_state_goes_on():

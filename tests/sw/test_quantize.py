@@ -28,8 +28,8 @@ def output_error(model, quantized, frames):
     """RMS difference of the integer reference from floating point at y, as a share of y's RMS."""
     exact, _ = floating.run(model, frames)
     x, _ = quantized.quantize_input(frames)
-    found = quantized.dequantize_output(Reference(quantized, frames.shape[1]).run(x))
-    return np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact ** 2))
+    y = quantized.dequantize_output(Reference(quantized, frames.shape[1]).run(x))
+    return np.sqrt(np.mean((y - exact) ** 2) / np.mean(exact ** 2))
 
 
 def changed(layer, **tensors):
@@ -203,8 +203,8 @@ def test_matrices_of_zeros(zeros):
     frames = speech_like(12, 20, 2, 6)
     quantized = quantize(model, frames, TINY)
     exact, _ = floating.run(model, frames)
-    found = quantized.dequantize_output(Reference(quantized, 2).run(quantized.quantize_input(frames)[0]))
-    np.testing.assert_allclose(found, exact, atol=2e-3)
+    y = quantized.dequantize_output(Reference(quantized, 2).run(quantized.quantize_input(frames)[0]))
+    np.testing.assert_allclose(y, exact, atol=2e-3)
 
 
 def test_frames_of_zeros():

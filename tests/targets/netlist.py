@@ -25,8 +25,8 @@ def diagnostics(path, top):
     """Errors and warnings, one a line."""
     compilation, driver = elaborate(path, top)
     engine = driver.diagEngine
-    return [engine.formatMessage(found) for found in compilation.getAllDiagnostics()
-            if engine.getSeverity(found.code, found.location).name != "Ignored"]
+    return [engine.formatMessage(diagnostic) for diagnostic in compilation.getAllDiagnostics()
+            if engine.getSeverity(diagnostic.code, diagnostic.location).name != "Ignored"]
 
 
 def registers(path, top):
@@ -35,10 +35,10 @@ def registers(path, top):
     assigned = {}
     for text in re.split(r"(?m)^(?=module )", path.read_text())[1:]:
         assigned[re.match(r"module (\w+)", text)[1]] = set(re.findall(r"(?m)^ +(\w+)(?:\[[\d:]+\])? <= ", text))
-    found = set()
+    names = set()
 
     def walk(instance, prefix):
-        found.update(f"{prefix}{name}_reg" for name in assigned[instance.definition.name])
+        names.update(f"{prefix}{name}_reg" for name in assigned[instance.definition.name])
         for member in instance.body:
             if member.kind == pyslang.ast.SymbolKind.Instance:
                 walk(member, f"{prefix}{member.name}/")
@@ -46,4 +46,4 @@ def registers(path, top):
     compilation, _ = elaborate(path, top)
     for instance in compilation.getRoot().topInstances:
         walk(instance, "")
-    return found
+    return names

@@ -61,13 +61,13 @@ def named(calls, *names):
 # -- the folders -----------------------------------------------------------------------------------
 
 def test_a_folder_is_the_same_to_the_byte(tmp_path):
-    found = []
+    written = []
     for seed in ("1", "2"):
         subprocess.run([sys.executable, "-m", "openese", "build", "--config", "tiny", "--target", "kcu105", "-o",
                         tmp_path / seed], check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed})
-        found.append({path: file.read_bytes() for path, file in files(tmp_path / seed).items()})
-    assert found[0] == found[1]
-    assert not any(b"\r" in text or str(tmp_path).encode() in text for text in found[0].values())
+        written.append({path: file.read_bytes() for path, file in files(tmp_path / seed).items()})
+    assert written[0] == written[1]
+    assert not any(b"\r" in text or str(tmp_path).encode() in text for text in written[0].values())
 
 
 def test_no_file_places_anything(folders):
@@ -103,21 +103,21 @@ def test_yosys_elaborates_the_verilog(folders):
 def test_ports_are_those_of_the_verilog(config, folders):
     compilation, _ = netlist.elaborate(folders / "ooc" / "openese.v", "openese")
     (top,) = compilation.getRoot().topInstances
-    found = {port.name: (port.direction.name.lower(), port.type.bitWidth) for port in top.body.portList}
-    assert found == {port.name: (port.direction, port.width) for port in ports(config)}
+    elaborated = {port.name: (port.direction.name.lower(), port.type.bitWidth) for port in top.body.portList}
+    assert elaborated == {port.name: (port.direction, port.width) for port in ports(config)}
 
 
 def test_every_port_is_on_a_bus(config):
     """A bus's VALID is driven from the side that its description names; its data are whole bytes."""
     declared = {port.name: port for port in ports(config)}
-    found = buses(config)
-    assert sorted(physical for bus in found.values() for physical in bus.ports.values()) == sorted(declared)
-    for bus in found.values():
+    grouped = buses(config)
+    assert sorted(physical for bus in grouped.values() for physical in bus.ports.values()) == sorted(declared)
+    for bus in grouped.values():
         for logical, physical in bus.ports.items():
             if logical in ("TVALID", "ARVALID", "AWVALID", "WVALID"):
                 assert declared[physical].direction == ("out" if bus.master else "in"), physical
     for name in ("s_axis", "m_axis"):
-        assert declared[f"{name}_tdata"].width == 8 * int(found[name].parameters["TDATA_NUM_BYTES"])
+        assert declared[f"{name}_tdata"].width == 8 * int(grouped[name].parameters["TDATA_NUM_BYTES"])
 
 
 # -- constraints -----------------------------------------------------------------------------------
@@ -210,18 +210,18 @@ def test_component_is_ip_xact(folders):
 def test_component_has_every_file(folders, described):
     named_files = {text_of(file, "name") for file in described.iterfind(".//spirit:file", SPIRIT)}
     assert named_files == set(files(folders / "ip")) - {"component.xml", "package.tcl", "settings.tcl"}
-    sets = {text_of(found, "name") for found in described.iterfind(".//spirit:fileSet", SPIRIT)}
+    sets = {text_of(file_set, "name") for file_set in described.iterfind(".//spirit:fileSet", SPIRIT)}
     views = [view for view in described.iterfind(".//spirit:view", SPIRIT)]
     assert {text_of(view, "fileSetRef", "localName") for view in views} == sets
     assert {text_of(view, "modelName") for view in views} == {"openese", None}
 
 
 def test_component_describes_the_machine(config, described):
-    found = {}
+    described_ports = {}
     for port in described.iterfind(".//spirit:port", SPIRIT):
         left = text_of(port, "wire", "vector", "left")
-        found[text_of(port, "name")] = (text_of(port, "wire", "direction"), 1 + int(left) if left else 1)
-    assert found == {port.name: (port.direction, port.width) for port in ports(config)}
+        described_ports[text_of(port, "name")] = (text_of(port, "wire", "direction"), 1 + int(left) if left else 1)
+    assert described_ports == {port.name: (port.direction, port.width) for port in ports(config)}
     interfaces = {text_of(bus, "name"): {text_of(entry, "logicalPort", "name"): text_of(entry, "physicalPort", "name")
                                          for entry in bus.iterfind(".//spirit:portMap", SPIRIT)}
                   for bus in described.iterfind(".//spirit:busInterface", SPIRIT)}
