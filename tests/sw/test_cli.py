@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line, from a model to outputs, and how it says no."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -347,3 +348,13 @@ def test_simulated(folder, openese):
     openese("compile both.npz --preset tiny --calibrate x3.npy -o both")
     assert "cycles each" in openese("run both x3.npy -o y.npy --backend sim --check")
     outputs_close("y.npy", "both.npz", Sequences.load("x3.npy"))
+
+
+@pytest.mark.sim
+def test_board_prints_its_port_and_ends_by_ctrl_c(tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "openese", "board", "--preset", "tiny"], text=True,
+                               stdout=subprocess.PIPE, cwd=Path(cli.__file__).parents[2])
+    port = process.stdout.readline().strip()
+    assert Path(port).is_char_device()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
