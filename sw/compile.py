@@ -336,7 +336,7 @@ def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
         For frames or lengths of the wrong shape, or weights that no format of the machine can hold.
     """
     network, config = _network(network), machine_config(machine)
-    x = np.asarray(frames, np.float64)
+    x: FloatArray = np.asarray(frames, np.float64)
     x = x[:, None] if x.ndim == 2 else x
     if lengths is not None:
         x, _ = check_sequences(x, lengths, network.inputs)

@@ -159,10 +159,10 @@ def test_a_machine_by_any_option_is_the_same(folder, openese):
     for option in options:
         openese(f"quantize net.npz {option} --calibrate x.npy -o found.npz")
         assert QuantizedNetwork.load("found.npz").config.fingerprint == wanted.fingerprint, option
-    assert QuantizedNetwork.load("found.npz").config.name == "tiny"
+    assert QuantizedNetwork.load("found.npz").config.name == "tiny with channels=4"
     openese("quantize net.npz --config whole.toml --set channels=2 --calibrate x.npy -o found.npz")
     found = QuantizedNetwork.load("found.npz").config
-    assert (found.name, found.fingerprint) == ("mine", CONFIG.fingerprint)
+    assert (found.name, found.fingerprint) == ("mine with channels=2", CONFIG.fingerprint)
 
 
 def test_a_folder_for_several_machines_is_refused(folder, openese):
