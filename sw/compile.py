@@ -21,7 +21,7 @@ from openese.sw import files, importers
 from openese.sw.cycles.model import estimate
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import Model
-from openese.sw.model.network import Network
+from openese.sw.model.network import Network, check_sequences
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image
 from openese.sw.pack.image import pack as pack_image
@@ -67,7 +67,7 @@ class OutputError:
 
 @dataclass(frozen=True)
 class MachineLoad:
-    """What one image takes of its machine.
+    """The share of a machine that one image takes.
 
     Attributes
     ----------
@@ -77,6 +77,8 @@ class MachineLoad:
         Size of the image.
     memories : dict
         By field of `Config`, such as ``entry_depth``: lines taken, lines that there are.
+    streamed : bool
+        Whether the weights are read from memory in every step, so that they take no ``entry_depth``.
     least_cycles : int
         Entries of the fullest PE: no step takes fewer cycles.
     cycles_per_step : int, optional
@@ -89,6 +91,7 @@ class MachineLoad:
     name: str
     bytes: int
     memories: Mapping[str, tuple[int, int]]
+    streamed: bool
     least_cycles: int
     cycles_per_step: int | None
     cycles_at_rest: int | None
@@ -325,16 +328,18 @@ def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
         Real input, such as the network will meet.
     machine : str or `Config`
     lengths : integers (B,), optional
-        Frames of each sequence, where they are padded to the longest.
+        Frames of each sequence, where they are padded to the longest. The padding counts as frames of zeros.
 
     Raises
     ------
-    QuantizeError
-        For frames of the wrong shape, or weights that no format of the machine can hold.
+    QuantizeError, ModelError
+        For frames or lengths of the wrong shape, or weights that no format of the machine can hold.
     """
     network, config = _network(network), machine_config(machine)
-    x = np.asarray(frames, np.float64)
+    x: FloatArray = np.asarray(frames, np.float64)
     x = x[:, None] if x.ndim == 2 else x
+    if lengths is not None:
+        x, _ = check_sequences(x, lengths, network.inputs)
     if network.plain:
         models = [quantize_model(network.model, x, config)]
         return QuantizedNetwork(tuple(models), network, _reported_error(models))
@@ -445,19 +450,20 @@ def _measured_error(network: Network, models: Sequence[QuantizedModel], x: Float
     counts = None if lengths is None else np.minimum(np.asarray(lengths)[:voices], steps)
     body = Network(stages=network.stages, name=network.name)
     exact, _ = body.run(x, [FloatRunner(direction.model) for direction in network.directions], counts)
-    found, _ = body.run(x, [MachineRunner(Reference(model, voices)) for model in models], counts)
-    difference = found - exact
+    integers, _ = body.run(x, [MachineRunner(Reference(model, voices)) for model in models], counts)
+    difference = integers - exact
     return OutputError(float(np.sqrt(np.mean(exact**2))), float(np.sqrt(np.mean(difference**2))),
                        float(np.abs(difference).max()), steps, voices)
 
 
 def _load(image: Image) -> MachineLoad:
-    """What an image takes of its machine; the cycle model runs where that is quick."""
+    """The share of its machine that an image takes; the cycle model runs where that is quick."""
     manifest, config = image.manifest, image.config
     memories = {name: (need, getattr(config, name)) for name, need in manifest["needs"].items()}
     least = sum(operation["lines"] for operation in manifest["operations"])
+    streamed = Section.STREAM in image.sections
     steady = rest = None
     if least <= _CYCLE_MODEL_ENTRIES:
-        found = estimate(schedule(image.model(), config, stream=Section.STREAM in image.sections))
-        steady, rest = found.cycles_per_step, found.latency
-    return MachineLoad(manifest["name"], image.bytes, memories, least, steady, rest)
+        times = estimate(schedule(image.model(), config, stream=streamed))
+        steady, rest = times.cycles_per_step, times.latency
+    return MachineLoad(manifest["name"], image.bytes, memories, streamed, least, steady, rest)

@@ -91,7 +91,7 @@ class _Memory:
     def block_rams(self, family: _Family) -> float:
         # A lane begins at a whole byte of 9 bits.
         width = self.width if self.lanes == 1 else 9 * ceil(self.width / self.lanes / 9) * self.lanes
-        taken, cost = min((self._row(width, *ram) for ram in family.rams), key=lambda found: found[1])
+        taken, cost = min((self._row(width, *ram) for ram in family.rams), key=lambda row: row[1])
         bits = self.width / family.lut_bits
         in_luts = (family.lut_cost * ceil(self.depth / family.lut_rows) * (bits if family.lut_parts else ceil(bits))
                    + self._choice(family.lut_rows))
@@ -99,13 +99,13 @@ class _Memory:
 
     def _row(self, width: int, taken: float, cost: int, address_bits: int, widest: int) -> tuple[float, float]:
         """Block RAMs and cost, where all are used in the cheapest of their shapes."""
-        found = []
+        shapes = []
         for step, bits in enumerate((1, 2, 4, 9, 18, 36, 72)):
             if bits <= widest:
                 rows = 1 << (address_bits - step)
                 number = ceil(width / bits) * ceil(self.depth / rows)
-                found.append((number * taken, number * cost + self._choice(rows)))
-        return min(found, key=lambda pair: pair[1])
+                shapes.append((number * taken, number * cost + self._choice(rows)))
+        return min(shapes, key=lambda shape: shape[1])
 
     def _choice(self, rows: int) -> float:
         """Cost of choosing among memories of so many rows each."""
@@ -140,9 +140,9 @@ def block_rams(config: Config, family: str) -> float:
 
 def multipliers(config: Config, family: str) -> int:
     """Multipliers of a machine: DSP slices for ``"xcu"``, multipliers of 18 x 18 bits for ``"ecp5"``."""
-    found = _FAMILIES[family]
-    a_product = 1 if config.operand_bits <= found.operand_bits else 2
-    return config.multipliers * a_product + config.slices * config.slice_width * found.lane_multipliers
+    traits = _FAMILIES[family]
+    each = 1 if config.operand_bits <= traits.operand_bits else 2
+    return config.multipliers * each + config.slices * config.slice_width * traits.lane_multipliers
 
 
 def _short(config: Config, device: Device) -> list[str]:

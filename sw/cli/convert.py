@@ -21,7 +21,7 @@ from openese.sw.cli.options import (
     parse_density,
     select_option,
 )
-from openese.sw.compile import CompiledNetwork, QuantizedNetwork, random_frames
+from openese.sw.compile import QuantizedNetwork, random_frames
 from openese.sw.compile import compile as compile_network
 from openese.sw.compile import pack as pack_network
 from openese.sw.compile import prune as prune_network
@@ -119,7 +119,9 @@ def pack(quantized: Path, output: Path, folder: Path | None) -> None:
       openese pack quantized.npz -o net.img
     """
     compiled = pack_network(QuantizedNetwork.load(quantized))
-    _save(compiled, output)
+    compiled.save(output)
+    for image in compiled.images:
+        show.image(image)
     if folder is not None:
         for number, image in enumerate(compiled.images):
             write_memory_files(image, folder if len(compiled.images) == 1 else folder / str(number))
@@ -148,7 +150,9 @@ def compile_(file: Path, output: Path, select: str | None, density: Sequence[str
                                    calibrate=sequences.frames, lengths=sequences.lengths, tell=tell)
         tell("counting cycles")
         summary = compiled.summary
-    _save(compiled, output)
+    compiled.save(output)
+    for image in compiled.images:
+        show.image(image, memories=False)
     show.summary(summary)
 
 
@@ -164,9 +168,3 @@ def _calibration(network: Network, path: Path | None) -> Sequences:
         return Sequences.load(path)
     click.echo("openese: no --calibrate FRAMES: number formats are chosen on random numbers, a guess", err=True)
     return Sequences(random_frames(network))
-
-
-def _save(compiled: CompiledNetwork, path: Path) -> None:
-    compiled.save(path)
-    for image in compiled.images:
-        show.image(image)

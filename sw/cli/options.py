@@ -98,8 +98,8 @@ def _machine(default: str | None, preset: str | None, file: str | None, part: Pa
         raise click.UsageError("--set needs --preset NAME or --config FILE")
     else:
         return None
-    changes = dict(map(_setting, settings))
-    return config.replace(**changes) if changes else config
+    changed = config.replace(**dict(map(_setting, settings)))
+    return config if changed == config else changed.replace(name=f"{config.name} with {', '.join(settings)}")
 
 
 def _preset(where: str, name: object) -> Config:

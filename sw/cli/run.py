@@ -129,9 +129,9 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda steps: bar.advance(task, steps)
 
 
-def check(found: FloatArray, wanted: FloatArray) -> None:
+def check(outputs: FloatArray, wanted: FloatArray) -> None:
     """Fail unless all output words are the reference's."""
-    different = int(np.count_nonzero(found != wanted))
+    different = int(np.count_nonzero(outputs != wanted))
     if different:
-        raise files.FileError(f"{different:,} of {found.size:,} output words differ from the reference's")
-    show.line(f"all {found.size:,} output words are the reference's")
+        raise files.FileError(f"{different:,} of {outputs.size:,} output words differ from the reference's")
+    show.line(f"all {outputs.size:,} output words are the reference's")

@@ -49,25 +49,25 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def notes(network: Network) -> None:
-    """What the importer has to say."""
+    """The notes of the importer."""
     for note in network.notes:
         line(f"note: {note}")
 
 
-def entries(found: Sequence[Entry]) -> None:
-    """What can be selected in a file."""
-    if not found:
+def entries(listed: Sequence[Entry]) -> None:
+    """The parts of a file that can be selected."""
+    if not listed:
         line("nothing that looks like an LSTM")
         return
-    _table(["name ", "kind ", "what it is "],
+    _table(["name ", "kind ", "contents "],
            [(entry.name, entry.kind, f"refused: {entry.problem}" if entry.problem else entry.summary)
-            for entry in found])
+            for entry in listed])
 
 
-def network(found: Network) -> None:
+def network(model: Network) -> None:
     """Layers and directions of a model, and the notes of its import."""
     rows = []
-    for number, stage in enumerate(found.stages):
+    for number, stage in enumerate(model.stages):
         for direction in stage.directions:
             for layer in direction.model.layers:
                 traits = [name for name, has in (
@@ -77,11 +77,11 @@ def network(found: Network) -> None:
                 rows.append((number, layer.name, "reverse" if direction.reverse else "forward", layer.inputs,
                              layer.cells, layer.outputs, f"{layer.weights:,}", f"{layer.density:.1%}",
                              ", ".join(traits)))
-    head = "" if found.head is None else f", then a dense head of {found.head.weight.shape[0]} on the host"
-    line(f"{found.name}: {found.inputs} inputs, {found.outputs} outputs{head}")
+    head = "" if model.head is None else f", then a dense head of {model.head.weight.shape[0]} on the host"
+    line(f"{model.name}: {model.inputs} inputs, {model.outputs} outputs{head}")
     _table(["stage", "layer ", "direction ", "inputs", "cells", "outputs", "weights", "density", "with "],
            rows)
-    notes(found)
+    notes(model)
 
 
 def counts(rows: Sequence[MatrixCounts]) -> None:
@@ -92,20 +92,20 @@ def counts(rows: Sequence[MatrixCounts]) -> None:
 
 
 def quantized(model: QuantizedModel) -> None:
-    """Formats of a quantized model and what they cost on the calibration frames."""
+    """The formats of a quantized model, and their errors on the calibration frames."""
     measured = model.report
     config = model.config
     line(f"{model.name}: {config.weight_bits}-bit weights, {config.activation_bits}-bit activations, "
-         f"for config {config.name}")
+         f"for machine {config.name}")
     if measured is None:
         return
     _table(["layer ", "tensor ", "least", "most", "bits", "fraction", "saturated", "of", "RMS error"],
            [(row.layer, row.tensor, f"{row.minimum:.4g}", f"{row.maximum:.4g}", row.bits, row.fraction,
              f"{row.saturated:,}", f"{row.count:,}", f"{row.rms_error:.2g}") for row in measured.tensors])
-    for found in measured.outputs:
-        line(f"{found.layer}: output differs from floating point by RMS {found.rms_error:.3g}, at most "
-             f"{found.max_error:.3g}, of RMS {found.rms_output:.3g}")
-    line(f"saturations in {measured.steps:,} steps of {measured.voices:,} voices: "
+    for output in measured.outputs:
+        line(f"{output.layer}: output differs from floating point by RMS {output.rms_error:.3g}, at most "
+             f"{output.max_error:.3g}, of RMS {output.rms_output:.3g}")
+    line(f"saturations in {measured.steps:,} steps x {measured.voices:,} voices: "
          f"{measured.saturations['cell']:,} cell, {measured.saturations['output']:,} output")
 
 
@@ -116,10 +116,10 @@ def _parameters(layer: Mapping[str, Any]) -> int:
                + layer["projection"] * outputs * cells)
 
 
-def image(found: Image) -> None:
-    """What an image holds, and what it takes of the machine."""
-    manifest, config = found.manifest, found.config
-    line(f"{manifest['name']}: {found.bytes:,} bytes for config {config.name} ({config.pes} PEs x "
+def image(held: Image, memories: bool = True) -> None:
+    """The contents of an image, and, with ``memories``, the shares of the machine's memories that they take."""
+    manifest, config = held.manifest, held.config
+    line(f"{manifest['name']}: {held.bytes:,} bytes for machine {config.name} ({config.pes} PEs x "
          f"{config.channels} channels, fingerprint {config.fingerprint:08x}); "
          f"dense in float32 {4 * sum(map(_parameters, manifest['layers'])):,} bytes")
     _table(["layer ", "matrix ", "columns", "non-zeros", "per PE, least", "most", "padding"],
@@ -127,13 +127,14 @@ def image(found: Image) -> None:
              row["columns"], f"{row['nonzeros']:,}", row["entries_min"], row["entries_max"],
              f"{row['padding'] / max(1, row['padding'] + row['nonzeros']):.1%}")
             for row in manifest["operations"]])
-    _table(["memory ", "taken", "of", "share"],
-           [(name, f"{need:,}", f"{getattr(config, name):,}", f"{need / getattr(config, name):.0%}")
-            for name, need in manifest["needs"].items()])
+    if memories:
+        _table(["memory ", "taken", "of", "share"],
+               [(name, f"{need:,}", f"{getattr(config, name):,}", f"{need / getattr(config, name):.0%}")
+                for name, need in manifest["needs"].items()])
 
 
 def ran(machines: Sequence[Machine], input_saturations: int) -> None:
-    """What the machines counted while they ran."""
+    """The counters of the machines after a run."""
     for machine in machines:
         if isinstance(machine, Device):
             seen, config = machine.counters(), machine.model.config
@@ -158,23 +159,25 @@ def _frames(steps: int, voices: int) -> str:
     return f"{steps:,} step{'s' if steps > 1 else ''} x {voices:,} voice{'s' if voices > 1 else ''}"
 
 
-def summary(found: Summary) -> None:
+def summary(figures: Summary) -> None:
     """The figures that tell whether a compiled network is good enough."""
-    if found.error is not None:
-        error = found.error
+    if figures.error is not None:
+        error = figures.error
         line(f"error against floating point: RMS {error.rms_error:.3g}, at most {error.max_error:.3g}, of outputs of "
              f"RMS {error.rms_output:.3g}; measured on {_frames(error.steps, error.voices)}")
-    if found.calibration is not None:
-        line(f"calibrated on {_frames(*found.calibration)}")
-    for load in found.loads:
-        name = f"{load.name}: " if len(found.loads) > 1 else ""
+    if figures.calibration is not None:
+        line(f"calibrated on {_frames(*figures.calibration)}")
+    for load in figures.loads:
+        name = f"{load.name}: " if len(figures.loads) > 1 else ""
         if load.cycles_per_step is None:
             line(f"{name}cycles a step: {load.least_cycles:,} at least; the model is too large for the cycle model")
         else:
             line(f"{name}cycles a step: {load.cycles_per_step:,} in steady state; {load.cycles_at_rest:,} from a frame "
                  "to its answer at rest (cycle model)")
-        shares = ", ".join(f"{field} {taken / there:.0%}" for field, (taken, there) in load.memories.items())
-        line(f"{name}memories taken: {shares}")
+        shares = [f"{field} {taken / there:.0%}" for field, (taken, there) in load.memories.items()]
+        if load.streamed:
+            shares[0] = "weights from memory in every step"
+        line(f"{name}memories taken: {', '.join(shares)}")
 
 
 def presets() -> None:
@@ -189,7 +192,7 @@ def presets() -> None:
 
 
 def real_time(shipped: Recognizer, voices: int) -> None:
-    """How fast the machine would be."""
+    """The speed of the machine at 200 MHz."""
     config, cycles = shipped.image.config, shipped.cycles_per_step()
     seconds = cycles / CLOCK
     line(f"{config.pes} PEs x {config.channels} channels: {cycles:,} cycles for 10 ms of {config.channels} voices, "
@@ -197,9 +200,9 @@ def real_time(shipped: Recognizer, voices: int) -> None:
          f"{f', {-(-voices // config.channels)} turns' if voices > config.channels else ''}")
 
 
-def error(found: FloatArray, exact: FloatArray) -> None:
-    """How far outputs are from the float model's."""
-    difference = found - exact
+def error(outputs: FloatArray, exact: FloatArray) -> None:
+    """The difference of outputs from those of the network in floating point."""
+    difference = outputs - exact
     line(f"against floating point: RMS error {np.sqrt(np.mean(difference**2)):.3g}, at most "
          f"{np.abs(difference).max(initial=0):.3g}, of RMS {np.sqrt(np.mean(exact**2)):.3g}")
 

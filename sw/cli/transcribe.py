@@ -52,11 +52,11 @@ def transcribe(files: Sequence[Path], output: Path | None, backend: str, config:
     recordings = [audio.read(path) for path in files]
     with ExitStack() as stack:
         machine = open_machine(shipped.image, backend, stack, voices=len(files))
-        found = _recognized(shipped, recordings, machine, backend)
+        heard = _recognized(shipped, recordings, machine, backend)
     if backend == "sim":
         twin = _recognized(shipped, recordings, reference(shipped.image, len(files)), "reference")
-        check(np.concatenate([one.logits for one in found]), np.concatenate([one.logits for one in twin]))
-    transcripts = {"machine": found, "the same weights in float": shipped.run_float(recordings)}
+        check(np.concatenate([one.logits for one in heard]), np.concatenate([one.logits for one in twin]))
+    transcripts = {"machine": heard, "the same weights in float": shipped.run_float(recordings)}
     if other is not None:
         title = "dense, in float" if beside is None else beside.stem
         transcripts[title] = shipped.run_float(recordings, other, shipped.penalty_for(other))
@@ -68,7 +68,7 @@ def transcribe(files: Sequence[Path], output: Path | None, backend: str, config:
         show.line("No comparison with the dense network: this installation does not hold it. For a row of it, take "
                   "sw/speech/dense.npz from the project's repository and give --beside dense.npz.")
     if output is not None:
-        _draw(output, files, recordings, found)
+        _draw(output, files, recordings, heard)
 
 
 def _other(beside: Path | None) -> Model | None:
@@ -96,11 +96,11 @@ def _recognized(shipped: "Recognizer", recordings: Sequence[FloatArray], machine
 
 
 def _draw(output: Path, files: Sequence[Path], recordings: Sequence[FloatArray],
-          found: "Sequence[Transcript]") -> None:
+          heard: "Sequence[Transcript]") -> None:
     """One PNG, or a folder of them."""
     from openese.sw.speech import picture
     if len(files) > 1:
         output.mkdir(parents=True, exist_ok=True)
-    for number, (path, recording, transcript) in enumerate(zip(files, recordings, found, strict=True)):
+    for number, (path, recording, transcript) in enumerate(zip(files, recordings, heard, strict=True)):
         target = output if len(files) == 1 else output / f"{number:02d}-{path.stem}.png"
         picture.draw(path.name, recording, transcript, target)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line, from a model to outputs, and how it says no."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -158,10 +159,10 @@ def test_a_machine_by_any_option_is_the_same(folder, openese):
     for option in options:
         openese(f"quantize net.npz {option} --calibrate x.npy -o found.npz")
         assert QuantizedNetwork.load("found.npz").config.fingerprint == wanted.fingerprint, option
-    assert QuantizedNetwork.load("found.npz").config.name == "tiny"
+    assert QuantizedNetwork.load("found.npz").config.name == "tiny with channels=4"
     openese("quantize net.npz --config whole.toml --set channels=2 --calibrate x.npy -o found.npz")
     found = QuantizedNetwork.load("found.npz").config
-    assert (found.name, found.fingerprint) == ("mine", CONFIG.fingerprint)
+    assert (found.name, found.fingerprint) == ("mine with channels=2", CONFIG.fingerprint)
 
 
 def test_a_folder_for_several_machines_is_refused(folder, openese):
@@ -347,3 +348,13 @@ def test_simulated(folder, openese):
     openese("compile both.npz --preset tiny --calibrate x3.npy -o both")
     assert "cycles each" in openese("run both x3.npy -o y.npy --backend sim --check")
     outputs_close("y.npy", "both.npz", Sequences.load("x3.npy"))
+
+
+@pytest.mark.sim
+def test_board_prints_its_port_and_ends_by_ctrl_c(tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "openese", "board", "--preset", "tiny"], text=True,
+                               stdout=subprocess.PIPE, cwd=Path(cli.__file__).parents[2])
+    port = process.stdout.readline().strip()
+    assert Path(port).is_char_device()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0

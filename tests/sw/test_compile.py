@@ -82,6 +82,15 @@ def test_frames_of_one_voice_need_no_axis_for_it(plain, frames):
     assert one.models[0].report == same.models[0].report
 
 
+def test_padding_counts_as_zeros(plain, frames):
+    padded, zeros = frames.copy(), frames.copy()
+    padded[10:, 2], zeros[10:, 2] = 1e6, 0
+    one, same = (openese.quantize(plain, given, "tiny", lengths=[30, 30, 10, 30, 30]) for given in (padded, zeros))
+    assert one.models[0].report == same.models[0].report == openese.quantize(plain, zeros, "tiny").models[0].report
+    with pytest.raises(ValueError, match="lengths: expected 5 whole numbers of 0 to 30"):
+        openese.quantize(plain, frames, "tiny", lengths=[31, 1, 1, 1, 1])
+
+
 def test_what_was_saved_is_loaded(plain, frames, compiled, tmp_path):
     compiled.save(tmp_path / "net.img")
     bare = openese.CompiledNetwork.load(tmp_path / "net.img")
