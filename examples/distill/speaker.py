@@ -9,12 +9,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
+import openese
 from examples.distill.task import Task
 from examples.distill.voices import SEED, heard
 from examples.zoo import mel
 from examples.zoo.packages import package_folder
-from openese.rtl.config import preset
-from openese.sw import importers
 from openese.sw.training import relative_error
 
 __all__ = ["Embedder", "Speaker", "equal_error_rate"]
@@ -55,7 +54,7 @@ class Speaker(Task):
     """Resemblyzer, 40 -> 256 -> 256 -> 256 and a linear head, which runs on the host."""
 
     name: str = "speaker"
-    config: object = preset("ese")
+    config: object = openese.preset("ese")
     updates: int = 4000
     batch: int = 16
     steps: int = mel.FRAMES
@@ -75,7 +74,7 @@ class Speaker(Task):
         return sum(map(relative_error, layers, dense_layers)) + 2 * (1 - cosine).mean()
 
     def imported(self, path):
-        return importers.load(path, "layers.0,layers.1,layers.2,linear")
+        return openese.load(path, "layers.0,layers.1,layers.2,linear")
 
     def features(self, audio):
         return mel.spectrogram(mel.normalized(audio))

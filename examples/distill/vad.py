@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+import openese
 from examples.distill.task import Task
 from examples.distill.voices import SEED, Voice, heard
 from examples.silero_vad.network import THRESHOLD, Silero
-from openese.rtl.config import preset
-from openese.sw import importers
 from openese.sw.reference.floating import run as run_float
 from openese.sw.speech.features import RATE
 from openese.sw.training import relative_error
@@ -27,7 +26,7 @@ class Vad(Task):
     """Silero VAD's LSTM, 128 -> 128, with its unchanged decoder."""
 
     name: str = "vad"
-    config: object = preset("demo")
+    config: object = openese.preset("demo")
     updates: int = 8000
     batch: int = 24
     steps: int = 128
@@ -50,7 +49,7 @@ class Vad(Task):
         return torch.relu(y) @ weight[0, :, 0] + bias
 
     def imported(self, path):
-        return importers.load(path)
+        return openese.load(path)
 
     def features(self, audio):
         return self.silero.features(audio)

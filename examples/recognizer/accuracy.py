@@ -37,10 +37,10 @@ from examples.recognizer.score import compare, frames_of, score
 from examples.recognizer.ship import choose_penalty
 from examples.recognizer.speech import MissingData
 from examples.recognizer.train import PES, Batches, Run, load, train
+from openese import scan
 from openese.sw.cycles.model import estimate
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
-from openese.sw.training import scan
 
 DENSITIES = (0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)
 WEIGHT_BITS = (16, 10, 8, 6)  # in addition to the machine's 12

@@ -6,14 +6,11 @@ import dataclasses
 import numpy as np
 
 import openese
+from openese import Model, Network, Reference, preset
 from openese.rtl.activation import Activation
-from openese.rtl.config import preset
 from openese.rtl.fixed import round_shift, saturate
-from openese.sw.model.layers import Model
-from openese.sw.model.network import Network
 from openese.sw.model.quantized import activation_table
 from openese.sw.quantize.choose import quantize
-from openese.sw.reference.machine import Reference
 from openese.sw.run.runners import FloatRunner, MachineRunner
 from openese.sw.speech.recognizer import side_by_side
 

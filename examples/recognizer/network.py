@@ -5,11 +5,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from openese.sw.model.layers import Dense, Model, read_npz
-from openese.sw.model.network import Direction, Network, Stage
+from openese import LSTMP, Dense, Model, Network
+from openese.sw.model.layers import read_npz
+from openese.sw.model.network import Direction, Stage
 from openese.sw.speech.features import FEATURES
 from openese.sw.speech.phones import PHONES
-from openese.sw.training import LSTMP
 
 __all__ = ["Recognizer", "logits", "save_rounded"]
 

@@ -16,9 +16,10 @@ from torch.nn.functional import cross_entropy, softmax
 from torch.utils.data import DataLoader, Dataset
 
 from examples.recognizer.network import Recognizer
+from openese import Pruner
 from openese.sw.speech.features import STATIC, with_differences
 from openese.sw.speech.recognizer import DELAY
-from openese.sw.training import Pruner, fast_products
+from openese.sw.training import fast_products
 
 __all__ = ["PES", "Batches", "Run", "load", "train"]
 

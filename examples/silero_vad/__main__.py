@@ -18,11 +18,9 @@ from examples.silero_vad.density import KEEP, Trial, clips_option, lowest
 from examples.silero_vad.figures import Figures, Job, gather, table
 from examples.silero_vad.machine import Trace, Watched, trace
 from examples.silero_vad.task import Task
-from openese.rtl.config import PRESETS, Config
+from openese import PRESETS, Config, Device, Reference
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule as place
-from openese.sw.reference.machine import Reference
-from openese.sw.run.device import Device
 
 TRACE_SKIPS, TRACE_STEPS, TRACE_INTERVAL = 3, 2, 50  # steps, steps, cycles
 

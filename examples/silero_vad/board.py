@@ -9,6 +9,7 @@ a step at the real bit rate, without the host.
 import sys
 import time
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -19,14 +20,11 @@ from rich.table import Table
 from examples.silero_vad.clips import lay_out, schedule
 from examples.silero_vad.density import clips_option, trial
 from examples.silero_vad.task import Task
-from openese.rtl.config import PRESETS
+from openese import PRESETS, Device, Reference, SerialLink
 from openese.rtl.targets.ulx3s import CLOCK
 from openese.sim.board import BoardSimulator, Line
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule as place
-from openese.sw.reference.machine import Reference
-from openese.sw.run.device import Device
-from openese.sw.run.serial_link import SerialLink
 
 __all__ = ["main"]
 
@@ -38,6 +36,16 @@ def row(name: str, line: Line, share: int = 1) -> tuple[str, ...]:
     seconds = line.cycles / CLOCK
     return (name, f"{line.received / share:,.0f}", f"{line.sent / share:,.0f}", f"{line.cycles / share:,.0f}",
             f"{1e3 * seconds / share:,.2f}", f"{(line.received + line.sent) / seconds:,.0f}")
+
+
+def line_table(upload: Line, run: Line, steps: int, slow: bool) -> Table:
+    """Return the traffic of an upload and of a step as a table."""
+    table = Table(title="the serial line, from request to answer")
+    for heading in ("", "bytes in", "out", "cycles", f"ms at {CLOCK / 1e6:g} MHz", "bytes/s"):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row(*row("upload" if slow else "upload, DIP switch on", upload))
+    table.add_row(*row("a step", run, steps))
+    return table
 
 
 @click.command()
@@ -89,13 +97,8 @@ def main(density: float, steps: int, skip: int, slow_upload: bool, port: str | N
                   f"{config.channels} voices, density {density:.0%}, image of {image.words().nbytes:,} bytes; "
                   f"{repeated} requests repeated; {uploaded - began:.1f} s to upload, {ended - uploaded:.1f} s to run")
     if lines:
-        table = Table(title="on the serial line, from the first bit of a request to the last bit of its answer")
-        for heading in ("", "bytes in", "out", "cycles", f"ms at {CLOCK / 1e6:g} MHz", "bytes/s"):
-            table.add_column(heading, justify="right" if heading else "left")
-        table.add_row(*row("upload" if slow_upload else "upload, DIP switch on", lines[1].since(lines[0])))
-        run = lines[2].since(lines[1])
-        table.add_row(*row("a step", run, steps))
-        console.print(table)
+        upload, run = (after.since(before) for before, after in pairwise(lines))
+        console.print(line_table(upload, run, steps, slow_upload))
         console.print(f"{steps * config.channels * CLOCK / run.cycles:,.0f} frames/s, without the time of the host")
     sys.exit(1 if wrong else 0)
 

@@ -16,13 +16,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import openese
 from examples.silero_vad.clips import CLIPS, lay_out, pick_up, schedule
 from examples.silero_vad.task import Task
-from openese.rtl.config import PRESETS, Config
-from openese.sw.model.layers import Model
-from openese.sw.prune import prune
-from openese.sw.quantize.choose import QuantizedModel, quantize
-from openese.sw.reference.machine import Reference
+from openese import PRESETS, Config, Model, QuantizedModel, Reference
 
 __all__ = ["KEEP", "Trial", "clips_option", "lowest", "steps_down", "trial"]
 
@@ -62,14 +59,14 @@ class Trial:
 
 def trial(task: Task, density: float, config: Config) -> Trial:
     """Prune to ``density`` for the machine ``config``, quantize, and run all clips on the reference."""
-    pruned = prune(task.silero.lstm, density, config.pes, config.groups)
-    model = quantize(pruned, task.calibration_frames, config)
+    pruned = openese.prune(task.silero.lstm, density, config)
+    model, = openese.quantize(pruned, task.calibration_frames, config).models
     turns = schedule([len(vectors) for vectors in task.features], config.channels)
     frames, active, reset = lay_out(task.features, turns, config.channels)
     reference = Reference(model, config.channels)
     y = reference.run(model.quantize_input(frames)[0], active, reset)
     changed = task.changed(pick_up(model.dequantize_output(y), turns))
-    return Trial(density=density, pruned=pruned, model=model, changed=changed, kept=task.kept(changed),
+    return Trial(density=density, pruned=pruned.model, model=model, changed=changed, kept=task.kept(changed),
                  calibration=task.kept(changed, task.calibrates),
                  held_out=task.kept(changed, ~task.calibrates),
                  saturations=sum(reference.saturations.values()))

@@ -11,7 +11,7 @@ from rich.table import Table
 from examples.silero_vad.clips import Turn, pick_up
 from examples.silero_vad.density import Trial
 from examples.silero_vad.task import Task
-from openese.sw.pack.image import Image
+from openese import Image
 from openese.sw.pack.schedule import Schedule
 
 __all__ = ["Deviation", "Figures", "Job", "Matrix", "gather", "table"]

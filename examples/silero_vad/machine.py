@@ -7,9 +7,8 @@ from time import perf_counter
 
 import numpy as np
 
-from openese.rtl.config import Config
+from openese import Config, Simulator
 from openese.rtl.registers import ADDRESS, Control
-from openese.sim.simulator import Simulator
 
 __all__ = ["Trace", "Watched", "trace"]
 

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.numpy import load_file
 
-from openese.sw import importers
-from openese.sw.model.layers import Model
+import openese
 
 __all__ = ["SAMPLE_RATE", "WINDOW", "THRESHOLD", "MissingWeights", "Silero", "package_file", "windows"]
 
@@ -131,7 +130,7 @@ class Silero:
     """
 
     tensors: dict
-    lstm: Model
+    lstm: openese.Model
 
     def __post_init__(self):
         for name, shape in _SHAPES.items():
@@ -143,7 +142,7 @@ class Silero:
     def load(cls, path=None):
         """Return the network in a safetensors file, by default the one of the package ``silero-vad``."""
         path = path or package_file("silero_vad_16k.safetensors")
-        return cls(load_file(path), importers.load(path, "lstm_cell").model)
+        return cls(load_file(path), openese.load(path, "lstm_cell").model)
 
     def features(self, audio):
         """Return the LSTM's inputs (T, 128), float64, one row for each window of ``audio``."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the importers share."""
+"""Helpers for the tests of the importers."""
 
 import io
 import zipfile
@@ -14,17 +14,17 @@ from openese.sw.run.runners import FloatRunner
 
 
 def run_float(network: Network, x, **named):
-    """The float model of a network over whole sequences: outputs and final states."""
+    """Return the outputs and final states of a network in floating point over whole sequences."""
     return network.run(x, [FloatRunner(direction.model) for direction in network.directions], **named)
 
 
-def assert_close(found, expected):
-    """Equal to 1e-5, absolutely for small numbers and relatively for large ones."""
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+def assert_close(values, expected):
+    """Check that values are equal within 1e-5, absolute for small numbers and relative for large ones."""
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
 
 
 def damaged(data, count):
-    """``count`` copies of ``data`` with a few bytes changed, left out or put in; always the same."""
+    """Yield ``count`` copies of ``data`` with a few bytes changed, removed or inserted, the same in every run."""
     rng = np.random.default_rng(len(data))
     for _ in range(count):
         copy = bytearray(data)
@@ -40,9 +40,9 @@ def damaged(data, count):
 
 
 def assert_survives(path, damages=30):
-    """Reading damaged copies of a file works or is refused, and never fails in another way.
+    """Check that damaged copies of a file are read or refused, and never fail in another way.
 
-    Of a zip archive, which notices most damage by itself, each small member is damaged, too.
+    A zip archive notices most damage itself, so its small members are damaged too.
     """
     target = path.with_name(f"damaged{path.suffix}")
     copies = list(damaged(path.read_bytes(), damages))

@@ -80,7 +80,7 @@ def test_equals_keras(save, name, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_last_output_and_activation_are_said(save, suffix):
+def test_notes_name_the_last_output_and_the_activation(save, suffix):
     model = built(L.LSTM(4), L.Dense(2, activation="softmax"))
     network = importers.load(save(model, suffix))
     x = frames()
@@ -158,7 +158,7 @@ def test_weights_alone_are_refused(tmp_path):
 
 
 def rewritten(path, target, change):
-    """A copy of a .keras file whose weights were changed by ``change(h5 file)``."""
+    """Copy a .keras file with weights changed by ``change(h5 file)``."""
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as archive:
         for name in source.namelist():
             data = io.BytesIO(source.read(name))
@@ -230,5 +230,5 @@ def test_shapes_that_do_not_fit_are_named(save, tmp_path):
 
 
 def test_damaged_files(save):
-    """Not ``.h5``: from some damaged files the HDF5 library itself never returns."""
+    """Only ``.keras``: the HDF5 library hangs on some damaged ``.h5`` files."""
     assert_survives(save(built(lstm(4), L.Dense(2)), "keras"))

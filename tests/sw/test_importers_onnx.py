@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX LSTMs: the node tests that ONNX ships, random ones against onnxruntime, and graphs around them."""
+"""ONNX LSTMs: the node tests of ONNX, random nodes against onnxruntime, and graphs around LSTMs."""
 
 import re
 import warnings
@@ -24,13 +24,13 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
-#: How far the integer reference may be from the outputs that ONNX expects.
+#: The largest error of the reference against the outputs of ONNX's node tests.
 INTEGER_BOUND = 5e-4
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 
 
 def model_of(nodes, tensors, inputs=("X",), outputs=("Y",), opset=21):
-    """A model whose ``tensors`` are initializers and whose ``inputs`` are float."""
+    """Return a model with the initializers ``tensors`` and float inputs."""
     graph = helper.make_graph(
         nodes, "test", [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inputs],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
@@ -58,7 +58,7 @@ def saved(tmp_path, model, name="model.onnx"):
 
 
 def as_onnx(y, states):
-    """The network's outputs in ONNX's shapes: Y (T, D, B, H), Y_h and Y_c (D, B, H)."""
+    """Return the network's outputs in ONNX's shapes: Y (T, D, B, H), Y_h and Y_c (D, B, H)."""
     steps, voices, _ = y.shape
     return [y.reshape(steps, voices, len(states), -1).swapaxes(1, 2),
             np.stack([state[0].y for state in states]), np.stack([state[0].c for state in states])]
@@ -79,7 +79,7 @@ NODE_TESTS = node_tests()
 
 
 def node_network(tmp_path, name):
-    """A node test's network, its input (T, B, I), and its named outputs in ONNX's shapes for layout 0."""
+    """Return a node test's network, its input (T, B, I), and its outputs by name in ONNX's shapes for layout 0."""
     case = NODE_TESTS[name]
     node = case.model.graph.node[0]
     (values, expected), = case.data_sets
@@ -97,36 +97,36 @@ def node_network(tmp_path, name):
 @pytest.mark.parametrize("name", NODE_TESTS)
 def test_node(tmp_path, name):
     network, x, outputs = node_network(tmp_path, name)
-    found = dict(zip(("Y", "Y_h", "Y_c"), as_onnx(*run_float(network, x)), strict=True))
+    ours = dict(zip(("Y", "Y_h", "Y_c"), as_onnx(*run_float(network, x)), strict=True))
     assert outputs
-    for key, wanted in outputs.items():
-        assert_close(found[key], wanted)
+    for key, expected in outputs.items():
+        assert_close(ours[key], expected)
 
 
 @pytest.mark.parametrize("name", NODE_TESTS)
 def test_node_in_integers(tmp_path, name):
-    """The integer reference, 12-bit weights and 16-bit activations, is near enough for any use."""
+    """The reference with 12-bit weights and 16-bit activations is close to ONNX."""
     network, x, outputs = node_network(tmp_path, name)
     models = pipeline.quantize(network, x, preset("tiny")).models
     runners = [MachineRunner(Reference(model, channels=2)) for model in models]
-    found = dict(zip(("Y", "Y_h", "Y_c"), as_onnx(*network.run(x, runners)), strict=True))
-    for key, wanted in outputs.items():
-        assert abs(found[key] - wanted).max() < INTEGER_BOUND
+    integers = dict(zip(("Y", "Y_h", "Y_c"), as_onnx(*network.run(x, runners)), strict=True))
+    for key, expected in outputs.items():
+        assert abs(integers[key] - expected).max() < INTEGER_BOUND
 
 
 @pytest.mark.sim
 @pytest.mark.parametrize("name", [name for name in NODE_TESTS if re.search("peepholes|bidirectional", name)])
 def test_node_in_verilog(tmp_path, name):
-    """Every word of the machine's outputs and states is the integer reference's."""
+    """Every word of the machine's outputs and states equals the reference's."""
     network, x, _ = node_network(tmp_path, name)
     images = pipeline.pack(pipeline.quantize(network, x, "tiny")).images
     with ExitStack() as stack:
         links = [stack.enter_context(Simulator(image.config)) for image in images]
         devices = [MachineRunner(Device(link, image)) for link, image in zip(links, images, strict=True)]
-        found = as_onnx(*network.run(x, devices))
+        verilog = as_onnx(*network.run(x, devices))
     twins = [MachineRunner(Reference(image.model(), channels=2)) for image in images]
-    for ours, wanted in zip(found, as_onnx(*network.run(x, twins)), strict=True):
-        np.testing.assert_array_equal(ours, wanted)
+    for word, expected in zip(verilog, as_onnx(*network.run(x, twins)), strict=True):
+        np.testing.assert_array_equal(word, expected)
 
 
 def test_there_are_node_tests():
@@ -146,7 +146,7 @@ def runtime(model, **feeds):
 
 @st.composite
 def cases(draw):
-    """A random LSTM node: what its inputs hold, its attributes, and a batch."""
+    """Draw a random LSTM node: its tensors, its attributes, and a batch of frames."""
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     direction = draw(st.sampled_from(DIRECTIONS))
     ways = 2 if direction == "bidirectional" else 1
@@ -175,9 +175,9 @@ def test_random_nodes_equal_onnxruntime(tmp_path_factory, case):
     tensors, attributes, x = case
     model = model_of([lstm_node(tensors, **attributes)], tensors, outputs=("Y", "Y_h", "Y_c"))
     network = importers.load(saved(tmp_path_factory.mktemp("onnx"), model))
-    found = as_onnx(*run_float(network, x, lengths=tensors.get("sequence_lens")))
-    for result, wanted in zip(found, runtime(model, X=x), strict=True):
-        assert_close(result, wanted)
+    results = as_onnx(*run_float(network, x, lengths=tensors.get("sequence_lens")))
+    for result, expected in zip(results, runtime(model, X=x), strict=True):
+        assert_close(result, expected)
 
 
 @pytest.mark.parametrize("peepholes", [False, True])
@@ -194,7 +194,7 @@ def test_input_forget(tmp_path, direction, peepholes):
 
 
 def test_scaled_tanh(tmp_path):
-    """The inner scale goes into the weights of g; alpha and beta lists name only what takes them."""
+    """The inner scale moves into the weights of g. Lists of alpha and beta skip functions without them."""
     rng = np.random.default_rng(2)
     tensors = weights(rng, 3, 4, 2, peepholes=True)
     functions = ["Sigmoid", "ScaledTanh", "Tanh", "Sigmoid", "ScaledTanh", "ScaledTanh"]
@@ -266,7 +266,7 @@ def as_halves(tensors):
 
 
 def as_sliced(tensors):
-    """As exporters without constant folding leave them: pieces, sliced and put together."""
+    """As exporters without constant folding write them: slices that are concatenated."""
     nodes, pieces = [], {}
     for name, value in tensors.items():
         half = value.shape[1] // 2
@@ -333,7 +333,7 @@ def test_half_model(tmp_path):
 
 
 def zero_states(ways=1, cells=4):
-    """Zeros of the batch's size, as exporters make them."""
+    """Return nodes that make zeros of the batch's size, as exporters write them."""
     return [helper.make_node("Shape", ["X"], ["shape"]),
             helper.make_node("Gather", ["shape", "one"], ["voices"], axis=0),
             helper.make_node("Concat", ["ways", "voices", "cells"], ["state_shape"], axis=0),
@@ -342,7 +342,7 @@ def zero_states(ways=1, cells=4):
 
 
 def chain(rng, direction="forward", dense=True, activation=None):
-    """Two LSTMs with a linear layer between them, and a head: as exporters write it."""
+    """Return two LSTMs with a linear layer between them and a head, as exporters write them."""
     ways = 2 if direction == "bidirectional" else 1
     zero_nodes, tensors = zero_states(ways)
     for k, inputs in ((0, 3), (1, 5 if dense else 4 * ways)):
@@ -371,7 +371,7 @@ def chain(rng, direction="forward", dense=True, activation=None):
 
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_chain_is_taken_whole(tmp_path, direction, dense):
+def test_a_chain_is_imported_whole(tmp_path, direction, dense):
     rng = np.random.default_rng(6)
     model = chain(rng, direction, dense)
     path = saved(tmp_path, model)
@@ -414,7 +414,7 @@ def test_head_on_the_last_frame(tmp_path, last):
 
 
 def test_scrambled_features_are_no_head(tmp_path):
-    """A MatMul that reads frames as features is not a head, however well its size fits."""
+    """A MatMul that reads frames as features is not a head, even if its size fits."""
     rng = np.random.default_rng(9)
     tensors = weights(rng, 3, 4) | {"G": rng.normal(size=(4, 2)).astype(np.float32), "one": np.array([1])}
     nodes = [lstm_node(tensors, outputs=("Y0",), hidden_size=4),
@@ -431,7 +431,7 @@ def test_scrambled_features_are_no_head(tmp_path):
 
 @pytest.mark.parametrize("operator", ["If", "Loop"])
 def test_bodies(tmp_path, operator):
-    """LSTMs in the bodies of If and Loop, some of one name, with weights of the graph around them."""
+    """LSTMs in the bodies of If and Loop, some with equal names, with weights of the graph around them."""
     rng = np.random.default_rng(10)
     tensors = weights(rng, 3, 4)
     node = lstm_node(tensors, outputs=("Y0",), hidden_size=4)
@@ -448,14 +448,14 @@ def test_bodies(tmp_path, operator):
         outer = helper.make_node("Loop", ["", "cond"], ["Y"], name="loop", body=body)
         names = ["lstm"]
     path = saved(tmp_path, model_of([outer], tensors, inputs=("X", "cond")))
-    found = [entry.name for entry in importers.entries(path)]
-    assert len(found) == len(names) and found[0] == "lstm"
-    for name in found:
+    listed = [entry.name for entry in importers.entries(path)]
+    assert len(listed) == len(names) and listed[0] == "lstm"
+    for name in listed:
         layer = importers.load(path, name).model.layers[0]
         np.testing.assert_array_equal(layer.w_x[3], tensors["W"][0, 4:8])
 
 
-def test_states_from_the_graph_are_said(tmp_path):
+def test_notes_name_states_from_the_graph(tmp_path):
     tensors = weights(np.random.default_rng(11), 3, 4)
     node = lstm_node({*tensors, "initial_h", "sequence_lens"}, hidden_size=4)
     model = model_of([node], tensors, inputs=("X", "initial_h", "sequence_lens"))
@@ -509,7 +509,7 @@ def test_garbage(tmp_path, data):
 
 
 def test_silero_everywhere():
-    """The package's own files: in the open, in If bodies, and in half precision."""
+    """The package's own files: as a node, in If bodies, and in half precision."""
     from importlib.util import find_spec
     spec = find_spec("silero_vad")
     if spec is None:

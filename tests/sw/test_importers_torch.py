@@ -54,7 +54,7 @@ def lstms(draw):
 @given(lstms(), st.integers(1, 7), st.integers(1, 4), st.data())
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_random_lstms_equal_torch(lstm, steps, voices, data):
-    """Any nn.LSTM, from any start, with sequences of any lengths."""
+    """Any nn.LSTM, from any initial state, with sequences of any lengths."""
     network = from_torch.from_module(lstm).load()
     lengths = data.draw(st.lists(st.integers(1, steps), min_size=voices, max_size=voices), label="lengths")
     x = frames(steps, steps, voices, lstm.input_size)
@@ -66,14 +66,14 @@ def test_random_lstms_equal_torch(lstm, steps, voices, data):
     with torch.no_grad():
         out, (h, c) = lstm.double().eval()(packed, (torch.from_numpy(h0), torch.from_numpy(c0)))
     assert_close(y, nn.utils.rnn.pad_packed_sequence(out, total_length=steps)[0].numpy())
-    for found, wanted in zip(states, torch_states(network, h.numpy(), c.numpy()), strict=True):
-        for layer, (c_wanted, y_wanted) in zip(found, wanted, strict=True):
-            assert_close(layer.c, c_wanted)
-            assert_close(layer.y, y_wanted)
+    for state, torch_state in zip(states, torch_states(network, h.numpy(), c.numpy()), strict=True):
+        for layer, (torch_c, torch_y) in zip(state, torch_state, strict=True):
+            assert_close(layer.c, torch_c)
+            assert_close(layer.y, torch_y)
 
 
 def torch_states(network, h, c):
-    """PyTorch's (layers * ways, B, n) states as one State for each direction of the network."""
+    """Return PyTorch's states (layers * ways, B, n) as one State for each direction of the network."""
     from openese.sw.model.state import LayerState
     rows = iter(LayerState(c_row, h_row) for c_row, h_row in zip(c, h, strict=True))
     return [tuple(next(rows) for _ in direction.model.layers) for direction in network.directions]
@@ -113,7 +113,7 @@ def test_every_form_of_file(tmp_path, saver, named):
 
 
 def test_nothing_in_a_file_is_run(tmp_path):
-    """The file names os.system; it becomes an inert object, and the tensors beside it are read."""
+    """The file names os.system, which becomes an inert object; the tensors beside it are read."""
     class Evil:
         def __reduce__(self):
             import os
@@ -124,11 +124,11 @@ def test_nothing_in_a_file_is_run(tmp_path):
     assert importers.load(path).outputs == 3
     assert not (tmp_path / "ran").exists()
     torch.load(path, weights_only=False)
-    assert (tmp_path / "ran").exists(), "the file was no threat at all"
+    assert (tmp_path / "ran").exists(), "the file runs no code in PyTorch either"
 
 
 def test_a_file_cannot_change_the_importer(tmp_path):
-    """BUILD sets attributes of what a pickle made; functions of ours must not keep them."""
+    """A pickle's BUILD sets attributes of objects; functions of the importer must not keep them."""
     opcodes = (b"\x80\x02" b"ctorch._utils\n_rebuild_tensor_v2\n"
                b"}(X\x08\x00\x00\x00injectedK\x01u" b"b.")
     path = tmp_path / "evil.pt"
@@ -220,7 +220,7 @@ def test_cell_equals_torch():
     assert_close(run_float(from_torch.from_module(cell).load(), x)[0], outputs)
 
 
-def test_what_does_not_matter_is_said(tmp_path):
+def test_notes_name_ignored_attributes(tmp_path):
     path = tmp_path / "said.pt"
     torch.save(nn.LSTM(2, 3, 2, batch_first=True, dropout=0.5), path)
     notes = " ".join(importers.load(path).notes)
@@ -239,7 +239,7 @@ def test_other_float_types(tmp_path, dtype):
 
 
 def test_views_and_strides(tmp_path):
-    """Tensors that share a storage, transposed and offset in it."""
+    """Tensors that share a storage, transposed and with an offset."""
     lstm = nn.LSTM(4, 4)
     storage = torch.randn(2, 4, 16)
     state = OrderedDict(lstm.state_dict())

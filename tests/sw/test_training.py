@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainable cell and the pruner, against PyTorch, autograd and the machine's own software."""
+"""The cell for training and the pruner, against PyTorch, autograd and the machine's software."""
 
 import copy
 import time
@@ -28,7 +28,7 @@ T, B = 6, 3
 
 
 def cell(inputs, cells, outputs, peepholes, seed=1):
-    """A layer in float64 with random biases and peepholes too."""
+    """Return a layer in float64 with random weights, biases and peepholes."""
     torch.manual_seed(seed)
     layer = LSTMP(inputs, cells, outputs, peepholes, products=torch.float64).double()
     for parameter in (layer.bias, layer.peephole):
@@ -44,7 +44,7 @@ def start(layer):
 
 
 def plain_loop(layer, x, state):
-    """The cell of the paper, step by step under autograd."""
+    """Run the cell of the paper step by step under autograd."""
     c, y = state
     outputs = []
     peephole = torch.zeros(3, c.shape[1], dtype=x.dtype) if layer.peephole is None else layer.peephole
@@ -60,14 +60,14 @@ def plain_loop(layer, x, state):
 
 
 def gradients(layer, state, x, answer):
-    """Of a loss that depends on all outputs and on the last state."""
+    """Return the gradients of a loss that depends on all outputs and on the last state."""
     y, (c, last) = answer
     loss = (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum() + (c**2).sum() + last.sum()
     return torch.autograd.grad(loss, [x, *state, *layer.parameters()])
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_gradients_are_those_of_the_plain_loop(sizes):
+def test_gradients_equal_those_of_the_plain_loop(sizes):
     layer = cell(*sizes)
     x, state = torch.randn(T, B, sizes[0], dtype=torch.float64, requires_grad=True), start(layer)
     ours, plain = layer(x, state), plain_loop(layer, x, state)
@@ -119,7 +119,7 @@ def test_products_are_in_the_type_that_is_faster(slow, chosen, monkeypatch):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_what_is_exported_computes_the_same(sizes):
+def test_the_exported_layer_computes_the_same(sizes):
     layer = cell(*sizes)
     x = torch.randn(T, B, sizes[0], dtype=torch.float64)
     expected, _ = layer(x)
@@ -147,7 +147,7 @@ def same(network, model):
 
 @pytest.mark.parametrize("density", [0.1, {"w_x": 0.5, "w_r": 0.1}, {"lstm": {"w_ym": 0.25}}])
 @pytest.mark.parametrize("balanced", [True, False])
-def test_pruned_at_once_is_what_the_software_prunes(density, balanced):
+def test_pruning_at_once_equals_the_command(density, balanced):
     layer = LSTMP(30, 48, 16)
     expected = prune(Model(layers=(layer.layer(),)), density, 8, balanced=balanced)
     pruner = Pruner(layer, density, pes=8, balanced=balanced)
@@ -157,7 +157,7 @@ def test_pruned_at_once_is_what_the_software_prunes(density, balanced):
 
 
 def train(network, optimizer, after=lambda: None, steps=20):
-    """A few steps towards something."""
+    """Train for a few steps."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         x = torch.randn(5, 4, 10, generator=generator)
@@ -193,7 +193,7 @@ def test_density_falls_while_training_and_stays_balanced(make):
     assert all(abs(row.density - 0.25) < 0.05 for row in counts)
 
 
-def test_density_falls_from_what_it_is():
+def test_density_falls_from_its_present_value():
     network = LSTMP(10, 32, 16)
     Pruner(network, 0.25, pes=8).make_permanent()
     kept = network.w_r.detach() != 0
@@ -369,7 +369,7 @@ def test_a_scan_needs_something_to_prune():
 
 
 def on_machine(sizes, bits=12):
-    """A layer in the machine's arithmetic, and frames."""
+    """Return a layer in the machine's arithmetic, and frames."""
     layer = cell(*sizes).float()
     x = torch.randn(T, B, sizes[0], requires_grad=True)
     layer.quantize(x.detach().numpy(), preset("demo").replace(weight_bits=bits))
@@ -392,7 +392,7 @@ def test_the_forward_pass_is_the_reference(sizes, bits):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_gradients_through_the_machine_are_those_of_the_plain_loop_but_for_rounding(sizes):
+def test_gradients_through_the_machine_equal_the_plain_loop_up_to_rounding(sizes):
     layer, x = on_machine(sizes)
     state = State(torch.zeros(B, 12, requires_grad=True), torch.zeros(B, sizes[2] or 12, requires_grad=True))
     machine, plain = (gradients(layer, state, x, run(x, state)) for run in (layer, partial(plain_loop, layer)))
@@ -400,7 +400,7 @@ def test_gradients_through_the_machine_are_those_of_the_plain_loop_but_for_round
         torch.testing.assert_close(ours, exact, rtol=0, atol=0.01 * float(exact.abs().max()))
 
 
-def test_training_in_the_machine_s_arithmetic_makes_up_for_few_bits():
+def test_training_in_the_machine_s_arithmetic_compensates_few_bits():
     exact = cell(7, 12, 5, True).float()
     x = torch.randn(20, 8, 7)
     wanted = exact(x)[0].detach()
@@ -417,7 +417,7 @@ def test_training_in_the_machine_s_arithmetic_makes_up_for_few_bits():
     assert min(errors) < 0.6 * errors[0]
 
 
-def test_what_is_pruned_stays_so_in_the_machine_s_arithmetic():
+def test_pruned_weights_stay_zero_in_the_machine_s_arithmetic():
     layer, x = on_machine((8, 16, 8, True))
     pruner = Pruner(layer, 0.25, pes=4)
     layer(x)[0].square().sum().backward()
@@ -428,7 +428,7 @@ def test_what_is_pruned_stays_so_in_the_machine_s_arithmetic():
         assert row.largest <= max(most for _, most in masks[row.matrix.split("[")[0]]) and row.density <= 0.25
 
 
-def test_formats_must_have_been_chosen_and_still_hold():
+def test_formats_must_be_chosen_and_still_fit():
     layer = cell(7, 12, 5, True).float()
     with pytest.raises(ValueError, match=r"no number formats; call quantize\(frames, config\) first"):
         layer.quantized()
