@@ -14,7 +14,7 @@ from openese.rtl.bundles import DrainPort, FramePort, StreamPort, ValidPort
 from openese.rtl.controller import Controller
 from openese.rtl.frames import Beats, FrameInput, FrameOutput
 from openese.rtl.interfaces import Column
-from openese.rtl.loader import Lines, Section
+from openese.rtl.loader import Lines, LoadPort, Section
 from openese.rtl.registers import COUNTERS
 from openese.rtl.state_access import StateAccess, StatePort
 from openese.rtl.vector_memory import VectorMemory, share_ports
@@ -84,9 +84,7 @@ class Core(wiring.Component):
             "frame_short": Out(1),
             "frame_long": Out(1),
             "frame_sent": Out(1),
-            "line": In(self._lines.width),
-            "address": In(24),
-            "writes": In(len(Section)),
+            **LoadPort(config).flip().ports(),
             "events": Out(wiring.Signature(events)),
             **StatePort().flip().ports("state_"),
             **(streaming if config.stream else {}),

@@ -9,10 +9,11 @@ from amaranth.lib import wiring
 from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
 
+from openese.rtl.bundles import Bundle
 from openese.rtl.config import Config, bits_for
 from openese.rtl.program import Instruction
 
-__all__ = ["MAGIC", "VERSION", "HEADER_WORDS", "Section", "ImageError", "Lines", "Loader"]
+__all__ = ["MAGIC", "VERSION", "HEADER_WORDS", "Section", "ImageError", "Lines", "LoadPort", "Loader"]
 
 #: First word of an image, "OESE" in memory order.
 MAGIC = int.from_bytes(b"OESE", "little")
@@ -82,6 +83,20 @@ class Lines:
         return line[start:start + self.bits[section]]
 
 
+class LoadPort(Bundle):
+    """Writes of lines, from the loader to the memories.
+
+    Members
+    -------
+    line : Out(Lines.width) — words of the current line, in the upper bits; see `Lines.select`.
+    address : Out(24) — number of the line.
+    writes : Out(len(Section)) — a pulse for each line, in the bit of its `Section`.
+    """
+
+    def __init__(self, config):
+        super().__init__({"line": Out(Lines(config).width), "address": Out(24), "writes": Out(len(Section))})
+
+
 class Loader(wiring.Component):
     """Checks an image's header and the CRC-32 of every section, and writes its lines to the memories.
 
@@ -113,9 +128,7 @@ class Loader(wiring.Component):
             "loading": Out(1),
             "error": Out(bits_for(max(ImageError))),
             "error_section": Out(8),
-            "line": Out(self._lines.width),
-            "address": Out(24),
-            "writes": Out(len(Section)),
+            **LoadPort(config).ports(),
         })
 
     def elaborate(self, platform):

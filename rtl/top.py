@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from openese.rtl.axi import AXI4LiteSubordinate
 from openese.rtl.core import Core
 from openese.rtl.frames import FrameGuard
-from openese.rtl.loader import Loader
+from openese.rtl.loader import Loader, LoadPort
 from openese.rtl.registers import ControlRegisters
 from openese.rtl.weight_stream import StreamReader
 
@@ -18,35 +18,24 @@ __all__ = ["ADDRESS_WIDTH", "Top"]
 ADDRESS_WIDTH = 12
 
 
+#: Fields of the channels of a bus, and their widths; None: the width that the machine chooses.
 _AXI_LITE = {"aw": {"addr": None, "prot": 3}, "w": {"data": 32, "strb": 4}, "b": {"resp": 2},
              "ar": {"addr": None, "prot": 3}, "r": {"data": 32, "resp": 2}}
-
-
-def _axi_lite_ports(prefix, address_width):
-    """Pins of an AXI4-Lite subordinate under their AXI names."""
-    pins = {}
-    for channel, fields in _AXI_LITE.items():
-        there, back = (Out, In) if channel in "br" else (In, Out)
-        pins[f"{prefix}_{channel}valid"] = there(1)
-        pins[f"{prefix}_{channel}ready"] = back(1)
-        for field, width in fields.items():
-            pins[f"{prefix}_{channel}{field}"] = there(width or address_width)
-    return pins
-
-
 _AXI_READ = {"ar": {"addr": 64, "len": 8, "size": 3, "burst": 2, "id": 1, "lock": 1, "cache": 4, "prot": 3, "qos": 4},
              "r": {"data": None, "resp": 2, "last": 1, "id": 1}}
+#: Channels of both that the machine drives.
+_DRIVEN = {"s_axi": ("b", "r"), "m_axi": ("ar",)}
 
 
-def _axi_read_ports(prefix, data_width):
-    """Pins of the read channels of an AXI4 manager under their AXI names."""
+def _bus_ports(prefix, channels, width):
+    """Pins of a bus under their AXI names."""
     pins = {}
-    for channel, fields in _AXI_READ.items():
-        there, back = (In, Out) if channel == "r" else (Out, In)
+    for channel, fields in channels.items():
+        there, back = (Out, In) if channel in _DRIVEN[prefix] else (In, Out)
         pins[f"{prefix}_{channel}valid"] = there(1)
         pins[f"{prefix}_{channel}ready"] = back(1)
-        for field, width in fields.items():
-            pins[f"{prefix}_{channel}{field}"] = there(width or data_width)
+        for field, bits in fields.items():
+            pins[f"{prefix}_{channel}{field}"] = there(bits or width)
     return pins
 
 
@@ -85,10 +74,10 @@ class Top(wiring.Component):
             "aclk": In(1),
             "aresetn": In(1),
             "irq": Out(1),
-            **_axi_lite_ports("s_axi", ADDRESS_WIDTH),
+            **_bus_ports("s_axi", _AXI_LITE, ADDRESS_WIDTH),
             **_axi_stream_ports("s_axis", config, In, Out),
             **_axi_stream_ports("m_axis", config, Out, In),
-            **(_axi_read_ports("m_axi", config.stream_bits) if config.stream else {}),
+            **(_bus_ports("m_axi", _AXI_READ, config.stream_bits) if config.stream else {}),
         })
 
     def elaborate(self, platform):
@@ -116,11 +105,7 @@ class Top(wiring.Component):
             core.frame_midway.eq(guard.midway),
         ]
         self._connect(m, bus.bus, core, guard.o)
-        m.d.comb += [
-            core.line.eq(loader.line),
-            core.address.eq(loader.address),
-            core.writes.eq(loader.writes),
-        ]
+        LoadPort(self.config).connect(m, loader, core)
         reader = None
         if self.config.stream:
             m.submodules.reader = reader = StreamReader(self.config)
@@ -135,26 +120,10 @@ class Top(wiring.Component):
             core.stream_line.eq(reader.line),
             core.stream_valid.eq(reader.line_valid),
         ]
-        for channel, fields in _AXI_READ.items():
-            port = getattr(reader.bus, channel)
-            to_memory = channel == "ar"
-            pairs = [("valid", port.valid, to_memory), ("ready", port.ready, not to_memory)]
-            pairs += [(field, getattr(port.payload, field), to_memory) for field in fields]
-            for name, value, drives in pairs:
-                pin = getattr(self, f"m_axi_{channel}{name}")
-                m.d.comb += pin.eq(value) if drives else value.eq(pin)
+        self._connect_bus(m, "m_axi", _AXI_READ, reader.bus)
 
     def _connect(self, m, bus, core, results):
-        for channel, fields in _AXI_LITE.items():
-            port = getattr(bus, channel)
-            to_manager = channel in "br"
-            pairs = [(f"{channel}valid", port.valid, to_manager), (f"{channel}ready", port.ready, not to_manager)]
-            for field in fields:
-                value = port.payload if channel == "b" else getattr(port.payload, field)
-                pairs.append((f"{channel}{field}", value, to_manager))
-            for name, value, drives in pairs:
-                pin = getattr(self, f"s_axi_{name}")
-                m.d.comb += pin.eq(value) if drives else value.eq(pin)
+        self._connect_bus(m, "s_axi", _AXI_LITE, bus)
         m.d.comb += [
             core.frames.payload.data.eq(self.s_axis_tdata),
             core.frames.payload.last.eq(self.s_axis_tlast),
@@ -165,3 +134,16 @@ class Top(wiring.Component):
             self.m_axis_tvalid.eq(results.valid),
             results.ready.eq(self.m_axis_tready),
         ]
+
+    def _connect_bus(self, m, prefix, channels, bus):
+        """Wires between the pins of a bus and its streams."""
+        for channel, fields in channels.items():
+            port = getattr(bus, channel)
+            drives = channel in _DRIVEN[prefix]
+            wires = [("valid", port.valid, drives), ("ready", port.ready, not drives)]
+            for field in fields:
+                value = getattr(port.payload, field) if len(fields) > 1 else port.payload
+                wires.append((field, value, drives))
+            for name, value, out in wires:
+                pin = getattr(self, f"{prefix}_{channel}{name}")
+                m.d.comb += pin.eq(value) if out else value.eq(pin)
