@@ -16,12 +16,19 @@ BLOCKS = 8
 
 
 def activations(config):
-    """One column of activations: a signed number for every channel."""
+    """Layout of one column of activations: a signed number for each channel."""
     return data.ArrayLayout(signed(config.activation_bits), config.channels)
 
 
 class Column(data.StructLayout):
-    """A column on its way to PtrRead: the address of its pointers, or the end of an operation."""
+    """A column on its way to PtrRead, or the end of an operation.
+
+    Fields
+    ------
+    index : bits_for(column_depth - 1) — line of its pointers.
+    operation : bits_for(MAX_OPERATIONS - 1) — number of its operation.
+    end : 1 — no column, but the end of the operation.
+    """
 
     def __init__(self, config):
         super().__init__({
@@ -32,7 +39,14 @@ class Column(data.StructLayout):
 
 
 class Token(data.StructLayout):
-    """A column that waits in an ActQueue: its number of entries, or the end of an operation."""
+    """A column that waits in an ActQueue, or the end of an operation.
+
+    Fields
+    ------
+    count : count_bits — its entries on this PE.
+    operation : bits_for(MAX_OPERATIONS - 1) — number of its operation.
+    end : 1 — no column, but the end of the operation.
+    """
 
     def __init__(self, config):
         super().__init__({
@@ -43,11 +57,19 @@ class Token(data.StructLayout):
 
 
 class Entry(data.StructLayout):
-    """An encoded weight.
+    """An encoded weight, or the end of an operation.
 
-    It advances the row by ``skip + 1``. An entry whose weight is zero only bridges a gap, and advances the row by
-    ``(skip + 1) << index_bits``. ``first`` marks the first entry of a column, ``fresh`` the first of an operation.
-    ``end`` is no entry but the end of the operation.
+    An entry advances the row by ``skip + 1``. An entry whose weight is zero only bridges a gap: it advances the row by
+    ``(skip + 1) << index_bits``.
+
+    Fields
+    ------
+    weight : signed(weight_bits) — the weight.
+    skip : index_bits — rows that it skips.
+    operation : bits_for(MAX_OPERATIONS - 1) — number of its operation.
+    first : 1 — the first entry of its column.
+    fresh : 1 — the first entry of its operation.
+    end : 1 — no entry, but the end of the operation.
     """
 
     def __init__(self, config):
@@ -62,10 +84,18 @@ class Entry(data.StructLayout):
 
 
 class Context(data.StructLayout):
-    """The fields of an operation that a PE needs, named as in `openese.rtl.program.Instruction`.
+    """The fields of an operation that a PE needs, as in `openese.rtl.program.Instruction`.
 
-    ``align`` is the alignment of the rows whose number ends in 0 to 3, even in an operation that is not ``gated``.
-    ``entry_stop`` is the end of its lines. A PE that has fewer entries reads a stream up to there too.
+    Fields
+    ------
+    entry_base : position_bits — line of its first entry.
+    entry_stop : position_bits — end of its lines, up to which a PE with fewer entries reads too. Only if the machine
+        streams weights.
+    acc_base : bits_for(accumulator_rows - 1) — its first accumulator.
+    phase_stride : bits_for(accumulator_rows - 1) — accumulators from one phase to the next.
+    phase_last : 3 — number of the last phase.
+    align : array(4, align_bits) — alignment of the rows whose number ends in 0 to 3, even if the operation is not
+        gated.
     """
 
     def __init__(self, config):
@@ -81,7 +111,13 @@ class Context(data.StructLayout):
 
 
 class LineWrite(data.StructLayout):
-    """A write of one line of a memory, from the loader."""
+    """A write of one line of a memory, from the loader.
+
+    Fields
+    ------
+    address : address_bits — number of the line.
+    data : data_bits — its bits.
+    """
 
     def __init__(self, address_bits, data_bits):
         super().__init__({"address": address_bits, "data": data_bits})

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step program: what the controller walks for every frame.
+"""The step program: the instructions that the controller carries out for every frame.
 
-A model is run by a short list of instructions kept in the memory image, so that another model, another
-number of layers or another order of the work is a write, not a synthesis. This module holds the
-instruction's layout, which the packer, the controller and the cycle model share.
+A model is run by a short list of instructions in the image. Another model, another number of layers or another order of
+the work is therefore a write, not a synthesis. The packer, the controller and the cycle model share the instruction's
+layout, which is defined here.
 
 One step of a layer is at most five kinds of instruction (in the terms of section 4 of the paper):
 
@@ -15,7 +15,7 @@ OUTPUT         once they are written: send ``count`` columns of ``y`` as one fra
 FRAME          take the next input frame, or go on without one (``TRY``)
 =============  ==================================================================================
 
-``FORMAT`` comes first and once; ``REPEAT`` goes back to the instruction ``src_base``.
+``FORMAT`` comes first and once. ``REPEAT`` goes back to the instruction ``src_base``.
 """
 
 import enum
@@ -32,7 +32,7 @@ GATES = ("i", "f", "g", "o")
 
 
 class Opcode(enum.IntEnum):
-    """What an instruction does."""
+    """The work of an instruction."""
 
     FORMAT = 0
     FRAME = 1
@@ -62,7 +62,7 @@ class When(enum.IntEnum):
 
 
 class Source(enum.IntEnum):
-    """Which columns a MULTIPLY broadcasts."""
+    """The columns that a MULTIPLY broadcasts."""
 
     INPUT = 0
     RECURRENT = 1

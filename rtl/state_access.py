@@ -15,8 +15,13 @@ __all__ = ["Select", "StateAccess", "StatePort"]
 class Select(data.StructLayout):
     """STATE_SELECT: one number of one channel.
 
-    ``index`` is, for c, the cell's place (cell row times ``row_pes`` plus PE row). For y it is the column of the vector
-    memory.
+    Fields
+    ------
+    index : 16 — for c: the cell's place, cell row times ``row_pes`` plus PE row. For y: its column of the vector
+        memory.
+    channel : 8 — the channel.
+    _ : 7 — not used.
+    cell : 1 — c, not y.
     """
 
     def __init__(self):

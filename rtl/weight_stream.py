@@ -26,7 +26,13 @@ def burst_lines(config):
 
 
 class Burst(data.StructLayout):
-    """Lines to read: the first, and how many."""
+    """Lines to read.
+
+    Fields
+    ------
+    line : 24 — the first.
+    lines : bits_for(burst_lines) — how many.
+    """
 
     def __init__(self, config):
         super().__init__({"line": LINE_BITS, "lines": bits_for(burst_lines(config))})

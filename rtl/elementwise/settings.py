@@ -26,7 +26,14 @@ class Kind(enum.IntEnum):
 class Beat(data.StructLayout):
     """One cycle of a slice's work: ``slice_width`` lanes of one local row.
 
-    ``first`` and ``last`` mark the phases of a row whose sums lie in several accumulators.
+    Fields
+    ------
+    valid : 1 — there is work.
+    kind : 3 — its `Kind`.
+    row : bits_for(cell_rows - 1) — cell row.
+    beat : bits_for(beats - 1) — place of the lanes in the row.
+    first : 1 — first phase of a row whose sums lie in several accumulators.
+    last : 1 — last phase of it.
     """
 
     def __init__(self, config):
@@ -41,7 +48,18 @@ class Beat(data.StructLayout):
 
 
 class Settings(data.StructLayout):
-    """Number formats of a layer and the voices of a step. They are constant while an instruction is under way."""
+    """Number formats of a layer and the voices of a step. They are constant while an instruction is under way.
+
+    Fields
+    ------
+    shift : array(4, 5) — shift of the sums of i, f, g and o to the format of a table argument; of y in the first.
+    cell_argument_shift : 5 — shift of c to the format of a table argument, after ``cell_argument_left``.
+    peephole_select : 3 — shift of a peephole product, beyond ``peephole_shift_base``.
+    cell_select : 3 — fraction bits of c, below ``cell_fraction_max``.
+    g_sigmoid : 1 — g uses the sigmoid's table.
+    active : channels — voices that are active.
+    reset : channels — voices that start anew.
+    """
 
     def __init__(self, config):
         super().__init__({
@@ -56,7 +74,14 @@ class Settings(data.StructLayout):
 
 
 class SliceControl(data.StructLayout):
-    """The work of all slices in a cycle; see `Slice`."""
+    """The work of all slices in a cycle; see `Slice`.
+
+    Fields
+    ------
+    capture : 1 — hold the row that is drained.
+    beat : Beat — the pipeline's control.
+    settings : Settings — number formats and voices.
+    """
 
     def __init__(self, config):
         super().__init__({"capture": 1, "beat": Beat(config), "settings": Settings(config)})

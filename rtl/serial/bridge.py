@@ -14,7 +14,14 @@ __all__ = ["Header", "PacketReceiver", "PacketTransmitter", "SerialBridge"]
 
 
 class Header(data.StructLayout):
-    """First word of a packet."""
+    """First word of a packet.
+
+    Fields
+    ------
+    kind : 8 — a `Kind`.
+    sequence : 8 — number of the request.
+    words : 16 — words of payload.
+    """
 
     def __init__(self):
         super().__init__({"kind": 8, "sequence": 8, "words": 16})

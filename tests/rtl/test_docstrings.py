@@ -8,7 +8,7 @@ import pkgutil
 import re
 
 import pytest
-from amaranth.hdl import signed
+from amaranth.hdl import Shape, signed
 from amaranth.lib import data, stream, wiring
 from bench import TINY
 
@@ -37,7 +37,7 @@ from openese.rtl.serial.uart import DIVISOR_BITS
 CONFIG = TINY.replace(name="all", groups=2, slices=1, weight_bits=12, index_bits=4, stream=True)
 #: Values of parameters that are no part of a machine's capacity.
 PARAMETERS = {"shape": data.ArrayLayout(signed(5), 3), "depth": 8, "ports": 2, "address_width": 12, "pes": 4,
-              "slices": 2, "data_width": 64}
+              "slices": 2, "data_width": 64, "address_bits": 7, "data_bits": 9}
 #: Members that stand for many: the pins of a bus.
 BUSES = {"Top", "AXI4LiteSignature", "AXI4ReadSignature"}
 
@@ -52,12 +52,15 @@ BLOCKS = sorted({value for module in modules() for value in vars(module).values(
                  if inspect.isclass(value) and issubclass(value, wiring.Component | wiring.Signature)
                  and value.__module__.startswith("openese.") and value is not bundles.Bundle},
                 key=lambda block: block.__qualname__)
+#: The words that pass between blocks. An instruction's fields are said in its code.
+WORDS = [interfaces.Column, interfaces.Token, interfaces.Entry, interfaces.Context, interfaces.LineWrite,
+         elementwise.Beat, elementwise.Settings, elementwise.SliceControl, weight_stream.Burst, state_access.Select,
+         Header]
 
 
 def names(parameters):
     """The names that a member's direction and shape are written in."""
-    words = [interfaces.Column, interfaces.Token, interfaces.Entry, interfaces.Context, program.Instruction,
-             elementwise.Beat, elementwise.Settings, elementwise.SliceControl, weight_stream.Burst]
+    words = [word for word in WORDS if word not in (interfaces.LineWrite, state_access.Select, Header)]
     lines = [spmat_read.weight_line, ptr_read.pointer_line, elementwise.parameter_line]
     fields = {name: getattr(CONFIG, name) for name in dir(CONFIG) if not name.startswith("_")}
     return {
@@ -69,8 +72,10 @@ def names(parameters):
         "activations": interfaces.activations(CONFIG), "Beats": Beats(CONFIG), "LineWrite": interfaces.LineWrite,
         "tile_pes": CONFIG.groups * CONFIG.rows_per_slice, "table_line": activation.table_line(CONFIG),
         "order_line": broadcast.order_line(CONFIG), "program_line": program_reader.program_line(CONFIG),
+        "burst_lines": weight_stream.burst_lines(CONFIG),
         "counters": wiring.Signature({name: wiring.Out(24) for name in openese.rtl.registers.COUNTERS}),
-        **{word.__name__: word(CONFIG) for word in words}, **{line.__name__: Line(line) for line in lines},
+        **{word.__name__: word(CONFIG) for word in [*words, program.Instruction]},
+        **{line.__name__: Line(line) for line in lines},
         **parameters,
     }
 
@@ -94,9 +99,9 @@ def made(block):
     return block(**values), {name: value for name, value in values.items() if name != "config"}
 
 
-def members(block):
-    """Name and direction of every line of the section."""
-    text = inspect.cleandoc(block.__doc__).split("Members\n-------\n")[1]
+def members(block, section="Members"):
+    """Name, and direction and shape, of every line of the section."""
+    text = inspect.cleandoc(block.__doc__).split(f"{section}\n{'-' * len(section)}\n")[1]
     found = {}
     for line in text.split("\n\n")[0].splitlines():
         if not line.startswith(" "):
@@ -128,6 +133,16 @@ def test_members_are_the_ports(block):
     known = names(parameters)
     for name, member in signature.members.items():
         assert same(eval(documented[name], known), member), f"{name} is {member!r}"
+
+
+@pytest.mark.parametrize("word", WORDS, ids=lambda word: word.__qualname__)
+def test_fields_are_those_of_the_word(word):
+    instance, parameters = made(word)
+    documented = members(word, "Fields")
+    assert list(documented) == list(instance.members)
+    known = names(parameters)
+    for name, shape in instance.members.items():
+        assert Shape.cast(eval(documented[name], known)) == Shape.cast(shape), name
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if issubclass(block, wiring.Component)],
