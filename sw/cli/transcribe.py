@@ -34,7 +34,7 @@ __all__ = ["transcribe"]
 @machine_options("ese")
 @click.option("--beside", type=PATH, metavar="NETWORK",
               help="A network for the same phones in floating point, whose transcript is shown too.  "
-                   "[default: the network before it was pruned]")
+                   "[default: the network before it was pruned, which a checkout holds]")
 def transcribe(files: Sequence[Path], output: Path | None, backend: str, config: Config, beside: Path | None) -> None:
     """Recognize the phones in recordings.
 
