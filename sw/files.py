@@ -81,10 +81,11 @@ def kind(path: Path) -> str | None:
     with open(path, "rb") as file:
         if file.read(4) == MAGIC.to_bytes(4, "little"):
             return "images"
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except zipfile.BadZipFile:
         return None
-    with zipfile.ZipFile(path) as archive:
-        members = archive.namelist()
     if "manifest.npy" in members:
         return "quantized"
     return "network" if any(name.endswith("layer0.w_x.npy") for name in members) else None

@@ -148,7 +148,8 @@ def multipliers(config: Config, family: str) -> int:
 def _short(config: Config, device: Device) -> list[str]:
     needs = (("block RAMs", block_rams(config, device.family) + device.beside, device.block_rams),
              ("multipliers", multipliers(config, device.family), device.multipliers))
-    return [f"{need:,g} {what}, and the FPGA has {there:,}" for what, need, there in needs if need > there]
+    return [f"{need:,g} {what}, {need - there:,g} more than the FPGA's {there:,}" for what, need, there in needs
+            if need > there]
 
 
 def check_fits(config: Config, target: str) -> None:
@@ -163,5 +164,5 @@ def check_fits(config: Config, target: str) -> None:
     short = _short(config, device) if device else []
     if device and short:
         fitting = [preset.name for preset in PRESETS.values() if not _short(preset, device)]
-        raise TargetError(f"machine {config.name!r} does not fit the {device.name}: it takes {'; '.join(short)}. "
+        raise TargetError(f"machine {config.name!r} does not fit the {device.name}: it takes {' and '.join(short)}. "
                           f"Presets that fit: {', '.join(fitting)}")

@@ -35,7 +35,8 @@ def build(config: Config, output: Path, target: str) -> None:
       openese build --preset ese --set channels=4 --target ip -o build
       openese build --for net.img --target ulx3s -o build
     """
-    build_target(config, output, target)
+    with Console(stderr=True).status(f"writing {target}"):
+        build_target(config, output, target)
     click.echo(f"{output}: {config.pes} PEs x {config.channels} channels, target {target}", err=True)
 
 

@@ -75,7 +75,9 @@ def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[s
     sequences.save(output, y)
     if exact is not None:
         runners = [FloatRunner(direction.model) for direction in exact.directions]
-        show.error(y, exact.run(sequences.frames, runners, sequences.lengths)[0])
+        with Console(stderr=True).status("running the network in floating point"):
+            wanted, _ = exact.run(sequences.frames, runners, sequences.lengths)
+        show.error(y, wanted)
 
 
 def _trace_window(backend: str, trace: Path | None, steps: str) -> tuple[Path | None, range]:

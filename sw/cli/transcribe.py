@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+from rich.console import Console
 
 from openese.rtl.config import Config
 from openese.sw.cli import show
@@ -33,7 +34,7 @@ __all__ = ["transcribe"]
 @machine_options("ese")
 @click.option("--beside", type=PATH, metavar="NETWORK",
               help="A network for the same phones in floating point, whose transcript is shown too.  "
-                   "[default: the network before it was pruned]")
+                   "[default: the network before it was pruned, which a checkout holds]")
 def transcribe(files: Sequence[Path], output: Path | None, backend: str, config: Config, beside: Path | None) -> None:
     """Recognize the phones in recordings.
 
@@ -56,10 +57,11 @@ def transcribe(files: Sequence[Path], output: Path | None, backend: str, config:
     if backend == "sim":
         twin = _recognized(shipped, recordings, reference(shipped.image, len(files)), "reference")
         check(np.concatenate([one.logits for one in heard]), np.concatenate([one.logits for one in twin]))
-    transcripts = {"machine": heard, "the same weights in float": shipped.run_float(recordings)}
-    if other is not None:
-        title = "dense, in float" if beside is None else beside.stem
-        transcripts[title] = shipped.run_float(recordings, other, shipped.penalty_for(other))
+    with Console(stderr=True).status("running the networks in floating point"):
+        transcripts = {"machine": heard, "the same weights in float": shipped.run_float(recordings)}
+        if other is not None:
+            title = "dense, in float" if beside is None else beside.stem
+            transcripts[title] = shipped.run_float(recordings, other, shipped.penalty_for(other))
     for number, path in enumerate(files):
         rows = {title: of_all[number].text or "(silence)" for title, of_all in transcripts.items()}
         show.transcripts(path.name, _spoken(path) | rows)

@@ -179,6 +179,18 @@ def test_every_command_for_a_machine_takes_it_in_the_same_way(openese):
             assert option in text, command
 
 
+@pytest.mark.parametrize("size", [0, 3, 60, 2000, -30])
+def test_damaged_files_are_no_machine(folder, openese, capsys, size):
+    """Whatever is left of a quantized network or an image: one line, and no traceback."""
+    openese("quantize net.npz --preset tiny --calibrate x.npy -o q.npz")
+    openese("pack q.npz -o net.img")
+    for name in ("q.npz", "net.img"):
+        Path(name).write_bytes(Path(name).read_bytes()[:size])
+        assert cli.main(["build", "--for", name, "-o", "hdl"]) == 2
+        error = capsys.readouterr().err
+        assert name in error and error.count("\n") == 1
+
+
 def test_presets_are_listed(openese):
     text = openese("presets")
     assert all(name in text for name in PRESETS) and "1,024" in text
