@@ -28,7 +28,7 @@ a density or a mapping by tensor for each layer. Tensors and layers that are not
 
 
 class PruneError(ValueError):
-    """A density, a number of PEs or a setting of the training is invalid; the message names it."""
+    """A density, a number of PEs or a setting of a `Pruner` is invalid; the message names it."""
 
 
 class MatrixCounts(NamedTuple):

@@ -257,7 +257,7 @@ class _Training:
         self.seconds += self._now() - began
 
     def _now(self):
-        """Return seconds: processor time, or with a GPU the time of day."""
+        """Return seconds: processor time on a CPU, elapsed time on a GPU."""
         return time.process_time() if self._device.type == "cpu" else time.perf_counter()
 
     def finish(self):

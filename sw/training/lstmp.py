@@ -193,7 +193,7 @@ class _MachineSequence(_Sequence):
 
 
 class LSTMP(nn.Module):
-    """An LSTM layer with optional peepholes and projection, and the parameter names of `openese.sw.model.layers.Layer`.
+    """An LSTM layer with optional peepholes and projection, and the parameter names of `openese.Layer`.
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ class LSTMP(nn.Module):
         return y, State(c, y[-1])
 
     def quantize(self, frames: ArrayLike, config: Config) -> None:
-        """Switch the forward pass to the machine's arithmetic, computed by `openese.sw.reference.machine.Reference`.
+        """Switch the forward pass to the machine's arithmetic, computed by `openese.Reference`.
 
         This works on a CPU only. Masks of a `Pruner` stay active. Call it again to choose new number formats.
 
@@ -303,7 +303,7 @@ class LSTMP(nn.Module):
         return Model(layers=(self.layer(),), name="lstmp")
 
     def layer(self, name: str = "lstm") -> Layer:
-        """Return the parameters as a `openese.sw.model.layers.Layer`."""
+        """Return the parameters as an `openese.Layer`."""
         def array(weight: Tensor | None) -> Any:
             return None if weight is None else weight.detach().cpu().numpy()
 

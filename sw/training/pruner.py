@@ -34,7 +34,7 @@ _OF_TORCH = {"weight_ih": "w_x", "weight_hh": "w_r", "weight_hr": "w_ym"}
 
 
 class Weights(NamedTuple):
-    """A parameter that can be pruned, its layer, and its tensor's name in `openese.sw.model.layers.Layer`."""
+    """A parameter that can be pruned, its layer, and its tensor's name in `openese.Layer`."""
 
     module: nn.Module
     parameter: str

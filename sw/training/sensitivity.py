@@ -44,7 +44,7 @@ class Sensitivity:
 
         Start from dense matrices. Repeatedly lower one matrix to the next density of the scan: the one whose error
         rises least for each weight removed. Errors of different matrices are assumed to add up. `Pruner` and
-        `openese.sw.prune.prune` accept the result.
+        `openese.prune` accept the result.
 
         Raises
         ------
