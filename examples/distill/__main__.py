@@ -138,7 +138,7 @@ class Study:
     def _distilled(self, density, features, progress):
         torch.manual_seed(SEED)
         task, network = self._task, self._task.network()
-        openese.distill(network, self._streams(features).batches(SEED), task.updates, density, task.config.pes,
+        openese.distill(network, self._streams(features).batches(SEED), task.updates, density, task.config,
                         loss=task.loss, rate=task.rate, progress=progress)
         return network
 

@@ -63,7 +63,7 @@ def main():
 
     train(network)
     report("PyTorch, dense", network(frames).detach().numpy())
-    pruner = openese.Pruner(network, DENSITY, MACHINE.pes, MACHINE.groups, steps=UPDATES // 2)
+    pruner = openese.Pruner(network, DENSITY, MACHINE, steps=UPDATES // 2)
     train(network, pruner)
     pruner.make_permanent()
     report(f"PyTorch, density {DENSITY:.0%}", network(frames).detach().numpy())

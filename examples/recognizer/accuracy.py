@@ -36,7 +36,7 @@ from examples.recognizer.plans import FULL
 from examples.recognizer.score import compare, frames_of, score
 from examples.recognizer.ship import choose_penalty
 from examples.recognizer.speech import MissingData
-from examples.recognizer.train import PES, Batches, Run, load, train
+from examples.recognizer.train import MACHINE, Batches, Run, load, train
 from openese import scan
 from openese.sw.cycles.model import estimate
 from openese.sw.pack.image import pack
@@ -269,7 +269,7 @@ class Study:
         def wrong():
             return 1 - score(logits(network, sequences), part.phones, 0.0).frames
 
-        sensitivity = scan(network, wrong, SCANNED, PES)
+        sensitivity = scan(network, wrong, SCANNED, MACHINE)
         return {"densities": sensitivity.densities,
                 "errors": {tensor: errors for (_, tensor), errors in sensitivity.errors.items()},
                 "sizes": {tensor: size for (_, tensor), size in sensitivity.sizes.items()},

@@ -21,9 +21,9 @@ from openese.sw.speech.features import STATIC, with_differences
 from openese.sw.speech.recognizer import DELAY
 from openese.sw.training import fast_products
 
-__all__ = ["PES", "Batches", "Run", "load", "train"]
+__all__ = ["MACHINE", "Batches", "Run", "load", "train"]
 
-PES = 32
+MACHINE = "ese"
 
 _IGNORED = -100
 _SAVE_EVERY = 40  # updates
@@ -158,7 +158,7 @@ class _Training:
         self._keep_moments()
         self._teacher = None if run.teacher is None else self._network(run.teacher).requires_grad_(False)
         self.pruner = None if run.density is None else Pruner(
-            self.network, run.density, PES, balanced=run.balanced, steps=int(run.falling * run.updates))
+            self.network, run.density, MACHINE, balanced=run.balanced, steps=int(run.falling * run.updates))
         self.curve, self.seconds = [], 0.0
         if self._state_file.exists():
             self._resume(_stored(self._state_file))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openese.rtl.config import Config
 from openese.sw.prune import Density, PruneError
 from openese.sw.training.pruner import Pruner
 
@@ -28,9 +29,10 @@ def relative_error(outputs: Any, dense: Any) -> Tensor:
     return (outputs - dense).square().mean() / dense.square().mean()
 
 
-def distill(network: nn.Module, batches: Iterable[Any], updates: int, density: Density, pes: int, *,
+def distill(network: nn.Module, batches: Iterable[Any], updates: int, density: Density,
+            machine: str | Config, *,
             loss: Callable[[Any, Any], Tensor] = relative_error, rate: float = 2e-3, falling: float = 0.4,
-            groups: int = 1, balanced: bool = True,
+            balanced: bool = True,
             progress: Callable[[int, float], None] = lambda updates, loss: None) -> list[float]:
     """Prune a network in place and train it to give the outputs of the dense network.
 
@@ -44,7 +46,7 @@ def distill(network: nn.Module, batches: Iterable[Any], updates: int, density: D
         memory.
     updates : int
         The number of updates.
-    density, pes, groups, balanced
+    density, machine, balanced
         As for `Pruner`.
     loss : callable
         ``loss(outputs, dense_outputs)`` returns a scalar.
@@ -71,7 +73,7 @@ def distill(network: nn.Module, batches: Iterable[Any], updates: int, density: D
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: min(1.0, 2 * (1 - update / updates)))
-    pruner = Pruner(network, density, pes, groups, balanced, steps=int(falling * updates))
+    pruner = Pruner(network, density, machine, balanced, steps=int(falling * updates))
     curve: list[float] = []
     for _, batch in zip(range(updates), batches, strict=False):
         with torch.no_grad():

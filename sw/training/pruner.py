@@ -3,7 +3,7 @@
 
 Three lines in a training loop::
 
-    pruner = Pruner(network, density=0.1, pes=32, steps=1000)
+    pruner = Pruner(network, 0.1, "ese", steps=1000)
     for batch in batches:
         ...
         optimizer.step()
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+from openese.rtl.config import Config, machine_config
 from openese.sw.prune import Density, PruneError, densities, keep_mask, slice_counts
 from openese.sw.training.lstmp import LSTMP
 
@@ -88,8 +89,8 @@ class Pruner:
         The final share of weights to keep, as `openese.sw.prune.Density`. A layer's name is the path of its module.
         Layers of an ``nn.LSTM`` add ``.l0``, ``.l1``, ``.l0_reverse``. If the network itself is an LSTM, the names
         are ``lstm`` or ``l0``.
-    pes, groups : int
-        The machine's PEs and column groups.
+    machine : str or `Config`
+        The machine, or a preset's name: each of its PEs keeps the same number of weights of every matrix.
     balanced : bool
         False keeps the largest weights of each whole matrix: magnitude pruning, for comparison.
     steps : int
@@ -110,7 +111,7 @@ class Pruner:
         If the network has no LSTM, or an argument is out of its range.
     """
 
-    def __init__(self, network: nn.Module, density: Density, pes: int, groups: int = 1, balanced: bool = True,
+    def __init__(self, network: nn.Module, density: Density, machine: str | Config, balanced: bool = True,
                  steps: int = 0, every: int = 10, exchange: float = 0.0, exchange_steps: int = 0) -> None:
         if steps < 0 or exchange_steps < 0 or every < 1:
             raise PruneError("steps and exchange_steps must be at least 0 and every at least 1, "
@@ -122,7 +123,7 @@ class Pruner:
                              f"not {exchange} and {exchange_steps}")
         prunable = find_weights(network)
         by_layer = densities(list(dict.fromkeys(weights.layer for weights in prunable)), density)
-        self._pes, self._groups, self._balanced = pes, groups, balanced
+        self._config, self._balanced = machine_config(machine), balanced
         self._steps, self._every = steps, every
         self._exchange, self._exchange_steps = exchange, exchange_steps
         self._count = 0
@@ -201,7 +202,7 @@ class Pruner:
         """Return the smallest and largest number of weights on a PE for each matrix, by layer and tensor."""
         counts: dict[str, dict[str, list[tuple[int, int]]]] = {}
         for weights, _, _ in self._masked:
-            per_pe = [slice_counts(matrix.cpu().numpy(), self._pes, self._groups)
+            per_pe = [slice_counts(matrix.cpu().numpy(), self._config.pes, self._config.groups)
                       for matrix in weights.matrices(getattr(weights.module, f"{weights.parameter}_mask"))]
             counts.setdefault(weights.layer, {})[weights.tensor] = [(int(n.min()), int(n.max())) for n in per_pe]
         return counts
@@ -241,5 +242,6 @@ class Pruner:
         return gradients
 
     def _keep(self, values: Tensor, density: float) -> Tensor:
-        keep = keep_mask(values.detach().cpu().numpy(), density, self._pes, self._groups, self._balanced)
+        keep = keep_mask(values.detach().cpu().numpy(), density, self._config.pes, self._config.groups,
+                         self._balanced)
         return torch.from_numpy(keep)

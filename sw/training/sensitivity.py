@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from openese.rtl.config import Config, machine_config
 from openese.sw.prune import PruneError, keep_mask
 from openese.sw.training.pruner import find_weights
 
@@ -75,7 +76,7 @@ class Sensitivity:
 
 
 @torch.no_grad()
-def scan(network: nn.Module, error: Callable[[], float], densities: Sequence[float], pes: int, groups: int = 1,
+def scan(network: nn.Module, error: Callable[[], float], densities: Sequence[float], machine: str | Config,
          balanced: bool = True) -> Sensitivity:
     """Prune one matrix at a time and measure the error of the network.
 
@@ -87,15 +88,17 @@ def scan(network: nn.Module, error: Callable[[], float], densities: Sequence[flo
         Returns the network's error; smaller is better.
     densities : sequence of float
         Densities between 0 and 1.
-    pes, groups, balanced
+    machine : str or `Config`
+        The machine, or a preset's name.
+    balanced : bool
         As for `openese.sw.prune.keep_mask`.
 
     Raises
     ------
     PruneError
-        If the network has no LSTM, a density is not between 0 and 1, or ``pes`` is not a multiple of ``groups``.
+        If the network has no LSTM, or a density is not between 0 and 1.
     """
-    prunable = find_weights(network)
+    prunable, config = find_weights(network), machine_config(machine)
     levels = (1.0, *sorted(set(densities) - {1.0}, reverse=True))
     errors, sizes, dense_error = {}, {}, error()
     for weights in prunable:
@@ -104,7 +107,7 @@ def scan(network: nn.Module, error: Callable[[], float], densities: Sequence[flo
         try:
             for density in levels[1:]:
                 for values in weights.matrices(parameter.data):
-                    keep = keep_mask(values.cpu().numpy(), density, pes, groups, balanced)
+                    keep = keep_mask(values.cpu().numpy(), density, config.pes, config.groups, balanced)
                     values.mul_(torch.from_numpy(keep))
                 measured.append(error())
                 parameter.data.copy_(before)

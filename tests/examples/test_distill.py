@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="training needs PyTorch: the extra `
 
 from openese.sw.training import distill, relative_error  # noqa: E402
 
-PES = 4
+MACHINE = "tiny"
 
 
 def network(seed=1):
@@ -36,8 +36,8 @@ def test_relative_error_takes_the_first_tensor():
 
 def test_a_distilled_network_answers_like_the_dense_one():
     dense, sparse, once = network(), network(), network()
-    curve = distill(sparse, batches(), 150, 0.3, PES, rate=1e-2)
-    distill(once, batches(), 1, 0.3, PES, rate=0.0)
+    curve = distill(sparse, batches(), 150, 0.3, MACHINE, rate=1e-2)
+    distill(once, batches(), 1, 0.3, MACHINE, rate=0.0)
     x = next(batches(3))
     with torch.no_grad():
         error, without = (float(relative_error(pruned(x), dense(x))) for pruned in (sparse, once))
@@ -58,7 +58,7 @@ def test_the_dense_network_stays_the_teacher():
         targets.append(target[0])
         return relative_error(outputs, target)
 
-    distill(sparse, inputs, 5, 0.5, PES, loss=loss, progress=lambda updates, value: None)
+    distill(sparse, inputs, 5, 0.5, MACHINE, loss=loss, progress=lambda updates, value: None)
     for x, target in zip(inputs, targets, strict=True):
         with torch.no_grad():
             assert torch.equal(dense(x)[0], target)
@@ -66,11 +66,11 @@ def test_the_dense_network_stays_the_teacher():
 
 def test_bad_distillations_are_refused():
     with pytest.raises(PruneError, match="updates must be at least 1, not 0"):
-        distill(network(), batches(), 0, 0.5, PES)
+        distill(network(), batches(), 0, 0.5, MACHINE)
     with pytest.raises(PruneError, match="batches ended after 3 of 5 updates"):
-        distill(network(), itertools.islice(batches(), 3), 5, 0.5, PES)
+        distill(network(), itertools.islice(batches(), 3), 5, 0.5, MACHINE)
     with pytest.raises(PruneError, match="Linear has no LSTM"):
-        distill(torch.nn.Linear(2, 2), batches(), 5, 0.5, PES)
+        distill(torch.nn.Linear(2, 2), batches(), 5, 0.5, MACHINE)
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,7 @@ def same(network, model):
 def test_pruning_at_once_equals_the_command(density, balanced):
     layer = LSTMP(30, 48, 16)
     expected = prune(Model(layers=(layer.layer(),)), density, 8, balanced=balanced)
-    pruner = Pruner(layer, density, pes=8, balanced=balanced)
+    pruner = Pruner(layer, density, machine="demo", balanced=balanced)
     pruner.make_permanent()
     assert same(layer, expected)
     assert {name for name, _ in layer.named_parameters()} == {"w_x", "w_r", "bias", "peephole", "w_ym"}
@@ -174,7 +174,7 @@ def test_density_falls_while_training_and_stays_balanced(make):
     torch.manual_seed(1)
     network = make()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
-    pruner = Pruner(network, 0.25, pes=8, steps=12, every=2)
+    pruner = Pruner(network, 0.25, machine="demo", steps=12, every=2)
     seen = []
 
     def after():
@@ -195,9 +195,9 @@ def test_density_falls_while_training_and_stays_balanced(make):
 
 def test_density_falls_from_its_present_value():
     network = LSTMP(10, 32, 16)
-    Pruner(network, 0.25, pes=8).make_permanent()
+    Pruner(network, 0.25, machine="demo").make_permanent()
     kept = network.w_r.detach() != 0
-    pruner = Pruner(network, 0.125, pes=8, steps=12, every=2)
+    pruner = Pruner(network, 0.125, machine="demo", steps=12, every=2)
     assert torch.equal(network.w_r != 0, kept)
     seen = []
 
@@ -212,7 +212,7 @@ def test_density_falls_from_its_present_value():
 
 def test_pruned_weights_get_no_gradient():
     network = LSTMP(10, 32, 16)
-    pruner = Pruner(network, 0.25, pes=8)
+    pruner = Pruner(network, 0.25, machine="demo")
     before = network.w_r_orig.detach().clone()
     train(network, torch.optim.SGD(network.parameters(), lr=0.1), pruner.step)
     held = network.w_r_mask == 0
@@ -226,7 +226,7 @@ def test_weights_are_exchanged_for_those_with_large_gradients(make):
     torch.manual_seed(1)
     network = make()
     module, name, *_ = find_weights(network)[0]
-    pruner = Pruner(network, 0.25, pes=8, every=5, exchange=0.4, exchange_steps=40)
+    pruner = Pruner(network, 0.25, machine="demo", every=5, exchange=0.4, exchange_steps=40)
     counts, changed = pruner.counts(), []
 
     def after():
@@ -253,9 +253,9 @@ def test_weights_are_exchanged_for_those_with_large_gradients(make):
 def test_density_moves_from_one_matrix_to_another(exchange):
     torch.manual_seed(1)
     network = LSTMP(10, 32, 16)
-    Pruner(network, 0.25, pes=8).make_permanent()
+    Pruner(network, 0.25, machine="demo").make_permanent()
     before = {name: int(torch.count_nonzero(getattr(network, name))) for name in ("w_x", "w_r", "w_ym")}
-    pruner = Pruner(network, {"w_x": 0.25, "w_r": 0.125, "w_ym": 0.5}, pes=8, steps=20, every=2, **exchange)
+    pruner = Pruner(network, {"w_x": 0.25, "w_r": 0.125, "w_ym": 0.5}, machine="demo", steps=20, every=2, **exchange)
     seen = []
 
     def after():
@@ -277,8 +277,8 @@ def test_density_moves_from_one_matrix_to_another(exchange):
 @pytest.mark.parametrize("options", [{"exchange": 0.2, "exchange_steps": 4}, {"density": {"w_ym": 0.5}, "steps": 4}])
 def test_nothing_grows_without_gradients(options):
     network = LSTMP(10, 32, 16)
-    Pruner(network, 0.25, pes=8).make_permanent()
-    pruner = Pruner(network, pes=8, every=2, **{"density": 0.25} | options)
+    Pruner(network, 0.25, machine="demo").make_permanent()
+    pruner = Pruner(network, machine="demo", every=2, **{"density": 0.25} | options)
     pruner.step()
     with pytest.raises(PruneError, match="lstm: w_.* has no gradient; call backward.. before step"):
         pruner.step()
@@ -287,7 +287,7 @@ def test_nothing_grows_without_gradients(options):
 def test_layers_of_torch_have_names():
     network = torch.nn.ModuleDict({"a": torch.nn.LSTM(8, 16, num_layers=2, bidirectional=True),
                                    "b": torch.nn.LSTMCell(8, 16), "c": LSTMP(8, 16)})
-    pruner = Pruner(network, {"a.l1_reverse": 0.5, "b": {"w_r": 0.25}}, pes=4)
+    pruner = Pruner(network, {"a.l1_reverse": 0.5, "b": {"w_r": 0.25}}, machine="tiny")
     counts = pruner.counts()
     assert set(counts) == {"a.l0", "a.l0_reverse", "a.l1", "a.l1_reverse", "b", "c"}
     assert counts["a.l1_reverse"] == {"w_x": [(64, 64)] * 4, "w_r": [(32, 32)] * 4}
@@ -300,7 +300,7 @@ def test_training_goes_on_from_a_saved_state():
         torch.manual_seed(1)
         network = LSTMP(10, 32, 16)
         return SimpleNamespace(network=network, optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
-                               pruner=Pruner(network, 0.25, pes=8, steps=10, every=3))
+                               pruner=Pruner(network, 0.25, machine="demo", steps=10, every=3))
 
     whole, first, second = begin(), begin(), begin()
     train(whole.network, whole.optimizer, whole.pruner.step, steps=4)
@@ -314,7 +314,7 @@ def test_training_goes_on_from_a_saved_state():
 
 
 def test_no_permanence_before_the_density_is_reached():
-    pruner = Pruner(LSTMP(10, 32), 0.25, pes=8, steps=5)
+    pruner = Pruner(LSTMP(10, 32), 0.25, machine="demo", steps=5)
     with pytest.raises(PruneError, match=r"the pruner is at step 0 of 5; call step\(\)"):
         pruner.make_permanent()
 
@@ -327,11 +327,11 @@ def test_no_permanence_before_the_density_is_reached():
     (LSTMP(4, 8), {"exchange": 0.1}, "must both be zero or both be positive, not 0.1 and 0"),
     (LSTMP(4, 8), {"density": 1.5}, "between 0 and 1"),
     (LSTMP(4, 8), {"density": {"gru": 0.5}}, "'gru' is neither a tensor"),
-    (LSTMP(4, 8), {"pes": 0}, "pes must be a positive multiple"),
+    (LSTMP(4, 8), {"machine": "nothing"}, "no preset 'nothing'"),
 ])
 def test_bad_arguments_are_refused(network, arguments, message):
-    with pytest.raises(PruneError, match=message):
-        Pruner(network, **{"density": 0.5, "pes": 4, **arguments})
+    with pytest.raises(ValueError, match=message):
+        Pruner(network, **{"density": 0.5, "machine": "tiny", **arguments})
 
 
 def test_a_scan_finds_the_matrix_that_matters():
@@ -343,7 +343,7 @@ def test_a_scan_finds_the_matrix_that_matters():
         lstm.w_r.mul_(0.01)
         before["lstm.w_r"].mul_(0.01)
         right, _ = lstm(x)
-    sensitivity = scan(network, lambda: float((lstm(x)[0] - right).square().mean()), [0.5, 0.25, 1.0], pes=4)
+    sensitivity = scan(network, lambda: float((lstm(x)[0] - right).square().mean()), [0.5, 0.25, 1.0], machine="tiny")
     assert sensitivity.densities == (1.0, 0.5, 0.25)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     errors = sensitivity.errors
@@ -355,14 +355,14 @@ def test_a_scan_finds_the_matrix_that_matters():
     assert proposed["lstm"]["w_r"] == 0.25 and proposed["lstm"]["w_x"] > 0.25
     kept = sum(sensitivity.sizes["lstm", tensor] * density for tensor, density in proposed["lstm"].items())
     assert kept <= 0.6 * sum(sensitivity.sizes.values())
-    Pruner(network, proposed, pes=4)
+    Pruner(network, proposed, machine="tiny")
     with pytest.raises(PruneError, match="below the lowest of the scan, 0.25"):
         sensitivity.propose(0.2)
 
 
 def test_a_scan_needs_something_to_prune():
     with pytest.raises(PruneError, match="Linear has no LSTM"):
-        scan(torch.nn.Linear(3, 3), lambda: 0.0, [0.5], pes=4)
+        scan(torch.nn.Linear(3, 3), lambda: 0.0, [0.5], machine="tiny")
 
 
 # -- the machine's arithmetic --------------------------------------------------------------------------------
@@ -419,7 +419,7 @@ def test_training_in_the_machine_s_arithmetic_compensates_few_bits():
 
 def test_pruned_weights_stay_zero_in_the_machine_s_arithmetic():
     layer, x = on_machine((8, 16, 8, True))
-    pruner = Pruner(layer, 0.25, pes=4)
+    pruner = Pruner(layer, 0.25, machine="tiny")
     layer(x)[0].square().sum().backward()
     torch.optim.SGD(layer.parameters(), lr=0.1).step()
     layer(x)
