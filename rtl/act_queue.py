@@ -58,7 +58,7 @@ class ActQueue(wiring.Component):
 
     @staticmethod
     def model(tokens):
-        """The tokens that come out: those that went in, in order."""
+        """The tokens that come out: the tokens that went in, in order."""
         return list(tokens)
 
     def elaborate(self, platform):

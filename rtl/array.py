@@ -142,12 +142,12 @@ class PEArray(wiring.Component):
             ]
 
     def _join(self, m, name, tiles):
-        """Pulses ``name`` once for every pulse that all PEs have given."""
+        """Pulse ``name`` once for every pulse that all PEs have given."""
         m.d.comb += getattr(self, name).eq(Cat(getattr(tile, name) for tile in tiles).all())
         m.d.comb += [getattr(tile, f"{name}_taken").eq(getattr(self, name)) for tile in tiles]
 
     def _count(self, m, name, values):
-        """Sums ``values`` up in ``name``, in registered steps of eight."""
+        """Sum ``values`` up in ``name``, in registered steps of eight."""
         level = 0
         statements = []
         while len(values) > 8:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The capacity of a machine, and every width that follows from it.
 
-A `Config` says how much hardware there is; the model it runs comes later, in a memory image. All
-modules of `rtl` and all of `sw` take their widths from here and nowhere else.
+A `Config` says how much hardware there is. The model that the machine runs comes later, in an image. All modules of
+`rtl` and all of `sw` take their widths from here and nowhere else.
 """
 
 import dataclasses
@@ -132,7 +132,7 @@ class Config:
             raise ValueError(f"Config stream needs an entry_depth of at least 128, not {self.entry_depth}")
 
     def _left_out(self, field: str) -> int:
-        """What ``slices`` or ``slice_width`` is where it is left out."""
+        """The value of ``slices`` or ``slice_width`` if it is left out."""
         return max(1, self.pes // max(1, self.groups)) if field == "slices" else min(2, max(1, self.lanes))
 
     # -- structure -----------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class Config:
 
     @property
     def accumulator_bits(self) -> int:
-        """Holds ``row_nonzeros`` products of full-scale weights and activations, signed."""
+        """Width of an accumulator: holds ``row_nonzeros`` products of full-scale weights and activations, signed."""
         return (self.weight_bits - 1) + (self.activation_bits - 1) + bits_for(self.row_nonzeros - 1) + 1
 
     @property
@@ -191,18 +191,19 @@ class Config:
 
     @property
     def position_bits(self) -> int:
-        """Width of a place in the weights: an address, with a bit more where the memory is a ring."""
+        """Width of a place in the weights: an address, and one bit more if the memory is a ring."""
         return bits_for(self.entry_depth - 1) + self.stream
 
     @property
     def count_bits(self) -> int:
-        """Width of a pointer: entries of one column on one PE, padding included. They are no more than the rows of
-        its matrix, and no matrix has all accumulators."""
+        """Width of a pointer: the entries of one column on one PE, padding included. There are no more of them than
+        rows of the matrix, and no matrix has all accumulators.
+        """
         return bits_for(self.accumulator_rows - 1)
 
     @property
     def table_index_bits(self) -> int:
-        """2048-entry activation tables, as the paper."""
+        """Width of a sample's number: tables have 2048 entries, as in the paper."""
         return 11
 
     @property
@@ -237,17 +238,17 @@ class Config:
 
     @property
     def peephole_shift_base(self) -> int:
-        """A peephole product is shifted right by this plus the layer's 0..7."""
+        """Least right shift of a peephole product; a layer adds 0 to 7."""
         return self.cell_bits - 14
 
     @property
     def cell_fraction_max(self) -> int:
-        """Fraction bits of the cell state are this minus the layer's 0..7."""
+        """Most fraction bits of the cell state; a layer takes 0 to 7 off."""
         return self.cell_bits - 4
 
     @property
     def cell_argument_left(self) -> int:
-        """c is shifted left by this before the right shift that makes it a table argument."""
+        """Left shift of c in front of the right shift that makes it a table argument."""
         return 8
 
     @property
@@ -277,8 +278,9 @@ class Config:
         return zlib.crc32(repr(sorted(fields.items())).encode())
 
     def replace(self, **changes: Any) -> "Config":
-        """A copy with ``changes``, checked anew. ``slices`` and ``slice_width`` follow, where they are what they would
-        be if they were left out."""
+        """A copy with ``changes``, checked anew. ``slices`` and ``slice_width`` follow if they have the values that
+        they get when they are left out.
+        """
         for field in ("slices", "slice_width"):
             if getattr(self, field) == self._left_out(field):
                 changes.setdefault(field, 0)
@@ -328,7 +330,7 @@ def preset(name: str) -> Config:
     Raises
     ------
     KeyError
-        Listing the names there are.
+        If there is none of that name; the message lists the names.
     """
     if name not in PRESETS:
         raise KeyError(f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}")

@@ -18,7 +18,7 @@ __all__ = ["Controller"]
 
 
 class State(NamedTuple):
-    """The controller's registers beside the instruction.
+    """The controller's registers, beside the instruction.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class State(NamedTuple):
     buffer : Signal
         The buffer of the frame that was taken.
     missed : Signal
-        The last ``FRAME TRY`` found no frame, and none has been taken since.
+        The last ``FRAME TRY`` found no frame.
     bank : Signal
         The bank of gate accumulators that fills.
     sent : Signal(3)
@@ -228,7 +228,7 @@ class Controller(wiring.Component):
         ]
 
     def _frame(self, m, reader, state):
-        """FRAME: fix the voices of the step whose work begins."""
+        """FRAME: take the voices of the step whose work begins."""
         trying = reader.instruction.when == Take.TRY
         wanted = trying | state.missed
         available = self.frame_ready & self.run
@@ -254,7 +254,7 @@ class Controller(wiring.Component):
             reader.advance(m)
 
     def _multiply(self, m, reader, state):
-        """MULTIPLY: unless the frame came too early or too late for it, send it off."""
+        """MULTIPLY: send the operation, unless the frame came too early or too late for it."""
         with m.If(reader.skips(state.missed)):
             reader.advance(m)
         with m.Elif(state.room):

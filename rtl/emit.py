@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verilog in which a repeated block is one module with many instances."""
+"""Writes a design as Verilog in which a repeated block is one module with many instances."""
 
 import contextlib
 import gc
@@ -16,11 +16,11 @@ _CONVERT = {"emit_src": False, "strip_internal_attrs": True}
 
 
 class VerilogPlatform:
-    """Collects the blocks of a design that are to be written once.
+    """Collects the blocks of a design that are written once.
 
-    Amaranth would write a module per instance. Passed as ``platform``, this makes `instantiate` return an
-    ``Instance`` instead and remembers the block. Memories, which it would write with every bit of what they
-    start with, become instances of modules in the form from which synthesis tools infer memory.
+    Amaranth writes a module for each instance. With this as the ``platform``, `instantiate` returns an ``Instance``
+    instead and remembers the block. Amaranth also writes every bit of a memory's first contents. Here a memory is an
+    instance of a module in the form from which synthesis tools infer memory.
     """
 
     def __init__(self):
@@ -28,7 +28,7 @@ class VerilogPlatform:
         self.memories = {}
 
     def instance(self, block):
-        """An instance of ``block``, whose ports it is connected to."""
+        """An instance of ``block``, connected to the block's ports."""
         self.blocks.setdefault(block.module_name, block)
         ports = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
         for path, member, value in block.signature.flatten(block):
@@ -37,12 +37,12 @@ class VerilogPlatform:
         return Instance(block.module_name, **ports)
 
     def get_memory(self, storage):
-        """What Amaranth is to put in the place of ``storage``, a memory with one write port that starts with zeros.
+        """The instance that replaces ``storage``. Amaranth calls this.
 
         Raises
         ------
         ValueError
-            If it is not such a memory.
+            If the memory does not start with zeros, or has a transparent port.
         """
         (write,), reads = storage.write_ports, storage.read_ports
         if any(Const.cast(Const(row, storage.shape)).value for row in storage.init):
@@ -71,8 +71,9 @@ class VerilogPlatform:
 
 
 def _memory(name, depth, width, lanes, kinds, attributes):
-    """Verilog of a memory: one write port of ``lanes`` enables; a read port a letter of ``kinds``, synchronous
-    (``s``, which reads what was there before) or asynchronous (``a``)."""
+    """Verilog of a memory with one write port of ``lanes`` enables. Each letter of ``kinds`` is a read port:
+    synchronous (``s``, which reads the old word while it is being written) or asynchronous (``a``).
+    """
     address = f"[{max(1, (depth - 1).bit_length()) - 1}:0]"
     ports = ["input clk", f"input {address} write_address", f"input [{lanes - 1}:0] write_enable",
              f"input [{width - 1}:0] write_data"]
@@ -100,13 +101,16 @@ def _memory(name, depth, width, lanes, kinds, attributes):
 
 
 def without_zeros(verilog):
-    """What `emit` wrote, for synthesis by Yosys: an FPGA's memories start with zeros anyhow, and Yosys reads the loops
-    that say so in a time that grows with the square of their rows."""
+    """The Verilog of `emit` without the loops that fill memories with zeros, for synthesis by Yosys.
+
+    An FPGA's memories start with zeros anyway. Yosys reads such loops in a time that grows with the square of their
+    rows.
+    """
     return re.sub(r"(?m)^  initial for .*\n", "", verilog)
 
 
 def instantiate(platform, block):
-    """What to add as a submodule for ``block``: itself, or an instance where Verilog is written."""
+    """The submodule to add for ``block``: the block itself, or an instance while Verilog is written."""
     return platform.instance(block) if isinstance(platform, VerilogPlatform) else block
 
 
@@ -116,7 +120,7 @@ _WIRE = re.compile(r"  (?:\(\* .* \*\) )?wire (?:\[\d+:\d+\] )?(\\\S+ |[A-Za-z_$
 
 
 def _drop_aliases(module):
-    """Removes wires that nothing reads: names of the fields of ports and of what passes through."""
+    """Remove wires that nothing reads: names of the fields of ports, and of values that only pass through."""
     lines = module.splitlines()
     while True:
         uses = Counter(name for line in lines for name in _NAME.findall(line))
@@ -133,7 +137,7 @@ def _drop_aliases(module):
 
 
 def _plain_names(text):
-    """Modules named for their place in the hierarchy, as plain identifiers."""
+    """Give modules that are named for their place in the hierarchy plain identifiers."""
     taken = set()
     names = {}
     for name in re.findall(r"(?m)^module (\S+?) ?\(", text):
@@ -147,7 +151,7 @@ def _plain_names(text):
 
 
 def _plain_signals(module):
-    """Names that begin with a dollar sign, which no waveform viewer expects, as plain identifiers."""
+    """Give names that begin with a dollar sign, which no waveform viewer expects, plain identifiers."""
     taken = set(_NAME.findall(module))
     names = {}
     for name in dict.fromkeys(re.findall(r"\\\$\S+ ", module)):
@@ -160,7 +164,7 @@ def _plain_signals(module):
 
 
 def _tidy(text):
-    """Shortens what Yosys writes, without changing what it means."""
+    """Shorten the text of Yosys without changing its meaning."""
     text = _plain_names(text)
     text = re.sub(r"(?m)^  \(\* init = .* \*\)\n", "", text)
     # An attribute goes where what it is said of goes.
@@ -171,7 +175,7 @@ def _tidy(text):
 
 @contextlib.contextmanager
 def _uncollected():
-    """Spares the collector the millions of objects of a netlist, of which none becomes garbage before the end."""
+    """Pause the garbage collector: none of a netlist's millions of objects becomes garbage before the end."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -185,8 +189,8 @@ def _uncollected():
 def emit(top, name):
     """Verilog of ``top`` as module ``name``.
 
-    Blocks passed to `instantiate` come first, as modules of their own that Verilator does not inline: it
-    then builds them once.
+    Blocks that were passed to `instantiate` come first, as modules of their own. Verilator is told not to inline them,
+    so it builds each of them once.
     """
     platform = VerilogPlatform()
     text = verilog.convert(top, name=name, platform=platform, **_CONVERT)

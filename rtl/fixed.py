@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounding and saturation: the one home of both, for every integer between x and y, in numpy and in Amaranth.
+"""Rounding and saturation, for every integer between x and y, in numpy and in Amaranth.
 
-There is one rounding mode, *round half up*: add half of what the shift drops, then shift
-arithmetically. Narrowing always saturates.
+There is one rounding mode, *round half up*: add half of the weight of the last bit kept, then shift arithmetically.
+Narrowing always saturates.
 """
 
 import numpy as np
@@ -64,7 +64,7 @@ def saturate_value(value: ValueLike, bits: int) -> tuple[Value, Value]:
 
 
 def narrow_value(value: ValueLike, bits: int) -> tuple[Value, Value]:
-    """A signed value's lowest bits below its sign, ``bits`` in all, and whether it does not fit them."""
+    """The lowest bits of a signed value below its sign, ``bits`` in all, and whether the value does not fit them."""
     value = Value.cast(value)
     if len(value) <= bits:
         return value, Const(0, 1)
@@ -73,14 +73,16 @@ def narrow_value(value: ValueLike, bits: int) -> tuple[Value, Value]:
 
 
 class Saturated:
-    """A register for `saturate` of a signed value, which takes no LUT a bit: where it clamps, the lowest bits are set.
+    """A register for `saturate` of a signed value that takes no LUT for each bit: a clamped value sets the lowest bits.
 
     Attributes
     ----------
     register : Signal, signed, one bit wider
-        The number; for the least one, that less 1, which is as good to whoever saturates it to fewer bits.
-    below, clamped : Signal
-        Beside it: 1 for the least number, so that it is ``register + below``; 1 wherever it is clamped.
+        The number. For the least number it is that number less 1, which saturates to the same in fewer bits.
+    below : Signal
+        1 for the least number: the number is ``register + below``.
+    clamped : Signal
+        1 if the value was clamped.
     """
 
     def __init__(self, bits: int, name: str) -> None:
@@ -90,7 +92,7 @@ class Saturated:
         self.clamped = Signal(name=f"{name}_clamped", reset_less=True)
 
     def load(self, m: Module, value: ValueLike, overflow: ValueLike = 0) -> None:
-        """Takes ``value`` with the next clock; ``overflow`` says that it is too large, of the sign that it has."""
+        """Take ``value`` with the next clock. ``overflow`` says that it is too large, of the sign that it has."""
         value = Value.cast(value)
         narrow, clamps = narrow_value(value, self._bits)
         clamped = Signal(name=f"{self.register.name}_clamps")

@@ -129,7 +129,7 @@ class Tile(wiring.Component):
         return m
 
     def _join(self, m, name, pulses, most):
-        """Sets ``name`` while every PE is ahead of what was taken; none is by more than ``most``."""
+        """Set ``name`` while every PE is ahead of the pulses taken. No PE is ahead by more than ``most``."""
         waiting = []
         for index, pulse in enumerate(pulses):
             ahead = Signal(range(most + 1), name=f"{name}_ahead{index}")

@@ -141,7 +141,7 @@ class Lane:
         return total
 
     def _fresh(self, m):
-        """Stage ``total``: the voice starts anew, so c is zero for i and f, whatever the memory has."""
+        """Stage ``total``: the voice starts anew, so i and f see a c of zero."""
         beat = self._shared.control[self._stages.added]
         fresh = self._register("fresh", 1)
         m.d.sync += fresh.eq(self._channel_flag(self._shared.settings.reset, beat) & (beat.kind <= Kind.F))

@@ -14,7 +14,7 @@ __all__ = ["Cells", "ElemMulShifts", "Exchange", "Exchanges", "Parameters", "Pre
 
 
 class Cells(NamedTuple):
-    """The cell state: ``read``, of every lane of the beat at stage ``total``, and the port that ``write``s it."""
+    """The cell states: ``read`` of every lane of the beat at stage ``total``, and the port that ``write``s them."""
 
     read: Any
     write: Any
@@ -33,7 +33,9 @@ class Parameters(NamedTuple):
 
 
 class PreActivationShifts(NamedTuple):
-    """At stage ``total``: the beat is for tanh c. The shifts that are left there, one stage and two stages later."""
+    """Control of the shift: ``of_cell`` says, at stage ``total``, that the beat is for tanh c. ``first``, ``second``
+    and ``third`` are the shifts left at that stage and at the two behind it.
+    """
 
     of_cell: Signal
     first: Signal
@@ -42,7 +44,7 @@ class PreActivationShifts(NamedTuple):
 
 
 class ElemMulShifts(NamedTuple):
-    """``lift`` of a gate before it is kept, and which shift the ``product`` takes."""
+    """``lift`` is the left shift of a gate before it is kept; ``product`` chooses the shift of the product."""
 
     lift: Signal
     product: Signal
@@ -153,8 +155,9 @@ def pre_activation_shifts(m, config, control, settings):
 
 
 def elem_mul_shifts(m, config, control, settings):
-    """The product's shift: 4 bits more or less for i . g, of which g's lift is the rest; one for o . tanh(c); one for
-    f . c'."""
+    """Control of the product's shift. For i . g it is one of two shifts, 4 bits apart; g's lift makes up the rest.
+    There is one for o . tanh(c) and one for f . c'.
+    """
     stage = Stages.of(config).gate
     select = settings.cell_select
     lift, product_shift = (Signal(2, reset_less=True) for _ in range(2))
