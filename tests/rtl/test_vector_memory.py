@@ -1,11 +1,17 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """VectorMemory: lines of all banks, written by bank and channel, read `VectorMemory.delay` cycles later."""
 
 import numpy as np
 import pytest
+from amaranth.hdl import Elaboratable, Module
 from bench import TINY, cycles, generator, integers, seeds, simulate
 
-from openese.rtl.vector_memory import VectorMemory
+from openese.rtl.assemble import Assemble
+from openese.rtl.broadcast import Broadcast
+from openese.rtl.frames import FrameInput, FrameOutput
+from openese.rtl.state_access import StateAccess
+from openese.rtl.vector_memory import VectorMemory, share_ports
 
 CONFIGS = {
     "tiny": TINY,
@@ -69,3 +75,82 @@ def test_a_write_without_bank_or_channel_changes_nothing():
 
     simulate(dut, bench, limit=20)
     assert values == [1, 8]
+
+
+class Shared(Elaboratable):
+    """The ports of the memory, shared by blocks that are ports alone."""
+
+    def __init__(self, config):
+        self.config = config
+        self.vectors = VectorMemory(config)
+        self.blocks = [block(config) for block in (Broadcast, FrameOutput, FrameInput, Assemble, StateAccess)]
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.vectors = self.vectors
+        m.d.comb += self.vectors.read_line.eq(self.blocks[0].read_line)
+        share_ports(m, self.config, self.vectors, *self.blocks)
+        return m
+
+
+@seeds(1)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_ports_go_to_the_first_block_that_wants_them(config, seed):
+    """Broadcast, FrameOutput, StateAccess for reading; Assemble, StateAccess, FrameInput for writing."""
+    rng = generator(seed)
+    dut = Shared(config)
+    vectors, (broadcast, frame_output, frame_input, assemble, state) = dut.vectors, dut.blocks
+    lines = config.vector_depth // config.groups
+    everyone = (1 << config.channels) - 1
+    served = set()
+
+    def number(limit):
+        return int(rng.integers(limit))
+
+    async def bench(ctx):
+        for _ in range(200):
+            inputs = {(block, name): number(lines) for block, name in (
+                (frame_output, "read_line"), (frame_input, "write_line"), (assemble, "write_line"), (state, "line"))}
+            wanted = {(block, name): number(2) for block, name in (
+                (broadcast, "read_valid"), (frame_output, "busy"), (frame_input, "write_valid"),
+                (assemble, "write_valid"))}
+            channels = {block: number(everyone + 1) for block in (assemble, state)}
+            banks = {frame_input: 1 << number(config.groups),
+                     state: 1 << number(config.groups) if rng.random() < 0.5 else 0}
+            for (block, name), value in (inputs | wanted).items():
+                ctx.set(getattr(block, name), value)
+            reads = rng.integers(0, lines, config.groups).tolist()
+            ctx.set(broadcast.read_line, reads)
+            for block, value in channels.items():
+                ctx.set(block.write_channels, value)
+            ctx.set(frame_input.write_bank, banks[frame_input])
+            ctx.set(state.bank, banks[state])
+            column = integers(rng, config.activation_bits, config.channels)
+            columns = integers(rng, config.activation_bits, (config.groups, config.channels))
+            value = integers(rng, config.activation_bits)
+            ctx.set(frame_input.write_column, column)
+            ctx.set(assemble.write_columns, columns)
+            ctx.set(state.data, value & 0xFFFF)
+
+            reader = (broadcast if wanted[broadcast, "read_valid"] else
+                      frame_output if wanted[frame_output, "busy"] else state)
+            expected = {broadcast: reads, frame_output: [inputs[frame_output, "read_line"]] * config.groups,
+                        state: [inputs[state, "line"]] * config.groups}[reader]
+            assert list(ctx.get(vectors.read_line)) == expected
+            writer = assemble if wanted[assemble, "write_valid"] else state if banks[state] else frame_input
+            line, bank, written, values = {
+                assemble: (inputs[assemble, "write_line"], (1 << config.groups) - 1, channels[assemble], columns),
+                state: (inputs[state, "line"], banks[state], channels[state],
+                        [[value] * config.channels] * config.groups),
+                frame_input: (inputs[frame_input, "write_line"],
+                              banks[frame_input] * wanted[frame_input, "write_valid"], everyone,
+                              [column] * config.groups),
+            }[writer]
+            assert (ctx.get(vectors.write_line), ctx.get(vectors.write_bank)) == (line, bank)
+            assert ctx.get(vectors.write_channels) == written
+            assert [list(values) for values in ctx.get(vectors.write_columns)] == values
+            served.update((("reads", reader), ("writes", writer)))
+            await ctx.tick()
+
+    simulate(dut, bench, limit=300)
+    assert len(served) == 6
