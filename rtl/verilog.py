@@ -11,5 +11,8 @@ TOP = "openese"
 
 
 def verilog(config):
-    """Verilog of the machine: module `TOP`, the same text for the same ``config``."""
+    """Verilog of the machine, module `TOP`: the same text for the same ``config`` and versions of Python and Amaranth.
+
+    Another version of Python may give some signals other names.
+    """
     return emit(Top(config), TOP)
