@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import logging
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.config import Config
 from openese.sim.benches import CONFIG
+from openese.sim.build import TOP
 
 __all__ = ["PERIOD", "TB", "stalled"]
 
@@ -52,6 +54,7 @@ class TB:
     """
 
     def __init__(self, dut: Any) -> None:
+        logging.getLogger(f"cocotb.{TOP}").setLevel(logging.WARNING)  # a line for each write costs more than the write
         self.dut = dut
         self.config = Config(**json.loads(os.environ[CONFIG]))
         Clock(dut.aclk, PERIOD, unit="ns").start()

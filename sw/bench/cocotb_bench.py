@@ -2,7 +2,6 @@
 """A cocotb bench with the work of `openese.sw.bench.speed` in the harness, to compare their speed."""
 
 import json
-import logging
 import os
 import time
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 from cocotb.utils import get_sim_time
 
 from openese.rtl.registers import ADDRESS, Control
-from openese.sim.build import TOP
 from openese.sim.testbench import PERIOD, TB
 from openese.sw.bench.speed import IMAGE, RESULT, STEPS
 from openese.sw.pack.image import Image, read
@@ -23,7 +21,6 @@ from openese.sw.pack.image import Image, read
 async def speed(dut: Any) -> None:
     """Load an image and run `STEPS` frames of zeros."""
     image: Image = read(Path(os.environ[IMAGE]))
-    logging.getLogger(f"cocotb.{TOP}").setLevel(logging.WARNING)  # a line for each write costs more than the write
     tb = await TB.start(dut)
     began, cycle = time.perf_counter(), get_sim_time("ns") / PERIOD
     await tb.write(ADDRESS["CONTROL"], Control.LOAD)

@@ -2,8 +2,8 @@
 """The bench, on a machine and a layer that are small enough for a test."""
 
 import pytest
+from machines import STREAM, TINY
 
-from openese.rtl.config import preset
 from openese.sw.bench.layer import paper_layer, quantized_layer
 from openese.sw.bench.machine import MEMORIES, measured, traced
 from openese.sw.cycles.model import estimate
@@ -19,7 +19,7 @@ def plan(config, **options):
 
 
 def test_measured_as_predicted_and_as_traced():
-    of_tiny = plan(preset("tiny"))
+    of_tiny = plan(TINY)
     result, = measured(of_tiny)
     predicted = estimate(of_tiny)
     assert result["bit_exact"] and result["memory"] is None
@@ -32,8 +32,7 @@ def test_measured_as_predicted_and_as_traced():
 
 
 def test_weights_from_each_memory():
-    config = preset("tiny").replace(weight_bits=12, index_bits=4, entry_depth=1024, stream=True)
-    results = measured(plan(config, stream=True))
+    results = measured(plan(STREAM, stream=True))
     assert [row["memory"] for row in results] == list(MEMORIES)
     assert all(row["bit_exact"] for row in results)
     assert results[0]["cycles_per_step"] <= results[-1]["cycles_per_step"]

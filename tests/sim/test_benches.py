@@ -4,12 +4,10 @@
 import json
 
 import pytest
-
-from openese.rtl.config import Config, preset
+from machines import GROUPS, TINY
 
 benches = pytest.importorskip("openese.sim.benches", reason="needs the extra 'sim'")
 
-TINY = preset("tiny")
 CONFIGS = {config.name: config for config in [TINY, TINY.replace(name="one voice", channels=1, slice_width=1)]}
 
 # Another shape of model, and where it matters another machine.
@@ -18,8 +16,7 @@ MACHINES = {
     "one layer": (TINY, [5, 9]),
     "two layers": (TINY, [5, [9, 6], 7]),
     "one voice": (CONFIGS["one voice"], [4, [6, 3]]),
-    "8 PEs, 2 groups, 3 index bits": (
-        Config(name="groups", pes=8, channels=1, groups=2, slices=2, index_bits=3), [5, [18, 12]]),
+    "8 PEs, 2 groups, 3 index bits": (GROUPS, [5, [18, 12]]),
 }
 
 

@@ -3,9 +3,9 @@
 
 import numpy as np
 import pytest
+from machines import GROUPS, STREAM, TINY
 from models import random_quantized, random_state
 
-from openese.rtl.config import Config, preset
 from openese.rtl.registers import ADDRESS, Interrupt
 from openese.sim.simulator import Simulator, StuckError
 from openese.sw.pack.image import pack
@@ -15,9 +15,6 @@ from openese.sw.run.device import Device, DeviceError
 
 pytestmark = pytest.mark.sim
 
-TINY = preset("tiny")
-STREAM = TINY.replace(name="streaming", index_bits=4, entry_depth=256, stream=True)
-GROUPS = Config(name="groups", pes=8, channels=1, groups=2, slices=2, index_bits=3)
 SHAPES = {
     "one layer": (5, 9),
     "projection": (5, (9, 6)),

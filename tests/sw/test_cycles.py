@@ -3,6 +3,7 @@
 
 import numpy as np
 import pytest
+from machines import GROUPS, STREAM, TINY
 from models import random_model, speech_like
 
 from openese.rtl.config import Config, preset
@@ -14,13 +15,9 @@ from openese.sw.prune import prune
 from openese.sw.quantize.choose import quantize
 from openese.sw.run.device import Device
 
-TINY = preset("tiny")
-GROUPED = Config(name="grouped", pes=8, channels=1, groups=2, slices=2, index_bits=3, entry_depth=1024,
-                 column_depth=256, vector_depth=256, cell_rows=32, accumulator_rows=128, queue_depth=16)
 NARROW = Config(name="narrow", pes=8, channels=4, slices=2, slice_width=1, index_bits=2, entry_depth=4096,
                 column_depth=512, vector_depth=512, cell_rows=32, accumulator_rows=512, queue_depth=64)
-STREAMED = TINY.replace(name="streamed", stream=True, index_bits=4, entry_depth=128)
-STREAMED_DEEP = STREAMED.replace(name="streamed-deep", entry_depth=512)
+STREAM_SHALLOW = STREAM.replace(name="shallow", entry_depth=128)
 
 #: What the model predicts of a run of frames; a machine also counts while it waits for the first, and after.
 COUNTED = [name for name in COUNTERS if name not in ("cycles", "frame", "saturated")]
@@ -35,14 +32,14 @@ SMALL = [
     pytest.param(TINY, 0.4, True, 7, [9, (9, 6)], id="mixed-stack"),
     pytest.param(TINY, 1.0, True, 1, [(1, 1)], id="least"),
     pytest.param(TINY, 0.5, True, 60, [(16, 14)], id="many-inputs"),
-    pytest.param(GROUPED, 0.3, True, 7, [(20, 9)], id="groups"),
-    pytest.param(GROUPED, 0.2, False, 30, [(40, 12)], id="unbalanced-groups"),
-    pytest.param(GROUPED, 0.3, True, 6, [24, 24], id="grouped-stack"),
+    pytest.param(GROUPS, 0.3, True, 7, [(20, 9)], id="groups"),
+    pytest.param(GROUPS, 0.2, False, 30, [(40, 12)], id="unbalanced-groups"),
+    pytest.param(GROUPS, 0.3, True, 6, [24, 24], id="grouped-stack"),
     pytest.param(NARROW, 0.2, True, 40, [(100, 50)], id="narrow-slices"),
     pytest.param(NARROW, 0.2, True, 20, [60, 60], id="narrow-stack"),
-    pytest.param(STREAMED, 0.3, True, 20, [(30, 12)], id="streamed"),
-    pytest.param(STREAMED, 0.4, True, 9, [(12, 10), (12, 10), (12, 10)], id="streamed-stack"),
-    pytest.param(STREAMED_DEEP, 0.6, False, 20, [(30, 12)], id="streamed-unbalanced"),
+    pytest.param(STREAM_SHALLOW, 0.3, True, 20, [(30, 12)], id="streamed"),
+    pytest.param(STREAM_SHALLOW, 0.4, True, 9, [(12, 10), (12, 10), (12, 10)], id="streamed-stack"),
+    pytest.param(STREAM, 0.6, False, 20, [(30, 12)], id="streamed-unbalanced"),
 ]
 
 
@@ -99,7 +96,7 @@ def test_it_agrees_with_the_machine_to_the_cycle(config, density, balanced, inpu
 
 @pytest.mark.sim
 def test_it_agrees_with_a_slow_memory():
-    plan = planned(STREAMED, 0.3, True, 20, [(30, 12)])
+    plan = planned(STREAM_SHALLOW, 0.3, True, 20, [(30, 12)])
     machine = Measured(plan, latency=200)
     assert machine.run(5) == predicted(simulate(plan, [READY] * 5, Memory(latency=200)))
 
@@ -129,7 +126,7 @@ def test_every_cycle_of_a_step_has_its_cause(config, density, balanced, inputs, 
 
 
 def test_a_slow_memory_starves_the_array():
-    plan = planned(STREAMED, 0.3, True, 20, [(30, 12)])
+    plan = planned(STREAM_SHALLOW, 0.3, True, 20, [(30, 12)])
     fast, slow, gaps = (estimate(plan, memory=memory) for memory in (
         Memory(latency=1), Memory(latency=500), Memory(latency=1, share=0.4)))
     assert fast.cycles_per_step < min(slow.cycles_per_step, gaps.cycles_per_step)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from machines import STREAM, TINY
 from models import random_quantized
 
-from openese.rtl.config import preset
 from openese.rtl.loader import ImageError, Section
 from openese.rtl.registers import ADDRESS, REGISTERS, Control, Interrupt, Status
 from openese.rtl.targets.driver import driver, header
@@ -19,8 +19,6 @@ from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
 from openese.sw.reference.machine import Reference
 
-TINY = preset("tiny")
-STREAM = TINY.replace(name="streaming", index_bits=4, entry_depth=256, stream=True)
 BASE = 0x44A00000
 OK, NO_MACHINE, OTHER_VERSION, OTHER_CONFIG, REFUSED, SHORT, BUSY, UNALIGNED, NO_STREAM = range(0, -9, -1)
 

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines that several tests simulate: each is built once."""
+
+from openese.rtl.config import Config, preset
+
+__all__ = ["GROUPS", "STREAM", "TINY"]
+
+TINY = preset("tiny")
+#: Can read weights from memory, and can hold those of small models.
+STREAM = TINY.replace(name="streaming", index_bits=4, entry_depth=512, stream=True)
+#: One voice, two column groups.
+GROUPS = Config(name="groups", pes=8, channels=1, groups=2, slices=2, index_bits=3, entry_depth=1024, column_depth=256,
+                vector_depth=256, cell_rows=32, accumulator_rows=128, queue_depth=16)
