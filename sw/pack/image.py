@@ -303,7 +303,8 @@ class _Unpacker:
         weights = Section.STREAM if Section.STREAM in self._image.sections else Section.WEIGHTS
         entries = self._values(weights, config.entry_bits, config.pes)
         weight_values = entries & ((1 << config.weight_bits) - 1)
-        self._weights = _signed(weight_values, config.weight_bits).astype(weight_type(config.weight_bits))
+        signed = _signed(weight_values, config.weight_bits)
+        self._weights: IntArray = signed.astype(weight_type(config.weight_bits))
         self._skips = (entries >> config.weight_bits).astype(np.int16)
         self._order = self._values(Section.ORDER, config.line_bits, config.groups)
         self._counts = self._values(Section.POINTERS, config.count_bits, config.pes)
