@@ -46,7 +46,7 @@ def test_the_host_packs_beats_as_the_machine(bits, channels):
     words = np.array([integers(generator(bits), bits, channels) for _ in range(3)])
     packed = pack_beats(config, words)
     assert [int.from_bytes(beat.tobytes(), "little") for beat in packed] == [pack(row, bits) for row in words.tolist()]
-    assert packed.shape[1] * 8 == Beats(config).payload_shape.size - 1
+    assert packed.shape[1] * 8 == Beats(config).members["payload"].shape.size - 1
     assert (unpack_beats(config, packed) == words).all()
 
 
