@@ -255,7 +255,7 @@ class Core(wiring.Component):
             "drain": blocks.assemble.drain & self.run,
             "full": broadcast.blocked_full,
             "follow": broadcast.blocked_follow,
-            "frame": controller.waiting_frame,
+            "frame": controller.waiting_frame & controller.idle & self.run,
             "output": blocks.frame_output.blocked,
             "saturated": array.saturated,
             **({"starved": array.starved} if self._config.stream else {}),

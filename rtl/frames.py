@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames in and out: one column of activations a beat, behind a header that names the voices."""
 
+import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -11,20 +12,75 @@ from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import activations
 from openese.rtl.vector_memory import VectorMemory
 
-__all__ = ["Beats", "FrameGuard", "FrameInput", "FrameOutput"]
+__all__ = ["Beats", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes", "pack_beats", "unpack_beats"]
+
+
+def beat_bytes(config):
+    """Bytes of a beat: ``channels`` words of ``activation_bits``, side by side without gaps, in whole bytes."""
+    return -(-config.channels * config.activation_bits // 8)
 
 
 def Beats(config):
     """AXI4-Stream beats: one column of activations a beat.
 
-    ``data`` has channel c in bits ``activation_bits * c`` and up. ``last`` marks the last beat of a frame. The first
-    beat is the header. Bit 0 of a channel says that the voice is active in this step; bit 1, on the way in, that it
-    starts anew.
+    ``data`` has channel c in bits ``activation_bits * c`` and up; bits above the last channel are zero. ``last`` marks
+    the last beat of a frame. The first beat is the header. Bit 0 of a channel says that the voice is active in this
+    step; bit 1, on the way in, that it starts anew. `pack_beats` and `unpack_beats` are the host's side.
     """
     return stream.Signature(data.StructLayout({
-        "data": config.channels * config.activation_bits,
+        "data": 8 * beat_bytes(config),
         "last": 1,
     }))
+
+
+def pack_beats(config, words):
+    """Beats for the words of all channels.
+
+    Parameters
+    ----------
+    config : Config
+    words : integers (..., channels)
+        Activations or headers; their lowest ``activation_bits`` count.
+
+    Returns
+    -------
+    uint8 (..., beat_bytes)
+        ``data`` of each beat, lowest byte first.
+    """
+    values = (np.asarray(words).astype(np.int64) & ((1 << config.activation_bits) - 1)).astype(np.uint64)
+    size = beat_bytes(config)
+    lines = np.zeros((*values.shape[:-1], size // 4 + 2), np.uint64)  # 32 bits each, and what reaches into the next
+    for channel in range(config.channels):
+        place, shift = divmod(channel * config.activation_bits, 32)
+        lines[..., place] |= values[..., channel] << np.uint64(shift)
+    lines[..., 1:] |= lines[..., :-1] >> np.uint64(32)
+    return lines.astype("<u4").view(np.uint8)[..., :size]
+
+
+def unpack_beats(config, beats):
+    """The words of beats: the inverse of `pack_beats`.
+
+    Parameters
+    ----------
+    config : Config
+    beats : uint8 (..., at least beat_bytes)
+
+    Returns
+    -------
+    int32 (..., channels)
+        Signed.
+    """
+    size = beat_bytes(config)
+    padded = np.zeros((*np.shape(beats)[:-1], 4 * (size // 4 + 2)), np.uint8)
+    padded[..., :size] = beats[..., :size]
+    lines = padded.view("<u4").astype(np.uint64)
+    pairs = lines[..., :-1] | lines[..., 1:] << np.uint64(32)
+    bits = config.activation_bits
+    words = np.empty((*pairs.shape[:-1], config.channels), np.int32)
+    for channel in range(config.channels):
+        place, shift = divmod(channel * bits, 32)
+        words[..., channel] = (pairs[..., place] >> np.uint64(shift)) & np.uint64((1 << bits) - 1)
+    return words - (words >> (bits - 1) << bits)
 
 
 class FrameInput(wiring.Component):

@@ -96,7 +96,8 @@ COUNTERS = {
     "full": "cycles the broadcast waited for a full ActQueue",
     "follow": "cycles the broadcast waited for m or y to be computed",
     "starved": "cycles a PE waited for streamed weights, summed over the PEs",
-    "frame": "cycles the controller waited for a frame",
+    "frame": "cycles while RUN is set in which nothing was under way for want of a frame; the rest of `cycles` is "
+             "spent on steps",
     "output": "cycles the receiver did not take a frame",
     "saturated": "cell states and outputs that were clamped",
 }

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from openese.rtl.axi import AXI4LiteSubordinate
 from openese.rtl.core import Core
-from openese.rtl.frames import FrameGuard
+from openese.rtl.frames import FrameGuard, beat_bytes
 from openese.rtl.loader import Loader, LoadPort
 from openese.rtl.registers import ControlRegisters
 from openese.rtl.weight_stream import StreamReader
@@ -42,7 +42,7 @@ def _bus_ports(prefix, channels, width):
 def _axi_stream_ports(prefix, config, there, back):
     """Pins of an AXI4-Stream under their AXI names."""
     return {
-        f"{prefix}_tdata": there(config.channels * config.activation_bits),
+        f"{prefix}_tdata": there(8 * beat_bytes(config)),
         f"{prefix}_tlast": there(1),
         f"{prefix}_tvalid": there(1),
         f"{prefix}_tready": back(1),
@@ -63,8 +63,8 @@ class Top(wiring.Component):
     aresetn : In(1) — reset, active low, synchronous to the clock.
     irq : Out(1) — an enabled interrupt is pending.
     s_axi_* : AXI4-Lite subordinate of 32 bits — the registers.
-    s_axis_* : AXI4-Stream receiver of channels x activation_bits — frames in; see `Beats`.
-    m_axis_* : AXI4-Stream transmitter of channels x activation_bits — frames out.
+    s_axis_* : AXI4-Stream receiver of channels x activation_bits, in whole bytes — frames in; see `Beats`.
+    m_axis_* : AXI4-Stream transmitter, likewise — frames out.
     m_axi_* : AXI4 manager, read channels, of stream_bits — the memory of streamed weights, if the machine streams them.
     """
 

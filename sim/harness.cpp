@@ -5,7 +5,7 @@
 // Every partner acts once a cycle: drive() sets the machine's inputs, and after they have settled sample()
 // sees what the rising edge will see. Calls post work to the partners; openese_run() turns the clock until
 // the work is done. Nothing here knows the machine's capacity: widths come from the verilated ports, whose
-// memory is little-endian whatever their width.
+// memory is little-endian whatever their width. A beat is the bytes of its port, which Python packs.
 
 #include "Vopenese.h"
 #include "verilated.h"
@@ -133,16 +133,16 @@ struct Reader {
     }
 };
 
-constexpr size_t CHANNELS = sizeof(std::declval<Vopenese&>().s_axis_tdata) / sizeof(uint16_t);
+constexpr size_t BEAT = sizeof(std::declval<Vopenese&>().s_axis_tdata);
 
-// Beats of a stream, `CHANNELS` words each.
+// Beats of a stream, `BEAT` bytes each.
 struct Beats {
-    std::vector<uint16_t> words;
+    std::vector<uint8_t> bytes;
     std::vector<uint8_t> last;
 
     size_t size() const { return last.size(); }
     void drop(size_t count) {
-        words.erase(words.begin(), words.begin() + count * CHANNELS);
+        bytes.erase(bytes.begin(), bytes.begin() + count * BEAT);
         last.erase(last.begin(), last.begin() + count);
     }
 };
@@ -155,12 +155,12 @@ struct Source {
 
     bool done() const { return sent == beats.size(); }
 
-    void post(const uint16_t* words, const uint8_t* last, size_t count) {
+    void post(const uint8_t* bytes, const uint8_t* last, size_t count) {
         if (!offered) {
             beats.drop(sent);
             sent = 0;
         }
-        beats.words.insert(beats.words.end(), words, words + count * CHANNELS);
+        beats.bytes.insert(beats.bytes.end(), bytes, bytes + count * BEAT);
         beats.last.insert(beats.last.end(), last, last + count);
     }
 
@@ -169,7 +169,7 @@ struct Source {
         size_t end = sent;
         if (column || offered)
             while (end < beats.size() && !beats.last[end++]) {}
-        beats.words.resize(end * CHANNELS);
+        beats.bytes.resize(end * BEAT);
         beats.last.resize(end);
     }
 
@@ -177,7 +177,7 @@ struct Source {
         offered = offered || (!done() && paces.valid.willing());
         top.s_axis_tvalid = offered;
         if (!offered) return;
-        std::memcpy(&top.s_axis_tdata, &beats.words[sent * CHANNELS], sizeof top.s_axis_tdata);
+        std::memcpy(&top.s_axis_tdata, &beats.bytes[sent * BEAT], BEAT);
         top.s_axis_tlast = beats.last[sent];
     }
 
@@ -202,7 +202,7 @@ struct Sink {
     size_t frames = 0;  // complete ones among the beats
     size_t total = 0;   // since reset
     bool ready = false, held = false;
-    std::vector<uint16_t> offered = std::vector<uint16_t>(CHANNELS);
+    std::vector<uint8_t> offered = std::vector<uint8_t>(BEAT);
     uint8_t offered_last = 0;
     std::string fault;
 
@@ -212,17 +212,17 @@ struct Sink {
     }
 
     bool sample(const Vopenese& top) {
-        const auto* words = reinterpret_cast<const uint16_t*>(&top.m_axis_tdata);
+        const auto* bytes = reinterpret_cast<const uint8_t*>(&top.m_axis_tdata);
         if (held && !(top.m_axis_tvalid && top.m_axis_tlast == offered_last
-                      && std::equal(words, words + CHANNELS, offered.begin())))
+                      && std::equal(bytes, bytes + BEAT, offered.begin())))
             fault = "m_axis: an offered beat changed before it was taken";
         held = top.m_axis_tvalid && !ready;
         if (held) {
-            std::copy(words, words + CHANNELS, offered.begin());
+            std::copy(bytes, bytes + BEAT, offered.begin());
             offered_last = top.m_axis_tlast;
         }
         if (!top.m_axis_tvalid || !ready) return false;
-        beats.words.insert(beats.words.end(), words, words + CHANNELS);
+        beats.bytes.insert(beats.bytes.end(), bytes, bytes + BEAT);
         beats.last.push_back(top.m_axis_tlast);
         frames += top.m_axis_tlast;
         total += top.m_axis_tlast;
@@ -489,7 +489,7 @@ private:
 #pragma GCC visibility push(default)
 extern "C" {
 
-uint32_t openese_channels() { return CHANNELS; }
+uint32_t openese_beat() { return BEAT; }
 uint32_t openese_has_memory() { return has_memory<Vopenese>; }
 
 Machine* openese_create(uint64_t scramble) { return new Machine(scramble); }
@@ -525,8 +525,8 @@ const char* openese_response(const Machine* machine, int reading) {
     return response_name(reading ? machine->reader.response : machine->writer.response);
 }
 
-void openese_send(Machine* machine, const uint16_t* words, const uint8_t* last, size_t count) {
-    machine->source.post(words, last, count);
+void openese_send(Machine* machine, const uint8_t* bytes, const uint8_t* last, size_t count) {
+    machine->source.post(bytes, last, count);
 }
 
 void openese_forget(Machine* machine, int received) {
@@ -541,9 +541,9 @@ void openese_forget(Machine* machine, int received) {
 // Beats of the first `frames` frames that were received.
 size_t openese_length(const Machine* machine, size_t frames) { return machine->sink.length(frames); }
 
-void openese_take(Machine* machine, size_t count, uint16_t* words, uint8_t* last) {
+void openese_take(Machine* machine, size_t count, uint8_t* bytes, uint8_t* last) {
     Sink& sink = machine->sink;
-    std::copy_n(sink.beats.words.begin(), count * CHANNELS, words);
+    std::copy_n(sink.beats.bytes.begin(), count * BEAT, bytes);
     std::copy_n(sink.beats.last.begin(), count, last);
     sink.frames -= std::count(last, last + count, 1);
     sink.beats.drop(count);

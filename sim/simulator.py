@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.config import Config
+from openese.rtl.frames import beat_bytes, pack_beats, unpack_beats
 from openese.sim import build
 
 __all__ = ["SimulationError", "BusError", "StuckError", "Simulator"]
@@ -82,10 +83,11 @@ class Simulator:
         self.config = config
         self.patience = patience
         self._library = _load(build.library(sources or [build.emitted(config)], trace=trace))
-        channels = self._library.openese_channels()
-        if channels != config.channels:
-            raise SimulationError(f"s_axis_tdata carries {channels} channels, config {config.name!r} "
-                                  f"has {config.channels}")
+        self._beat = self._library.openese_beat()
+        needed = beat_bytes(config)
+        if self._beat != _port_bytes(needed):
+            raise SimulationError(f"s_axis_tdata takes {self._beat} bytes in Verilator; config {config.name!r} has "
+                                  f"beats of {needed} bytes, which take {_port_bytes(needed)}")
         self._traceable = trace
         self._memory: NDArray[np.uint8] | None = None
         self._traits: dict[str, Any] = {}
@@ -224,7 +226,7 @@ class Simulator:
     # -- s_axis and m_axis ---------------------------------------------------------------------
 
     def run_frames(self, header: ArrayLike, columns: ArrayLike, outputs: int,
-                   ) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
+                   ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Send frames and receive as many: `send_frames`, then `receive_frames`."""
         header = np.asarray(header)
         self.send_frames(header, columns)
@@ -235,23 +237,22 @@ class Simulator:
 
         Parameters
         ----------
-        header : array_like of uint16, shape (T, C)
+        header : integers (T, C)
             Per channel: bit 0 active, bit 1 reset.
-        columns : array_like of int16, shape (T, I, C)
-            Activations.
+        columns : integers (T, I, C)
+            Activations, of ``activation_bits``.
         """
-        header = np.asarray(header, np.uint16)
-        columns = np.asarray(columns, np.int16)
+        header, columns = np.asarray(header), np.asarray(columns)
         frames, channels = header.shape
         if columns.ndim != 3 or columns.shape[::2] != (frames, channels) or channels != self.config.channels:
             raise SimulationError(f"frames must be headers (T, {self.config.channels}) and columns "
                                   f"(T, I, {self.config.channels}), not {header.shape} and {columns.shape}")
-        beats = np.concatenate([header[:, None, :], columns.view(np.uint16)], axis=1)
+        beats = np.concatenate([header[:, None, :], columns], axis=1)
         last = np.zeros(beats.shape[:2], np.uint8)
         last[:, -1] = 1
         self.send_beats(beats.reshape(-1, channels), last.ravel())
 
-    def receive_frames(self, count: int, outputs: int) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
+    def receive_frames(self, count: int, outputs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Run until the machine has sent ``count`` frames.
 
         Parameters
@@ -263,9 +264,9 @@ class Simulator:
 
         Returns
         -------
-        header : ndarray of uint16, shape (T, C)
+        header : int32 (T, C)
             Per channel: bit 0 active.
-        columns : ndarray of int16, shape (T, P, C)
+        columns : int32 (T, P, C)
             Activations.
 
         Raises
@@ -284,13 +285,14 @@ class Simulator:
             raise SimulationError(f"frame {wrong[0]} of {count} received has {lengths[wrong[0]]} beats, "
                                   f"not a header and {outputs} columns")
         beats = beats.reshape(count, 1 + outputs, self.config.channels)
-        return beats[:, 0].copy(), beats[:, 1:].view(np.int16)
+        return beats[:, 0], beats[:, 1:]
 
-    def send_beats(self, beats: NDArray[np.uint16], last: NDArray[np.uint8]) -> None:
+    def send_beats(self, beats: NDArray[np.integer[Any]], last: NDArray[np.uint8]) -> None:
         """Queue single beats: ``beats`` (n, C), and TLAST of each in ``last`` (n,)."""
-        beats = np.ascontiguousarray(beats, np.uint16)
+        packed = np.zeros((len(beats), self._beat), np.uint8)
+        packed[:, :beat_bytes(self.config)] = pack_beats(self.config, beats)
         last = np.ascontiguousarray(last, np.uint8)
-        self._call("send", beats.ctypes.data, last.ctypes.data, len(last))
+        self._call("send", packed.ctypes.data, last.ctypes.data, len(last))
 
     def drain(self) -> None:
         """Run until all queued frames have gone in; raises as `receive_frames`."""
@@ -306,12 +308,12 @@ class Simulator:
         self.clock(64)
         self._call("forget", True)
 
-    def _take(self, frames: int) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    def _take(self, frames: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         length = self._call("length", frames)
-        beats = np.empty((length, self.config.channels), np.uint16)
+        beats = np.empty((length, self._beat), np.uint8)
         last = np.empty(length, np.uint8)
         self._call("take", length, beats.ctypes.data, last.ctypes.data)
-        return beats, last
+        return unpack_beats(self.config, beats), last
 
     # -- m_axi ---------------------------------------------------------------------------------
 
@@ -392,13 +394,18 @@ class Simulator:
         return getattr(self._library, f"openese_{name}")(self._machine, *arguments)
 
 
+def _port_bytes(size: int) -> int:
+    """Bytes of a port of ``size`` bytes in Verilator: 1, 2, 4, 8, or words of 32 bits."""
+    return 1 << (size - 1).bit_length() if size <= 8 else -(-size // 4) * 4
+
+
 @cache
 def _load(path: Path) -> ctypes.CDLL:
     pointer, size, u32, u64 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint32, ctypes.c_uint64
     integer, real, text = ctypes.c_int, ctypes.c_double, ctypes.c_char_p
     library = ctypes.CDLL(str(path))
     for name, result, *arguments in [
-        ("channels", u32), ("has_memory", u32),
+        ("beat", u32), ("has_memory", u32),
         ("create", pointer, u64), ("destroy", None, pointer), ("reset", None, pointer, integer),
         ("pace", None, pointer, u64, real, real), ("cycles", u64, pointer), ("irq", integer, pointer),
         ("trace", None, pointer, text, text), ("write", None, pointer, u32, pointer, size),

@@ -25,6 +25,7 @@ from cocotbext.axi import (
 from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.config import Config
+from openese.rtl.frames import beat_bytes, pack_beats, unpack_beats
 from openese.sim.benches import CONFIG
 from openese.sim.build import TOP
 
@@ -116,14 +117,15 @@ class TB:
 
     async def send_frame(self, header: ArrayLike, columns: ArrayLike) -> None:
         """Queue a frame: header (C,) of bit 0 active and bit 1 reset, columns (I, C) of activations."""
-        beats = np.vstack([np.asarray(header, "<u2"), np.asarray(columns, "<i2").view("<u2")])
+        beats = pack_beats(self.config, np.vstack([np.asarray(header), np.asarray(columns)]))
         await self.source.send(AxiStreamFrame(beats.tobytes()))
 
-    async def receive_frame(self) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
+    async def receive_frame(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The next frame: header (C,), columns (P, C)."""
         frame = await with_timeout(self.sink.recv(), PATIENCE, "ms")
-        beats = np.frombuffer(bytes(frame.tdata), "<u2").reshape(-1, self.config.channels)
-        return beats[0], beats[1:].view("<i2")
+        data = np.frombuffer(bytes(frame.tdata), np.uint8).reshape(-1, beat_bytes(self.config))
+        beats = unpack_beats(self.config, data)
+        return beats[0], beats[1:]
 
 
 def _pauses() -> Iterator[bool]:

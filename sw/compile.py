@@ -21,7 +21,7 @@ from openese.sw import files, importers
 from openese.sw.cycles.model import estimate
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import Model
-from openese.sw.model.network import Network, check_sequences
+from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image
 from openese.sw.pack.image import pack as pack_image
@@ -328,7 +328,7 @@ def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
         Real input, such as the network will meet.
     machine : str or `Config`
     lengths : integers (B,), optional
-        Frames of each sequence, where they are padded to the longest. The padding counts as frames of zeros.
+        Frames of each sequence, where they are padded to the longest.
 
     Raises
     ------
@@ -338,13 +338,12 @@ def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
     network, config = _network(network), machine_config(machine)
     x: FloatArray = np.asarray(frames, np.float64)
     x = x[:, None] if x.ndim == 2 else x
-    if lengths is not None:
-        x, _ = check_sequences(x, lengths, network.inputs)
     if network.plain:
-        models = [quantize_model(network.model, x, config)]
+        models = [quantize_model(network.model, x, config, lengths=lengths)]
         return QuantizedNetwork(tuple(models), network, _reported_error(models))
     runners = [FloatRunner(direction.model) for direction in network.directions]
-    models = [quantize_model(direction.model, fed, config) for direction, fed in network.fed(x, runners, lengths)]
+    models = [quantize_model(direction.model, fed, config, lengths=lengths)
+              for direction, fed in network.fed(x, runners, lengths)]
     return QuantizedNetwork(tuple(models), network, _measured_error(network, models, x, lengths))
 
 
@@ -444,14 +443,16 @@ def _measured_error(network: Network, models: Sequence[QuantizedModel], x: Float
                     lengths: ArrayLike | None) -> OutputError:
     """The error of a network end to end, on the first of the frames."""
     weights = sum(layer.weights for direction in network.directions for layer in direction.model.layers)
-    voices = min(x.shape[1], _ERROR_VOICES)
-    steps = int(min(x.shape[0], _ERROR_STEPS, max(1, _ERROR_PRODUCTS // (voices * weights))))
-    x = x[:steps, :voices]
-    counts = None if lengths is None else np.minimum(np.asarray(lengths)[:voices], steps)
+    counts = np.full(x.shape[1], len(x)) if lengths is None else np.asarray(lengths)
+    chosen = np.flatnonzero(counts)[:_ERROR_VOICES]
+    voices = len(chosen)
+    steps = int(min(counts.max(), _ERROR_STEPS, max(1, _ERROR_PRODUCTS // (voices * weights))))
+    x, counts = x[:steps, chosen], np.minimum(counts[chosen], steps)
     body = Network(stages=network.stages, name=network.name)
     exact, _ = body.run(x, [FloatRunner(direction.model) for direction in network.directions], counts)
     integers, _ = body.run(x, [MachineRunner(Reference(model, voices)) for model in models], counts)
-    difference = integers - exact
+    there = np.arange(steps)[:, None] < counts
+    exact, difference = exact[there], (integers - exact)[there]
     return OutputError(float(np.sqrt(np.mean(exact**2))), float(np.sqrt(np.mean(difference**2))),
                        float(np.abs(difference).max()), steps, voices)
 

@@ -7,7 +7,7 @@ from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.axi import OKAY, AXI4LiteSignature
-from openese.rtl.frames import Beats
+from openese.rtl.frames import Beats, beat_bytes
 from openese.rtl.serial.packets import DEPTH, END, ESCAPE, ESCAPED_END, ESCAPED_ESCAPE, PROTOCOL, Kind
 
 __all__ = ["Header", "PacketReceiver", "PacketTransmitter", "SerialBridge"]
@@ -246,7 +246,7 @@ class SerialBridge(wiring.Component):
     def __init__(self, config, *, patience=1 << 16):
         self._config = config
         self._patience = patience
-        self.beat_words = -(-config.channels * config.activation_bits // 32)
+        self.beat_words = -(-beat_bytes(config) // 4)
         super().__init__({
             "i": In(8),
             "i_valid": In(1),

@@ -18,7 +18,7 @@ def write(config, folder):
     """
     bits = {port.name: port.width for port in ports(config)}["s_axis_tdata"]
     if bits not in (8, 16, 32, 64, 128, 256, 512, 1024):
-        raise TargetError(f"channels x activation_bits is {bits}; AXI DMA wants a power of two between 8 and 1024")
+        raise TargetError(f"a beat of frames has {bits} bits; AXI DMA wants a power of two between 8 and 1024")
     write_files(folder, {
         **{f"ip/{path}": text for path, text in ip.files(config).items()},
         "kcu105.tcl": constraints("kcu105.tcl"),

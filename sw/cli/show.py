@@ -138,9 +138,9 @@ def ran(machines: Sequence[Machine], input_saturations: int) -> None:
     for machine in machines:
         if isinstance(machine, Device):
             seen, config = machine.counters(), machine.model.config
-            steps = max(1, seen["steps"])
-            line(f"{machine.model.name}: {seen['steps']:,} steps, {seen['cycles'] / steps:,.0f} cycles each, "
-                 f"multipliers busy {seen['busy'] / max(1, seen['cycles'] * config.pes):.1%}, "
+            steps, cycles = max(1, seen["steps"]), seen["cycles"] - seen["frame"]
+            line(f"{machine.model.name}: {seen['steps']:,} steps, {cycles / steps:,.0f} cycles each, "
+                 f"multipliers busy {seen['busy'] / max(1, cycles * config.pes):.1%}, "
                  f"saturations {seen['saturated']:,}")
         elif isinstance(machine, Reference):
             seen = machine.saturations

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openese.rtl.config import Config
-from openese.sw.model.arrays import Int64Array
+from openese.sw.model.arrays import Int64Array, IntArray
+from openese.sw.model.quantized import weight_type
 
 __all__ = ["EncodeError", "EncodedMatrix", "Entries", "encode", "decode", "entries", "column_order", "order_window"]
 
@@ -49,8 +50,10 @@ class EncodedMatrix:
         Column that each group gets in each slot, or -1 for none.
     counts : int64 (slots, pes)
         The pointers: entries of the slot's column on each PE.
-    weights, skips : int16 (lines, pes)
-        The entries of each PE in order; zeros fill the rest.
+    weights : int16 or int32 (lines, pes)
+        The entries of each PE in order, in `weight_type`; zeros fill the rest.
+    skips : int16 (lines, pes)
+        The zero rows before each entry.
     lengths : int64 (pes,)
         Entries of each PE, padding included.
     nonzeros : int64 (pes,)
@@ -60,7 +63,7 @@ class EncodedMatrix:
     shape: tuple[int, ...]
     order: Int64Array
     counts: Int64Array
-    weights: NDArray[np.int16]
+    weights: IntArray
     skips: NDArray[np.int16]
     lengths: Int64Array
     nonzeros: Int64Array
@@ -176,7 +179,7 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Encode
     nonzeros = np.bincount(pe, minlength=config.pes).astype(np.int64)
     lines = int(lengths.max(initial=0))
     last = np.cumsum(padding + 1) - 1 - (np.cumsum(lengths) - lengths)[pe]
-    weights = np.zeros((lines, config.pes), np.int16)
+    weights = np.zeros((lines, config.pes), weight_type(config.weight_bits))
     skips = np.zeros((lines, config.pes), np.int16)
     weights[last, pe] = values
     skips[last, pe] = gap & ((1 << config.index_bits) - 1)
@@ -276,7 +279,7 @@ def entries(encoded: EncodedMatrix, config: Config) -> Entries:
     return Entries(pe, line, slot, position - np.repeat(before, sizes) - 1, weight)
 
 
-def decode(encoded: EncodedMatrix, config: Config) -> NDArray[np.int16]:
+def decode(encoded: EncodedMatrix, config: Config) -> IntArray:
     """The matrix, exactly as `encode` got it.
 
     Raises
@@ -284,7 +287,7 @@ def decode(encoded: EncodedMatrix, config: Config) -> NDArray[np.int16]:
     EncodeError
         Pointers and entries do not fit together, or an entry is outside of the matrix.
     """
-    matrix = np.zeros(encoded.shape, np.int16)
+    matrix = np.zeros(encoded.shape, encoded.weights.dtype)
     listed = entries(encoded, config)
     real = listed.weight != 0
     pe, local, weight = listed.pe[real], listed.row[real], listed.weight[real]

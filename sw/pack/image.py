@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from openese.rtl.config import Config
 from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, Lines, Section
-from openese.sw.model.arrays import Int64Array
-from openese.sw.model.quantized import QuantizedLayer, QuantizedModel
+from openese.sw.model.arrays import Int64Array, IntArray
+from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, weight_type
 from openese.sw.pack.encode import EncodedMatrix, decode
 from openese.sw.pack.schedule import Schedule, instruction_words
 
@@ -302,7 +302,9 @@ class _Unpacker:
         config, manifest = self._config, self._image.manifest
         weights = Section.STREAM if Section.STREAM in self._image.sections else Section.WEIGHTS
         entries = self._values(weights, config.entry_bits, config.pes)
-        self._weights = _signed(entries & ((1 << config.weight_bits) - 1), config.weight_bits).astype(np.int16)
+        weight_values = entries & ((1 << config.weight_bits) - 1)
+        signed = _signed(weight_values, config.weight_bits)
+        self._weights: IntArray = signed.astype(weight_type(config.weight_bits))
         self._skips = (entries >> config.weight_bits).astype(np.int16)
         self._order = self._values(Section.ORDER, config.line_bits, config.groups)
         self._counts = self._values(Section.POINTERS, config.count_bits, config.pes)
@@ -337,8 +339,8 @@ class _Unpacker:
                               w_x=matrices["w_x"], w_r=matrices["w_r"], w_ym=matrices.get("w_ym"),
                               **{name: fields[name] for name in _LAYER_FIELDS})
 
-    def _matrix(self, layer: int, name: str, shape: tuple[int, ...]) -> NDArray[np.int16]:
-        matrix = np.zeros(shape, np.int16)
+    def _matrix(self, layer: int, name: str, shape: tuple[int, ...]) -> IntArray:
+        matrix = np.zeros(shape, self._weights.dtype)
         for operation in self._image.manifest["operations"]:
             if (operation["layer"], operation["matrix"]) == (layer, name):
                 first, columns = operation["first"], operation["columns"]

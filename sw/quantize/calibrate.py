@@ -5,6 +5,7 @@ There are two: the range of every tensor over all frames, and the error at a lay
 and clipped to a format, on segments of the frames.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
-from openese.sw.model.arrays import Float64Array, Int64Array
+from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
 from openese.sw.model.layers import GATES, Layer, Model
 from openese.sw.model.state import LayerState, zero_state
 from openese.sw.reference import floating
@@ -55,11 +56,19 @@ def symmetric(values: NDArray[Any], fraction: int, bits: int) -> Int64Array:
     return np.clip(to_fixed(values, fraction), -limit, limit)
 
 
-def ranges(model: Model, frames: Float64Array) -> list[dict[str, Range]]:
-    """The `Range` of each layer's x, c, m, y and z[gate] (pre-activations) over frames (T, B, I)."""
+def ranges(model: Model, frames: Float64Array, lengths: IntArray) -> list[dict[str, Range]]:
+    """The `Range` of each layer's x, c, m, y and z[gate] (pre-activations) over the first ``lengths[b]`` of frames
+    (T, B, I)."""
     seen: list[dict[str, Range]] = [{} for _ in model.layers]
+    step: Counter[tuple[int, str]] = Counter()
 
     def observe(layer: int, tensor: str, values: Float64Array) -> None:
+        running = step[layer, tensor] < lengths
+        step[layer, tensor] += 1
+        if not running.any():
+            return
+        if not running.all():
+            values = values[..., running, :]
         parts = {tensor: values}
         if tensor == "z":
             parts = {f"z[{gate}]": part for gate, part in zip(GATES, values, strict=True)}
@@ -72,19 +81,19 @@ def ranges(model: Model, frames: Float64Array) -> list[dict[str, Range]]:
     return seen
 
 
-def segments(model: Model, frames: Float64Array) -> Float64Array:
-    """Pieces of at most `SEGMENT_STEPS` steps, evenly spread over frames (T, B, I), as (steps, pieces, I).
+def segments(model: Model, frames: Float64Array, lengths: IntArray) -> Float64Array:
+    """Pieces of at most `SEGMENT_STEPS` steps, evenly spread over the first ``lengths[b]`` of frames (T, B, I), as
+    (steps, pieces, I).
 
-    There are at most `SEGMENTS`, and fewer for large models: see `SEGMENT_PRODUCTS`.
+    There are at most `SEGMENTS`, and fewer for large models: see `SEGMENT_PRODUCTS`. Sequences that are shorter than a
+    piece are left out.
     """
-    steps, voices, inputs = frames.shape
-    length = min(steps, SEGMENT_STEPS)
-    count = steps // length
-    pieces = frames[:count * length].reshape(count, length, voices, inputs).transpose(2, 0, 1, 3)
-    pieces = pieces.reshape(count * voices, length, inputs)
+    length = min(int(lengths.max()), SEGMENT_STEPS)
+    voice = np.repeat(np.arange(len(lengths)), lengths // length)
+    start = np.concatenate([np.arange(count) * length for count in lengths // length])
     affordable = SEGMENT_PRODUCTS // (length * max(layer.weights for layer in model.layers))
-    chosen = np.linspace(0, len(pieces) - 1, min(len(pieces), SEGMENTS, max(1, affordable))).round().astype(int)
-    return pieces[chosen].transpose(1, 0, 2)
+    chosen = np.linspace(0, len(voice) - 1, min(len(voice), SEGMENTS, max(1, affordable))).round().astype(int)
+    return frames[start[chosen] + np.arange(length)[:, None], voice[chosen]]
 
 
 class Recording(NamedTuple):

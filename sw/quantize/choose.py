@@ -28,7 +28,8 @@ from openese.rtl.activation import Activation
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
-from openese.sw.model.layers import GATES, TENSORS, Layer, Model
+from openese.sw.model.layers import GATES, TENSORS, Layer, Model, ModelError
+from openese.sw.model.network import check_sequences
 from openese.sw.model.quantized import (
     SELECTS,
     SHIFTS,
@@ -81,8 +82,8 @@ class _Gate(NamedTuple):
     aligns: tuple[int, int]
 
 
-def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: int | None = None,
-             tanh_range: int | None = None) -> QuantizedModel:
+def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayLike | None = None,
+             sigmoid_range: int | None = None, tanh_range: int | None = None) -> QuantizedModel:
     """Quantize ``model`` for the widths of ``config``.
 
     Parameters
@@ -92,6 +93,8 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: 
         Calibration frames: real input, T steps of B voices, each from the zero state.
     config : `openese.rtl.config.Config`
         The machine.
+    lengths : integers (B,), optional
+        Frames of each voice, where they are padded to the longest.
     sigmoid_range, tanh_range : int, optional
         The tables span ``[-2**range, 2**range)``. By default the frames decide; the paper has 6 and 7.
 
@@ -103,13 +106,13 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: 
     Raises
     ------
     QuantizeError
-        The frames have the wrong shape or are not finite, or no format of the machine holds the weights.
+        The frames or lengths have the wrong shape or are not finite, or no format of the machine holds the weights.
     """
-    x = _checked_frames(model, frames)
-    recordings = record(model, segments(model, x))
+    x, counts = _checked_frames(model, frames, lengths)
+    recordings = record(model, segments(model, x, counts))
     tables = _choose_tables(model, recordings, config, sigmoid_range, tanh_range)
     layers: list[QuantizedLayer] = []
-    for layer, recording, seen in zip(model.layers, recordings, ranges(model, x), strict=True):
+    for layer, recording, seen in zip(model.layers, recordings, ranges(model, x, counts), strict=True):
         # A layer's quantizer is large, so only one exists at a time.
         layers.append(_LayerQuantizer(layer, recording, seen, config, tables).quantize(
             layers[-1].y_fraction if layers else None))
@@ -117,7 +120,7 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, sigmoid_range: 
         layers=tuple(layers), config=config, head=model.head, name=model.name,
         sigmoid_range=tables.sigmoid, sigmoid_table=activation_table("sigmoid", tables.sigmoid, config),
         tanh_range=tables.tanh, tanh_table=activation_table("tanh", tables.tanh, config))
-    return dataclasses.replace(quantized, report=compare(model, quantized, x, tables.errors))
+    return dataclasses.replace(quantized, report=compare(model, quantized, x, counts, tables.errors))
 
 
 def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:
@@ -170,13 +173,20 @@ def _rounded_peephole(values: NDArray[Any], fraction: int, config: Config) -> In
     return saturate(to_fixed(values, fraction), config.peephole_bits)
 
 
-def _checked_frames(model: Model, frames: ArrayLike) -> Float64Array:
+def _checked_frames(model: Model, frames: ArrayLike, lengths: ArrayLike | None) -> tuple[Float64Array, IntArray]:
+    """Frames (T, B, I) and the number of frames of each voice (B,)."""
     x = np.asarray(frames, np.float64)
     if x.ndim != 3 or x.shape[2] != model.inputs or not x.size:
         raise QuantizeError(f"frames: expected shape (T, B, {model.inputs}), found {x.shape}")
     if not np.isfinite(x).all():
         raise QuantizeError(f"frames{np.argwhere(~np.isfinite(x))[0].tolist()} is not a finite number")
-    return x
+    try:
+        padded, counts = check_sequences(x, lengths, model.inputs)
+    except ModelError as error:
+        raise QuantizeError(str(error)) from None
+    if not counts.any():
+        raise QuantizeError("lengths: every sequence is empty")
+    return np.asarray(padded, np.float64), counts
 
 
 # -- tables ------------------------------------------------------------------------------------------------

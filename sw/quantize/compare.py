@@ -136,8 +136,9 @@ class _Outputs(NamedTuple):
 
 
 def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, integers: Int64Array,
-                     tallies: Mapping[str, _Tally]) -> _Outputs:
-    """Run a layer in both references over x (T, B, I) from the zero state; ``quantized`` has only this layer."""
+                     active: NDArray[np.bool_], tallies: Mapping[str, _Tally]) -> _Outputs:
+    """Run a layer in both references over x (T, B, I) from the zero state, and compare steps of ``active`` voices
+    (T, B); ``quantized`` has only this layer."""
     steps, voices, _ = x.shape
     floating, reference = FloatLayer(layer), Reference(quantized, voices)
     state = zero_state(layer, voices)
@@ -147,14 +148,14 @@ def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, i
         part = slice(start, start + block)
         in_reals, in_integers = _Recorder(), _Recorder()
         y.exact[part], state = floating.run(x[part], state, in_reals.observe)
-        y.integers[part] = reference.run(integers[part], observe=in_integers.observe_layer)
+        y.integers[part] = reference.run(integers[part], active[part], observe=in_integers.observe_layer)
         for tensor, tally in tallies.items():
-            tally.add(np.stack(in_reals[tensor]), np.stack(in_integers[tensor]))
+            tally.add(np.stack(in_reals[tensor])[active[part]], np.stack(in_integers[tensor])[active[part]])
     y.saturations.update(reference.saturations)
     return y
 
 
-def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike,
+def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike, lengths: IntArray,
             table_errors: Mapping[str, Mapping[str, float]]) -> Report:
     """Run both references over the same frames, each voice from the zero state, and compare every tensor.
 
@@ -165,6 +166,8 @@ def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike,
     model : `Model`; quantized : `QuantizedModel`
         The same model in floating point and in integers.
     frames : array (T, B, I)
+    lengths : integers (B,)
+        Frames of each voice; the others are padding.
     table_errors : mapping
         The report's ``table_errors``.
 
@@ -175,6 +178,7 @@ def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike,
     config = quantized.config
     real = np.asarray(frames, np.float64)
     steps, voices, _ = real.shape
+    active = np.arange(steps)[:, None] < lengths
     tallies: list[_Tally] = []
     outputs = []
     saturations = {"cell": 0, "output": 0}
@@ -182,9 +186,9 @@ def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike,
     for layer, whole, formats in zip(model.layers, quantized.layers, quantized.formats, strict=True):
         running = _running_tallies(whole, formats, config)
         alone = dataclasses.replace(quantized, layers=(whole,))
-        x, integers, clamped = _compare_running(layer, alone, x, integers, running)
+        x, integers, clamped = _compare_running(layer, alone, x, integers, active, running)
         tallies += [*_stored_tallies(layer, whole, formats, config), *running.values()]
         outputs.append(running["y"].layer_error())
         saturations = {name: count + clamped[name] for name, count in saturations.items()}
-    return Report(steps=steps, voices=voices, tensors=tuple(tally.tensor_report() for tally in tallies),
+    return Report(steps=int(lengths.max()), voices=voices, tensors=tuple(tally.tensor_report() for tally in tallies),
                   outputs=tuple(outputs), table_errors=table_errors, saturations=saturations)

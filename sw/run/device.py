@@ -17,6 +17,10 @@ from openese.sw.pack.image import Image
 __all__ = ["Device", "DeviceError", "Link"]
 
 
+#: Reads of STATUS after which a machine that is not idle is given up.
+_PATIENCE = 1_000_000
+
+
 class DeviceError(ValueError):
     """The machine refuses something, or is not the expected one. The message says what and why."""
 
@@ -45,7 +49,7 @@ class Link(Protocol):
         """Put bytes into the memory at the machine's AXI4 port; returns their address."""
 
     def run_frames(self, header: ArrayLike, columns: ArrayLike,
-                   outputs: int) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
+                   outputs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Send T frames, headers (T, C) and columns (T, I, C); returns T headers and columns (T, ``outputs``, C)."""
 
 
@@ -117,15 +121,28 @@ class Device:
             where = f" in section {word >> 8}" if error >= ImageError.SECTION else ""
             raise DeviceError(f"the machine refused the image: wrong {error.name.lower().replace('_', ' ')}{where}")
         self._fresh = np.ones(self.channels, bool)
+        self._rest()
         link.write(ADDRESS["CONTROL"], Control.RUN)
+
+    def _rest(self) -> None:
+        """Wait until the machine is idle: after a load or reset it clears its accumulators.
+
+        Raises
+        ------
+        DeviceError
+            It does not become idle.
+        """
+        for _ in range(_PATIENCE):
+            if self._link.read(ADDRESS["STATUS"]) & Status.IDLE:
+                return
+        raise DeviceError(f"the machine is still not idle, {_PATIENCE:,} reads of STATUS later")
 
     def reset(self) -> None:
         """Drop all frames and every voice's state. The image stays."""
         self._link.write(ADDRESS["CONTROL"], Control.RESET | Control.RUN)
         self._link.abandon()
         # The machine still takes and computes a frame that was already offered; its answer is dropped.
-        while not self._link.read(ADDRESS["STATUS"]) & Status.IDLE:
-            pass
+        self._rest()
         self._link.abandon()
         self._fresh[:] = True
 
@@ -165,18 +182,19 @@ class Device:
         if steps:
             anew[0] |= self._fresh
             self._fresh[:] = False
-        header = running | anew.astype(np.uint16) << 1
-        columns = np.ascontiguousarray(x.transpose(0, 2, 1)).astype(np.int16)
-        echoed, y = self._link.run_frames(header, columns, self.model.outputs)
+        header = running | anew.astype(np.int32) << 1
+        echoed, y = self._link.run_frames(header, x.transpose(0, 2, 1), self.model.outputs)
         if (echoed != running).any():
             step = int(np.argwhere((echoed != running).any(axis=1))[0, 0])
             raise DeviceError(f"frame {step} came back for other voices than it was sent for")
         return y.transpose(0, 2, 1).astype(np.int64)
 
     def counters(self) -> dict[str, int]:
-        """The counters since the image was loaded, by the names of `openese.rtl.registers.COUNTERS`."""
-        return {name: self._link.read(ADDRESS[f"{name.upper()}_LOW"]) | self._link.read(
-            ADDRESS[f"{name.upper()}_HIGH"]) << 32 for name in COUNTERS}
+        """The counters since the image was loaded or the machine was reset, by the names of
+        `openese.rtl.registers.COUNTERS`."""
+        values = self._link.access((ADDRESS[f"{name.upper()}_{half}"], None) for name in COUNTERS
+                                   for half in ("LOW", "HIGH"))
+        return {name: low | high << 32 for name, low, high in zip(COUNTERS, values[::2], values[1::2], strict=True)}
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -192,7 +210,14 @@ class Device:
             yield number, "y", columns | channel << 16
 
     def get_state(self, channel: int) -> list[ChannelState]:
-        """The state of one channel, layer by layer. The machine must be idle."""
+        """The state of one channel, layer by layer.
+
+        Raises
+        ------
+        DeviceError
+            The machine does not become idle: an output frame waits to be received.
+        """
+        self._rest()
         parts: list[dict[str, Any]] = [{} for _ in self.model.layers]
         for number, name, words in self._places(channel):
             values = np.zeros(len(words), np.int64)
@@ -204,12 +229,14 @@ class Device:
         return [ChannelState(**layer) for layer in parts]
 
     def set_state(self, channel: int, state: list[ChannelState]) -> None:
-        """Replace the state of one channel. The machine must be idle.
+        """Replace the state of one channel.
 
         Raises
         ------
         ValueError
             The state has the wrong shape, or a number does not fit.
+        DeviceError
+            The machine does not become idle: an output frame waits to be received.
         """
         config = self._image.config
         if len(state) != len(self.model.layers):
@@ -227,6 +254,7 @@ class Device:
         self._fresh[channel] = not any(np.any(part) for layer in state for part in layer)
         if self._fresh[channel]:
             return
+        self._rest()
         for number, name, words in places:
             values = np.asarray(getattr(state[number], name))
             self._link.access(

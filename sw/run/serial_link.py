@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.config import Config
+from openese.rtl.frames import beat_bytes, pack_beats, unpack_beats
 from openese.rtl.serial.packets import DEPTH, END, PROTOCOL, Kind, Packet, decode, encode
 from openese.sw.run.device import DeviceError
 
@@ -73,7 +74,7 @@ class SerialLink:
         self._tries, self._patience = tries, patience
         # A request or answer of full size, with every byte escaped, there and back.
         self._timeout = timeout + 2 * 8 * (DEPTH + 2) * 10 / baud
-        self._words = -(-config.channels * config.activation_bits // 32)
+        self._words = -(-beat_bytes(config) // 4)
         self._sequence = 0
         self._line = bytearray()
         try:
@@ -214,7 +215,7 @@ class SerialLink:
             _, midway, given, _ = self._exchange(nothing, False, 1)
 
     def run_frames(self, header: ArrayLike, columns: ArrayLike,
-                   outputs: int) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
+                   outputs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Send T frames, headers (T, C) and columns (T, I, C); returns T headers and columns (T, P, C).
 
         A frame goes in while the frame before is computed.
@@ -224,11 +225,10 @@ class SerialLink:
         LinkError
             No beat goes in or out for too long, or a frame comes back with another number of columns than ``outputs``.
         """
-        channels = self.config.channels
-        beats = np.concatenate([np.asarray(header, "<u2")[:, None], np.asarray(columns, "<i2").view("<u2")], axis=1)
-        frames, length, _ = beats.shape
-        padded = np.zeros((frames, length, 2 * self._words), "<u2")
-        padded[:, :, :channels] = beats
+        beats = pack_beats(self.config, np.concatenate([np.asarray(header)[:, None], np.asarray(columns)], axis=1))
+        frames, length, size = beats.shape
+        padded = np.zeros((frames, length, 4 * self._words), np.uint8)
+        padded[:, :, :size] = beats
         words = padded.view("<u4")
         answers = np.zeros((frames, 1 + outputs, self._words), "<u4")
         most = (DEPTH - 1) // self._words
@@ -253,7 +253,7 @@ class SerialLink:
             elif time.monotonic() - moved > self._patience:
                 raise LinkError(f"{self._name}: no beat in or out for {self._patience:.0f} s; {sent} of {frames} "
                                 f"frames are in, {received} out")
-        back = answers.view("<u2")[:, :, :channels]
-        return back[:, 0].copy(), back[:, 1:].copy().view(np.int16)
+        back = unpack_beats(self.config, answers.view(np.uint8))
+        return back[:, 0], back[:, 1:]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from bench import TINY, check_held, cycles, generator, get, integers, pack, pause, put, seeds, simulate, trace
 
-from openese.rtl.frames import FrameGuard, FrameInput, FrameOutput
+from openese.rtl.frames import Beats, FrameGuard, FrameInput, FrameOutput, pack_beats, unpack_beats
 from openese.rtl.vector_memory import VectorMemory
 
 CONFIGS = {
@@ -37,6 +37,17 @@ def beats(rng, config, frame):
     header = [word & ~3 | active >> k & 1 | (reset >> k & 1) << 1 for k, word in enumerate(noise)]
     return [{"data": pack(row, config.activation_bits), "last": int(k == length)}
             for k, row in enumerate([header, *columns])]
+
+
+@pytest.mark.parametrize("bits", range(8, 19))
+@pytest.mark.parametrize("channels", [1, 2, 8, 64])
+def test_the_host_packs_beats_as_the_machine(bits, channels):
+    config = TINY.replace(activation_bits=bits, channels=channels)
+    words = np.array([integers(generator(bits), bits, channels) for _ in range(3)])
+    packed = pack_beats(config, words)
+    assert [int.from_bytes(beat.tobytes(), "little") for beat in packed] == [pack(row, bits) for row in words.tolist()]
+    assert packed.shape[1] * 8 == Beats(config).members["payload"].shape.size - 1
+    assert (unpack_beats(config, packed) == words).all()
 
 
 @seeds(2)

@@ -54,6 +54,16 @@ def test_the_command_line_runs_a_model_on_it(board, image, tmp_path):
     assert np.load(tmp_path / "out.npy").shape == (12, 3, SHAPE[-1])
 
 
+def test_words_of_another_width():
+    """Beats of 4 x 12 bits take two words of a packet."""
+    config = CONFIG.replace(name="narrow", activation_bits=12, channels=4)
+    model = random_quantized(2, config, *SHAPE)
+    with BoardSimulator(config) as board, SerialLink(board.port, config) as link:
+        device, reference = Device(link, pack(schedule(model, config))), Reference(model, config.channels)
+        x = np.random.default_rng(2).integers(-1 << 11, 1 << 11, (5, config.channels, SHAPE[0]))
+        assert (device.run(x) == reference.run(x)).all()
+
+
 @pytest.mark.parametrize(("fast", "requests"), [(True, 20), (False, 4)])
 def test_the_line_counts_what_passes(fast, requests):
     """Requests of 14 bytes and answers of 18, some of them escaped, at the pins' pace."""

@@ -8,10 +8,12 @@ from models import random_quantized, random_state
 
 from openese.rtl.registers import ADDRESS, Interrupt
 from openese.sim.simulator import Simulator, StuckError
+from openese.sw.cycles.model import estimate
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
 from openese.sw.reference.machine import Reference
 from openese.sw.run.device import Device, DeviceError
+from openese.sw.run.runners import MachineRunner
 
 pytestmark = pytest.mark.sim
 
@@ -63,6 +65,22 @@ def test_equals_the_reference(config, shape, pace):
     assert counters["saturated"] == sum(both.reference.saturations.values())
 
 
+@pytest.mark.parametrize("widths", [
+    {"activation_bits": 8}, {"activation_bits": 12, "channels": 1}, {"activation_bits": 17, "weight_bits": 17},
+    {"activation_bits": 18, "weight_bits": 18, "channels": 4, "cell_bits": 27}], ids=str)
+def test_word_lengths_of_all_kinds(widths):
+    """Beats carry words of ``activation_bits`` side by side, and weights keep all their bits."""
+    config = TINY.replace(name="widths", **widths)
+    both = Both(config, SHAPES["projection"], seed=5)
+    both.step(6, both.rng.random((6, config.channels)) < 0.7, both.rng.random((6, config.channels)) < 0.3)
+    state = random_state(both.rng, both.model)
+    for machine in (both.device, both.reference):
+        machine.set_state(0, state)
+    both.step(2)
+    assert [np.concatenate(layer).tolist() for layer in both.device.get_state(0)] == [
+        np.concatenate(layer).tolist() for layer in both.reference.get_state(0)]
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("traits", [{}, {"jitter": 40, "share": 0.6}], ids=["steady", "gaps"])
 def test_streamed_equals_resident(shape, traits):
@@ -103,6 +121,33 @@ def test_states_are_read_and_written(config):
     both.step(3)
     with pytest.raises(ValueError, match="expected shape"):
         both.device.set_state(0, [type(layer)(c=layer.c[1:], y=layer.y) for layer in state])
+
+
+def test_a_state_is_written_right_after_a_load():
+    """The machine first clears its accumulators; the device waits for it."""
+    both = Both(TINY, (5, (9, 6), 7), seed=3)
+    state = random_state(both.rng, both.model)
+    for machine in (both.device, both.reference):
+        machine.set_state(1, state)
+        machine.set_state(0, state)
+    both.step(3)
+    both.device.reset()
+    both.device.set_state(1, state)
+
+
+@pytest.mark.parametrize("steps", [1, 40])
+def test_cycles_of_steps_leave_out_loads_and_states(steps):
+    """As `openese run` prints them: within 1 % of the cycle model's, or a frame's latency less its way in and out."""
+    both = Both(TINY, (10, (24, 12), 12), seed=1)
+    runner = MachineRunner(both.device)
+    runner.run(both.rng.normal(size=(steps, 2, 10)), np.array([steps, steps]), runner.zero_state(2))
+    counters = both.device.counters()
+    cycles = (counters["cycles"] - counters["frame"]) / counters["steps"]
+    wanted = estimate(schedule(both.model, TINY))
+    if steps == 1:
+        assert wanted.latency - 10 - 12 - 50 < cycles < wanted.latency
+    else:
+        assert cycles == pytest.approx(wanted.cycles_per_step, rel=0.01)
 
 
 def test_a_reset_in_the_middle_of_a_step():

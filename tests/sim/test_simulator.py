@@ -187,7 +187,7 @@ def test_trace_writes_a_window(simulator, tmp_path):
 
 
 def test_a_machine_of_another_configuration_is_refused():
-    with pytest.raises(SimulationError, match="^s_axis_tdata carries 1 channels, config 'tiny' has 2$"):
+    with pytest.raises(SimulationError, match="^s_axis_tdata takes 2 bytes in Verilator; config 'tiny' has beats of"):
         Simulator(preset("tiny"), sources=[SOURCE], trace=True)
 
 

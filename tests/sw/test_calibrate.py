@@ -83,12 +83,12 @@ def test_row_sums(kind):
 def test_segments_spread_over_all_frames():
     frames = np.arange(200 * 3 * 2).reshape(200, 3, 2)
     model = random_model(1, 2, 4)
-    pieces = segments(model, frames)
+    pieces = segments(model, frames, np.full(3, 200))
     assert pieces.shape == (64, 9, 2)
     np.testing.assert_array_equal(pieces[:, 0], frames[:64, 0])
     np.testing.assert_array_equal(pieces[:, -1], frames[128:192, 2])
-    assert segments(model, np.zeros((640, 4, 2))).shape == (64, 16, 2)
-    assert segments(model, np.zeros((3, 40, 2))).shape == (3, 16, 2)
+    assert segments(model, np.zeros((640, 4, 2)), np.full(4, 640)).shape == (64, 16, 2)
+    assert segments(model, np.zeros((3, 40, 2)), np.full(40, 3)).shape == (3, 16, 2)
 
 
 def test_large_models_get_fewer_segments(monkeypatch):
@@ -96,4 +96,4 @@ def test_large_models_get_fewer_segments(monkeypatch):
     weights = max(layer.weights for layer in model.layers)
     for budget, pieces in ((5 * 64 * weights, 5), (5 * 64 * weights - 1, 4), (1, 1)):
         monkeypatch.setattr(calibrate, "SEGMENT_PRODUCTS", budget)
-        assert segments(model, np.zeros((640, 4, 2))).shape == (64, pieces, 2)
+        assert segments(model, np.zeros((640, 4, 2)), np.full(4, 640)).shape == (64, pieces, 2)

@@ -19,6 +19,7 @@ TINY = preset("tiny")
 MODEL = random_model(3, 12, (16, 8), 10, (12, 6), peephole=True, scale=3)
 MODEL = Model(layers=tuple(dataclasses.replace(layer, bias=layer.bias / 100) for layer in MODEL.layers))
 FRAMES = 2 * speech_like(3, 40, 3, 12)
+LENGTHS = np.full(3, 40)
 # On frames so quiet that those above saturate.
 QUANTIZED = quantize(MODEL, FRAMES / 1000, TINY)
 
@@ -33,7 +34,7 @@ def observed(run):
 @pytest.mark.parametrize("held", [1, 500, 1 << 18])
 def test_layer_after_layer_equals_the_whole_models(held, monkeypatch):
     monkeypatch.setattr(compare, "_BLOCK_NUMBERS", held)
-    report = compare.compare(MODEL, QUANTIZED, FRAMES, {})
+    report = compare.compare(MODEL, QUANTIZED, FRAMES, LENGTHS, {})
     machine = Reference(QUANTIZED, 3)
     exact = observed(lambda observe: floating.run(MODEL, FRAMES, observe=observe))
     integers = observed(lambda observe: machine.run(QUANTIZED.quantize_input(FRAMES)[0], observe=observe))
@@ -50,7 +51,7 @@ def test_layer_after_layer_equals_the_whole_models(held, monkeypatch):
         assert error.max_error == pytest.approx(np.abs(difference).max())
 
 
-@pytest.mark.parametrize("work", [lambda: compare.compare(MODEL, QUANTIZED, FRAMES, {}),
+@pytest.mark.parametrize("work", [lambda: compare.compare(MODEL, QUANTIZED, FRAMES, LENGTHS, {}),
                                   lambda: quantize(MODEL, FRAMES, TINY)], ids=["compare", "quantize"])
 def test_one_layer_at_a_time_is_laid_out_for_products(work, monkeypatch):
     """Of each reference, whatever the model's size."""

@@ -53,6 +53,13 @@ def test_a_file_gives_the_model_back(config, shape, tmp_path):
     assert loaded.manifest == image.manifest or loaded.manifest["operations"] == image.manifest["operations"]
 
 
+@pytest.mark.parametrize("bits", range(2, 19))
+def test_weights_of_every_width_are_kept(bits):
+    config = TINY.replace(name="width", weight_bits=bits)
+    model = random_quantized(bits, config, 5, (9, 6), 7)
+    assert same(parse(pack(schedule(model, config)).words(everything=True).tobytes()).model(), model)
+
+
 def test_sections_fill_whole_lines(image):
     lines = Lines(TINY)
     for section, words in image.sections.items():

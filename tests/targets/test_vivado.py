@@ -273,6 +273,6 @@ def test_frames_and_addresses(config, design):
 
 
 def test_frames_that_the_dma_cannot_have(tmp_path):
-    with pytest.raises(TargetError, match=r"^channels x activation_bits is 36; AXI DMA wants a power of two"):
+    with pytest.raises(TargetError, match=r"^a beat of frames has 40 bits; AXI DMA wants a power of two"):
         TARGETS["kcu105"].write(TINY.replace(activation_bits=18), tmp_path)
     assert not list(tmp_path.iterdir())
