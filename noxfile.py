@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The project's commands, each in an environment that it makes for itself: `pip install nox`, then `nox`."""
 
+import hashlib
 from pathlib import Path
 
 import nox
@@ -18,6 +19,8 @@ RESEMBLYZER = "resemblyzer==0.1.4"
 TCLINT = "tclint==0.9.0"
 # All that any test needs.
 EVERYTHING = ("sim", "serial", "keras", "onnx", "safetensors", "recognizer", "dev", "oracles")
+# All that the tests need which neither train nor simulate Verilog.
+QUICK = ("serial", "keras", "onnx", "safetensors", "speech", "dev")
 # A worker for each core; one that has nothing left to do takes tests from the others.
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 
@@ -39,7 +42,7 @@ def _style_and_types(session):
 @nox.session
 def quick(session):
     """Style, types and all tests that need neither PyTorch nor Verilator: the session for every change."""
-    _install(session, "serial", "keras", "onnx", "safetensors", "speech", "dev")
+    _install(session, *QUICK)
     _style_and_types(session)
     session.run("pytest", *PARALLEL, "-m", "not sim", *session.posargs)
 
@@ -54,9 +57,36 @@ def tests(session):
 
 @nox.session
 def coverage(session):
-    """All tests, and the share of the code that they run."""
+    """All tests, and the share of the code that they run, in build/coverage.txt."""
     _install(session, *EVERYTHING)
-    session.run("pytest", *PARALLEL, "--cov", "--cov-report", "term:skip-covered", *session.posargs)
+    report = Path("build", "coverage.txt")
+    report.parent.mkdir(exist_ok=True)
+    session.run("pytest", *PARALLEL, "--cov", "--cov-report=", *session.posargs)
+    with report.open("w") as file:
+        session.run("coverage", "report", "--skip-covered", stdout=file)
+    session.log(report.read_text().splitlines()[-1])
+
+
+@nox.session(venv_backend="uv")
+def minimal(session):
+    """The tests of `quick` with the oldest versions that pyproject.toml allows."""
+    session.install("--resolution", "lowest-direct", "-e", f".[{','.join(QUICK)}]")
+    session.install("--no-deps", SILERO, TCLINT)
+    session.run("pytest", *PARALLEL, "-m", "not sim", *session.posargs)
+
+
+@nox.session
+def emit(session):
+    """The Verilog of all presets in build/emit, by the runtime dependencies alone, and its SHA-256 digests."""
+    session.install(".")
+    folder = Path(session.create_tmp()).resolve()  # not in the checkout, whose package would be imported
+    top = Path("build", "emit").resolve()
+    with session.chdir(folder):
+        names = session.run("python", "-c", "import openese; print(*openese.PRESETS)", silent=True).split()
+        for name in names:
+            session.run("openese", "build", "--preset", name, "-o", str(top / name))
+    for path in sorted(top.rglob("*.v")):
+        print(hashlib.sha256(path.read_bytes()).hexdigest(), path.relative_to(top))
 
 
 @nox.session
