@@ -109,8 +109,9 @@ def _built(runner: Runner, sources: Sequence[Path], top: str, log: Path | None) 
             os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} {_OPTIMIZE}".strip()
             control = folder / "ports.vlt"
             control.write_text(ports)
-            runner.build(sources=[control, *sources], hdl_toplevel=top, build_dir=folder, waves=waves,
-                         timescale=("1ns", "1ps"), build_args=_OPTIONS, log_file=log)
+            with build.runtime(folder, tool.version, cocotb_version, str(waves), *_OPTIONS, _OPTIMIZE):
+                runner.build(sources=[control, *sources], hdl_toplevel=top, build_dir=folder, waves=waves,
+                             timescale=("1ns", "1ps"), build_args=_OPTIONS, log_file=log)
         program = folder / "program"
         program.mkdir()
         return (folder / top).rename(program / top).parent

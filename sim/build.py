@@ -6,6 +6,7 @@ hash of its sources and options, so it is never stale. Builds of the same conten
 appears whole or not at all.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -14,7 +15,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import amaranth
@@ -24,7 +26,7 @@ from openese.rtl.config import Config
 from openese.rtl.verilog import TOP, verilog
 from openese.sim import verilator
 
-__all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "kept", "library", "processor"]
+__all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "kept", "library", "processor", "runtime"]
 
 HERE = Path(__file__).parent
 KEPT = 24  # files of a kind, where nothing else is said
@@ -90,6 +92,33 @@ def _forget(newest: Path, most: int) -> None:
             path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def runtime(folder: Path, *parts: str) -> Iterator[None]:
+    """Around a build in ``folder``: compiles Verilator's own sources only once for all builds.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the build. It gets the objects, if there are any; make then does not compile them again.
+    *parts : str
+        All that the objects depend on: version and options.
+    """
+    name = f"{digest([], *parts)}.runtime"
+    later = time.time() + 3600  # make compares them with a makefile that is yet to be written
+    for path in (cache_folder() / name).glob("*.o"):
+        os.utime(shutil.copy(path, folder), (later, later))
+    yield
+
+    def make(there: Path) -> Path:
+        objects = there / "objects"
+        objects.mkdir()
+        for path in folder.glob("verilated*.o"):
+            shutil.copy(path, objects)
+        return objects
+
+    kept(name, make)
+
+
 def emitted(config: Config) -> Path:
     """The Verilog of ``config`` as `openese.rtl.verilog` writes it."""
     modules = sorted(Path(rtl.__path__[0]).rglob("*.py"))
@@ -130,12 +159,13 @@ def library(sources: Sequence[Path], *, trace: bool = False) -> Path:
     def make(folder: Path) -> Path:
         control = folder / "alike.vlt"
         control.write_text(alike)
-        tool.run([
-            "--cc", "--exe", "--build", "-j", str(min(4, os.cpu_count() or 1)), "--Mdir", folder,
-            "--top-module", TOP, "--prefix", f"V{TOP}", *options,
-            "-CFLAGS", _COMPILE, "-LDFLAGS", "-shared", "-MAKEFLAGS", " ".join(_OPTIMIZE),
-            control, *(Path(source).resolve() for source in sources), _HARNESS, "-o", f"{TOP}.so",
-        ], log=cache_folder() / f"{key}.log")
+        with runtime(folder, tool.version, processor(), *options, _COMPILE, *_OPTIMIZE):
+            tool.run([
+                "--cc", "--exe", "--build", "-j", str(min(4, os.cpu_count() or 1)), "--Mdir", folder,
+                "--top-module", TOP, "--prefix", f"V{TOP}", *options,
+                "-CFLAGS", _COMPILE, "-LDFLAGS", "-shared", "-MAKEFLAGS", " ".join(_OPTIMIZE),
+                control, *(Path(source).resolve() for source in sources), _HARNESS, "-o", f"{TOP}.so",
+            ], log=cache_folder() / f"{key}.log")
         return folder / f"{TOP}.so"
 
     return kept(f"{key}.so", make)

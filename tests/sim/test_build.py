@@ -107,3 +107,19 @@ def test_verilog_is_emitted_once_for_each_configuration(cache, monkeypatch):
     text = first.read_text()
     assert build.emitted(tiny).read_text() == text
     assert build.emitted(tiny.replace(channels=4)).read_text().startswith("4 ")
+
+
+def test_verilators_own_sources_are_compiled_once(cache, tmp_path):
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    for folder in (first, second, other):
+        folder.mkdir()
+    with build.runtime(first, "5.048", "-O2"):
+        assert not list(first.iterdir())
+        (first / "verilated.o").write_text("object")
+        (first / "harness.o").write_text("of this build alone")
+    with build.runtime(second, "5.048", "-O2"):
+        (second / "Vopenese.mk").touch()
+        assert sorted(path.name for path in second.glob("*.o")) == ["verilated.o"]
+        assert (second / "verilated.o").stat().st_mtime > (second / "Vopenese.mk").stat().st_mtime
+    with build.runtime(other, "5.048", "-O0"):
+        assert not list(other.iterdir())
