@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from openese.output import replacing_folder
 from openese.rtl.loader import MAGIC
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
@@ -42,10 +43,10 @@ def save(path: Path, network: Network | None, parts: Sequence[_Saved], suffix: s
     if network is None or network.plain:
         parts[0].save(path)
         return
-    path.mkdir(exist_ok=True)
-    network.save(path / "network.npz")
-    for number, part in enumerate(parts):
-        part.save(path / f"{number}{suffix}")
+    with replacing_folder(path) as folder:
+        network.save(folder / "network.npz")
+        for number, part in enumerate(parts):
+            part.save(folder / f"{number}{suffix}")
 
 
 def load(path: Path, read: Callable[[Path], _T], suffix: str) -> tuple[Network | None, list[_T]]:

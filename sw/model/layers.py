@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from openese.output import replacing
 from openese.sw.model.arrays import FloatArray
 
 __all__ = ["GATES", "G_ACTIVATIONS", "TENSORS", "Dense", "Layer", "LayerTensors", "Matrix", "Model", "ModelError",
@@ -321,7 +322,7 @@ class Model:
                     arrays[f"layer{number}.{field}"] = getattr(layer, field)
         if self.head is not None:
             arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
-        with open(path, "wb") as file:
+        with replacing(path) as file:
             np.savez(file, **cast(Any, arrays))
 
     @classmethod

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openese.output import replacing
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import read_npz
 
@@ -66,7 +67,7 @@ class Sequences:
 
     def save(self, path: str | os.PathLike[str], outputs: FloatArray) -> None:
         """Write ``outputs`` (T, B, P) as a ``.npy`` in float32, without the axis B if the frames have none."""
-        with open(path, "wb") as file:
+        with replacing(path) as file:
             np.save(file, (outputs[:, 0] if self.alone else outputs).astype(np.float32))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openese.output import replacing, replacing_folder
 from openese.rtl.config import Config
 from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, Lines, Section
 from openese.sw.model.arrays import Int64Array, IntArray
@@ -72,7 +73,8 @@ class Image:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the image to a file."""
-        Path(path).write_bytes(self.words(everything=True).astype("<u4").tobytes())
+        with replacing(path) as file:
+            file.write(self.words(everything=True).astype("<u4").tobytes())
 
     @property
     def bytes(self) -> int:
@@ -371,18 +373,16 @@ def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Pat
         Section.PARAMETERS: ("parameters_slice", config.slices),
         Section.ORDER: ("order", 1), Section.PROGRAM: ("program", 1), Section.TABLES: ("tables", 1),
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for section, (name, parts) in split.items():
-        if section not in image.sections:
-            continue
-        bits = lines.bits[section] // parts
-        digits = -(-bits // 4)
-        numbers = [int.from_bytes(line.astype("<u4").tobytes(), "little") for line in image.sections[section]]
-        for part in range(parts):
-            path = folder / (f"{name}{part}.mem" if parts > 1 else f"{name}.mem")
-            shift, mask = part * bits, (1 << bits) - 1
-            path.write_text("".join(f"{number >> shift & mask:0{digits}x}\n" for number in numbers))
-            paths.append(path)
-    return paths
+    names = []
+    with replacing_folder(folder) as beside:
+        for section, (name, parts) in split.items():
+            if section not in image.sections:
+                continue
+            bits = lines.bits[section] // parts
+            digits = -(-bits // 4)
+            numbers = [int.from_bytes(line.astype("<u4").tobytes(), "little") for line in image.sections[section]]
+            for part in range(parts):
+                names.append(f"{name}{part}.mem" if parts > 1 else f"{name}.mem")
+                shift, mask = part * bits, (1 << bits) - 1
+                (beside / names[-1]).write_text("".join(f"{number >> shift & mask:0{digits}x}\n" for number in numbers))
+    return [Path(folder) / name for name in names]
