@@ -82,5 +82,5 @@ def _arrays(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[Any] | 
         return arrays["frames"], arrays.get("lengths")
     try:
         return np.load(path, allow_pickle=False), None
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, MemoryError) as error:
         raise SequenceError(f"{os.fspath(path)}: not a .npy or .npz of numbers ({error})") from None
