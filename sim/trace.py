@@ -5,6 +5,7 @@ A signal's name is its path below the top, as ``core.array.busy``. Verilator add
 a signal; the path leaves it out.
 """
 
+import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from vcd.gtkw import GTKWSave
 from vcd.reader import TokenKind, tokenize
 
+from openese.output import write_text
 from openese.sim.build import TOP
 
 __all__ = ["TraceError", "samples", "save_view", "signals"]
@@ -90,16 +92,17 @@ def save_view(path: str | Path) -> Path:
     path = Path(path)
     known = signals(path)
     view = path.with_suffix(".gtkw")
-    with open(view, "w") as file:
-        save = GTKWSave(file)
-        save.dumpfile(str(path.resolve()))
-        save.treeopen(f"TOP.{TOP}.")
-        for title, names in _VIEW:
-            there = [name for name in names if name in known]
-            if there:
-                with save.group(title):
-                    for name in there:
-                        width = known[name][1]
-                        save.trace(f"TOP.{TOP}.{name}" + (f"[{width - 1}:0]" if width > 1 else ""),
-                                   datafmt="dec" if width > 1 else "hex")
+    text = io.StringIO()
+    save = GTKWSave(text)
+    save.dumpfile(str(path.resolve()))
+    save.treeopen(f"TOP.{TOP}.")
+    for title, names in _VIEW:
+        there = [name for name in names if name in known]
+        if there:
+            with save.group(title):
+                for name in there:
+                    width = known[name][1]
+                    save.trace(f"TOP.{TOP}.{name}" + (f"[{width - 1}:0]" if width > 1 else ""),
+                               datafmt="dec" if width > 1 else "hex")
+    write_text(view, text.getvalue())
     return view

@@ -6,6 +6,7 @@ floating point (the order and direction of its models, and the head), and one fi
 order: ``0.npz``, ``1.npz``, ... quantized or ``0.img``, ``1.img``, ... packed.
 """
 
+import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -14,7 +15,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from openese.rtl.loader import MAGIC
+from openese.output import replacing_folder
+from openese.rtl.loader import MAGIC, Section
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image, pack
@@ -42,10 +44,10 @@ def save(path: Path, network: Network | None, parts: Sequence[_Saved], suffix: s
     if network is None or network.plain:
         parts[0].save(path)
         return
-    path.mkdir(exist_ok=True)
-    network.save(path / "network.npz")
-    for number, part in enumerate(parts):
-        part.save(path / f"{number}{suffix}")
+    with replacing_folder(path) as folder:
+        network.save(folder / "network.npz")
+        for number, part in enumerate(parts):
+            part.save(folder / f"{number}{suffix}")
 
 
 def load(path: Path, read: Callable[[Path], _T], suffix: str) -> tuple[Network | None, list[_T]]:
@@ -91,20 +93,41 @@ def kind(path: Path) -> str | None:
     return "network" if any(name.endswith("layer0.w_x.npy") for name in members) else None
 
 
+def _first(packed: Image, image: Image) -> str:
+    """The place of the first difference of two images, for people."""
+    there, wanted = (json.loads(json.dumps(held.manifest)) for held in (image, packed))
+    for key, value in wanted.items():
+        if there[key] == value:
+            continue
+        rows = ([(f"[{number}]", *pair) for number, pair in enumerate(zip(there[key], value, strict=False))]
+                if isinstance(value, list) else [("", there[key], value)])
+        for number, held, other in rows:
+            if isinstance(other, dict):
+                for name in other:
+                    if held[name] != other[name]:
+                        return f"{key}{number}.{name} of the manifest, {held[name]} for {other[name]}"
+        return f"{key} of the manifest"
+    return next((f"section {section.name.lower()}" for section, lines in packed.sections.items()
+                 if section not in image.sections or not np.array_equal(lines, image.sections[section])),
+                "the order of its sections")
+
+
 def verify_image(image: Image, wanted: QuantizedModel | None = None) -> None:
-    """Check that an image decodes to a model that packs into the same bytes again, and that the model is ``wanted``.
+    """Check that an image decodes to a model that packs into the same bytes again, manifest and streamed weights
+    included, and that the model is ``wanted``.
 
     Raises
     ------
     FileError
         If not, naming the first difference.
-    ImageFormatError, EncodeError, QuantizeError
+    ImageFormatError
         If it cannot be decoded.
     """
     model = image.model()
-    again = pack(schedule(model, image.config))
-    if not np.array_equal(again.words(), image.words()):
-        raise FileError(f"image {model.name!r} decodes, but packs into other bytes: another packer made it")
+    again = pack(schedule(model, image.config, stream=Section.STREAM in image.sections))
+    if not np.array_equal(again.words(everything=True), image.words(everything=True)):
+        raise FileError(f"image {model.name!r} decodes, but packs into other bytes, first in {_first(again, image)}: "
+                        "another packer made it")
     if wanted is None:
         return
     if len(wanted.layers) != len(model.layers):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from openese.output import replacing_folder
 from openese.rtl.config import Config, machine_config
 
 __all__ = ["Target", "TargetError", "TARGETS", "build", "write_files"]
@@ -80,6 +81,7 @@ def build(machine: str | Config, folder: str | os.PathLike[str], target: str = "
 
 def write_files(folder: Path, files: dict[str, str]) -> None:
     """Write ``files``, texts by their path below ``folder``, with the same line ends on every system."""
-    for path, text in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8", newline="\n")
+    with replacing_folder(folder) as beside:
+        for path, text in files.items():
+            (beside / path).parent.mkdir(parents=True, exist_ok=True)
+            (beside / path).write_text(text, encoding="utf-8", newline="\n")

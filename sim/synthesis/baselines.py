@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from openese.output import write_text
 from openese.rtl.config import PRESETS, Config
 
 __all__ = ["MEASURED", "TOLERANCES", "Baselines", "Change", "changes"]
@@ -72,4 +73,4 @@ class Baselines:
         if not self._path.exists():
             raise ValueError(f"baselines can be updated in a checkout of the project only: there is no {self._path}")
         self._figures.setdefault(family, {})[config.name] = figures
-        self._path.write_text(json.dumps(self._figures, indent=1) + "\n")
+        write_text(self._path, json.dumps(self._figures, indent=1) + "\n")

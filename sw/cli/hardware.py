@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from openese.output import write_text
 from openese.rtl.config import PRESETS, Config
 from openese.rtl.targets import TARGETS
 from openese.rtl.targets import build as build_target
@@ -103,7 +104,7 @@ def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool) -> N
         result = bench.run(config, sweep=sweeps, trace=thorough, cocotb=thorough, large=thorough,
                            tell=status.update)
     if path is not None:
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        write_text(path, json.dumps(result, indent=2) + "\n")
     show.bench(result)
     if not result["rtl"]["bit_exact"]:
         raise click.ClickException("the machine's words differ from the reference's")

@@ -47,7 +47,7 @@ def info(path: Path) -> None:
 def verify(image: Path, quantized: Path | None) -> None:
     """Check that IMAGE is whole.
 
-    Its format and CRCs are checked, and that it decodes to a model that packs into the same bytes again.
+    Its format, manifest and CRCs are checked, and that it decodes to a model that packs into the same bytes again.
 
     \b
     Example:

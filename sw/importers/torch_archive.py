@@ -28,6 +28,8 @@ __all__ = ["LEGACY_MAGIC", "Stub", "read_archive"]
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 _PICKLE_LIMIT = 64 << 20
+#: Elements of a tensor that may repeat those stored, by strides of zero, as often as it likes.
+_REPEATED = 1 << 16
 _DTYPES = {"Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": "<u2", "Long": "<i8", "Int": "<i4",
            "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?"}
 _TYPE_NAMES = {"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16"}
@@ -88,6 +90,9 @@ def _elements(storage: _Storage, offset: int, size: tuple[int, ...], stride: tup
     if math.prod(size) * memory.itemsize > LIMIT:
         raise ImportRefused(f"a tensor of shape {size} has {math.prod(size) * memory.itemsize:,} bytes; "
                             f"at most {LIMIT:,} are read")
+    if math.prod(size) > max(_REPEATED, 4 * memory.size):
+        raise ImportRefused(f"a tensor of shape {size} repeats its {memory.size:,} stored elements more than 4 times; "
+                            "save it as tensor.contiguous()")
     steps = [step * memory.itemsize for step in stride]
     array = np.lib.stride_tricks.as_strided(memory[offset:], size, steps, writeable=False)
     if storage.kind == "BFloat16":

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from openese.output import replacing
 from openese.sw.model.arrays import FloatArray
 
 __all__ = ["GATES", "G_ACTIVATIONS", "TENSORS", "Dense", "Layer", "LayerTensors", "Matrix", "Model", "ModelError",
@@ -321,7 +322,7 @@ class Model:
                     arrays[f"layer{number}.{field}"] = getattr(layer, field)
         if self.head is not None:
             arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
-        with open(path, "wb") as file:
+        with replacing(path) as file:
             np.savez(file, **cast(Any, arrays))
 
     @classmethod
@@ -371,21 +372,32 @@ def _layer_from(arrays: Mapping[str, NDArray[Any]], number: int) -> Layer:
     return Layer(**fields)
 
 
+# An archive may unpack to so many bytes, or to so many times its own size.
+_UNPACKED, _RATIO = 1 << 28, 16
+
+
 def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     """All arrays of an ``.npz`` by name. Nothing in the file is executed.
 
     Raises
     ------
     ModelError
-        The file is not an ``.npz`` of plain arrays.
+        The file is not an ``.npz`` of plain arrays, or unpacks to more than 256 MiB and 16 times its size.
     OSError
         The file cannot be read.
     """
     with open(path, "rb") as file:
         try:
+            with zipfile.ZipFile(file) as members:
+                declared = sum(member.file_size for member in members.infolist())
+            limit = max(_UNPACKED, _RATIO * os.fstat(file.fileno()).st_size)
+            if declared > limit:
+                raise ValueError(f"it unpacks to {declared:,} bytes; at most {limit:,} are read")
+            file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files}
-        except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except (ValueError, EOFError, AttributeError, TypeError, NotImplementedError, RuntimeError, MemoryError,
+                zipfile.BadZipFile, zlib.error) as error:
             raise ModelError(f"{os.fspath(path)}: not an .npz of plain arrays ({error})") from None
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray):

@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from openese.output import replacing
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import Dense, Model, ModelError, read_npz
 from openese.sw.model.state import LayerState, State, initial_state
@@ -295,7 +296,7 @@ class Network:
                                for key, value in _direction_arrays(direction).items()})
         if self.head is not None:
             arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
-        with open(path, "wb") as file:
+        with replacing(path) as file:
             np.savez(file, **cast(Any, arrays))
 
     @classmethod

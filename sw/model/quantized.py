@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from openese.output import replacing
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
@@ -313,7 +314,7 @@ class QuantizedModel:
                     arrays[f"layer{number}.{tensor}"] = getattr(layer, tensor)
         if self.head is not None:
             arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
-        with open(path, "wb") as file:
+        with replacing(path) as file:
             np.savez(file, **cast(Any, arrays))
 
     def _manifest(self) -> dict[str, Any]:

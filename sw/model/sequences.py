@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openese.output import replacing
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import read_npz
 
@@ -66,7 +67,7 @@ class Sequences:
 
     def save(self, path: str | os.PathLike[str], outputs: FloatArray) -> None:
         """Write ``outputs`` (T, B, P) as a ``.npy`` in float32, without the axis B if the frames have none."""
-        with open(path, "wb") as file:
+        with replacing(path) as file:
             np.save(file, (outputs[:, 0] if self.alone else outputs).astype(np.float32))
 
 
@@ -81,5 +82,5 @@ def _arrays(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[Any] | 
         return arrays["frames"], arrays.get("lengths")
     try:
         return np.load(path, allow_pickle=False), None
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, MemoryError) as error:
         raise SequenceError(f"{os.fspath(path)}: not a .npy or .npz of numbers ({error})") from None

@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openese.output import replacing, replacing_folder
 from openese.rtl.config import Config
 from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, Lines, Section
 from openese.sw.model.arrays import Int64Array, IntArray
-from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, weight_type
-from openese.sw.pack.encode import EncodedMatrix, decode
+from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, QuantizeError, weight_type
+from openese.sw.pack.encode import EncodedMatrix, EncodeError, decode
+from openese.sw.pack.manifest import LAYER_FORMATS, ManifestError, check_manifest, read_config, read_json
 from openese.sw.pack.schedule import Schedule, instruction_words
 
 __all__ = ["Image", "ImageFormatError", "pack", "read", "write_memory_files"]
 
 _SECTION_WORDS = 3  # identifier, first line, lines
 _BLOCK_BITS = 1 << 20  # packed or unpacked at a time
-_LAYER_FIELDS = ("name", "x_fraction", "y_fraction", "w_x_fraction", "w_r_fraction", "w_ym_fraction", "align_x",
-                 "align_r", "cell_select", "peephole_select", "g_activation")
 
 
 class ImageFormatError(ValueError):
@@ -72,7 +72,8 @@ class Image:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the image to a file."""
-        Path(path).write_bytes(self.words(everything=True).astype("<u4").tobytes())
+        with replacing(path) as file:
+            file.write(self.words(everything=True).astype("<u4").tobytes())
 
     @property
     def bytes(self) -> int:
@@ -84,10 +85,13 @@ class Image:
 
         Raises
         ------
-        ImageFormatError, EncodeError
-            Manifest and memories do not agree.
+        ImageFormatError
+            Manifest and memories do not agree, or a number breaks a rule of the formats.
         """
-        return _Unpacker(self).model()
+        try:
+            return _Unpacker(self).model()
+        except (EncodeError, QuantizeError) as error:
+            raise ImageFormatError(f"image {self.manifest['name']!r}: {error}") from None
 
 
 def _crc(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -185,7 +189,7 @@ def _manifest(plan: Schedule) -> dict[str, Any]:
     model = plan.model
     layers = []
     for layer, place in zip(model.layers, plan.places, strict=True):
-        fields = {name: getattr(layer, name) for name in _LAYER_FIELDS}
+        fields = {name: getattr(layer, name) for name in LAYER_FORMATS}
         sizes = {"inputs": layer.inputs, "cells": layer.cells, "outputs": layer.outputs,
                  "peephole": layer.peephole is not None, "projection": layer.w_ym is not None}
         layers.append(fields | sizes | {"cell_base": place.cells, "m_line": place.m_line, "y_line": place.y_line})
@@ -212,8 +216,10 @@ def read(path: str | os.PathLike[str]) -> Image:
     OSError
         The file cannot be read.
     """
-    data = Path(path).read_bytes()
     try:
+        with open(path, "rb") as file:
+            _check_magic(head := file.read(4 * HEADER_WORDS))
+            data = head + file.read()
         return parse(data)
     except ImageFormatError as error:
         raise ImageFormatError(f"{os.fspath(path)}: {error}") from None
@@ -221,8 +227,7 @@ def read(path: str | os.PathLike[str]) -> Image:
 
 def parse(data: bytes) -> Image:
     """Read an image from the bytes of a file; raises `ImageFormatError` as `read`."""
-    if len(data) < 4 * HEADER_WORDS or data[:4] != MAGIC.to_bytes(4, "little"):
-        raise ImageFormatError("not a memory image (it does not begin with 'OESE')")
+    _check_magic(data)
     words = np.frombuffer(data[:len(data) // 4 * 4], "<u4").astype(np.uint32)
     version, fingerprint, count = (int(word) for word in words[1:4])
     if version != VERSION:
@@ -251,7 +256,16 @@ def parse(data: bytes) -> Image:
     if missing:
         raise ImageFormatError(f"no section {', '.join(missing)}")
     del payloads[Section.MANIFEST]
+    try:
+        check_manifest(manifest, config, {section: len(payload) for section, payload in payloads.items()}, len(data))
+    except ManifestError as error:
+        raise ImageFormatError(f"section 0 (manifest): {error}") from None
     return Image(config, manifest, payloads)
+
+
+def _check_magic(data: bytes) -> None:
+    if len(data) < 4 * HEADER_WORDS or data[:4] != MAGIC.to_bytes(4, "little"):
+        raise ImageFormatError("not a memory image (it does not begin with 'OESE')")
 
 
 def _parse_section(words: NDArray[np.uint32], position: int, number: int,
@@ -282,9 +296,9 @@ def _parse_section(words: NDArray[np.uint32], position: int, number: int,
 
 def _parse_manifest(payload: NDArray[np.uint32]) -> tuple[dict[str, Any], Config]:
     try:
-        manifest = json.loads(payload.astype("<u4").tobytes().decode())
-        return manifest, Config(**manifest["config"])
-    except (ValueError, TypeError, KeyError) as error:
+        manifest = read_json(payload.astype("<u4").tobytes())
+        return manifest, read_config(manifest)
+    except ManifestError as error:
         raise ImageFormatError(f"section 0 (manifest): {error}") from None
 
 
@@ -337,7 +351,7 @@ class _Unpacker:
         matrices = {name: self._matrix(number, name, shape) for name, shape in shapes.items()}
         return QuantizedLayer(bias=bias, peephole=peephole if fields["peephole"] else None,
                               w_x=matrices["w_x"], w_r=matrices["w_r"], w_ym=matrices.get("w_ym"),
-                              **{name: fields[name] for name in _LAYER_FIELDS})
+                              **{name: fields[name] for name in LAYER_FORMATS})
 
     def _matrix(self, layer: int, name: str, shape: tuple[int, ...]) -> IntArray:
         matrix = np.zeros(shape, self._weights.dtype)
@@ -371,18 +385,16 @@ def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Pat
         Section.PARAMETERS: ("parameters_slice", config.slices),
         Section.ORDER: ("order", 1), Section.PROGRAM: ("program", 1), Section.TABLES: ("tables", 1),
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for section, (name, parts) in split.items():
-        if section not in image.sections:
-            continue
-        bits = lines.bits[section] // parts
-        digits = -(-bits // 4)
-        numbers = [int.from_bytes(line.astype("<u4").tobytes(), "little") for line in image.sections[section]]
-        for part in range(parts):
-            path = folder / (f"{name}{part}.mem" if parts > 1 else f"{name}.mem")
-            shift, mask = part * bits, (1 << bits) - 1
-            path.write_text("".join(f"{number >> shift & mask:0{digits}x}\n" for number in numbers))
-            paths.append(path)
-    return paths
+    names = []
+    with replacing_folder(folder) as beside:
+        for section, (name, parts) in split.items():
+            if section not in image.sections:
+                continue
+            bits = lines.bits[section] // parts
+            digits = -(-bits // 4)
+            numbers = [int.from_bytes(line.astype("<u4").tobytes(), "little") for line in image.sections[section]]
+            for part in range(parts):
+                names.append(f"{name}{part}.mem" if parts > 1 else f"{name}.mem")
+                shift, mask = part * bits, (1 << bits) - 1
+                (beside / names[-1]).write_text("".join(f"{number >> shift & mask:0{digits}x}\n" for number in numbers))
+    return [Path(folder) / name for name in names]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from openese.output import replacing
 from openese.sw.speech.audio import AudioError
 from openese.sw.speech.features import HOP, RATE, spectrogram
 from openese.sw.speech.phones import PHONES, SILENCE
@@ -62,5 +63,6 @@ def draw(title: str, audio: Any, transcript: "Transcript", path: Path) -> None:
         if phone.name != SILENCE:
             heard.text((phone.start + phone.stop) / 2, RATE / 2000 + 0.1, phone.name, ha="center", va="bottom",
                        fontsize=7)
-    figure.savefig(path, dpi=_DPI)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=_DPI, format=path.suffix[1:] or "png")
     pyplot.close(figure)

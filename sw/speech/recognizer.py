@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from openese.output import replacing_folder, write_text
 from openese.rtl.config import Config
 from openese.sw.cycles.model import estimate
 from openese.sw.model.arrays import FloatArray
@@ -137,10 +138,11 @@ class Recognizer:
 
     def save(self, folder: Path) -> None:
         """Write the files that `load` reads."""
-        self.image.save(folder / "recognizer.img")
         arrays: dict[str, Any] = {"head.weight": self.head.weight, "head.bias": self.head.bias}
-        np.savez(folder / "recognizer.npz", **arrays)
-        (folder / "recognizer.json").write_text(json.dumps(self.record, indent=2) + "\n")
+        with replacing_folder(folder) as beside:
+            self.image.save(beside / "recognizer.img")
+            np.savez(beside / "recognizer.npz", **arrays)
+            write_text(beside / "recognizer.json", json.dumps(self.record, indent=2) + "\n")
 
     def on(self, config: Config) -> "Recognizer":
         """The recognizer for another machine.

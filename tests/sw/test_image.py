@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images hold models exactly, and a wrong one is refused by name of what is wrong."""
 
+import dataclasses
+import json
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -9,7 +12,8 @@ from models import random_quantized
 
 from openese.rtl.config import Config, preset
 from openese.rtl.loader import HEADER_WORDS, Lines, Section
-from openese.sw.pack.image import ImageFormatError, pack, parse, read, write_memory_files
+from openese.sw.files import FileError, verify_image
+from openese.sw.pack.image import Image, ImageFormatError, pack, parse, read, write_memory_files
 from openese.sw.pack.schedule import CapacityError, schedule
 
 TINY = preset("tiny")
@@ -120,7 +124,8 @@ def test_sections_that_the_reader_would_lose_are_refused(image):
 
 
 def test_missing_sections_are_named(image):
-    del image.sections[Section.TABLES]
+    sections = {section: lines for section, lines in image.sections.items() if section is not Section.TABLES}
+    image = dataclasses.replace(image, sections=sections)
     with pytest.raises(ImageFormatError, match="no section tables"):
         parse(image.words(everything=True).astype("<u4").tobytes())
 
@@ -158,3 +163,136 @@ def test_a_preset_that_streams_is_advised():
     tight = preset("ese").replace(name="tight", entry_depth=16)
     with pytest.raises(CapacityError, match="preset .*ese_stream should hold it"):
         schedule(random_quantized(4, tight, 300, 700), tight)
+
+
+def sparse(model):
+    """The model with hardly any weights."""
+    thin = {name: getattr(model.layers[0], name) * 0 for name in ("w_x", "w_r")}
+    return dataclasses.replace(model, layers=(dataclasses.replace(model.layers[0], **thin),))
+
+
+def forged(image, change):
+    """The bytes of the image with another manifest and valid CRCs."""
+    manifest = json.loads(json.dumps(image.manifest))
+    manifest = change(manifest) or manifest
+    return Image(image.config, manifest, image.sections).words(everything=True).astype("<u4").tobytes()
+
+
+def setting(value, *path):
+    """A change of a manifest: the field at ``path``, or without it if ``value`` is `KeyError`."""
+    def change(manifest):
+        for step in path[:-1]:
+            manifest = manifest[step]
+        if value is KeyError:
+            del manifest[path[-1]]
+        else:
+            manifest[path[-1]] = value
+    return change
+
+
+WRONG = {
+    "no layers": (setting(KeyError, "layers"), "it: 'layers' is missing"),
+    "empty layers": (setting([], "layers"), "layers must be a list that is not empty"),
+    "layer of another type": (setting(3, "layers", 0), r"layers\[0\] must be an object, not 3"),
+    "unknown field": (setting(1, "layers", 0, "spam"), r"layers\[0\]: 'spam' is unknown"),
+    "name": (setting(5, "name"), "name must be text, not 5"),
+    "huge inputs": (setting(1 << 40, "layers", 0, "inputs"), r"layers\[0\].inputs must be a whole number from 1 to"),
+    "no cells": (setting(0, "layers", 0, "cells"), r"layers\[0\].cells must be"),
+    "more cells": (setting(40, "layers", 0, "cells"), "rows of cells have"),
+    "fraction": (setting(1.5, "layers", 0, "x_fraction"), r"x_fraction must be a whole number .* not 1.5"),
+    "three gates": (setting([1, 2, 3], "layers", 0, "align_x"), "align_x must have one number for each gate, not 3"),
+    "y_line": (setting(65536 + 4, "layers", 0, "y_line"), r"layers\[0\].y_line must be a whole number from 0 to 250"),
+    "cell_base": (setting(32, "layers", 1, "cell_base"), r"cell_base must be a whole number from 0 to 30, not 32"),
+    "sizes of a stack": (setting(5, "layers", 1, "inputs"), r"layers\[1\].inputs must be the 6 outputs"),
+    "activation": (setting("relu", "layers", 0, "g_activation"), "g_activation must be tanh or sigmoid, not 'relu'"),
+    "projection": (setting(1, "layers", 0, "projection"), "projection must be true or false, not 1"),
+    "matrix": (setting("w_z", "operations", 0, "matrix"), r"operations\[0\].matrix: layer 0 has no matrix 'w_z'"),
+    "layer number": (setting(2, "operations", 0, "layer"), r"operations\[0\].layer must be"),
+    "lines": (setting(1 << 20, "operations", 0, "lines"), r"operations\[0\].lines must be"),
+    "overlap": (setting(0, "operations", 2, "entry_base"), "its lines of weights begin at"),
+    "gap": (lambda manifest: manifest["operations"].pop() and None, "columns of layer . w_r end at|its columns"),
+    "columns": (setting(1, "operations", 0, "columns"), "end at 1, not|begin at"),
+    "needs": (setting(KeyError, "needs", "entry_depth"), "needs: 'entry_depth' is missing"),
+    "ranges": (setting(20, "tanh_range"), "tanh_range must be a whole number from 0 to 19"),
+    "config field": (setting(5, "config", "spam"), "config: 'spam' is unknown"),
+    "config type": (setting("4", "config", "pes"), "config: Config pes must be a whole number, not '4'"),
+    "config truth": (setting(True, "config", "index_bits"), "config: Config index_bits must be a whole number"),
+    "huge config": (setting(1 << 40, "config", "pes"), "config: Config pes must be between 1 and 32768"),
+    "a list": (lambda manifest: [manifest], "it must be an object"),
+    "of a mebibyte": (setting("x" * (1 << 20), "name"), "at most 1,048,576 are read"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_manifest_is_named(image, change, message):
+    with pytest.raises(ImageFormatError, match=message):
+        parse(forged(image, change))
+
+
+def test_deep_manifests_are_refused(image):
+    words = image.words(everything=True).astype("<u4")
+    size = int(words[HEADER_WORDS + 2])
+    start, stop = HEADER_WORDS, HEADER_WORDS + 3 + size
+    words[start + 3:stop] = np.frombuffer((b'{"a":' * 10000)[:4 * size].ljust(4 * size), "<u4")
+    with pytest.raises(ImageFormatError, match=r"section 0 \(manifest\): is not JSON"):
+        parse(resealed(words, start, stop))
+    deep = np.frombuffer(b"[" * 100000 + b"]" * 100000, "<u4")
+    body = np.concatenate([[0, 0, len(deep)], deep]).astype("<u4")
+    crc = np.array([zlib.crc32(body.tobytes())], "<u4")
+    with pytest.raises(ImageFormatError, match=r"section 0 \(manifest\): is not JSON"):
+        parse(np.concatenate([words[:start], body, crc, words[stop + 1:]]).astype("<u4").tobytes())
+
+
+def test_any_field_may_be_anything(image):
+    """Refused in one line, or harmless: it decodes, or says that it cannot."""
+    rng = np.random.default_rng(5)
+
+    def paths(value, path=()):
+        if isinstance(value, (dict, list)):
+            for key in value if isinstance(value, dict) else range(len(value)):
+                yield from paths(value[key], (*path, key))
+        yield path
+
+    every = [path for path in paths(json.loads(json.dumps(image.manifest))) if path]
+    values = [None, -1, 0, 1, 7, 2.5, 1e300, "x", [], {}, [1] * 4, True, 1 << 70, float("nan"), [[]]]
+    for number in rng.permutation(len(every) * len(values))[:1200]:
+        path, value = every[number // len(values)], values[number % len(values)]
+        try:
+            parse(forged(image, setting(value, *path))).model()
+        except ImageFormatError as error:
+            assert "\n" not in str(error)
+
+
+def test_memory_is_bounded_before_it_is_taken(tmp_path):
+    """A manifest may not ask for matrices that are out of all proportion to its image."""
+    config = Config(name="large", pes=4, channels=1, vector_depth=65536, cell_rows=4096, column_depth=16,
+                    entry_depth=1024, accumulator_rows=4096)
+    image = pack(schedule(sparse(random_quantized(1, config, 5, 2000)), config))
+
+    def change(manifest):
+        manifest["layers"][0]["inputs"] = manifest["operations"][0]["columns"] = 60000
+
+    tracemalloc.start()
+    with pytest.raises(ImageFormatError, match="the matrices would take 992,000,000 bytes, too many"):
+        parse(forged(image, change))
+    assert tracemalloc.get_traced_memory()[1] < 8 * image.bytes
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("path", "value", "message"), [
+    (("layers", 1, "y_line"), 1, r"first in layers\[1\].y_line of the manifest, 1 for"),
+    (("operations", 1, "nonzeros"), 7, r"first in operations\[1\].nonzeros of the manifest, 7 for"),
+    (("needs", "vector_depth"), 7, "first in needs.vector_depth of the manifest, 7 for"),
+])
+def test_verify_finds_a_manifest_that_was_changed(image, path, value, message):
+    verify_image(parse(image.words(everything=True).tobytes()))
+    with pytest.raises(FileError, match=message):
+        verify_image(parse(forged(image, setting(value, *path))))
+
+
+def test_verify_compares_streamed_weights():
+    image = pack(schedule(random_quantized(2, STREAM, 5, 9), STREAM, stream=True))
+    verify_image(image)
+    image.sections[Section.PROGRAM][1] ^= 1
+    with pytest.raises(FileError, match="first in section program"):
+        verify_image(image)

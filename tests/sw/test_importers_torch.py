@@ -3,6 +3,7 @@
 
 import io
 import pickle
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 
@@ -248,6 +249,21 @@ def test_views_and_strides(tmp_path):
     torch.save(state, path)
     layer = importers.load(path).model.layers[0]
     np.testing.assert_array_equal(layer.w_r.reshape(16, 4), storage[1].T.numpy())
+
+
+def test_strides_of_zero_do_not_fill_memory(tmp_path):
+    """A few bytes in the file may not become gigabytes; a small tensor may repeat its elements."""
+    state = OrderedDict(nn.LSTM(4, 4).state_dict())
+    state["bias_ih_l0"] = torch.ones(1).expand(16)
+    torch.save(state, tmp_path / "small.pt")
+    assert importers.load(tmp_path / "small.pt").model.layers[0].cells == 4
+    state["weight_ih_l0"] = torch.ones(1).expand(16, 1 << 20)
+    torch.save(state, tmp_path / "large.pt")
+    tracemalloc.start()
+    with pytest.raises(ImportRefused, match=r"of shape \(16, 1048576\) repeats its 1 stored elements"):
+        importers.load(tmp_path / "large.pt")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
 
 
 def test_pruned_by_torch(tmp_path):

@@ -2,13 +2,14 @@
 """The canonical model: what it holds, what it refuses and how it says so, and its file."""
 
 import dataclasses
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 from models import random_layer, random_model
 
-from openese.sw.model.layers import Dense, Layer, Model, ModelError
+from openese.sw.model.layers import Dense, Layer, Model, ModelError, read_npz
 
 FIELDS = ("name", "w_x", "w_r", "bias", "peephole", "w_ym", "g_activation")
 
@@ -197,3 +198,18 @@ def test_what_is_no_npz_is_refused(tmp_path):
             Model.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         Model.load(tmp_path / "absent")
+
+
+def test_an_npz_unpacks_to_a_limited_size(tmp_path):
+    """The size that it declares is checked before anything is unpacked."""
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("layer0.w_x.npy", "w") as member:
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(ModelError, match="it unpacks to 314,572,800 bytes; at most 268,435,456 are read"):
+        Model.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    np.savez_compressed(tmp_path / "thin.npz", frames=np.zeros((1000, 1000)))
+    assert (read_npz(tmp_path / "thin.npz")["frames"] == 0).all()

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks an image's manifest: the types of its fields, their ranges, and that they agree with the machine's memories.
+
+An image from elsewhere may say anything. Whoever reads a manifest that passed needs no checks, and no array made from
+it is larger than `dense_limit` allows.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from openese.rtl.config import Config
+from openese.rtl.loader import Section
+
+__all__ = ["LAYER_FORMATS", "ManifestError", "check_manifest", "dense_limit", "read_config", "read_json"]
+
+#: Fields of a layer that a `QuantizedLayer` has too.
+LAYER_FORMATS = ("name", "x_fraction", "y_fraction", "w_x_fraction", "w_r_fraction", "w_ym_fraction", "align_x",
+                 "align_r", "cell_select", "peephole_select", "g_activation")
+
+_LONGEST = 1 << 20  # bytes of JSON: a few hundred for each layer and operation
+_FRACTION = 2000  # more than any float64 needs
+_MATRICES = ("w_x", "w_r", "w_ym")
+_NEEDS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "program_depth")
+_NUMBER = (0, 1 << 48)
+# Matrices may be this many times as large as the image, which holds their non-zeros alone, but this much in any case.
+_SPARSITY, _SMALL = 256, 1 << 26
+
+
+class ManifestError(ValueError):
+    """A manifest is not valid. The message names the field, the rule and the value."""
+
+
+def dense_limit(size: int) -> int:
+    """The most bytes that the matrices of an image of ``size`` bytes may have, with their zeros."""
+    return max(_SMALL, _SPARSITY * size)
+
+
+def read_json(text: bytes) -> dict[str, Any]:
+    """The object in JSON.
+
+    Raises
+    ------
+    ManifestError
+        The text is longer than any manifest, or no JSON object.
+    """
+    if len(text) > _LONGEST:
+        raise ManifestError(f"has {len(text):,} bytes; at most {_LONGEST:,} are read")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"is not JSON: {error}") from None
+    return _object("it", value)
+
+
+def read_config(manifest: Mapping[str, Any]) -> Config:
+    """The machine in a manifest.
+
+    Raises
+    ------
+    ManifestError
+        It is not valid.
+    """
+    fields = _object("config", manifest.get("config"), {field.name for field in dataclasses.fields(Config)})
+    try:
+        return Config(**fields)
+    except ValueError as error:
+        raise ManifestError(f"config: {error}") from None
+
+
+def check_manifest(manifest: Mapping[str, Any], config: Config, lines: Mapping[Section, int], size: int) -> None:
+    """Check all of a manifest but its config.
+
+    Parameters
+    ----------
+    manifest : mapping
+    config : Config
+        Its machine.
+    lines : mapping
+        Lines of each section in the image.
+    size : int
+        Bytes of the image.
+
+    Raises
+    ------
+    ManifestError
+        Naming the field.
+    """
+    _object("it", manifest, {"name", "config", "sigmoid_range", "tanh_range", "layers", "operations", "needs"})
+    _text("name", manifest["name"])
+    for name in ("sigmoid_range", "tanh_range"):
+        _whole(name, manifest[name], 0, config.argument_bits - 1)
+    needs = _object("needs", manifest["needs"], set(_NEEDS))
+    for name, value in needs.items():
+        _whole(f"needs.{name}", value, *_NUMBER)
+    layers = _list("layers", manifest["layers"])
+    for number, layer in enumerate(layers):
+        _check_layer(f"layers[{number}]", layer, layers[number - 1] if number else None, config)
+    _check_sections(layers, config, lines)
+    dense = sum(_dense(layer) for layer in layers) * (2 if config.weight_bits <= 16 else 4)
+    if dense > dense_limit(size):
+        raise ManifestError(f"layers: the matrices would take {dense:,} bytes, too many for an image of {size:,} bytes")
+    _check_operations(_list("operations", manifest["operations"]), layers, lines)
+
+
+def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, config: Config) -> None:
+    sizes, places = ("inputs", "cells", "outputs"), ("cell_base", "m_line", "y_line")
+    _object(where, layer, {*LAYER_FORMATS, *sizes, *places, "peephole", "projection"})
+    _text(f"{where}.name", layer["name"])
+    if layer["g_activation"] not in ("tanh", "sigmoid"):
+        raise ManifestError(f"{where}.g_activation must be tanh or sigmoid, not {layer['g_activation']!r}")
+    for name in ("peephole", "projection"):
+        if not isinstance(layer[name], bool):
+            raise ManifestError(f"{where}.{name} must be true or false, not {layer[name]!r}")
+    for name in ("x_fraction", "y_fraction", *(["w_ym_fraction"] if layer["projection"] else [])):
+        _whole(f"{where}.{name}", layer[name], -_FRACTION, _FRACTION)
+    if not layer["projection"] and layer["w_ym_fraction"] is not None:
+        raise ManifestError(f"{where}.w_ym_fraction must be null without projection, not {layer['w_ym_fraction']!r}")
+    for name, low, high in (("w_x_fraction", -_FRACTION, _FRACTION), ("w_r_fraction", -_FRACTION, _FRACTION),
+                            ("align_x", 0, (1 << config.align_bits) - 1), ("align_r", 0, (1 << config.align_bits) - 1)):
+        if len(_list(f"{where}.{name}", layer[name])) != 4:
+            raise ManifestError(f"{where}.{name} must have one number for each gate, not {len(layer[name])}")
+        for gate, value in enumerate(layer[name]):
+            _whole(f"{where}.{name}[{gate}]", value, low, high)
+    for name in ("cell_select", "peephole_select"):
+        _whole(f"{where}.{name}", layer[name], 0, 7)
+    for name in ("inputs", "outputs"):
+        _whole(f"{where}.{name}", layer[name], 1, config.vector_depth)
+    _whole(f"{where}.cells", layer["cells"], 1, config.cell_rows * config.row_pes)
+    if before is not None and layer["inputs"] != before["outputs"]:
+        raise ManifestError(f"{where}.inputs must be the {before['outputs']} outputs of the layer before, "
+                            f"not {layer['inputs']}")
+    if not layer["projection"] and layer["outputs"] != layer["cells"]:
+        raise ManifestError(f"{where}.outputs must be the {layer['cells']} cells without projection, "
+                            f"not {layer['outputs']}")
+    _whole(f"{where}.cell_base", layer["cell_base"], 0, config.cell_rows - -(-layer["cells"] // config.row_pes))
+    for name, columns in (("m_line", layer["cells"]), ("y_line", layer["outputs"])):
+        _whole(f"{where}.{name}", layer[name], 0, (config.vector_depth - columns) // config.groups)
+
+
+def _check_sections(layers: list[Any], config: Config, lines: Mapping[Section, int]) -> None:
+    """Tables are whole, and there are parameters for all cells."""
+    if lines[Section.TABLES] != 1 << config.table_index_bits:
+        raise ManifestError(f"the tables have {lines[Section.TABLES]} lines, not {1 << config.table_index_bits}")
+    if lines[Section.ORDER] != lines[Section.POINTERS]:
+        raise ManifestError(f"there are {lines[Section.ORDER]} lines of order, but {lines[Section.POINTERS]} of "
+                            "pointers")
+    of_row = 4 * config.rows_per_slice * config.parameter_bits // config.parameter_line_bits
+    rows = max(layer["cell_base"] + -(-layer["cells"] // config.row_pes) for layer in layers)
+    if lines[Section.PARAMETERS] != rows * of_row:
+        raise ManifestError(f"{rows} rows of cells have {rows * of_row} lines of parameters, not "
+                            f"{lines[Section.PARAMETERS]}")
+
+
+def _check_operations(operations: list[Any], layers: list[Any], lines: Mapping[Section, int]) -> None:
+    """Every column of every matrix is in one operation, and no two operations share lines of a memory."""
+    counts = ("part", "entries_min", "entries_max", "nonzeros", "padding")
+    columns: dict[tuple[int, str], int] = {
+        (number, name): layer["cells" if name == "w_ym" else "inputs" if name == "w_x" else "outputs"]
+        for number, layer in enumerate(layers) for name in _MATRICES if name != "w_ym" or layer["projection"]}
+    found: dict[tuple[int, str], list[tuple[int, int, str]]] = {key: [] for key in columns}
+    orders: list[tuple[int, int, str]] = []
+    entries: list[tuple[int, int, str]] = []
+    weights = lines.get(Section.WEIGHTS, lines.get(Section.STREAM, 0))
+    for number, operation in enumerate(operations):
+        where = f"operations[{number}]"
+        _object(where, operation, {"layer", "matrix", "first", "columns", "order_base", "slots", "entry_base", "lines",
+                                   *counts})
+        for name in counts:
+            _whole(f"{where}.{name}", operation[name], *_NUMBER)
+        _whole(f"{where}.layer", operation["layer"], 0, len(layers) - 1)
+        key = operation["layer"], _text(f"{where}.matrix", operation["matrix"])
+        if key not in columns:
+            raise ManifestError(f"{where}.matrix: layer {key[0]} has no matrix {key[1]!r}")
+        _whole(f"{where}.first", operation["first"], 0, columns[key] - 1)
+        _whole(f"{where}.columns", operation["columns"], 1, columns[key] - operation["first"])
+        found[key].append((operation["first"], operation["columns"], where))
+        for base, length, depth, regions in (("order_base", "slots", lines[Section.ORDER], orders),
+                                             ("entry_base", "lines", weights, entries)):
+            _whole(f"{where}.{base}", operation[base], 0, depth)
+            _whole(f"{where}.{length}", operation[length], 0, depth - operation[base])
+            if operation[length]:
+                regions.append((operation[base], operation[length], where))
+    for (layer, name), parts in found.items():
+        _in_order(parts, f"columns of layer {layer} {name}", columns[layer, name])
+    _in_order(orders, "lines of order", None)
+    _in_order(entries, "lines of weights", None)
+
+
+def _in_order(parts: list[tuple[int, int, str]], what: str, total: int | None) -> None:
+    """Raises unless parts (start, length, name) do not overlap; with a ``total``, they must fill it."""
+    end = 0
+    for start, length, where in sorted(parts):
+        if start < end or (total is not None and start > end):
+            raise ManifestError(f"{where}: its {what} begin at {start}; those before it end at {end}")
+        end = start + length
+    if total is not None and end != total:
+        raise ManifestError(f"operations: {what} end at {end}, not {total}")
+
+
+def _dense(layer: Mapping[str, Any]) -> int:
+    cells, outputs = layer["cells"], layer["outputs"]
+    return int(4 * cells * (layer["inputs"] + outputs) + layer["projection"] * outputs * cells)
+
+
+def _object(where: str, value: Any, keys: set[str] | None = None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ManifestError(f"{where} must be an object, not {_shown(value)}")
+    if keys is not None and value.keys() != keys:
+        wrong = sorted(value.keys() ^ keys)[0]
+        raise ManifestError(f"{where}: {wrong!r} is {'missing' if wrong in keys else 'unknown'}")
+    return value
+
+
+def _list(where: str, value: Any) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise ManifestError(f"{where} must be a list that is not empty, not {_shown(value)}")
+    return value
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ManifestError(f"{where} must be text, not {_shown(value)}")
+    return value
+
+
+def _whole(where: str, value: Any, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ManifestError(f"{where} must be a whole number from {low} to {high}, not {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
