@@ -12,7 +12,7 @@ from openese.rtl.interfaces import BLOCKS
 from openese.rtl.program import Opcode, Take
 from openese.rtl.program_reader import ProgramReader, program_line
 
-__all__ = ["AXI4ReadSignature", "Burst", "StreamFetch", "StreamReader"]
+__all__ = ["AXI4ReadSignature", "Burst", "StreamFetch", "StreamReader", "burst_lines", "ring_lead"]
 
 #: Line numbers within the memory that holds the weights.
 LINE_BITS = 24
@@ -23,6 +23,15 @@ _PAGE = 4096  # no AXI burst crosses it
 def burst_lines(config):
     """Lines of the longest burst: within a page, and no more than a block."""
     return min(64, _PAGE * 8 // config.stream_bits, config.entry_depth // BLOCKS)
+
+
+def ring_lead(config):
+    """Lines that a PE may be ahead of the PE that is furthest behind, and still find its line, sooner or later.
+
+    `StreamFetch` stops when less than a longest burst is free, and a block is free only when all PEs have passed all of
+    its lines.
+    """
+    return config.entry_depth - burst_lines(config) - config.entry_depth // BLOCKS + 1
 
 
 class Burst(data.StructLayout):

@@ -216,6 +216,12 @@ class ArrayModel:
             self._highest = int(np.maximum(tokens, columns).max())
         return self._highest >= self._limit
 
+    @property
+    def moves(self) -> bool:
+        """Whether anything was at the accumulators of any PE in the last cycle, be it a drain."""
+        items = self.activity[-1]
+        return bool((items >= ~Activity.PASS).any())
+
     def step(self, cause: Activity, drain: int | None, written: int | None) -> None:
         """One cycle.
 
@@ -425,6 +431,11 @@ class FrameInputModel:
     def ready(self) -> bool:
         """Whether there is a complete frame."""
         return self._complete > 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a frame is coming in."""
+        return self._left > 0
 
     def take(self) -> None:
         """The step of the oldest frame begins."""

@@ -38,7 +38,8 @@ from openese.sw.cycles.stream import Memory, StreamModel
 from openese.sw.model.arrays import Int64Array
 from openese.sw.pack.schedule import Schedule
 
-__all__ = ["MEMORY", "READY", "Activity", "Memory", "Span", "Timeline", "Estimate", "simulate", "estimate"]
+__all__ = ["MEMORY", "PATIENCE", "READY", "Activity", "Memory", "Span", "StuckError", "Timeline", "Estimate",
+           "simulate", "estimate"]
 
 
 #: From this cycle on the controller waits for a first frame.
@@ -46,6 +47,13 @@ READY = 16
 
 #: The default memory for streamed weights.
 MEMORY = Memory()
+
+#: Cycles without a move, beyond the latency of the memory, after which the model takes the machine for stuck.
+PATIENCE = 10_000
+
+
+class StuckError(RuntimeError):
+    """Nothing moves any more though work is under way. The message says in which cycle, and what waits for what."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +237,11 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) ->
         from cycle `READY` at the latest.
     memory : Memory
         The source of streamed weights.
+
+    Raises
+    ------
+    StuckError
+        The machine would never send all frames.
     """
     frames = list(offered)
     walk = _Walk(plan, iter(frames), memory)
@@ -242,6 +255,11 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
 
     The model runs steps until two in a row take the same time, and at most ``most``; the result is the last one.
     Streamed weights come from ``memory``.
+
+    Raises
+    ------
+    StuckError
+        The machine would never end a step.
     """
     walk = _Walk(plan, repeat(READY), memory)
     lengths: list[int] = []
@@ -286,6 +304,9 @@ class _Walk:
         self.input = FrameInputModel(offered, plan.instructions[0]["count"])
         self.output = FrameOutputModel()
         self.stream = StreamModel(plan.instructions, config, memory) if plan.streamed else None
+        # The last cycle in which anything moved; the lines that the memory had given by then.
+        self._moved = self._lines = 0
+        self._patience = PATIENCE + memory.latency
         # Signals on their way between blocks.
         self._status = [Activity.START] * BroadcastModel.delay
         self._sending: deque[tuple[int, Int64Array | None]] = deque()
@@ -334,7 +355,26 @@ class _Walk:
             self._step_stream(self.stream, complete)
         waits = self._control(sending, assembling, answering, ready, completed)
         self._status.append(waits if cause is None else cause)
+        self._watch(cause, assembling or answering or self.input.busy)
         self.cycle += 1
+
+    def _watch(self, cause: Activity | None, others: bool) -> None:
+        """Notice what moves in this cycle. ``others``: a block that nothing stalls is at work.
+
+        Raises
+        ------
+        StuckError
+            Nothing has moved for too long.
+        """
+        lines = self.stream.lines if self.stream else 0
+        moves = others or cause is Activity.EMPTY or lines != self._lines or self.array.moves
+        if moves or self._status[-1] is Activity.FRAME:
+            self._moved, self._lines = self.cycle, lines
+        elif self.cycle - self._moved > self._patience:
+            lacks = np.flatnonzero(self.array.activity[-1] == ~Activity.STARVED).tolist()
+            raise StuckError(
+                f"the machine is stuck since cycle {self._moved}: PEs {lacks} wait for streamed lines beyond line "
+                f"{lines}, and the broadcast waits ({self._status[-1].name})")
 
     def _step_stream(self, stream: StreamModel, complete: bool) -> None:
         self._released.append(self.array.passed // (self._plan.config.entry_depth // BLOCKS))

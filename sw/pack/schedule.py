@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 from openese.rtl.config import PRESETS, Config
 from openese.rtl.program import Instruction, Opcode, Source, Take, When
 from openese.rtl.spmv import SpMV
+from openese.rtl.weight_stream import LINE_BITS
 from openese.sw.model.arrays import Int64Array
 from openese.sw.model.quantized import QuantizedLayer, QuantizedModel
 from openese.sw.pack.encode import EncodedMatrix, encode, entries, order_window
+from openese.sw.pack.level import level
 
 __all__ = ["CapacityError", "Operation", "Schedule", "schedule"]
 
@@ -222,6 +224,7 @@ class _Encoder:
         self._config = config
         self._balance = balance
         self._encoded: dict[tuple[int, str, int, int], EncodedMatrix] = {}
+        self._levelled: dict[EncodedMatrix, EncodedMatrix] = {}
         self._hazards: dict[EncodedMatrix, list[float]] = {}
 
     def encode(self, layer: int, name: str, columns: Int64Array) -> EncodedMatrix:
@@ -231,6 +234,12 @@ class _Encoder:
             matrix = getattr(self._model.layers[layer], name)[..., first:end]
             self._encoded[layer, name, first, end] = encode(matrix, self._config, self._balance)
         return self._encoded[layer, name, first, end]
+
+    def level(self, encoded: EncodedMatrix) -> EncodedMatrix:
+        """An encoded matrix with the padding that a stream needs."""
+        if encoded not in self._levelled:
+            self._levelled[encoded] = level(encoded, self._config)
+        return self._levelled[encoded]
 
     def hazards(self, encoded: EncodedMatrix) -> list[float]:
         """`_hazards` of an encoded matrix."""
@@ -355,19 +364,25 @@ class _Scheduler:
 
     def _add(self, layer: int, name: str, part: int, columns: Int64Array) -> Operation:
         encoded = self._encoder.encode(layer, name, columns)
+        if self._streamed:
+            encoded = self._encoder.level(encoded)
         operation = Operation(
             layer=layer, matrix=name, part=part, columns=columns, encoded=encoded,
             order_base=self._memory.take("column_depth", len(encoded.order)),
-            entry_base=self._take_lines(encoded.lines))
+            entry_base=self._take_lines(f"{name} of layer {layer}", encoded.lines))
         self._operations.append(operation)
         return operation
 
-    def _take_lines(self, lines: int) -> int:
+    def _take_lines(self, matrix: str, lines: int) -> int:
         """The first of the next ``lines`` of weights: in the PEs, or in the memory of streamed weights."""
         if not self._streamed:
             return self._memory.take("entry_depth", lines)
         base = self._streamed_lines
         self._streamed_lines += lines
+        most = (1 << LINE_BITS) - 1
+        if self._streamed_lines > most:
+            raise CapacityError(f"model {self._model.name!r}: {matrix} ends at line {self._streamed_lines} of the "
+                                f"streamed weights, a machine addresses {most}")
         return base
 
     def _emit(self, opcode: Opcode, **fields: Any) -> None:

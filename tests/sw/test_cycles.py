@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 from machines import GROUPS, STREAM, TINY
 from models import random_model, speech_like
+from uneven import MODES, scaled_paper_layer, uneven
+from uneven import STREAMED as UNEVEN
 
 from openese.rtl.config import Config, preset
 from openese.rtl.registers import COUNTERS
-from openese.sw.cycles.model import READY, Activity, Memory, estimate, simulate
+from openese.sw.cycles.model import PATIENCE, READY, Activity, Memory, StuckError, estimate, simulate
+from openese.sw.pack import schedule as schedule_module
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
 from openese.sw.prune import prune
@@ -106,6 +109,37 @@ def test_it_agrees_with_the_papers_machine():
     plan = planned(preset("ese"), 0.1, True, 153, [(320, 256)])
     machine = Measured(plan)
     assert machine.run(5) == predicted(simulate(plan, [READY] * 5))
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("mode", MODES)
+def test_it_agrees_where_pes_are_uneven(mode):
+    plan = schedule(uneven(mode), UNEVEN, stream=True)
+    assert Measured(plan).run(4) == predicted(simulate(plan, [READY] * 4))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_stuck_machine_is_an_error(mode, monkeypatch):
+    monkeypatch.setattr(schedule_module, "level", lambda encoded, config: encoded)
+    plan = schedule(uneven(mode), UNEVEN, stream=True)
+    with pytest.raises(StuckError, match=r"stuck since cycle \d+: PEs \[.+\] wait for streamed lines beyond line \d+, "
+                                         r"and the broadcast waits \(FULL\)"):
+        estimate(plan)
+    with pytest.raises(StuckError):
+        simulate(plan, [READY])
+
+
+def test_a_machine_without_frames_is_not_stuck():
+    plan = schedule(uneven("skew"), UNEVEN, stream=True)
+    run = simulate(plan, [READY, 2 * PATIENCE])
+    assert run.sent[1] > 2 * PATIENCE
+
+
+def test_the_papers_layer_ends_where_pes_are_uneven():
+    """Rows of different size and magnitude pruning, which does not balance the PEs."""
+    plan = schedule(scaled_paper_layer(0.2), preset("ese_stream"), stream=True)
+    lines = sum(operation.encoded.lines for operation in plan.operations)
+    assert lines < estimate(plan).cycles_per_step < 1.1 * lines
 
 
 @pytest.mark.parametrize("config, density, balanced, inputs, layers", SMALL)
