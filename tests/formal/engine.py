@@ -246,21 +246,22 @@ class Harness:
     def check(self, folder, bound=None):
         """Raise AssertionError unless all properties are as the harness says."""
         assert self._proved and self._refuted and self._covered, "a harness proves, refutes and covers"
-        numbers = self._write(folder)
         graph = folder / "harness.aig"
-        commands = {"out_proved": f"pdr -T {LIMIT}" if bound is None else f"bmc3 -F {bound} -T {LIMIT}"}
-        for name, number in numbers.items():
-            command = commands.get(name, f"bmc3 -F {REACH} -T {LIMIT}")
-            said = subprocess.run(
-                [_abc(), "-c", f"read_aiger {graph}; cone -O {number}; strash; scleanup; {command}"], text=True,
-                capture_output=True, timeout=3 * LIMIT).stdout
-            reached = re.search(r"was asserted in frame (\d+)|not.* a tautology|Networks are NOT", said)
-            if name == "out_proved":
-                assert not reached, f"refuted in cycle {reached[1]}"
-                right = "Property proved" if bound is None else f"No output asserted in {bound} frames"
-                assert right in said, f"neither proved nor refuted: {said[-500:]}"
-            else:
+        for name, number in self._write(folder).items():
+            # What simplification leaves without a gate and a register is a constant, which three cycles tell apart.
+            command = (f"bmc3 -F {REACH} -T {LIMIT}" if name != "out_proved" else
+                       f"bmc3 -F {bound} -T {LIMIT}" if bound is not None else
+                       f"bmc3 -F 3; scorr; print_stats; pdr -T {LIMIT}")
+            said = subprocess.run([_abc(), "-c", f"read_aiger {graph}; cone -O {number}; strash; scleanup; {command}"],
+                                  text=True, capture_output=True).stdout
+            reached = re.search(r"was asserted in frame (\d+)", said)
+            if name != "out_proved":
                 assert reached, f"{name.removeprefix('out_')} is not reached in {REACH} cycles: {said[-500:]}"
+                continue
+            assert not reached, f"refuted in cycle {reached[1]}"
+            right = ((r"Property proved", r"No output asserted in 3 frames[^~]*lat = +0 +and = +0 ") if bound is None else
+                     (f"No output asserted in {bound} frames. Resource limit reached .conf",))
+            assert any(re.search(words, said) for words in right), f"neither proved nor refuted: {said[-500:]}"
 
 
 def _leaves(ports):
