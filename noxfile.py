@@ -126,6 +126,13 @@ def netlist(session):
 
 
 @nox.session
+def formal(session):
+    """Proofs of the blocks: what holds for every input, for runs of any length. Five minutes at most on two cores."""
+    _install(session, "formal", "dev")
+    session.run("pytest", *PARALLEL, "tests/formal", *session.posargs)
+
+
+@nox.session
 def board(session):
     """Silero VAD on the Verilog of the ULX3S in Verilator, from its pins on, over its serial port."""
     _install(session, "sim", "serial", "safetensors")

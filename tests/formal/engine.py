@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs of blocks by Yosys and ABC, as the package pyosys carries both.
+
+A harness is a function with the decorator `proof`. It gets a `Harness`, puts the block into it, says what the block may
+rely on (`Harness.assume`) and what must hold in every cycle of every run (`Harness.prove`). Two kinds of property show
+that the proof says something: one that must be refuted (`Harness.refute`), and events that must be reachable
+(`Harness.cover`). All inputs of the block that the harness does not drive are free. The block may be reset at any time.
+
+The harness becomes an and-inverter graph. ABC proves by property directed reachability, for runs of any length, or by
+bounded model checking, for runs of up to ``bound`` cycles.
+"""
+
+import functools
+import re
+import subprocess
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Cat, ClockDomain, Elaboratable, Fragment, Module, Mux, ResetInserter, Signal, Value
+from amaranth.lib import memory
+
+from openese.sim.synthesis import yosys
+
+__all__ = ["PROOFS", "Harness", "Proof", "implies", "proof"]
+
+#: Seconds that ABC may take for one property.
+LIMIT = 50
+#: Cycles in which a refutation or an event must be found.
+REACH = 80
+
+#: Every proof, in the order in which its file is read.
+PROOFS = []
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A row of the table of proofs.
+
+    Attributes
+    ----------
+    block : str
+        The block or the blocks.
+    claim : str
+        The property, in words.
+    machine : str
+        The widths and depths with which it is proved.
+    bound : int or None
+        Cycles of a run; None: runs of any length.
+    file : str
+        Name of the file with the harness.
+    """
+
+    block: str
+    claim: str
+    machine: str
+    bound: int | None
+    file: str
+
+
+def implies(condition, consequence):
+    """``condition`` only if ``consequence``."""
+    return ~Value.cast(condition).any() | Value.cast(consequence).any()
+
+
+class OpenMemory(Elaboratable):
+    """Stands in for a memory. Its ports are visible, and it may answer anything: what is proved with it holds for any
+    contents."""
+
+    def __init__(self, *, shape, depth, init, attrs=None):
+        self.shape, self.depth = shape, depth
+        self.reads, self.writes = [], []
+
+    def write_port(self, *, domain="sync", granularity=None):
+        port = memory.WritePort.Signature(addr_width=(self.depth - 1).bit_length(), shape=self.shape,
+                                          granularity=granularity).create()
+        self.writes.append(port)
+        return port
+
+    def read_port(self, *, domain="sync", transparent_for=()):
+        port = memory.ReadPort.Signature(addr_width=(self.depth - 1).bit_length(), shape=self.shape).create()
+        self.reads.append(port)
+        return port
+
+    def elaborate(self, platform):
+        return Module()
+
+
+class Harness:
+    """The surroundings of a block under proof.
+
+    Attributes
+    ----------
+    m : Module
+        Of the harness: drive the block's inputs and add monitors here. A monitor is reset with the block, unless its
+        signals are ``reset_less``.
+    reset : Signal
+        The block is reset in this cycle.
+    """
+
+    def __init__(self):
+        self.m = Module()
+        self.m.domains.sync = domain = ClockDomain("sync")
+        self.reset = domain.rst
+        self._ports = [domain.clk, domain.rst]
+        self._assumed = []
+        self._proved = []
+        self._refuted = []
+        self._covered = []
+        self._count = 0
+        self._first = Signal(init=1, reset_less=True, name="first_cycle")
+        self.m.d.sync += self._first.eq(0)
+
+    def _name(self, prefix):
+        self._count += 1
+        return f"{prefix}_{self._count}"
+
+    def add(self, block, name="dut", opened=None, reset=None):
+        """Put ``block`` into the harness; all its ports that the harness does not drive are free.
+
+        Parameters
+        ----------
+        opened : callable, optional
+            Given the depth of a memory of the block, whether an `OpenMemory` takes its place.
+        reset : Value, optional
+            Resets this block alone.
+
+        Returns
+        -------
+        list of OpenMemory
+            Those that took the place of a memory, in the order in which the block makes them.
+        """
+        memories = []
+
+        def choose(**parameters):
+            if not opened(parameters["depth"]):
+                return original(**parameters)
+            memories.append(OpenMemory(**parameters))
+            return memories[-1]
+
+        original = memory.Memory
+        with ExitStack() as stack:
+            if opened is not None:
+                stack.enter_context(mock.patch.object(memory, "Memory", choose))
+            fragment = Fragment.get(block, None)
+        self.m.submodules[name] = fragment if reset is None else ResetInserter(reset)(fragment)
+        self._ports += [Value.cast(value) for _, _, value in block.signature.flatten(block)]
+        self._ports += [Value.cast(port.data) for opened in memories for port in opened.reads]
+        return memories
+
+    def free(self, shape=1, name=None):
+        """A signal that may have any value in any cycle."""
+        signal = Signal(shape, name=name or self._name("free"))
+        self._ports.append(Value.cast(signal))
+        return signal
+
+    def constant(self, shape=1):
+        """A signal that may have any value, the same in all cycles of a run."""
+        value = self.free(shape)
+        kept = Signal(shape, name=self._name("kept"), reset_less=True)
+        constant = Signal(shape, name=self._name("constant"))
+        self.m.d.comb += Value.cast(constant).eq(Mux(self._first, value, kept))
+        self.m.d.sync += Value.cast(kept).eq(constant)
+        return constant
+
+    def past(self, value, cycles=1, init=0):
+        """The value of ``cycles`` before; ``init`` after a reset."""
+        value = Value.cast(value)
+        for _ in range(cycles):
+            before = Signal(value.shape(), name=self._name("past"), init=init)
+            self.m.d.sync += before.eq(value)
+            value = before
+        return value
+
+    def count(self, bits, up, down=0):
+        """A counter of ``bits`` bits: how often ``up`` was set, less how often ``down`` was."""
+        counter = Signal(bits, name=self._name("count"))
+        self.m.d.sync += counter.eq(counter + up - down)
+        return counter
+
+    def waiting(self, event, limit):
+        """Cycles in a row, up to ``limit``, in which ``event`` was not set."""
+        counter = Signal(range(limit + 1), name=self._name("waiting"))
+        self.m.d.sync += counter.eq(Mux(event, 0, Mux(counter == limit, limit, counter + 1)))
+        return counter
+
+    def held(self, stream):
+        """Whether the rule of streams holds: VALID stays, and the payload with it, until READY."""
+        payload = Value.cast(stream.payload)
+        stalled = self.past(stream.valid & ~stream.ready)
+        return implies(stalled, stream.valid & (payload == self.past(payload)))
+
+    def assume(self, *conditions):
+        """Look only at runs in which ``conditions`` hold in every cycle."""
+        self._assumed += conditions
+
+    def prove(self, *properties):
+        """``properties`` hold in every cycle."""
+        self._proved += properties
+
+    def refute(self, *properties):
+        """Each of ``properties`` is wrong in some cycle: the proof would notice."""
+        self._refuted += properties
+
+    def cover(self, *events):
+        """Each of ``events`` happens in some run: the proof is not about nothing."""
+        self._covered += events
+
+    def _outputs(self):
+        """Name and value of each output: 1 in the last cycle of a run that shows it."""
+        def all_of(conditions):
+            return Cat(Value.cast(condition).any() for condition in conditions).all()
+
+        legal = Signal(init=1, reset_less=True, name="legal_before")
+        legally = Signal(name="legal")
+        self.m.d.comb += legally.eq(legal & all_of(self._assumed))
+        self.m.d.sync += legal.eq(legally)
+        yield "out_proved", legally & ~all_of(self._proved)
+        for index, wrong in enumerate(self._refuted):
+            yield f"out_refuted{index}", legally & ~Value.cast(wrong).any()
+        for index, event in enumerate(self._covered):
+            yield f"out_covered{index}", legally & Value.cast(event).any()
+
+    def _write(self, folder):
+        """Write the and-inverter graph; return the numbers of its outputs by name."""
+        ports = list(self._ports)
+        for name, value in self._outputs():
+            output = Signal(name=name)
+            self.m.d.comb += output.eq(value)
+            ports.append(output)
+        (folder / "harness.il").write_text(rtlil.convert(self.m, name="top", ports=_leaves(ports), emit_src=False))
+        yosys.run([
+            f"read_rtlil {folder / 'harness.il'}", "hierarchy -check -top top", "proc", "flatten -noscopeinfo",
+            "opt_clean", "delete -output w:* w:out_* %d", "opt_clean", "memory_nordff", "opt -fast", "memory_map",
+            "opt -fast", "setundef -undriven -anyseq", "techmap", "opt -fast", "simplemap", "dffunmap", "opt_clean",
+            "aigmap", "opt_clean",
+            f"write_aiger -zinit -map {folder / 'harness.map'} {folder / 'harness.aig'}",
+        ], "harness")
+        found = re.findall(r"^output (\d+) \d+ (\w+)", (folder / "harness.map").read_text(), re.MULTILINE)
+        return {name: int(number) for number, name in found}
+
+    def check(self, folder, bound=None):
+        """Raise AssertionError unless all properties are as the harness says."""
+        assert self._proved and self._refuted and self._covered, "a harness proves, refutes and covers"
+        graph = folder / "harness.aig"
+        for name, number in self._write(folder).items():
+            # What simplification leaves without a gate and a register is a constant, which three cycles tell apart.
+            command = (f"bmc3 -F {REACH} -T {LIMIT}" if name != "out_proved" else
+                       f"bmc3 -F {bound} -T {LIMIT}" if bound is not None else
+                       f"bmc3 -F 3; scorr; print_stats; pdr -T {LIMIT}")
+            said = subprocess.run([_abc(), "-c", f"read_aiger {graph}; cone -O {number}; strash; scleanup; {command}"],
+                                  text=True, capture_output=True).stdout
+            reached = re.search(r"was asserted in frame (\d+)", said)
+            if name != "out_proved":
+                assert reached, f"{name.removeprefix('out_')} is not reached in {REACH} cycles: {said[-500:]}"
+                continue
+            assert not reached, f"refuted in cycle {reached[1]}"
+            right = ((r"Property proved", r"No output asserted in 3 frames[^~]*lat = +0 +and = +0 ") if bound is None else
+                     (f"No output asserted in {bound} frames. Resource limit reached .conf",))
+            assert any(re.search(words, said) for words in right), f"neither proved nor refuted: {said[-500:]}"
+
+
+def _leaves(ports):
+    """The signals that the values ``ports`` are made of, each once."""
+    return list({id(signal): signal for port in ports for signal in port._rhs_signals()}.values())
+
+
+@functools.cache
+def _abc():
+    return str(Path(find_spec("pyosys").origin).with_name("yosys-abc"))
+
+
+def proof(block, claim, machine, bound=None):
+    """Decorator: a test that carries out the proof, and a row of the table; see `Proof`."""
+    def decorate(harness):
+        PROOFS.append(Proof(block, claim, machine, bound, Path(harness.__code__.co_filename).name))
+
+        def test(tmp_path):
+            pytest.importorskip("pyosys", reason="needs the extra 'formal'")
+            surroundings = Harness()
+            harness(surroundings)
+            surroundings.check(tmp_path, bound)
+
+        test.__name__, test.__doc__, test.__module__ = harness.__name__, harness.__doc__, harness.__module__
+        return test
+    return decorate

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AXI4-Lite: the subordinate keeps the rules of the bus, for any manager that keeps them."""
+
+from amaranth.hdl import Mux, Signal, Value
+
+from openese.rtl.axi import OKAY, SLVERR, AXI4LiteSubordinate
+from tests.formal.engine import implies, proof
+
+ADDRESS_BITS = 6
+WIDTHS = f"{ADDRESS_BITS} address bits"
+#: Cycles from a request to its response, if nothing holds it up.
+ANSWER = 4
+
+
+def subordinate(h):
+    """The block, with a manager that keeps the rules."""
+    dut = AXI4LiteSubordinate(ADDRESS_BITS)
+    h.add(dut)
+    h.assume(*(h.held(channel) for channel in (dut.bus.aw, dut.bus.w, dut.bus.ar)))
+    return dut
+
+
+def fire(channel):
+    """A transfer takes place."""
+    return channel.valid & channel.ready
+
+
+def opened(h, channel, response):
+    """Whether a request of ``channel`` waits for its response, in a cycle and as registered, and its payload."""
+    m = h.m
+    before = Signal()
+    kept = Signal.like(Value.cast(channel.payload))
+    with m.If(fire(channel)):
+        m.d.sync += [before.eq(1), kept.eq(channel.payload)]
+    with m.Elif(fire(response)):
+        m.d.sync += before.eq(0)
+    h.prove(implies(fire(channel), ~before | fire(response)))
+    payload = Signal(channel.payload.shape())
+    m.d.comb += Value.cast(payload).eq(Mux(fire(channel), channel.payload, kept))
+    return before | fire(channel), before, payload
+
+
+@proof("AXI4LiteSubordinate", "a write gets one response, which stays until taken; it takes place once, with its own "
+       "address and data, only with all strobes; OKAY only if it took place and is allowed", WIDTHS)
+def test_writes(h):
+    dut = subordinate(h)
+    m, bus = h.m, dut.bus
+    address_open, address_before, address = opened(h, bus.aw, bus.b)
+    data_open, data_before, word = opened(h, bus.w, bus.b)
+    both = address_open & data_open
+    allowed, done = Signal(), Signal()
+    with m.If(dut.write):
+        m.d.sync += [allowed.eq(dut.write_known), done.eq(1)]
+    with m.Elif(fire(bus.b) | ((fire(bus.aw) | fire(bus.w)) & ~done)):
+        m.d.sync += [allowed.eq(0), done.eq(0)]
+    h.prove(
+        h.held(bus.b),
+        implies(dut.write, both & word.strb.all()),
+        implies(dut.write, (dut.write_address == address.addr[2:]) & (dut.write_data == word.data)),
+        implies(dut.write, ~dut.hold),
+        implies(bus.b.valid, address_before & data_before),
+        implies(bus.b.valid, bus.b.payload == Mux(allowed, OKAY, SLVERR)),
+        implies(bus.b.valid & word.strb.all() & ~fire(bus.w), done),
+    )
+    h.refute(implies(bus.b.valid, bus.b.payload == OKAY),
+             implies(dut.write, dut.write_address == h.past(address.addr[2:])))
+    h.cover(fire(bus.b) & fire(bus.aw), bus.b.valid & (bus.b.payload == SLVERR))
+
+
+@proof("AXI4LiteSubordinate", "a read gets one response, which stays until taken, with the value read at its own "
+       "address; OKAY only if it is allowed", WIDTHS)
+def test_reads(h):
+    dut = subordinate(h)
+    m, bus = h.m, dut.bus
+    is_open, before, address = opened(h, bus.ar, bus.r)
+    value, allowed, done = Signal(32), Signal(), Signal()
+    with m.If(dut.read):
+        m.d.sync += [value.eq(dut.read_data), allowed.eq(dut.read_known), done.eq(1)]
+    with m.Elif(fire(bus.r)):
+        m.d.sync += done.eq(0)
+    h.prove(
+        h.held(bus.r),
+        implies(dut.read, is_open & (dut.read_address == address.addr[2:])),
+        implies(dut.read, ~done | fire(bus.r)),
+        implies(dut.read & dut.hold, ~h.past(dut.hold)),
+        implies(bus.r.valid, before & done),
+        implies(bus.r.valid, (bus.r.payload.data == value) & (bus.r.payload.resp == Mux(allowed, OKAY, SLVERR))),
+    )
+    h.refute(implies(bus.r.valid, bus.r.payload.resp == OKAY), implies(dut.read, dut.read_address == 0))
+    h.cover(fire(bus.r) & (bus.r.payload.resp == SLVERR), fire(bus.r) & fire(bus.ar))
+
+
+@proof("AXI4LiteSubordinate", f"every request is answered within {ANSWER} cycles in which the manager takes responses "
+       "and no `hold` is set", WIDTHS)
+def test_answers(h):
+    dut = subordinate(h)
+    bus = dut.bus
+    unhindered = bus.b.ready & bus.r.ready & ~dut.hold
+    write = h.waiting(fire(bus.b) | ~(bus.aw.valid & bus.w.valid) | ~unhindered, ANSWER + 1)
+    read = h.waiting(fire(bus.r) | ~bus.ar.valid | ~unhindered, ANSWER + 1)
+    h.prove(write <= ANSWER, read <= ANSWER)
+    h.refute(write == 0, read == 0)
+    h.cover(fire(bus.b) & fire(bus.r))

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames in and out: AXI4-Stream while the core is reset at any time."""
+
+from amaranth.hdl import Mux, Signal
+
+from openese.rtl.frames import FrameGuard, FrameInput, FrameOutput
+from tests.formal.engine import implies, proof
+from tests.formal.machines import SMALL, describe, small
+
+WIDTHS = describe(SMALL, "channels", "activation_bits", "vector_depth")
+
+SHORT = small(vector_depth=8)
+
+
+def fire(stream):
+    """A beat is taken."""
+    return stream.valid & stream.ready
+
+
+@proof("FrameGuard", "under aborts at any time: beats out stay until taken; frames begin with a header and end with "
+       "TLAST; every beat of the core goes out once; an aborted frame ends with one beat of zeros; `midway` is right",
+       WIDTHS)
+def test_guard(h):
+    dut = FrameGuard(SMALL)
+    h.add(dut)
+    m, i, o = h.m, dut.i, dut.o
+    # The core marks the first beat of a frame by bit 0 and every beat by bit 1, so beats that are made up show.
+    inside = Signal()
+    with m.If(dut.abort):
+        m.d.sync += inside.eq(0)
+    with m.Elif(fire(i)):
+        m.d.sync += inside.eq(~i.payload.last)
+    h.assume(implies(i.valid, (i.payload.data[0] == ~inside) & i.payload.data[1]),
+             h.held(i) | h.past(dut.abort))
+    opened = Signal()
+    with m.If(fire(o)):
+        m.d.sync += opened.eq(~o.payload.last)
+    real = o.payload.data[1]
+    under_way = h.count(4, fire(i), fire(o) & real)
+    quiet = h.waiting(dut.abort | ~o.ready, 3)
+    midway = Signal()
+    with m.If(dut.accepted):
+        m.d.sync += midway.eq(~dut.last)
+    h.prove(
+        h.held(o),
+        implies(o.valid, o.payload.data[0] == ~opened),
+        under_way == (o.valid & real),
+        implies(o.valid & ~real, opened & o.payload.last & (o.payload.data == 0)),
+        implies((quiet == 3) & opened & ~o.valid, inside),
+        dut.midway == midway,
+    )
+    h.refute(implies(o.valid, real), implies(dut.abort, ~o.valid))
+    h.cover(o.valid & ~real & h.past(fire(o) & real), fire(o) & o.payload.last & real)
+
+
+@proof("FrameInput", "under resets at any time: a frame completes if and only if it has the right length and was seen "
+       "whole; a wrong length is reported; at most two frames are held, and none is overwritten before its release; "
+       "each column is written once, to its own place", WIDTHS + ", frames of up to 7 columns")
+def test_input(h):
+    dut = FrameInput(SMALL)
+    m = h.m
+    aborted = h.free()  # the core's reset; h.reset resets the sender and FrameGuard too
+    h.add(dut, reset=aborted)
+    beats = dut.beats
+    taken, last = fire(beats), beats.payload.last
+    place = Signal(range(32))  # of the beat in its frame, as FrameGuard sees it
+    with m.If(taken):
+        m.d.sync += place.eq(Mux(last, 0, Mux(place == 31, 31, place + 1)))
+    m.d.comb += dut.midway.eq(place != 0)
+    whole = Signal(init=1)  # the block has seen the frame from its header on
+    formatted, count = Signal(), Signal.like(dut.count)
+    bases = [Signal.like(base) for base in dut.bases]
+    held, complete, fill = Signal(2), Signal(2), Signal()
+    right = taken & last & whole & (place == count)
+    with m.If(dut.format):
+        m.d.sync += [formatted.eq(1), count.eq(dut.count), bases[0].eq(dut.bases[0]), bases[1].eq(dut.bases[1])]
+    with m.If(taken & last):
+        m.d.sync += whole.eq(1)
+    m.d.sync += [
+        held.eq(held + dut.take - dut.release), complete.eq(complete + dut.complete - dut.take),
+        fill.eq(fill ^ dut.complete)]
+    with m.If(aborted):
+        m.d.sync += [formatted.eq(0), held.eq(0), complete.eq(0), fill.eq(0),
+                     whole.eq(Mux(taken, last, place == 0))]
+    h.assume(
+        h.held(beats),
+        implies(dut.format, ~formatted & (dut.count != 0) & (dut.count <= 7)),
+        implies(dut.take, dut.ready), implies(dut.release, held != 0))
+    rules = [
+        held + complete <= 2,
+        dut.ready == (complete != 0),
+        dut.complete == right,
+        implies(dut.write_valid, taken & whole & (held + complete < 2) & ~dut.hold),
+        implies(dut.write_valid, (place != 0) & (place <= count) & (dut.write_column.as_value() == beats.payload.data)),
+        implies(dut.write_valid, dut.write_line == (Mux(fill, bases[1], bases[0]) + place - 1)[:len(dut.write_line)]),
+        implies(taken & whole & (place != 0) & (place <= count), dut.write_valid),
+        dut.short == (taken & last & whole & (place < count)),
+        dut.long == (taken & ~last & whole & (place == count)),
+    ]
+    h.prove(*(implies(~aborted, rule) for rule in rules))
+    h.refute(implies(~aborted, ~dut.short), held + complete != 2)
+    h.cover(dut.complete & (complete == 1), dut.long & ~aborted, dut.complete & h.past(aborted, 3))
+
+
+def output(h, config):
+    """The block, the port that fills its FIFO, and the beats in it. test_fifo.py proves that the FIFO keeps them."""
+    dut = FrameOutput(config)
+    storage, = h.add(dut, opened=lambda depth: depth == FrameOutput.depth)
+    written = storage.writes[0]
+    h.assume(implies(dut.start, ~dut.busy & (dut.count != 0) & (dut.count <= config.vector_depth)))
+    return dut, written, h.count(4, written.en, fire(dut.beats))
+
+
+@proof("FrameOutput", "the FIFO never overflows, whoever takes the read port; beats stay until taken; `sent` and "
+       "`blocked` are right", WIDTHS)
+def test_output_level(h):
+    dut, written, level = output(h, SMALL)
+    beats = dut.beats
+    stalled = h.past(beats.valid & ~beats.ready)
+    h.prove(
+        implies(written.en, level < FrameOutput.depth),
+        beats.valid == (level != 0), implies(stalled, beats.valid),
+        dut.sent == (fire(beats) & beats.payload.last), dut.blocked == (beats.valid & ~beats.ready))
+    h.refute(level != FrameOutput.depth - 1, implies(dut.start, level == 0))
+    h.cover(dut.sent & (level == FrameOutput.depth - 1))
+
+
+@proof("FrameOutput", "a frame is a header and its columns in order, TLAST with the last; voices that are away "
+       "get zeros", describe(SHORT, "channels", "activation_bits", "vector_depth"))
+def test_output_order(h):
+    dut, written, _ = output(h, SHORT)
+    m = h.m
+    # The memory answers two cycles later, and holds in every line its number.
+    m.d.comb += dut.columns.as_value().eq(h.past(dut.read_line, 2))
+    count, base, active = Signal.like(dut.count), Signal.like(dut.src_base), Signal()
+    place, under_way = Signal.like(dut.count), Signal()
+    with m.If(written.en):
+        m.d.sync += place.eq(place + 1)
+        with m.If(written.data.last):
+            m.d.sync += under_way.eq(0)
+    with m.If(dut.start):
+        m.d.sync += [count.eq(dut.count), base.eq(dut.src_base), active.eq(dut.active), under_way.eq(1), place.eq(0)]
+    column = (base + place - 1)[:len(base)]
+    h.prove(
+        implies(written.en, under_way),
+        implies(written.en, written.data.data == Mux(place == 0, active, Mux(active, column, 0))),
+        implies(written.en, written.data.last == (place == count)),
+        implies(under_way & ~written.en, dut.busy | h.past(dut.busy, 2)),
+    )
+    h.refute(implies(written.en & (place != 0), written.data.data == column), implies(written.en, place != 8))
+    h.cover(written.en & written.data.last & (count == 8) & active)
