@@ -98,18 +98,16 @@ class Config:
 
     def __post_init__(self) -> None:
         self._check_types()
+        self._check_powers(["pes", "channels", "groups"])
         object.__setattr__(self, "stream", bool(self.stream))
         for field in ("slices", "slice_width"):
             if getattr(self, field) == 0:
                 object.__setattr__(self, field, self._left_out(field))
-        powers = ["pes", "channels", "groups", "slices", "slice_width", "queue_depth", "column_depth",
-                  "vector_depth", "cell_rows", "accumulator_rows", "row_nonzeros", "program_depth"]
+        powers = ["slices", "slice_width", "queue_depth", "column_depth", "vector_depth", "cell_rows",
+                  "accumulator_rows", "row_nonzeros", "program_depth"]
         if self.stream or self.entry_depth % 1024:
             powers.append("entry_depth")
-        for field in powers:
-            value = getattr(self, field)
-            if not _power_of_two(value):
-                raise ValueError(f"Config {field} must be a power of two, not {value!r}")
+        self._check_powers(powers)
         ranges = {"pes": (1, 1 << 15), "row_nonzeros": (1, 1 << 30), "weight_bits": (2, 18), "activation_bits": (8, 18),
                   "cell_bits": (max(14, self.activation_bits), 27), "index_bits": (1, 10), "align_bits": (1, 3),
                   "queue_depth": (16, 512), "program_depth": (8, 256),
@@ -137,6 +135,11 @@ class Config:
             wanted = "text" if name == "name" else "true or false" if name == "stream" else "a whole number"
             if not isinstance(value, str if name == "name" else int) or (wanted == "a whole number" and value is True):
                 raise ValueError(f"Config {name} must be {wanted}, not {value!r}")
+
+    def _check_powers(self, names: list[str]) -> None:
+        for name in names:
+            if not _power_of_two(getattr(self, name)):
+                raise ValueError(f"Config {name} must be a power of two, not {getattr(self, name)!r}")
 
     def _left_out(self, field: str) -> int:
         """The value of ``slices`` or ``slice_width`` if it is left out."""

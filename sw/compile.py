@@ -27,7 +27,7 @@ from openese.sw.pack.image import Image
 from openese.sw.pack.image import pack as pack_image
 from openese.sw.pack.image import read as read_image
 from openese.sw.pack.schedule import schedule
-from openese.sw.prune import Density
+from openese.sw.prune import Density, check_projections
 from openese.sw.prune import prune as prune_model
 from openese.sw.quantize.choose import quantize as quantize_model
 from openese.sw.reference.machine import Reference
@@ -298,10 +298,12 @@ def prune(network: Network | Model, density: Density, machine: str | Config, bal
     Raises
     ------
     PruneError
-        For a density outside 0..1, or an unknown name.
+        For a density outside 0..1, an unknown name, or a projection that the layer does not have.
     """
     network, config = _network(network), machine_config(machine)
-    names = [layer.name for direction in network.directions for layer in direction.model.layers]
+    layers = [layer for direction in network.directions for layer in direction.model.layers]
+    names = [layer.name for layer in layers]
+    check_projections(layers, density)
 
     def of(model: Model) -> Density:
         if not isinstance(density, Mapping) or not density.keys() <= set(names):

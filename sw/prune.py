@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import Layer, Model
 
-__all__ = ["TENSORS", "Density", "MatrixCounts", "PruneError", "densities", "format_report", "keep_mask", "prune",
-           "report", "slice_counts"]
+__all__ = ["TENSORS", "Density", "MatrixCounts", "PruneError", "check_projections", "densities", "format_report",
+           "keep_mask", "prune", "report", "slice_counts"]
 
 TENSORS = ("w_x", "w_r", "w_ym")
 
@@ -83,6 +83,18 @@ def densities(names: Sequence[str], density: Density) -> dict[str, dict[str, flo
             raise PruneError(f"density: {key!r} is neither a tensor ({', '.join(TENSORS)}) "
                              f"nor a layer ({', '.join(names)})")
     return {name: _by_tensor(f"layer {name!r}", density.get(name, 1.0)) for name in names}
+
+
+def check_projections(layers: Sequence[Layer], density: Density) -> None:
+    """Raise `PruneError` if ``density`` names a projection that no such layer has."""
+    if not isinstance(density, Mapping):
+        return
+    if "w_ym" in density and not any(layer.w_ym is not None for layer in layers):
+        raise PruneError("density of w_ym: no layer has a projection")
+    for name, value in density.items():
+        named = [layer for layer in layers if layer.name == name]
+        if named and isinstance(value, Mapping) and "w_ym" in value and all(layer.w_ym is None for layer in named):
+            raise PruneError(f"density of layer {name!r} w_ym: it has no projection")
 
 
 def _keep_largest(magnitudes: NDArray[Any], count: int) -> NDArray[np.bool_]:

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     except Exception as error:
-        if "--debug" in given:
+        if "--debug" in given and not isinstance(error, click.ClickException):
             raise
         return _failed(*_explained(error))
     return 0

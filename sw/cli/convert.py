@@ -16,6 +16,7 @@ from openese.sw.cli.options import (
     PATH,
     calibrate_option,
     density_help,
+    keep_inputs,
     machine_options,
     output_option,
     parse_density,
@@ -54,6 +55,7 @@ def import_(file: Path, output: Path | None, select: str | None, only_list: bool
         return
     if output is None:
         raise click.UsageError("import needs --output PATH, or --list")
+    keep_inputs(output, file)
     network = importers.load(file, select)
     network.save(output)
     show.network(network)
@@ -76,10 +78,24 @@ def prune(network: Path, density: Sequence[str], output: Path, config: Config, u
       openese prune net.npz --density 0.1 --preset ese -o sparse.npz
       openese prune net.npz --density w_x=0.2 --density w_r=0.1 -o sparse.npz
     """
-    sparse = prune_network(Network.load(network), parse_density(density), config, not unbalanced)
+    keep_inputs(output, network)
+    given = Network.load(network)
+    sparse = prune_network(given, parse_density(density, given), config, not unbalanced)
     sparse.save(output)
-    show.counts([row for direction in sparse.directions
-                 for row in pruning.report(direction.model, config.pes, config.groups)])
+    rows = _counts(sparse, config)
+    show.counts(rows)
+    _warn(rows, density)
+
+
+def _counts(network: Network, config: Config) -> list[pruning.MatrixCounts]:
+    return [row for direction in network.directions
+            for row in pruning.report(direction.model, config.pes, config.groups)]
+
+
+def _warn(rows: Sequence[pruning.MatrixCounts], density: Sequence[str]) -> None:
+    """Name the matrices that lost all weights, unless a density of zero was asked for."""
+    if all(float(value.rpartition("=")[2]) > 0 for value in density):
+        show.empty(rows)
 
 
 @click.command()
@@ -96,6 +112,7 @@ def quantize(network: Path, output: Path, config: Config, calibrate: Path | None
     Example:
       openese quantize sparse.npz --preset demo --calibrate speech.npy -o quantized.npz
     """
+    keep_inputs(output, network, calibrate)
     given = Network.load(network)
     sequences = _calibration(given, calibrate)
     with _status() as tell:
@@ -118,6 +135,7 @@ def pack(quantized: Path, output: Path, folder: Path | None) -> None:
     Example:
       openese pack quantized.npz -o net.img
     """
+    keep_inputs(output, quantized)
     compiled = pack_network(QuantizedNetwork.load(quantized))
     compiled.save(output)
     for image in compiled.images:
@@ -142,17 +160,20 @@ def compile_(file: Path, output: Path, select: str | None, density: Sequence[str
     Example:
       openese compile net.onnx --preset demo --density 0.1 --calibrate speech.npy -o net.img
     """
+    keep_inputs(output, file, calibrate)
     network = importers.load(file, select)
     show.notes(network)
     sequences = _calibration(network, calibrate)
     with _status() as tell:
-        compiled = compile_network(network, config, density=parse_density(density) if density else None,
+        compiled = compile_network(network, config, density=parse_density(density, network) if density else None,
                                    calibrate=sequences.frames, lengths=sequences.lengths, tell=tell)
         tell("counting cycles")
         summary = compiled.summary
     compiled.save(output)
     for image in compiled.images:
         show.image(image, memories=False)
+    if density:
+        _warn(_counts(compiled.network, config), density)
     show.summary(summary)
 
 

@@ -14,6 +14,7 @@ import click
 from openese.rtl.config import PRESETS, Config
 from openese.sw import files
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork
+from openese.sw.model.network import Network
 from openese.sw.prune import TENSORS, Density
 
 if sys.version_info >= (3, 11):
@@ -21,8 +22,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["PATH", "calibrate_option", "density_help", "machine_options", "output_option", "parse_density",
-           "read_config", "select_option"]
+__all__ = ["PATH", "calibrate_option", "density_help", "keep_inputs", "machine_options", "output_option",
+           "parse_density", "read_config", "select_option"]
 
 PATH = click.Path(path_type=Path)
 _NUMBERS = {field.name: field.type for field in fields(Config) if field.name != "name"}
@@ -171,8 +172,19 @@ def _machine_of(path: Path) -> Config:
     raise click.UsageError(f"--for {path}: {what}; expected an image, a folder of images or a quantized network")
 
 
-def parse_density(values: Sequence[str]) -> Density:
-    """The density of `openese.prune`: one number, or numbers by matrix, or by layer.
+def keep_inputs(output: Path, *inputs: Path | None) -> None:
+    """Raise `click.UsageError` if ``output`` is one of the files that a command reads, or lies in an input folder under
+    the name of one of its files."""
+    for given in inputs:
+        if given is None or not given.exists():
+            continue
+        for file in [given, *given.iterdir()] if given.is_dir() else [given]:
+            if output.exists() and output.samefile(file):
+                raise click.UsageError(f"--output {output} would overwrite an input of this command")
+
+
+def parse_density(values: Sequence[str], network: Network) -> Density:
+    """The density of `openese.prune` for a network: one number, or numbers by matrix, or by layer.
 
     Raises
     ------
@@ -181,6 +193,8 @@ def parse_density(values: Sequence[str]) -> Density:
     parsed: dict[str, float] = {}
     for value in values:
         name, _, number = value.rpartition("=")
+        if name in parsed:
+            raise click.BadParameter(f"--density {value!r}: {name or 'a density for all matrices'} is given twice")
         try:
             parsed[name] = float(number)
         except ValueError:
@@ -191,11 +205,13 @@ def parse_density(values: Sequence[str]) -> Density:
         return parsed[""]
     if parsed.keys() <= set(TENSORS):
         return parsed
+    there = {layer.name: [name for name in TENSORS if getattr(layer, name) is not None]
+             for direction in network.directions for layer in direction.model.layers}
     layers: dict[str, dict[str, float]] = {}
-    for name, share in parsed.items():
+    for name, share in sorted(parsed.items(), key=lambda item: "." in item[0]):  # a matrix's own density wins
         layer, _, tensor = name.rpartition(".")
-        if layer and tensor in TENSORS:
+        if layer and tensor in TENSORS and name not in there:
             layers.setdefault(layer, {})[tensor] = share
         else:
-            layers[name] = dict.fromkeys(TENSORS, share)
+            layers[name] = dict.fromkeys(there.get(name, TENSORS), share)
     return layers

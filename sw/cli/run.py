@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from openese.sw import files
 from openese.sw.cli import show
-from openese.sw.cli.options import PATH, output_option
+from openese.sw.cli.options import PATH, keep_inputs, output_option
 from openese.sw.compile import CompiledNetwork
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.network import Network
@@ -35,7 +35,8 @@ __all__ = ["check", "open_machine", "progress", "reference", "run"]
               help="The integer model in numpy, the Verilog in Verilator, or a board.")
 @click.option("--port", "ports", multiple=True, metavar="PORT",
               help="The board's serial port, as /dev/ttyUSB0; one for each direction of the network.")
-@click.option("--baud", type=int, default=BAUD, show_default=True, help="Bits a second on the serial port.")
+@click.option("--baud", type=click.IntRange(min=1), default=BAUD, show_default=True,
+              help="Bits a second on the serial port.")
 @click.option("--model", type=PATH, metavar="NETWORK",
               help="The network in floating point: apply its head, and show the error against it.")
 @click.option("--check", "checked", is_flag=True,
@@ -56,6 +57,7 @@ def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[s
       openese run net.img speech.npy -o out.npy --backend serial --port /dev/ttyUSB0
       openese run net.img speech.npy -o out.npy --backend sim --trace wave.vcd --trace-steps 10:12
     """
+    keep_inputs(output, image, frames, model)
     window = _trace_window(backend, trace, trace_steps)
     exact = Network.load(model) if model is not None else None
     compiled = CompiledNetwork.load(image, exact)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import click
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -89,6 +90,14 @@ def counts(rows: Sequence[MatrixCounts]) -> None:
     _table(["layer ", "matrix ", "size", "non-zeros", "density", "per PE, least", "most"],
            [(row.layer, row.matrix, f"{row.shape[0]}x{row.shape[1]}", f"{row.nonzeros:,}",
              f"{row.density:.2%}", row.smallest, row.largest) for row in rows])
+
+
+def empty(rows: Sequence[MatrixCounts]) -> None:
+    """A warning on stderr that names matrices without any weight, if there are such."""
+    names = [f"{row.layer} {row.matrix}" for row in rows if not row.nonzeros]
+    if names:
+        click.echo(f"openese: no weight is left in {', '.join(names)}: the density is too low for these matrices",
+                   err=True)
 
 
 def quantized(model: QuantizedModel) -> None:

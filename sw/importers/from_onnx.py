@@ -48,6 +48,7 @@ class _Lstm:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.attributes = read_attributes(node.graph.onnx, node.proto)
+        _check_types(self.attributes)
         direction = self.attributes.get("direction", "forward")
         if direction not in _DIRECTIONS:
             raise ImportRefused(f"direction {direction!r} is none of {', '.join(_DIRECTIONS)}")
@@ -154,6 +155,20 @@ class _Lstm:
         if self.attributes.get("input_forget"):
             notes.append(f"{name}: input_forget: gate f gets the negated weights of gate i")
         return notes
+
+
+def _check_types(attributes: dict[str, Any]) -> None:
+    """Refuse attributes of an LSTM node that have another type than ONNX gives them."""
+    for names, kind, text in ((("direction", "activations"), str, "text"),
+                              (("layout", "hidden_size", "input_forget"), int, "a whole number"),
+                              (("activation_alpha", "activation_beta", "clip"), (int, float), "a number")):
+        for name in names:
+            value = attributes.get(name)
+            several = name.startswith("activation")
+            if value is not None and (isinstance(value, list) is not several or not all(
+                    isinstance(item, kind) for item in (value if several else [value]))):
+                raise ImportRefused(f"attribute {name} must be {'several times ' * several}{text}, "
+                                    f"not {str(value)[:60]}")
 
 
 def _gate_activations(functions: Sequence[tuple[str, float, float]]) -> tuple[str, float]:

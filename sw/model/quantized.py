@@ -341,7 +341,7 @@ class QuantizedModel:
             raise
         except ModelError as error:
             raise QuantizeError(str(error)) from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             raise QuantizeError(f"{os.fspath(path)}: not a quantized model ({error})") from None
 
     @classmethod

@@ -57,6 +57,12 @@ class Sequences:
         if frames.ndim not in (2, 3) or not frames.size:
             raise SequenceError(f"{os.fspath(path)}: frames must be (T, I) or (T, B, I), not {frames.shape}")
         alone = frames.ndim == 2
+        if lengths is not None:
+            steps, voices = len(frames), 1 if alone else frames.shape[1]
+            if lengths.shape != (voices,) or lengths.dtype.kind not in "iu" or not (
+                    (lengths >= 0) & (lengths <= steps)).all():
+                raise SequenceError(f"{os.fspath(path)}: lengths must be {voices} whole numbers from 0 to {steps}, "
+                                    f"not {lengths.tolist()}")
         return cls(np.asarray(frames[:, None] if alone else frames, np.float64), lengths, alone)
 
     def machine_steps(self, channels: int) -> int:

@@ -5,6 +5,7 @@ There are two: the range of every tensor over all frames, and the error at a lay
 and clipped to a format, on segments of the frames.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -47,7 +48,10 @@ class Range(NamedTuple):
 def max_fraction(peak: float, bits: int) -> int:
     """The most fraction bits with which ``peak`` fits a signed number of ``bits`` bits."""
     limit = (1 << (bits - 1)) - 1
-    return int(np.floor(np.log2(limit / peak))) if peak > 0 else bits - 1
+    if peak <= 0:
+        return bits - 1
+    with np.errstate(over="ignore"):
+        return int(np.floor(np.log2(min(limit / np.float64(peak), sys.float_info.max))))
 
 
 def symmetric(values: NDArray[Any], fraction: int, bits: int) -> Int64Array:

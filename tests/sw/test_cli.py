@@ -322,6 +322,69 @@ def test_bad_frames(folder, capsys, openese, data, reason):
     assert f"openese: bad: {reason}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("lengths", [3, "abc", ["a"] * 5, np.ones(5), [31] * 5, [-1] * 5, [1, 2], [[1] * 5]], ids=str)
+def test_bad_lengths(folder, capsys, openese, lengths):
+    openese("compile net.npz --preset tiny --calibrate x.npy -o net.img")
+    np.savez("bad.npz", frames=np.load("xs.npz")["frames"], lengths=lengths)
+    for command in ("run net.img bad.npz -o y.npy", "compile net.npz --preset tiny --calibrate bad.npz -o c.img"):
+        assert cli.main(command.split()) == 2
+        assert "openese: bad.npz: lengths must be 5 whole numbers from 0 to 30, not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "reason"), [
+    ("--debug", "Missing command"),
+    ("build --preset tiny --set groups=0 -o b", "Config groups must be a power of two, not 0"),
+    ("build --preset tiny --set pes=1099511627776 -o b", "Config pes must be between 1 and 32768, not 1099511627776"),
+    ("run net.img x.npy -o y.npy --backend serial --port /dev/null --baud 0", "'--baud': 0 is not in the range"),
+    ("prune net.npz --preset tiny --density 0.5 --density 0.1 -o p.npz", "a density for all matrices is given twice"),
+    ("prune net.npz --preset tiny --density w_x=0.5 --density w_x=0.1 -o p.npz", "w_x is given twice"),
+    ("prune net.npz --preset tiny --density lstm1.w_ym=0.5 -o p.npz", "'lstm1' w_ym: it has no projection"),
+    ("prune flat.npz --preset tiny --density w_ym=0.5 -o p.npz", "density of w_ym: no layer has a projection"),
+    ("run net.img x.npy -o net.img", "--output net.img would overwrite an input"),
+    ("run net.img x.npy -o ./x.npy", "--output x.npy would overwrite an input"),
+    ("prune net.npz --preset tiny --density 0.1 -o net.npz", "--output net.npz would overwrite an input"),
+    ("pack q.npz -o q.npz", "--output q.npz would overwrite an input"),
+])
+def test_bad_use_is_no_error_of_the_program(folder, capsys, openese, command, reason):
+    random_model(SEED, 6, 16).save("flat.npz")
+    openese("quantize net.npz --preset tiny --calibrate x.npy -o q.npz")
+    openese("pack q.npz -o net.img")
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    capsys.readouterr()
+    assert cli.main(command.split()) == 2
+    assert reason in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+
+
+def test_densities_of_a_layer_and_of_its_matrices(folder, openese):
+    openese("prune net.npz --preset tiny --density lstm1.w_r=0.25 --density lstm1=0.5 -o p.npz")
+    layer = Network.load("p.npz").model.layers[1]
+    assert np.count_nonzero(layer.w_r) == layer.w_r.size // 4 and np.count_nonzero(layer.w_x) == layer.w_x.size // 2
+
+
+@pytest.mark.parametrize("command", ["prune net.npz --preset tiny --density w_ym=0.0001 -o p.npz",
+                                     "compile net.npz --preset tiny --density w_ym=0.0001 --calibrate x.npy -o n.img"])
+def test_empty_matrices_are_named(folder, capsys, openese, command):
+    assert cli.main(command.split()) == 0
+    assert "openese: no weight is left in lstm0 w_ym: the density is too low" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-310, 1e-300])
+def test_frames_of_hardly_anything(folder, openese, value):
+    np.save("quiet.npy", np.full((30, 5, 6), value))
+    openese("compile net.npz --preset tiny --calibrate quiet.npy -o net.img")
+
+
+def test_outputs_may_go_to_a_device(folder, openese):
+    openese("quantize net.npz --preset tiny --calibrate x.npy -o /dev/null")
+
+
+def test_deep_manifests_of_quantized_models(folder, capsys):
+    np.savez("deep.npz", manifest="[" * 100_000)
+    assert cli.main(["pack", "deep.npz", "-o", "net.img"]) == 2
+    assert "openese: deep.npz: not a quantized model" in capsys.readouterr().err
+
+
 def test_unexpected_errors(folder, capsys, monkeypatch):
     """Not a traceback, and not the status of bad input; with --debug the error itself."""
     monkeypatch.setattr(cli.show, "network", lambda found: 1 / 0)
