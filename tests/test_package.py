@@ -73,6 +73,15 @@ def test_the_docstring_runs():
     assert doctest.testmod(openese).failed == 0
 
 
+def test_names_that_need_an_extra_say_so(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("openese.sw.training")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(vars(openese), "Pruner", raising=False)
+    with pytest.raises(ImportError, match=r"the package 'torch' is missing: pip install 'openese\[train\]'"):
+        _ = openese.Pruner
+
+
 @pytest.mark.parametrize("name", openese.__all__)
 def test_every_public_name_is_there_and_says_what_it_is_for(name):
     if name in ("LSTMP", "Pruner", "distill", "scan"):

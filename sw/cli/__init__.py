@@ -4,11 +4,13 @@
 Errors are one line on stderr and exit status 2; ``--debug`` shows where they came from.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
 import click
 
+from openese.extras import MissingExtra, missing
 from openese.sw.cli import convert, hardware, inspect, run, transcribe
 
 __all__ = ["main", "openese"]
@@ -58,6 +60,9 @@ for _command in (convert.compile_, convert.import_, convert.prune, convert.quant
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))
     try:
         openese.main(given, prog_name="openese", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -77,11 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explained(error: Exception) -> tuple[str, int]:
     """One line and an exit status: 2 for bad use or bad input, 1 for an error of the program itself."""
+    if isinstance(error, (click.MissingParameter, click.NoSuchOption)) and error.ctx is not None:
+        return f"{error.format_message()} ({error.ctx.command_path} --help shows the use)", 2
     if isinstance(error, click.ClickException):
         return error.format_message(), 2
     if isinstance(error, OSError) and error.strerror:
         return (f"{error.filename}: " if error.filename else "") + error.strerror, 2
-    if isinstance(error, ValueError):
+    if isinstance(error, ModuleNotFoundError) and missing(error):
+        return str(missing(error)), 2
+    if isinstance(error, (ValueError, MissingExtra)):
         return str(error), 2
     if isinstance(error, MemoryError):
         return "not enough memory", 1

@@ -433,3 +433,19 @@ def test_board_prints_its_port_and_ends_by_ctrl_c(tmp_path):
     assert Path(port).is_char_device()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
+
+
+def test_usage_errors_say_where_the_use_is_shown(folder, openese):
+    openese("prune net.npz", 2, "Missing option '--density'. (openese prune --help shows the use)")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_stream_is_no_error(closed):
+    assert subprocess.run(f"{sys.executable} -m openese presets {closed}", shell=True, cwd=Path(__file__).parents[2],
+                          capture_output=True).returncode == 0
+
+
+def test_a_missing_extra_is_named(folder, openese, monkeypatch):
+    monkeypatch.setattr("openese.sw.cli.show.presets", lambda: __import__("pyosys"))
+    monkeypatch.setitem(sys.modules, "pyosys", None)
+    openese("presets", 2, "the package 'pyosys' is missing: pip install 'openese[synth]'")
