@@ -5,6 +5,8 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from openese.rtl.fifo import Fifo
+
 __all__ = ["OKAY", "SLVERR", "AXI4LiteSignature", "AXI4LiteSubordinate"]
 
 OKAY = 0
@@ -37,14 +39,17 @@ class AXI4LiteSignature(wiring.Signature):
 class AXI4LiteSubordinate(wiring.Component):
     """Turns AXI4-Lite into single reads and writes of registers, one of each at a time.
 
+    No output follows an input in the same cycle. Addresses and data of two writes may wait; a write is taken in every
+    cycle, a read in every third.
+
     Latency: a write is done in the cycle after its address and data are both there, a read one cycle after its address;
-    then comes the response. Cost: some registers.
+    then comes the response. Cost: some registers, two words of distributed RAM for each of address and data.
 
     Members
     -------
     bus : In(AXI4LiteSignature(address_width)) — the bus. A write that does not set all byte strobes gets SLVERR and
         changes nothing.
-    hold : In(1) — take no access.
+    hold : In(1) — carry out no access. It comes from a register.
     write : Out(1) — a write.
     write_address : Out(address_width - 2) — its word address.
     write_data : Out(32) — its value.
@@ -54,6 +59,9 @@ class AXI4LiteSubordinate(wiring.Component):
     read_data : In(32) — in the same cycle: the value.
     read_known : In(1) — in the same cycle: it is allowed.
     """
+
+    #: Writes that may wait.
+    waiting = 2
 
     def __init__(self, address_width):
         word = address_width - 2
@@ -73,14 +81,22 @@ class AXI4LiteSubordinate(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         bus = self.bus
-        accepts = ~self.hold & bus.aw.valid & bus.w.valid & (~bus.b.valid | bus.b.ready)
-        whole = bus.w.payload.strb.all()
+        m.submodules.addresses = addresses = Fifo(len(self.write_address), self.waiting)
+        m.submodules.words = words = Fifo(bus.w.payload.shape(), self.waiting)
+        for channel, queue, value in ((bus.aw, addresses, bus.aw.payload.addr[2:]), (bus.w, words, bus.w.payload)):
+            m.d.comb += [
+                channel.ready.eq(queue.level != self.waiting),
+                queue.i.eq(value),
+                queue.i_valid.eq(channel.valid & channel.ready),
+            ]
+        accepts = ~self.hold & addresses.o.valid & words.o.valid & (~bus.b.valid | bus.b.ready)
+        whole = words.o.payload.strb.all()
         m.d.comb += [
-            bus.aw.ready.eq(accepts),
-            bus.w.ready.eq(accepts),
+            addresses.o.ready.eq(accepts),
+            words.o.ready.eq(accepts),
             self.write.eq(accepts & whole),
-            self.write_address.eq(bus.aw.payload.addr[2:]),
-            self.write_data.eq(bus.w.payload.data),
+            self.write_address.eq(addresses.o.payload),
+            self.write_data.eq(words.o.payload.data),
         ]
         with m.If(accepts):
             m.d.sync += bus.b.valid.eq(1)
@@ -93,7 +109,7 @@ class AXI4LiteSubordinate(wiring.Component):
         requested = Signal()
         address = Signal.like(self.read_address)
         m.d.comb += [
-            bus.ar.ready.eq(~self.hold & ~requested & (~bus.r.valid | bus.r.ready)),
+            bus.ar.ready.eq(~self.hold & ~requested & ~bus.r.valid),
             self.read.eq(requested),
             self.read_address.eq(address),
         ]

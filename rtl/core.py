@@ -3,7 +3,7 @@
 
 from typing import NamedTuple
 
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -44,14 +44,14 @@ class Core(wiring.Component):
     Members
     -------
     run : In(1) — carry out the program; see `Controller`.
-    idle : Out(1) — nothing is under way.
+    idle : Out(1) — nothing is under way, and every frame has been taken from ``results``.
+    moves : Out(1) — an entry, a column, a row, a beat or a streamed line has passed, a cycle ago.
     waiting_frame : Out(1) — the controller waits for a frame.
     frames : In(Beats) — frames in.
     results : Out(Beats) — frames out.
     frame_midway : In(1) — on leaving reset: a frame is under way; drop its rest.
     frame_short : Out(1) — a frame was dropped because it was too short.
     frame_long : Out(1) — a frame was dropped because it was too long.
-    frame_sent : Out(1) — a frame was sent.
     line : In(Lines.width) — a line from the loader.
     address : In(24) — its number.
     writes : In(len(Section)) — write it, in the bit of its section.
@@ -77,13 +77,13 @@ class Core(wiring.Component):
         super().__init__({
             "run": In(1),
             "idle": Out(1),
+            "moves": Out(1),
             "waiting_frame": Out(1),
             "frames": In(Beats(config)),
             "results": Out(Beats(config)),
             "frame_midway": In(1),
             "frame_short": Out(1),
             "frame_long": Out(1),
-            "frame_sent": Out(1),
             **LoadPort(config).flip().ports(),
             "events": Out(wiring.Signature(events)),
             **StatePort().flip().ports("state_"),
@@ -112,7 +112,6 @@ class Core(wiring.Component):
         m.d.comb += [
             self.frame_short.eq(blocks.frame_input.short),
             self.frame_long.eq(blocks.frame_input.long),
-            self.frame_sent.eq(blocks.frame_output.sent),
         ]
         return m
 
@@ -134,7 +133,7 @@ class Core(wiring.Component):
         controller, frame_input = blocks.controller, blocks.frame_input
         m.d.comb += [
             controller.run.eq(self.run),
-            self.idle.eq(controller.idle),
+            self.idle.eq(controller.idle & ~blocks.frame_output.pending),
             self.waiting_frame.eq(controller.waiting_frame),
             frame_input.format.eq(controller.format),
             frame_input.count.eq(controller.instruction.count),
@@ -244,8 +243,13 @@ class Core(wiring.Component):
         ]
 
     def _count(self, m, blocks):
-        """Increments of the counters, by their names."""
+        """Increments of the counters, by their names; whether anything moves."""
         controller, broadcast, array = blocks.controller, blocks.broadcast, blocks.array
+        passing = [array.busy.any(), array.padding.any(), broadcast.column_valid, blocks.assemble.drain,
+                   self.frames.valid & self.frames.ready, self.results.valid & self.results.ready]
+        if self._config.stream:
+            passing.append(self.stream_valid)
+        m.d.sync += self.moves.eq(Cat(passing).any())
         counted = {
             "cycles": self.run,
             "steps": controller.step,

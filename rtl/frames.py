@@ -233,8 +233,8 @@ class FrameOutput(wiring.Component):
     active : In(channels) — voices in the frame. The others get zeros.
     go : In(1) — the columns are written: begin.
     busy : Out(1) — columns are still to be read.
+    pending : Out(1) — a beat is on its way, or waits for the receiver.
     blocked : Out(1) — the receiver does not take a beat.
-    sent : Out(1) — the receiver takes the last beat.
     read_line : Out(line_bits) — line to read.
     read_grant : In(1) — the read port is free.
     columns : In(array(groups, activations)) — the columns read.
@@ -253,8 +253,8 @@ class FrameOutput(wiring.Component):
             "active": In(config.channels),
             "go": In(1),
             "busy": Out(1),
+            "pending": Out(1),
             "blocked": Out(1),
-            "sent": Out(1),
             "read_line": Out(line),
             "read_grant": In(1),
             "columns": In(data.ArrayLayout(activations(config), config.groups)),
@@ -281,7 +281,7 @@ class FrameOutput(wiring.Component):
         m.d.comb += [
             self.read_line.eq(base + index[group_bits:]),
             self.blocked.eq(self.beats.valid & ~self.beats.ready),
-            self.sent.eq(self.beats.valid & self.beats.ready & self.beats.payload.last),
+            self.pending.eq(fifo.i_valid | fifo.o.valid),
             fifo.i.eq(landed),
         ]
         for channel in range(config.channels):
@@ -339,6 +339,7 @@ class FrameGuard(wiring.Component):
     accepted : In(1) — the core takes a beat.
     last : In(1) — it is the last of its frame.
     midway : Out(1) — a frame on its way in has had beats, but not its last.
+    sent : Out(1) — the receiver takes the last beat of a frame that is whole.
     """
 
     delay = 1
@@ -351,10 +352,12 @@ class FrameGuard(wiring.Component):
             "accepted": In(1),
             "last": In(1),
             "midway": Out(1),
+            "sent": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
+        whole = Signal()
         unfinished = Signal()
         # A reset may be over before the receiver takes what was offered to it.
         owed = Signal()
@@ -363,14 +366,15 @@ class FrameGuard(wiring.Component):
         m.d.comb += [
             self.i.ready.eq(free & ~self.abort & ~owed),
             self.o.payload.eq(beat),
+            self.sent.eq(self.o.valid & self.o.ready & whole),
         ]
         with m.If(free):
             m.d.sync += [self.o.valid.eq(0), owed.eq(0)]
             with m.If((self.abort | owed) & unfinished):
-                m.d.sync += [self.o.valid.eq(1), beat.data.eq(0), beat.last.eq(1),
+                m.d.sync += [self.o.valid.eq(1), beat.data.eq(0), beat.last.eq(1), whole.eq(0),
                              unfinished.eq(0)]
             with m.Elif(self.i.valid & self.i.ready):
-                m.d.sync += [self.o.valid.eq(1), beat.eq(self.i.payload),
+                m.d.sync += [self.o.valid.eq(1), beat.eq(self.i.payload), whole.eq(self.i.payload.last),
                              unfinished.eq(~self.i.payload.last)]
         with m.Elif(self.abort):
             m.d.sync += owed.eq(unfinished)

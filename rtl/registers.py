@@ -11,6 +11,8 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
 from openese.rtl.config import Config
 from openese.rtl.loader import MAGIC, VERSION
 from openese.rtl.state_access import Select, StateAccess
+from openese.rtl.watchdog import Stall, Watchdog
+from openese.rtl.weight_stream import PAGE
 
 __all__ = ["Access", "Field", "Register", "REGISTERS", "COUNTERS", "Control", "ControlRegisters", "Status", "Interrupt",
            "ADDRESS", "markdown"]
@@ -41,6 +43,7 @@ class Status(enum.IntFlag):
     IDLE = 4
     WAITING_FRAME = 8
     OUTPUT_BLOCKED = 16
+    STALLED = 32
 
 
 class Interrupt(enum.IntFlag):
@@ -52,6 +55,7 @@ class Interrupt(enum.IntFlag):
     FRAME_SHORT = 8
     FRAME_LONG = 16
     STREAM_FAILED = 32
+    STALLED = 64
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,14 @@ COUNTERS = {
     "frame": "cycles while RUN is set in which nothing was under way for want of a frame; the rest of `cycles` is "
              "spent on steps",
     "output": "cycles the receiver did not take a frame",
-    "saturated": "cell states and outputs that were clamped",
+    "saturated": "cell states and outputs that were clamped. Cells that only fill a row count too; with tables of "
+                 "sigmoid and tanh they are 0",
 }
 
 _INTERRUPTS = _flags(Interrupt, [
     "a frame was sent", "an image was loaded", "an image was refused", "a frame was dropped since TLAST came early",
-    "a frame was dropped since TLAST came late", "a weight could not be read"])
+    "a frame was dropped since TLAST came late", "a weight could not be read",
+    "nothing has moved for long though work is under way, see STALL"])
 
 _FIXED = [
     Register("ID", 0x000, Access.READ, "`0x4553454F`: OESE"),
@@ -116,8 +122,10 @@ _FIXED = [
         "compute frames", "abandon everything but the image and the cell states; reads as 0",
         "abandon the image too and expect a new one; reads as 0"])),
     Register("STATUS", 0x024, Access.READ, "", _flags(Status, [
-        "an image is loaded", "one is being loaded", "nothing is under way", "waiting for a frame",
-        "the receiver of frames does not take one"])),
+        "an image is loaded", "one is being loaded",
+        f"nothing has been under way for {StateAccess.wait} cycles, and every frame has been sent",
+        "waiting for a frame", "the receiver of frames does not take one",
+        f"nothing has moved for {Watchdog.limit:,} cycles though work is under way"])),
     Register("IMAGE_ERROR", 0x028, Access.READ, "", (
         Field("REASON", 0, 8, "why the image was refused, see the image format; 0: it was not"),
         Field("SECTION", 8, 8, "in which of its sections"))),
@@ -131,10 +139,14 @@ _FIXED = [
                  Field("CELL", 31, 1, "1: the cell state c, 0: y"))),
     Register("STATE_DATA", 0x044, Access.READ_WRITE, "that number, signed"),
     Register("STREAM_BASE_LOW", 0x048, Access.READ_WRITE,
-             "byte address of the streamed weights, a multiple of 4096; only where weights can be streamed"),
+             "byte address of the streamed weights, a multiple of 4096: the lower 12 bits are 0. Only where "
+             "weights can be streamed"),
     Register("STREAM_BASE_HIGH", 0x04C, Access.READ_WRITE, "its upper half"),
     Register("STREAM_ERROR", 0x050, Access.READ, "the stream stops at an error, until RESET", (
-        Field("RESPONSE", 0, 2, "RRESP of the read that failed; 0: none"), Field("LINE", 8, 24, "its line"))),
+        Field("RESPONSE", 0, 2, "RRESP of the read that failed; 0: none"),
+        Field("LAST", 2, 1, "RLAST of the read was wrong"), Field("LINE", 8, 24, "its line"))),
+    Register("STALL", 0x054, Access.READ, "what the work waited for when it stalled last, until RESET", _flags(Stall, [
+        "streamed weights", "the receiver of frames", "the rest of a frame"])),
 ]
 
 COUNTER_BASE = 0x080
@@ -180,13 +192,18 @@ class ControlRegisters:
         The source of reads and writes. It is held for `StateAccess.wait` cycles after an access to a state.
     core : Core
     loader : Loader
+    guard : FrameGuard
+        The way out of the core's frames.
+    watchdog : Watchdog
     reader : StreamReader or None
         None if the machine cannot stream weights. It then has no STREAM register.
     """
 
-    def __init__(self, config: Config, bus: Any, core: Any, loader: Any, reader: Any) -> None:
+    def __init__(self, config: Config, bus: Any, core: Any, loader: Any, guard: Any, watchdog: Any,
+                 reader: Any) -> None:
         self._config = config
         self._bus, self._core, self._loader, self._reader = bus, core, loader, reader
+        self._guard, self._watchdog = guard, watchdog
         self._writable = [register.name for register in REGISTERS if register.access is not Access.READ
                           and (reader or not register.name.startswith("STREAM"))]
 
@@ -201,10 +218,11 @@ class ControlRegisters:
         irq : Signal
             Driven here: an enabled interrupt is pending.
         """
-        bus, core, loader = self._bus, self._core, self._loader
+        bus, core, loader, watchdog = self._bus, self._core, self._loader, self._watchdog
         run = Signal()
         usable, state_written = Signal(), Signal()
         select, state_busy = Signal(Select()), Signal(range(StateAccess.wait + 1))
+        settling = Signal(range(StateAccess.wait + 1), init=StateAccess.wait)
         enabled, pending = Signal(len(Interrupt)), Signal(len(Interrupt))
         writes = self._decode(m, usable, state_busy)
         # Values written go on a cycle later, so that the bus ends here.
@@ -220,8 +238,14 @@ class ControlRegisters:
         control = writes["CONTROL"]
         reset = control & _bit(bus.write_data, Control.RESET)
         outstanding = ~self._reader.idle if self._reader else Const(0)
+        rests = core.idle & ~self._guard.o.valid & ~core_reset
+        # What StateAccess reads is right only some time after the core has come to rest.
+        with m.If(~rests):
+            m.d.sync += settling.eq(StateAccess.wait)
+        with m.Elif(settling != 0):
+            m.d.sync += settling.eq(settling - 1)
         m.d.sync += [
-            usable.eq(core.idle & ~core_reset),
+            usable.eq(rests & (settling == 0)),
             data.eq(bus.write_data),
             loads.eq(writes["LOAD"]),
             load.eq(control & _bit(bus.write_data, Control.LOAD)),
@@ -230,6 +254,7 @@ class ControlRegisters:
             core_reset.eq(~loader.loaded | reset | load | (core_reset & outstanding)),
         ]
         self._interrupts(m, writes["INTERRUPT"], enabled, pending, irq)
+        self._watch(m, core_reset, rests, outstanding, reset | load)
         self._hold(m, writes["STATE_SELECT"] | writes["STATE_DATA"], state_busy)
         with m.If(writes["STATE_SELECT"]):
             m.d.sync += select.eq(bus.write_data)
@@ -240,13 +265,14 @@ class ControlRegisters:
         self._read(m, usable, {
             **self._capacity(),
             "CONTROL": run,
-            "STATUS": Cat(loader.loaded, loader.loading, core.idle & ~core_reset, core.waiting_frame,
-                          core.results.valid & ~core.results.ready),
+            "STATUS": Cat(loader.loaded, loader.loading, usable, core.waiting_frame,
+                          self._guard.o.valid & ~self._guard.o.ready, watchdog.stalled),
             "IMAGE_ERROR": Cat(loader.error, Signal(8 - len(loader.error)), loader.error_section),
             "INTERRUPT": pending,
             "INTERRUPT_ENABLE": enabled,
             "STATE_SELECT": select,
             "STATE_DATA": core.state_value,
+            "STALL": watchdog.cause,
             **(self._stream(m, writes) if self._reader else {}),
         })
 
@@ -282,34 +308,52 @@ class ControlRegisters:
 
     def _interrupts(self, m: Module, write: Signal, enabled: Signal, pending: Signal, irq: Signal) -> None:
         """INTERRUPT: bits are set by their events, and cleared by ones that are written."""
-        core, loader = self._core, self._loader
+        loader, stalled = self._loader, self._watchdog.stalled
         interrupts = Signal(len(Interrupt))
-        was_loaded, was_refused, failed = Signal(), Signal(), Signal()
+        was_loaded, was_refused, failed, was_stalled = Signal(), Signal(), Signal(), Signal()
         stream_error = self._reader.error != 0 if self._reader else Const(0)
         m.d.comb += [
-            interrupts.eq(Cat(core.frame_sent, loader.loaded & ~was_loaded, (loader.error != 0) & ~was_refused,
-                              core.frame_short, core.frame_long, stream_error & ~failed)),
+            interrupts.eq(Cat(self._guard.sent, loader.loaded & ~was_loaded, (loader.error != 0) & ~was_refused,
+                              self._core.frame_short, self._core.frame_long, stream_error & ~failed,
+                              stalled & ~was_stalled)),
             irq.eq((pending & enabled).any()),
         ]
         m.d.sync += [
             failed.eq(stream_error),
             was_loaded.eq(loader.loaded),
             was_refused.eq(loader.error != 0),
+            was_stalled.eq(stalled),
             pending.eq(Mux(write, pending & ~self._bus.write_data, pending) | interrupts),
+        ]
+
+    def _watch(self, m: Module, core_reset: Signal, rests: Value, outstanding: Value, clear: Value) -> None:
+        """What the watchdog sees. In a reset the core waits for the answers of the memory alone."""
+        core, guard, watchdog, reader = self._core, self._guard, self._watchdog, self._reader
+        moves = core.moves | (guard.o.valid & guard.o.ready)
+        if reader:
+            moves |= reader.bus.r.valid
+        m.d.comb += [
+            watchdog.works.eq(Mux(core_reset, self._loader.loaded & outstanding, ~rests | guard.midway)),
+            watchdog.moves.eq(moves),
+            watchdog.waits.eq(Cat(core.events.starved.any() | (core_reset & outstanding),
+                                  guard.o.valid & ~guard.o.ready, guard.midway & ~core.frames.valid)),
+            watchdog.clear.eq(clear),
         ]
 
     def _stream(self, m: Module, writes: dict[str, Signal]) -> dict[str, ValueLike]:
         """The STREAM registers: the memory's base address, and the first read that failed."""
         reader = self._reader
-        base = Signal(64)
-        m.d.comb += reader.base.eq(base)
-        for name, half in (("STREAM_BASE_LOW", base[:32]), ("STREAM_BASE_HIGH", base[32:])):
-            with m.If(writes[name]):
-                m.d.sync += half.eq(self._bus.write_data)
+        page = PAGE.bit_length() - 1
+        base = Signal(64 - page)
+        m.d.comb += reader.base.eq(Cat(Const(0, page), base))
+        with m.If(writes["STREAM_BASE_LOW"]):
+            m.d.sync += base[:32 - page].eq(self._bus.write_data[page:])
+        with m.If(writes["STREAM_BASE_HIGH"]):
+            m.d.sync += base[32 - page:].eq(self._bus.write_data)
         return {
             "STREAM_BASE_LOW": reader.base[:32],
             "STREAM_BASE_HIGH": reader.base[32:],
-            "STREAM_ERROR": Cat(reader.error, Const(0, 6), reader.error_line),
+            "STREAM_ERROR": Cat(reader.error, Const(0, 5), reader.error_line),
         }
 
     def _read(self, m: Module, usable: Signal, values: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from openese.rtl.core import Core
 from openese.rtl.frames import FrameGuard, beat_bytes
 from openese.rtl.loader import Loader, LoadPort
 from openese.rtl.registers import ControlRegisters
+from openese.rtl.watchdog import Watchdog
 from openese.rtl.weight_stream import StreamReader
 
 __all__ = ["ADDRESS_WIDTH", "Top"]
@@ -110,7 +111,9 @@ class Top(wiring.Component):
         if self.config.stream:
             m.submodules.reader = reader = StreamReader(self.config)
             self._connect_reader(m, reader, core, core_reset)
-        ControlRegisters(self.config, bus, core, loader, reader).elaborate(m, core_reset, load, self.irq)
+        m.submodules.watchdog = watchdog = Watchdog()
+        registers = ControlRegisters(self.config, bus, core, loader, guard, watchdog, reader)
+        registers.elaborate(m, core_reset, load, self.irq)
         return m
 
     def _connect_reader(self, m, reader, core, core_reset):

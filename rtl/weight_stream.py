@@ -12,17 +12,18 @@ from openese.rtl.interfaces import BLOCKS
 from openese.rtl.program import Opcode, Take
 from openese.rtl.program_reader import ProgramReader, program_line
 
-__all__ = ["AXI4ReadSignature", "Burst", "StreamFetch", "StreamReader", "burst_lines", "ring_lead"]
+__all__ = ["PAGE", "AXI4ReadSignature", "Burst", "StreamFetch", "StreamReader", "burst_lines", "ring_lead"]
 
 #: Line numbers within the memory that holds the weights.
 LINE_BITS = 24
 
-_PAGE = 4096  # no AXI burst crosses it
+#: Bytes of a page: no AXI burst crosses its end.
+PAGE = 4096
 
 
 def burst_lines(config):
     """Lines of the longest burst: within a page, and no more than a block."""
-    return min(64, _PAGE * 8 // config.stream_bits, config.entry_depth // BLOCKS)
+    return min(64, PAGE * 8 // config.stream_bits, config.entry_depth // BLOCKS)
 
 
 def ring_lead(config):
@@ -200,8 +201,9 @@ class StreamReader(wiring.Component):
     """Reads bursts of lines over AXI4, several at a time, and hands their lines on in order.
 
     All transfers have the same identifier, so they come back in order. There is always room for the lines that were
-    asked for, so ``rready`` never falls. A line that comes with an error stops the stream. The error and the number of
-    the line stay until the next ``flush``.
+    asked for, so ``rready`` never falls. A burst ends with the line that was asked for last, whatever RLAST says. A
+    line that comes with an error or a wrong RLAST stops the stream. The error and the number of the line stay until the
+    next ``flush``.
 
     Latency: `delay` cycle from a burst to its address, and from a beat to its line. Cost: a register of one line, a
     FIFO of bursts.
@@ -219,7 +221,7 @@ class StreamReader(wiring.Component):
     bursts : In(stream(Burst)) — the lines to read.
     line : Out(stream_bits) — a line.
     line_valid : Out(1) — there is one.
-    error : Out(2) — RRESP of the first read that failed; 0: none.
+    error : Out(3) — RRESP of the first read that failed, and above it whether RLAST was wrong; 0: none.
     error_line : Out(24) — number of its line.
     bus : Out(AXI4ReadSignature(stream_bits)) — the memory.
     """
@@ -237,7 +239,7 @@ class StreamReader(wiring.Component):
             "bursts": In(stream.Signature(Burst(config))),
             "line": Out(config.stream_bits),
             "line_valid": Out(1),
-            "error": Out(2),
+            "error": Out(3),
             "error_line": Out(LINE_BITS),
             "bus": Out(AXI4ReadSignature(config.stream_bits)),
         })
@@ -252,7 +254,9 @@ class StreamReader(wiring.Component):
         accepts = Signal()
         beats = Signal(bits_for(burst_lines(config)))
         answered = bus.r.valid & bus.r.ready
-        last = answered & bus.r.payload.last
+        at_end = beats + 1 == asked.o.payload.lines
+        last = answered & at_end
+        error = Cat(bus.r.payload.resp, bus.r.payload.last != at_end)
         m.d.comb += [
             accepts.eq(~self.flush & (self.error == 0) & (~bus.ar.valid | bus.ar.ready)
                        & (asked.level < self.most)),
@@ -275,13 +279,13 @@ class StreamReader(wiring.Component):
         with m.Elif(bus.ar.ready):
             m.d.sync += bus.ar.valid.eq(0)
         m.d.sync += [
-            self.line_valid.eq(answered & ~self.flush & (self.error == 0) & (bus.r.payload.resp == 0)),
+            self.line_valid.eq(answered & ~self.flush & (self.error == 0) & (error == 0)),
             self.line.eq(bus.r.payload.data),
         ]
         with m.If(answered):
             m.d.sync += beats.eq(Mux(last, 0, beats + 1))
-            with m.If((self.error == 0) & (bus.r.payload.resp != 0) & ~self.flush):
-                m.d.sync += [self.error.eq(bus.r.payload.resp), self.error_line.eq(asked.o.payload.line + beats)]
+            with m.If((self.error == 0) & (error != 0) & ~self.flush):
+                m.d.sync += [self.error.eq(error), self.error_line.eq(asked.o.payload.line + beats)]
         with m.If(self.flush):
-            m.d.sync += self.error.eq(0)
+            m.d.sync += [self.error.eq(0), self.error_line.eq(0)]
         return m

@@ -105,6 +105,7 @@ def _built(runner: Runner, sources: Sequence[Path], top: str, log: Path | None) 
     waves = os.environ.get("WAVES") == "1"
 
     def make(folder: Path) -> Path:
+        verilator.check_programs()
         with mock.patch.dict(os.environ, tool.environment):
             os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} {_OPTIMIZE}".strip()
             control = folder / "ports.vlt"

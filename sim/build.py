@@ -3,17 +3,19 @@
 
 The cache is ``$OPENESE_CACHE``, else ``$XDG_CACHE_HOME/openese``, else ``~/.cache/openese``. A file's name is the
 hash of its sources and options, so it is never stale. Builds of the same content wait for each other, and a file
-appears whole or not at all.
+appears whole or not at all. A checksum beside each file is compared before the file is used; what is damaged is built
+again. A build that was killed leaves a folder and a lock, which the next build removes.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import json
 import logging
 import os
+import platform
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +41,9 @@ _OPTIONS = ("-O3", "-fno-dfg", "--x-assign", "fast", "--x-initial", "unique", "-
             "--timescale", "1ps/1ps")
 _COMPILE = "-fPIC -fvisibility=hidden -march=native"
 _OPTIMIZE = ("OPT_FAST=-O2", "OPT_SLOW=-O0", "OPT_GLOBAL=-O1")
+
+#: Lines of /proc/cpuinfo that tell processors apart, on x86 and Arm.
+_PROCESSOR = r"(vendor_id|cpu family|model|flags|Features|CPU (implementer|part|variant))\s*:"
 
 _log = logging.getLogger(__name__)
 
@@ -72,24 +77,85 @@ def kept(name: str, make: Callable[[Path], Path], most: int | None = None) -> Pa
         The number of files of this kind that the cache keeps, `KEPT` by default. The least recently used go first.
     """
     path = cache_folder() / name
-    with open(f"{path}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
+    with _locked(path):
+        made = not _sound(path)
+        if made:
             _log.info("making %s", path)
-            with tempfile.TemporaryDirectory(prefix=f"{path.stem}-", dir=path.parent) as folder:
-                make(Path(folder)).rename(path)
+            _remove(path)
+            with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=path.parent) as folder:
+                result = make(Path(folder))
+                _sums(path).write_text(json.dumps(_checksums(result)))
+                result.rename(path)
         path.touch()
-    _forget(path, most or KEPT)
+    if made:
+        _forget(path, most or KEPT)
+        _sweep(path.parent)
     return path
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock of an entry, and removes the lock's file at the end. Without ``wait`` it is false if another
+    process has the lock."""
+    lock = Path(f"{path}.lock")
+    while True:
+        with open(lock, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                continue  # whoever had it removed the file
+            try:
+                yield True
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _sums(path: Path) -> Path:
+    """The file with the checksums of an entry."""
+    return Path(f"{path}.sums")
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    """SHA-256 of a file, or of each file below a folder, by relative path."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return {"" if file == path else str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in files}
+
+
+def _sound(path: Path) -> bool:
+    """Whether an entry is as it was made; files that were added to a folder do not count."""
+    try:
+        return path.exists() and json.loads(_sums(path).read_text()).items() <= _checksums(path).items()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    _sums(path).unlink(missing_ok=True)
 
 
 def _forget(newest: Path, most: int) -> None:
     alike = sorted(newest.parent.glob(f"*{newest.suffix}"), key=lambda path: path.stat().st_mtime)
     for path in alike[:-most]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the folders and locks of builds that were killed."""
+    for path in folder.iterdir():
+        left = re.fullmatch(r"(.+\.\w+)(?:-\w{8}|\.lock)", path.name)
+        if left:
+            with _locked(folder / left[1], wait=False) as free:
+                if free and path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -187,6 +253,9 @@ def _alike(sources: Sequence[Path]) -> str:
 
 def processor() -> str:
     """The processor that -march=native names: computers with different processors may share a home folder."""
-    return subprocess.run(["g++", "-march=native", "-Q", "--help=target", "--version"], text=True,
-                          capture_output=True).stdout
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(line for line in first.splitlines() if re.match(_PROCESSOR, line))
 

@@ -21,7 +21,8 @@ def lint(name: str) -> None:
     openese.sim.verilator.ToolError
         There is a warning that ``lint.vlt`` does not waive. The message is the first.
     """
-    verilator.find().run(["--lint-only", "-Wall", "--top-module", build.TOP, _WAIVERS,
+    # -fno-dfg: an optimization that finds nothing, and takes a fifth of the time.
+    verilator.find().run(["--lint-only", "-Wall", "-fno-dfg", "--top-module", build.TOP, _WAIVERS,
                           build.emitted(PRESETS[name])])
 
 

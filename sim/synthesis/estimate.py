@@ -39,7 +39,7 @@ BLOCKS = {
     "openese_core_frame_output": "FrameOutput", "openese_core_state": "StateAccess",
     "openese_core_vectors": "VectorMemory", "openese_core_fetch": "StreamFetch", "openese_core": "Core",
     "openese_loader": "Loader", "openese_reader": "StreamReader", "openese_bus": "AXI4LiteSubordinate",
-    "openese_guard": "FrameGuard", "openese": "Top",
+    "openese_guard": "FrameGuard", "openese_watchdog": "Watchdog", "openese": "Top",
 }
 
 

@@ -32,6 +32,7 @@ from openese.rtl.frames import Beats
 from openese.rtl.loader import ImageError, Lines, Section
 from openese.rtl.serial.bridge import DEPTH, Header
 from openese.rtl.serial.uart import DIVISOR_BITS
+from openese.rtl.watchdog import Stall
 
 #: Has every port: of streamed weights, of several groups and PEs of a tile.
 CONFIG = TINY.replace(name="all", groups=2, slices=1, weight_bits=12, index_bits=4, stream=True)
@@ -72,7 +73,7 @@ def names(parameters):
         "activations": interfaces.activations(CONFIG), "Beats": Beats(CONFIG), "LineWrite": interfaces.LineWrite,
         "tile_pes": CONFIG.groups * CONFIG.rows_per_slice, "table_line": activation.table_line(CONFIG),
         "order_line": broadcast.order_line(CONFIG), "program_line": program_reader.program_line(CONFIG),
-        "burst_lines": weight_stream.burst_lines(CONFIG),
+        "Stall": Stall, "burst_lines": weight_stream.burst_lines(CONFIG),
         "counters": wiring.Signature({name: wiring.Out(24) for name in openese.rtl.registers.COUNTERS}),
         **{word.__name__: word(CONFIG) for word in [*words, program.Instruction]},
         **{line.__name__: Line(line) for line in lines},

@@ -171,7 +171,7 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
         rows = [keep.tolist(), *(columns * keep).tolist()]
         expected += [(pack(row, config.activation_bits), k == len(rows) - 1) for k, row in enumerate(rows)]
     got = []
-    watch, seen = trace(dut.sent, dut.blocked)
+    watch, seen = trace(dut.pending, dut.blocked, dut.busy, dut.beats.valid & dut.beats.ready)
 
     async def start(ctx):
         for job in jobs:
@@ -213,8 +213,15 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
 
     simulate(dut, start, sink, limit=6000, background=[vectors, watch, check_held(dut.beats)])
     assert got == expected
-    assert sum(values[0] for values in seen) == len(jobs)
     assert (sum(values[1] for values in seen) > 0) == (chance > 0)
+    # From its first beat on a frame is busy or pending until its last beat is taken.
+    taken = 0
+    lengths = np.cumsum([job["count"] + 1 for job in jobs])
+    for pending, _, busy, takes in seen:
+        assert pending or not takes
+        assert pending or busy or taken == 0 or taken in lengths
+        taken += takes
+    assert not pending
 
 
 @seeds(3)
@@ -225,6 +232,7 @@ def test_a_reset_ends_the_frame_that_was_on_its_way_out(longest, chance, seed):
     rng = generator(seed)
     dut = FrameGuard(TINY)
     frames, sent, got = [], [], []
+    watch, seen = trace(dut.sent)
 
     async def core(ctx):
         """Frames of numbers that count up; a reset abandons the frame, and whatever was offered."""
@@ -258,7 +266,7 @@ def test_a_reset_ends_the_frame_that_was_on_its_way_out(longest, chance, seed):
             await pause(ctx, rng, chance)
             got.append(await get(ctx, dut.o))
 
-    simulate(dut, core, limit=8000, background=[sink, check_held(dut.o)])
+    simulate(dut, core, limit=8000, background=[sink, watch, check_held(dut.o)])
     whole, part = [], []
     for beat in got:
         part.append(beat.data)
@@ -269,6 +277,8 @@ def test_a_reset_ends_the_frame_that_was_on_its_way_out(longest, chance, seed):
     expected = [values if values == frame else [*values, 0]
                 for values, frame in zip(sent, frames, strict=True) if values]
     assert whole == expected
+    # A frame that was cut is not reported as sent.
+    assert sum(values[0] for values in seen) == sum(values == frame for values, frame in zip(sent, frames, strict=True))
 
 
 def test_the_guard_knows_when_a_frame_is_under_way():

@@ -8,9 +8,11 @@ from bench import TINY, cycles, generator, get, pause, put, raw, seeds, simulate
 
 from openese.rtl.axi import OKAY, SLVERR, AXI4LiteSubordinate
 from openese.rtl.core import Core
+from openese.rtl.frames import FrameGuard
 from openese.rtl.loader import MAGIC, VERSION, Loader
 from openese.rtl.registers import ADDRESS, COUNTERS, REGISTERS, Access, Control, ControlRegisters, Interrupt, Status
 from openese.rtl.state_access import StateAccess
+from openese.rtl.watchdog import Watchdog
 from openese.rtl.weight_stream import StreamReader
 
 CONFIGS = {"resident": TINY, "stream": TINY.replace(index_bits=4, stream=True)}
@@ -25,7 +27,7 @@ class Registers(Elaboratable):
     def __init__(self, config):
         self.config = config
         self.bus = AXI4LiteSubordinate(12)
-        self.core, self.loader = Core(config), Loader(config)
+        self.core, self.loader, self.guard, self.watchdog = Core(config), Loader(config), FrameGuard(config), Watchdog()
         self.reader = StreamReader(config) if config.stream else None
         self.core_reset, self.load, self.irq = Signal(init=1), Signal(), Signal()
 
@@ -34,7 +36,8 @@ class Registers(Elaboratable):
         m.submodules.bus = self.bus
         m.domains.core = core = ClockDomain("core")
         m.d.comb += core.rst.eq(self.core_reset)
-        registers = ControlRegisters(self.config, self.bus, self.core, self.loader, self.reader)
+        registers = ControlRegisters(self.config, self.bus, self.core, self.loader, self.guard, self.watchdog,
+                                     self.reader)
         registers.elaborate(m, self.core_reset, self.load, self.irq)
         return m
 
@@ -45,9 +48,9 @@ class Model:
     def __init__(self, config):
         self.config = config
         self.run = self.select = self.enabled = self.pending = self.high = self.base = 0
-        self.core_reset, self.load, self.usable, self.hold = 1, 0, 0, 0
+        self.core_reset, self.load, self.usable, self.hold, self.settling = 1, 0, 0, 0, StateAccess.wait
         self.data = self.loads = self.state_written = 0
-        self.before = {"loaded": 0, "refused": 0, "failed": 0}
+        self.before = {"loaded": 0, "refused": 0, "failed": 0, "stalled": 0}
         self.counters, self.counted = dict.fromkeys(COUNTERS, 0), dict.fromkeys(COUNTERS, 0)
 
     def exists(self, name):
@@ -57,6 +60,18 @@ class Model:
         return {"core_reset": self.core_reset, "load": self.load, "run": self.run, "select": self.select,
                 "state_write": self.state_written, "word_valid": self.loads, "hold": int(self.hold > 0),
                 "irq": int(self.pending & self.enabled != 0), "base": self.base}
+
+    def watched(self, row):
+        """What the watchdog is told."""
+        outstanding = self.core_reset and not row["reader_idle"]
+        rests = row["idle"] and not row["out_valid"] and not self.core_reset
+        clears = row["write"] and NAMES.get(row["write_address"]) == "CONTROL" and row["write_data"] & Control.RESET
+        return {
+            "works": int(row["loaded"] and outstanding if self.core_reset else row["midway"] or not rests),
+            "moves": int(row["core_moves"] or (row["out_valid"] and row["out_ready"]) or row["r_valid"]),
+            "waits": int(row["event_starved"] != 0 or outstanding) | (row["out_valid"] and not row["out_ready"]) << 1
+            | (row["midway"] and not row["frame_valid"]) << 2,
+            "clear": int(bool(clears or self.load))}
 
     def write_known(self, name):
         return self.exists(name) and name in WRITABLE and bool(self.usable or not name.startswith("STATE"))
@@ -71,8 +86,8 @@ class Model:
             return self.high if half == "HIGH" else self.counters[counter.lower()] & 0xFFFFFFFF
         config = self.config
         status = {Status.LOADED: row["loaded"], Status.LOADING: row["loading"],
-                  Status.IDLE: row["idle"] and not self.core_reset, Status.WAITING_FRAME: row["waiting_frame"],
-                  Status.OUTPUT_BLOCKED: row["results_valid"] and not row["results_ready"]}
+                  Status.IDLE: self.usable, Status.WAITING_FRAME: row["waiting_frame"],
+                  Status.OUTPUT_BLOCKED: row["out_valid"] and not row["out_ready"], Status.STALLED: row["stalled"]}
         return {
             "ID": MAGIC, "VERSION": VERSION, "FINGERPRINT": config.fingerprint,
             "CAPACITY": config.pes | config.channels << 16 | config.groups << 24, "CONTROL": self.run,
@@ -81,6 +96,7 @@ class Model:
             "INTERRUPT_ENABLE": self.enabled, "STATE_SELECT": self.select,
             "STATE_DATA": row["state_value"] & 0xFFFFFFFF,
             "STREAM_BASE_LOW": self.base & 0xFFFFFFFF, "STREAM_BASE_HIGH": self.base >> 32,
+            "STALL": row["cause"],
             "STREAM_ERROR": row["stream_error"] | row["stream_error_line"] << 8,
         }[name]
 
@@ -94,12 +110,13 @@ class Model:
         if read in {f"{name.upper()}_LOW" for name in COUNTERS}:
             self.high = self.counters[read[:-4].lower()] >> 32
 
-        now = {"loaded": row["loaded"], "refused": int(row["error"] != 0), "failed": int(row["stream_error"] != 0)}
+        now = {"loaded": row["loaded"], "refused": int(row["error"] != 0), "failed": int(row["stream_error"] != 0),
+               "stalled": row["stalled"]}
         events = {Interrupt.FRAME_SENT: row["frame_sent"], Interrupt.FRAME_SHORT: row["frame_short"],
                   Interrupt.FRAME_LONG: row["frame_long"],
                   **{flag: now[name] and not self.before[name] for flag, name in (
                       (Interrupt.IMAGE_LOADED, "loaded"), (Interrupt.IMAGE_REFUSED, "refused"),
-                      (Interrupt.STREAM_FAILED, "failed"))}}
+                      (Interrupt.STREAM_FAILED, "failed"), (Interrupt.STALLED, "stalled"))}}
         cleared = data if write == "INTERRUPT" else 0
         self.pending = self.pending & ~cleared | sum(flag for flag, happens in events.items() if happens)
         self.before = now
@@ -117,16 +134,18 @@ class Model:
         if write == "STATE_SELECT":
             self.select = data
         if write == "INTERRUPT_ENABLE":
-            self.enabled = data & 0b111111
+            self.enabled = data & 0b1111111
         if write == "STREAM_BASE_LOW":
-            self.base = self.base >> 32 << 32 | data
+            self.base = self.base >> 32 << 32 | data & ~0xFFF
         if write == "STREAM_BASE_HIGH":
             self.base = self.base & 0xFFFFFFFF | data << 32
         if write == "CONTROL":
             self.run = int(Control.RUN in control and Control.LOAD not in control)
         self.state_written = int(write == "STATE_DATA" and self.usable)
         self.data, self.loads = data, int(write == "LOAD")
-        self.usable = int(row["idle"] and not self.core_reset)
+        rests = row["idle"] and not row["out_valid"] and not self.core_reset
+        self.usable = int(rests and self.settling == 0)
+        self.settling = max(0, self.settling - 1) if rests else StateAccess.wait
         outstanding = self.core_reset and not row["reader_idle"]
         self.core_reset = int(not row["loaded"] or Control.RESET in control or self.load or outstanding)
         self.load = int(Control.LOAD in control)
@@ -136,23 +155,27 @@ class Bench:
     """Random accesses, random blocks; every cycle is recorded."""
 
     def __init__(self, config, rng):
-        self.config, self.rng = config, rng
+        #: How often the core rests; a state can be read only after many such cycles in a row.
+        self.config, self.rng, self.quiet = config, rng, 0.999
         self.dut = Registers(config)
         self.rows = []
         dut, core, loader, reader = self.dut, self.dut.core, self.dut.loader, self.dut.reader
+        guard, watchdog = dut.guard, dut.watchdog
         #: Driven by the bench: signal, and how often it is 1 or takes another value.
         self.inputs = {
-            "idle": (core.idle, 0.8), "waiting_frame": (core.waiting_frame, 0.5), "frame_sent": (core.frame_sent, 0.05),
+            "idle": (core.idle, self.quiet), "waiting_frame": (core.waiting_frame, 0.5), "frame_sent": (guard.sent, 0.05),
             "frame_short": (core.frame_short, 0.05), "frame_long": (core.frame_long, 0.05),
-            "state_value": (core.state_value, 0.5), "results_valid": (core.results.valid, 0.5),
-            "results_ready": (core.results.ready, 0.5), "loaded": (loader.loaded, 0.98),
+            "state_value": (core.state_value, 0.5), "out_valid": (guard.o.valid, 1 - self.quiet),
+            "out_ready": (guard.o.ready, 0.5), "midway": (guard.midway, 0.5), "core_moves": (core.moves, 0.5),
+            "frame_valid": (core.frames.valid, 0.5), "stalled": (watchdog.stalled, 0.1), "cause": (watchdog.cause, 0.5),
+            "loaded": (loader.loaded, 0.998),
             "loading": (loader.loading, 0.5), "error": (loader.error, 0.05),
             "error_section": (loader.error_section, 0.5),
             **{f"event_{name}": (getattr(core.events, name), 0.5) for name in COUNTERS},
         }
         if reader:
             self.inputs |= {"stream_error": (reader.error, 0.05), "stream_error_line": (reader.error_line, 0.5),
-                            "reader_idle": (reader.idle, 0.7)}
+                            "reader_idle": (reader.idle, 0.7), "r_valid": (reader.bus.r.valid, 0.5)}
         bus = dut.bus
         self.seen = {name: signal for name, (signal, _) in self.inputs.items()} | {
             "write": bus.write, "write_address": bus.write_address, "write_data": bus.write_data,
@@ -160,18 +183,19 @@ class Bench:
             "read_data": bus.read_data, "read_known": bus.read_known, "hold": bus.hold,
             "core_reset": dut.core_reset, "load": dut.load, "irq": dut.irq, "run": core.run,
             "select": raw(core.state_select), "state_write": core.state_write, "state_data": core.state_data,
+            "works": watchdog.works, "moves": watchdog.moves, "waits": watchdog.waits, "clear": watchdog.clear,
             "word": loader.word, "word_valid": loader.word_valid, **({"base": reader.base} if reader else {})}
 
     def address(self):
         """A register's, twice in three; the states' and the control's more often than others'."""
         rng = self.rng
-        names = list(ADDRESS) + ["STATE_SELECT", "STATE_DATA", "CONTROL", "INTERRUPT"] * 4
+        names = list(ADDRESS) + ["STATE_SELECT", "STATE_DATA", "STATE_DATA", "CONTROL", "INTERRUPT"] * 4
         return ADDRESS[rng.choice(names)] if rng.random() < 0.67 else int(rng.integers(1 << 10)) << 2
 
     async def record(self, ctx):
         signals = list(self.seen.values())
         async for _, _, *values in ctx.tick().sample(*signals):
-            self.rows.append({"stream_error": 0, "stream_error_line": 0, "reader_idle": 1, "base": 0,
+            self.rows.append({"stream_error": 0, "stream_error_line": 0, "reader_idle": 1, "base": 0, "r_valid": 0,
                               **dict(zip(self.seen, values, strict=True))})
 
     async def blocks(self, ctx):
@@ -226,7 +250,7 @@ def test_the_registers_are_the_table(config, stalls, seed):
     model = Model(config)
     written, given = [], []
     for row in bench.rows:
-        outputs = model.outputs()
+        outputs = model.outputs() | model.watched(row)
         assert {name: row[name] for name in outputs} == outputs
         if row["word_valid"]:
             assert row["word"] == model.data

@@ -109,9 +109,10 @@ def random_bursts(rng, count):
 class Bus:
     """An AXI4 subordinate that answers bursts in order; line n holds ``n * 3``, some come with an error."""
 
-    def __init__(self, rng, bus, base, speed, errors=None):
+    def __init__(self, rng, bus, base, speed, errors=None, wrong_last=()):
         self.rng, self.bus, self.base, self.speed = rng, bus, base, speed
         self.errors = errors or {}
+        self.wrong_last = wrong_last
         self.queue = deque()
         self.bytes = STREAM.stream_bits // 8
 
@@ -137,7 +138,7 @@ class Bus:
             for k in range(lines):
                 await pause(ctx, self.rng, 1 - self.speed)
                 ctx.set(bus.r.payload, {"data": 3 * (line + k), "resp": self.errors.get(line + k, 0),
-                                        "last": int(k == lines - 1)})
+                                        "last": int((k == lines - 1) != (line + k in self.wrong_last))})
                 ctx.set(bus.r.valid, 1)
                 while True:
                     _, _, ready = await ctx.tick().sample(bus.r.ready)
@@ -181,12 +182,13 @@ def test_bursts_are_read_in_order(speed, seed):
 
 
 @seeds(2)
-def test_an_error_stops_the_stream_until_it_is_flushed(seed):
+@pytest.mark.parametrize("error", [2, 4, 6], ids=["refused", "wrong RLAST", "both"])
+def test_an_error_stops_the_stream_until_it_is_flushed(error, seed):
     rng = generator(seed)
     dut = StreamReader(STREAM)
     bursts = [(100, 8), (108, 4), (112, 8), (200, 5)]
     wrong = int(rng.integers(100, 120))
-    bus = Bus(rng, dut.bus, 0, 0.7, {wrong: 2, 203: 3})
+    bus = Bus(rng, dut.bus, 0, 0.7, {wrong: error & 3, 203: 3}, [wrong] if error & 4 else [])
     lines = []
 
     async def ask(ctx, wanted):
@@ -204,10 +206,11 @@ def test_an_error_stops_the_stream_until_it_is_flushed(seed):
         while not ctx.get(dut.idle):
             await ctx.tick()
         await cycles(ctx, 3)
-        assert (ctx.get(dut.error), ctx.get(dut.error_line)) == (2, wrong)
+        assert (ctx.get(dut.error), ctx.get(dut.error_line)) == (error, wrong)
         assert lines == [3 * line for line in range(100, wrong)]
         ctx.set(dut.flush, 1)
         await ctx.tick()
+        assert (ctx.get(dut.error), ctx.get(dut.error_line)) == (0, 0)
         ctx.set(dut.flush, 0)
         lines.clear()
         await ask(ctx, [(300, 4)])
@@ -223,6 +226,30 @@ def test_an_error_stops_the_stream_until_it_is_flushed(seed):
                 lines.append(line)
 
     simulate(dut, run, background=[bus.addresses, bus.data, record], limit=3000)
+
+
+def test_a_memory_without_rlast_is_done_with_when_all_lines_have_come():
+    """So a reset, which waits for that, comes to its end."""
+    dut = StreamReader(STREAM)
+    bus = Bus(generator(0), dut.bus, 0, 1.0, wrong_last=[103, 105])
+    reads = []
+
+    async def run(ctx):
+        for burst in ({"line": 100, "lines": 4}, {"line": 104, "lines": 2}):
+            ctx.set(dut.bursts.payload, burst)
+            ctx.set(dut.bursts.valid, 1)
+            await ctx.tick()
+        ctx.set(dut.bursts.valid, 0)
+        while not ctx.get(dut.idle):
+            await ctx.tick()
+        await cycles(ctx, 2)
+        assert (ctx.get(dut.error), ctx.get(dut.error_line), len(reads)) == (4, 103, 6)
+
+    async def record(ctx):
+        async for _, _, valid in ctx.tick().sample(dut.bus.r.valid):
+            reads.extend([1] * valid)
+
+    simulate(dut, run, background=[bus.addresses, bus.data, record], limit=200)
 
 
 # -- StreamFetch: the program, ahead of the controller ---------------------------------------------------

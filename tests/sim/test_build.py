@@ -2,9 +2,11 @@
 """How the tools are found, and what was built is kept."""
 
 import os
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -35,7 +37,7 @@ def test_missing_tools_are_named(tmp_path, monkeypatch):
     program(tmp_path / "bin", "perl", "#!/bin/sh\n")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(verilator.ToolError, match=r"builds need g\+\+, make: apt install g\+\+ make$"):
-        verilator.find.__wrapped__()
+        verilator.Verilator(tmp_path / "verilator", "5.036").run([])
 
 
 def test_a_new_enough_system_verilator_comes_first(tmp_path, monkeypatch):
@@ -85,7 +87,72 @@ def test_a_failure_leaves_nothing(cache):
 
     with pytest.raises(verilator.ToolError):
         build.kept("name.txt", make)
-    assert [path.name for path in cache.iterdir()] == ["name.txt.lock"]
+    assert not list(cache.iterdir())
+
+
+def spoiled(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [spoiled, lambda path: path.write_bytes(b""), lambda path: path.unlink(),
+                                    lambda path: path.with_name(f"{path.name}.sums").unlink(),
+                                    lambda path: path.with_name(f"{path.name}.sums").write_text("[")],
+                         ids=["a bit", "cut", "gone", "no sums", "wrong sums"])
+def test_what_is_damaged_is_made_again(cache, damage):
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "made").write_text("contents")
+        return folder / "made"
+
+    path = build.kept("name.txt", make)
+    assert build.kept("name.txt", make) == path and len(made) == 1
+    damage(path)
+    assert build.kept("name.txt", make).read_text() == "contents" and len(made) == 2
+    assert sorted(path.name for path in cache.iterdir()) == ["name.txt", "name.txt.sums"]
+
+
+def test_damaged_files_of_a_folder_are_made_again(cache):
+    def make(folder):
+        (folder / "made" / "below").mkdir(parents=True)
+        (folder / "made" / "below" / "file").write_text("contents")
+        return folder / "made"
+
+    path = build.kept("name.kind", make)
+    (path / "log").write_text("of a run")
+    build.kept("name.kind", make)
+    assert (path / "log").exists()
+    spoiled(path / "below" / "file")
+    assert (build.kept("name.kind", make) / "below" / "file").read_text() == "contents"
+
+
+def test_what_killed_builds_left_is_removed(cache):
+    """The folders and locks of processes that are gone, but not of those that are at work."""
+    script = ("import sys, time; from openese.sim import build\n"
+              "build.kept(sys.argv[1], lambda folder: print(folder, flush=True) or time.sleep(60))")
+    running = [subprocess.Popen([sys.executable, "-c", script, name], stdout=subprocess.PIPE, text=True)
+               for name in ("killed.txt", "working.txt")]
+    folders = [Path(process.stdout.readline().strip()) for process in running]
+    running[0].kill()
+    running[0].communicate()
+    assert all(folder.exists() for folder in folders) and (cache / "killed.txt.lock").exists()
+    build.kept("name.txt", lambda folder: (folder / "made").mkdir() or folder / "made")
+    left = {path.name for path in cache.iterdir()}
+    running[1].kill()
+    running[1].communicate()
+    assert left == {"name.txt", "name.txt.sums", "working.txt.lock", folders[1].name}
+
+
+@pytest.mark.sim
+def test_a_library_in_the_cache_needs_no_compiler(cache, monkeypatch):
+    source = Path(__file__).with_name("stand_in.v")
+    path = build.library([source])
+    monkeypatch.setenv("PATH", str(cache))
+    monkeypatch.setattr(verilator, "_system", lambda: pytest.fail("looked for anew"))
+    assert build.library([source]) == path
 
 
 def test_the_least_recently_used_go_first(cache, monkeypatch):

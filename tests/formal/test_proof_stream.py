@@ -2,7 +2,6 @@
 """AXI4 reads of the weight stream: for any program and any memory that answers what it was asked."""
 
 from amaranth.hdl import Mux, Signal
-from amaranth.lib import wiring
 
 from openese.rtl.config import preset
 from openese.rtl.interfaces import BLOCKS
@@ -56,9 +55,10 @@ def test_reader(h):
     bus, burst = dut.bus, dut.bursts.payload
     memory = Memory(h, bus)
     longest = burst_lines(MACHINE)
+    place = burst.line[:longest.bit_length() - 1]
     h.assume(
         dut.base[:12] == 0,
-        implies(dut.bursts.valid, (burst.lines != 0) & (burst.line[:longest.bit_length() - 1] + burst.lines <= longest)))
+        implies(dut.bursts.valid, (burst.lines != 0) & (place + burst.lines <= longest)))
     h.prove(
         *address_rules(h, dut), bus.r.ready,
         memory.outstanding <= StreamReader.most,
@@ -117,8 +117,8 @@ def test_fetch_bursts(h):
     h.cover(fire(dut.bursts) & (place == 3) & (burst.lines == longest - 3))
 
 
-@proof("StreamFetch", "never more lines are asked for than the ring has room for, whatever the program; lines are written "
-       "one behind another", WIDTHS)
+@proof("StreamFetch", "never more lines are asked for than the ring has room for, whatever the program; lines are "
+       "written one behind another", WIDTHS)
 def test_fetch_ring(h):
     dut, asked = fetch(h)
     arrived = h.count(len(dut.written), dut.arrived)
