@@ -191,6 +191,9 @@ def _status() -> Iterator[Callable[[str], None]]:
 
 def _calibration(network: Network, path: Path | None) -> Sequences:
     if path is not None:
-        return Sequences.load(path, network.inputs)
+        sequences = Sequences.load(path, network.inputs)
+        if not sequences.frames.any():
+            raise click.UsageError(f"--calibrate {path}: every number is zero; number formats need real input")
+        return sequences
     click.echo("openese: no --calibrate FRAMES: number formats are chosen on random numbers, a guess", err=True)
     return Sequences(random_frames(network))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openese.rtl.config import PRESETS, PURPOSES
-from openese.sw.compile import Summary
+from openese.sw.compile import OutputError, Summary
 from openese.sw.importers import Entry
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.network import Network
@@ -178,12 +178,18 @@ def _frames(steps: int, voices: int) -> str:
     return f"{steps:,} step{'s' if steps > 1 else ''} x {voices:,} voice{'s' if voices > 1 else ''}"
 
 
+def _error(title: str, error: OutputError) -> str:
+    return (f"{title}: RMS {error.rms_error:.3g}, at most {error.max_error:.3g}, of outputs of RMS "
+            f"{error.rms_output:.3g}; measured on {_frames(error.steps, error.voices)}")
+
+
 def summary(figures: Summary) -> None:
     """The figures that tell whether a compiled network is good enough."""
     if figures.error is not None:
         error = figures.error
-        line(f"error against floating point: RMS {error.rms_error:.3g}, at most {error.max_error:.3g}, of outputs of "
-             f"RMS {error.rms_output:.3g}; measured on {_frames(error.steps, error.voices)}")
+        line(_error("error against floating point", error))
+    if figures.pruning_error is not None:
+        line(_error("error against the network before pruning", figures.pruning_error))
     if figures.calibration is not None:
         line(f"calibrated on {_frames(*figures.calibration)}")
     for load in figures.loads:

@@ -36,6 +36,7 @@ def folder(tmp_path, monkeypatch):
     np.savez("xs.npz", frames=speech_like(SEED, 30, 5, 6), lengths=[30, 20, 10, 0, 7])
     np.save("x3.npy", speech_like(SEED, 30, 3, 3))
     np.save("nan.npy", np.where(np.arange(240).reshape(40, 6) == 13, np.nan, 0.5))
+    np.save("zero.npy", np.zeros((40, 6)))
     Path("net.pt").write_bytes(b"")
     return tmp_path
 
@@ -211,6 +212,7 @@ def test_compile_ends_with_the_figures_that_decide(folder, openese):
     text = openese("compile net.npz --density 0.2 --preset tiny --calibrate x.npy -o net.img")
     end = text[text.index("error against"):]
     assert "RMS 0.229; measured on 40 steps x 1 voice\n" in end
+    assert "error against the network before pruning: RMS 0.0" in end
     assert "calibrated on 40 steps x 1 voice\n" in end
     image = CompiledNetwork.load("net.img").images[0]
     found = estimate(schedule(image.model(), image.config))
@@ -282,6 +284,7 @@ def test_without_calibration_it_says_so(folder, openese):
      "--trace-steps 40:41: the run has 40 steps"),
     ("run net.img nan.npy -o a", "nan.npy: frames[2, 1] is not a finite number"),
     ("compile net.npz --calibrate nan.npy -o a", "nan.npy: frames[2, 1] is not a finite number"),
+    ("compile net.npz --calibrate zero.npy -o a", "--calibrate zero.npy: every number is zero"),
     ("run net.img x.npy -o absent/a", "Invalid value for '--output' / '-o': there is no folder 'absent'"),
     ("run net.img x.npy -o .", "Invalid value for '--output' / '-o': File '.' is a directory."),
     ("compile net.npz -o absent/a", "Invalid value for '--output' / '-o': there is no folder 'absent'"),
