@@ -133,7 +133,8 @@ class Config:
     def _check_types(self) -> None:
         for name, value in vars(self).items():
             wanted = "text" if name == "name" else "true or false" if name == "stream" else "a whole number"
-            if not isinstance(value, str if name == "name" else int) or (wanted == "a whole number" and value is True):
+            if not isinstance(value, str if name == "name" else int) or (wanted == "a whole number" and
+                                                                         isinstance(value, bool)):
                 raise ValueError(f"Config {name} must be {wanted}, not {value!r}")
 
     def _check_powers(self, names: list[str]) -> None:
@@ -339,11 +340,11 @@ def preset(name: str) -> Config:
 
     Raises
     ------
-    KeyError
+    ValueError
         If there is none of that name; the message lists the names.
     """
-    if name not in PRESETS:
-        raise KeyError(f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -355,8 +356,4 @@ def machine_config(machine: str | Config) -> Config:
     ValueError
         For another name, listing those there are.
     """
-    if isinstance(machine, Config):
-        return machine
-    if machine not in PRESETS:
-        raise ValueError(f"no preset {machine!r}; there are {', '.join(sorted(PRESETS))}")
-    return PRESETS[machine]
+    return machine if isinstance(machine, Config) else preset(machine)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from openese.rtl.config import Config
+from openese.rtl.config import Config, machine_config
 from openese.rtl.frames import beat_bytes, pack_beats, unpack_beats
 from openese.sim import build
 
@@ -58,8 +58,8 @@ class Simulator:
 
     Parameters
     ----------
-    config : Config
-        The machine.
+    config : str or Config
+        The machine: a preset's name, or one of your own.
     sources : sequence of Path, optional
         Verilog files with the top ``openese``; by default the Verilog emitted from ``config``.
     scramble : int
@@ -77,10 +77,10 @@ class Simulator:
         The stream ports do not fit ``config``.
     """
 
-    def __init__(self, config: Config, *, sources: Sequence[Path] | None = None, scramble: int = 0,
+    def __init__(self, config: str | Config, *, sources: Sequence[Path] | None = None, scramble: int = 0,
                  trace: bool = False, patience: int = 1_000_000):
         self._machine = None
-        self.config = config
+        self.config = config = machine_config(config)
         self.patience = patience
         self._library = _load(build.library(sources or [build.emitted(config)], trace=trace))
         self._beat = self._library.openese_beat()

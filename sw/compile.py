@@ -8,7 +8,7 @@ A stage takes a `Network` and works on each of its directions, since a machine r
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from openese.rtl.config import Config, machine_config
 from openese.rtl.loader import Section
 from openese.sw import files, importers
 from openese.sw.cycles.model import estimate
-from openese.sw.model.arrays import FloatArray
-from openese.sw.model.layers import Model
+from openese.sw.model.arrays import FloatArray, real_array
+from openese.sw.model.layers import Model, ModelError
 from openese.sw.model.network import Network
-from openese.sw.model.quantized import QuantizedModel
+from openese.sw.model.quantized import QuantizedModel, QuantizeError
 from openese.sw.pack.image import Image
 from openese.sw.pack.image import pack as pack_image
 from openese.sw.pack.image import read as read_image
@@ -105,17 +105,22 @@ class Summary:
     ----------
     machine : `Config`
     error : `OutputError`, optional
-        On the calibration frames. None for images from a file, which does not hold it.
+        Against the same weights in floating point, on the calibration frames. None for images from a file, which does
+        not hold it.
     calibration : (int, int), optional
         Steps and voices that number formats were chosen on. None likewise.
     loads : tuple of `MachineLoad`
         One for each image.
+    pruning_error : `OutputError`, optional
+        Against the network before `compile` pruned it, on the first of the calibration frames: the cost of pruning and
+        integers together. None if `compile` did not prune.
     """
 
     machine: Config
     error: OutputError | None
     calibration: tuple[int, int] | None
     loads: tuple[MachineLoad, ...]
+    pruning_error: OutputError | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +186,7 @@ class CompiledNetwork:
         In the order of the network's directions.
     given : `Network`, optional
         The network in floating point. None for one image from a file.
-    error, calibration
+    error, calibration, pruning_error
         As in `Summary`.
 
     Raises
@@ -194,6 +199,7 @@ class CompiledNetwork:
     given: Network | None = None
     error: OutputError | None = None
     calibration: tuple[int, int] | None = None
+    pruning_error: OutputError | None = None
 
     def __post_init__(self) -> None:
         layers = [image.manifest["layers"] for image in self.images]
@@ -216,10 +222,11 @@ class CompiledNetwork:
     @cached_property
     def summary(self) -> Summary:
         """The figures that decide. The cycle model takes a second or two for a machine of the paper's size."""
-        return Summary(self.config, self.error, self.calibration, tuple(_load(image) for image in self.images))
+        return Summary(self.config, self.error, self.calibration, tuple(_load(image) for image in self.images),
+                       self.pruning_error)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an image file, or a folder if the network is not plain."""
+        """Write an image file, or a folder if the network is not plain. An image file does not hold the head."""
         files.save(Path(path), self.given, self.images, ".img")
 
     @classmethod
@@ -263,7 +270,7 @@ class CompiledNetwork:
         ValueError
             For another backend, or frames or lengths that do not fit.
         """
-        x = np.asarray(frames, np.float64)
+        x = real_array("frames", frames, ModelError)
         with self.machines(backend) as machines:
             runners = [MachineRunner(machine) for machine in machines]
             y, _ = self.network.run(x[:, None] if x.ndim == 2 else x, runners, lengths)
@@ -338,7 +345,7 @@ def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
         For frames or lengths of the wrong shape, or weights that no format of the machine can hold.
     """
     network, config = _network(network), machine_config(machine)
-    x: FloatArray = np.asarray(frames, np.float64)
+    x: FloatArray = real_array("frames", frames, QuantizeError)
     x = x[:, None] if x.ndim == 2 else x
     if network.plain:
         models = [quantize_model(network.model, x, config, lengths=lengths)]
@@ -363,6 +370,8 @@ def pack(quantized: QuantizedNetwork, machine: str | Config | None = None) -> Co
     CapacityError
         If the machine cannot hold it: what is short, and which preset would do.
     """
+    if not isinstance(quantized, QuantizedNetwork):
+        raise TypeError(f"expected a QuantizedNetwork, as openese.quantize gives it, not {type(quantized).__name__}")
     config = quantized.config if machine is None else machine_config(machine)
     images = tuple(pack_image(schedule(model, config)) for model in quantized.models)
     report = quantized.models[0].report
@@ -404,22 +413,36 @@ def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Co
         network = importers.load(network, select)
     elif select is not None:
         raise ValueError("select takes parts of a file; this network is no file")
-    network = _network(network)
+    given = network = _network(network)
     if density is not None:
         tell("pruning")
-        network = prune(network, density, config)
+        network = prune(given, density, config)
     tell("choosing number formats")
-    quantized = quantize(network, random_frames(network) if calibrate is None else calibrate, config, lengths)
+    frames: ArrayLike = random_frames(network) if calibrate is None else calibrate
+    quantized = quantize(network, frames, config, lengths)
     tell("packing")
-    return pack(quantized)
+    compiled = pack(quantized)
+    if density is None:
+        return compiled
+    tell("measuring the error of pruning")
+    x = np.asarray(frames, np.float64)
+    pruning = _measured_error(given, quantized.models, x[:, None] if x.ndim == 2 else x, lengths)
+    return replace(compiled, pruning_error=pruning)
 
 
 def _network(network: Network | Model) -> Network:
-    return Network.of(network) if isinstance(network, Model) else network
+    if isinstance(network, Model):
+        return Network.of(network)
+    if not isinstance(network, Network):
+        read = ": read it by openese.load" if isinstance(network, (str, os.PathLike)) else ""
+        raise TypeError(f"expected a Network or Model, not {type(network).__name__}{read}")
+    return network
 
 
 def _check_parts(configs: Sequence[Config], sizes: Sequence[tuple[int, int]], network: Network | None) -> None:
     """Raises `FileError` unless parts are for one machine, and one for each direction of the network, of its size."""
+    if not sizes:
+        raise files.FileError("a network has one part for each direction, not none")
     machines = {config.fingerprint: f"{config.name} ({config.fingerprint:08x})" for config in configs}
     if len(machines) > 1:
         raise files.FileError(f"the parts of a network are for several machines: {', '.join(machines.values())}")

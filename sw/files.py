@@ -17,12 +17,14 @@ import numpy as np
 
 from openese.output import replacing_folder
 from openese.rtl.loader import MAGIC, Section
+from openese.sw import importers
+from openese.sw.model.layers import ModelError
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image, pack
 from openese.sw.pack.schedule import schedule
 
-__all__ = ["FileError", "kind", "load", "save", "verify_image"]
+__all__ = ["FileError", "check_kind", "kind", "load", "load_network", "save", "verify_image"]
 
 
 class FileError(ValueError):
@@ -40,10 +42,22 @@ def save(path: Path, network: Network | None, parts: Sequence[_Saved], suffix: s
     """Write parts, one for each direction of ``network``: one file at ``path``, or a folder.
 
     Without a network there is one part.
+
+    Raises
+    ------
+    FileError
+        The folder has files that are not replaced, so parts of two networks would mix.
+    OSError
     """
     if network is None or network.plain:
         parts[0].save(path)
         return
+    if path.exists() and not path.is_dir():
+        raise FileError(f"{path}: a file; the network has {len(parts)} directions and becomes a folder")
+    ours = {"network.npz", *(f"{number}{suffix}" for number in range(len(parts)))}
+    others = sorted(file.name for file in path.iterdir() if file.name not in ours) if path.is_dir() else []
+    if others:
+        raise FileError(f"{path}: a folder with other files, such as {others[0]}; give a new folder")
     with replacing_folder(path) as folder:
         network.save(folder / "network.npz")
         for number, part in enumerate(parts):
@@ -60,6 +74,7 @@ def load(path: Path, read: Callable[[Path], _T], suffix: str) -> tuple[Network |
     ModelError, OSError
         For a network that cannot be read, and all that ``read`` raises.
     """
+    check_kind(path, "images" if suffix == ".img" else "quantized")
     if not path.is_dir():
         return None, [read(path)]
     network = Network.load(path / "network.npz")
@@ -91,6 +106,39 @@ def kind(path: Path) -> str | None:
     if "manifest.npy" in members:
         return "quantized"
     return "network" if any(name.endswith("layer0.w_x.npy") for name in members) else None
+
+
+_KINDS = {"images": "an image, or a folder of images", "quantized": "a quantized network",
+          "network": "a network in floating point"}
+
+
+def check_kind(path: Path, wanted: str) -> None:
+    """Raise `FileError` if the file or folder is known to be of another kind than ``wanted``, one of `kind`."""
+    found = kind(path)
+    if found is not None and found != wanted:
+        raise FileError(f"{path}: {_KINDS[found]}; expected {_KINDS[wanted]}")
+    if found is None and path.is_dir():
+        raise FileError(f"{path}: a folder of other things; expected {_KINDS[wanted]}")
+    suffixes = {suffix for importer in importers.IMPORTERS for suffix in importer.suffixes}
+    if found is None and wanted == "network" and path.suffix.lower() in suffixes - {".npz"}:
+        raise FileError(f"{path}: a file to import: first run openese import {path} -o NET.npz")
+
+
+def load_network(path: Path) -> Network:
+    """The network in a file that `Network.save` wrote.
+
+    Raises
+    ------
+    FileError, ModelError
+        For another file, naming it.
+    OSError
+        If it cannot be read.
+    """
+    check_kind(path, "network")
+    try:
+        return Network.load(path)
+    except ModelError as error:
+        raise error if str(path) in str(error) else ModelError(f"{path}: {error}") from None
 
 
 def _first(packed: Image, image: Image) -> str:

@@ -9,13 +9,15 @@ import click
 from rich.console import Console
 
 from openese.rtl.config import Config
-from openese.sw import importers
+from openese.sw import files, importers
 from openese.sw import prune as pruning
 from openese.sw.cli import show
 from openese.sw.cli.options import (
+    NEW_FILE,
     PATH,
     calibrate_option,
     density_help,
+    file_output_option,
     keep_inputs,
     machine_options,
     output_option,
@@ -36,7 +38,7 @@ __all__ = ["compile_", "import_", "pack", "prune", "quantize"]
 
 @click.command("import")
 @click.argument("file", type=PATH)
-@click.option("--output", "-o", type=PATH, metavar="PATH", help="The .npz file to write.")
+@click.option("--output", "-o", type=NEW_FILE, metavar="PATH", help="The .npz file to write.")
 @select_option
 @click.option("--list", "only_list", is_flag=True, help="List what can be selected, and write nothing.")
 def import_(file: Path, output: Path | None, select: str | None, only_list: bool) -> None:
@@ -51,6 +53,8 @@ def import_(file: Path, output: Path | None, select: str | None, only_list: bool
       openese import checkpoint.pt --select model.lstm,model.linear -o net.npz
     """
     if only_list:
+        if output is not None or select is not None:
+            raise click.UsageError("--list shows everything and writes nothing: leave out --output and --select")
         show.entries(importers.entries(file))
         return
     if output is None:
@@ -64,7 +68,7 @@ def import_(file: Path, output: Path | None, select: str | None, only_list: bool
 @click.command()
 @click.argument("network", type=PATH)
 @click.option("--density", multiple=True, required=True, metavar="D", help=density_help)
-@output_option
+@file_output_option
 @machine_options("demo")
 @click.option("--global", "unbalanced", is_flag=True,
               help="Keep the largest weights of a matrix wherever they lie, to compare.")
@@ -79,7 +83,7 @@ def prune(network: Path, density: Sequence[str], output: Path, config: Config, u
       openese prune net.npz --density w_x=0.2 --density w_r=0.1 -o sparse.npz
     """
     keep_inputs(output, network)
-    given = Network.load(network)
+    given = files.load_network(network)
     sparse = prune_network(given, parse_density(density, given), config, not unbalanced)
     sparse.save(output)
     rows = _counts(sparse, config)
@@ -113,7 +117,7 @@ def quantize(network: Path, output: Path, config: Config, calibrate: Path | None
       openese quantize sparse.npz --preset demo --calibrate speech.npy -o quantized.npz
     """
     keep_inputs(output, network, calibrate)
-    given = Network.load(network)
+    given = files.load_network(network)
     sequences = _calibration(given, calibrate)
     with _status() as tell:
         tell("choosing number formats")
@@ -172,6 +176,7 @@ def compile_(file: Path, output: Path, select: str | None, density: Sequence[str
     compiled.save(output)
     for image in compiled.images:
         show.image(image, memories=False)
+    show.head(compiled.network)
     if density:
         _warn(_counts(compiled.network, config), density)
     show.summary(summary)
@@ -186,6 +191,9 @@ def _status() -> Iterator[Callable[[str], None]]:
 
 def _calibration(network: Network, path: Path | None) -> Sequences:
     if path is not None:
-        return Sequences.load(path)
+        sequences = Sequences.load(path, network.inputs)
+        if not sequences.frames.any():
+            raise click.UsageError(f"--calibrate {path}: every number is zero; number formats need real input")
+        return sequences
     click.echo("openese: no --calibrate FRAMES: number formats are chosen on random numbers, a guess", err=True)
     return Sequences(random_frames(network))

@@ -15,7 +15,7 @@ from openese.rtl.targets import TARGETS
 from openese.rtl.targets import build as build_target
 from openese.sw import bench
 from openese.sw.cli import show
-from openese.sw.cli.options import PATH, machine_options
+from openese.sw.cli.options import NEW_FILE, PATH, machine_options
 
 __all__ = ["bench_", "board", "build", "synth"]
 
@@ -23,7 +23,7 @@ __all__ = ["bench_", "board", "build", "synth"]
 @click.command(short_help="Write the Verilog of a machine, for a tool or a board.",
                epilog="\b\nTargets:\n" + "\n".join(f"  {name:8} {target.summary}" for name, target in TARGETS.items()))
 @machine_options(None)
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="FOLDER",
+@click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER",
               help="Folder to write to; it is made if it is not there.")
 @click.option("--target", type=click.Choice(list(TARGETS)), default="verilog", show_default=True,
               help="A tool or a board; see below.")
@@ -88,7 +88,7 @@ def board(config: Config) -> None:
 
 @click.command("bench", short_help="Measure the paper's layer on a machine's Verilog.")
 @machine_options("ese")
-@click.option("--json", "path", type=PATH, metavar="FILE", help="Also write all figures as JSON.")
+@click.option("--json", "path", type=NEW_FILE, metavar="FILE", help="Also write all figures as JSON.")
 @click.option("--sweeps/--no-sweeps", default=True,
               help="Also over densities, queue depths and PEs (cycle model).")
 @click.option("--thorough", is_flag=True,

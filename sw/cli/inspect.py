@@ -10,7 +10,6 @@ from openese.sw import files, importers
 from openese.sw.cli import show
 from openese.sw.cli.options import PATH
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork
-from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 
 __all__ = ["info", "presets", "verify"]
@@ -36,7 +35,7 @@ def info(path: Path) -> None:
         for model in QuantizedNetwork.load(path).models:
             show.quantized(model)
     elif kind == "network":
-        show.network(Network.load(path))
+        show.network(files.load_network(path))
     else:
         show.entries(importers.entries(path))
 

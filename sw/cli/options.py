@@ -22,13 +22,36 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["PATH", "calibrate_option", "density_help", "keep_inputs", "machine_options", "output_option",
-           "parse_density", "read_config", "select_option"]
+__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "calibrate_option", "density_help", "file_output_option", "keep_inputs",
+           "machine_options", "output_option", "parse_density", "read_config", "select_option"]
 
-PATH = click.Path(path_type=Path)
+
+
+class _Path(click.Path):
+    """A path that is not empty; with ``new`` one to write, in a folder that is there."""
+
+    def __init__(self, *, new: bool = False, folder: bool = True) -> None:
+        super().__init__(dir_okay=folder, path_type=Path)
+        self._new = new
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):
+            self.fail("the path is empty", param, ctx)
+        path = Path(str(super().convert(value, param, ctx)))
+        if self._new and not path.parent.is_dir():
+            self.fail(f"there is no folder {str(path.parent)!r}", param, ctx)
+        return path
+
+
+PATH = _Path()
+NEW_PATH = _Path(new=True)
+NEW_FILE = _Path(new=True, folder=False)
 _NUMBERS = {field.name: field.type for field in fields(Config) if field.name != "name"}
 
-output_option = click.option("--output", "-o", type=PATH, required=True, metavar="PATH", help="The file to write.")
+output_option = click.option("--output", "-o", type=NEW_PATH, required=True, metavar="PATH",
+                             help="The file to write; a folder for a network of several directions.")
+file_output_option = click.option("--output", "-o", type=NEW_FILE, required=True, metavar="PATH",
+                                  help="The file to write.")
 select_option = click.option("--select", metavar="NAMES",
                              help="The parts to take, by their names in `import --list`. Several, with commas between "
                                   "them, are stacked.")
@@ -88,6 +111,8 @@ def _machine(default: str | None, preset: str | None, file: str | None, part: Pa
             raise click.UsageError("--set does not go with --for, which takes the very machine that a file is made for")
         return _machine_of(part)
     if file is not None:
+        if not file:
+            raise click.UsageError("--config: the path is empty")
         config = PRESETS[file] if file in PRESETS else read_config(Path(file))
     elif preset is not None:
         config = _preset("--preset", preset)
@@ -99,7 +124,13 @@ def _machine(default: str | None, preset: str | None, file: str | None, part: Pa
         raise click.UsageError("--set needs --preset NAME or --config FILE")
     else:
         return None
-    changed = config.replace(**dict(map(_setting, settings)))
+    changes: dict[str, int] = {}
+    for setting in settings:
+        field, value = _setting(setting)
+        if field in changes:
+            raise click.UsageError(f"--set {setting}: {field} is set twice")
+        changes[field] = value
+    changed = config.replace(**changes)
     return config if changed == config else changed.replace(name=f"{config.name} with {', '.join(settings)}")
 
 
@@ -122,6 +153,8 @@ def _setting(text: str) -> tuple[str, int]:
     _known(f"--set {text}", name)
     if not (value.isascii() and value.isdecimal()):
         raise click.UsageError(f"--set {text}: expected FIELD=N, with a whole number")
+    if name == "stream" and value not in ("0", "1"):
+        raise click.UsageError(f"--set {text}: stream is 0 or 1")
     return name, int(value)
 
 
@@ -141,7 +174,7 @@ def read_config(path: Path) -> Config:
     if path.suffix != ".toml" and not path.exists():
         raise click.UsageError(f"--config {path}: no such file, and no preset; presets are {', '.join(PRESETS)}")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{path}: not TOML: {error}") from None
     base = _preset(f"{path}: preset", values.pop("preset")) if "preset" in values else None
@@ -192,7 +225,9 @@ def parse_density(values: Sequence[str], network: Network) -> Density:
     """
     parsed: dict[str, float] = {}
     for value in values:
-        name, _, number = value.rpartition("=")
+        name, named, number = value.rpartition("=")
+        if named and not name:
+            raise click.BadParameter(f"--density {value!r}: expected a number, or NAME=number")
         if name in parsed:
             raise click.BadParameter(f"--density {value!r}: {name or 'a density for all matrices'} is given twice")
         try:
@@ -205,6 +240,8 @@ def parse_density(values: Sequence[str], network: Network) -> Density:
         return parsed[""]
     if parsed.keys() <= set(TENSORS):
         return parsed
+    if parsed.keys() & set(TENSORS):
+        raise click.BadParameter("--density: either matrices alone, or layers; for a matrix of a layer LAYER.w_x=0.5")
     there = {layer.name: [name for name in TENSORS if getattr(layer, name) is not None]
              for direction in network.directions for layer in direction.model.layers}
     layers: dict[str, dict[str, float]] = {}

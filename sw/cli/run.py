@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from openese.sw import files
 from openese.sw.cli import show
-from openese.sw.cli.options import PATH, keep_inputs, output_option
+from openese.sw.cli.options import NEW_FILE, PATH, file_output_option, keep_inputs
 from openese.sw.compile import CompiledNetwork
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.network import Network
@@ -30,7 +30,7 @@ __all__ = ["check", "open_machine", "progress", "reference", "run"]
 @click.command()
 @click.argument("image", type=PATH)
 @click.argument("frames", type=PATH)
-@output_option
+@file_output_option
 @click.option("--backend", type=click.Choice(["reference", "sim", "serial"]), default="reference", show_default=True,
               help="The integer model in numpy, the Verilog in Verilator, or a board.")
 @click.option("--port", "ports", multiple=True, metavar="PORT",
@@ -41,14 +41,15 @@ __all__ = ["check", "open_machine", "progress", "reference", "run"]
               help="The network in floating point: apply its head, and show the error against it.")
 @click.option("--check", "checked", is_flag=True,
               help="Also run the reference, and fail unless every output word is the same.")
-@click.option("--trace", type=PATH, metavar="FILE",
-              help="Write a waveform (VCD) of some steps of the Verilog, and a view of it for GTKWave beside it.")
+@click.option("--trace", type=NEW_FILE, metavar="FILE",
+              help="Write a waveform (VCD) of some steps of the Verilog, and a view of it for GTKWave beside it; "
+                   "one for each direction of the network.")
 @click.option("--trace-steps", default="0:2", show_default=True, metavar="FIRST:STOP", help="Which steps.")
 def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[str], baud: int, model: Path | None,
         checked: bool, trace: Path | None, trace_steps: str) -> None:
     """Run FRAMES through IMAGE.
 
-    The outputs are a .npy array, (T, P) or (T, B, P) as the frames.
+    The outputs are a .npy array, (T, P) or (T, B, P) as the frames; if PATH ends in .npz, with the lengths.
 
     \b
     Examples:
@@ -59,9 +60,14 @@ def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[s
     """
     keep_inputs(output, image, frames, model)
     window = _trace_window(backend, trace, trace_steps)
-    exact = Network.load(model) if model is not None else None
+    if ports and backend != "serial":
+        raise click.UsageError("--port needs --backend serial")
+    exact = files.load_network(model) if model is not None else None
     compiled = CompiledNetwork.load(image, exact)
-    sequences = Sequences.load(frames)
+    sequences = Sequences.load(frames, compiled.network.inputs)
+    total = sequences.machine_steps(compiled.config.channels)
+    if trace is not None and window[1].start >= total:
+        raise click.UsageError(f"--trace-steps {trace_steps}: the run has {total:,} steps")
     with ExitStack() as stack:
         if backend == "serial":
             if len(ports) != len(compiled.images):
@@ -69,7 +75,9 @@ def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[s
             machines: list[Machine] = [Device(stack.enter_context(SerialLink(port, held.config, baud=baud)), held)
                                        for port, held in zip(ports, compiled.images, strict=True)]
         else:
-            machines = [open_machine(held, backend, stack, *window) for held in compiled.images]
+            count = len(compiled.images)
+            machines = [open_machine(held, backend, stack, _numbered(window[0], number, count), window[1])
+                        for number, held in enumerate(compiled.images)]
         y = _run(compiled.network, machines, sequences, backend)
     if checked:
         twins: list[Machine] = [reference(held) for held in compiled.images]
@@ -90,6 +98,11 @@ def _trace_window(backend: str, trace: Path | None, steps: str) -> tuple[Path | 
     if trace is not None and backend != "sim":
         raise click.UsageError("--trace needs --backend sim: only the Verilog has a waveform")
     return trace, range(int(first), int(stop))
+
+
+def _numbered(trace: Path | None, number: int, count: int) -> Path | None:
+    """The waveform of one of ``count`` directions."""
+    return trace if trace is None or count == 1 else trace.with_name(f"{trace.stem}.{number}{trace.suffix}")
 
 
 def open_machine(image: Image, backend: str, stack: ExitStack, trace: Path | None = None,

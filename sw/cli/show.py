@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The output of the commands: tables, for any width of terminal, and plain in a pipe."""
 
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from openese.rtl.config import PRESETS, PURPOSES
-from openese.sw.compile import Summary
+from openese.sw.compile import OutputError, Summary
 from openese.sw.importers import Entry
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.network import Network
@@ -19,7 +20,6 @@ from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image
 from openese.sw.prune import MatrixCounts
 from openese.sw.reference.machine import Reference
-from openese.sw.run.device import Device
 from openese.sw.run.runners import Machine
 from openese.sw.speech.recognizer import CLOCK, Recognizer
 
@@ -27,10 +27,12 @@ __all__ = ["bench", "counts", "entries", "error", "image", "line", "network", "n
            "real_time", "summary", "transcripts"]
 
 _PIPE_WIDTH = 140
+_LEAST_WIDTH = 80  # numbers in narrower columns break; a narrow terminal wraps the lines
 
 
 def _console() -> Console:
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    width = max(shutil.get_terminal_size().columns, _LEAST_WIDTH) if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(markup=False, highlight=False, width=width)
 
 
 def line(text: str) -> None:
@@ -92,6 +94,13 @@ def counts(rows: Sequence[MatrixCounts]) -> None:
              f"{row.density:.2%}", row.smallest, row.largest) for row in rows])
 
 
+def head(model: Network) -> None:
+    """A note that an image does not hold the head, if a plain network has one."""
+    if model.plain and model.head is not None:
+        line("note: the image does not hold the dense head, which runs on the host: save the network by "
+             "`openese import`, and give it to `openese run` as --model NETWORK")
+
+
 def empty(rows: Sequence[MatrixCounts]) -> None:
     """A warning on stderr that names matrices without any weight, if there are such."""
     names = [f"{row.layer} {row.matrix}" for row in rows if not row.nonzeros]
@@ -114,7 +123,7 @@ def quantized(model: QuantizedModel) -> None:
     for output in measured.outputs:
         line(f"{output.layer}: output differs from floating point by RMS {output.rms_error:.3g}, at most "
              f"{output.max_error:.3g}, of RMS {output.rms_output:.3g}")
-    line(f"saturations in {measured.steps:,} steps x {measured.voices:,} voices: "
+    line(f"saturations in {_frames(measured.steps, measured.voices)}: "
          f"{measured.saturations['cell']:,} cell, {measured.saturations['output']:,} output")
 
 
@@ -145,8 +154,9 @@ def image(held: Image, memories: bool = True) -> None:
 def ran(machines: Sequence[Machine], input_saturations: int) -> None:
     """The counters of the machines after a run."""
     for machine in machines:
-        if isinstance(machine, Device):
-            seen, config = machine.counters(), machine.model.config
+        counters = getattr(machine, "counters", None)
+        if counters is not None:
+            seen, config = counters(), machine.model.config
             steps, cycles = max(1, seen["steps"]), seen["cycles"] - seen["frame"]
             line(f"{machine.model.name}: {seen['steps']:,} steps, {cycles / steps:,.0f} cycles each, "
                  f"multipliers busy {seen['busy'] / max(1, cycles * config.pes):.1%}, "
@@ -168,12 +178,18 @@ def _frames(steps: int, voices: int) -> str:
     return f"{steps:,} step{'s' if steps > 1 else ''} x {voices:,} voice{'s' if voices > 1 else ''}"
 
 
+def _error(title: str, error: OutputError) -> str:
+    return (f"{title}: RMS {error.rms_error:.3g}, at most {error.max_error:.3g}, of outputs of RMS "
+            f"{error.rms_output:.3g}; measured on {_frames(error.steps, error.voices)}")
+
+
 def summary(figures: Summary) -> None:
     """The figures that tell whether a compiled network is good enough."""
     if figures.error is not None:
         error = figures.error
-        line(f"error against floating point: RMS {error.rms_error:.3g}, at most {error.max_error:.3g}, of outputs of "
-             f"RMS {error.rms_output:.3g}; measured on {_frames(error.steps, error.voices)}")
+        line(_error("error against floating point", error))
+    if figures.pruning_error is not None:
+        line(_error("error against the network before pruning", figures.pruning_error))
     if figures.calibration is not None:
         line(f"calibrated on {_frames(*figures.calibration)}")
     for load in figures.loads:

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from openese.rtl.config import Config
 from openese.sw.cli import show
-from openese.sw.cli.options import PATH, machine_options
+from openese.sw.cli.options import NEW_PATH, PATH, machine_options
 from openese.sw.cli.run import check, open_machine, progress, reference
+from openese.sw.files import load_network
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import Model
-from openese.sw.model.network import Network
 from openese.sw.run.runners import Machine
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["transcribe"]
 
 @click.command()
 @click.argument("files", type=PATH, nargs=-1, required=True, metavar="FILE...")
-@click.option("--output", "-o", type=PATH, metavar="PATH",
+@click.option("--output", "-o", type=NEW_PATH, metavar="PATH",
               help="Draw the recording and its phones: a PNG, or a folder for several files.")
 @click.option("--backend", type=click.Choice(["reference", "sim"]), default="reference", show_default=True,
               help="The integer model in numpy, or the Verilog in Verilator, which is then compared with it.")
@@ -77,7 +77,7 @@ def _other(beside: Path | None) -> Model | None:
     """The network to compare with, if there is one."""
     from openese.sw.speech.recognizer import DENSE, Recognizer
     if beside is not None:
-        return Network.load(beside).model
+        return load_network(beside).model
     return Recognizer.dense() if DENSE.exists() else None
 
 

@@ -120,6 +120,8 @@ class LayerTensors:
         """Convert the tensors, and raise ``error`` if they do not fit each other or the activation is unknown."""
         for tensor in TENSORS:
             value = getattr(self, tensor)
+            if value is None and tensor in ("w_x", "w_r", "bias"):
+                raise error(f"{self._owner} {tensor}: it is missing")
             if value is not None:
                 object.__setattr__(self, tensor, converted(self._owner, tensor, value))
         if self.g_activation not in G_ACTIVATIONS:

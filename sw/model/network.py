@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from openese.output import replacing
-from openese.sw.model.arrays import FloatArray
+from openese.sw.model.arrays import FloatArray, real_array
 from openese.sw.model.layers import Dense, Model, ModelError, read_npz
 from openese.sw.model.state import LayerState, State, initial_state
 
@@ -375,7 +375,7 @@ def check_sequences(x: ArrayLike, lengths: ArrayLike | None,
     ModelError
         The shape is wrong, a number is not finite, or the lengths do not fit.
     """
-    frames = np.asarray(x, np.float64)
+    frames = real_array("x", x, ModelError)
     if frames.ndim != 3 or frames.shape[2] != inputs:
         raise ModelError(f"x: expected shape (T, B, I) = (any, any, {inputs}), found {frames.shape}")
     if not np.isfinite(frames).all():

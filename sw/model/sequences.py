@@ -5,6 +5,7 @@ A ``.npy`` holds one sequence (T, I), or several of one length side by side (T, 
 ``frames`` (T, B, I) and ``lengths`` (B,), for sequences of several lengths, padded to the longest.
 """
 
+import io
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -41,21 +42,29 @@ class Sequences:
     alone: bool = False
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Sequences":
-        """Read a ``.npy`` or ``.npz``. Nothing in the file is executed.
+    def load(cls, path: str | os.PathLike[str], inputs: int | None = None) -> "Sequences":
+        """Read a ``.npy`` or ``.npz`` of frames with ``inputs`` features. Nothing in the file is executed.
 
         Raises
         ------
         SequenceError
-            The file has another kind, shape or type.
+            The file has another kind, shape or type, or a number that is not finite.
         OSError
             The file cannot be read.
         """
         frames, lengths = _arrays(path)
         if frames.dtype.kind not in "fiu":
             raise SequenceError(f"{os.fspath(path)}: frames must be real numbers, not {frames.dtype}")
-        if frames.ndim not in (2, 3) or not frames.size:
+        if frames.ndim not in (2, 3):
             raise SequenceError(f"{os.fspath(path)}: frames must be (T, I) or (T, B, I), not {frames.shape}")
+        if not frames.size:
+            raise SequenceError(f"{os.fspath(path)}: no frames: the shape is {frames.shape}")
+        if inputs is not None and frames.shape[-1] != inputs:
+            raise SequenceError(f"{os.fspath(path)}: frames of shape {frames.shape} have {frames.shape[-1]} features; "
+                                f"the network takes {inputs}")
+        if not np.isfinite(frames).all():
+            place = np.argwhere(~np.isfinite(frames))[0].tolist()
+            raise SequenceError(f"{os.fspath(path)}: frames{place} is not a finite number")
         alone = frames.ndim == 2
         if lengths is not None:
             steps, voices = len(frames), 1 if alone else frames.shape[1]
@@ -72,14 +81,20 @@ class Sequences:
         return sum(int(lengths[first:first + channels].max()) for first in range(0, voices, channels))
 
     def save(self, path: str | os.PathLike[str], outputs: FloatArray) -> None:
-        """Write ``outputs`` (T, B, P) as a ``.npy`` in float32, without the axis B if the frames have none."""
+        """Write ``outputs`` (T, B, P) as a ``.npy`` in float32, without the axis B if the frames have none; as a
+        ``.npz`` with the lengths if ``path`` ends so."""
         with replacing(path) as file:
-            np.save(file, (outputs[:, 0] if self.alone else outputs).astype(np.float32))
+            if os.fspath(path).endswith(".npz"):
+                lengths = np.full(outputs.shape[1], len(outputs)) if self.lengths is None else self.lengths
+                np.savez(file, frames=outputs.astype(np.float32), lengths=lengths)
+            else:
+                np.save(file, (outputs[:, 0] if self.alone else outputs).astype(np.float32))
 
 
 def _arrays(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[Any] | None]:
     with open(path, "rb") as file:
-        zipped = file.read(2) == b"PK"
+        zipped = file.seekable() and file.read(2) == b"PK"
+        piped = None if file.seekable() else io.BytesIO(file.read())
     if zipped:
         arrays = read_npz(path)
         if "frames" not in arrays or arrays.keys() - {"frames", "lengths"}:
@@ -87,6 +102,6 @@ def _arrays(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[Any] | 
                                 f"found {', '.join(map(repr, arrays))}")
         return arrays["frames"], arrays.get("lengths")
     try:
-        return np.load(path, allow_pickle=False), None
+        return np.load(piped or path, allow_pickle=False), None
     except (ValueError, EOFError, MemoryError) as error:
         raise SequenceError(f"{os.fspath(path)}: not a .npy or .npz of numbers ({error})") from None

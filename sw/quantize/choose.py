@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from openese.rtl.activation import Activation
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
-from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
+from openese.sw.model.arrays import Float64Array, Int64Array, IntArray, real_array
 from openese.sw.model.layers import GATES, TENSORS, Layer, Model, ModelError
 from openese.sw.model.network import check_sequences
 from openese.sw.model.quantized import (
@@ -175,7 +175,7 @@ def _rounded_peephole(values: NDArray[Any], fraction: int, config: Config) -> In
 
 def _checked_frames(model: Model, frames: ArrayLike, lengths: ArrayLike | None) -> tuple[Float64Array, IntArray]:
     """Frames (T, B, I) and the number of frames of each voice (B,)."""
-    x = np.asarray(frames, np.float64)
+    x = real_array("frames", frames, QuantizeError)
     if x.ndim != 3 or x.shape[2] != model.inputs or not x.size:
         raise QuantizeError(f"frames: expected shape (T, B, {model.inputs}), found {x.shape}")
     if not np.isfinite(x).all():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from openese.rtl.config import Config
+from openese.rtl.config import Config, machine_config
 from openese.rtl.frames import beat_bytes, pack_beats, unpack_beats
 from openese.rtl.serial.packets import DEPTH, END, PROTOCOL, Kind, Packet, decode, encode
 from openese.sw.run.device import DeviceError
@@ -37,7 +37,7 @@ class SerialLink:
     ----------
     port : str
         The port's name for pyserial: ``/dev/ttyUSB0``, ``COM3``.
-    config : Config
+    config : str or Config
         The machine.
     baud : int
         Bits a second.
@@ -61,13 +61,13 @@ class SerialLink:
         number of channels.
     """
 
-    def __init__(self, port: str, config: Config, *, baud: int = BAUD, timeout: float = 0.2, tries: int = 8,
+    def __init__(self, port: str, config: str | Config, *, baud: int = BAUD, timeout: float = 0.2, tries: int = 8,
                  patience: float = 20.0) -> None:
         try:
             import serial
         except ImportError:
             raise LinkError(f"{port}: a serial port needs pyserial: pip install 'openese[serial]'") from None
-        self.config = config
+        self.config = config = machine_config(config)
         self.repeated = 0
         self._name = port
         self._gone = serial.SerialException

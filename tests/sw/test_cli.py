@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line, from a model to outputs, and how it says no."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -34,6 +35,9 @@ def folder(tmp_path, monkeypatch):
     np.save("x.npy", speech_like(SEED, 40, 1, 6)[:, 0])
     np.savez("xs.npz", frames=speech_like(SEED, 30, 5, 6), lengths=[30, 20, 10, 0, 7])
     np.save("x3.npy", speech_like(SEED, 30, 3, 3))
+    np.save("nan.npy", np.where(np.arange(240).reshape(40, 6) == 13, np.nan, 0.5))
+    np.save("zero.npy", np.zeros((40, 6)))
+    Path("net.pt").write_bytes(b"")
     return tmp_path
 
 
@@ -208,6 +212,7 @@ def test_compile_ends_with_the_figures_that_decide(folder, openese):
     text = openese("compile net.npz --density 0.2 --preset tiny --calibrate x.npy -o net.img")
     end = text[text.index("error against"):]
     assert "RMS 0.229; measured on 40 steps x 1 voice\n" in end
+    assert "error against the network before pruning: RMS 0.0" in end
     assert "calibrated on 40 steps x 1 voice\n" in end
     image = CompiledNetwork.load("net.img").images[0]
     found = estimate(schedule(image.model(), image.config))
@@ -261,17 +266,52 @@ def test_without_calibration_it_says_so(folder, openese):
     ("synth --set pes=8", "--set needs --preset NAME or --config FILE"),
     ("synth --update --preset tiny --set pes=8", "--update: only presets have baselines"),
     ("compile net.npz --calibrate x3.npy -o a",
-     "frames: expected shape (T, B, 6), found (30, 3, 3)"),
+     "x3.npy: frames of shape (30, 3, 3) have 3 features; the network takes 6"),
     ("compile x.npy -o a", "x.npy: of no known kind"),
-    ("run net.npz x.npy -o a", "net.npz: not a memory image"),
+    ("run net.npz x.npy -o a", "net.npz: a network in floating point; expected an image, or a folder of images"),
+    ("run x.npy x.npy -o a", "x.npy: not a memory image"),
+    ("pack net.npz -o a", "net.npz: a network in floating point; expected a quantized network"),
+    ("pack net.img -o a", "net.img: an image, or a folder of images; expected a quantized network"),
+    ("prune net.img --density 0.5 -o a", "net.img: an image, or a folder of images; expected a network in floating"),
+    ("quantize q.npz -o a", "q.npz: a quantized network; expected a network in floating point"),
+    ("prune net.pt --density 0.5 -o a", "net.pt: a file to import: first run openese import net.pt -o NET.npz"),
+    ("prune xs.npz --density 0.5 -o a", "xs.npz: unknown key 'frames'; a layer has name, w_x"),
+    ("run q.npz x.npy -o a", "q.npz: a quantized network; expected an image"),
+    ("verify .", ".: a folder of other things; expected an image, or a folder of images"),
+    ("run net.img x.npy -o a --model net.img", "net.img: an image, or a folder of images; expected a network"),
+    ("run net.img x.npy -o a --port /dev/ttyUSB0", "--port needs --backend serial"),
+    ("run net.img x.npy -o a --backend sim --trace w.vcd --trace-steps 40:41",
+     "--trace-steps 40:41: the run has 40 steps"),
+    ("run net.img nan.npy -o a", "nan.npy: frames[2, 1] is not a finite number"),
+    ("compile net.npz --calibrate nan.npy -o a", "nan.npy: frames[2, 1] is not a finite number"),
+    ("compile net.npz --calibrate zero.npy -o a", "--calibrate zero.npy: every number is zero"),
+    ("run net.img x.npy -o absent/a", "Invalid value for '--output' / '-o': there is no folder 'absent'"),
+    ("run net.img x.npy -o .", "Invalid value for '--output' / '-o': File '.' is a directory."),
+    ("compile net.npz -o absent/a", "Invalid value for '--output' / '-o': there is no folder 'absent'"),
+    ("compile both.npz -o net.img", "net.img: a file; the network has 4 directions and becomes a folder"),
+    ("compile both.npz -o .", ".: a folder with other files, such as both.npz; give a new folder"),
+    ("import net.npz --list -o a", "--list shows everything and writes nothing"),
+    ("build --preset tiny --set pes=4 --set pes=8 -o a", "--set pes=8: pes is set twice"),
+    ("build --preset tiny --set stream=2 -o a", "--set stream=2: stream is 0 or 1"),
+    ("prune net.npz --density =0.5 -o a", "--density '=0.5': expected a number, or NAME=number"),
+    ("prune net.npz --density w_x=0.5 --density layer0=1 -o a",
+     "--density: either matrices alone, or layers; for a matrix of a layer LAYER.w_x=0.5"),
     ("verify absent.img", "absent.img: No such file or directory"),
-    ("run . x.npy -o a", "network.npz: No such file or directory"),
+    ("run . x.npy -o a", ".: a folder of other things; expected an image, or a folder of images"),
     ("info absent", "absent: No such file or directory"),
 ])
 def test_errors_are_one_line(folder, capsys, line, reason):
+    if "net.img" in line or "q.npz" in line and "--for" not in line:
+        assert cli.main("quantize net.npz --preset tiny --calibrate x.npy -o q.npz".split()) == 0
+        assert cli.main("pack q.npz -o net.img".split()) == 0
+        capsys.readouterr()
+    before = {file: file.read_bytes() for file in folder.iterdir()}
     assert cli.main(line.split()) == 2
     error = capsys.readouterr().err
-    assert reason in error and error.startswith("openese: ") and error.count("\n") == 1
+    *warned, error = error.splitlines()
+    assert reason in error and error.startswith("openese: ")
+    assert all("no --calibrate FRAMES" in line for line in warned)
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_a_model_that_does_not_fit_says_what_would(folder, capsys):
@@ -309,7 +349,7 @@ def test_verify_tells_another_model(folder, openese):
     (np.array([["a"]]), "frames must be real numbers, not <U1"),
     (np.array([[None]]), "not a .npy or .npz of numbers"),
     (np.ones(3), "frames must be (T, I) or (T, B, I), not (3,)"),
-    (np.ones((0, 3)), "frames must be (T, I) or (T, B, I), not (0, 3)"),
+    (np.ones((0, 3)), "no frames: the shape is (0, 3)"),
     ({"x": np.ones(3)}, "expected the arrays 'frames' and 'lengths', found 'x'")])
 def test_bad_frames(folder, capsys, openese, data, reason):
     openese("compile net.npz --preset tiny --calibrate x.npy -o net.img")
@@ -449,3 +489,54 @@ def test_a_missing_extra_is_named(folder, openese, monkeypatch):
     monkeypatch.setattr("openese.sw.cli.show.presets", lambda: __import__("pyosys"))
     monkeypatch.setitem(sys.modules, "pyosys", None)
     openese("presets", 2, "the package 'pyosys' is missing: pip install 'openese[synth]'")
+
+
+def test_outputs_with_lengths_are_frames_again(folder, openese):
+    openese("compile net.npz --preset tiny --calibrate x.npy -o net.img")
+    openese("run net.img xs.npz -o y.npz")
+    openese("run net.img xs.npz -o y.npy")
+    again = Sequences.load("y.npz")
+    assert again.lengths.tolist() == [30, 20, 10, 0, 7]
+    np.testing.assert_array_equal(again.frames, np.load("y.npy"))
+
+
+def test_frames_from_a_pipe(folder, openese):
+    openese("compile net.npz --preset tiny --calibrate x.npy -o net.img")
+    openese("run net.img x.npy -o a.npy")
+    done = subprocess.run(f"cat x.npy | {sys.executable} -m openese run net.img /dev/stdin -o b.npy", shell=True,
+                          capture_output=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    assert done.returncode == 0
+    assert Path("a.npy").read_bytes() == Path("b.npy").read_bytes()
+
+
+def test_a_folder_takes_only_the_same_parts_again(folder, openese, capsys):
+    for _ in range(2):
+        assert cli.main("quantize both.npz --preset tiny --calibrate x3.npy -o parts".split()) == 0
+    capsys.readouterr()
+    openese("compile both.npz --preset tiny --calibrate x3.npy -o parts", 2,
+            "parts: a folder with other files, such as 0.npz; give a new folder")
+
+
+def test_compile_says_that_an_image_has_no_head(folder, openese):
+    note = "note: the image does not hold the dense head, which runs on the host"
+    assert note in openese("compile net.npz --preset tiny --calibrate x.npy -o net.img")
+    assert note not in openese("compile both.npz --preset tiny --calibrate x3.npy -o both.img")
+
+
+@pytest.mark.parametrize("text", ["", "\ufeff"])
+def test_config_files_of_any_editor(folder, openese, capsys, text):
+    Path("a.toml").write_text(text + 'preset = "tiny"\n', encoding="utf-8")
+    assert cli.main("build --config a.toml -o out".split()) == 0
+
+
+def test_an_empty_path_is_refused(folder, capsys):
+    for line in (["build", "--preset", "tiny", "-o", ""], ["build", "--config", "", "-o", "a"], ["info", ""]):
+        assert cli.main(line) == 2
+        assert "the path is empty" in capsys.readouterr().err
+
+
+def test_a_narrow_terminal_breaks_no_number(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "30")
+    assert cli.main(["presets"]) == 0
+    assert "327,680" in capsys.readouterr().out

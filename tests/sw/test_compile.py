@@ -189,7 +189,7 @@ def test_a_file_is_imported(plain, frames, compiled, tmp_path):
     stages = []
     found = openese.compile(tmp_path / "net.npz", "tiny", density=0.5, calibrate=frames, tell=stages.append)
     assert np.array_equal(found.images[0].words(), compiled.images[0].words())
-    assert stages == ["pruning", "choosing number formats", "packing"]
+    assert stages == ["pruning", "choosing number formats", "packing", "measuring the error of pruning"]
 
 
 def test_parts_must_fit_each_other(plain, frames, compiled, both, tmp_path):
@@ -205,7 +205,7 @@ def test_parts_must_fit_each_other(plain, frames, compiled, both, tmp_path):
 
 
 def test_bad_arguments_are_named(plain, frames, compiled):
-    with pytest.raises(ValueError, match="no preset 'huge'; there are demo, ese"):
+    with pytest.raises(ValueError, match="no preset 'huge'; there are tiny, demo, ese"):
         openese.compile(plain, "huge")
     with pytest.raises(ValueError, match="backend must be one of reference, sim, not 'gpu'"):
         compiled.run(frames, backend="gpu")
@@ -218,3 +218,47 @@ def test_the_verilog_gives_the_same(compiled, both, frames):
     assert np.array_equal(compiled.run(frames[:8], backend="sim"), compiled.run(frames[:8]))
     found, frames = both
     assert np.array_equal(found.run(frames[:8], [8, 4, 0], "sim"), found.run(frames[:8], [8, 4, 0]))
+
+
+def test_pruning_has_an_error_of_its_own(plain, frames):
+    """Against the network that was given; the other error is of the integers alone."""
+    body = openese.Model(layers=plain.layers, name="body")
+    found = openese.compile(body, "tiny", density=0.2, calibrate=frames)
+    exact, _ = Network.of(body).run(frames, [FloatRunner(body)])
+    difference = found.run(frames) - exact
+    error = found.summary.pruning_error
+    assert error.rms_error == pytest.approx(np.sqrt(np.mean(difference**2)))
+    assert error.rms_output == pytest.approx(np.sqrt(np.mean(exact**2)))
+    assert error.rms_error > 10 * found.summary.error.rms_error
+    assert openese.compile(body, "tiny", calibrate=frames).summary.pruning_error is None
+
+
+@pytest.mark.parametrize("values, reason", [
+    (np.ones((3, 2, 6)) * 1j, "expected real numbers, found complex128"),
+    (np.ones((3, 2, 6), bool), "expected real numbers, found bool"),
+    (np.full((3, 2, 6), "1"), "expected real numbers, found <U1"), ("x.npy", "expected real numbers, found <U5"),
+    ([[[1.0], [1.0, 2.0]]], "the rows have different lengths")])
+def test_frames_are_real_numbers(plain, compiled, values, reason):
+    for use in (lambda: openese.compile(plain, "tiny", calibrate=values), lambda: compiled.run(values)):
+        with pytest.raises(ValueError, match=f"frames: {reason}"):
+            use()
+
+
+def test_other_things_are_no_network(plain, frames):
+    for given, reason in ((3, "not int"), ("net.npz", "not str: read it by openese.load"),
+                          (plain.layers[0], "not Layer")):
+        with pytest.raises(TypeError, match=f"expected a Network or Model, {reason}"):
+            openese.quantize(given, frames, "tiny")
+    with pytest.raises(TypeError, match="expected a QuantizedNetwork, as openese.quantize gives it, not Model"):
+        openese.pack(plain)
+    with pytest.raises(FileError, match="not none"):
+        openese.CompiledNetwork(())
+    with pytest.raises(ValueError, match="layer 'a' w_r: it is missing"):
+        openese.Layer(name="a", w_x=np.ones((4, 2, 2)), w_r=None, bias=np.ones((4, 2)))
+
+
+@pytest.mark.parametrize("machine", ["huge", None, ["tiny"], 3])
+def test_a_machine_is_a_preset_or_a_config(machine):
+    for use in (openese.preset, lambda name: openese.build(name, "a"), openese.Simulator):
+        with pytest.raises(ValueError, match="no preset .*; there are tiny, demo"):
+            use(machine)

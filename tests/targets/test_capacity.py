@@ -65,7 +65,7 @@ def test_targets_without_an_fpga_take_any_machine():
 
 
 def test_another_preset_or_target_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no preset 'esse'; there are demo, ese"):
+    with pytest.raises(ValueError, match="no preset 'esse'; there are tiny, demo, ese"):
         build("esse", tmp_path)
     with pytest.raises(ValueError, match="no target 'ku105'; there are verilog, ooc"):
         build("ese", tmp_path, "ku105")
