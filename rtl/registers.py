@@ -100,11 +100,9 @@ COUNTERS = {
     "full": "cycles the broadcast waited for a full ActQueue",
     "follow": "cycles the broadcast waited for m or y to be computed",
     "starved": "cycles a PE waited for streamed weights, summed over the PEs",
-    "frame": "cycles while RUN is set in which nothing was under way for want of a frame; the rest of `cycles` is "
-             "spent on steps",
+    "frame": "cycles, while RUN is set, in which the machine was idle and waited for a frame",
     "output": "cycles the receiver did not take a frame",
-    "saturated": "cell states and outputs that were clamped. Cells that only fill a row count too; with tables of "
-                 "sigmoid and tanh they are 0",
+    "saturated": "cell states and outputs that were clamped, cells that only fill a row included",
 }
 
 _INTERRUPTS = _flags(Interrupt, [
@@ -138,8 +136,7 @@ _FIXED = [
                  Field("CELL", 31, 1, "1: the cell state c, 0: y"))),
     Register("STATE_DATA", 0x044, Access.READ_WRITE, "that number, signed"),
     Register("STREAM_BASE_LOW", 0x048, Access.READ_WRITE,
-             "byte address of the streamed weights, a multiple of 4096: the lower 12 bits are 0. Only where "
-             "weights can be streamed"),
+             "byte address of the streamed weights, if the machine can stream them; its lower 12 bits are 0"),
     Register("STREAM_BASE_HIGH", 0x04C, Access.READ_WRITE, "its upper half"),
     Register("STREAM_ERROR", 0x050, Access.READ, "the stream stops at an error, until RESET", (
         Field("RESPONSE", 0, 2, "RRESP of the read that failed; 0: none"),
