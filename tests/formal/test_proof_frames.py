@@ -111,8 +111,8 @@ def output(h, config):
     return dut, written, h.count(4, written.en, fire(dut.beats))
 
 
-@proof("FrameOutput", "the FIFO never overflows, whoever takes the read port; beats stay until taken; `sent` and "
-       "`blocked` are right", WIDTHS)
+@proof("FrameOutput", "the FIFO never overflows, whoever takes the read port; beats stay until taken; no beat "
+       "comes while neither `busy` nor `pending`", WIDTHS)
 def test_output_level(h):
     dut, written, level = output(h, SMALL)
     beats = dut.beats
@@ -120,9 +120,10 @@ def test_output_level(h):
     h.prove(
         implies(written.en, level < FrameOutput.depth),
         beats.valid == (level != 0), implies(stalled, beats.valid),
-        dut.sent == (fire(beats) & beats.payload.last), dut.blocked == (beats.valid & ~beats.ready))
+        implies(written.en | (level != 0), dut.pending), implies(written.en, h.past(dut.busy | dut.pending)),
+        dut.blocked == (beats.valid & ~beats.ready))
     h.refute(level != FrameOutput.depth - 1, implies(dut.start, level == 0))
-    h.cover(dut.sent & (level == FrameOutput.depth - 1))
+    h.cover(fire(beats) & beats.payload.last & (level == FrameOutput.depth - 1))
 
 
 @proof("FrameOutput", "a frame is a header and its columns in order, TLAST with the last; voices that are away "

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """AXI4 reads of the weight stream: for any program and any memory that answers what it was asked."""
 
-from amaranth.hdl import Mux, Signal
+from amaranth.hdl import Cat, Mux, Signal, Value
 
 from openese.rtl.config import preset
 from openese.rtl.interfaces import BLOCKS
@@ -34,26 +34,40 @@ def address_rules(h, reader):
 
 
 class Memory:
-    """A memory that answers only what it was asked for, in order, with TLAST on the last beat of each burst.
+    """A memory that answers only bursts that it was asked for, in order. It may set RLAST at any time.
 
     Attributes
     ----------
     outstanding : Signal
         Bursts asked for and not answered.
+    beats : Signal
+        Beats of the burst that is answered.
+    ends : Value
+        The beat is the last of the burst, by the number of lines.
+    oldest : Burst
+        The burst that is answered. That a queue gives its oldest word is proved of Fifo.
     """
 
-    def __init__(self, h, bus):
-        self.outstanding = h.count(6, fire(bus.ar), fire(bus.r) & bus.r.payload.last)
-        h.assume(implies(bus.r.valid, self.outstanding != 0))
+    def __init__(self, h, bus, asked):
+        self.oldest = asked.reads[0].data
+        self.beats = Signal(7)
+        self.ends = self.beats + 1 == self.oldest.lines
+        done = fire(bus.r) & self.ends
+        with h.m.If(fire(bus.r)):
+            h.m.d.sync += self.beats.eq(Mux(self.ends, 0, self.beats + 1))
+        self.outstanding = h.count(6, fire(bus.ar), done)
+        oldest = Value.cast(self.oldest)
+        h.assume(implies(bus.r.valid, self.outstanding != 0), self.oldest.lines > self.beats, self.oldest.lines <= 64,
+                 implies(self.beats != 0, oldest == h.past(oldest)))
 
 
 @proof("StreamReader", "an address stays until taken; no burst crosses 4 KB or leaves its lines; never more than "
        f"{StreamReader.most} are outstanding; `idle` is right; RREADY never falls", WIDTHS)
 def test_reader(h):
     dut = StreamReader(MACHINE)
-    h.add(dut, opened=lambda depth: True)
+    asked, = h.add(dut, opened=lambda depth: True)
     bus, burst = dut.bus, dut.bursts.payload
-    memory = Memory(h, bus)
+    memory = Memory(h, bus, asked)
     longest = burst_lines(MACHINE)
     place = burst.line[:longest.bit_length() - 1]
     h.assume(
@@ -68,31 +82,28 @@ def test_reader(h):
     h.cover(dut.idle & h.past(fire(bus.r)), fire(bus.ar) & (memory.outstanding == 5))
 
 
-@proof("StreamReader", "lines are the beats, in order, up to the first that fails; no address is offered after it; the "
-       "error and its line stay until `flush`", WIDTHS)
+@proof("StreamReader", "lines are the beats, in order, up to the first that fails or has a wrong RLAST; no address is "
+       "offered after it; the error and its line stay until `flush`", WIDTHS)
 def test_reader_errors(h):
     dut = StreamReader(MACHINE)
     asked, = h.add(dut, opened=lambda depth: True)
     m, bus = h.m, dut.bus
-    Memory(h, bus)
-    oldest = asked.reads[0].data  # that this is the burst that is answered is proved of Fifo
-    beats, error, line = Signal(7), Signal(2), Signal.like(dut.error_line)
+    memory = Memory(h, bus, asked)
+    error, line = Signal.like(dut.error), Signal.like(dut.error_line)
     taken = fire(bus.r)
-    failed = bus.r.payload.resp != 0
-    with m.If(taken):
-        m.d.sync += beats.eq(Mux(bus.r.payload.last, 0, beats + 1))
-        with m.If(failed & (error == 0)):
-            m.d.sync += [error.eq(bus.r.payload.resp), line.eq(oldest.line + beats)]
+    failure = Cat(bus.r.payload.resp, bus.r.payload.last != memory.ends)
+    with m.If(taken & (failure != 0) & (error == 0)):
+        m.d.sync += [error.eq(failure), line.eq(memory.oldest.line + memory.beats)]
     with m.If(dut.flush):
-        m.d.sync += error.eq(0)
-    good = taken & (error == 0) & ~failed & ~dut.flush
+        m.d.sync += [error.eq(0), line.eq(0)]
+    good = taken & (error == 0) & (failure == 0) & ~dut.flush
     h.prove(
         dut.line_valid == h.past(good), implies(dut.line_valid, dut.line == h.past(bus.r.payload.data)),
         dut.error == error, implies(error != 0, dut.error_line == line),
         implies(bus.ar.valid & ~h.past(bus.ar.valid & ~bus.ar.ready), h.past((error == 0) & ~dut.flush)),
     )
-    h.refute(error == 0, implies(bus.ar.valid, error == 0), implies(error != 0, line == oldest.line))
-    h.cover(h.past(error != 0) & (error == 0), dut.line_valid & (beats == 3))
+    h.refute(error != 4, implies(bus.ar.valid, error == 0), implies(error != 0, line == memory.oldest.line))
+    h.cover(h.past(error != 0) & (error == 0), dut.line_valid & (memory.beats == 3))
 
 
 def fetch(h):
