@@ -540,3 +540,20 @@ def test_a_narrow_terminal_breaks_no_number(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "30")
     assert cli.main(["presets"]) == 0
     assert "327,680" in capsys.readouterr().out
+
+
+def test_ctrl_c_while_it_starts():
+    script = ("import builtins; real = builtins.__import__\n"
+              "def stop(name, *rest):\n"
+              "    if name == 'scipy.sparse' or name == 'rich.table': raise KeyboardInterrupt\n"
+              "    return real(name, *rest)\n"
+              "builtins.__import__ = stop\n"
+              "import openese.sw.cli")
+    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "openese: interrupted\n")
+
+
+def test_baselines_are_updated_in_a_checkout_only(openese, monkeypatch, tmp_path):
+    monkeypatch.setattr("openese.sim.synthesis.baselines.Baselines.PATH", tmp_path / "absent")
+    openese("synth --preset tiny --update", 2,
+            "--update needs a checkout of the project: an installed package has no baselines")
