@@ -100,11 +100,9 @@ COUNTERS = {
     "full": "cycles the broadcast waited for a full ActQueue",
     "follow": "cycles the broadcast waited for m or y to be computed",
     "starved": "cycles a PE waited for streamed weights, summed over the PEs",
-    "frame": "cycles while RUN is set in which nothing was under way for want of a frame; the rest of `cycles` is "
-             "spent on steps",
+    "frame": "cycles, while RUN is set, in which the machine was idle and waited for a frame",
     "output": "cycles the receiver did not take a frame",
-    "saturated": "cell states and outputs that were clamped. Cells that only fill a row count too; with tables of "
-                 "sigmoid and tanh they are 0",
+    "saturated": "cell states and outputs that were clamped, cells that only fill a row included",
 }
 
 _INTERRUPTS = _flags(Interrupt, [
@@ -122,8 +120,7 @@ _FIXED = [
         "compute frames", "abandon everything but the image and the cell states; reads as 0",
         "abandon the image too and expect a new one; reads as 0"])),
     Register("STATUS", 0x024, Access.READ, "", _flags(Status, [
-        "an image is loaded", "one is being loaded",
-        f"nothing has been under way for {StateAccess.wait} cycles, and every frame has been sent",
+        "an image is loaded", "one is being loaded", "nothing is under way, and every frame has been sent",
         "waiting for a frame", "the receiver of frames does not take one",
         f"nothing has moved for {Watchdog.limit:,} cycles though work is under way"])),
     Register("IMAGE_ERROR", 0x028, Access.READ, "", (
@@ -139,8 +136,7 @@ _FIXED = [
                  Field("CELL", 31, 1, "1: the cell state c, 0: y"))),
     Register("STATE_DATA", 0x044, Access.READ_WRITE, "that number, signed"),
     Register("STREAM_BASE_LOW", 0x048, Access.READ_WRITE,
-             "byte address of the streamed weights, a multiple of 4096: the lower 12 bits are 0. Only where "
-             "weights can be streamed"),
+             "byte address of the streamed weights, if the machine can stream them; its lower 12 bits are 0"),
     Register("STREAM_BASE_HIGH", 0x04C, Access.READ_WRITE, "its upper half"),
     Register("STREAM_ERROR", 0x050, Access.READ, "the stream stops at an error, until RESET", (
         Field("RESPONSE", 0, 2, "RRESP of the read that failed; 0: none"),
@@ -189,7 +185,8 @@ class ControlRegisters:
     ----------
     config : Config
     bus : AXI4LiteSubordinate
-        The source of reads and writes. It is held for `StateAccess.wait` cycles after an access to a state.
+        The source of reads and writes. It is held for `StateAccess.wait` cycles after an access to a state, and after
+        the core has come to rest.
     core : Core
     loader : Loader
     guard : FrameGuard
@@ -222,7 +219,6 @@ class ControlRegisters:
         run = Signal()
         usable, state_written = Signal(), Signal()
         select, state_busy = Signal(Select()), Signal(range(StateAccess.wait + 1))
-        settling = Signal(range(StateAccess.wait + 1), init=StateAccess.wait)
         enabled, pending = Signal(len(Interrupt)), Signal(len(Interrupt))
         writes = self._decode(m, usable, state_busy)
         # Values written go on a cycle later, so that the bus ends here.
@@ -239,13 +235,8 @@ class ControlRegisters:
         reset = control & _bit(bus.write_data, Control.RESET)
         outstanding = ~self._reader.idle if self._reader else Const(0)
         rests = core.idle & ~self._guard.o.valid & ~core_reset
-        # What StateAccess reads is right only some time after the core has come to rest.
-        with m.If(~rests):
-            m.d.sync += settling.eq(StateAccess.wait)
-        with m.Elif(settling != 0):
-            m.d.sync += settling.eq(settling - 1)
         m.d.sync += [
-            usable.eq(rests & (settling == 0)),
+            usable.eq(rests),
             data.eq(bus.write_data),
             loads.eq(writes["LOAD"]),
             load.eq(control & _bit(bus.write_data, Control.LOAD)),
@@ -255,14 +246,15 @@ class ControlRegisters:
         ]
         self._interrupts(m, writes["INTERRUPT"], enabled, pending, irq)
         self._watch(m, core_reset, rests, outstanding, reset | load)
-        self._hold(m, writes["STATE_SELECT"] | writes["STATE_DATA"], state_busy)
+        self._hold(m, writes["STATE_SELECT"] | writes["STATE_DATA"] | (rests & ~usable), state_busy)
         with m.If(writes["STATE_SELECT"]):
             m.d.sync += select.eq(bus.write_data)
         with m.If(control):
             m.d.sync += run.eq(_bit(bus.write_data, Control.RUN) & ~_bit(bus.write_data, Control.LOAD))
         with m.If(writes["INTERRUPT_ENABLE"]):
             m.d.sync += enabled.eq(bus.write_data)
-        self._read(m, usable, {
+        # A read that was taken as the hold began is refused.
+        self._read(m, usable & (state_busy == 0), {
             **self._capacity(),
             "CONTROL": run,
             "STATUS": Cat(loader.loaded, loader.loading, usable, core.waiting_frame,
@@ -289,9 +281,9 @@ class ControlRegisters:
         ]
         return writes
 
-    def _hold(self, m: Module, of_state: ValueLike, state_busy: Signal) -> None:
-        """Hold the bus for some time after an access to a state."""
-        with m.If(of_state):
+    def _hold(self, m: Module, start: ValueLike, state_busy: Signal) -> None:
+        """Hold the bus for some time after an access to a state, and after the core has come to rest."""
+        with m.If(start):
             m.d.sync += state_busy.eq(StateAccess.wait)
         with m.Elif(state_busy != 0):
             m.d.sync += state_busy.eq(state_busy - 1)
@@ -356,7 +348,7 @@ class ControlRegisters:
             "STREAM_ERROR": Cat(reader.error, Const(0, 5), reader.error_line),
         }
 
-    def _read(self, m: Module, usable: Signal, values: dict[str, Any]) -> None:
+    def _read(self, m: Module, usable: Value, values: dict[str, Any]) -> None:
         """The bus's answer to reads: a register's value, or half of a counter. Reading a counter's lower half keeps the
         upper one."""
         bus = self._bus

@@ -98,7 +98,7 @@ def check_manifest(manifest: Mapping[str, Any], config: Config, lines: Mapping[S
     for number, layer in enumerate(layers):
         _check_layer(f"layers[{number}]", layer, layers[number - 1] if number else None, config)
     _check_sections(layers, config, lines)
-    dense = sum(_dense(layer) for layer in layers) * (2 if config.weight_bits <= 16 else 4)
+    dense = sum(_dense(layer, config) for layer in layers)
     if dense > dense_limit(size):
         raise ManifestError(f"layers: the matrices would take {dense:,} bytes, too many for an image of {size:,} bytes")
     _check_operations(_list("operations", manifest["operations"]), layers, lines)
@@ -199,9 +199,14 @@ def _in_order(parts: list[tuple[int, int, str]], what: str, total: int | None) -
         raise ManifestError(f"operations: {what} end at {end}, not {total}")
 
 
-def _dense(layer: Mapping[str, Any]) -> int:
+def _dense(layer: Mapping[str, Any], config: Config) -> int:
+    """Bytes of a layer's matrices when they are packed: with rows for all PEs, and a count for each column and PE."""
+    def of(stacked: int, rows: int, columns: int) -> int:
+        padded = -(-rows // config.row_pes) * config.row_pes
+        return columns * (stacked * padded * (2 if config.weight_bits <= 16 else 4) + 8 * config.pes)
+
     cells, outputs = layer["cells"], layer["outputs"]
-    return int(4 * cells * (layer["inputs"] + outputs) + layer["projection"] * outputs * cells)
+    return of(4, cells, layer["inputs"] + outputs) + (of(1, outputs, cells) if layer["projection"] else 0)
 
 
 def _object(where: str, value: Any, keys: set[str] | None = None) -> dict[str, Any]:

@@ -234,6 +234,7 @@ def study(tmp_path, monkeypatch, utterances):
     return make
 
 
+@pytest.mark.slow
 def test_the_study_measures_only_missing_results(study, tmp_path, monkeypatch):
     results = study()
     assert {section: set(entries) for section, entries in results.items()} == {
@@ -311,6 +312,7 @@ def lacking():
 
 
 @pytest.mark.skipif(bool(lacking()), reason=f"not installed: {', '.join(lacking())}")
+@pytest.mark.slow
 def test_a_small_recognizer_from_packages_to_an_image(tmp_path):
     """`nox -s train` with a tiny network."""
     command = [sys.executable, "-m", "examples.recognizer", "--small", "--folder", tmp_path]

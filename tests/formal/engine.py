@@ -29,7 +29,7 @@ from openese.sim.synthesis import yosys
 __all__ = ["PROOFS", "Harness", "Proof", "implies", "proof"]
 
 #: Seconds that ABC may take for one property.
-LIMIT = 200
+LIMIT = 60
 #: Cycles in which a refutation or an event must be found.
 REACH = 80
 
@@ -97,6 +97,8 @@ class Harness:
         signals are ``reset_less``.
     reset : Signal
         The block is reset in this cycle.
+    outputs_start : int or None
+        0: the output registers of memories hold 0 when a run begins, as in an FPGA. None: they may hold anything.
     """
 
     def __init__(self):
@@ -109,6 +111,7 @@ class Harness:
         self._refuted = []
         self._covered = []
         self._count = 0
+        self.outputs_start = None
         self._first = Signal(init=1, reset_less=True, name="first_cycle")
         self.m.d.sync += self._first.eq(0)
 
@@ -148,6 +151,10 @@ class Harness:
         self._ports += [Value.cast(value) for _, _, value in block.signature.flatten(block)]
         self._ports += [Value.cast(port.data) for opened in memories for port in opened.reads]
         return memories
+
+    def expose(self, *signals):
+        """Leave ``signals`` of an opened part free."""
+        self._ports += [Value.cast(signal) for signal in signals]
 
     def free(self, shape=1, name=None):
         """A signal that may have any value in any cycle."""
@@ -230,10 +237,11 @@ class Harness:
             self.m.d.comb += output.eq(value)
             ports.append(output)
         (folder / "harness.il").write_text(rtlil.convert(self.m, name="top", ports=_leaves(ports), emit_src=False))
+        started = [] if self.outputs_start is None else ["setundef -init -zero"]
         yosys.run([
             f"read_rtlil {folder / 'harness.il'}", "hierarchy -check -top top", "proc", "flatten -noscopeinfo",
-            "opt_clean", "delete -output w:* w:out_* %d", "opt_clean", "memory_nordff", "opt -fast", "memory_map",
-            "opt -fast", "setundef -undriven -anyseq", "techmap", "opt -fast", "simplemap", "dffunmap", "opt_clean",
+            "opt_clean", "delete -output w:* w:out_* %d", "opt_clean", "memory_nordff", *started, "opt -fast",
+            "memory_map", "opt -fast", "setundef -undriven -anyseq", "techmap", "opt -fast", "simplemap", "dffunmap", "opt_clean",
             "aigmap", "opt_clean",
             f"write_aiger -zinit -map {folder / 'harness.map'} {folder / 'harness.aig'}",
         ], "harness")

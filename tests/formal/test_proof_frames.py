@@ -103,7 +103,7 @@ def test_input(h):
 
 
 def output(h, config):
-    """The block, the port that fills its FIFO, and the beats in it. test_proof_fifo.py proves that the FIFO keeps them."""
+    """The block, the port that fills its FIFO, and the beats in it. test_proof_fifo.py proves that it keeps them."""
     dut = FrameOutput(config)
     storage, = h.add(dut, opened=lambda depth: depth == FrameOutput.depth)
     written = storage.writes[0]

@@ -48,7 +48,7 @@ class Model:
     def __init__(self, config):
         self.config = config
         self.run = self.select = self.enabled = self.pending = self.high = self.base = 0
-        self.core_reset, self.load, self.usable, self.hold, self.settling = 1, 0, 0, 0, StateAccess.wait
+        self.core_reset, self.load, self.usable, self.hold = 1, 0, 0, 0
         self.data = self.loads = self.state_written = 0
         self.before = {"loaded": 0, "refused": 0, "failed": 0, "stalled": 0}
         self.counters, self.counted = dict.fromkeys(COUNTERS, 0), dict.fromkeys(COUNTERS, 0)
@@ -77,7 +77,7 @@ class Model:
         return self.exists(name) and name in WRITABLE and bool(self.usable or not name.startswith("STATE"))
 
     def read_known(self, name):
-        return self.exists(name) and name in READABLE and bool(self.usable or name != "STATE_DATA")
+        return self.exists(name) and name in READABLE and bool(name != "STATE_DATA" or (self.usable and not self.hold))
 
     def value(self, name, row):
         """What a register reads as."""
@@ -144,8 +144,9 @@ class Model:
         self.state_written = int(write == "STATE_DATA" and self.usable)
         self.data, self.loads = data, int(write == "LOAD")
         rests = row["idle"] and not row["out_valid"] and not self.core_reset
-        self.usable = int(rests and self.settling == 0)
-        self.settling = max(0, self.settling - 1) if rests else StateAccess.wait
+        if rests and not self.usable:
+            self.hold = StateAccess.wait
+        self.usable = int(rests)
         outstanding = self.core_reset and not row["reader_idle"]
         self.core_reset = int(not row["loaded"] or Control.RESET in control or self.load or outstanding)
         self.load = int(Control.LOAD in control)
@@ -155,16 +156,17 @@ class Bench:
     """Random accesses, random blocks; every cycle is recorded."""
 
     def __init__(self, config, rng):
-        #: How often the core rests; a state can be read only after many such cycles in a row.
-        self.config, self.rng, self.quiet = config, rng, 0.999
+        #: How often the core rests. Each time that it comes to rest the bus is held.
+        self.config, self.rng, self.quiet = config, rng, 0.99
         self.dut = Registers(config)
         self.rows = []
         dut, core, loader, reader = self.dut, self.dut.core, self.dut.loader, self.dut.reader
         guard, watchdog = dut.guard, dut.watchdog
         #: Driven by the bench: signal, and how often it is 1 or takes another value.
         self.inputs = {
-            "idle": (core.idle, self.quiet), "waiting_frame": (core.waiting_frame, 0.5), "frame_sent": (guard.sent, 0.05),
-            "frame_short": (core.frame_short, 0.05), "frame_long": (core.frame_long, 0.05),
+            "idle": (core.idle, self.quiet), "waiting_frame": (core.waiting_frame, 0.5),
+            "frame_sent": (guard.sent, 0.05), "frame_short": (core.frame_short, 0.05),
+            "frame_long": (core.frame_long, 0.05),
             "state_value": (core.state_value, 0.5), "out_valid": (guard.o.valid, 1 - self.quiet),
             "out_ready": (guard.o.ready, 0.5), "midway": (guard.midway, 0.5), "core_moves": (core.moves, 0.5),
             "frame_valid": (core.frames.valid, 0.5), "stalled": (watchdog.stalled, 0.1), "cause": (watchdog.cause, 0.5),

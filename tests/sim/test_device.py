@@ -5,10 +5,14 @@ import numpy as np
 import pytest
 from machines import GROUPS, STREAM, TINY
 from models import random_quantized, random_state
+from uneven import MODES, uneven
+from uneven import STREAMED as UNEVEN
 
-from openese.rtl.registers import ADDRESS, Interrupt
-from openese.sim.simulator import Simulator, StuckError
+from openese.rtl.registers import ADDRESS, Control, Interrupt, Status
+from openese.rtl.watchdog import Stall, Watchdog
+from openese.sim.simulator import BusError, Simulator, StuckError
 from openese.sw.cycles.model import estimate
+from openese.sw.pack import schedule as schedule_module
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
 from openese.sw.reference.machine import Reference
@@ -91,6 +95,123 @@ def test_streamed_equals_resident(shape, traits):
     resident = Both(STREAM, shape, seed=7, stream=False)
     resident.step(8, resident.rng.random((8, 2)) < 0.7)
     assert both.device.counters()["busy"] == resident.device.counters()["busy"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_uneven_models_run_to_their_end(mode):
+    model = uneven(mode)
+    x = np.random.default_rng(2).integers(-2000, 2000, (3, UNEVEN.channels, model.inputs))
+    with Simulator(UNEVEN) as link:
+        device = Device(link, pack(schedule(model, UNEVEN, stream=True)))
+        assert (device.run(x) == Reference(model, UNEVEN.channels).run(x)).all()
+
+
+def stall_of(link):
+    """STALL, after the time that the watchdog waits; the interrupt says the same."""
+    link.write(ADDRESS["INTERRUPT_ENABLE"], Interrupt.STALLED)
+    assert not link.irq and not link.read(ADDRESS["STATUS"]) & Status.STALLED
+    link.clock(Watchdog.limit + 1000)
+    assert link.irq == bool(link.read(ADDRESS["STATUS"]) & Status.STALLED)
+    return Stall(link.read(ADDRESS["STALL"])) if link.irq else None
+
+
+def test_a_forged_image_that_deadlocks_is_noticed_and_survived(monkeypatch):
+    model = uneven("skew")
+    with monkeypatch.context() as patched:
+        patched.setattr(schedule_module, "level", lambda encoded, config: encoded)
+        forged = pack(schedule(model, UNEVEN, stream=True))
+    x = np.random.default_rng(2).integers(-2000, 2000, (3, UNEVEN.channels, model.inputs))
+    with Simulator(UNEVEN, patience=20_000) as link:
+        device = Device(link, forged)
+        with pytest.raises(StuckError):
+            device.run(x)
+        assert stall_of(link) is Stall.STREAM
+        link.write(ADDRESS["CONTROL"], Control.RESET | Control.RUN)
+        assert link.read(ADDRESS["STALL"]) == 0 and not link.read(ADDRESS["STATUS"]) & Status.STALLED
+        link.abandon()
+        device = Device(link, pack(schedule(model, UNEVEN, stream=True)))
+        device.reset()
+        assert (device.run(x) == Reference(model, UNEVEN.channels).run(x)).all()
+
+
+def test_a_stall_has_its_cause():
+    both = Both(TINY, (5, 9))
+    both.step(2)
+    link = both.link
+    assert stall_of(link) is None, "a machine that waits for a frame has no work"
+    link.send_beats(np.zeros((2, TINY.channels), np.int32), np.zeros(2, np.uint8))
+    assert stall_of(link) is Stall.FRAME
+    # The frame ends, too short; the machine goes on.
+    link.send_beats(np.zeros((1, TINY.channels), np.int32), np.ones(1, np.uint8))
+    both.step(1)
+    assert not link.read(ADDRESS["STATUS"]) & Status.STALLED
+    link.write(ADDRESS["INTERRUPT"], Interrupt.STALLED)
+    blocked(both)
+    assert not link.irq
+    link.clock(Watchdog.limit + 1000)
+    link.pace(1.0, 0.1)
+    assert link.irq and Stall(link.read(ADDRESS["STALL"])) is Stall.OUTPUT
+
+
+def blocked(both):
+    """Let a frame be computed that nobody takes."""
+    patience, both.link.patience = both.link.patience, 2000
+    both.link.pace(1.0, 0.0)
+    with pytest.raises(StuckError):
+        both.device.run(both.frames(1))
+    both.link.patience = patience
+
+
+def test_a_frame_is_under_way_until_it_is_sent():
+    """While a receiver takes nothing, or little, the machine is not idle and has sent no frame."""
+    both = Both(TINY, (5, 40))
+    both.step(1)
+    link = both.link
+    link.write(ADDRESS["INTERRUPT_ENABLE"], Interrupt.FRAME_SENT)
+    link.write(ADDRESS["INTERRUPT"], Interrupt.FRAME_SENT)
+    blocked(both)
+    # Now the receiver takes some beats, as the reader of registers takes some answers.
+    link.pace(1.0, 0.1)
+    assert not Status(link.read(ADDRESS["STATUS"])) & Status.IDLE
+    assert not link.irq
+    link.pace(1.0, 1.0)
+    link.clock(200)
+    status = Status(link.read(ADDRESS["STATUS"]))
+    assert Status.OUTPUT_BLOCKED not in status and Status.IDLE in status
+    assert link.irq
+
+
+@pytest.mark.parametrize("cell", [0, 1])
+@pytest.mark.parametrize("offset", range(0, 12, 3))
+def test_a_state_is_right_as_soon_as_it_is_answered(cell, offset):
+    both = Both(TINY, (8, 16))
+    both.step(1)
+    link, index = both.link, 9
+    column = both.image.manifest["layers"][0]["y_line"] * TINY.groups + index
+    link.clock(200)
+    link.write(ADDRESS["STATE_SELECT"], (index if cell else column) | cell << 31)
+    header = np.ones((1, TINY.channels), np.int32)
+    link.send_frames(header, both.frames(1).transpose(0, 2, 1))
+    link.clock(offset)
+    refused = 0
+    while True:
+        try:
+            first = link.read(ADDRESS["STATE_DATA"])
+        except BusError:
+            refused += 1
+        else:
+            if refused:
+                break
+    link.clock(200)
+    assert first == link.read(ADDRESS["STATE_DATA"])
+
+
+def test_a_misaligned_stream_base_is_rounded_down():
+    both = Both(STREAM, (5, 9), stream=True)
+    base = both.link.read(ADDRESS["STREAM_BASE_LOW"])
+    both.link.write(ADDRESS["STREAM_BASE_LOW"], base | 0x7C0)
+    assert both.link.read(ADDRESS["STREAM_BASE_LOW"]) == base
+    both.step(2)
 
 
 def test_a_failed_read_is_named_and_survived():

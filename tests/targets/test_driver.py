@@ -14,6 +14,7 @@ from models import random_quantized
 from openese.rtl.loader import ImageError, Section
 from openese.rtl.registers import ADDRESS, REGISTERS, Control, Interrupt, Status
 from openese.rtl.targets.driver import driver, header
+from openese.rtl.watchdog import Stall, Watchdog
 from openese.sim.simulator import Simulator
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
@@ -126,7 +127,7 @@ def test_the_header_is_the_register_table(tmp_path):
     defined = {name: int(value[0].split()[0].rstrip("u"), 0) for name, *value in lines if value}
     for register in REGISTERS:
         assert defined[f"OPENESE_{register.name}"] == register.address
-    for flags, name in ((Control, "CONTROL"), (Status, "STATUS"), (Interrupt, "INTERRUPT")):
+    for flags, name in ((Control, "CONTROL"), (Status, "STATUS"), (Interrupt, "INTERRUPT"), (Stall, "STALL")):
         for flag in flags:
             assert defined[f"OPENESE_{name}_{flag.name}"] == flag
     assert defined["OPENESE_CAPACITY_CHANNELS"] == 0xFF0000 and defined["OPENESE_CAPACITY_CHANNELS_SHIFT"] == 16
@@ -162,6 +163,22 @@ def test_loads_and_runs(parts):
     parts.step(2, reset=True)
     driver("stop", result=None)
     assert not parts.machine.read(ADDRESS["CONTROL"]) & Control.RUN
+
+
+@pytest.mark.sim
+def test_a_stall_is_read(parts):
+    driver = parts.driver
+    assert driver("init", ctypes.c_size_t(BASE)) == OK and driver.load(parts.image.words()) == OK
+    driver("run", result=None)
+    parts.step(1, reset=True)
+    assert driver("stall", result=ctypes.c_uint32) == 0
+    driver("enable", ctypes.c_uint32(Interrupt.STALLED), result=None)
+    parts.machine.send_beats(np.zeros((2, TINY.channels), np.int32), np.zeros(2, np.uint8))
+    parts.machine.clock(Watchdog.limit + 100)
+    assert parts.machine.irq and driver("status", result=ctypes.c_uint32) & Status.STALLED
+    assert driver("stall", result=ctypes.c_uint32) == Stall.FRAME
+    driver("reset", result=None)
+    assert driver("stall", result=ctypes.c_uint32) == 0
 
 
 @pytest.mark.sim

@@ -93,6 +93,11 @@ uint32_t openese_status(const openese_t *machine)
     return get(machine, OPENESE_STATUS);
 }
 
+uint32_t openese_stall(const openese_t *machine)
+{
+    return get(machine, OPENESE_STALL);
+}
+
 void openese_enable(openese_t *machine, uint32_t interrupts)
 {
     put(machine, OPENESE_INTERRUPT_ENABLE, interrupts);

@@ -41,7 +41,7 @@ uint32_t openese_image_error(const openese_t *machine);
 
 /* Where the streamed weights of the image lie, before openese_run(). */
 int openese_set_stream(openese_t *machine, uint64_t address);
-/* Response and line of the read that failed; 0: none did. */
+/* OPENESE_STREAM_ERROR_...: response and line of the read that failed; 0: none did. */
 uint32_t openese_stream_error(const openese_t *machine);
 
 /* Computes frames from now on. */
@@ -52,6 +52,8 @@ void openese_stop(openese_t *machine);
 void openese_reset(openese_t *machine);
 /* OPENESE_STATUS_... */
 uint32_t openese_status(const openese_t *machine);
+/* OPENESE_STALL_...: what the work waited for when it stalled last, until openese_reset(). */
+uint32_t openese_stall(const openese_t *machine);
 
 /* OPENESE_INTERRUPT_...: which raise irq, which have happened, and forget them. */
 void openese_enable(openese_t *machine, uint32_t interrupts);
