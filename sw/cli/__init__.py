@@ -8,10 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-import click
+try:
+    import click
 
-from openese.extras import MissingExtra, missing
-from openese.sw.cli import convert, hardware, inspect, run, transcribe
+    from openese.extras import MissingExtra, missing
+    from openese.sw.cli import convert, hardware, inspect, run, transcribe
+except KeyboardInterrupt:  # the imports take a second
+    print("openese: interrupted", file=sys.stderr)
+    sys.exit(130)
 
 __all__ = ["main", "openese"]
 

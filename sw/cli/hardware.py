@@ -56,12 +56,15 @@ def synth(config: Config | None, family: str | None, update: bool) -> None:
       openese synth --preset tiny --family xcu
       openese synth --for net.img --family ecp5
     """
+    from openese.sim.synthesis.baselines import Baselines
     from openese.sim.synthesis.estimate import report
     from openese.sim.synthesis.families import FAMILIES
     if family is not None and family not in FAMILIES:
         raise click.UsageError(f"--family: no family {family!r}; there are {', '.join(FAMILIES)}")
     if update and config is not None and config != PRESETS.get(config.name):
         raise click.UsageError("--update: only presets have baselines")
+    if update and not Baselines.PATH.exists():
+        raise click.UsageError("--update needs a checkout of the project: an installed package has no baselines")
     if not report([config] if config else (), [family] if family else (), update=update):
         raise click.ClickException("figures differ from their baselines by more than their tolerance")
 

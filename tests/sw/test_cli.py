@@ -467,12 +467,12 @@ def test_simulated(folder, openese):
 
 @pytest.mark.sim
 def test_board_prints_its_port_and_ends_by_ctrl_c(tmp_path):
-    process = subprocess.Popen([sys.executable, "-m", "openese", "board", "--preset", "tiny"], text=True,
-                               stdout=subprocess.PIPE, cwd=Path(cli.__file__).parents[2])
-    port = process.stdout.readline().strip()
-    assert Path(port).is_char_device()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    with subprocess.Popen([sys.executable, "-m", "openese", "board", "--preset", "tiny"], text=True,
+                          stdout=subprocess.PIPE, cwd=Path(cli.__file__).parents[2]) as process:
+        port = process.stdout.readline().strip()
+        assert Path(port).is_char_device()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
 
 
 def test_usage_errors_say_where_the_use_is_shown(folder, openese):
@@ -540,3 +540,20 @@ def test_a_narrow_terminal_breaks_no_number(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "30")
     assert cli.main(["presets"]) == 0
     assert "327,680" in capsys.readouterr().out
+
+
+def test_ctrl_c_while_it_starts():
+    script = ("import builtins; real = builtins.__import__\n"
+              "def stop(name, *rest):\n"
+              "    if name == 'scipy.sparse' or name == 'rich.table': raise KeyboardInterrupt\n"
+              "    return real(name, *rest)\n"
+              "builtins.__import__ = stop\n"
+              "import openese.sw.cli")
+    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "openese: interrupted\n")
+
+
+def test_baselines_are_updated_in_a_checkout_only(openese, monkeypatch, tmp_path):
+    monkeypatch.setattr("openese.sim.synthesis.baselines.Baselines.PATH", tmp_path / "absent")
+    openese("synth --preset tiny --update", 2,
+            "--update needs a checkout of the project: an installed package has no baselines")
