@@ -18,7 +18,7 @@ __all__ = ["Device", "DeviceError", "Link"]
 
 
 #: Reads of STATUS after which a machine that is not idle is given up.
-_PATIENCE = 1_000_000
+_PATIENCE = 100_000
 
 
 class DeviceError(ValueError):
@@ -121,18 +121,25 @@ class Device:
             where = f" in section {word >> 8}" if error >= ImageError.SECTION else ""
             raise DeviceError(f"the machine refused the image: wrong {error.name.lower().replace('_', ' ')}{where}")
         self._fresh = np.ones(self.channels, bool)
-        self._rest()
+        self._rest(abandon_after=self._image.config.accumulator_rows)
         link.write(ADDRESS["CONTROL"], Control.RUN)
 
-    def _rest(self) -> None:
+    def _rest(self, abandon_after: int | None = None) -> None:
         """Wait until the machine is idle: after a load or reset it clears its accumulators.
+
+        Parameters
+        ----------
+        abandon_after : int, optional
+            After so many reads of STATUS, drop frames that still come: they keep the machine from being idle.
 
         Raises
         ------
         DeviceError
             It does not become idle.
         """
-        for _ in range(_PATIENCE):
+        for reads in range(_PATIENCE):
+            if abandon_after is not None and reads >= abandon_after:
+                self._link.abandon()
             if self._link.read(ADDRESS["STATUS"]) & Status.IDLE:
                 return
         raise DeviceError(f"the machine is still not idle, {_PATIENCE:,} reads of STATUS later")
@@ -140,9 +147,8 @@ class Device:
     def reset(self) -> None:
         """Drop all frames and every voice's state. The image stays."""
         self._link.write(ADDRESS["CONTROL"], Control.RESET | Control.RUN)
-        self._link.abandon()
         # The machine still takes and computes a frame that was already offered; its answer is dropped.
-        self._rest()
+        self._rest(abandon_after=0)
         self._link.abandon()
         self._fresh[:] = True
 
