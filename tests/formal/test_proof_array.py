@@ -10,7 +10,7 @@ from openese.rtl.array import PEArray
 from openese.rtl.broadcast import Broadcast
 from openese.rtl.ptr_read import PtrRead
 from tests.formal.engine import implies, proof
-from tests.formal.machines import SMALL, describe, small
+from tests.formal.sizes import SMALL, describe, small
 
 DEPTHS = describe(SMALL, "queue_depth", "column_depth", "vector_depth")
 

@@ -5,7 +5,7 @@ from amaranth.hdl import Mux, Signal
 
 from openese.rtl.frames import FrameGuard, FrameInput, FrameOutput
 from tests.formal.engine import implies, proof
-from tests.formal.machines import SMALL, describe, small
+from tests.formal.sizes import SMALL, describe, small
 
 WIDTHS = describe(SMALL, "channels", "activation_bits", "vector_depth")
 

@@ -5,7 +5,7 @@ from amaranth.hdl import Value
 
 from openese.rtl.spmv import SpMV
 from tests.formal.engine import proof
-from tests.formal.machines import describe, small
+from tests.formal.sizes import describe, small
 
 WIDE = small(channels=2, weight_bits=12, activation_bits=16, cell_bits=24, index_bits=6, align_bits=3,
              accumulator_rows=512, row_nonzeros=512)

@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 from openese.rtl import loader
 from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, ImageError, Lines, Loader, Section
 from tests.formal.engine import implies, proof
-from tests.formal.machines import SMALL, describe
+from tests.formal.sizes import SMALL, describe
 
 MACHINE = describe(SMALL, "pes", "channels", "program_depth", "entry_depth")
 

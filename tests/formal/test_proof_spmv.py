@@ -11,7 +11,7 @@ from amaranth.hdl import Mux, Signal, Value, signed
 from openese.rtl.interfaces import MAX_OPERATIONS
 from openese.rtl.spmv import SpMV
 from tests.formal.engine import implies, proof
-from tests.formal.machines import describe, small
+from tests.formal.sizes import describe, small
 
 CONTROL = small(accumulator_rows=512, index_bits=2)
 FULL = small(weight_bits=12, activation_bits=16, cell_bits=24, index_bits=6, align_bits=3, accumulator_rows=512,

@@ -7,7 +7,7 @@ from openese.rtl.config import preset
 from openese.rtl.interfaces import BLOCKS
 from openese.rtl.weight_stream import StreamFetch, StreamReader, burst_lines
 from tests.formal.engine import implies, proof
-from tests.formal.machines import describe
+from tests.formal.sizes import describe
 
 #: With the widths of `ese_stream`: lines of 512 bits.
 MACHINE = preset("ese_stream").replace(channels=1, column_depth=16, vector_depth=16, cell_rows=2, accumulator_rows=16,
