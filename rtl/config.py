@@ -137,6 +137,10 @@ class Config:
                                                                          isinstance(value, bool)):
                 raise ValueError(f"Config {name} must be {wanted}, not {value!r}")
 
+        # It stands in comments of the files that are written.
+        if not self.name.strip() or not self.name.isprintable() or "*/" in self.name:
+            raise ValueError(f"Config name must be a line of text without */, not {self.name!r}")
+
     def _check_powers(self, names: list[str]) -> None:
         for name in names:
             if not _power_of_two(getattr(self, name)):

@@ -262,3 +262,10 @@ def test_a_machine_is_a_preset_or_a_config(machine):
     for use in (openese.preset, lambda name: openese.build(name, "a"), openese.Simulator):
         with pytest.raises(ValueError, match="no preset .*; there are tiny, demo"):
             use(machine)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a */ b"])
+def test_the_name_of_a_machine_is_a_line_of_text(name):
+    """It stands in comments of Tcl and C."""
+    with pytest.raises(ValueError, match="Config name must be a line of text"):
+        TINY.replace(name=name)
