@@ -19,6 +19,7 @@ from examples.distill.vad import Vad
 from examples.recognizer.ledger import Ledger
 from examples.recognizer.machine import float_outputs, machine_outputs
 from examples.recognizer.speech import MissingData
+from openese.output import replacing
 
 #: For each task: its class, the densities for distillation on speech, and those for distillation on artificial sounds.
 TASKS = {"vad": (Vad, (0.1, 0.2, 0.3, 0.5), (0.1,)), "speaker": (Speaker, (0.1,), ())}
@@ -83,8 +84,9 @@ class Study:
             sequences, labels = zip(*((sequence, source) for take in takes
                                       for source, pieces in zip(names, take, strict=True) for sequence in pieces),
                                     strict=True)
-            np.savez(path, values=np.concatenate(sequences), lengths=[len(sequence) for sequence in sequences],
-                     sources=labels)
+            with replacing(path) as written:
+                np.savez(written, values=np.concatenate(sequences), lengths=[len(sequence) for sequence in sequences],
+                         sources=labels)
         with np.load(path) as file:
             return np.split(file["values"], np.cumsum(file["lengths"])[:-1]), file["sources"].tolist()
 

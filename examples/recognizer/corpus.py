@@ -19,6 +19,7 @@ import soxr
 from examples.recognizer.prompts import align, aligned
 from examples.recognizer.speech import MissingData, Speech, noisy, room
 from examples.recognizer.synthesis import UnknownPhoneme, espeak, flite
+from openese.output import replacing
 
 __all__ = ["ACCENTS", "PARTS", "Part", "Utterances", "load", "make", "sentences", "splits"]
 
@@ -153,11 +154,9 @@ def _make_shard(job):
     rng = np.random.default_rng([SEED, list(PARTS).index(name), shard])
     frames = [speech.frames() for speech in _heard(rng, part, path.with_name(_ALIGNMENTS))]
     values, phones = zip(*frames, strict=True)
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
+    with replacing(path) as file:
         np.savez(file, values=np.concatenate(values).astype(np.float16), phones=np.concatenate(phones).astype(np.int8),
                  lengths=np.array([len(part) for part in values]))
-    partial.rename(path)
 
 
 def _path(folder, name, shard):

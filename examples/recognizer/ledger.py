@@ -3,6 +3,8 @@
 
 import json
 
+from openese.output import write_text
+
 __all__ = ["Ledger"]
 
 
@@ -18,5 +20,5 @@ class Ledger:
         entries = self.results.setdefault(section, {})
         if name not in entries:
             entries[name] = make(*arguments, **named)
-            self._path.write_text(json.dumps(self.results, indent=1) + "\n")
+            write_text(self._path, json.dumps(self.results, indent=1) + "\n")
         return entries[name]

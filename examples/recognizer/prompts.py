@@ -16,6 +16,7 @@ import numpy as np
 from pocketsphinx import Decoder
 
 from examples.recognizer.speech import MissingData, Speech
+from openese.output import write_text
 from openese.sw.speech.phones import PHONES, SILENCE
 
 __all__ = ["align", "aligned", "decode"]
@@ -113,7 +114,7 @@ def align(path):
             alignments[prompt.name] = [[round(float(start), 2), PHONES[phone]]
                                        for start, phone in zip(speech.starts, speech.phones, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(alignments))
+    write_text(path, json.dumps(alignments))
 
 
 def aligned(path, names):

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from examples.recognizer.network import Recognizer
 from openese import Pruner
+from openese.output import replacing, write_text
 from openese.sw.speech.features import STATIC, with_differences
 from openese.sw.speech.recognizer import DELAY
 from openese.sw.training import fast_products
@@ -192,7 +193,7 @@ class _Training:
         """Save the state for a resumed run."""
         state = {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict(), "curve": self.curve,
                  "seconds": self.seconds, "pruner": self.pruner.state_dict() if self.pruner else {}}
-        _replace(self._state_file, lambda path: torch.save(state, path))
+        _save(state, self._state_file)
 
     def _rate(self):
         update, run = len(self.curve), self.run
@@ -267,11 +268,11 @@ class _Training:
         name = "cpu" if self._device.type == "cpu" else torch.cuda.get_device_name(self._device)
         record = {"run": asdict(self.run), "device": name, "products": str(self._products).removeprefix("torch."),
                   "seconds": round(self.seconds), "curve": [round(loss, 4) for loss in self.curve]}
-        (self._folder / f"{self.run.name}.json").write_text(json.dumps(record) + "\n")
+        write_text(self._folder / f"{self.run.name}.json", json.dumps(record) + "\n")
         if not self.run.decay:
             state = self._optimizer.state_dict()
-            _replace(self._folder / f"{self.run.name}.optimizer", lambda path: torch.save(state, path))
-        _replace(self._folder / f"{self.run.name}.pt", lambda path: torch.save(self.network.cpu().state_dict(), path))
+            _save(state, self._folder / f"{self.run.name}.optimizer")
+        _save(self.network.cpu().state_dict(), self._folder / f"{self.run.name}.pt")
         self._state_file.unlink()
 
 
@@ -321,8 +322,7 @@ def _stored(path):
     return torch.load(path, weights_only=True, map_location="cpu")
 
 
-def _replace(path, write):
-    """Write a file completely or not at all."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    write(partial)
-    partial.rename(path)
+def _save(state, path):
+    """Write a file of PyTorch completely or not at all."""
+    with replacing(path) as file:
+        torch.save(state, file)

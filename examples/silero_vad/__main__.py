@@ -19,6 +19,7 @@ from examples.silero_vad.figures import Figures, Job, gather, table
 from examples.silero_vad.machine import Trace, Watched, trace
 from examples.silero_vad.task import Task
 from openese import PRESETS, Config, Device, Reference
+from openese.output import write_text
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule as place
 
@@ -72,7 +73,7 @@ def run_clips(task: Task, chosen: Trial, config: Config, progress: Progress) -> 
 def save(job: Job, busy: Trace, figures: Figures, folder: Path) -> None:
     """Write the figures, the picture and the image to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "silero_vad.json").write_text(json.dumps(figures.to_dict(), indent=2) + "\n")
+    write_text(folder / "silero_vad.json", json.dumps(figures.to_dict(), indent=2) + "\n")
     picture.draw(job, busy, folder / "silero_vad.png")
     job.image.save(folder / "silero_vad.oese")
 

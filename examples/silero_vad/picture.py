@@ -12,6 +12,7 @@ from examples.silero_vad.figures import Job
 from examples.silero_vad.machine import Trace
 from examples.silero_vad.network import SAMPLE_RATE, THRESHOLD, WINDOW
 from examples.silero_vad.task import Task
+from openese.output import replacing
 
 __all__ = ["draw"]
 
@@ -29,7 +30,8 @@ def draw(job: Job, trace: Trace, path: Path) -> None:
     decisions.sharex(spectrum)
     _decisions(decisions, job, number)
     _busy(busy, job, trace)
-    figure.savefig(path, dpi=DPI)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=DPI, format="png")
     pyplot.close(figure)
 
 

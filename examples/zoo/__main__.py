@@ -13,6 +13,7 @@ import openese
 from docs.markdown import DOCS, with_table
 from examples.silero_vad.clips import CLIPS, load_all
 from examples.zoo.exhibits import Exhibit, exhibits
+from openese.output import write_text
 from openese.sw import files
 from openese.sw.pack.schedule import CapacityError
 from openese.sw.run.runners import FloatRunner
@@ -131,9 +132,9 @@ def main(simulate: bool, output: Path | None) -> None:
             click.echo(lines[-1])
     table = HEADER + "\n".join(lines).replace("%", " %") + "\n"
     if output is None:
-        PAGE.write_text(with_table(PAGE.read_text(), "zoo", table))
+        write_text(PAGE, with_table(PAGE.read_text(), "zoo", table))
     else:
-        output.write_text(table)
+        write_text(output, table)
 
 
 if __name__ == "__main__":
