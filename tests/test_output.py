@@ -66,7 +66,8 @@ def test_a_full_disk_keeps_the_old_file(save, tmp_path):
 @pytest.mark.parametrize("save", FOLDERS.values(), ids=FOLDERS)
 def test_a_full_disk_keeps_the_old_folder(save, tmp_path):
     save(tmp_path / "folder")
-    (tmp_path / "folder" / "note").write_text("of the user")
+    if save != COMPILED.save:  # which refuses a folder with other files
+        (tmp_path / "folder" / "note").write_text("of the user")
     before = contents(tmp_path)
     assert max(map(len, before.values())) > 1000
     with full_disk(), pytest.raises(OSError, match="File too large"):
