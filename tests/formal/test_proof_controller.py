@@ -6,7 +6,7 @@ from amaranth.hdl import Signal
 from openese.rtl.controller import Controller
 from openese.rtl.interfaces import MAX_OPERATIONS
 from tests.formal.engine import implies, proof
-from tests.formal.machines import SMALL, describe
+from tests.formal.sizes import SMALL, describe
 
 #: Cycles that a block takes at most, once it can.
 PACE = 3
@@ -60,8 +60,8 @@ class Surroundings:
             m.d.sync += self.owed.eq(self.owed - 1)
 
 
-@proof("Controller", f"any program: no more than {MAX_OPERATIONS} operations are under way; Assemble begins only when the "
-       "operations sent before it are complete; no block is started while it is busy", MACHINE)
+@proof("Controller", f"any program: no more than {MAX_OPERATIONS} operations are under way; Assemble begins only when "
+       "the operations sent before it are complete; no block is started while it is busy", MACHINE)
 def test_order(h):
     around = Surroundings(h)
     dut = around.dut
