@@ -6,7 +6,7 @@ from amaranth.hdl import Signal
 from openese.rtl.fifo import Fifo
 from tests.formal.engine import implies, proof
 
-WIDTH, DEPTH = 4, 8
+WIDTH, DEPTH = 2, 8
 
 
 def watch(h, push, word, pop, depth, choose):
