@@ -261,7 +261,8 @@ class Harness:
                 continue
             assert not reached, f"refuted in cycle {reached[1]}"
             right = (f"No output asserted in {bound} frames. Resource limit reached .conf" if bound is not None else
-                     r"Property proved|No output asserted in 3 frames[^~]*lat = +0 +and = +0 ")
+                     r"Property proved|Explored all reachable states|"
+                     r"No output asserted in 3 frames[^~]*lat = +0 +and = +0 ")
             assert re.search(right, said), f"neither proved nor refuted: {said[-500:]}"
 
 
