@@ -2,6 +2,7 @@
 """The package as users meet it: a light import, no module under two names, and a wheel beside foreign folders."""
 
 import doctest
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -89,6 +90,10 @@ def test_every_public_name_is_there_and_says_what_it_is_for(name):
     found = getattr(openese, name)
     assert name in dir(openese)
     assert found is openese.PRESETS or found.__doc__
+
+
+def test_the_version_is_the_packages():
+    assert openese.__version__ == importlib.metadata.version("openese")
 
 
 def test_other_names_are_refused():
