@@ -13,8 +13,8 @@ from openese.sw.prune import prune
 pytestmark = pytest.mark.sim
 
 
-def plan(config, **options):
-    sparse = prune(paper_layer(0, 8, 24, 12), 0.4, config.pes, config.groups)
+def plan(config, sizes=(8, 24, 12), density=0.4, **options):
+    sparse = prune(paper_layer(0, *sizes), density, config.pes, config.groups)
     return schedule(quantized_layer(sparse, config), config, **options)
 
 
@@ -32,7 +32,8 @@ def test_measured_as_predicted_and_as_traced():
 
 
 def test_weights_from_each_memory():
-    results = measured(plan(STREAM, stream=True))
+    results = measured(plan(STREAM, (40, 32, 16), 1.0, stream=True))
     assert [row["memory"] for row in results] == list(MEMORIES)
     assert all(row["bit_exact"] for row in results)
-    assert results[0]["cycles_per_step"] <= results[-1]["cycles_per_step"]
+    # This layer reads a line in nearly every cycle, and the ring holds a quarter of them: a slower memory is felt.
+    assert results[-1]["cycles_per_step"] > 1.05 * results[0]["cycles_per_step"]
