@@ -137,7 +137,8 @@ class Format:
 
 
 @proof("Loader", "after a reset, whatever came before: `loaded` if and only if header, fingerprint and every CRC-32 "
-       "are right and every section fits its memory; otherwise the error of the first wrong word", MACHINE)
+       "are right and every section fits its memory; otherwise the error of the first wrong word. The result of the "
+       "CRC unit is free", MACHINE)
 def test_loaded(h):
     dut, crc = opened(h)
     image = Format(h, dut.word, dut.word_valid, crc)
