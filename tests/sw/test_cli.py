@@ -467,12 +467,17 @@ def test_simulated(folder, openese):
 
 @pytest.mark.sim
 def test_board_prints_its_port_and_ends_by_ctrl_c(tmp_path):
+    # A shell starts its background jobs with the signal ignored, and so would be whatever they start.
     with subprocess.Popen([sys.executable, "-m", "openese", "board", "--preset", "tiny"], text=True,
-                          stdout=subprocess.PIPE, cwd=Path(cli.__file__).parents[2]) as process:
-        port = process.stdout.readline().strip()
-        assert Path(port).is_char_device()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+                          stdout=subprocess.PIPE, cwd=Path(cli.__file__).parents[2],
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
+        try:
+            port = process.stdout.readline().strip()
+            assert Path(port).is_char_device()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
 
 
 def test_usage_errors_say_where_the_use_is_shown(folder, openese):
