@@ -46,7 +46,7 @@ autodoc_default_options = {"members": True}
 autodoc_mock_imports = ["torch"]  # it is large, and only its names are needed
 napoleon_google_docstring = False
 napoleon_use_ivar = True
-napoleon_custom_sections = ["Ports"]
+napoleon_custom_sections = ["Ports", "Fields"]
 default_role = "py:obj"
 # A reference to a public name must lead somewhere. Other names, as those of numpy, may be plain text.
 nitpicky = True
@@ -70,20 +70,24 @@ def _blocks():
                 yield f"{module.name}.{name}", member
 
 
-def _ports(app, what, name, block, options, lines):
-    """The section Members of a block: ports, and what each is for. Napoleon would take that for a type."""
-    if "Members" not in lines:
-        return
-    first = lines.index("Members") + 2
+def _members_and_fields(app, what, name, block, options, lines):
+    """The sections Members of a block and Fields of a word, a line for each; Napoleon would take it for a type."""
+    for section, title in (("Members", "Ports"), ("Fields", "Fields")):
+        if section in lines:
+            _list(lines, section, title)
+
+
+def _list(lines, section, title):
+    first = lines.index(section) + 2
     last = next((number for number in range(first, len(lines)) if not lines[number].strip()), len(lines))
-    fields = []
+    entries = []
     for line in lines[first:last]:
         if line[:1].isspace():
-            fields[-1] += f" {line.strip()}"
+            entries[-1] += f" {line.strip()}"
         else:
             names, _, meaning = line.partition(" : ")
-            fields.append(f"- ``{names}``: {meaning}")
-    lines[first - 2:last] = ["Ports", "-----", *fields, ""]
+            entries.append(f"- ``{names}``: {meaning}")
+    lines[first - 2:last] = [title, "-" * len(title), *entries, ""]
 
 
 def _parameters(app, what, name, block, options, signature, result):
@@ -151,7 +155,7 @@ def _front_page(app):
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", _ports, priority=400)  # before Napoleon
+    app.connect("autodoc-process-docstring", _members_and_fields, priority=400)  # before Napoleon
     app.connect("autodoc-process-signature", _parameters)
     app.connect("env-check-consistency", _check_reference)
     app.connect("build-finished", lambda app, error: error or _front_page(app))
