@@ -51,10 +51,10 @@ def _style_and_types(session):
 
 @nox.session
 def quick(session):
-    """Style, types and all tests that need neither PyTorch nor Verilator: the session for every change."""
+    """Style, types and all tests that need neither PyTorch nor Verilator, but for the proofs: for every change."""
     _install(session, *QUICK)
     _style_and_types(session)
-    session.run("pytest", *PARALLEL, "-m", "not sim", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "not sim", "--ignore=tests/formal", *session.posargs)
 
 
 @nox.session
