@@ -27,7 +27,7 @@ __all__ = ["transcribe"]
 
 @click.command()
 @click.argument("files", type=PATH, nargs=-1, required=True, metavar="FILE...")
-@click.option("--output", "-o", type=NEW_PATH, metavar="PATH",
+@click.option("--output", "-o", type=PATH, metavar="PATH",
               help="Draw the recording and its phones: a PNG, or a folder for several files.")
 @click.option("--backend", type=click.Choice(["reference", "sim"]), default="reference", show_default=True,
               help="The integer model in numpy, or the Verilog in Verilator, which is then compared with it.")
@@ -48,6 +48,10 @@ def transcribe(files: Sequence[Path], output: Path | None, backend: str, config:
       openese transcribe speech.wav --backend sim --set channels=1
     """
     from openese.sw.speech import audio, recognizer
+    if output is not None and len(files) > 1:
+        output.mkdir(parents=True, exist_ok=True)
+    elif output is not None:
+        NEW_PATH(output)
     shipped = recognizer.Recognizer.load().on(config)
     other = _other(beside)
     recordings = [audio.read(path) for path in files]
@@ -99,10 +103,8 @@ def _recognized(shipped: "Recognizer", recordings: Sequence[FloatArray], machine
 
 def _draw(output: Path, files: Sequence[Path], recordings: Sequence[FloatArray],
           heard: "Sequence[Transcript]") -> None:
-    """One PNG, or a folder of them."""
+    """One PNG, or several in a folder, which is there."""
     from openese.sw.speech import picture
-    if len(files) > 1:
-        output.mkdir(parents=True, exist_ok=True)
     for number, (path, recording, transcript) in enumerate(zip(files, recordings, heard, strict=True)):
         target = output if len(files) == 1 else output / f"{number:02d}-{path.stem}.png"
         picture.draw(path.name, recording, transcript, target)

@@ -310,10 +310,17 @@ def test_transcribe_several_beside_another_model(shipped, tmp_path, capsys):
     shipped.floating_point.save(tmp_path / "other.npz")
     short = [write(tmp_path / f"{n}.wav", clip()[4000 * n:4000 * n + 8000], 16000) for n in range(2)]
     assert main(["transcribe", *map(str, short), "--beside", str(tmp_path / "other.npz"),
-                 "-o", str(tmp_path / "pictures")]) == 0
+                 "-o", str(tmp_path / "new" / "pictures")]) == 0
     printed = capsys.readouterr().out
     assert printed.count("other ") == 2 and "0.wav" in printed and "1.wav" in printed
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+    assert len(list((tmp_path / "new" / "pictures").glob("*.png"))) == 2
+
+
+def test_a_picture_needs_a_folder_before_the_work_begins(tmp_path, capsys):
+    pytest.importorskip("soundfile", reason="recordings need the extra `speech`")
+    assert main(["transcribe", str(CLIP), "-o", str(tmp_path / "absent" / "heard.png")]) == 2
+    heard = capsys.readouterr()
+    assert "there is no folder" in heard.err and not heard.out
 
 
 def test_a_model_of_something_else_is_refused(tmp_path, capsys):
