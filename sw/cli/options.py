@@ -26,7 +26,6 @@ __all__ = ["NEW_FILE", "NEW_PATH", "PATH", "calibrate_option", "density_help", "
            "machine_options", "output_option", "parse_density", "read_config", "select_option"]
 
 
-
 class _Path(click.Path):
     """A path that is not empty; with ``new`` one to write, in a folder that is there."""
 

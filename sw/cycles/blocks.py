@@ -34,7 +34,6 @@ __all__ = ["Activity", "ArrayModel", "AssembleModel", "BroadcastModel", "FrameIn
            "Part", "part"]
 
 
-
 class Activity(enum.IntEnum):
     """A PE's activity in a cycle; from EMPTY on, the reason why it has no column."""
 

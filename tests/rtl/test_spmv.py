@@ -62,6 +62,7 @@ class Bench:
                                              "operation": number % 4, "first": 0, "fresh": 0, "end": 1})
                 number += 1
 
+
 def check_counters(bench):
     assert bench.count(0) == len(bench.operations)
     assert bench.count(1) == sum(operation.busy for operation in bench.operations)

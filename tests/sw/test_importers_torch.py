@@ -19,6 +19,7 @@ from openese.sw.importers import ImportRefused, from_torch, torch_archive
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
+
 #: What users' model files were made with: a class that the importer never has.
 class Tagger(nn.Module):
     def __init__(self, **named):
