@@ -8,7 +8,7 @@ import textwrap
 import click
 
 from docs.markdown import table
-from docs.results.fpga import FAMILIES, synthesized
+from docs.results.fpga import TITLES, synthesized
 from openese.rtl import registers
 from openese.rtl.config import PRESETS, PURPOSES
 from openese.sw.cli import openese
@@ -35,7 +35,7 @@ def capacities():
 
 def synthesis():
     """What Yosys counts for each preset that is synthesized."""
-    rows = [[f"`{name}`", FAMILIES[family], *(f"{figures['total'].get(kind, 0):,}" for kind in ("LUT", "BRAM", "DSP"))]
+    rows = [[f"`{name}`", TITLES[family], *(f"{figures['total'].get(kind, 0):,}" for kind in ("LUT", "BRAM", "DSP"))]
             for family, machines in synthesized().items() for name, figures in machines.items()]
     order = list(PRESETS)
     rows.sort(key=lambda row: order.index(row[0].strip("`")))

@@ -6,12 +6,12 @@ import json
 from docs.markdown import DOCS, table
 from openese.rtl.config import PRESETS
 
-__all__ = ["FAMILIES", "TABLES", "synthesized"]
+__all__ = ["TABLES", "TITLES", "synthesized"]
 
 #: Resources of an XCKU060, and what the paper's machine takes of them (its table 4).
 XCKU060 = {"LUT": 331_680, "FF": 663_360, "BRAM": 1_080, "DSP": 2_760}
 PAPER = {"LUT": 293_920, "LUTRAM": 69_939, "FF": 453_068, "BRAM": 947, "DSP": 1_504}
-FAMILIES = {"xcu": "UltraScale", "xcu_dsp": "UltraScale, adders in DSPs", "ecp5": "ECP5"}
+TITLES = {"xcu": "UltraScale", "xcu_dsp": "UltraScale, adders in DSPs", "ecp5": "ECP5"}
 _KINDS = ("LUT", "LUTRAM", "FF", "BRAM", "DSP")
 
 
@@ -32,7 +32,7 @@ def resources():
     rows = []
     for family, name, figures in _machines():
         total, depth = figures["total"], figures["depth"]
-        rows.append([f"`{name}`", FAMILIES[family], *(f"{total.get(kind, 0):,}" for kind in _KINDS),
+        rows.append([f"`{name}`", TITLES[family], *(f"{total.get(kind, 0):,}" for kind in _KINDS),
                      f"{total['LUT'] / PRESETS[name].multipliers:.0f}", depth["PE"]["luts"], depth["Slice"]["luts"],
                      max(levels["luts"] for levels in depth.values())])
     rows.append(["ESE, placed and routed", "UltraScale", *(f"{PAPER[kind]:,}" for kind in _KINDS),
@@ -43,7 +43,7 @@ def resources():
 
 def shares():
     """How much of the paper's FPGA the machines of its size take."""
-    machines = [(f"`{name}`, {FAMILIES[family]}", figures["total"]) for family, name, figures in _machines()
+    machines = [(f"`{name}`, {TITLES[family]}", figures["total"]) for family, name, figures in _machines()
                 if PRESETS[name].multipliers == 1024 and family.startswith("xcu")]
     return table(["% of an XCKU060", *(f"{kind} ({there:,})" for kind, there in XCKU060.items())],
                  [[name, *(f"{100 * total[kind] / there:.0f}" for kind, there in XCKU060.items())]

@@ -41,8 +41,8 @@ def silero():
 
 @pytest.fixture(scope="module")
 def oracle(silero):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx", reason="needs the extra `onnx`")
+    pytest.importorskip("onnxruntime", reason="needs the extra `dev`")
     import silero_oracle
     return silero_oracle
 
@@ -258,7 +258,7 @@ def test_figures_of_a_wrong_machine(job, wrong):
 
 
 def test_picture_is_drawn(job, tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="pictures need the extra `demo`")
     from examples.silero_vad import machine, picture
     trace = machine.Trace(np.arange(0, 550, 50), np.linspace(0, 1, 10), np.array([200]))
     picture.draw(job, trace, tmp_path / "a.png")
@@ -269,7 +269,7 @@ def test_picture_is_drawn(job, tmp_path):
 
 
 def test_missing_clips_are_one_line(silero, tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="pictures need the extra `demo`")
     from examples.silero_vad.__main__ import main
     done = CliRunner().invoke(main, ["--clips", str(tmp_path)])
     assert done.exit_code == 2
@@ -278,7 +278,7 @@ def test_missing_clips_are_one_line(silero, tmp_path):
 
 @pytest.mark.sim
 def test_the_program_on_two_clips(silero, tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="pictures need the extra `demo`")
     from examples.silero_vad.__main__ import main
     for k in (1, 4):
         shutil.copy(clips.CLIPS / f"cards-00{k}.wav", tmp_path)

@@ -54,7 +54,7 @@ def lstms(draw):
 
 @settings(max_examples=200, deadline=None)
 @given(lstms(), st.integers(1, 7), st.integers(1, 4), st.data())
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
 def test_random_lstms_equal_torch(lstm, steps, voices, data):
     """Any nn.LSTM, from any initial state, with sequences of any lengths."""
     network = from_torch.from_module(lstm).load()
@@ -99,7 +99,7 @@ SAVERS = {
 
 @pytest.mark.parametrize("saver", SAVERS)
 @pytest.mark.parametrize("named", [{}, {"num_layers": 2, "bidirectional": True}, {"proj_size": 2}], ids=str)
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_every_form_of_file(tmp_path, saver, named):
     module = Tagger(**named)
     path = tmp_path / "tagger.pt"
@@ -277,7 +277,7 @@ def test_pruned_by_torch(tmp_path):
     assert layer.nonzeros < layer.weights
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore:torch.*quantiz")
 def test_quantized_modules_are_refused(tmp_path):
     quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(3, 4)), {nn.LSTM})
     torch.save(quantized, tmp_path / "int8.pt")
