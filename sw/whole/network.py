@@ -1,0 +1,417 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole networks on a machine: compile, run, save and load.
+
+>>> from openese.sw.whole import network
+>>> host = network.open_host("net.onnx")                            # what lies where: host.items
+>>> compiled = network.compile_host(host, "demo", density=0.2, calibrate={"x": frames})
+>>> compiled.run({"x": frames})                                     # outputs by name
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openese.output import replacing_folder
+from openese.rtl.config import Config, machine_config
+from openese.sw import files, importers
+from openese.sw.compile import (
+    CompiledNetwork,
+    OutputError,
+    Summary,
+    pack,
+    prune,
+    quantize,
+    random_frames,
+)
+from openese.sw.model.network import Network
+from openese.sw.prune import TENSORS, Density, PruneError
+from openese.sw.run.runners import MachineRunner
+from openese.sw.whole.engine import Engine, Recorder
+from openese.sw.whole.host import Arrays, Host, HostError
+
+__all__ = ["CompiledWhole", "Difference", "compile_host", "compile_parts", "differences", "open_host", "prune_parts",
+           "run_calls"]
+
+#: The module of each kind of host, with a function ``open_file(path)``, and its class.
+_HOSTS = {"onnx": ("openese.sw.whole.onnx_host", "OnnxHost"),
+          "keras": ("openese.sw.whole.keras_host", "KerasHost")}
+#: The kind of host for what each importer reads; a file of another importer has no graph.
+_KINDS = {"ONNX": "onnx", "Keras": "keras"}
+_MANIFEST = "network.json"
+_VERSION = 1
+#: The inputs of one call: by name, or the array of a network of one input.
+Call = Mapping[str, ArrayLike] | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One output of a whole network, against the original network in its own runtime.
+
+    Attributes
+    ----------
+    name : str
+    error : `OutputError`, optional
+        Of an output of floating-point numbers; its steps are 1, its voices the count of numbers.
+    different, total : int
+        Elements that differ, and all elements: what tells about whole numbers and text.
+    """
+
+    name: str
+    error: OutputError | None
+    different: int
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledWhole:
+    """A whole network whose LSTMs are packed for a machine.
+
+    Attributes
+    ----------
+    host : `Host`
+    parts : dict of str to `CompiledNetwork`
+        By the names that the host calls.
+    carry : dict of str to str
+        Outputs that are inputs of the next call: the output's name, the input's name.
+    differences : tuple of `Difference`
+        At every output, on the calibration inputs. Empty where it was not calibrated.
+    """
+
+    host: Host
+    parts: dict[str, CompiledNetwork]
+    carry: dict[str, str] = field(default_factory=dict)
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def config(self) -> Config:
+        """The machine."""
+        return next(iter(self.parts.values())).config
+
+    @cached_property
+    def summaries(self) -> dict[str, Summary]:
+        """The figures of each part."""
+        return {name: part.summary for name, part in self.parts.items()}
+
+    def engine(self, machines: Mapping[str, Sequence[Any]], advance: Callable[[int], None] = lambda steps: None
+               ) -> Engine:
+        """The engine that computes the parts on machines, one for each image of a part."""
+        return Engine({name: part.network for name, part in self.parts.items()},
+                      {name: [MachineRunner(machine, advance) for machine in machines[name]] for name in self.parts})
+
+    @contextmanager
+    def session(self, backend: str = "reference") -> Iterator[Callable[[Mapping[str, ArrayLike]], Arrays]]:
+        """A function from inputs to outputs, for many calls; its machines are closed at the end of the ``with`` block.
+
+        Raises
+        ------
+        ValueError
+            For an unknown backend.
+        """
+        with ExitStack() as stack:
+            machines = {name: stack.enter_context(part.machines(backend)) for name, part in self.parts.items()}
+            engine = self.engine(machines)
+            yield lambda inputs: run_calls(self.host, inputs, engine, self.carry)
+
+    def run(self, inputs: Call, backend: str = "reference") -> Arrays | NDArray[Any]:
+        """Run the whole network.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array, or array
+            All inputs by name; an array for a network of one input. The axes are those of the network's file.
+        backend : str
+            As of `CompiledNetwork.run`.
+
+        Returns
+        -------
+        dict of str to ndarray, or ndarray
+            All outputs by name; for an array, the array of a network of one output.
+
+        Raises
+        ------
+        ValueError
+            Inputs do not fit, or the backend is unknown.
+        """
+        named = _named(self.host, inputs)
+        with self.session(backend) as run:
+            outputs = run(named)
+        return outputs if isinstance(inputs, Mapping) or len(outputs) > 1 else next(iter(outputs.values()))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a folder: the host's file, the images, and ``network.json``, which tells how they belong together."""
+        place = Path(path)
+        if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or (place / _MANIFEST).is_file())):
+            raise files.FileError(f"{place}: there already, and no whole network; a whole network becomes a folder "
+                                  f"of its own")
+        manifest = {"version": _VERSION, "host": self.host.kind, "name": self.host.name, "carry": self.carry,
+                    "parts": {name: f"part{number}" for number, name in enumerate(self.parts)}}
+        with replacing_folder(place) as folder:
+            self.host.save(folder)
+            for number, part in enumerate(self.parts.values()):
+                part.save(folder / (f"part{number}.img" if part.network.plain else f"part{number}"))
+            (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "CompiledWhole":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileError, HostError, ImageFormatError, ModelError, OSError
+            Naming the file and what is wrong with it.
+        """
+        folder = Path(path)
+        manifest = _manifest(folder)
+        module, name = _HOSTS[manifest["host"]]
+        host = getattr(import_module(module), name).load(folder)
+        parts = {}
+        for part, file in manifest["parts"].items():
+            image = folder / f"{file}.img"
+            parts[part] = CompiledNetwork.load(image if image.is_file() else folder / file)
+        machines = {part.config.fingerprint for part in parts.values()}
+        if len(machines) > 1:
+            raise files.FileError(f"{folder}: the parts are for several machines; compile the network again")
+        return cls(host, parts, dict(manifest["carry"]))
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / _MANIFEST
+    if path.stat().st_size > 1 << 24:
+        raise files.FileError(f"{path}: too large for the description of a network")
+    try:
+        manifest = json.loads(path.read_text())
+        sound = (manifest["version"] == _VERSION and manifest["host"] in _HOSTS and manifest["parts"]
+                 and all(isinstance(held, dict) and all(isinstance(value, str) for value in held.values())
+                         for held in (manifest["carry"], manifest["parts"]))
+                 and list(manifest["parts"].values()) == [f"part{n}" for n in range(len(manifest["parts"]))])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise files.FileError(f"{path}: not the description of a whole network; compile the network again")
+    return dict(manifest)
+
+
+def open_host(path: str | os.PathLike[str], trust: bool = False) -> Host | None:
+    """Open a file that holds a whole network; None for a file without a graph.
+
+    Parameters
+    ----------
+    path : path
+    trust : bool
+        Whether code in the file may run. Without it a file that is a program is refused.
+
+    Raises
+    ------
+    ImportRefused
+        The file is damaged, is a program and not trusted, or needs a library that is not installed.
+    OSError
+        The file cannot be read.
+    """
+    kind = _KINDS.get(importers.find(path).name)
+    if kind is None:
+        return None
+    host: Host = import_module(_HOSTS[kind][0]).open_file(Path(path))
+    return host
+
+
+def prune_parts(parts: Mapping[str, Network], density: Density, config: Config) -> dict[str, Network]:
+    """Prune every part; see `openese.prune`. A mapping may name the layers of all parts.
+
+    Raises
+    ------
+    PruneError
+        For a density outside 0..1, or an unknown name.
+    """
+    if not isinstance(density, Mapping) or density.keys() <= set(TENSORS):
+        return {name: prune(part, density, config) for name, part in parts.items()}
+    layers = {name: [layer.name for direction in part.directions for layer in direction.model.layers]
+              for name, part in parts.items()}
+    known = [layer for names in layers.values() for layer in names]
+    unknown = [name for name in density if name not in known]
+    if unknown:
+        raise PruneError(f"density: {unknown[0]!r} is neither a matrix ({', '.join(TENSORS)}) nor a layer "
+                         f"({', '.join(map(repr, known))})")
+    return {name: prune(part, {layer: density[layer] for layer in layers[name] if layer in density}, config)
+            if any(layer in density for layer in layers[name]) else part for name, part in parts.items()}
+
+
+def compile_parts(recorder: Recorder, config: Config, tell: Callable[[str], None] = lambda stage: None
+                  ) -> dict[str, CompiledNetwork]:
+    """Quantize and pack the parts of a recorder, on what it recorded; on random numbers where it recorded nothing.
+
+    Raises
+    ------
+    QuantizeError, CapacityError
+        Naming the part.
+    """
+    compiled = {}
+    for name, part in recorder.parts.items():
+        tell(f"{name}: choosing number formats")
+        recorded = recorder.recorded(name)
+        try:
+            if recorded is None:
+                quantized = quantize(part, random_frames(part), config)
+            else:
+                quantized = quantize(part, recorded.frames, config, recorded.lengths)
+            tell(f"{name}: packing")
+            compiled[name] = pack(quantized)
+        except ValueError as error:
+            raise type(error)(f"{name}: {error}") from error
+    return compiled
+
+
+def compile_host(host: Host, machine: str | Config, *, density: Density | None = None,
+                 calibrate: Call | Sequence[Call] | None = None, carry: Mapping[str, str] | None = None,
+                 tell: Callable[[str], None] = lambda stage: None) -> CompiledWhole:
+    """Prune, quantize and pack the parts of a host, and measure the error at its outputs.
+
+    Parameters
+    ----------
+    host : `Host`
+    machine : str or `Config`
+    density : float or mapping, optional
+        As for `openese.prune`; without it nothing is pruned.
+    calibrate : mapping, array, or sequence of them, optional
+        The network's inputs by name, or the array of a network of one input, for one call or several. Without it
+        number formats are chosen on random numbers, which is a guess.
+    carry : mapping of str to str, optional
+        Outputs that are inputs of the next call. Inputs then have an axis of calls in front; see `run_calls`.
+    tell : callable
+        Called with the name of each stage as it begins.
+
+    Raises
+    ------
+    HostError, ValueError
+        Naming what is wrong with the network or the inputs, or what the machine lacks.
+    """
+    config = machine_config(machine)
+    if not host.parts:
+        reasons = [f"{item.kind} {item.name!r}: {item.detail}" for item in host.items
+                   if item.place in ("host", "refused") and item.detail and item.kind in _RECURRENT]
+        raise HostError(f"{host.name}: no LSTM that the machine can compute"
+                        + (f": {reasons[0]}" if reasons else "; the file has no LSTM"))
+    parts = host.parts
+    if density is not None:
+        tell("pruning")
+        parts = prune_parts(parts, density, config)
+    recorder = Recorder(parts)
+    given: Sequence[Call] = [calibrate] if isinstance(calibrate, (Mapping, np.ndarray)) else calibrate or ()
+    calls = [_named(host, call) for call in given]
+    carried = _checked_carry(host, carry or {})
+    for number, call in enumerate(calls):
+        tell(f"running the network in floating point ({number + 1} of {len(calls)})")
+        run_calls(host, call, recorder, carried)
+    compiled = CompiledWhole(host, compile_parts(recorder, config, tell), carried)
+    found: list[Arrays] = []
+    wanted: list[Arrays] = []
+    with compiled.session() as run:
+        for call in calls:
+            tell("measuring the error at the outputs")
+            found.append(run(call))
+            wanted.append(original_calls(host, call, carried))
+    return CompiledWhole(host, compiled.parts, carried, differences(found, wanted))
+
+
+_RECURRENT = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "Bidirectional", "DynamicQuantizeLSTM", "SimpleRNN")
+
+
+def _named(host: Host, inputs: Call) -> Mapping[str, ArrayLike]:
+    if isinstance(inputs, Mapping):
+        return inputs
+    if len(host.inputs) != 1:
+        raise HostError(f"the network has the inputs {', '.join(port.text() for port in host.inputs)}; give them by "
+                        f"name")
+    return {host.inputs[0].name: np.asarray(inputs)}
+
+
+def _checked_carry(host: Host, carry: Mapping[str, str]) -> dict[str, str]:
+    outputs, inputs = ([port.name for port in ports] for ports in (host.outputs, host.inputs))
+    for output, given in carry.items():
+        if output not in outputs:
+            raise HostError(f"carry: {output!r} is no output of the network; its outputs are {', '.join(outputs)}")
+        if given not in inputs:
+            raise HostError(f"carry: {given!r} is no input of the network; its inputs are {', '.join(inputs)}")
+    if len(set(carry.values())) < len(carry):
+        raise HostError("carry: two outputs are carried to one input")
+    return dict(carry)
+
+
+def run_calls(host: Host, inputs: Mapping[str, ArrayLike], engine: Engine, carry: Mapping[str, str]) -> Arrays:
+    """Call a network once, or several times one after another.
+
+    With ``carry``, an input with one axis more than the network's has the values of each call along its first axis;
+    another input is the same in every call, and a carried input is that of the first call. Outputs then have the axis
+    of calls in front; a carried output is that of the last call.
+
+    Raises
+    ------
+    HostError
+        Inputs do not fit, or have different numbers of calls.
+    """
+    return _calls(host, inputs, carry, lambda call: host.run(call, engine))
+
+
+def original_calls(host: Host, inputs: Mapping[str, ArrayLike], carry: Mapping[str, str]) -> Arrays:
+    """The outputs of the original network, as `run_calls`."""
+    return _calls(host, inputs, carry, host.original)
+
+
+def _calls(host: Host, inputs: Mapping[str, ArrayLike], carry: Mapping[str, str],
+           run: Callable[[Mapping[str, ArrayLike]], Arrays]) -> Arrays:
+    ranks = {port.name: len(port.shape) for port in host.inputs if port.shape is not None}
+    arrays = {name: np.asarray(value) for name, value in inputs.items()}
+    several = {name: len(array) for name, array in arrays.items()
+               if name not in carry.values() and array.ndim == ranks.get(name, -1) + 1}
+    if not carry or not several:
+        return run(arrays)
+    if len(set(several.values())) > 1:
+        raise HostError(f"the inputs have different numbers of calls along their first axis: "
+                        f"{', '.join(f'{name} {count}' for name, count in several.items())}")
+    outputs: list[Arrays] = []
+    for number in range(next(iter(several.values()))):
+        call = {name: array[number] if name in several else array for name, array in arrays.items()}
+        if outputs:
+            call.update({given: outputs[-1][output] for output, given in carry.items()})
+        outputs.append(run(call))
+    if not outputs:
+        raise HostError("the inputs have no calls: the first axis is empty")
+    return {name: outputs[-1][name] if name in carry else _stacked(name, [call[name] for call in outputs])
+            for name in outputs[0]}
+
+
+def _stacked(name: str, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    if len({value.shape for value in values}) > 1:
+        raise HostError(f"output {name!r} has other shapes in other calls, which do not fit into one array")
+    return np.stack(values)
+
+
+def differences(found: Sequence[Arrays], wanted: Sequence[Arrays]) -> tuple[Difference, ...]:
+    """Each output over all calls against the original network's.
+
+    Raises
+    ------
+    HostError
+        An output has another shape than the original's.
+    """
+    rows = []
+    for name in wanted[0] if wanted else ():
+        for ours, theirs in zip(found, wanted, strict=True):
+            if ours[name].shape != theirs[name].shape:
+                raise HostError(f"output {name!r} has the shape {ours[name].shape}, the original {theirs[name].shape}")
+        given, exact = (np.concatenate([np.ravel(call[name]) for call in calls]) for calls in (found, wanted))
+        error = None
+        if exact.dtype.kind == "f" and exact.size:
+            difference = given.astype(np.float64) - exact
+            error = OutputError(float(np.sqrt(np.mean(np.square(exact, dtype=np.float64)))),
+                                float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max()), 1, exact.size)
+        rows.append(Difference(name, error, int(np.count_nonzero(given != exact)), exact.size))
+    return tuple(rows)
