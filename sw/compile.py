@@ -23,6 +23,7 @@ from openese.sw.model.arrays import FloatArray, real_array
 from openese.sw.model.layers import Model, ModelError
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel, QuantizeError
+from openese.sw.model.state import LayerState, State
 from openese.sw.pack.image import Image
 from openese.sw.pack.image import pack as pack_image
 from openese.sw.pack.image import read as read_image
@@ -323,11 +324,11 @@ def prune(network: Network | Model, density: Density, machine: str | Config, bal
 def random_frames(network: Network) -> FloatArray:
     """Normally distributed numbers (T, B, I), for want of real frames. Number formats chosen on them are a guess."""
     rng = np.random.default_rng(CALIBRATION_SEED)
-    return rng.normal(size=(CALIBRATION_STEPS, CALIBRATION_VOICES, network.inputs))
+    return rng.normal(size=(CALIBRATION_STEPS, network.voices or CALIBRATION_VOICES, network.inputs))
 
 
-def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
-             lengths: ArrayLike | None = None) -> QuantizedNetwork:
+def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config, lengths: ArrayLike | None = None,
+             initial: Sequence[State] | None = None) -> QuantizedNetwork:
     """Turn a network into integers, its number formats chosen on calibration frames.
 
     Parameters
@@ -338,22 +339,28 @@ def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
     machine : str or `Config`
     lengths : integers (B,), optional
         Frames of each sequence, where they are padded to the longest.
+    initial : sequence of State, optional
+        The states before the first frame, one for each direction of the network, as `Network.run` takes them. By
+        default the network's own, which are zero unless it has others.
 
     Raises
     ------
     QuantizeError, ModelError
-        For frames or lengths of the wrong shape, or weights that no format of the machine can hold.
+        For frames, lengths or states of the wrong shape, or weights that no format of the machine can hold.
     """
     network, config = _network(network), machine_config(machine)
     x: FloatArray = real_array("frames", frames, QuantizeError)
     x = x[:, None] if x.ndim == 2 else x
+    if x.ndim != 3:
+        raise QuantizeError(f"frames: expected shape (T, B, {network.inputs}), found {x.shape}")
+    starts = network.start(x.shape[1], initial)
     if network.plain:
-        models = [quantize_model(network.model, x, config, lengths=lengths)]
+        models = [quantize_model(network.model, x, config, lengths=lengths, initial=starts[0])]
         return QuantizedNetwork(tuple(models), network, _reported_error(models))
     runners = [FloatRunner(direction.model) for direction in network.directions]
-    models = [quantize_model(direction.model, fed, config, lengths=lengths)
-              for direction, fed in network.fed(x, runners, lengths)]
-    return QuantizedNetwork(tuple(models), network, _measured_error(network, models, x, lengths))
+    models = [quantize_model(direction.model, fed, config, lengths=lengths, initial=start)
+              for (direction, fed), start in zip(network.fed(x, runners, lengths, starts), starts, strict=True)]
+    return QuantizedNetwork(tuple(models), network, _measured_error(network, models, x, lengths, starts))
 
 
 def pack(quantized: QuantizedNetwork, machine: str | Config | None = None) -> CompiledNetwork:
@@ -426,7 +433,8 @@ def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Co
         return compiled
     tell("measuring the error of pruning")
     x = np.asarray(frames, np.float64)
-    pruning = _measured_error(given, quantized.models, x[:, None] if x.ndim == 2 else x, lengths)
+    x = x[:, None] if x.ndim == 2 else x
+    pruning = _measured_error(given, quantized.models, x, lengths, given.start(x.shape[1]))
     return replace(compiled, pruning_error=pruning)
 
 
@@ -465,7 +473,7 @@ def _reported_error(models: Sequence[QuantizedModel]) -> OutputError | None:
 
 
 def _measured_error(network: Network, models: Sequence[QuantizedModel], x: FloatArray,
-                    lengths: ArrayLike | None) -> OutputError:
+                    lengths: ArrayLike | None, starts: Sequence[State]) -> OutputError:
     """The error of a network end to end, on the first of the frames."""
     weights = sum(layer.weights for direction in network.directions for layer in direction.model.layers)
     counts = np.full(x.shape[1], len(x)) if lengths is None else np.asarray(lengths)
@@ -473,9 +481,10 @@ def _measured_error(network: Network, models: Sequence[QuantizedModel], x: Float
     voices = len(chosen)
     steps = int(min(counts.max(), _ERROR_STEPS, max(1, _ERROR_PRODUCTS // (voices * weights))))
     x, counts = x[:steps, chosen], np.minimum(counts[chosen], steps)
+    states = [tuple(LayerState(c[chosen], y[chosen]) for c, y in start) for start in starts]
     body = Network(stages=network.stages, name=network.name)
-    exact, _ = body.run(x, [FloatRunner(direction.model) for direction in network.directions], counts)
-    integers, _ = body.run(x, [MachineRunner(Reference(model, voices)) for model in models], counts)
+    exact, _ = body.run(x, [FloatRunner(direction.model) for direction in network.directions], counts, states)
+    integers, _ = body.run(x, [MachineRunner(Reference(model, voices)) for model in models], counts, states)
     there = np.arange(steps)[:, None] < counts
     exact, difference = exact[there], (integers - exact)[there]
     return OutputError(float(np.sqrt(np.mean(exact**2))), float(np.sqrt(np.mean(difference**2))),

@@ -124,7 +124,8 @@ def quantized(model: QuantizedModel) -> None:
         line(f"{output.layer}: output differs from floating point by RMS {output.rms_error:.3g}, at most "
              f"{output.max_error:.3g}, of RMS {output.rms_output:.3g}")
     line(f"saturations in {_frames(measured.steps, measured.voices)}: "
-         f"{measured.saturations['cell']:,} cell, {measured.saturations['output']:,} output")
+         f"{measured.saturations['cell']:,} cell, {measured.saturations['output']:,} output, "
+         f"{measured.saturations.get('initial', 0):,} initial")
 
 
 def _parameters(layer: Mapping[str, Any]) -> int:

@@ -22,7 +22,7 @@ from openese.sw.model.layers import Dense, Model, ModelError, read_npz
 from openese.sw.model.state import LayerState, State, initial_state
 
 __all__ = ["Direction", "Network", "Runner", "Stage", "check_sequences",
-           "reverse_sequences"]
+           "reverse_sequences", "spread_state"]
 
 
 class Runner(Protocol):
@@ -69,37 +69,70 @@ class Direction:
         if self.initial is not None:
             object.__setattr__(self, "initial", _checked_state(self.model, self.initial))
 
-    def start(self, voices: int) -> State:
-        """The initial state for ``voices`` voices.
+    @property
+    def voices(self) -> int | None:
+        """The number of voices for which the model has initial states. None if it runs any number."""
+        held = None if self.initial is None else len(self.initial[0].c)
+        return None if held == 1 else held
+
+    def start(self, voices: int, given: State | None = None) -> State:
+        """The state of ``voices`` voices before their first frame: ``given``, or the initial state.
+
+        Parameters
+        ----------
+        voices : int
+        given : State, optional
+            Of each voice, or of one voice, for all.
 
         Raises
         ------
         ModelError
-            The initial state is for another number of voices.
+            The state does not fit the model, or is for another number of voices.
         """
+        if given is not None:
+            return spread_state(self.model, given, voices)
         if self.initial is None:
             return tuple(initial_state(self.model, voices))
-        held = self.initial[0].c.shape[0]
-        if held not in (1, voices):
-            raise ModelError(f"model {self.model.name!r} has initial states for {held} voices, not {voices}")
-        return tuple(LayerState(*(np.broadcast_to(part, (voices, part.shape[1])).copy() for part in layer))
-                     for layer in self.initial)
+        if self.voices not in (None, voices):
+            raise ModelError(f"model {self.model.name!r} has initial states for {self.voices} voices, but the frames "
+                             f"have {voices}: give frames of {self.voices} voices, or a network with the initial "
+                             f"state of 1 voice, from which all start")
+        return spread_state(self.model, self.initial, voices)
+
+
+def spread_state(model: Model, state: State, voices: int) -> State:
+    """A copy of a ``state`` of each voice, or of one voice for all, in float64.
+
+    Raises
+    ------
+    ModelError
+        The state does not fit the model, or is for another number of voices.
+    """
+    checked = _checked_state(model, state)
+    held = len(checked[0].c)
+    if held not in (1, voices):
+        raise ModelError(f"initial states of model {model.name!r} are for {held} voices, but the frames have "
+                         f"{voices}: give states of {voices} voices, or of 1, from which all start")
+    return tuple(LayerState(*(np.broadcast_to(part, (voices, part.shape[1])).copy() for part in layer))
+                 for layer in checked)
 
 
 def _checked_state(model: Model, state: State) -> State:
     if len(state) != len(model.layers):
         raise ModelError(f"model {model.name!r}: {len(state)} initial states for {len(model.layers)} layers")
-    voices = np.shape(state[0].c)[0]
+    voices = len(np.atleast_1d(state[0][0]))
     checked = []
     for layer, (c, y) in zip(model.layers, state, strict=True):
-        for tensor, value, size in (("c", c, layer.cells), ("y", y, layer.outputs)):
-            if np.shape(value) != (voices, size):
-                raise ModelError(f"layer {layer.name!r} initial {tensor}: expected shape (B, "
-                                 f"{'H' if tensor == 'c' else 'P'}) = ({voices}, {size}), "
-                                 f"found {np.shape(value)}")
-            if not np.isfinite(value).all():
-                raise ModelError(f"layer {layer.name!r} initial {tensor}: not all numbers are finite")
-        checked.append(LayerState(np.asarray(c, np.float64), np.asarray(y, np.float64)))
+        tensors = []
+        for tensor, value, size, shape in (("c", c, layer.cells, "B, H"), ("y", y, layer.outputs, "B, P")):
+            owner = f"layer {layer.name!r} initial {tensor}"
+            array = real_array(owner, value, ModelError)
+            if array.shape != (voices, size):
+                raise ModelError(f"{owner}: expected shape ({shape}) = ({voices}, {size}), found {array.shape}")
+            if not np.isfinite(array).all():
+                raise ModelError(f"{owner}: not all numbers are finite")
+            tensors.append(array)
+        checked.append(LayerState(*tensors))
     return tuple(checked)
 
 
@@ -203,6 +236,11 @@ class Network:
         return tuple(direction for stage in self.stages for direction in stage.directions)
 
     @property
+    def voices(self) -> int | None:
+        """The number of voices for which the directions have initial states. None if they run any number."""
+        return next((direction.voices for direction in self.directions if direction.voices is not None), None)
+
+    @property
     def plain(self) -> bool:
         """Whether the network is a stack of forward layers that starts from zero: one `Model`."""
         return (len(self.directions) == 1 and not self.directions[0].reverse
@@ -241,7 +279,7 @@ class Network:
         lengths : array (B,), optional
             Frames of each sequence; T by default.
         initial : sequence of State, optional
-            One for each of ``directions``, instead of the direction's own.
+            One for each of ``directions``, instead of the direction's own: of each voice, or of one voice for all.
 
         Returns
         -------
@@ -253,11 +291,10 @@ class Network:
         Raises
         ------
         ModelError
-            Shapes or lengths do not fit.
+            Shapes, lengths or states do not fit.
         """
         x, counts = check_sequences(x, lengths, self.inputs)
-        states = [d.start(x.shape[1]) if initial is None else _checked_state(d.model, initial[n])
-                  for n, d in enumerate(self.directions)]
+        states = list(self.start(x.shape[1], initial))
         number = 0
         for stage in self.stages:
             outputs = []
@@ -271,18 +308,36 @@ class Network:
             x = self.head(x) * (np.arange(x.shape[0])[:, None] < counts)[:, :, None]
         return x, tuple(states)
 
-    def fed(self, x: ArrayLike, runners: Sequence[Runner],
-            lengths: ArrayLike | None = None) -> Iterator[tuple[Direction, FloatArray]]:
-        """Each direction with its input (T, B, I), on which it is calibrated."""
+    def start(self, voices: int, initial: Sequence[State] | None = None) -> tuple[State, ...]:
+        """The state of each direction before the first frame: ``initial`` as of `run`, or its own.
+
+        Raises
+        ------
+        ModelError
+            The number of states is not that of the directions, or one does not fit.
+        """
+        if initial is None:
+            return tuple(direction.start(voices) for direction in self.directions)
+        if len(initial) != len(self.directions):
+            raise ModelError(f"network {self.name!r} has {len(self.directions)} directions, but there are initial "
+                             f"states for {len(initial)}: give one for each direction, stage by stage")
+        return tuple(direction.start(voices, state)
+                     for direction, state in zip(self.directions, initial, strict=True))
+
+    def fed(self, x: ArrayLike, runners: Sequence[Runner], lengths: ArrayLike | None = None,
+            initial: Sequence[State] | None = None) -> Iterator[tuple[Direction, FloatArray]]:
+        """Each direction with its input (T, B, I), on which it is calibrated. Arguments are those of `run`."""
         x, counts = check_sequences(x, lengths, self.inputs)
+        states = self.start(x.shape[1], initial)
         number = 0
         for stage in self.stages:
             for direction in stage.directions:
                 yield direction, reverse_sequences(x, counts) if direction.reverse else x
-            through = Network(stages=(stage,))
-            count = len(stage.directions)
-            x = through.run(x, runners[number:number + count], counts)[0]
-            number += count
+            if stage is self.stages[-1]:
+                return
+            part = slice(number, number + len(stage.directions))
+            x = Network(stages=(stage,)).run(x, runners[part], counts, states[part])[0]
+            number = part.stop
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to ``path`` as an ``.npz`` with the keys above."""

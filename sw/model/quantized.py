@@ -9,7 +9,7 @@ accumulator's fraction. A `QuantizedModel` checks all rules of the formats when 
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, cast
@@ -23,6 +23,7 @@ from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
 from openese.sw.model.layers import GATES, TENSORS, Dense, Layer, LayerTensors, Model, ModelError, frozen, read_npz
 from openese.sw.model.report import Report
+from openese.sw.model.state import ChannelState, LayerState, State
 
 __all__ = ["Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
            "weight_type"]
@@ -293,6 +294,22 @@ class QuantizedModel:
         exact = to_fixed(real, self.layers[0].x_fraction)
         values = saturate(exact, self.config.activation_bits)
         return values, int(np.count_nonzero(values != exact))
+
+    def quantize_state(self, state: Sequence[LayerState]) -> tuple[list[ChannelState], int]:
+        """The real c (..., H) and y (..., P) of each layer as the machine's integers, and how many of them saturate."""
+        config, saturated = self.config, 0
+        integers = []
+        for held, layer, formats in zip(state, self.layers, self.formats, strict=True):
+            c, y = to_fixed(held.c, formats.cell_fraction), to_fixed(held.y, layer.y_fraction)
+            integers.append(ChannelState(saturate(c, config.cell_bits), saturate(y, config.activation_bits)))
+            saturated += int(np.count_nonzero(integers[-1].c != c) + np.count_nonzero(integers[-1].y != y))
+        return integers, saturated
+
+    def dequantize_state(self, state: Sequence[ChannelState]) -> State:
+        """Integers c (..., H) and y (..., P) of each layer as real numbers."""
+        return tuple(LayerState(np.ldexp(np.asarray(c, np.float64), -formats.cell_fraction),
+                                np.ldexp(np.asarray(y, np.float64), -layer.y_fraction))
+                     for (c, y), layer, formats in zip(state, self.layers, self.formats, strict=True))
 
     def dequantize_output(self, y: ArrayLike) -> Float64Array:
         """The last layer's integers y (..., P) as real numbers."""

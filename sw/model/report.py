@@ -17,7 +17,8 @@ class TensorReport:
     ----------
     layer, tensor : str
     minimum, maximum : float
-        The range of the values: weights, or x, z (pre-activations), c, m and y on the calibration frames.
+        The range of the values: weights, or x, z (pre-activations), c, m and y on the calibration frames. The ranges of
+        c and y hold the initial states too.
     bits, fraction : int
         The format: signed, ``bits`` wide, with ``fraction`` bits behind the binary point.
     saturated, count : int
@@ -70,7 +71,8 @@ class Report:
         RMS error of the sigmoid and tanh tables on the pre-activations and cell states of the frames, by range:
         ``{"sigmoid": {"4": 5e-6, ...}, "tanh": {...}}``.
     saturations : mapping
-        The reference's counters ``cell`` and ``output``.
+        The reference's counters ``cell`` and ``output``, and ``initial``: the numbers of the initial states that do not
+        fit.
     """
 
     steps: int
@@ -105,5 +107,6 @@ class Report:
             listed = ", ".join(f"{2 ** int(r)}: {error:.2g}" for r, error in errors.items())
             lines.append(f"{function} table, RMS error by range: {listed}")
         lines.append(f"saturations in {self.steps} steps of {self.voices} voices: "
-                     f"{self.saturations['cell']} cell, {self.saturations['output']} output")
+                     f"{self.saturations['cell']} cell, {self.saturations['output']} output, "
+                     f"{self.saturations.get('initial', 0)} initial")
         return "\n".join(lines)

@@ -17,12 +17,13 @@ from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
 from openese.sw.model.layers import GATES, Layer, Model
-from openese.sw.model.state import LayerState, zero_state
+from openese.sw.model.state import LayerState, State
 from openese.sw.reference import floating
 from openese.sw.reference.floating import FloatLayer
 from openese.sw.reference.products import Weights, multiply, replace_values, stored_values
 
-__all__ = ["Change", "FormatCosts", "Range", "Recording", "max_fraction", "ranges", "record", "segments", "symmetric"]
+__all__ = ["Change", "FormatCosts", "Range", "Recording", "Segments", "max_fraction", "ranges", "record",
+           "segments", "symmetric"]
 
 SEGMENT_STEPS = 64
 SEGMENTS = 16
@@ -60,11 +61,57 @@ def symmetric(values: NDArray[Any], fraction: int, bits: int) -> Int64Array:
     return np.clip(to_fixed(values, fraction), -limit, limit)
 
 
-def ranges(model: Model, frames: Float64Array, lengths: IntArray) -> list[dict[str, Range]]:
+class Segments(NamedTuple):
+    """Pieces of sequences (T, B, ...), all of the same number of steps.
+
+    Attributes
+    ----------
+    voice, start : integers (pieces,)
+        The sequence of each piece, and its first step there.
+    steps : int
+    """
+
+    voice: NDArray[np.intp]
+    start: NDArray[np.intp]
+    steps: int
+
+    def of(self, frames: Float64Array) -> Float64Array:
+        """The pieces of frames (T, B, I), as (steps, pieces, I)."""
+        return frames[self.start + np.arange(self.steps)[:, None], self.voice]
+
+    def begin(self, initial: State) -> State:
+        """The state of each piece before its first step: ``initial`` at the beginning of a sequence, zero within one.
+
+        The state that floating point has there would choose formats of the same quality.
+        """
+        first = (self.start == 0)[:, None]
+        return tuple(LayerState(c[self.voice] * first, y[self.voice] * first) for c, y in initial)
+
+
+def segments(model: Model, lengths: IntArray) -> Segments:
+    """Pieces of at most `SEGMENT_STEPS` steps, evenly spread over sequences of ``lengths`` (B,).
+
+    There are at most `SEGMENTS`, and fewer for large models: see `SEGMENT_PRODUCTS`. Sequences that are shorter than a
+    piece are left out.
+    """
+    length = min(int(lengths.max()), SEGMENT_STEPS)
+    voice = np.repeat(np.arange(len(lengths)), lengths // length)
+    start = np.concatenate([np.arange(count) * length for count in lengths // length])
+    affordable = SEGMENT_PRODUCTS // (length * max(layer.weights for layer in model.layers))
+    chosen = np.linspace(0, len(voice) - 1, min(len(voice), SEGMENTS, max(1, affordable))).round().astype(int)
+    return Segments(voice[chosen], start[chosen], length)
+
+
+def ranges(model: Model, frames: Float64Array, lengths: IntArray, initial: State) -> list[dict[str, Range]]:
     """The `Range` of each layer's x, c, m, y and z[gate] (pre-activations) over the first ``lengths[b]`` of frames
-    (T, B, I)."""
+    (T, B, I), from the states ``initial``, which the ranges of c and y hold too."""
     seen: list[dict[str, Range]] = [{} for _ in model.layers]
     step: Counter[tuple[int, str]] = Counter()
+
+    def widen(layer: int, tensor: str, values: Float64Array) -> None:
+        low, high = float(values.min()), float(values.max())
+        before = seen[layer].get(tensor, Range(low, high))
+        seen[layer][tensor] = Range(min(low, before.minimum), max(high, before.maximum))
 
     def observe(layer: int, tensor: str, values: Float64Array) -> None:
         running = step[layer, tensor] < lengths
@@ -77,27 +124,13 @@ def ranges(model: Model, frames: Float64Array, lengths: IntArray) -> list[dict[s
         if tensor == "z":
             parts = {f"z[{gate}]": part for gate, part in zip(GATES, values, strict=True)}
         for name, part in parts.items():
-            low, high = float(part.min()), float(part.max())
-            before = seen[layer].get(name, Range(low, high))
-            seen[layer][name] = Range(min(low, before.minimum), max(high, before.maximum))
+            widen(layer, name, part)
 
-    floating.run(model, frames, observe=observe)
+    for layer, state in enumerate(initial):
+        widen(layer, "c", state.c)
+        widen(layer, "y", state.y)
+    floating.run(model, frames, initial, observe)
     return seen
-
-
-def segments(model: Model, frames: Float64Array, lengths: IntArray) -> Float64Array:
-    """Pieces of at most `SEGMENT_STEPS` steps, evenly spread over the first ``lengths[b]`` of frames (T, B, I), as
-    (steps, pieces, I).
-
-    There are at most `SEGMENTS`, and fewer for large models: see `SEGMENT_PRODUCTS`. Sequences that are shorter than a
-    piece are left out.
-    """
-    length = min(int(lengths.max()), SEGMENT_STEPS)
-    voice = np.repeat(np.arange(len(lengths)), lengths // length)
-    start = np.concatenate([np.arange(count) * length for count in lengths // length])
-    affordable = SEGMENT_PRODUCTS // (length * max(layer.weights for layer in model.layers))
-    chosen = np.linspace(0, len(voice) - 1, min(len(voice), SEGMENTS, max(1, affordable))).round().astype(int)
-    return frames[start[chosen] + np.arange(length)[:, None], voice[chosen]]
 
 
 class Recording(NamedTuple):
@@ -110,19 +143,23 @@ class Recording(NamedTuple):
         Pre-activations.
     c : float64 (T, B, H)
     y : float64 (T, B, P)
+    before : `LayerState`
+        The state before the first step.
     """
 
     x: Float64Array
     z: Float64Array
     c: Float64Array
     y: Float64Array
+    before: LayerState
 
 
-def record(model: Model, x: Float64Array) -> list[Recording]:
-    """The `Recording` of each layer on x (T, B, I), every voice from the zero state."""
+def record(model: Model, x: Float64Array, state: State) -> list[Recording]:
+    """The `Recording` of each layer on x (T, B, I), from ``state``."""
     seen: list[dict[str, list[Float64Array]]] = [{"x": [], "z": [], "c": [], "m": [], "y": []} for _ in model.layers]
-    floating.run(model, x, observe=lambda layer, tensor, values: seen[layer][tensor].append(values))
-    return [Recording(*(np.stack(of_layer[tensor]) for tensor in Recording._fields)) for of_layer in seen]
+    floating.run(model, x, state, lambda layer, tensor, values: seen[layer][tensor].append(values))
+    return [Recording(**{tensor: np.stack(of_layer[tensor]) for tensor in ("x", "z", "c", "y")}, before=before)
+            for of_layer, before in zip(seen, state, strict=True)]
 
 
 class Change(NamedTuple):
@@ -232,7 +269,7 @@ class FormatCosts:
         copies, cells = len(changes), self._layer.cells
         products = multiply(recording.x.reshape(-1, inputs), layer.w_x).reshape(steps, voices, -1)
         added = [self._added(change) for change in changes]
-        state = zero_state(self._layer, copies * voices)
+        state = LayerState(*(np.tile(part, (copies, 1)) for part in recording.before))
         squares = np.zeros(copies)
         for t in range(steps):
             sums = multiply(state.y, layer.w_r).reshape(copies, voices, len(GATES), cells)

@@ -29,7 +29,7 @@ from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray, real_array
 from openese.sw.model.layers import GATES, TENSORS, Layer, Model, ModelError
-from openese.sw.model.network import check_sequences
+from openese.sw.model.network import check_sequences, spread_state
 from openese.sw.model.quantized import (
     SELECTS,
     SHIFTS,
@@ -43,6 +43,7 @@ from openese.sw.model.quantized import (
     row_limit,
     weight_type,
 )
+from openese.sw.model.state import State, initial_state
 from openese.sw.quantize.calibrate import (
     Change,
     FormatCosts,
@@ -83,18 +84,22 @@ class _Gate(NamedTuple):
 
 
 def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayLike | None = None,
-             sigmoid_range: int | None = None, tanh_range: int | None = None) -> QuantizedModel:
+             initial: State | None = None, sigmoid_range: int | None = None,
+             tanh_range: int | None = None) -> QuantizedModel:
     """Quantize ``model`` for the widths of ``config``.
 
     Parameters
     ----------
     model : `Model`
     frames : array (T, B, I)
-        Calibration frames: real input, T steps of B voices, each from the zero state.
+        Calibration frames: real input, T steps of B voices.
     config : `openese.rtl.config.Config`
         The machine.
     lengths : integers (B,), optional
         Frames of each voice, where they are padded to the longest.
+    initial : State, optional
+        The state before the first frame: of each voice, or of one voice for all. Zero by default. The formats of c and
+        y hold it too; a y beyond 1 fits only a layer with a projection.
     sigmoid_range, tanh_range : int, optional
         The tables span ``[-2**range, 2**range)``. By default the frames decide; the paper has 6 and 7.
 
@@ -106,13 +111,16 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayL
     Raises
     ------
     QuantizeError
-        The frames or lengths have the wrong shape or are not finite, or no format of the machine holds the weights.
+        The frames, lengths or states have the wrong shape or are not finite, or no format of the machine holds the
+        weights.
     """
     x, counts = _checked_frames(model, frames, lengths)
-    recordings = record(model, segments(model, x, counts))
+    start = _checked_state(model, x.shape[1], initial)
+    pieces = segments(model, counts)
+    recordings = record(model, pieces.of(x), pieces.begin(start))
     tables = _choose_tables(model, recordings, config, sigmoid_range, tanh_range)
     layers: list[QuantizedLayer] = []
-    for layer, recording, seen in zip(model.layers, recordings, ranges(model, x, counts), strict=True):
+    for layer, recording, seen in zip(model.layers, recordings, ranges(model, x, counts, start), strict=True):
         # A layer's quantizer is large, so only one exists at a time.
         layers.append(_LayerQuantizer(layer, recording, seen, config, tables).quantize(
             layers[-1].y_fraction if layers else None))
@@ -120,7 +128,7 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayL
         layers=tuple(layers), config=config, head=model.head, name=model.name,
         sigmoid_range=tables.sigmoid, sigmoid_table=activation_table("sigmoid", tables.sigmoid, config),
         tanh_range=tables.tanh, tanh_table=activation_table("tanh", tables.tanh, config))
-    return dataclasses.replace(quantized, report=compare(model, quantized, x, counts, tables.errors))
+    return dataclasses.replace(quantized, report=compare(model, quantized, x, counts, start, tables.errors))
 
 
 def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:
@@ -187,6 +195,15 @@ def _checked_frames(model: Model, frames: ArrayLike, lengths: ArrayLike | None) 
     if not counts.any():
         raise QuantizeError("lengths: every sequence is empty")
     return np.asarray(padded, np.float64), counts
+
+
+def _checked_state(model: Model, voices: int, initial: State | None) -> State:
+    if initial is None:
+        return tuple(initial_state(model, voices))
+    try:
+        return spread_state(model, initial, voices)
+    except ModelError as error:
+        raise QuantizeError(str(error)) from None
 
 
 # -- tables ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from openese.sw.model.arrays import Float64Array, FloatArray, Int64Array, IntArr
 from openese.sw.model.layers import GATES, Layer, Model
 from openese.sw.model.quantized import Formats, QuantizedLayer, QuantizedModel, m_fraction
 from openese.sw.model.report import LayerError, Report, TensorReport
-from openese.sw.model.state import zero_state
+from openese.sw.model.state import LayerState, State
 from openese.sw.reference.floating import FloatLayer
 from openese.sw.reference.machine import Reference
 
@@ -35,6 +35,10 @@ class _Tally:
         self._minimum, self._maximum = np.inf, -np.inf
         self._saturated = self._count = 0
         self._squares = self._signal = self._largest = 0.0
+
+    def widen(self, exact: Float64Array) -> None:
+        """Let the range hold values that are not compared."""
+        self._minimum, self._maximum = min(self._minimum, float(exact.min())), max(self._maximum, float(exact.max()))
 
     def add_zeros(self, count: int) -> None:
         """Add ``count`` values that are zero in both."""
@@ -136,12 +140,15 @@ class _Outputs(NamedTuple):
 
 
 def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, integers: Int64Array,
-                     active: NDArray[np.bool_], tallies: Mapping[str, _Tally]) -> _Outputs:
-    """Run a layer in both references over x (T, B, I) from the zero state, and compare steps of ``active`` voices
-    (T, B); ``quantized`` has only this layer."""
+                     state: LayerState, active: NDArray[np.bool_], tallies: Mapping[str, _Tally]) -> _Outputs:
+    """Run a layer in both references over x (T, B, I) from ``state``, and compare steps of ``active`` voices (T, B);
+    ``quantized`` has only this layer."""
     steps, voices, _ = x.shape
     floating, reference = FloatLayer(layer), Reference(quantized, voices)
-    state = zero_state(layer, voices)
+    (before,), unfit = quantized.quantize_state([state])
+    reference.c, reference.y = [before.c], [before.y]
+    for tensor, values in state._asdict().items():
+        tallies[tensor].widen(values)
     y = _Outputs(np.empty((steps, voices, layer.outputs)), np.empty((steps, voices, layer.outputs), np.int64), {})
     block = max(1, _BLOCK_NUMBERS // (4 * state.c.size))
     for start in range(0, steps, block):
@@ -151,13 +158,13 @@ def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, i
         y.integers[part] = reference.run(integers[part], active[part], observe=in_integers.observe_layer)
         for tensor, tally in tallies.items():
             tally.add(np.stack(in_reals[tensor])[active[part]], np.stack(in_integers[tensor])[active[part]])
-    y.saturations.update(reference.saturations)
+    y.saturations.update(reference.saturations | {"initial": unfit})
     return y
 
 
-def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike, lengths: IntArray,
+def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike, lengths: IntArray, initial: State,
             table_errors: Mapping[str, Mapping[str, float]]) -> Report:
-    """Run both references over the same frames, each voice from the zero state, and compare every tensor.
+    """Run both references over the same frames from the same states, and compare every tensor.
 
     It goes layer by layer, so only one layer's matrices are prepared for products at a time.
 
@@ -168,6 +175,8 @@ def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike, lengths:
     frames : array (T, B, I)
     lengths : integers (B,)
         Frames of each voice; the others are padding.
+    initial : State
+        Of each voice before its first frame.
     table_errors : mapping
         The report's ``table_errors``.
 
@@ -181,12 +190,12 @@ def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike, lengths:
     active = np.arange(steps)[:, None] < lengths
     tallies: list[_Tally] = []
     outputs = []
-    saturations = {"cell": 0, "output": 0}
+    saturations = {"cell": 0, "output": 0, "initial": 0}
     x, integers = real, quantized.quantize_input(real)[0]
-    for layer, whole, formats in zip(model.layers, quantized.layers, quantized.formats, strict=True):
+    for layer, whole, formats, state in zip(model.layers, quantized.layers, quantized.formats, initial, strict=True):
         running = _running_tallies(whole, formats, config)
         alone = dataclasses.replace(quantized, layers=(whole,))
-        x, integers, clamped = _compare_running(layer, alone, x, integers, active, running)
+        x, integers, clamped = _compare_running(layer, alone, x, integers, state, active, running)
         tallies += [*_stored_tallies(layer, whole, formats, config), *running.values()]
         outputs.append(running["y"].layer_error())
         saturations = {name: count + clamped[name] for name, count in saturations.items()}

@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import FloatArray, Int64Array
 from openese.sw.model.layers import Model
 from openese.sw.model.quantized import QuantizedModel
@@ -91,7 +90,9 @@ class MachineRunner:
             voices = np.arange(start, min(start + machine.channels, x.shape[1]))
             steps = int(lengths[voices].max(initial=0))
             for channel, voice in enumerate(voices):
-                machine.set_state(channel, self._to_integers(state, int(voice)))
+                integers, saturated = machine.model.quantize_state([LayerState(c[voice], y[voice]) for c, y in state])
+                machine.set_state(channel, integers)
+                self.input_saturations += saturated
             frames = np.zeros((steps, machine.channels, x.shape[2]), np.int64)
             frames[:, :len(voices)], saturated = machine.model.quantize_input(x[:steps, voices])
             self.input_saturations += saturated
@@ -103,23 +104,7 @@ class MachineRunner:
                 outputs[part, voices] = machine.model.dequantize_output(y[:, :len(voices)])
                 self._advance(part.stop - part.start)
             for channel, voice in enumerate(voices):
-                self._from_integers(machine.get_state(channel), after, int(voice))
+                end = machine.model.dequantize_state(machine.get_state(channel))
+                for layer, last in zip(after, end, strict=True):
+                    layer.c[voice], layer.y[voice] = last
         return outputs, after
-
-    def _to_integers(self, state: State, voice: int) -> list[ChannelState]:
-        model, config = self._machine.model, self._machine.model.config
-        return [ChannelState(self._fitted(held.c[voice], formats.cell_fraction, config.cell_bits),
-                             self._fitted(held.y[voice], layer.y_fraction, config.activation_bits))
-                for held, layer, formats in zip(state, model.layers, model.formats, strict=True)]
-
-    def _fitted(self, values: FloatArray, fraction: int, bits: int) -> Int64Array:
-        exact = to_fixed(values, fraction)
-        fitted = saturate(exact, bits)
-        self.input_saturations += int(np.count_nonzero(fitted != exact))
-        return fitted
-
-    def _from_integers(self, states: list[ChannelState], after: State, voice: int) -> None:
-        model = self._machine.model
-        for held, layer, formats, (c, y) in zip(after, model.layers, model.formats, states, strict=True):
-            held.c[voice] = np.ldexp(np.asarray(c, np.float64), -formats.cell_fraction)
-            held.y[voice] = np.ldexp(np.asarray(y, np.float64), -layer.y_fraction)

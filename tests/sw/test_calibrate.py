@@ -10,9 +10,10 @@ from models import random_model, speech_like
 from openese.rtl.config import preset
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.layers import GATES, Model
+from openese.sw.model.state import LayerState, initial_state
 from openese.sw.prune import prune
 from openese.sw.quantize import calibrate
-from openese.sw.quantize.calibrate import Change, FormatCosts, record, segments, symmetric
+from openese.sw.quantize.calibrate import Change, FormatCosts, ranges, record, segments, symmetric
 from openese.sw.reference import floating, products
 
 TINY = preset("tiny")
@@ -20,6 +21,10 @@ TINY = preset("tiny")
 
 def rounded(values, fraction):
     return np.ldexp(symmetric(values, fraction, TINY.weight_bits).astype(float), -fraction)
+
+
+def recording(model, x, state=None):
+    return record(model, x, tuple(initial_state(model, x.shape[1])) if state is None else state)[0]
 
 
 def cost_by_definition(layer, run, change):
@@ -32,7 +37,7 @@ def cost_by_definition(layer, run, change):
         part = ... if change.tensor == "w_ym" else change.gate
         values[part] = rounded(values[part], change.fraction)
         layer = dataclasses.replace(layer, **{change.tensor: values})
-    return np.mean((floating.run(Model(layers=(layer,)), x)[0] - run.y) ** 2)
+    return np.mean((floating.run(Model(layers=(layer,)), x, [run.before])[0] - run.y) ** 2)
 
 
 @pytest.fixture(params=["dense", "sparse"])
@@ -43,13 +48,16 @@ def kind(request, monkeypatch):
 
 @pytest.mark.parametrize("held", [1, 2000, 1 << 24], ids=["alone", "some at once", "all at once"])
 @pytest.mark.parametrize("cells", [24, (32, 16)], ids=["plain", "projection"])
-def test_costs_equal_their_definition(kind, held, cells, monkeypatch):
+@pytest.mark.parametrize("start", [0.0, 1.5], ids=["from zero", "from a state"])
+def test_costs_equal_their_definition(kind, held, cells, start, monkeypatch):
     monkeypatch.setattr(calibrate, "_BATCH_NUMBERS", held)
     model = random_model(1, 20, cells, peephole=True, scale=2)
     if kind == "sparse":
         model = prune(model, 0.14, 4)
     layer = model.layers[0]
-    run = record(model, speech_like(1, 30, 3, 20))[0]
+    rng = np.random.default_rng(1)
+    state = LayerState(*(start * rng.normal(size=(3, size)) for size in (layer.cells, layer.outputs)))
+    run = recording(model, speech_like(1, 30, 3, 20), (state,))
     costs = FormatCosts(layer, run, TINY)
     changes = [Change(tensor, gate, fraction) for tensor in ("w_x", "w_r") for gate in range(len(GATES))
                for fraction in (7, 9, 11)]
@@ -64,7 +72,7 @@ def test_costs_equal_their_definition(kind, held, cells, monkeypatch):
 def test_what_changes_nothing_costs_nothing():
     """Not even what float64 rounds differently with other vectors beside."""
     model = random_model(2, 20, (32, 16))
-    costs = FormatCosts(model.layers[0], record(model, np.zeros((20, 3, 20)))[0], TINY)
+    costs = FormatCosts(model.layers[0], recording(model, np.zeros((20, 3, 20))), TINY)
     changes = [Change("w_x", gate, 3) for gate in range(len(GATES))]
     costs.measure(changes)
     assert [costs.cost(change) for change in changes] == [0] * len(GATES)
@@ -74,7 +82,7 @@ def test_what_changes_nothing_costs_nothing():
 def test_row_sums(kind):
     model = prune(random_model(3, 20, (32, 16)), 0.14, 4)
     layer = model.layers[0]
-    costs = FormatCosts(layer, record(model, speech_like(1, 3, 1, 20))[0], TINY)
+    costs = FormatCosts(layer, recording(model, speech_like(1, 3, 1, 20)), TINY)
     for change, values in ((Change("w_r", 2, 12), layer.w_r[2]), (Change("w_ym", 0, 10), layer.w_ym)):
         expected = np.abs(symmetric(values, change.fraction, TINY.weight_bits)).sum(axis=1)
         np.testing.assert_array_equal(costs.row_sums(change), expected)
@@ -83,12 +91,37 @@ def test_row_sums(kind):
 def test_segments_spread_over_all_frames():
     frames = np.arange(200 * 3 * 2).reshape(200, 3, 2)
     model = random_model(1, 2, 4)
-    pieces = segments(model, frames, np.full(3, 200))
+    pieces = segments(model, np.full(3, 200)).of(frames)
     assert pieces.shape == (64, 9, 2)
     np.testing.assert_array_equal(pieces[:, 0], frames[:64, 0])
     np.testing.assert_array_equal(pieces[:, -1], frames[128:192, 2])
-    assert segments(model, np.zeros((640, 4, 2)), np.full(4, 640)).shape == (64, 16, 2)
-    assert segments(model, np.zeros((3, 40, 2)), np.full(40, 3)).shape == (3, 16, 2)
+    assert segments(model, np.full(4, 640)).of(np.zeros((640, 4, 2))).shape == (64, 16, 2)
+    assert segments(model, np.full(40, 3)).of(np.zeros((3, 40, 2))).shape == (3, 16, 2)
+
+
+def test_segments_begin_in_the_initial_state_of_their_sequence():
+    """And within a sequence from zero, as a voice does that joins there."""
+    model = random_model(1, 2, (4, 3), 5)
+    state = tuple(LayerState(np.arange(3)[:, None] + np.ones((3, layer.cells)), np.full((3, layer.outputs), 7.0))
+                  for layer in model.layers)
+    pieces = segments(model, np.array([130, 64, 63]))
+    np.testing.assert_array_equal(np.transpose([pieces.voice, pieces.start]), [[0, 0], [0, 64], [1, 0]])
+    for number, layer in enumerate(pieces.begin(state)):
+        np.testing.assert_array_equal(layer.c[:, 0], [1, 0, 2])
+        np.testing.assert_array_equal(layer.y[:, 0], [7, 0, 7])
+        assert layer.c.shape[1] == model.layers[number].cells and layer.y.shape[1] == model.layers[number].outputs
+
+
+def test_ranges_hold_the_initial_states():
+    model = random_model(1, 2, (4, 3), 5)
+    x, lengths = speech_like(1, 20, 3, 2), np.array([20, 0, 11])
+    zero = tuple(initial_state(model, 3))
+    for tensor, value in (("c", 40.0), ("c", -40.0), ("y", 9.0)):
+        state = zero[0]._replace(**{tensor: zero[0]._asdict()[tensor] + np.array([[0], [value], [0]])})
+        seen = ranges(model, x, lengths, (state, zero[1]))
+        # Voice 1 computes nothing, but starts there.
+        assert seen[0][tensor].peak == abs(value)
+        assert seen[1] == ranges(model, x, lengths, zero)[1]
 
 
 def test_large_models_get_fewer_segments(monkeypatch):
@@ -96,4 +129,4 @@ def test_large_models_get_fewer_segments(monkeypatch):
     weights = max(layer.weights for layer in model.layers)
     for budget, pieces in ((5 * 64 * weights, 5), (5 * 64 * weights - 1, 4), (1, 1)):
         monkeypatch.setattr(calibrate, "SEGMENT_PRODUCTS", budget)
-        assert segments(model, np.zeros((640, 4, 2)), np.full(4, 640)).shape == (64, pieces, 2)
+        assert len(segments(model, np.full(4, 640)).voice) == pieces

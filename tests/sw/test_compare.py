@@ -10,6 +10,7 @@ from models import random_model, speech_like
 
 from openese.rtl.config import preset
 from openese.sw.model.layers import Model
+from openese.sw.model.state import LayerState
 from openese.sw.quantize import compare
 from openese.sw.quantize.choose import quantize
 from openese.sw.reference import floating, machine
@@ -31,27 +32,39 @@ def observed(run):
     return {key: np.array(values) for key, values in seen.items()}
 
 
+def state(scale):
+    rng = np.random.default_rng(3)
+    return tuple(LayerState(*(scale * rng.normal(size=(3, size)) for size in (layer.cells, layer.outputs)))
+                 for layer in MODEL.layers)
+
+
 @pytest.mark.parametrize("held", [1, 500, 1 << 18])
-def test_layer_after_layer_equals_the_whole_models(held, monkeypatch):
+@pytest.mark.parametrize("scale", [0, 0.1], ids=["from zero", "from a state"])
+def test_layer_after_layer_equals_the_whole_models(held, scale, monkeypatch):
     monkeypatch.setattr(compare, "_BLOCK_NUMBERS", held)
-    report = compare.compare(MODEL, QUANTIZED, FRAMES, LENGTHS, {})
+    start = state(scale)
+    report = compare.compare(MODEL, QUANTIZED, FRAMES, LENGTHS, start, {})
     machine = Reference(QUANTIZED, 3)
-    exact = observed(lambda observe: floating.run(MODEL, FRAMES, observe=observe))
+    integers, unfit = QUANTIZED.quantize_state(start)
+    machine.c, machine.y = [layer.c for layer in integers], [layer.y for layer in integers]
+    exact = observed(lambda observe: floating.run(MODEL, FRAMES, start, observe))
     integers = observed(lambda observe: machine.run(QUANTIZED.quantize_input(FRAMES)[0], observe=observe))
-    assert report.saturations == machine.saturations and sum(machine.saturations.values()) > 0
+    assert report.saturations == machine.saturations | {"initial": unfit} and sum(machine.saturations.values()) > 0
+    assert (unfit > 0) == (scale > 0)
     rows = {(row.layer, row.tensor): row for row in report.tensors}
     for number, (layer, error) in enumerate(zip(QUANTIZED.layers, report.outputs, strict=True)):
         for tensor, fraction in (("x", layer.x_fraction), ("m", 15),
                                  ("c", QUANTIZED.formats[number].cell_fraction), ("y", layer.y_fraction)):
             row, values = rows[layer.name, tensor], exact[number, tensor]
+            whole = np.append(values, getattr(start[number], tensor, values))
             assert (row.minimum, row.maximum, row.count) == (
-                pytest.approx(values.min()), pytest.approx(values.max()), values.size)
+                pytest.approx(whole.min()), pytest.approx(whole.max()), values.size)
             difference = np.ldexp(integers[number, tensor].astype(float), -fraction) - values
             assert row.rms_error == pytest.approx(np.sqrt(np.mean(difference ** 2)))
         assert error.max_error == pytest.approx(np.abs(difference).max())
 
 
-@pytest.mark.parametrize("work", [lambda: compare.compare(MODEL, QUANTIZED, FRAMES, LENGTHS, {}),
+@pytest.mark.parametrize("work", [lambda: compare.compare(MODEL, QUANTIZED, FRAMES, LENGTHS, state(0), {}),
                                   lambda: quantize(MODEL, FRAMES, TINY)], ids=["compare", "quantize"])
 def test_one_layer_at_a_time_is_laid_out_for_products(work, monkeypatch):
     """Of each reference, whatever the model's size."""

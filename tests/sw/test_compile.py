@@ -11,7 +11,8 @@ from openese.rtl.config import preset
 from openese.sw import compile as pipeline
 from openese.sw.cycles.model import estimate
 from openese.sw.files import FileError, verify_image
-from openese.sw.model.network import Network
+from openese.sw.model.network import Direction, Network, Stage
+from openese.sw.model.state import LayerState, initial_state
 from openese.sw.pack.schedule import schedule
 from openese.sw.prune import prune as prune_model
 from openese.sw.quantize.choose import quantize as quantize_model
@@ -162,6 +163,73 @@ def test_the_error_of_several_directions_is_measured_end_to_end(both):
     there = np.arange(30)[:, None] < [30, 20, 7]
     assert found.error.rms_error == pytest.approx(np.sqrt(np.mean((seen - exact)[there]**2)))
     assert len(found.summary.loads) == 4
+
+
+def run_from(net, models, x, lengths, states):
+    """Outputs in floating point and in integers, from given states, and the numbers clamped on the way in."""
+    exact, _ = net.run(x, [FloatRunner(direction.model) for direction in net.directions], lengths, states)
+    runners = [MachineRunner(Reference(model, x.shape[1])) for model in models]
+    y, _ = net.run(x, runners, lengths, states)
+    return exact, y, [runner.input_saturations for runner in runners]
+
+
+def test_formats_hold_the_initial_states():
+    """Of each direction, also one that runs backwards, and of its projection."""
+    net, lengths = network(head=False), [30, 20, 7]
+    rng, x = np.random.default_rng(SEED), speech_like(SEED, 30, 3, 3)
+    states = [tuple(LayerState(20 * rng.normal(size=(3, layer.cells)),
+                               (1 if layer.w_ym is None else 6) * rng.uniform(-1, 1, (3, layer.outputs)))
+                    for layer in direction.model.layers) for direction in net.directions]
+    found = openese.quantize(net, x, "tiny", lengths, states)
+    exact, y, clamped = run_from(net, found.models, x, lengths, states)
+    assert clamped == [0, 0, 0, 0]
+    assert found.error.rms_error == pytest.approx(np.sqrt(np.mean(((y - exact)**2)[
+        np.arange(30)[:, None] < lengths])))
+    assert found.error.rms_error < 0.01 * found.error.rms_output
+    for model, state in zip(found.models, states, strict=True):
+        assert model.report.saturations == {"cell": 0, "output": 0, "initial": 0}
+        for formats, layer, (c, wanted) in zip(model.formats, model.layers, state, strict=True):
+            assert np.abs(c).max() * 8 < 2.0 ** (TINY.cell_bits - 1 - formats.cell_fraction)
+            if layer.w_ym is not None:
+                assert np.abs(wanted).max() * 2 < 2.0 ** (TINY.activation_bits - 1 - layer.y_fraction)
+    alone = openese.quantize(net, x, "tiny", lengths)
+    exact, y, clamped = run_from(net, alone.models, x, lengths, states)
+    assert sum(clamped) > 0 and np.sqrt(np.mean((y - exact)**2)) > 10 * found.error.rms_error
+
+
+def test_a_network_is_calibrated_from_its_own_initial_states():
+    given = network(initial=True, head=False)
+    x = speech_like(SEED, 30, 3, 3)
+    same = openese.quantize(network(head=False), x, "tiny", None, given.start(3))
+    found = openese.quantize(given, x, "tiny")
+    assert [model.report for model in found.models] == [model.report for model in same.models]
+    assert found.error == same.error
+    assert found.models[0].report != openese.quantize(network(head=False), x, "tiny").models[0].report
+
+
+def test_states_of_a_plain_network_are_of_its_one_direction(plain, frames):
+    state = tuple(LayerState(np.full((1, layer.cells), 60.0), np.full((1, layer.outputs), 1.5))
+                  for layer in plain.layers)
+    found = openese.quantize(plain, frames, "tiny", initial=[state])
+    exact, y, clamped = run_from(Network.of(openese.Model(layers=plain.layers)), found.models, frames, None, [state])
+    assert found.error.rms_error == pytest.approx(np.sqrt(np.mean((y - exact)**2)))
+    # y of 1.5 fits only where there is a projection.
+    assert clamped == [5 * 12] and found.models[0].report.saturations["initial"] == 5 * 12
+    rows = {(row.layer, row.tensor): row for row in found.models[0].report.tensors}
+    assert rows["lstm0", "c"].maximum >= 60 and rows["lstm0", "c"].fraction == 14
+    with pytest.raises(ValueError, match="initial states of model 'random17' are for 2 voices, but the frames have 5"):
+        openese.quantize(plain, frames, "tiny", initial=[tuple(initial_state(plain, 2))])
+
+
+def test_more_voices_with_states_of_their_own_than_the_error_is_measured_on():
+    body = openese.Model(layers=random_model(SEED, 3, 5).layers, name="body")
+    voices = pipeline._ERROR_VOICES + 4
+    state = LayerState(np.random.default_rng(SEED).normal(size=(voices, 5)), np.zeros((voices, 5)))
+    net = Network(stages=(Stage((Direction(body, initial=(state,)),)),))
+    found = openese.compile(net, "tiny")
+    assert found.summary.calibration == (64, voices) and found.error.voices == pipeline._ERROR_VOICES
+    with pytest.raises(ValueError, match="model 'body' has initial states for 20 voices, but the frames have 8"):
+        openese.compile(net, "tiny", calibrate=np.zeros((3, 8, 3)))
 
 
 def test_no_cycle_model_for_what_would_take_minutes(compiled, monkeypatch):

@@ -84,6 +84,13 @@ def test_state_goes_on():
     np.testing.assert_allclose(last[0][1].c, end[0][1].c, atol=1e-12)
 
 
+def test_the_state_of_one_voice_starts_all():
+    net, x = network(head=False), np.random.default_rng(SEED).normal(size=(6, 3, 3))
+    _, states = run_float(net, x[:, :1])
+    every = [tuple(LayerState(*(np.repeat(part, 3, axis=0) for part in layer)) for layer in state) for state in states]
+    np.testing.assert_array_equal(run_float(net, x, initial=states)[0], run_float(net, x, initial=every)[0])
+
+
 def test_reverse_sequences():
     x = np.arange(8.0).reshape(4, 2, 1)
     np.testing.assert_array_equal(reverse_sequences(x, np.array([4, 2]))[:, :, 0].T,
@@ -126,6 +133,19 @@ def test_each_direction_is_fed_what_it_meets():
     state = runners[3].run(fed[3][1], np.array([5, 3]), net.directions[3].start(2))[0]
     np.testing.assert_allclose(net.head(reverse_sequences(state, np.array([5, 3])))[0],
                                run_float(net, x, lengths=[5, 3])[0][0])
+
+
+def test_given_states_reach_what_a_direction_is_fed():
+    net = network()
+    x = np.random.default_rng(SEED).normal(size=(5, 2, 3))
+    runners = [FloatRunner(direction.model) for direction in net.directions]
+    states = net.start(2)
+    changed = [tuple(LayerState(c + 1, y - 1) for c, y in state) for state in states]
+    plain, fed = (list(net.fed(x, runners, [5, 3], initial)) for initial in (states, changed))
+    np.testing.assert_array_equal(fed[0][1], plain[0][1])
+    wanted = runners[0].run(x, np.array([5, 3]), changed[0])[0]
+    np.testing.assert_array_equal(fed[1][1], wanted)
+    assert abs(fed[3][1] - plain[3][1]).max() > 0.01
 
 
 def machines(net, x, channels, lengths=None):
@@ -185,8 +205,22 @@ def test_errors_name_what_and_where(tmp_path):
         Direction(a, initial=(LayerState(np.ones((1, 4)), np.ones((1, 5))),))
     with pytest.raises(ModelError, match="initial y: not all numbers are finite"):
         Direction(a, initial=(LayerState(np.ones((1, 5)), np.full((1, 5), np.inf)),))
-    with pytest.raises(ModelError, match="has initial states for 2 voices, not 3"):
-        Direction(a, initial=tuple(floating.initial_state(a, 2))).start(3)
+    two, three = (tuple(floating.initial_state(a, voices)) for voices in (2, 3))
+    with pytest.raises(ModelError, match="'m1' has initial states for 2 voices, but the frames have 3: give frames of "
+                                         "2 voices, or a network with the initial state of 1 voice"):
+        Direction(a, initial=two).start(3)
+    net, x = Network.of(a), np.ones((4, 3, 3))
+    with pytest.raises(ModelError, match="initial states of model 'm1' are for 2 voices, but the frames have 3: give "
+                                         "states of 3 voices, or of 1"):
+        run_float(net, x, initial=[two])
+    for states in ([], [three, three]):
+        with pytest.raises(ModelError, match=f"network 'm1' has 1 directions, but there are initial states for "
+                                             f"{len(states)}: give one for each direction"):
+            run_float(net, x, initial=states)
+    with pytest.raises(ModelError, match="layer 'lstm0' initial c: expected real numbers"):
+        run_float(net, x, initial=[(LayerState("abc", "d"),)])
+    with pytest.raises(ModelError, match=r"initial c: expected shape \(B, H\) = \(5, 5\), found \(5,\)"):
+        run_float(net, x, initial=[(LayerState(np.ones(5), np.ones(5)),)])
 
 
 @pytest.mark.parametrize("x, lengths, reason", [
