@@ -21,7 +21,7 @@ from openese.sw.importers.base import LIMIT, Entry, Importer, ImportRefused, Sou
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import Dense, Layer
 
-__all__ = ["IMPORTER"]
+__all__ = ["IMPORTER", "cell_problem", "keras_layer"]
 
 _MODELS = ("Sequential", "Functional", "Model")
 _PASSING = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "Masking")
@@ -115,7 +115,8 @@ def _called(function: Any) -> str:
         return "linear"
     if isinstance(function, str):
         return function
-    return str(function.get("config") or function.get("class_name"))
+    held = function.get("config")
+    return held if isinstance(held, str) else str(function.get("class_name"))
 
 
 def _cells(node_kind: str, config: Mapping[str, Any], group: str) -> Iterator[tuple[Mapping[str, Any], str]]:
@@ -149,19 +150,41 @@ def _ways(node: _Node) -> list[tuple[str, Mapping[str, Any], str, bool]]:
             (backward["class_name"], backward["config"], f"{node.group}/backward_layer", True)]
 
 
-def _check_cell(config: Mapping[str, Any]) -> None:
-    activation, recurrent = _called(config.get("activation")), _called(config.get("recurrent_activation"))
-    if activation != "tanh":
-        raise ImportRefused(f"activation {activation!r}: the machine computes only 'tanh' there")
-    if recurrent != "sigmoid":
-        raise ImportRefused(f"recurrent_activation {recurrent!r}: the machine computes only 'sigmoid' there")
+def cell_problem(config: Mapping[str, Any]) -> str | None:
+    """Why the machine does not compute an LSTM cell with this configuration; None if it does."""
+    for key, computed in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
+        found = _called(config.get(key))
+        if found != computed:
+            return f"{key} {found!r}: the machine computes only {computed!r} there"
+    return None
+
+
+def keras_layer(name: str, kernel: FloatArray, recurrent: FloatArray, bias: FloatArray | None = None) -> Layer:
+    """The layer with the weights of an LSTM cell of Keras: kernels (I, 4H) and (H, 4H), and a bias (4H,).
+
+    Raises
+    ------
+    ImportRefused
+        A shape is another one.
+    """
+    cells = recurrent.shape[0]
+    if kernel.ndim != 2 or kernel.shape[1] != 4 * cells or recurrent.shape != (cells, 4 * cells):
+        raise ImportRefused(f"kernels: expected shapes (I, 4H) and (H, 4H), found {kernel.shape} and {recurrent.shape}")
+    if bias is None:
+        bias = np.zeros(4 * cells, kernel.dtype)
+    if bias.shape != (4 * cells,):
+        raise ImportRefused(f"bias: expected shape ({4 * cells},), found {bias.shape}")
+    return Layer(name=name, w_x=kernel.T.reshape(4, cells, -1), w_r=recurrent.T.reshape(4, cells, cells),
+                 bias=bias.reshape(4, cells))
 
 
 def _problem(node: _Node) -> str | None:
     try:
         for kind, config, group, _ in _ways(node):
             for cell, _ in _cells(kind, config, group):
-                _check_cell(cell)
+                problem = cell_problem(cell)
+                if problem is not None:
+                    return problem
     except ImportRefused as error:
         return str(error)
     return None
@@ -253,7 +276,7 @@ class _KerasSource(Source):
         kind, config, group, reverse = _ways(node)[number]
         cells = list(_cells(kind, config, group))
         places = [self._arrays(node, place, cell, number, n) for n, (cell, place) in enumerate(cells)]
-        return tuple(Track(_layer(node.name if len(cells) == 1 else f"{node.name}.{n}", arrays), reverse)
+        return tuple(Track(keras_layer(node.name if len(cells) == 1 else f"{node.name}.{n}", *arrays), reverse)
                      for n, arrays in enumerate(places))
 
     def _arrays(self, node: _Node, place: str, cell: Mapping[str, Any], way: int, n: int) -> list[FloatArray]:
@@ -271,18 +294,6 @@ class _KerasSource(Source):
         bias = arrays[1] if len(arrays) > 1 else np.zeros(arrays[0].shape[-1], arrays[0].dtype)
         return Linear(node.name, Dense(weight=arrays[0].T, bias=bias),
                       activation=None if activation == "linear" else activation)
-
-
-def _layer(name: str, arrays: Sequence[FloatArray]) -> Layer:
-    kernel, recurrent, *rest = arrays
-    cells = recurrent.shape[0]
-    if kernel.ndim != 2 or kernel.shape[1] != 4 * cells or recurrent.shape != (cells, 4 * cells):
-        raise ImportRefused(f"kernels: expected shapes (I, 4H) and (H, 4H), found {kernel.shape} and {recurrent.shape}")
-    bias = rest[0] if rest else np.zeros(4 * cells, kernel.dtype)
-    if bias.shape != (4 * cells,):
-        raise ImportRefused(f"bias: expected shape ({4 * cells},), found {bias.shape}")
-    return Layer(name=name, w_x=kernel.T.reshape(4, cells, -1), w_r=recurrent.T.reshape(4, cells, cells),
-                 bias=bias.reshape(4, cells))
 
 
 def _is_recurrent(node: _Node) -> bool:

@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keras networks whose LSTM layers are computed by an engine.
+
+A layer stays the Keras layer that it is; only its loop over time is replaced. Keras itself handles initial and final
+states, stateful layers, wrappers, and what the next layer gets.
+"""
+
+import importlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openese.sw.importers.from_keras import cell_problem, keras_layer
+from openese.sw.model.layers import Model
+from openese.sw.model.network import Network
+from openese.sw.model.state import LayerState, State
+from openese.sw.whole.engine import Engine
+from openese.sw.whole.host import HostError, Item
+
+__all__ = ["MachineLayers", "copy_model", "import_keras", "replace", "to_numpy"]
+
+_INSTALL = "pip install 'openese[keras-host]'"
+_BACKENDS = ("torch", "tensorflow", "jax")
+_Array = NDArray[Any]
+
+
+def import_keras() -> Any:
+    """The module ``keras``, on an installed backend; the variable ``KERAS_BACKEND`` of the environment names another.
+
+    Raises
+    ------
+    HostError
+        Keras or its backend is not installed.
+    """
+    if importlib.util.find_spec("keras") is None:
+        raise HostError(f"a Keras network runs in Keras, which is not installed: {_INSTALL}")
+    if "KERAS_BACKEND" not in os.environ:
+        installed = [name for name in _BACKENDS if importlib.util.find_spec(name) is not None]
+        if not installed:
+            raise HostError(f"Keras needs PyTorch, TensorFlow or JAX, and none is installed: {_INSTALL}")
+        os.environ["KERAS_BACKEND"] = installed[0]
+    try:
+        keras = importlib.import_module("keras")
+    except ImportError as error:
+        raise HostError(f"Keras does not start on {os.environ['KERAS_BACKEND']} ({error}); install this backend, or "
+                        f"name another one in KERAS_BACKEND") from None
+    if not keras.__version__.startswith("3."):
+        raise HostError(f"Keras {keras.__version__} is installed; networks run in Keras 3: {_INSTALL}")
+    return keras
+
+
+class MachineLayers:
+    """The layers of a Keras network that an engine computes.
+
+    Attributes
+    ----------
+    parts : dict of str to `Network`
+        The network of each of these layers, by the layer's path. A layer that is called several times is one part.
+    items : tuple of `Item`
+        Every layer and weight with its place.
+    engine : `Engine`, optional
+        Computes the parts. With None, as it is at first, the layers compute as Keras does.
+    failure : Exception, optional
+        The last error of the engine. Keras raises it with another text.
+    """
+
+    def __init__(self, parts: dict[str, Network], items: tuple[Item, ...]) -> None:
+        self.parts = parts
+        self.items = items
+        self.engine: Engine | None = None
+        self.failure: Exception | None = None
+
+    def call(self, name: str, x: _Array, mask: _Array | None, initial: State) -> tuple[_Array, State]:
+        """Outputs (B, T, P) for x (B, T, I), and the state after the last frame of each voice.
+
+        A frame that ``mask`` (B, T) leaves out repeats the output before it; that of the first frame is zero.
+        """
+        assert self.engine is not None
+        try:
+            if mask is None:
+                y, states = self.engine.call(name, x.swapaxes(0, 1), None, (initial,))
+                return y.swapaxes(0, 1), states[0]
+            counts = mask.sum(axis=1)
+            order = np.argsort(~mask, axis=1, kind="stable")[:, :counts.max(initial=0)]
+            frames = np.take_along_axis(x, order[:, :, None], axis=1)
+            frames[np.arange(order.shape[1]) >= counts[:, None]] = 0
+            y, states = self.engine.call(name, frames.swapaxes(0, 1), counts, (initial,))
+        except Exception as error:
+            self.failure = HostError(f"{name}: {error}") if isinstance(error, ValueError) else error
+            raise self.failure from error
+        held = np.concatenate([np.zeros((1, *y.shape[1:])), y]).swapaxes(0, 1)
+        return np.take_along_axis(held, np.cumsum(mask, axis=1)[:, :, None], axis=1), states[0]
+
+
+def replace(model: Any, like: Any = None) -> MachineLayers:
+    """Let an engine compute the LSTMs of a Keras network, in place.
+
+    The network is called, predicts and evaluates as before, without graphs or compilation. Its weights, its
+    configuration and its saved form stay the same. An LSTM that the machine cannot compute stays with Keras, and
+    ``items`` has the reason.
+
+    Parameters
+    ----------
+    model : keras.Model or keras.Layer
+    like : keras.Model or keras.Layer, optional
+        The network of which ``model`` is a copy, whose layers give the names. Keras numbers those of a copy anew.
+
+    Raises
+    ------
+    HostError
+        The network has no weights yet.
+    """
+    keras = import_keras()
+    if not model.built:
+        raise HostError(f"{model.name}: the network has no weights yet; call it once on inputs")
+    machine = MachineLayers({}, ())
+    items: list[Item] = []
+    inside: dict[int, Item] = {}
+    names = [name for name, _ in _layers(keras, model if like is None else like)]
+    for name, (_, layer) in zip(names, _layers(keras, model), strict=True):
+        found = _recurrent(keras, layer)
+        place = inside.get(id(layer))
+        if place is None and found is not None and found.problem is None:
+            layers = [_layer(keras, cell, name if len(found.cells) == 1 else f"{name}.{number}")
+                      for number, cell in enumerate(found.cells)]
+            machine.parts[name] = Network.of(Model(layers=tuple(layers), name=name))
+            _take(keras, machine, name, layer)
+            place = Item(name, "", "machine", name)
+        if place is None:
+            place = Item(name, "", "host", (found.problem or "") if found else "")
+        items.append(Item(name, type(layer).__name__, place.place, place.detail))
+        if place.place == "machine" or (found is not None and found.whole):
+            inside.update((id(inner), place) for inner in layer._layers)
+        items += [Item(f"{name}/{weight.name}", "weight", place.place, place.detail if place.place == "machine" else "")
+                  for weight in _own_weights(layer)]
+    items += [Item(weight.name, "weight", "host") for weight in _own_weights(model)
+              if isinstance(model, keras.Model)]
+    machine.items = tuple(items)
+    if machine.parts:
+        for nested in model._flatten_layers():
+            if isinstance(nested, keras.Model):
+                nested.run_eagerly, nested.jit_compile = True, False
+                nested.predict_function = nested.test_function = nested.train_function = None
+    return machine
+
+
+def copy_model(model: Any) -> Any:
+    """A copy of a network with layers of its own and equal weights, compiled as the network is.
+
+    Raises
+    ------
+    HostError
+        Keras cannot copy it.
+    """
+    keras = import_keras()
+    for copy in (_cloned, _saved_and_loaded):
+        with suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the optimizer's state, and PyTorch's tensors lack a keyword of NumPy's
+            twin = copy(keras, model)
+            if _equal(keras, model, twin):
+                return twin
+    raise HostError(f"{model.name}: Keras cannot copy the network, because its configuration does not tell all of it; "
+                    f"let its own layers be replaced, or give its classes get_config and from_config")
+
+
+def _cloned(keras: Any, model: Any) -> Any:
+    twin = keras.models.clone_model(model)
+    for ours, theirs in zip(twin.weights, model.weights, strict=True):
+        ours.assign(theirs)
+    if model.compiled and not twin.compiled:
+        twin.compile_from_config(model.get_compile_config())
+    return twin
+
+
+def _saved_and_loaded(keras: Any, model: Any) -> Any:
+    load, arguments = model.__reduce__()
+    return load(*arguments)
+
+
+def _equal(keras: Any, model: Any, twin: Any) -> bool:
+    ours, theirs = twin.weights, model.weights
+    return (not {id(weight) for weight in ours} & {id(weight) for weight in theirs} and len(ours) == len(theirs)
+            and all(np.array_equal(to_numpy(keras, mine), to_numpy(keras, other))
+                    for mine, other in zip(ours, theirs, strict=True))
+            and [type(layer) for _, layer in _layers(keras, model)]
+            == [type(layer) for _, layer in _layers(keras, twin)])
+
+
+def to_numpy(keras: Any, tensor: Any) -> _Array:
+    """A tensor or variable as an array; float16 and bfloat16 become float32.
+
+    Raises
+    ------
+    HostError
+        The tensor has no numbers: it is part of a graph or of a compiled function.
+    """
+    try:
+        if keras.backend.standardize_dtype(tensor.dtype) in ("float16", "bfloat16"):
+            tensor = keras.ops.cast(tensor, "float32")
+        return np.asarray(keras.ops.convert_to_numpy(tensor))
+    except Exception as error:
+        raise HostError(f"the machine needs numbers, and found a tensor of a graph or a compiled function "
+                        f"({type(error).__name__}); compile the network with run_eagerly=True and jit_compile=False"
+                        ) from None
+
+
+# -- what the machine computes ---------------------------------------------------------------------
+
+
+class _Recurrent(NamedTuple):
+    """The LSTM cells of a layer, and why the machine does not compute the layer.
+
+    With ``whole`` its cells stay with Keras too.
+    """
+
+    cells: list[Any]
+    problem: str | None
+    whole: bool = False
+
+
+def _recurrent(keras: Any, layer: Any) -> _Recurrent | None:
+    """None for a layer that is not recurrent."""
+    lstm, rnn, cell = keras.layers.LSTM, keras.layers.RNN, keras.layers.LSTMCell
+    kind = type(layer).__name__
+    if isinstance(layer, cell):
+        return _Recurrent([layer], _cell_problem(keras, layer))
+    if not isinstance(layer, rnn):
+        return None
+    cells = list(layer.cell.cells) if isinstance(layer.cell, keras.layers.StackedRNNCells) else [layer.cell]
+    others = [type(inner).__name__ for inner in cells if not isinstance(inner, cell)]
+    if others:
+        other = kind if type(layer) is not rnn else others[0]
+        return _Recurrent([], f"a {other} is not an LSTM, and the machine does not compute it")
+    if type(layer).call not in (lstm.call, rnn.call) or type(layer).inner_loop not in (lstm.inner_loop, rnn.inner_loop):
+        return _Recurrent(cells, f"{kind} has a loop of its own", whole=True)
+    if vars(layer).keys() & {"call", "inner_loop"}:
+        return _Recurrent(cells, "its loop is replaced already", whole=True)
+    return _Recurrent(cells, next(filter(None, (_cell_problem(keras, inner) for inner in cells)), None))
+
+
+def _cell_problem(keras: Any, cell: Any) -> str | None:
+    known, kind = keras.layers.LSTMCell, type(cell)
+    if kind.call is not known.call or kind.build is not known.build or "call" in vars(cell):
+        return f"{kind.__name__} has a step of its own"
+    problem = cell_problem(keras.layers.LSTMCell.get_config(cell))
+    if problem is None:
+        for key in ("activation", "recurrent_activation"):
+            function = getattr(cell, key)
+            if function not in (keras.activations.tanh, keras.activations.sigmoid):
+                return f"{key} is a function of your own, {function.__name__!r}"
+    return problem
+
+
+def _layer(keras: Any, cell: Any, name: str) -> Any:
+    weights = [cell.kernel, cell.recurrent_kernel, *([cell.bias] if cell.use_bias else [])]
+    return keras_layer(name, *(to_numpy(keras, weight) for weight in weights))
+
+
+def _layers(keras: Any, model: Any) -> Iterator[tuple[str, Any]]:
+    """Every layer once, by its path, outer layers first."""
+    seen = {id(model)}
+    used: set[str] = set()
+
+    def walk(layer: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        for inner in layer._layers:
+            if id(inner) in seen:
+                continue
+            seen.add(id(inner))
+            name, number = prefix + inner.name, 1
+            while name in used:
+                name, number = f"{prefix}{inner.name}:{number}", number + 1
+            used.add(name)
+            yield name, inner
+            yield from walk(inner, f"{name}/")
+
+    if isinstance(model, keras.Model):
+        yield from walk(model, "")
+    else:
+        yield model.name, model
+        yield from walk(model, f"{model.name}/")
+
+
+def _own_weights(layer: Any) -> list[Any]:
+    inner = {id(weight) for child in layer._layers for weight in child.weights}
+    return [weight for weight in layer.weights if id(weight) not in inner]
+
+
+# -- layers in the network ------------------------------------------------------------------------
+
+
+def _take(keras: Any, machine: MachineLayers, name: str, layer: Any) -> None:
+    """Put the engine in place of the loop of an LSTM layer, or of the step of a cell."""
+    if isinstance(layer, keras.layers.LSTMCell):
+        layer.call = _step(keras, machine, name, layer)
+        return
+    layer.inner_loop = _loop(keras, machine, name, layer)
+    if hasattr(layer, "use_cudnn"):
+        layer.use_cudnn = False  # Bidirectional would compute both layers in one call of cuDNN
+
+
+def _loop(keras: Any, machine: MachineLayers, name: str, layer: Any) -> Any:
+    by_keras = layer.inner_loop
+
+    def inner_loop(sequences: Any, initial_state: Any, mask: Any, training: Any = False) -> tuple[Any, Any, Any]:
+        if machine.engine is None or _symbolic():
+            return by_keras(sequences, initial_state, mask=mask, training=training)
+        _check_inference(name, training)
+        flat_mask = [held for held in keras.tree.flatten(mask) if held is not None]
+        kept = _mask(keras, name, flat_mask[0]) if flat_mask else None
+        if kept is not None and layer.unroll and layer.go_backwards:
+            raise HostError(f"{name}: Keras has no rule for unroll=True with go_backwards=True and a mask; make it "
+                            f"with unroll=False")
+        x = _real(keras, sequences)
+        if layer.go_backwards:
+            x, kept = x[:, ::-1], kept if kept is None else kept[:, ::-1]
+        y, after = machine.call(name, x, kept, _state(keras, initial_state, len(x)))
+        if kept is not None and layer.zero_output_for_mask:
+            y = np.where(kept[:, :, None], y, 0)
+        dtype = layer.compute_dtype
+        states = keras.tree.pack_sequence_as(initial_state, [_tensor(keras, held, dtype) for state in after
+                                                             for held in (state.y, state.c)])
+        return _tensor(keras, y[:, -1], dtype), _tensor(keras, y, dtype), states
+
+    return inner_loop
+
+
+def _step(keras: Any, machine: MachineLayers, name: str, cell: Any) -> Any:
+    by_keras = cell.call
+
+    def call(inputs: Any, states: Any, training: Any = False) -> tuple[Any, list[Any]]:
+        if machine.engine is None or _symbolic():
+            return by_keras(inputs, states, training=training)
+        _check_inference(name, training)
+        x = _real(keras, inputs)
+        _, (after,) = machine.call(name, x[:, None], None, _state(keras, states, len(x)))
+        y, c = (_tensor(keras, held, cell.compute_dtype) for held in (after.y, after.c))
+        return y, [y, c]
+
+    return call
+
+
+def _symbolic() -> bool:
+    """Whether Keras only asks for shapes."""
+    from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+    return bool(in_symbolic_scope())
+
+
+def _check_inference(name: str, training: Any) -> None:
+    if training:
+        raise HostError(f"{name}: layers on the machine do not train; train the network before its layers are replaced")
+
+
+def _real(keras: Any, tensor: Any) -> _Array:
+    array = to_numpy(keras, tensor)
+    return array if array.dtype.kind == "f" else array.astype(np.float32)
+
+
+def _mask(keras: Any, name: str, mask: Any) -> _Array:
+    array = to_numpy(keras, mask).astype(bool)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2:
+        raise HostError(f"{name}: expected a mask of shape (B, T), found {array.shape}")
+    return array
+
+
+def _state(keras: Any, states: Any, voices: int) -> State:
+    flat = [_real(keras, held) for held in keras.tree.flatten(states)]
+    return tuple(LayerState(*(np.broadcast_to(held, (voices, held.shape[-1])) for held in (c, y)))
+                 for y, c in zip(flat[::2], flat[1::2], strict=True))
+
+
+def _tensor(keras: Any, array: _Array, dtype: str) -> Any:
+    return keras.ops.cast(keras.ops.convert_to_tensor(array if dtype == "float64" else array.astype(np.float32)), dtype)
