@@ -57,11 +57,12 @@ if TYPE_CHECKING:
     from openese.sw.training.lstmp import LSTMP
     from openese.sw.training.pruner import Pruner
     from openese.sw.training.sensitivity import scan
+    from openese.sw.whole.offload import Offloaded, offload
 
 __all__ = [
-    "PRESETS", "CompiledNetwork", "Config", "Dense", "Device", "Image", "LSTMP", "Layer", "Model", "Network", "Pruner",
-    "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink", "Simulator", "Summary", "build", "compile",
-    "distill", "load", "pack", "preset", "prune", "quantize", "scan",
+    "PRESETS", "CompiledNetwork", "Config", "Dense", "Device", "Image", "LSTMP", "Layer", "Model", "Network", "Offloaded",
+    "Pruner", "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink", "Simulator", "Summary", "build", "compile",
+    "distill", "load", "offload", "pack", "preset", "prune", "quantize", "scan",
 ]
 
 _MODULES = {
@@ -81,6 +82,7 @@ _MODULES = {
     "sw.training.lstmp": ("LSTMP",),
     "sw.training.pruner": ("Pruner",),
     "sw.training.sensitivity": ("scan",),
+    "sw.whole.offload": ("Offloaded", "offload"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

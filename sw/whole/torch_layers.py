@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch networks with their LSTMs on a machine.
+
+PyTorch's own layer goes on checking inputs, packing sequences and ordering states. Only its kernel, ``lstm`` or
+``lstm_cell``, is replaced by a call of the machine, so every feature of the layer stays what it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from openese.sw.importers.tensors import TensorSource, stored
+from openese.sw.model.layers import Layer, Model
+from openese.sw.model.network import Network
+from openese.sw.model.state import LayerState, State
+from openese.sw.training.lstmp import LSTMP
+from openese.sw.training.lstmp import State as TensorState
+from openese.sw.whole.host import HostError, Item
+from openese.sw.whole.offload import Switch, Taken
+
+__all__ = ["take"]
+
+_RECURRENT = re.compile(r"LSTM|GRU|RNN")
+_KERNELS = ("lstm", "lstm_cell")
+
+
+class _NoGradient(torch.autograd.Function):
+    """Tensors that a machine computed: nothing can be trained through them."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Callable[[], tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        return compute()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise HostError("a machine has no gradients: train the original network, and offload it again")
+
+
+class _Link:
+    """What a layer on a machine knows: its part, the switch, and the weights that the part holds."""
+
+    def __init__(self, path: str, switch: Switch, weights: Sequence[Tensor]) -> None:
+        self.path = path
+        self.name = path or "lstm"
+        self.switch = switch
+        self.runs = self.computes = False  # whether its forward pass ran, and its kernel
+        self.used: list[Tensor] | None = None  # other weights than the part's, met in the calibration
+        self.keep(weights)
+
+    def keep(self, weights: Sequence[Tensor]) -> None:
+        """Take ``weights`` as those of the part."""
+        self._weights = [weight.detach().cpu().clone() for weight in weights]
+        self._seen: Any = None
+
+    def check(self, weights: Sequence[Tensor]) -> None:
+        """See that the layer still has the weights of its part.
+
+        Raises
+        ------
+        HostError
+            The weights have changed since the network was offloaded.
+        """
+        self.computes = True
+        seen = [(weight.data_ptr(), weight._version, weight.dtype) for weight in weights]
+        if seen == self._seen:
+            return
+        if [weight.shape for weight in weights] != [kept.shape for kept in self._weights]:
+            raise HostError(f"{self.name}: it computes an LSTM with other weights than its own, which cannot be "
+                            f"offloaded")
+        same = all(torch.equal(weight.detach().cpu(), kept.to(weight.dtype))
+                   for weight, kept in zip(weights, self._weights, strict=True))
+        if same:
+            self._seen = seen
+        elif self.switch.records:
+            self.used = [weight.detach().cpu().clone() for weight in weights]
+        else:
+            raise HostError(f"{self.name}: the weights have changed since the network was offloaded; offload it again")
+
+    def call(self, x: Tensor, lengths: Tensor | None, states: tuple[State, ...], dtype: torch.dtype
+             ) -> tuple[Tensor, tuple[State, ...]]:
+        """Outputs (T, B, P) of x (T, B, I), on its device; and the states."""
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            raise HostError(f"{self.name}: a layer on a machine cannot be traced or exported; export the original "
+                            f"network")
+        y, after = self.switch.call(self.name, _array(x), None if lengths is None else lengths.numpy(), states)
+        return torch.from_numpy(y).to(x.device, dtype), after
+
+
+def _array(values: Tensor) -> Any:
+    values = values.detach().cpu()
+    return (values if values.dtype == torch.float64 else values.float()).numpy()
+
+
+def _states(part: Network, hidden: Sequence[Tensor]) -> tuple[State, ...]:
+    """The states of all directions from PyTorch's h (L, B, P) and c (L, B, H)."""
+    rows = iter(zip(*map(_array, hidden), strict=True))
+    return tuple(tuple(LayerState(c, h) for h, c in (next(rows) for _ in direction.model.layers))
+                 for direction in part.directions)
+
+
+def _hidden(states: tuple[State, ...], like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The reverse of `_states`."""
+    flat = [layer for state in states for layer in state]
+    return tuple(torch.from_numpy(np.stack(values)).to(like.device, dtype)  # type: ignore[return-value]
+                 for values in ([layer.y for layer in flat], [layer.c for layer in flat]))
+
+
+class _Kernel(TorchFunctionMode):
+    """Computes the kernels ``lstm`` and ``lstm_cell`` on a machine."""
+
+    def __init__(self, link: _Link) -> None:
+        super().__init__()
+        self._link = link
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Sequence[Any] = (),
+                           named: Mapping[str, Any] | None = None) -> Any:
+        kernel = getattr(function, "__name__", "")
+        if kernel not in _KERNELS or named:
+            return function(*arguments, **(named or {}))
+        if kernel == "lstm_cell":
+            x, hidden, *weights = arguments
+            weights = [weight for weight in weights if weight is not None]
+            return self._gradless(lambda: self._cell(x, hidden), x, hidden, weights)
+        x, second, third, fourth, *rest = arguments
+        if isinstance(second, Tensor):  # packed
+            hidden, weights = third, fourth
+            lengths = (second[None] > torch.arange(int(second[0]))[:, None]).sum(1)
+        else:
+            hidden, weights, lengths = second, third, None
+            rest = [fourth, *rest]
+        _, layers, dropout, training, *_ = rest
+        if training and dropout and layers > 1:
+            raise HostError(f"{self._link.name}: dropout acts between its layers in training mode, and a machine has "
+                            f"none; call eval()")
+        if lengths is None:
+            return self._gradless(lambda: self._sequences(x, hidden, batch_first=rest[-1]), x, hidden, weights)
+        return self._gradless(lambda: self._packed(x, second, lengths, hidden), x, hidden, weights)
+
+    def _gradless(self, compute: Callable[[], tuple[Tensor, ...]], x: Tensor, hidden: Sequence[Tensor],
+                  weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        self._link.check(weights)
+        results: tuple[Tensor, ...] = _NoGradient.apply(compute, x, *hidden, *weights)
+        return results
+
+    def _run(self, x: Tensor, lengths: Tensor | None, hidden: Sequence[Tensor], dtype: torch.dtype
+             ) -> tuple[Tensor, Tensor, Tensor]:
+        part = self._link.switch.engine.parts[self._link.name]
+        y, after = self._link.call(x, lengths, _states(part, hidden), dtype)
+        return y, *_hidden(after, x, dtype)
+
+    def _sequences(self, x: Tensor, hidden: Sequence[Tensor], batch_first: bool) -> tuple[Tensor, ...]:
+        y, h, c = self._run(x.transpose(0, 1) if batch_first else x, None, hidden, _result_type(x))
+        return y.transpose(0, 1) if batch_first else y, h, c
+
+    def _packed(self, data: Tensor, batch_sizes: Tensor, lengths: Tensor, hidden: Sequence[Tensor]
+                ) -> tuple[Tensor, ...]:
+        there = torch.arange(int(batch_sizes[0])) < batch_sizes[:, None]
+        x = data.new_zeros(*there.shape, data.shape[1])
+        x[there.to(data.device)] = data
+        y, h, c = self._run(x, lengths, hidden, _result_type(data))
+        return y[there.to(data.device)], h, c
+
+    def _cell(self, x: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        _, h, c = self._run(x[None], None, [state[None] for state in hidden], x.dtype)
+        return h[0], c[0]
+
+
+def _result_type(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+class _MachineLayer:
+    """In front of the class of an ``nn.LSTM`` or ``nn.LSTMCell``."""
+
+    _link: _Link
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        self._link.runs = True
+        with _Kernel(self._link):
+            return super().forward(*arguments, **named)  # type: ignore[misc]
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, part={self._link.name!r}"  # type: ignore[misc]
+
+
+class _MachineLSTMP:
+    """In front of `LSTMP`."""
+
+    _link: _Link
+
+    def forward(self, x: Tensor, state: TensorState | None = None) -> tuple[Tensor, TensorState]:
+        weights = _weights(self)
+        if state is None:
+            state = TensorState(*(x.new_zeros(x.shape[1], weights[1].shape[size]) for size in (1, 2)))
+
+        def compute() -> tuple[Tensor, ...]:
+            y, after = self._link.call(x, None, ((LayerState(_array(state.c), _array(state.y)),),), x.dtype)
+            h, c = _hidden(after, x, x.dtype)
+            return y, c[0], h[0]
+
+        self._link.check(weights)
+        y, c, last = _NoGradient.apply(compute, x, *state, *weights)
+        return y, TensorState(c, last)
+
+
+def take(network: nn.Module, switch: Switch) -> Taken:
+    """Copy a network, with layers that call ``switch`` in place of its LSTMs.
+
+    Raises
+    ------
+    HostError
+        The network cannot be copied, or is a program of TorchScript.
+    """
+    network = getattr(network, "_orig_mod", network)  # of torch.compile
+    if isinstance(network, torch.jit.ScriptModule):
+        raise HostError(f"{type(network).__name__} is a TorchScript program, whose layers cannot be replaced; offload "
+                        f"the network that it was made from, or compile its file")
+    copied = _copy(network).eval()
+    parts, links = {}, []
+    for path, module in copied.named_modules():
+        if not isinstance(module, (nn.LSTM, nn.LSTMCell, LSTMP)):
+            continue
+        name = path or "lstm"
+        _refresh(module)
+        weights = _weights(module)
+        parts[name] = _part(path, module, weights)
+        module._link = _Link(path, switch, weights)
+        links.append(module._link)
+        kind = type(module)
+        mixin = _MachineLSTMP if isinstance(module, LSTMP) else _MachineLayer
+        module.__class__ = type(f"Machine{kind.__name__}", (mixin, kind), {"__module__": kind.__module__})
+    taken = Taken(copied, parts, _items(copied, parts), lambda inputs: _run(copied, inputs))
+    outside = _Outside()
+
+    def settle() -> bool:
+        changed = False
+        for link in links:
+            module = copied.get_submodule(link.path)
+            if link.used is not None:
+                taken.parts[link.name] = _part(link.path, module, link.used)
+                link.keep(link.used)
+                link.used, changed = None, True
+            if link.runs and not link.computes and taken.parts.pop(link.name, None):
+                place = [item.name for item in taken.items].index(link.name)
+                taken.items[place] = Item(link.name, taken.items[place].kind, "host",
+                                          "PyTorch: it has a forward pass of its own, which is no LSTM of PyTorch")
+                changed = True
+        if outside.calls and not changed:
+            taken.items.append(Item("lstm", "function", "host", "PyTorch: an LSTM that is no module of the network; "
+                                                                "keep it as an attribute or in nn.ModuleList"))
+        return changed
+
+    taken.recording, taken.settle = lambda: outside, settle
+    return taken
+
+
+class _Outside(TorchFunctionMode):
+    """Counts the LSTMs that PyTorch computes, which are those of no module of the network."""
+
+    calls = 0
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Sequence[Any] = (),
+                           named: Mapping[str, Any] | None = None) -> Any:
+        self.calls += getattr(function, "__name__", "") in _KERNELS
+        return function(*arguments, **(named or {}))
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    """A deep copy; tensors that autograd made become plain ones, which `copy.deepcopy` refuses to do."""
+    memo: dict[int, Any] = {}
+    kept = []
+
+    def visit(value: Any, depth: int = 0) -> None:
+        if isinstance(value, Tensor) and not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+            kept.append(value)
+        elif isinstance(value, Mapping) and depth < 4:
+            for held in value.values():
+                visit(held, depth + 1)
+        elif isinstance(value, (list, tuple)) and depth < 4:
+            for held in value:
+                visit(held, depth + 1)
+
+    for module in network.modules():
+        visit(vars(module))
+    try:
+        copied: nn.Module = copy.deepcopy(network, memo)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise HostError(f"{type(network).__name__} cannot be copied: {type(error).__name__}: {reason}") from error
+    return copied
+
+
+def _refresh(module: nn.Module) -> None:
+    """Let masks and norms of PyTorch compute the weights, which may lag behind the last step of an optimizer."""
+    for hook in module._forward_pre_hooks.values():
+        if type(hook).__module__.startswith("torch.nn.utils."):
+            with torch.no_grad():
+                hook(module, ())
+
+
+def _names(module: nn.Module) -> list[str]:
+    if isinstance(module, nn.LSTM):
+        return [name for names in module._all_weights for name in names]
+    if isinstance(module, LSTMP):
+        return ["w_x", "w_r", "bias", "peephole", "w_ym"]
+    return ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+
+
+def _weights(module: Any) -> list[Tensor]:
+    """The weights as the forward pass uses them, in the order of the kernel's arguments."""
+    return [weight for weight in (getattr(module, name) for name in _names(module)) if weight is not None]
+
+
+def _part(path: str, module: Any, weights: Sequence[Tensor]) -> Network:
+    """The network of one layer, with the layers' names of `Pruner`."""
+    names = [name for name in _names(module) if getattr(module, name) is not None]
+    arrays = {name: _array(weight) for name, weight in zip(names, weights, strict=True)}
+    label = path or "lstm"
+    if isinstance(module, LSTMP):
+        return Network.of(Model(layers=(Layer(name=label, **arrays),), name=label))
+    network = TensorSource(Path("network"), {f"{label}.{name}": stored(array) for name, array in arrays.items()}
+                           ).load([label])
+    if isinstance(module, nn.LSTMCell):
+        return replace(network, name=label)
+    ways = ("", "_reverse") if module.bidirectional else ("",)
+    numbered = iter([f"l{layer}{way}" for layer in range(module.num_layers) for way in ways])
+
+    def named(model: Model) -> Model:
+        layers = tuple(replace(layer, name=".".join(filter(None, (path, next(numbered))))) for layer in model.layers)
+        return replace(model, layers=layers)
+
+    return replace(network.map(named), name=label)
+
+
+def _items(network: nn.Module, parts: Mapping[str, Network]) -> list[Item]:
+    items = []
+    for path, module in network.named_modules():
+        name, kind = path or "lstm", type(module).__name__
+        if isinstance(module, (_MachineLayer, _MachineLSTMP)):
+            items.append(Item(name, kind.removeprefix("Machine"), "machine", f"part {name}"))
+        elif any(path.startswith(f"{part}.") for part in parts):
+            items.append(Item(name, kind, "folded", "into the weights"))
+        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            items.append(Item(name, kind, "host", f"PyTorch: a {kind} is not an LSTM, the machine has no such cell"))
+        elif not any(True for _ in module.children()) or next(module.parameters(recurse=False), None) is not None:
+            own = _RECURRENT.search(kind)
+            items.append(Item(path or kind, kind, "host", "PyTorch: a cell of its own class, not nn.LSTM" if own
+                              else "PyTorch"))
+    return items
+
+
+def _run(network: nn.Module, inputs: Any) -> Any:
+    """Call a network with the inputs of one call."""
+    parameter = next((weight for weight in network.parameters() if weight.is_floating_point()), None)
+
+    def tensor(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        given = torch.from_numpy(np.ascontiguousarray(value))
+        if parameter is None:
+            return given
+        return given.to(parameter.device, parameter.dtype if given.is_floating_point() else None)
+
+    with torch.no_grad():
+        if isinstance(inputs, Mapping):
+            return network(**{name: tensor(value) for name, value in inputs.items()})
+        return network(*map(tensor, inputs if isinstance(inputs, tuple) else (inputs,)))
