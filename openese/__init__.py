@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from openese.rtl.config import PRESETS, Config, preset
     from openese.rtl.targets import build
     from openese.sim.simulator import Simulator
-    from openese.sw.compile import CompiledNetwork, QuantizedNetwork, Summary, compile, pack, prune, quantize
+    from openese.sw.compile import CompiledNetwork, QuantizedNetwork, Summary, pack, prune, quantize
     from openese.sw.importers import load
     from openese.sw.model.layers import Dense, Layer, Model
     from openese.sw.model.network import Network
@@ -57,19 +57,20 @@ if TYPE_CHECKING:
     from openese.sw.training.lstmp import LSTMP
     from openese.sw.training.pruner import Pruner
     from openese.sw.training.sensitivity import scan
+    from openese.sw.whole.network import CompiledWhole, compile
     from openese.sw.whole.offload import Offloaded, offload
 
 __all__ = [
-    "PRESETS", "CompiledNetwork", "Config", "Dense", "Device", "Image", "LSTMP", "Layer", "Model", "Network", "Offloaded",
-    "Pruner", "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink", "Simulator", "Summary", "build", "compile",
-    "distill", "load", "offload", "pack", "preset", "prune", "quantize", "scan",
+    "PRESETS", "CompiledNetwork", "CompiledWhole", "Config", "Dense", "Device", "Image", "LSTMP", "Layer", "Model",
+    "Network", "Offloaded", "Pruner", "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink", "Simulator",
+    "Summary", "build", "compile", "distill", "load", "offload", "pack", "preset", "prune", "quantize", "scan",
 ]
 
 _MODULES = {
     "rtl.config": ("PRESETS", "Config", "preset"),
     "rtl.targets": ("build",),
     "sim.simulator": ("Simulator",),
-    "sw.compile": ("CompiledNetwork", "QuantizedNetwork", "Summary", "compile", "pack", "prune", "quantize"),
+    "sw.compile": ("CompiledNetwork", "QuantizedNetwork", "Summary", "pack", "prune", "quantize"),
     "sw.importers": ("load",),
     "sw.model.layers": ("Dense", "Layer", "Model"),
     "sw.model.network": ("Network",),
@@ -82,6 +83,7 @@ _MODULES = {
     "sw.training.lstmp": ("LSTMP",),
     "sw.training.pruner": ("Pruner",),
     "sw.training.sensitivity": ("scan",),
+    "sw.whole.network": ("CompiledWhole", "compile"),
     "sw.whole.offload": ("Offloaded", "offload"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

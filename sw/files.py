@@ -4,6 +4,8 @@
 A plain network is one model, so it is one file. Any other network is a folder with ``network.npz``, the network in
 floating point (the order and direction of its models, and the head), and one file for each of its directions, in their
 order: ``0.npz``, ``1.npz``, ... quantized or ``0.img``, ``1.img``, ... packed.
+
+A whole network is a folder of `openese.sw.whole`.
 """
 
 import json
@@ -24,7 +26,10 @@ from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image, pack
 from openese.sw.pack.schedule import schedule
 
-__all__ = ["FileError", "check_kind", "kind", "load", "load_network", "save", "verify_image"]
+__all__ = ["WHOLE", "FileError", "check_kind", "kind", "load", "load_network", "save", "verify_image"]
+
+#: In the folder of a whole network, tells how its files belong together.
+WHOLE = "network.json"
 
 
 class FileError(ValueError):
@@ -86,7 +91,7 @@ def load(path: Path, read: Callable[[Path], _T], suffix: str) -> tuple[Network |
 
 
 def kind(path: Path) -> str | None:
-    """``"images"``, ``"quantized"`` or ``"network"`` for a file or folder of this project; else None.
+    """``"whole"``, ``"images"``, ``"quantized"`` or ``"network"`` for a file or folder of this project; else None.
 
     Raises
     ------
@@ -94,6 +99,8 @@ def kind(path: Path) -> str | None:
         If it cannot be read.
     """
     if path.is_dir():
+        if (path / WHOLE).exists():
+            return "whole"
         return "images" if (path / "0.img").exists() else "quantized" if (path / "0.npz").exists() else None
     with open(path, "rb") as file:
         if file.read(4) == MAGIC.to_bytes(4, "little"):
@@ -108,7 +115,7 @@ def kind(path: Path) -> str | None:
     return "network" if any(name.endswith("layer0.w_x.npy") for name in members) else None
 
 
-_KINDS = {"images": "an image, or a folder of images", "quantized": "a quantized network",
+_KINDS = {"whole": "a whole network", "images": "an image, or a folder of images", "quantized": "a quantized network",
           "network": "a network in floating point"}
 
 

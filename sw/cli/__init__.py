@@ -31,16 +31,22 @@ class _InOrder(click.Group):
 @click.version_option(package_name="openese")
 @click.option("--debug", is_flag=True, help="Show where an error came from.")
 def openese(debug: bool) -> None:
-    """Take a trained LSTM to the OpenESE machine, and run it there.
+    """Take a trained network to the OpenESE machine, and run it there.
 
     \b
-    The short way:
-      openese compile net.onnx --preset demo --density 0.1 --calibrate speech.npy -o net.img
+    A whole network, whose LSTMs the machine computes:
+      openese import net.onnx --list
+      openese compile net.onnx --preset demo --density 0.1 --calibrate inputs.npz -o net
+      openese run net inputs.npz -o out.npz --against net.onnx
+
+    \b
+    LSTMs alone:
+      openese compile net.pt --preset demo --density 0.1 --calibrate speech.npy -o net.img
       openese run net.img speech.npy -o out.npy
 
     \b
-    The same, step by step:
-      openese import net.onnx -o net.npz
+    LSTMs alone, step by step:
+      openese import net.pt -o net.npz
       openese prune net.npz --preset demo --density 0.1 -o sparse.npz
       openese quantize sparse.npz --preset demo --calibrate speech.npy -o quantized.npz
       openese pack quantized.npz -o net.img
@@ -49,9 +55,10 @@ def openese(debug: bool) -> None:
     The hardware that runs the image:
       openese build --for net.img -o build
 
-    Frames are .npy arrays (T, I) of one voice or (T, B, I) of several, or .npz files with the arrays
-    frames (T, B, I) and lengths (B,). A network with backward layers becomes a folder, with one file for
-    each direction, where any other network becomes a file.
+    Inputs of a whole network are .npz files with its arrays by name, with the axes of its file. Frames of
+    LSTMs alone are .npy arrays (T, I) of one voice or (T, B, I) of several, or .npz files with the arrays
+    frames (T, B, I) and lengths (B,). LSTMs with backward layers become a folder, with one file for each
+    direction, where others become a file.
     """
 
 

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands from a trained network to an image: import, prune, quantize, pack, and compile, which does them all."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from openese.rtl.config import Config
 from openese.sw import files, importers
 from openese.sw import prune as pruning
-from openese.sw.cli import show
+from openese.sw.cli import show, whole
+from openese.sw.cli.machines import status
 from openese.sw.cli.options import (
     NEW_FILE,
     PATH,
     calibrate_option,
+    carry_option,
     density_help,
     file_output_option,
     keep_inputs,
@@ -23,6 +23,7 @@ from openese.sw.cli.options import (
     output_option,
     parse_density,
     select_option,
+    trust_option,
 )
 from openese.sw.compile import QuantizedNetwork, random_frames
 from openese.sw.compile import compile as compile_network
@@ -32,6 +33,7 @@ from openese.sw.compile import quantize as quantize_network
 from openese.sw.model.network import Network
 from openese.sw.model.sequences import Sequences
 from openese.sw.pack.image import write_memory_files
+from openese.sw.whole.network import open_host
 
 __all__ = ["compile_", "import_", "pack", "prune", "quantize"]
 
@@ -40,11 +42,13 @@ __all__ = ["compile_", "import_", "pack", "prune", "quantize"]
 @click.argument("file", type=PATH)
 @click.option("--output", "-o", type=NEW_FILE, metavar="PATH", help="The .npz file to write.")
 @select_option
-@click.option("--list", "only_list", is_flag=True, help="List what can be selected, and write nothing.")
-def import_(file: Path, output: Path | None, select: str | None, only_list: bool) -> None:
-    """Read a trained LSTM from FILE.
+@click.option("--list", "only_list", is_flag=True,
+              help="List everything in the file with its place, and what can be selected, and write nothing.")
+@trust_option
+def import_(file: Path, output: Path | None, select: str | None, only_list: bool, trust: bool) -> None:
+    """Read trained LSTMs alone from FILE, or list what is in it.
 
-    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy. Nothing in it is executed.
+    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy. `openese compile` takes a whole network.
 
     \b
     Examples:
@@ -55,7 +59,12 @@ def import_(file: Path, output: Path | None, select: str | None, only_list: bool
     if only_list:
         if output is not None or select is not None:
             raise click.UsageError("--list shows everything and writes nothing: leave out --output and --select")
-        show.entries(importers.entries(file))
+        host = open_host(file, trust)
+        if host is None:
+            show.entries(importers.entries(file))
+        else:
+            show.ports(host.inputs, host.outputs)
+            show.items(host.items)
         return
     if output is None:
         raise click.UsageError("import needs --output PATH, or --list")
@@ -119,7 +128,7 @@ def quantize(network: Path, output: Path, config: Config, calibrate: Path | None
     keep_inputs(output, network, calibrate)
     given = files.load_network(network)
     sequences = _calibration(given, calibrate)
-    with _status() as tell:
+    with status() as tell:
         tell("choosing number formats")
         quantized = quantize_network(given, sequences.frames, config, sequences.lengths)
     quantized.save(output)
@@ -155,20 +164,37 @@ def pack(quantized: Path, output: Path, folder: Path | None) -> None:
 @select_option
 @click.option("--density", multiple=True, metavar="D", help=density_help + " Without it nothing is pruned.")
 @machine_options("demo")
-@calibrate_option
+@click.option("--calibrate", type=PATH, multiple=True, metavar="INPUTS",
+              help="Real input, on which number formats are chosen: all inputs of a whole network by name (.npz), or "
+                   "one array (.npy); frames for LSTMs alone. May be repeated for a whole network, for several calls.")
+@carry_option
+@trust_option
 def compile_(file: Path, output: Path, select: str | None, density: Sequence[str], config: Config,
-             calibrate: Path | None) -> None:
-    """Import, prune, quantize and pack FILE.
+             calibrate: Sequence[Path], carry: Sequence[str], trust: bool) -> None:
+    """Prune, quantize and pack the network in FILE.
+
+    A file with a graph (ONNX, Keras) becomes a whole network: the machine computes the LSTMs, the network's own
+    runtime computes the rest. Other files hold LSTMs alone.
 
     \b
-    Example:
-      openese compile net.onnx --preset demo --density 0.1 --calibrate speech.npy -o net.img
+    Examples:
+      openese compile net.onnx --preset demo --density 0.1 --calibrate inputs.npz -o net
+      openese compile vad.onnx --preset demo --calibrate calls.npz --carry stateN=state -o vad
+      openese compile checkpoint.pt --select lstm --preset demo --calibrate frames.npy -o net.img
     """
-    keep_inputs(output, file, calibrate)
+    keep_inputs(output, file, *calibrate)
+    host = open_host(file, trust) if select is None else None
+    if host is not None:
+        whole.compile_file(host, output, config, density, calibrate, carry)
+        return
+    if carry:
+        raise click.UsageError("--carry goes with a whole network; LSTMs alone have no outputs to carry")
+    if len(calibrate) > 1:
+        raise click.UsageError("--calibrate is given twice; several files go with a whole network")
     network = importers.load(file, select)
     show.notes(network)
-    sequences = _calibration(network, calibrate)
-    with _status() as tell:
+    sequences = _calibration(network, calibrate[0] if calibrate else None)
+    with status() as tell:
         compiled = compile_network(network, config, density=parse_density(density, network) if density else None,
                                    calibrate=sequences.frames, lengths=sequences.lengths, tell=tell)
         tell("counting cycles")
@@ -180,13 +206,6 @@ def compile_(file: Path, output: Path, select: str | None, density: Sequence[str
     if density:
         _warn(_counts(compiled.network, config), density)
     show.summary(summary)
-
-
-@contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """A spinner on stderr, if that is a terminal; it is told the stage."""
-    with Console(stderr=True).status("") as status:
-        yield status.update
 
 
 def _calibration(network: Network, path: Path | None) -> Sequences:

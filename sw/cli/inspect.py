@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from openese.sw import files, importers
-from openese.sw.cli import show
+from openese.sw.cli import show, whole
 from openese.sw.cli.options import PATH
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork
 from openese.sw.model.quantized import QuantizedModel
@@ -20,7 +20,7 @@ __all__ = ["info", "presets", "verify"]
 def info(path: Path) -> None:
     """Show the contents of PATH.
 
-    PATH is a network, a quantized network, an image, or a file to import.
+    PATH is a network, a quantized or compiled network, or a file to import.
 
     \b
     Examples:
@@ -28,7 +28,9 @@ def info(path: Path) -> None:
       openese info checkpoint.pt
     """
     kind = files.kind(path)
-    if kind == "images":
+    if kind == "whole":
+        whole.info(path)
+    elif kind == "images":
         for image in CompiledNetwork.load(path).images:
             show.image(image)
     elif kind == "quantized":
@@ -44,7 +46,7 @@ def info(path: Path) -> None:
 @click.argument("image", type=PATH)
 @click.option("--quantized", type=PATH, metavar="PATH", help="The quantized network that the image should hold.")
 def verify(image: Path, quantized: Path | None) -> None:
-    """Check that IMAGE is whole.
+    """Check that IMAGE, or every image of a whole network, is sound.
 
     Its format, manifest and CRCs are checked, and that it decodes to a model that packs into the same bytes again.
 
@@ -52,6 +54,11 @@ def verify(image: Path, quantized: Path | None) -> None:
     Example:
       openese verify net.img --quantized quantized.npz
     """
+    if files.kind(image) == "whole":
+        if quantized is not None:
+            raise click.UsageError("--quantized goes with an image; this is a whole network")
+        whole.verify(image)
+        return
     images = CompiledNetwork.load(image).images
     wanted: Sequence[QuantizedModel | None] = [None] * len(images)
     if quantized is not None:
@@ -60,8 +67,7 @@ def verify(image: Path, quantized: Path | None) -> None:
             raise files.FileError(f"{image} has {len(images)} images, {quantized} has {len(wanted)} models")
     for held, model in zip(images, wanted, strict=True):
         files.verify_image(held, model)
-        show.line(f"{held.manifest['name']}: {held.bytes:,} bytes, all CRCs match, packs into the same bytes "
-                  f"again{'' if model is None else ', holds the quantized model'}")
+        show.verified(held, ", holds the quantized model" if model is not None else "")
 
 
 @click.command()

@@ -14,16 +14,19 @@ import click
 from openese.rtl.config import PRESETS, Config
 from openese.sw import files
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork
+from openese.sw.model.layers import Layer
 from openese.sw.model.network import Network
 from openese.sw.prune import TENSORS, Density
+from openese.sw.whole.network import CompiledWhole
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "calibrate_option", "density_help", "file_output_option", "keep_inputs",
-           "machine_options", "output_option", "parse_density", "read_config", "select_option"]
+__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "calibrate_option", "carry_option", "density_help", "file_output_option",
+           "keep_inputs", "machine_options", "output_option", "parse_densities", "parse_density", "read_config",
+           "select_option", "trust_option"]
 
 
 class _Path(click.Path):
@@ -48,7 +51,7 @@ NEW_FILE = _Path(new=True, folder=False)
 _NUMBERS = {field.name: field.type for field in fields(Config) if field.name != "name"}
 
 output_option = click.option("--output", "-o", type=NEW_PATH, required=True, metavar="PATH",
-                             help="The file to write; a folder for a network of several directions.")
+                             help="The file to write; a folder for a whole network, or one of several directions.")
 file_output_option = click.option("--output", "-o", type=NEW_FILE, required=True, metavar="PATH",
                                   help="The file to write.")
 select_option = click.option("--select", metavar="NAMES",
@@ -56,6 +59,11 @@ select_option = click.option("--select", metavar="NAMES",
                                   "them, are stacked.")
 calibrate_option = click.option("--calibrate", type=PATH, metavar="FRAMES",
                                 help="Real frames, on which number formats are chosen.")
+carry_option = click.option("--carry", multiple=True, metavar="OUTPUT=INPUT",
+                            help="An output of a whole network that is an input of its next call. The other inputs "
+                                 "may have an axis of calls in front. May be repeated.")
+trust_option = click.option("--trust", is_flag=True,
+                            help="Run the code in FILE: a TorchScript program, a pickled module, a Lambda layer.")
 density_help = ("Share of the weights to keep: 0.1, or for some matrices w_r=0.1, LAYER=0.2 or LAYER.w_ym=0.5. May be "
                 "repeated.")
 
@@ -200,8 +208,10 @@ def _machine_of(path: Path) -> Config:
         return CompiledNetwork.load(path).config
     if kind == "quantized":
         return QuantizedNetwork.load(path).config
+    if kind == "whole":
+        return CompiledWhole.load(path).config
     what = "a network in floating point, which is for no machine yet" if kind == "network" else "not made for a machine"
-    raise click.UsageError(f"--for {path}: {what}; expected an image, a folder of images or a quantized network")
+    raise click.UsageError(f"--for {path}: {what}; expected a compiled or a quantized network")
 
 
 def keep_inputs(output: Path, *inputs: Path | None) -> None:
@@ -216,7 +226,12 @@ def keep_inputs(output: Path, *inputs: Path | None) -> None:
 
 
 def parse_density(values: Sequence[str], network: Network) -> Density:
-    """The density of `openese.prune` for a network: one number, or numbers by matrix, or by layer.
+    """The density of `openese.prune` for a network; see `parse_densities`."""
+    return parse_densities(values, [layer for direction in network.directions for layer in direction.model.layers])
+
+
+def parse_densities(values: Sequence[str], held: Sequence[Layer]) -> Density:
+    """The density of `openese.prune` for layers: one number, or numbers by matrix, or by layer.
 
     Raises
     ------
@@ -241,8 +256,7 @@ def parse_density(values: Sequence[str], network: Network) -> Density:
         return parsed
     if parsed.keys() & set(TENSORS):
         raise click.BadParameter("--density: either matrices alone, or layers; for a matrix of a layer LAYER.w_x=0.5")
-    there = {layer.name: [name for name in TENSORS if getattr(layer, name) is not None]
-             for direction in network.directions for layer in direction.model.layers}
+    there = {layer.name: [name for name in TENSORS if getattr(layer, name) is not None] for layer in held}
     layers: dict[str, dict[str, float]] = {}
     for name, share in sorted(parsed.items(), key=lambda item: "." in item[0]):  # a matrix's own density wins
         layer, _, tensor = name.rpartition(".")

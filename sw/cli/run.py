@@ -1,84 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command run, and machines with an image in them."""
+"""The command run."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from openese.sw import files
-from openese.sw.cli import show
-from openese.sw.cli.options import NEW_FILE, PATH, file_output_option, keep_inputs
+from openese.sw.cli import show, whole
+from openese.sw.cli.machines import Backend, progress, reference
+from openese.sw.cli.options import NEW_FILE, PATH, carry_option, file_output_option, keep_inputs, trust_option
 from openese.sw.compile import CompiledNetwork
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.network import Network
 from openese.sw.model.sequences import Sequences
-from openese.sw.pack.image import Image
-from openese.sw.reference.machine import Reference
-from openese.sw.run.device import Device
 from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
-from openese.sw.run.serial_link import BAUD, SerialLink
+from openese.sw.run.serial_link import BAUD
 
-__all__ = ["check", "open_machine", "progress", "reference", "run"]
+__all__ = ["check", "run"]
 
 
 @click.command()
-@click.argument("image", type=PATH)
-@click.argument("frames", type=PATH)
+@click.argument("compiled", type=PATH)
+@click.argument("inputs", type=PATH)
 @file_output_option
 @click.option("--backend", type=click.Choice(["reference", "sim", "serial"]), default="reference", show_default=True,
               help="The integer model in numpy, the Verilog in Verilator, or a board.")
 @click.option("--port", "ports", multiple=True, metavar="PORT",
-              help="The board's serial port, as /dev/ttyUSB0; one for each direction of the network.")
+              help="The board's serial port, as /dev/ttyUSB0; one for each image of the network.")
 @click.option("--baud", type=click.IntRange(min=1), default=BAUD, show_default=True,
               help="Bits a second on the serial port.")
 @click.option("--model", type=PATH, metavar="NETWORK",
-              help="The network in floating point: apply its head, and show the error against it.")
+              help="Of an image, the network in floating point: apply its head, and show the error against it.")
+@click.option("--against", type=PATH, metavar="FILE",
+              help="Of a whole network, the file that it was compiled from: show the error of every output against "
+                   "it, run by its own runtime.")
+@carry_option
+@trust_option
 @click.option("--check", "checked", is_flag=True,
               help="Also run the reference, and fail unless every output word is the same.")
 @click.option("--trace", type=NEW_FILE, metavar="FILE",
               help="Write a waveform (VCD) of some steps of the Verilog, and a view of it for GTKWave beside it; "
-                   "one for each direction of the network.")
+                   "one for each image of the network.")
 @click.option("--trace-steps", default="0:2", show_default=True, metavar="FIRST:STOP", help="Which steps.")
-def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[str], baud: int, model: Path | None,
-        checked: bool, trace: Path | None, trace_steps: str) -> None:
-    """Run FRAMES through IMAGE.
+def run(compiled: Path, inputs: Path, output: Path, backend: str, ports: Sequence[str], baud: int, model: Path | None,
+        against: Path | None, carry: Sequence[str], trust: bool, checked: bool, trace: Path | None,
+        trace_steps: str) -> None:
+    """Run INPUTS through COMPILED.
 
-    The outputs are a .npy array, (T, P) or (T, B, P) as the frames; if PATH ends in .npz, with the lengths.
+    COMPILED is what compile or pack wrote. Of a whole network, INPUTS and the outputs are arrays by name (.npz), or
+    one array (.npy) of a network of one input or output; their axes are those of the network's file. Of an image,
+    INPUTS are frames; the outputs are a .npy array, (T, P) or (T, B, P) as the frames; if PATH ends in .npz, with the
+    lengths.
 
     \b
     Examples:
+      openese run net speech.npz -o out.npz --against net.onnx
       openese run net.img speech.npy -o out.npy
       openese run net.img speech.npy -o out.npy --backend sim --check --model sparse.npz
       openese run net.img speech.npy -o out.npy --backend serial --port /dev/ttyUSB0
       openese run net.img speech.npy -o out.npy --backend sim --trace wave.vcd --trace-steps 10:12
     """
-    keep_inputs(output, image, frames, model)
-    window = _trace_window(backend, trace, trace_steps)
-    if ports and backend != "serial":
-        raise click.UsageError("--port needs --backend serial")
+    keep_inputs(output, compiled, inputs, model, against)
+    machines = Backend(backend, ports, baud, trace, _trace_window(trace_steps))
+    if files.kind(compiled) == "whole":
+        if model is not None:
+            raise click.UsageError("--model goes with an image; a whole network is compared by --against FILE")
+        whole.run(compiled, inputs, output, machines, checked, against, trust, carry)
+        return
+    for option, given in (("--against", against), ("--carry", carry), ("--trust", trust)):
+        if given:
+            raise click.UsageError(f"{option} goes with a whole network; {compiled} is an image of LSTMs alone")
+    _run_image(compiled, inputs, output, machines, model, checked)
+
+
+def _run_image(path: Path, frames: Path, output: Path, backend: Backend, model: Path | None, checked: bool) -> None:
     exact = files.load_network(model) if model is not None else None
-    compiled = CompiledNetwork.load(image, exact)
+    compiled = CompiledNetwork.load(path, exact)
     sequences = Sequences.load(frames, compiled.network.inputs)
     total = sequences.machine_steps(compiled.config.channels)
-    if trace is not None and window[1].start >= total:
-        raise click.UsageError(f"--trace-steps {trace_steps}: the run has {total:,} steps")
+    if backend.trace is not None and backend.steps.start >= total:
+        raise click.UsageError(f"--trace-steps {backend.steps.start}:{backend.steps.stop}: the run has {total:,} steps")
     with ExitStack() as stack:
-        if backend == "serial":
-            if len(ports) != len(compiled.images):
-                raise click.UsageError(f"--backend serial needs {len(compiled.images)} --port, not {len(ports)}")
-            machines: list[Machine] = [Device(stack.enter_context(SerialLink(port, held.config, baud=baud)), held)
-                                       for port, held in zip(ports, compiled.images, strict=True)]
-        else:
-            count = len(compiled.images)
-            machines = [open_machine(held, backend, stack, _numbered(window[0], number, count), window[1])
-                        for number, held in enumerate(compiled.images)]
-        y = _run(compiled.network, machines, sequences, backend)
+        y = _run(compiled.network, backend.open(compiled.images, stack), sequences, backend.name)
     if checked:
         twins: list[Machine] = [reference(held) for held in compiled.images]
         check(y, _run(compiled.network, twins, sequences, "reference"))
@@ -90,42 +97,12 @@ def run(image: Path, frames: Path, output: Path, backend: str, ports: Sequence[s
         show.error(y, wanted)
 
 
-def _trace_window(backend: str, trace: Path | None, steps: str) -> tuple[Path | None, range]:
-    """The steps to trace, and the file for them."""
+def _trace_window(steps: str) -> range:
+    """The steps to trace."""
     first, _, stop = steps.partition(":")
     if not (first.isdecimal() and stop.isdecimal() and int(first) < int(stop)):
         raise click.BadParameter(f"--trace-steps {steps!r}: expected FIRST:STOP, two numbers, the second larger")
-    if trace is not None and backend != "sim":
-        raise click.UsageError("--trace needs --backend sim: only the Verilog has a waveform")
-    return trace, range(int(first), int(stop))
-
-
-def _numbered(trace: Path | None, number: int, count: int) -> Path | None:
-    """The waveform of one of ``count`` directions."""
-    return trace if trace is None or count == 1 else trace.with_name(f"{trace.stem}.{number}{trace.suffix}")
-
-
-def open_machine(image: Image, backend: str, stack: ExitStack, trace: Path | None = None,
-                 steps: range = range(0), voices: int | None = None) -> Machine:
-    """A machine with the image in it, which writes a ``trace`` of some ``steps``; ``stack`` closes it.
-
-    The reference has no more channels than ``voices``.
-    """
-    if backend == "reference":
-        return reference(image, voices)
-    from openese.sim.simulator import Simulator
-    with Console(stderr=True).status("building the simulator"):
-        simulator = stack.enter_context(Simulator(image.config, trace=trace is not None))
-    device = Device(simulator, image)
-    if trace is None:
-        return device
-    from openese.sw.run.traced import TracedDevice
-    return TracedDevice(device, simulator, trace, steps)
-
-
-def reference(image: Image, voices: int | None = None) -> Reference:
-    """The integer model of the machine, with as many of its channels as ``voices`` need."""
-    return Reference(image.model(), min(image.config.channels, voices or image.config.channels))
+    return range(int(first), int(stop))
 
 
 def _run(network: Network, machines: Sequence[Machine], sequences: Sequences, title: str) -> FloatArray:
@@ -135,15 +112,6 @@ def _run(network: Network, machines: Sequence[Machine], sequences: Sequences, ti
         y, _ = network.run(sequences.frames, runners, sequences.lengths)
     show.ran(machines, sum(runner.input_saturations for runner in runners))
     return y
-
-
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, if that is a terminal; the result is called with the steps that are done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda steps: bar.advance(task, steps)
 
 
 def check(outputs: FloatArray, wanted: FloatArray) -> None:

@@ -3,6 +3,7 @@
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,12 @@ from openese.sw.prune import MatrixCounts
 from openese.sw.reference.machine import Reference
 from openese.sw.run.runners import Machine
 from openese.sw.speech.recognizer import CLOCK, Recognizer
+from openese.sw.whole.host import RECURRENT, Item, Port
+from openese.sw.whole.network import Difference
 
-__all__ = ["bench", "counts", "entries", "error", "image", "line", "network", "notes", "presets", "quantized", "ran",
-           "real_time", "summary", "transcripts"]
+__all__ = ["bench", "counts", "differences", "empty", "entries", "error", "head", "image", "items", "line", "network",
+           "notes", "places", "ports", "presets", "quantized", "ran", "real_time", "summary", "transcripts",
+           "verified"]
 
 _PIPE_WIDTH = 140
 _LEAST_WIDTH = 80  # numbers in narrower columns break; a narrow terminal wraps the lines
@@ -65,6 +69,38 @@ def entries(listed: Sequence[Entry]) -> None:
     _table(["name ", "kind ", "contents "],
            [(entry.name, entry.kind, f"refused: {entry.problem}" if entry.problem else entry.summary)
             for entry in listed])
+
+
+def ports(inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    """Inputs and outputs of a whole network."""
+    for title, held in (("inputs", inputs), ("outputs", outputs)):
+        line(f"{title}: {', '.join(port.text() for port in held)}")
+
+
+def items(held: Sequence[Item]) -> None:
+    """Everything in a file, with its place."""
+    _table(["name ", "kind ", "place ", ""], [(item.name, item.kind, item.place, item.detail) for item in held])
+
+
+def places(held: Sequence[Item]) -> None:
+    """How many things of a file have which place, and the recurrent ones that the machine does not take."""
+    counts = Counter(item.place for item in held)
+    line("places: " + ", ".join(f"{place} {count:,}" for place, count in counts.items()))
+    for item in held:
+        if item.place == "host" and item.kind in RECURRENT:
+            line(f"note: {item.kind} {item.name!r} stays on the host: {item.detail}")
+
+
+def differences(rows: Sequence[Difference]) -> None:
+    """Every output of a whole network against the original."""
+    if not rows:
+        return
+    line("outputs against the original network in its own runtime:")
+    _table(["output ", "RMS", "RMS error", "relative", "at most", "different", "of"],
+           [(row.name, *(("", "", "", "") if row.error is None else (
+               f"{row.error.rms_output:.3g}", f"{row.error.rms_error:.3g}",
+               f"{row.error.rms_error / row.error.rms_output:.2%}" if row.error.rms_output else "",
+               f"{row.error.max_error:.3g}")), f"{row.different:,}", f"{row.total:,}") for row in rows])
 
 
 def network(model: Network) -> None:
@@ -150,6 +186,11 @@ def image(held: Image, memories: bool = True) -> None:
         _table(["memory ", "taken", "of", "share"],
                [(name, f"{need:,}", f"{getattr(config, name):,}", f"{need / getattr(config, name):.0%}")
                 for name, need in manifest["needs"].items()])
+
+
+def verified(held: Image, more: str = "") -> None:
+    """That an image is sound."""
+    line(f"{held.manifest['name']}: {held.bytes:,} bytes, all CRCs match, packs into the same bytes again{more}")
 
 
 def ran(machines: Sequence[Machine], input_saturations: int) -> None:

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from openese.rtl.config import Config
 from openese.sw.cli import show
+from openese.sw.cli.machines import open_machine, progress, reference
 from openese.sw.cli.options import NEW_PATH, PATH, machine_options
-from openese.sw.cli.run import check, open_machine, progress, reference
+from openese.sw.cli.run import check
 from openese.sw.files import load_network
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import Model

@@ -27,6 +27,11 @@ class TracedDevice:
         Of the VCD file.
     steps : range
         The steps to trace, counted from 0. The machine comes to rest before the first and after the last.
+
+    Attributes
+    ----------
+    written : bool
+        Whether the file is written.
     """
 
     def __init__(self, device: Device, simulator: Simulator, path: str | Path, steps: range) -> None:
@@ -35,6 +40,7 @@ class TracedDevice:
         self.counters = device.counters
         self._device, self._simulator, self._path, self._steps = device, simulator, path, steps
         self._done = 0
+        self.written = False
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None) -> Int64Array:
         """Run steps as `Device.run`, without ``reset``."""
@@ -51,4 +57,5 @@ class TracedDevice:
         with self._simulator.trace(self._path):
             during = part(start, stop)
         save_view(self._path)
+        self.written = True
         return np.concatenate([before, during, part(stop, len(x))])

@@ -44,6 +44,11 @@ class Engine:
         self.parts = dict(parts)
         self._runners = {name: tuple(runners[name]) for name in parts}
 
+    @property
+    def input_saturations(self) -> int:
+        """Numbers in frames and states so far that did not fit their formats and were clamped."""
+        return sum(getattr(runner, "input_saturations", 0) for runners in self._runners.values() for runner in runners)
+
     def call(self, name: str, x: ArrayLike, lengths: ArrayLike | None = None,
              initial: Sequence[State] | None = None) -> tuple[FloatArray, tuple[State, ...]]:
         """Run sequences through one part.

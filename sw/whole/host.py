@@ -13,7 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from openese.sw.model.network import Network
 from openese.sw.whole.engine import Engine
 
-__all__ = ["Arrays", "Host", "HostError", "Item", "Port", "checked_inputs"]
+__all__ = ["RECURRENT", "Arrays", "Host", "HostError", "Item", "Port", "checked_inputs"]
+
+#: Kinds of items that are recurrent, whose place a user wants to know.
+RECURRENT = frozenset(["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "SimpleRNN", "Bidirectional",
+                       "DynamicQuantizeLSTM", "ConvLSTM2D"])
 
 #: Inputs or outputs of a network, by their names.
 Arrays = dict[str, NDArray[Any]]
@@ -77,6 +81,8 @@ class Host(ABC):
     name : str
         Of the network.
     inputs, outputs : tuple of `Port`
+    calls : tuple of str
+        The names of the parts.
     parts : dict of str to `Network`
         In floating point, by name. Empty after `load`.
     items : tuple of `Item`
@@ -89,6 +95,7 @@ class Host(ABC):
     name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    calls: tuple[str, ...]
     parts: dict[str, Network]
     items: tuple[Item, ...]
 

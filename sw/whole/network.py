@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,30 +23,23 @@ from numpy.typing import ArrayLike, NDArray
 from openese.output import replacing_folder
 from openese.rtl.config import Config, machine_config
 from openese.sw import files, importers
-from openese.sw.compile import (
-    CompiledNetwork,
-    OutputError,
-    Summary,
-    pack,
-    prune,
-    quantize,
-    random_frames,
-)
+from openese.sw.compile import CompiledNetwork, OutputError, Summary, pack, prune, quantize, random_frames
+from openese.sw.compile import compile as compile_network
+from openese.sw.model.layers import Model
 from openese.sw.model.network import Network
 from openese.sw.prune import TENSORS, Density, PruneError
 from openese.sw.run.runners import MachineRunner
 from openese.sw.whole.engine import Engine, Recorder
-from openese.sw.whole.host import Arrays, Host, HostError
+from openese.sw.whole.host import RECURRENT, Arrays, Host, HostError
 
-__all__ = ["CompiledWhole", "Difference", "compile_host", "compile_parts", "differences", "open_host", "prune_parts",
-           "run_calls"]
+__all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "compile_parts", "differences", "open_host",
+           "original_calls", "prune_parts", "run_calls"]
 
 #: The module of each kind of host, with a function ``open_file(path)``, and its class.
 _HOSTS = {"onnx": ("openese.sw.whole.onnx_host", "OnnxHost"),
           "keras": ("openese.sw.whole.keras_host", "KerasHost")}
 #: The kind of host for what each importer reads; a file of another importer has no graph.
 _KINDS = {"ONNX": "onnx", "Keras": "keras"}
-_MANIFEST = "network.json"
 _VERSION = 1
 #: The inputs of one call: by name, or the array of a network of one input.
 Call = Mapping[str, ArrayLike] | NDArray[Any]
@@ -149,7 +142,7 @@ class CompiledWhole:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a folder: the host's file, the images, and ``network.json``, which tells how they belong together."""
         place = Path(path)
-        if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or (place / _MANIFEST).is_file())):
+        if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or (place / files.WHOLE).is_file())):
             raise files.FileError(f"{place}: there already, and no whole network; a whole network becomes a folder "
                                   f"of its own")
         manifest = {"version": _VERSION, "host": self.host.kind, "name": self.host.name, "carry": self.carry,
@@ -158,7 +151,7 @@ class CompiledWhole:
             self.host.save(folder)
             for number, part in enumerate(self.parts.values()):
                 part.save(folder / (f"part{number}.img" if part.network.plain else f"part{number}"))
-            (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            (folder / files.WHOLE).write_text(json.dumps(manifest, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CompiledWhole":
@@ -177,6 +170,9 @@ class CompiledWhole:
         for part, file in manifest["parts"].items():
             image = folder / f"{file}.img"
             parts[part] = CompiledNetwork.load(image if image.is_file() else folder / file)
+        if set(host.calls) != parts.keys():
+            raise files.FileError(f"{folder / files.WHOLE}: the parts are not those that the host's file calls; "
+                                  f"compile the network again")
         machines = {part.config.fingerprint for part in parts.values()}
         if len(machines) > 1:
             raise files.FileError(f"{folder}: the parts are for several machines; compile the network again")
@@ -184,7 +180,7 @@ class CompiledWhole:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / _MANIFEST
+    path = folder / files.WHOLE
     if path.stat().st_size > 1 << 24:
         raise files.FileError(f"{path}: too large for the description of a network")
     try:
@@ -221,6 +217,71 @@ def open_host(path: str | os.PathLike[str], trust: bool = False) -> Host | None:
         return None
     host: Host = import_module(_HOSTS[kind][0]).open_file(Path(path))
     return host
+
+
+@overload
+def compile(network: Network | Model, machine: str | Config, *, density: Density | None = None,
+            calibrate: ArrayLike | None = None, lengths: ArrayLike | None = None,
+            tell: Callable[[str], None] = ...) -> CompiledNetwork: ...
+
+
+@overload
+def compile(network: str | os.PathLike[str], machine: str | Config, *, density: Density | None = None,
+            calibrate: Any = None, lengths: ArrayLike | None = None, select: str | None = None,
+            carry: Mapping[str, str] | None = None, trust: bool = False,
+            tell: Callable[[str], None] = ...) -> CompiledNetwork | CompiledWhole: ...
+
+
+def compile(network: Any, machine: str | Config, *, density: Density | None = None, calibrate: Any = None,
+            lengths: ArrayLike | None = None, select: str | None = None, carry: Mapping[str, str] | None = None,
+            trust: bool = False, tell: Callable[[str], None] = lambda stage: None) -> Any:
+    """Import, prune, quantize and pack a network.
+
+    Parameters
+    ----------
+    network : path, `Network` or `Model`
+        A file with a graph (ONNX, Keras; a program of PyTorch with ``trust``) is compiled whole. Of another file, and
+        with ``select``, the LSTMs alone are compiled, as `openese.load` reads them.
+    machine : str or `Config`
+        A preset's name, or a machine of your own.
+    density : float or mapping, optional
+        As for `prune`; without it nothing is pruned.
+    calibrate : optional
+        Real input, on which number formats are chosen. Without it they are chosen on random numbers, which is a guess.
+        For LSTMs alone frames (T, B, I) or (T, I). For a whole network its inputs by name, with the axes of its file;
+        one array for a network of one input; a list of these for several calls.
+    lengths : integers (B,), optional
+        Of calibration frames that are padded to the longest; for LSTMs alone.
+    select : str, optional
+        What to take from a file, as for `openese.load`.
+    carry : mapping of str to str, optional
+        Outputs of a whole network that are inputs of its next call; see `run_calls`.
+    trust : bool
+        Whether code in the file may run.
+    tell : callable
+        Called with the name of each stage as it begins.
+
+    Returns
+    -------
+    `CompiledWhole`, or `CompiledNetwork` for LSTMs alone
+
+    Raises
+    ------
+    ValueError
+        Naming what is wrong with the file, the input or the density, or what the machine lacks.
+    OSError
+        If the file cannot be read.
+    """
+    if isinstance(network, (str, os.PathLike)) and select is None:
+        host = open_host(network, trust)
+        if host is not None:
+            if lengths is not None:
+                raise HostError("lengths: a whole network has an input for them; give it by name in calibrate")
+            return compile_host(host, machine, density=density, calibrate=calibrate, carry=carry, tell=tell)
+    if carry:
+        raise HostError("carry: only a whole network has outputs to carry, and this is not one")
+    return compile_network(network, machine, density=density, calibrate=calibrate, lengths=lengths, select=select,
+                           tell=tell)
 
 
 def prune_parts(parts: Mapping[str, Network], density: Density, config: Config) -> dict[str, Network]:
@@ -261,7 +322,7 @@ def compile_parts(recorder: Recorder, config: Config, tell: Callable[[str], None
             if recorded is None:
                 quantized = quantize(part, random_frames(part), config)
             else:
-                quantized = quantize(part, recorded.frames, config, recorded.lengths)
+                quantized = quantize(part, recorded.frames, config, recorded.lengths, recorded.initial)
             tell(f"{name}: packing")
             compiled[name] = pack(quantized)
         except ValueError as error:
@@ -296,7 +357,7 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     config = machine_config(machine)
     if not host.parts:
         reasons = [f"{item.kind} {item.name!r}: {item.detail}" for item in host.items
-                   if item.place in ("host", "refused") and item.detail and item.kind in _RECURRENT]
+                   if item.place in ("host", "refused") and item.detail and item.kind in RECURRENT]
         raise HostError(f"{host.name}: no LSTM that the machine can compute"
                         + (f": {reasons[0]}" if reasons else "; the file has no LSTM"))
     parts = host.parts
@@ -319,9 +380,6 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
             found.append(run(call))
             wanted.append(original_calls(host, call, carried))
     return CompiledWhole(host, compiled.parts, carried, differences(found, wanted))
-
-
-_RECURRENT = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "Bidirectional", "DynamicQuantizeLSTM", "SimpleRNN")
 
 
 def _named(host: Host, inputs: Call) -> Mapping[str, ArrayLike]:

@@ -257,7 +257,7 @@ def test_without_calibration_it_says_so(folder, openese):
     ("compile net.npz --for q.npz --set pes=4 -o a", "--set does not go with --for"),
     ("compile net.npz --for absent.img -o a", "absent.img: No such file or directory"),
     ("compile net.npz --for net.npz -o a", "--for net.npz: a network in floating point, which is for no machine yet"),
-    ("compile net.npz --for x.npy -o a", "--for x.npy: not made for a machine; expected an image"),
+    ("compile net.npz --for x.npy -o a", "--for x.npy: not made for a machine; expected a compiled or a"),
     ("compile net.npz --config absent.toml -o a", "absent.toml: No such file or directory"),
     ("compile net.npz --config huge -o a", "--config huge: no such file, and no preset; presets are tiny, demo"),
     ("build -o a", "the machine is missing: give --preset NAME, --config FILE or --for PATH"),
