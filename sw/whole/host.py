@@ -27,12 +27,13 @@ class Port(NamedTuple):
     """An input or output of a network.
 
     ``type`` is the name of a numpy type, or ``"str"``. ``shape`` has a number for a fixed size, a text or None for a
-    free one; it is None where the file does not tell it.
+    free one; it is None where the file does not tell it. An ``optional`` input has a value in the file.
     """
 
     name: str
     type: str
     shape: tuple[int | str | None, ...] | None
+    optional: bool = False
 
     def text(self) -> str:
         """As people read it: ``x float32 (batch, 40)``."""
@@ -137,6 +138,8 @@ def checked_inputs(ports: tuple[Port, ...], inputs: Mapping[str, ArrayLike]) -> 
                             f"{', '.join(port.text() for port in ports)}")
     arrays = {}
     for port in ports:
+        if port.name not in inputs and port.optional:
+            continue
         if port.name not in inputs:
             raise HostError(f"the input {port.text()} is missing")
         array = np.asarray(inputs[port.name])

@@ -321,7 +321,8 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     return CompiledWhole(host, compiled.parts, carried, differences(found, wanted))
 
 
-_RECURRENT = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "Bidirectional", "DynamicQuantizeLSTM", "SimpleRNN")
+_RECURRENT = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "Bidirectional", "SimpleRNN",
+              "com.microsoft.DynamicQuantizeLSTM")
 
 
 def _named(host: Host, inputs: Call) -> Mapping[str, ArrayLike]:
