@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from openese.sw.importers.base import LIMIT, ImportRefused
 
-__all__ = ["Constant", "Graph", "Labels", "Node", "linear_weight", "read_attributes"]
+__all__ = ["Constant", "Graph", "Labels", "Node", "bodies", "inferred", "linear_weight", "named_nodes",
+           "read_attributes"]
 
 Array = NDArray[Any]
 
@@ -63,11 +64,33 @@ class Node(NamedTuple):
 
     @property
     def kind(self) -> str:
-        return str(self.proto.op_type)
+        """The operator, with its domain if it is not one of the ONNX standard."""
+        domain = self.proto.domain
+        return str(self.proto.op_type) if domain in ("", "ai.onnx") else f"{domain}.{self.proto.op_type}"
+
+    @property
+    def path(self) -> str:
+        """The name in the file, after the names of the nodes around it."""
+        return f"{self.graph.prefix}{_label(self.proto)}"
 
     def input(self, number: int) -> str:
         """Return the name of an input; empty if the node leaves it out."""
         return self.proto.input[number] if number < len(self.proto.input) else ""
+
+
+def _label(proto: Any) -> str:
+    return str(proto.name or next((output for output in proto.output if output), proto.op_type))
+
+
+def named_nodes(graph: "Graph") -> list[Node]:
+    """Return all nodes of a graph and its bodies, each with a name of its own."""
+    nodes: dict[str, Node] = {}
+    for scope, proto in graph.walk():
+        node = Node(_label(proto), proto, scope)
+        name = node.path if node.name in nodes else node.name
+        name = f"{name}#{len(nodes)}" if name in nodes else name
+        nodes[name] = node._replace(name=name)
+    return list(nodes.values())
 
 
 def read_attributes(onnx: Any, proto: Any) -> dict[str, Any]:
@@ -81,6 +104,32 @@ def read_attributes(onnx: Any, proto: Any) -> dict[str, Any]:
             value = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in value]
         values[attribute.name] = value
     return values
+
+
+def bodies(proto: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the graphs in the attributes of a node, each with the attribute's name."""
+    for attribute in proto.attribute:
+        for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            yield attribute.name, body
+
+
+def inferred(onnx: Any, model: Any) -> Any:
+    """Return the model with the shapes that follow from its inputs; shapes that the file only claims are dropped."""
+    _drop_claims(model.graph)
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except Exception:  # inferred shapes are optional
+        return model
+
+
+def _drop_claims(graph: Any) -> None:
+    graph.ClearField("value_info")
+    for output in graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    for node in graph.node:
+        for _, body in bodies(node):
+            _drop_claims(body)
 
 
 class Graph:
@@ -103,20 +152,43 @@ class Graph:
                  prefix: str = "") -> None:
         self.onnx, self.proto, self.path, self.opsets = onnx, proto, path, opsets
         self.outer, self.prefix = outer, prefix
-        self.producers = {name: node for node in proto.node for name in node.output if name}
         self.tensors = {tensor.name: tensor for tensor in proto.initializer}
         #: LSTM, MatMul and Gemm nodes by their outputs' names. The importer fills it in.
         self.nodes: dict[str, Node] = {}
         self._constants: dict[str, Constant | None] = {}
+        #: All nodes in order, and the bodies of each by its number.
+        self.protos = list(proto.node)
+        self.inner: dict[int, list[Graph]] = {}
+        self.producers = {name: node for node in self.protos for name in node.output if name}
+        labels: set[str] = set()
+        for number, node in enumerate(self.protos):
+            for attribute, body in bodies(node):
+                label = f"{prefix}{node.name or f'{node.op_type}_{number}'}.{attribute}"
+                label = f"{label}#{len(labels)}" if label in labels else label
+                labels.add(label)
+                self.inner.setdefault(number, []).append(Graph(onnx, body, path, opsets, self, f"{label}/"))
+        values = [*proto.input, *proto.output, *proto.value_info]
+        self._shapes = {value.name: value.type.tensor_type.shape for value in values
+                        if value.type.tensor_type.HasField("shape")}
 
     def walk(self) -> Iterator[tuple["Graph", Any]]:
         """Yield all nodes of this graph and of the bodies in it, each with its graph."""
-        for number, node in enumerate(self.proto.node):
+        for number, node in enumerate(self.protos):
             yield self, node
-            for attribute in node.attribute:
-                for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                    label = f"{self.prefix}{node.name or f'{node.op_type}_{number}'}.{attribute.name}/"
-                    yield from Graph(self.onnx, body, self.path, self.opsets, self, label).walk()
+            for inner in self.inner.get(number, ()):
+                yield from inner.walk()
+
+    def sizes(self, name: str) -> tuple[int | None, ...] | None:
+        """Return the inferred shape of a tensor, with None for an open size; None if the rank is open."""
+        if name in self.tensors:
+            return tuple(self.tensors[name].dims)
+        if name in self._shapes:
+            return tuple(dim.dim_value or None for dim in self._shapes[name].dim)
+        return self.outer.sizes(name) if self.outer is not None and name not in self.producers else None
+
+    def consulted(self, name: str) -> bool:
+        """Whether the value of this initializer was asked for."""
+        return name in self._constants
 
     # -- constants -----------------------------------------------------------------------------
 
@@ -169,7 +241,7 @@ class Graph:
     def _read(self, tensor: Any) -> Array:
         try:
             if tensor.data_location == tensor.EXTERNAL:
-                return self._read_external(tensor)
+                return self.read_external(tensor)
             return np.asarray(self.onnx.numpy_helper.to_array(tensor))
         except ImportRefused:
             raise
@@ -177,7 +249,7 @@ class Graph:
             raise ImportRefused(f"{self.path.name}: tensor {tensor.name!r} cannot be read "
                                 f"({error})") from None
 
-    def _read_external(self, tensor: Any) -> Array:
+    def read_external(self, tensor: Any) -> Array:
         keys = {entry.key: entry.value for entry in tensor.external_data}
         base = self.path.resolve().parent
         file = (base / keys.get("location", "")).resolve()
@@ -286,12 +358,11 @@ class Graph:
 
     def _extent(self, name: str, batch_first: bool) -> tuple[int, int]:
         """Return the frames and voices of an LSTM's input; small numbers if the file leaves them open."""
-        for value in [*self.proto.value_info, *self.proto.input]:
-            sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-            if value.name == name and len(sizes) == 3:
-                steps, voices = sizes[1::-1] if batch_first else sizes[:2]
-                return steps or 3, voices or 2
-        return 3, 2
+        sizes = self.sizes(name)
+        if sizes is None or len(sizes) != 3:
+            return 3, 2
+        steps, voices = sizes[1::-1] if batch_first else sizes[:2]
+        return steps or 3, voices or 2
 
 
 def linear_weight(node: Node) -> Array | None:

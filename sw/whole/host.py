@@ -17,7 +17,7 @@ __all__ = ["RECURRENT", "Arrays", "Host", "HostError", "Item", "Port", "checked_
 
 #: Kinds of items that are recurrent, whose place a user wants to know.
 RECURRENT = frozenset(["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "SimpleRNN", "Bidirectional",
-                       "DynamicQuantizeLSTM", "ConvLSTM2D"])
+                       "com.microsoft.DynamicQuantizeLSTM", "ConvLSTM2D"])
 
 #: Inputs or outputs of a network, by their names.
 Arrays = dict[str, NDArray[Any]]
@@ -31,12 +31,13 @@ class Port(NamedTuple):
     """An input or output of a network.
 
     ``type`` is the name of a numpy type, or ``"str"``. ``shape`` has a number for a fixed size, a text or None for a
-    free one; it is None where the file does not tell it.
+    free one; it is None where the file does not tell it. An ``optional`` input has a value in the file.
     """
 
     name: str
     type: str
     shape: tuple[int | str | None, ...] | None
+    optional: bool = False
 
     def text(self) -> str:
         """As people read it: ``x float32 (batch, 40)``."""
@@ -144,6 +145,8 @@ def checked_inputs(ports: tuple[Port, ...], inputs: Mapping[str, ArrayLike]) -> 
                             f"{', '.join(port.text() for port in ports)}")
     arrays = {}
     for port in ports:
+        if port.name not in inputs and port.optional:
+            continue
         if port.name not in inputs:
             raise HostError(f"the input {port.text()} is missing")
         array = np.asarray(inputs[port.name])

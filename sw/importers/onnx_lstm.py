@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LSTM nodes of ONNX: which of them the machine computes, and their weights.
+
+ONNX has the gate order i, o, f, c, two biases Wb and Rb, which are added, and the peepholes i, o, f. Two attributes are
+rewritten into weights with the same result: ``input_forget`` (1 - sigmoid(z) = sigmoid(-z)) and the inner scale of a
+``ScaledTanh``.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from openese.sw.importers.assembly import Row, Track
+from openese.sw.importers.base import ImportRefused
+from openese.sw.importers.onnx_graph import Node, read_attributes
+from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import Layer
+
+__all__ = ["INPUTS", "RECURRENT", "Lstm", "read_lstm"]
+
+INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+_WEIGHTS = ("W", "R", "B", "P")
+_GATES = [0, 2, 3, 1]
+_PEEPHOLES = [0, 2, 1]
+_DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+_DEFAULTS = ("Sigmoid", "Tanh", "Tanh")
+#: Activations that have alpha or beta, with ONNX's defaults.
+_ALPHA = {"affine": 1.0, "leakyrelu": 0.01, "thresholdedrelu": 1.0, "scaledtanh": 1.0, "hardsigmoid": 0.2,
+          "elu": 1.0}
+_BETA = {"affine": 0.0, "scaledtanh": 1.0, "hardsigmoid": 0.5}
+#: The sigmoid of a sum beyond this is within 1.2e-7 of 0 or 1; the tanh is closer.
+_CLIP_WITHOUT_EFFECT = 16.0
+#: Operators that the importer and the plan of a whole network decide about.
+RECURRENT = ("GRU", "RNN", "LSTM", "com.microsoft.DynamicQuantizeLSTM", "com.microsoft.AttnLSTM")
+
+
+class Lstm:
+    """An LSTM node that the machine computes.
+
+    Attributes
+    ----------
+    node : Node
+    cells : int
+        H.
+    ways : tuple of bool
+        For each direction, whether it runs backwards.
+    batch_first : bool
+        Whether the node has the axis of the batch in front (``layout=1``).
+
+    Raises
+    ------
+    ImportRefused
+        If the machine cannot compute the node.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.attributes = read_attributes(node.graph.onnx, node.proto)
+        _check_types(self.attributes)
+        direction = self.attributes.get("direction", "forward")
+        if direction not in _DIRECTIONS:
+            raise ImportRefused(f"direction {direction!r} is none of {', '.join(_DIRECTIONS)}")
+        self.ways = _DIRECTIONS[direction]
+        self.batch_first = self.attributes.get("layout", 0) == 1
+        for name in _WEIGHTS:
+            if self.given(name) and node.graph.constant(self.given(name)) is None:
+                raise ImportRefused(f"{name} is computed by the graph; export the model with constant weights")
+        self._gates = [_gate_activations(values) for values in self._activations()]
+        clip = self.attributes.get("clip", 0.0)
+        without_effect = _CLIP_WITHOUT_EFFECT / min(1.0, *(abs(scale) or 1.0 for _, scale in self._gates))
+        if 0 < clip < without_effect:
+            raise ImportRefused(f"clip {clip:g}: the machine does not clip sums; export without clip, or with "
+                                f"{without_effect:g} or more, which changes nothing")
+        self.cells = self._check_shapes()
+
+    def given(self, name: str) -> str:
+        """The tensor that the node reads as this input of ONNX's LSTM; empty if it is left out."""
+        return self.node.input(INPUTS.index(name))
+
+    def _activations(self) -> list[list[tuple[str, float, float]]]:
+        """Return name, alpha and beta of the functions f, g and h in each direction."""
+        names = self.attributes.get("activations") or list(_DEFAULTS) * len(self.ways)
+        if len(names) != 3 * len(self.ways):
+            raise ImportRefused(f"expected {3 * len(self.ways)} activations, 3 for each direction, found {len(names)}")
+        alphas, betas = (iter(self.attributes.get(f"activation_{key}") or ()) for key in ("alpha", "beta"))
+        full = [(name, next(alphas, _ALPHA[name.lower()]) if name.lower() in _ALPHA else 1.0,
+                 next(betas, _BETA[name.lower()]) if name.lower() in _BETA else 1.0) for name in names]
+        return [full[n:n + 3] for n in range(0, len(full), 3)]
+
+    def _check_shapes(self) -> int:
+        """Return H, after a check of the constants' shapes; a 0 stands for any size."""
+        found = {name: self.node.graph.constant(self.given(name)) for name in INPUTS[1:] if self.given(name)}
+        shapes = {name: constant.array.shape for name, constant in found.items() if constant is not None}
+        if "W" not in shapes or "R" not in shapes or len(shapes["R"]) != 3:
+            raise ImportRefused("W and R are missing, or have not three axes")
+        ways, cells = len(self.ways), self.attributes.get("hidden_size") or shapes["R"][2]
+        state = (0, ways, cells) if self.batch_first else (ways, 0, cells)
+        for name, letters, wanted in (("R", "directions, 4H, H", (ways, 4 * cells, cells)),
+                                      ("W", "directions, 4H, I", (ways, 4 * cells, 0)),
+                                      ("B", "directions, 8H", (ways, 8 * cells)),
+                                      ("P", "directions, 3H", (ways, 3 * cells)),
+                                      ("initial_h", "directions, B, H", state),
+                                      ("initial_c", "directions, B, H", state)):
+            shape = shapes.get(name, wanted)
+            if len(shape) != len(wanted) or any(want not in (0, got) for want, got in zip(wanted, shape, strict=True)):
+                sizes = ", ".join(str(size or "any") for size in wanted)
+                raise ImportRefused(f"{name}: expected shape ({letters}) = ({sizes}), found {shape}")
+        if not cells or not shapes["W"][2]:
+            raise ImportRefused("an LSTM without cells or inputs")
+        return int(cells)
+
+    def tensor(self, name: str) -> FloatArray | None:
+        """Return a constant input as float32 or float64; None if it is left out or computed by the graph."""
+        constant = self.node.graph.constant(self.given(name)) if self.given(name) else None
+        if constant is None:
+            return None
+        return constant.array if constant.array.dtype == np.float64 else constant.array.astype(np.float32)
+
+    def row(self) -> Row:
+        """Return one or two directions, from zero states."""
+        ways, cells = len(self.ways), self.cells
+        w, r, b, p = (self.tensor(name) for name in _WEIGHTS)
+        if w is None or r is None:
+            raise ImportRefused("W and R are missing")
+        b = np.zeros((ways, 8 * cells), w.dtype) if b is None else b
+        row = []
+        for d, reverse in enumerate(self.ways):
+            g_activation, scale = self._gates[d]
+            gates = _scaled(w[d].reshape(4, cells, -1)[_GATES], r[d].reshape(4, cells, cells)[_GATES],
+                            b[d].reshape(2, 4, cells).sum(axis=0)[_GATES], scale)
+            peephole = None if p is None or not p[d].any() else p[d].reshape(3, cells)[_PEEPHOLES]
+            if self.attributes.get("input_forget"):
+                gates = [_coupled(tensor) for tensor in gates]
+                peephole = None if peephole is None else _coupled(peephole)
+            name = self.node.name if ways == 1 else f"{self.node.name}.{'reverse' if reverse else 'forward'}"
+            layer = Layer(name=name, w_x=gates[0], w_r=gates[1], bias=gates[2], peephole=peephole,
+                          g_activation=g_activation)
+            row.append((Track(layer, reverse),))
+        return tuple(row)
+
+    def notes(self) -> list[str]:
+        """Return what a user should know about the weights."""
+        name, notes = self.node.name, []
+        through: set[str] = set()
+        for tensor in _WEIGHTS:
+            constant = self.node.graph.constant(self.given(tensor)) if self.given(tensor) else None
+            through |= constant.through if constant is not None else set()
+        if "DequantizeLinear" in through:
+            notes.append(f"{name}: quantized weights are converted to floating point")
+        notes += [f"{name}: {kind} weights are converted to float32, without rounding"
+                  for kind in ("float16", "bfloat16") if kind in through]
+        if self.attributes.get("clip", 0.0) > 0:
+            notes.append(f"{name}: clip {self.attributes['clip']:g} is dropped; it changes nothing")
+        if self.attributes.get("input_forget"):
+            notes.append(f"{name}: input_forget: gate f gets the negated weights of gate i")
+        return notes
+
+
+def read_lstm(node: Node) -> Lstm | str:
+    """Return the LSTM that a recurrent node is, or the reason why the machine does not compute it."""
+    if node.kind != "LSTM":
+        return f"a {node.kind} is not an LSTM of the ONNX standard, and the machine does not compute it"
+    try:
+        return Lstm(node)
+    except ImportRefused as error:
+        return str(error)
+
+
+def _check_types(attributes: dict[str, Any]) -> None:
+    """Refuse attributes of an LSTM node that have another type than ONNX gives them."""
+    for names, kind, text in ((("direction", "activations"), str, "text"),
+                              (("layout", "hidden_size", "input_forget"), int, "a whole number"),
+                              (("activation_alpha", "activation_beta", "clip"), (int, float), "a number")):
+        for name in names:
+            value = attributes.get(name)
+            several = name.startswith("activation")
+            if value is not None and (isinstance(value, list) is not several or not all(
+                    isinstance(item, kind) for item in (value if several else [value]))):
+                raise ImportRefused(f"attribute {name} must be {'several times ' * several}{text}, "
+                                    f"not {str(value)[:60]}")
+
+
+def _gate_activations(functions: Sequence[tuple[str, float, float]]) -> tuple[str, float]:
+    """Return the activation of gate g and the scale of its argument, after a check of f and h."""
+    (f, *_), (g, g_alpha, g_beta), (h, h_alpha, h_beta) = functions
+    if f.lower() != "sigmoid":
+        raise ImportRefused(f"activation {f} of the gates i, o, f: the machine computes only Sigmoid there")
+    if h.lower() != "tanh" and (h.lower(), h_alpha, h_beta) != ("scaledtanh", 1.0, 1.0):
+        raise ImportRefused(f"activation {h} of the cell's output: the machine computes only Tanh there")
+    if g.lower() in ("tanh", "sigmoid"):
+        return g.lower(), 1.0
+    if g.lower() == "scaledtanh" and g_alpha == 1.0:
+        return "tanh", g_beta
+    raise ImportRefused(f"activation {g} of the cell's input: the machine computes only Tanh, Sigmoid and "
+                        f"ScaledTanh with alpha 1 there")
+
+
+def _scaled(w_x: FloatArray, w_r: FloatArray, bias: FloatArray, scale: float) -> list[FloatArray]:
+    """Return the gates' tensors, those of gate g multiplied by ``scale``."""
+    factors = np.array([1.0, 1.0, scale, 1.0], w_x.dtype)
+    return [w_x * factors[:, None, None], w_r * factors[:, None, None], bias * factors[:, None]]
+
+
+def _coupled(tensor: FloatArray) -> FloatArray:
+    """Return ``tensor`` with gate f replaced by the negated gate i."""
+    return np.concatenate([tensor[:1], -tensor[:1], tensor[2:]])

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole networks in ONNX files: onnxruntime runs the graph, with operators in place of the LSTM nodes."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from openese.sw.importers.base import LIMIT, ImportRefused, require
+from openese.sw.importers.from_onnx import open_model
+from openese.sw.importers.onnx_graph import Graph, bodies, inferred, named_nodes
+from openese.sw.importers.onnx_lstm import RECURRENT
+from openese.sw.model.network import Network
+from openese.sw.whole.engine import Engine
+from openese.sw.whole.host import Arrays, Host, HostError, Item, Port, checked_inputs
+from openese.sw.whole.onnx_operator import DOMAIN, OPERATOR, Session, operators, plain_session, run_plain
+from openese.sw.whole.onnx_plan import Plan
+
+__all__ = ["OnnxHost", "open_file"]
+
+_FILE = "host.onnx"
+_NAME = "openese.name"
+#: Operators that onnxruntime brings itself.
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
+_TYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool", "string": "str",
+          **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}}
+
+
+class OnnxHost(Host):
+    """A whole network in an ONNX file; see `Host`. `open_file` and `load` make one."""
+
+    kind = "onnx"
+    runtime = "onnxruntime"
+    extra = "onnx"
+
+    def __init__(self, model: Any, name: str, parts: dict[str, Network], items: tuple[Item, ...],
+                 original: Any = None) -> None:
+        self.name, self.parts, self.items = name, parts, items
+        self._model, self._original = model, original
+        self._session = Session(model, name)
+        tensors = {tensor.name for tensor in model.graph.initializer}
+        types = self._session.types
+        self.inputs = tuple(_port(value, types, name, value.name in tensors) for value in model.graph.input)
+        self.outputs = tuple(_port(value, types, name) for value in model.graph.output)
+        self._recurrent = any(node.op_type in _KINDS for node in _nodes(model.graph))
+
+    def run(self, inputs: Mapping[str, ArrayLike], engine: Engine) -> Arrays:
+        """All outputs by name; see `Host.run`."""
+        feeds = checked_inputs(self.inputs, inputs)
+        if self._recurrent:
+            _check_full(feeds)
+        return self._session.run(feeds, engine)
+
+    def original(self, inputs: Mapping[str, ArrayLike]) -> Arrays:
+        """All outputs of the file, computed by onnxruntime alone; see `Host.original`."""
+        if self._original is None:
+            raise HostError(f"{self.name}: the original network is not here; open its file")
+        feeds = checked_inputs(self.inputs, inputs)
+        _check_full(feeds)
+        return run_plain(self._original, feeds, self.name)
+
+    def save(self, folder: Path) -> None:
+        """Write ``host.onnx``; see `Host.save`."""
+        del self._model.metadata_props[:]
+        self._model.metadata_props.add(key=_NAME, value=self.name)
+        (folder / _FILE).write_bytes(self._model.SerializeToString())
+
+    @classmethod
+    def load(cls, folder: Path) -> "OnnxHost":
+        """Read ``host.onnx``; see `Host.load`."""
+        onnx = require("onnx", "onnx", "whole ONNX networks")
+        path = folder / _FILE
+        try:
+            if path.stat().st_size > LIMIT:
+                raise HostError(f"{path}: {path.stat().st_size:,} bytes; at most {LIMIT:,} are read")
+            model = onnx.load(path, load_external_data=False)
+            graph = Graph(onnx, model.graph, path, model.opset_import)
+        except OSError as error:
+            raise HostError(f"{path}: {error.strerror}; compile the network again") from None
+        except HostError:
+            raise
+        except Exception as error:
+            raise HostError(f"{path}: not a network ({type(error).__name__}); compile it again") from None
+        named = next((entry.value for entry in model.metadata_props if entry.key == _NAME), folder.stem)
+        sound = all(_sound(node) for node in operators(model.graph))
+        if not sound or any(tensor.data_location == tensor.EXTERNAL for tensor in _tensors(model.graph)):
+            raise HostError(f"{path}: changed since it was written; compile the network again")
+        try:
+            _check_domains(graph, path.name, (*_DOMAINS, DOMAIN))
+        except ImportRefused as error:
+            raise HostError(str(error)) from None
+        return cls(model, named, {}, ())
+
+
+_KINDS = tuple(kind.rsplit(".", 1)[-1] for kind in RECURRENT)
+
+
+def open_file(path: Path) -> OnnxHost:
+    """Open a whole network.
+
+    Raises
+    ------
+    ImportRefused
+        The file is damaged or too large, has operators that onnxruntime does not bring, or onnxruntime does not load
+        it.
+    """
+    onnx = require("onnx", "onnx", "whole ONNX networks")
+    for module in ("onnxruntime", "onnxruntime_extensions"):
+        require(module, "onnx", "whole ONNX networks")
+    model = open_model(path)
+    _check_domains(Graph(onnx, model.graph, path, model.opset_import), path.name, _DOMAINS)
+    _read_external(Graph(onnx, model.graph, path, model.opset_import), model, path)
+    if model.ir_version < 4:  # the first in which an input may replace an initializer
+        model.ir_version = 4
+        tensors = {tensor.name for tensor in model.graph.initializer}
+        kept = [value for value in model.graph.input if value.name not in tensors]
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+    model = inferred(onnx, model)
+    plan = Plan(model, Graph(onnx, model.graph, path, model.opset_import))
+    try:
+        original = plain_session(plan.equivalent or str(path), path.name)
+        return OnnxHost(model, path.stem, plan.parts, plan.items, original)
+    except HostError as error:
+        raise ImportRefused(str(error)) from None
+
+
+def _port(value: Any, types: dict[str, str], name: str, optional: bool = False) -> Port:
+    found = types.get(value.name, "")
+    kind = _TYPES.get(found.removeprefix("tensor(").removesuffix(")"))
+    if kind is None:
+        raise HostError(f"{name}: {value.name!r} is {found or 'nothing'}, not a tensor of numbers or text; take it out "
+                        f"of the network's inputs and outputs")
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)
+    return Port(value.name, kind, shape if tensor.HasField("shape") else None, optional)
+
+
+def _check_domains(graph: Graph, file: str, known: tuple[str, ...]) -> None:
+    for node in named_nodes(graph):
+        if node.proto.domain not in known:
+            raise ImportRefused(f"{file}: node {node.path!r} is the operator {node.kind}, which onnxruntime does not "
+                                f"have; export the network with operators of the ONNX standard")
+
+
+def _read_external(graph: Graph, model: Any, path: Path) -> None:
+    """Read tensors in other files of the folder into the model."""
+    tensors = [tensor for tensor in _tensors(model.graph) if tensor.data_location == tensor.EXTERNAL]
+    total = path.stat().st_size
+    for tensor in tensors:
+        array = graph.read_external(tensor)
+        total += array.nbytes
+        if total > LIMIT:
+            raise ImportRefused(f"{path.name}: its tensors have more than {LIMIT:,} bytes")
+        tensor.raw_data = array.tobytes()
+        tensor.ClearField("external_data")
+        tensor.data_location = tensor.DEFAULT
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for _, body in bodies(node):
+            yield from _nodes(body)
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """All tensors of a graph and its bodies."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors) if attribute.HasField("t") else attribute.tensors
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+        for _, body in bodies(node):
+            yield from _tensors(body)
+
+
+def _sound(node: Any) -> bool:
+    """Whether an operator is one that `Plan` writes."""
+    lstms = node.op_type.removeprefix(OPERATOR)
+    return (node.op_type.startswith(OPERATOR) and lstms.isdecimal() and 0 < int(lstms) <= len(node.input)
+            and [attribute.name for attribute in node.attribute] == ["call"])
+
+
+def _check_full(feeds: Arrays) -> None:
+    """onnxruntime ends the process at an LSTM that gets no sequence."""
+    for name, array in feeds.items():
+        if not array.size:
+            raise HostError(f"input {name!r} is empty; onnxruntime cannot run an LSTM without sequences or frames")

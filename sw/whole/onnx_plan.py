@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plan a whole ONNX network: take out the LSTM nodes that the machine computes, and give everything a place."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from openese.sw.importers.base import ImportRefused
+from openese.sw.importers.onnx_graph import Graph, Node, named_nodes
+from openese.sw.importers.onnx_lstm import INPUTS, RECURRENT, Lstm, read_lstm
+from openese.sw.model.layers import ModelError
+from openese.sw.model.network import Network
+from openese.sw.whole.host import Item
+from openese.sw.whole.onnx_operator import DOMAIN, NOTHING, OPERATOR
+from openese.sw.whole.onnx_scope import Scope, Taken
+
+__all__ = ["Plan"]
+
+
+class Plan:
+    """The plan of a network.
+
+    Parameters
+    ----------
+    model : ModelProto
+        With inferred shapes. It becomes the model of the host.
+    graph : Graph
+        Of the model.
+
+    Attributes
+    ----------
+    parts : dict of str to Network
+    items : tuple of Item
+    fixed : set of str
+        Initializers that decide the plan, so that no input can take their place.
+    equivalent : bytes or None
+        A model with the same outputs that onnxruntime runs, if it does not run the LSTM nodes as they are.
+    """
+
+    def __init__(self, model: Any, graph: Graph) -> None:
+        self.parts: dict[str, Network] = {}
+        self.equivalent: bytes | None = None
+        self._onnx, self._model = graph.onnx, model
+        self._nodes = named_nodes(graph)
+        self._top = Scope(graph)
+        self._places: dict[int, tuple[str, str]] = {}
+        self._of_part: dict[str, str] = {}
+        self._used = {name for node in self._nodes for name in (*node.proto.input, *node.proto.output)}
+        unused, unread = self._dead(), Counter(self._top.reads())
+        lstms = self._find()
+        self._normalize(lstms)
+        self._replace()
+        dead = self._dead()
+        for scope in self._top.scopes():
+            scope.nodes = [node for node in scope.nodes if id(node) not in dead]
+        read = set(self._top.reads())
+        self.items = (*(self._node_item(node, unused, dead) for node in self._nodes),
+                      *(item for scope in self._top.scopes() for item in self._tensor_items(scope, unread, read)))
+        self.fixed = {name for name in graph.tensors if graph.consulted(name)}
+        self._write(read)
+
+    # -- which nodes are taken -----------------------------------------------------------------
+
+    def _find(self) -> list[Lstm]:
+        """The LSTM nodes that the machine computes, each put into its scope's ``taken``."""
+        scopes = {id(node): scope for scope in self._top.scopes() for node in scope.nodes}
+        found = []
+        for node in self._nodes:
+            if node.kind not in RECURRENT:
+                continue
+            lstm = read_lstm(node)
+            try:
+                if isinstance(lstm, Lstm):
+                    taken = Taken([node.proto], [lstm.row()], [node.name])
+                    scopes[id(node.proto)].taken.append(taken)
+                    found.append(lstm)
+                    continue
+            except (ImportRefused, ModelError) as error:
+                lstm = str(error)
+            self._places[id(node.proto)] = "host", f"onnxruntime: {lstm}"
+        return found
+
+    def _dead(self) -> set[int]:
+        """The ids of nodes whose outputs reach no output of the network."""
+        reads = Counter(self._top.reads())
+        producers: dict[str, list[tuple[Scope, Any]]] = {}
+        waiting = []
+        for scope in self._top.scopes():
+            for node in scope.nodes:
+                waiting.append((scope, node))
+                for name in node.output:
+                    producers.setdefault(name, []).append((scope, node))
+        dead: set[int] = set()
+        while waiting:
+            scope, node = waiting.pop()
+            if id(node) in dead or any(reads[name] for name in node.output if name):
+                continue
+            dead.add(id(node))
+            for name in scope.node_reads(node):
+                reads[name] -= 1
+                if not reads[name]:
+                    waiting += producers.get(name, ())
+        return dead
+
+    # -- LSTM nodes as onnxruntime has them: float32, frames in front ----------------------------
+
+    def _normalize(self, lstms: list[Lstm]) -> None:
+        by_node = {id(lstm.node.proto): lstm for lstm in lstms}
+        foreign = False
+        for scope in self._top.scopes():
+            for taken in scope.taken:
+                lstm = by_node[id(taken.nodes[0])]
+                weights = lstm.node.graph.constant(lstm.given("W"))
+                kind = weights.array.dtype.name if weights is not None else "float32"
+                if kind != "float32" or lstm.batch_first:
+                    taken.nodes[0] = self._normal(scope, taken.nodes[0], lstm, kind)
+                    foreign |= kind not in ("float32", "float16") or lstm.batch_first
+        if foreign:
+            self._top.write()
+            self.equivalent = self._model.SerializeToString()
+
+    def _normal(self, scope: Scope, node: Any, lstm: Lstm, kind: str) -> Any:
+        """Put a node in float32 with frames in front in place of ``node``, between nodes that convert."""
+        make, types = self._onnx.helper.make_node, self._onnx.TensorProto
+        core = type(node)()
+        core.CopyFrom(node)
+        kept = [attribute for attribute in core.attribute if attribute.name != "layout"]
+        core.ClearField("attribute")
+        core.attribute.extend(kept)
+        before: list[Any] = []
+        after: list[Any] = []
+        for number, name in enumerate(node.input):
+            if not name or INPUTS[number] == "sequence_lens":
+                continue
+            if lstm.batch_first and INPUTS[number] in ("X", "initial_h", "initial_c"):
+                before.append(make("Transpose", [name], [self._fresh("turned")], perm=[1, 0, 2]))
+                name = before[-1].output[0]
+            if kind != "float32":
+                before.append(make("Cast", [name], [self._fresh("cast")], to=types.FLOAT))
+                name = before[-1].output[0]
+            core.input[number] = name
+        for number, name in enumerate(node.output):
+            if not name:
+                continue
+            if lstm.batch_first:
+                core.output[number] = self._fresh("frames")
+                order = [2, 0, 1, 3] if number == 0 else [1, 0, 2]
+                after.insert(0, make("Transpose", [core.output[number]], [name], perm=order))
+            if kind != "float32":
+                name = core.output[number] if lstm.batch_first else name
+                core.output[number] = self._fresh("single")
+                after.insert(0, make("Cast", [core.output[number]], [name], to=getattr(types, _TYPES[kind])))
+        place = scope.position(node)
+        scope.nodes[place:place + 1] = [*before, core, *after]
+        scope.origin[id(core)] = node
+        return core
+
+    # -- operators in place of nodes -------------------------------------------------------------
+
+    def _replace(self) -> None:
+        digests: dict[bytes, str] = {}
+        nothing: dict[str, str] = {}
+        for scope in self._top.scopes():
+            for taken in scope.taken:
+                part = digests.setdefault(_digest(taken), taken.name)
+                if part not in self.parts:
+                    self.parts[part] = taken.network()
+                for node in taken.nodes:
+                    origin = scope.origin.get(id(node), node)
+                    self._places[id(origin)] = "machine", part
+                    self._of_part.update({name: part for name in (*origin.input[1:4], *origin.input[7:]) if name})
+                for node in taken.folded:
+                    self._places[id(node)] = "folded", f"into {part!r}"
+                    self._of_part.update({name: part for name in node.input if name})
+                scope.put(taken, self._operator(taken, part, nothing))
+        for label, name in nothing.items():
+            array = np.zeros(NOTHING, np.int32 if label == "lengths" else np.float32)
+            self._top.graph.proto.initializer.append(self._onnx.numpy_helper.from_array(array, name))
+
+    def _operator(self, taken: Taken, part: str, nothing: dict[str, str]) -> Any:
+        def given(node: Any, label: str, number: int) -> str:
+            if number < len(node.input) and node.input[number]:
+                return str(node.input[number])
+            if label not in nothing:
+                nothing[label] = self._fresh(f"no_{label}")
+            return nothing[label]
+
+        def output(node: Any, number: int) -> str:
+            return str(number < len(node.output) and node.output[number] or self._fresh("unread"))
+
+        first, last = taken.nodes[0], taken.nodes[-1]
+        inputs = [first.input[0], given(first, "lengths", 4)]
+        outputs = [output(last, 0)]
+        for node in taken.nodes:
+            inputs += [given(node, "state", 5), given(node, "state", 6)]
+            outputs += [output(node, 1), output(node, 2)]
+        return self._onnx.helper.make_node(f"{OPERATOR}{len(taken.nodes)}", inputs, outputs, domain=DOMAIN,
+                                           name=self._fresh("machine"), call=part)
+
+    # -- the result ------------------------------------------------------------------------------
+
+    def _node_item(self, node: Node, unused: set[int], dead: set[int]) -> Item:
+        key = id(node.proto)
+        if key in unused:
+            place, detail = "unused", "nothing reads it"
+        elif key in self._places:
+            place, detail = self._places[key]
+        elif key in dead:
+            place, detail = "folded", "into the weights of the machine's parts"
+        else:
+            place, detail = "host", "onnxruntime"
+        return Item(node.path, node.kind, place, detail)  # type: ignore[arg-type]
+
+    def _tensor_items(self, scope: Scope, unread: Counter[str], read: set[str]) -> Iterator[Item]:
+        for name in scope.graph.tensors:
+            if not unread[name]:
+                yield Item(f"{scope.graph.prefix}{name}", "initializer", "unused", "nothing reads it")
+            elif name in read:
+                yield Item(f"{scope.graph.prefix}{name}", "initializer", "host", "onnxruntime")
+            elif name in self._of_part:
+                yield Item(f"{scope.graph.prefix}{name}", "initializer", "machine", self._of_part[name])
+            else:
+                yield Item(f"{scope.graph.prefix}{name}", "initializer", "folded",
+                           "into the weights of the machine's parts")
+
+    def _write(self, read: set[str]) -> None:
+        self._top.write()
+        for scope in self._top.scopes():
+            proto = scope.graph.proto
+            kept = [tensor for tensor in proto.initializer if tensor.name in read]
+            gone = {tensor.name for tensor in proto.initializer} - read
+            held = type(proto)()
+            held.initializer.extend(kept)
+            if scope is self._top:
+                held.input.extend(value for value in proto.input if value.name not in gone | self.fixed)
+                proto.ClearField("input")
+                proto.input.MergeFrom(held.input)
+            proto.ClearField("initializer")
+            proto.initializer.MergeFrom(held.initializer)
+            proto.ClearField("value_info")
+        if DOMAIN not in (opset.domain for opset in self._model.opset_import):
+            self._model.opset_import.append(self._onnx.helper.make_opsetid(DOMAIN, 1))
+
+    def _fresh(self, label: str) -> str:
+        name = f"openese.{label}.{len(self._used)}"
+        while name in self._used:
+            name += "_"
+        self._used.add(name)
+        return name
+
+
+_TYPES = {"float64": "DOUBLE", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
+
+
+def _digest(taken: Taken) -> bytes:
+    """Equal for nodes that compute the same."""
+    digest = hashlib.sha256()
+    for row in taken.rows:
+        for (track,) in row:
+            layer = track.layer
+            digest.update(repr((len(row), track.reverse, layer.g_activation, layer.inputs, layer.cells,
+                                layer.peephole is not None)).encode())
+            for array in (layer.w_x, layer.w_r, layer.bias, layer.peephole):
+                if array is not None:
+                    digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()

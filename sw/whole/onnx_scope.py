@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graphs and bodies whose nodes change, and the LSTM nodes that are taken out of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from openese.sw.importers.assembly import Recurrent, Row, assemble
+from openese.sw.importers.onnx_graph import Graph
+from openese.sw.model.network import Network
+
+__all__ = ["Scope", "Taken"]
+
+
+@dataclass(eq=False)
+class Taken:
+    """LSTM nodes that become one operator, each fed by the one before it.
+
+    Attributes
+    ----------
+    nodes : list of NodeProto
+        In float32, with frames in front.
+    rows : list of Row
+        The weights of each node.
+    names : list of str
+    folded : list of NodeProto
+        Nodes before the first that are in its weights, and nodes between that only move numbers.
+    """
+
+    nodes: list[Any]
+    rows: list[Row]
+    names: list[str]
+    folded: list[Any] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Of the part."""
+        return self.names[0] if len(self.names) == 1 else f"{self.names[0]} to {self.names[-1]}"
+
+    def network(self) -> Network:
+        """The part."""
+        rows = zip(self.names, self.rows, strict=True)
+        return assemble([Recurrent(name, (row,)) for name, row in rows], self.name)
+
+
+class Scope:
+    """A graph or body whose nodes change.
+
+    Attributes
+    ----------
+    graph : Graph
+        As it is in the file.
+    nodes : list of NodeProto
+        As they are now, in order.
+    taken : list of Taken
+    origin : dict of int to NodeProto
+        The node of the file, by the id of a node that took its place.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes = list(graph.protos)
+        self.taken: list[Taken] = []
+        self.origin: dict[int, Any] = {}
+        self._held = list(self.nodes)  # an id stays a node's own while the node is held
+        self._inner = {id(self.nodes[number]): [Scope(body) for body in inner]
+                       for number, inner in graph.inner.items()}
+
+    def scopes(self) -> Iterator["Scope"]:
+        """This scope and those in it, inner ones first."""
+        for node in self.nodes:
+            for scope in self._inner.get(id(node), ()):
+                yield from scope.scopes()
+        yield self
+
+    def node_reads(self, node: Any) -> Iterator[str]:
+        """The names that a node reads, also in its bodies, each as often as it is read."""
+        yield from (name for name in node.input if name)
+        for scope in self._inner.get(id(node), ()):
+            yield from scope.reads()
+
+    def reads(self) -> Iterator[str]:
+        """The names that are read in this scope and those in it, each as often as it is read."""
+        for node in self.nodes:
+            yield from self.node_reads(node)
+        yield from (output.name for output in self.graph.proto.output)
+
+    def position(self, node: Any) -> int:
+        """The number of a node."""
+        return next(number for number, other in enumerate(self.nodes) if other is node)
+
+    def put(self, taken: Taken, operator: Any) -> None:
+        """Put an operator in place of the nodes that it stands for."""
+        self._held += taken.nodes
+        place = self.position(taken.nodes[-1])
+        self.nodes[place] = operator
+        self.nodes = [node for node in self.nodes if not any(node is other for other in taken.nodes)]
+
+    def write(self) -> None:
+        """Put the nodes of this scope and those in it into their graphs."""
+        for scope in self.scopes():
+            held = type(scope.graph.proto)()
+            held.node.extend(scope.nodes)
+            scope.graph.proto.ClearField("node")
+            scope.graph.proto.node.MergeFrom(held.node)
