@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from openese.sw.whole.offload import Offloaded, offload
 
 __all__ = [
-    "PRESETS", "CompiledNetwork", "Config", "Dense", "Device", "Image", "LSTMP", "Layer", "Model", "Network", "Offloaded",
-    "Pruner", "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink", "Simulator", "Summary", "build", "compile",
-    "distill", "load", "offload", "pack", "preset", "prune", "quantize", "scan",
+    "PRESETS", "CompiledNetwork", "Config", "Dense", "Device", "Image", "LSTMP", "Layer", "Model", "Network",
+    "Offloaded", "Pruner", "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink", "Simulator", "Summary",
+    "build", "compile", "distill", "load", "offload", "pack", "preset", "prune", "quantize", "scan",
 ]
 
 _MODULES = {

@@ -261,7 +261,7 @@ def compile_parts(recorder: Recorder, config: Config, tell: Callable[[str], None
             if recorded is None:
                 quantized = quantize(part, random_frames(part), config)
             else:
-                quantized = quantize(part, recorded.frames, config, recorded.lengths)
+                quantized = quantize(part, recorded.frames, config, recorded.lengths, recorded.initial)
             tell(f"{name}: packing")
             compiled[name] = pack(quantized)
         except ValueError as error:

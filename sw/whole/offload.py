@@ -43,10 +43,16 @@ _FRAMEWORKS = (("torch", "nn.Module", "openese.sw.whole.torch_layers"),
 
 
 class Switch:
-    """The engine that layers call: one that records, then one that computes. A copy is the same switch."""
+    """The engine that layers call: one that records, then one that computes. A copy is the same switch.
+
+    It warns when the machine had to clamp numbers.
+    """
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
+        self._runners: Mapping[str, Sequence[MachineRunner]] = {}
+        self._told: set[str] = set()
+        self._finish: Callable[[], Any] = bool
 
     @property
     def engine(self) -> Engine:
@@ -61,29 +67,45 @@ class Switch:
             raise HostError("the network is closed: its machines are gone; offload it again")
         return self._engine
 
-    @engine.setter
-    def engine(self, engine: Engine) -> None:
-        self._engine = engine
-
     @property
     def records(self) -> bool:
         """Whether the engine records."""
         return isinstance(self._engine, Recorder)
 
-    def close(self) -> None:
-        """Have no engine any more."""
-        self._engine = None
+    def record(self, parts: Mapping[str, Network]) -> Recorder:
+        """Record what the parts get; returns the new recorder."""
+        self._engine = recorder = Recorder(parts)
+        return recorder
+
+    def compute(self, parts: Mapping[str, Network], compiled: Mapping[str, CompiledNetwork], backend: str) -> None:
+        """Compute on machines, or in floating point if nothing is compiled."""
+        if not compiled:
+            self._engine = Engine(parts, float_runners(parts))
+            return
+        with ExitStack() as stack:
+            self._runners = {name: [MachineRunner(machine) for machine in stack.enter_context(part.machines(backend))]
+                             for name, part in compiled.items()}
+            self._finish = weakref.finalize(self, stack.pop_all().close)
+        self._engine = Engine(parts, self._runners)
 
     def call(self, name: str, x: ArrayLike, lengths: ArrayLike | None = None,
              initial: Sequence[State] | None = None) -> tuple[FloatArray, tuple[State, ...]]:
         """As `Engine.call`."""
-        return self.engine.call(name, x, lengths, initial)
+        result = self.engine.call(name, x, lengths, initial)
+        clamped = sum(runner.input_saturations for runner in self._runners.get(name, ()))
+        if clamped and name not in self._told:
+            self._told.add(name)
+            warnings.warn(f"{name}: {clamped:,} numbers of its inputs and initial states do not fit the number formats "
+                          f"and are clamped; calibrate on inputs that are as large", stacklevel=2)
+        return result
+
+    def close(self) -> None:
+        """Close the machines. The simulators also end when no layer is left that calls them."""
+        self._engine = None
+        self._finish()
 
     def __deepcopy__(self, memo: Any) -> "Switch":
         return self
-
-    def __reduce__(self) -> Any:
-        raise HostError("a network on a machine cannot be pickled; save the original network")
 
 
 @dataclass
@@ -118,8 +140,8 @@ class Taken:
 class Offloaded:
     """A network whose LSTMs a machine computes. It answers to all that the network itself answers to.
 
-    Close it, or use it as a context manager, to end the simulators of ``backend="sim"``. They also end with the
-    object.
+    Close it, or use it as a context manager, to end the simulators of ``backend="sim"``. They also end with
+    ``network``.
 
     Attributes
     ----------
@@ -227,25 +249,9 @@ def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Dens
     if unused:
         warnings.warn(f"calibrate never calls {', '.join(unused)}: number formats there are a guess; give inputs that "
                       f"use every LSTM", stacklevel=2)
-    stack = ExitStack()
-    compiled: dict[str, CompiledNetwork] = {}
-    if backend == "float":
-        switch.engine = Engine(parts, float_runners(parts))
-    else:
-        compiled = compile_parts(recorder, config)
-        with stack:
-            runners = {name: [MachineRunner(machine) for machine in stack.enter_context(part.machines(backend))]
-                       for name, part in compiled.items()}
-            stack = stack.pop_all()
-        switch.engine = Engine(parts, runners)
-    offloaded = Offloaded(taken.network, config, backend, parts, compiled, tuple(taken.items), close=lambda: None)
-    offloaded.close = weakref.finalize(offloaded, _close, switch, stack)
-    return offloaded
-
-
-def _close(switch: Switch, stack: ExitStack) -> None:
-    switch.close()
-    stack.close()
+    compiled = {} if backend == "float" else compile_parts(recorder, config)
+    switch.compute(parts, compiled, backend)
+    return Offloaded(taken.network, config, backend, parts, compiled, tuple(taken.items), switch.close)
 
 
 def _take(module: Any, switch: Switch, carry: Mapping[str, str] | None) -> Taken:
@@ -274,7 +280,7 @@ def _recorded(taken: Taken, switch: Switch, calibrate: Any, density: Density | N
     """The pruned parts and what they got in the calibration."""
     for _ in range(3):
         parts = taken.parts if density is None else prune_parts(taken.parts, density, config)
-        switch.engine = recorder = Recorder(parts)
+        recorder = switch.record(parts)
         with taken.recording():
             if callable(calibrate):
                 calibrate(taken.network)
