@@ -333,7 +333,7 @@ def test_subclasses():
     net = nn.Sequential(Own(6, 9), Around(9, 5))
     offloaded = check(net, torch.randn(7, 3, 6))
     assert list(offloaded.parts) == ["1"]
-    assert "0                        Own              host     PyTorch: it has a forward pass" in offloaded.report
+    assert "\n0  Own     host     PyTorch: it has a forward pass of its own" in f"\n{offloaded.report}"
     with pytest.raises(HostError, match="no LSTM that a machine can compute; Own 'lstm': PyTorch: it has a forward"):
         openese.offload(Own(6, 9), "demo", calibrate=torch.randn(7, 3, 6))
 
@@ -454,7 +454,7 @@ def test_simulators_end_with_the_network():
     x = torch.randn(9, 4, 5)
     network = openese.offload(Net(), "tiny", calibrate=x, backend="sim").network
     again = copy.deepcopy(network)
-    machine = weakref.ref(network.a._link.switch._runners["a"][0]._machine)
+    machine = weakref.ref(network.a._link.switch._machines["a"][0]._machine)
     del network
     gc.collect()
     again(x)
@@ -472,6 +472,27 @@ def test_the_verilog():
     with openese.offload(net, "tiny", calibrate=x, backend="sim") as verilog, torch.no_grad():
         for _ in range(2):
             assert torch.equal(verilog(x), reference(x))
+
+
+def test_networks_of_keras(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras", reason="networks of Keras need Keras: the extra `oracles`")
+    layers = keras.layers
+    inputs = keras.Input((None, 6), name="x")
+    y = layers.Bidirectional(layers.LSTM(9, return_sequences=True))(layers.Dense(8, activation="relu")(inputs))
+    net = keras.Model(inputs, layers.Dense(3)(layers.LSTM(5)(layers.LayerNormalization()(y))))
+    x = np.random.default_rng(1).normal(size=(4, 9, 6)).astype(np.float32)
+    wanted = net.predict(x, verbose=0)
+    with openese.offload(net, "demo", calibrate=x, backend="float") as offloaded:
+        assert np.abs(offloaded.predict(x, verbose=0) - wanted).max() < 1e-5
+    found = [openese.offload(net, "demo", calibrate=given).predict(x, verbose=0)
+             for given in (x, {"x": x}, (x,), [x], lambda net: net.predict(x, verbose=0))]
+    assert all(np.array_equal(found[0], other) for other in found)
+    assert 0 < np.abs(found[0] - wanted).max() < 0.02
+    with pytest.raises(HostError, match="carry is for files"):
+        openese.offload(net, "demo", calibrate=x, carry={"a": "b"})
+    with pytest.raises(HostError, match="network is closed"):
+        offloaded.predict(x, verbose=0)
 
 
 class StubHost(Host):
