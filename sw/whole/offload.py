@@ -16,7 +16,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,16 +36,20 @@ from openese.sw.whole.network import compile_parts, open_host, prune_parts
 __all__ = ["Offloaded", "Session", "Switch", "Taken", "offload"]
 
 _BACKENDS = (*BACKENDS, "float")
-#: The frameworks of live networks: the class of a network, and the module with ``take(network, switch)``.
-_FRAMEWORKS = (("torch", "nn.Module", "openese.sw.whole.torch_layers"),
-               ("keras", "Model", "openese.sw.whole.keras_layers"))
 
 
-class Switch:
-    """The engine that layers call: one that records, then one that computes. A copy is the same switch."""
+class Switch(Engine):
+    """The engine that layers call: one that records, then one that computes. A copy is the same switch.
+
+    It warns when the machine had to clamp numbers.
+    """
 
     def __init__(self) -> None:
+        super().__init__({}, {})
         self._engine: Engine | None = None
+        self._machines: Mapping[str, Sequence[MachineRunner]] = {}
+        self._told: set[str] = set()
+        self._finish: Callable[[], Any] = bool
 
     @property
     def engine(self) -> Engine:
@@ -61,29 +64,45 @@ class Switch:
             raise HostError("the network is closed: its machines are gone; offload it again")
         return self._engine
 
-    @engine.setter
-    def engine(self, engine: Engine) -> None:
-        self._engine = engine
-
     @property
     def records(self) -> bool:
         """Whether the engine records."""
         return isinstance(self._engine, Recorder)
 
-    def close(self) -> None:
-        """Have no engine any more."""
-        self._engine = None
+    def record(self, parts: Mapping[str, Network]) -> Recorder:
+        """Record what the parts get; returns the new recorder."""
+        self._engine = recorder = Recorder(parts)
+        return recorder
+
+    def compute(self, parts: Mapping[str, Network], compiled: Mapping[str, CompiledNetwork], backend: str) -> None:
+        """Compute on machines, or in floating point if nothing is compiled."""
+        if not compiled:
+            self._engine = Engine(parts, float_runners(parts))
+            return
+        with ExitStack() as stack:
+            self._machines = {name: [MachineRunner(machine) for machine in stack.enter_context(part.machines(backend))]
+                              for name, part in compiled.items()}
+            self._finish = weakref.finalize(self, stack.pop_all().close)
+        self._engine = Engine(parts, self._machines)
 
     def call(self, name: str, x: ArrayLike, lengths: ArrayLike | None = None,
              initial: Sequence[State] | None = None) -> tuple[FloatArray, tuple[State, ...]]:
         """As `Engine.call`."""
-        return self.engine.call(name, x, lengths, initial)
+        result = self.engine.call(name, x, lengths, initial)
+        clamped = sum(runner.input_saturations for runner in self._machines.get(name, ()))
+        if clamped and name not in self._told:
+            self._told.add(name)
+            warnings.warn(f"{name}: {clamped:,} numbers of its inputs and initial states do not fit the number formats "
+                          f"and are clamped; calibrate on inputs that are as large", stacklevel=2)
+        return result
+
+    def close(self) -> None:
+        """Close the machines. The simulators also end when no layer is left that calls them."""
+        self._engine = None
+        self._finish()
 
     def __deepcopy__(self, memo: Any) -> "Switch":
         return self
-
-    def __reduce__(self) -> Any:
-        raise HostError("a network on a machine cannot be pickled; save the original network")
 
 
 @dataclass
@@ -118,8 +137,8 @@ class Taken:
 class Offloaded:
     """A network whose LSTMs a machine computes. It answers to all that the network itself answers to.
 
-    Close it, or use it as a context manager, to end the simulators of ``backend="sim"``. They also end with the
-    object.
+    Close it, or use it as a context manager, to end the simulators of ``backend="sim"``. They also end with
+    ``network``.
 
     Attributes
     ----------
@@ -146,10 +165,14 @@ class Offloaded:
     @property
     def report(self) -> str:
         """The places of all layers, and the figures of each part."""
-        lines = [f"{item.name:<24} {item.kind:<16} {item.place:<8} {item.detail}".rstrip() for item in self.items]
+        layers = [item for item in self.items if item.kind != "weight"]
+        widths = [max((len(text) for text in column), default=0)
+                  for column in zip(*((item.name, item.kind, item.place) for item in layers), strict=True)]
+        lines = ["  ".join([*map(str.ljust, (item.name, item.kind, item.place), widths), item.detail]).rstrip()
+                 for item in layers]
         for name, part in self.networks.items():
-            layers = [layer for direction in part.directions for layer in direction.model.layers]
-            density = sum(layer.nonzeros for layer in layers) / sum(layer.weights for layer in layers)
+            models = [direction.model for direction in part.directions]
+            density = sum(model.nonzeros for model in models) / sum(model.weights for model in models)
             line = f"part {name}: {part.inputs} -> {part.outputs}, density {100 * density:.1f} %"
             compiled = self.parts.get(name)
             if compiled is not None and compiled.error is not None:
@@ -191,8 +214,9 @@ def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Dens
     ----------
     module : torch.nn.Module, keras.Model, or path
         A PyTorch network is copied and set to evaluation mode. Its ``nn.LSTM``, ``nn.LSTMCell`` and `LSTMP` layers
-        compute on the machine, without gradients. For an ONNX file the result has ``run``, ``get_inputs`` and
-        ``get_outputs`` of onnxruntime's ``InferenceSession``.
+        compute on the machine, without gradients. A Keras network is copied, and its layers with LSTM cells compute on
+        the machine. For an ONNX file the result has ``run``, ``get_inputs`` and ``get_outputs`` of onnxruntime's
+        ``InferenceSession``.
     machine : str or `Config`
     calibrate : array, tensor, tuple, dict, list, or callable
         The input of the network on which number formats are chosen: one array or tensor, a tuple of arguments, or a
@@ -227,25 +251,9 @@ def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Dens
     if unused:
         warnings.warn(f"calibrate never calls {', '.join(unused)}: number formats there are a guess; give inputs that "
                       f"use every LSTM", stacklevel=2)
-    stack = ExitStack()
-    compiled: dict[str, CompiledNetwork] = {}
-    if backend == "float":
-        switch.engine = Engine(parts, float_runners(parts))
-    else:
-        compiled = compile_parts(recorder, config)
-        with stack:
-            runners = {name: [MachineRunner(machine) for machine in stack.enter_context(part.machines(backend))]
-                       for name, part in compiled.items()}
-            stack = stack.pop_all()
-        switch.engine = Engine(parts, runners)
-    offloaded = Offloaded(taken.network, config, backend, parts, compiled, tuple(taken.items), close=lambda: None)
-    offloaded.close = weakref.finalize(offloaded, _close, switch, stack)
-    return offloaded
-
-
-def _close(switch: Switch, stack: ExitStack) -> None:
-    switch.close()
-    stack.close()
+    compiled = {} if backend == "float" else compile_parts(recorder, config)
+    switch.compute(parts, compiled, backend)
+    return Offloaded(taken.network, config, backend, parts, compiled, tuple(taken.items), switch.close)
 
 
 def _take(module: Any, switch: Switch, carry: Mapping[str, str] | None) -> Taken:
@@ -255,18 +263,42 @@ def _take(module: Any, switch: Switch, carry: Mapping[str, str] | None) -> Taken
             raise HostError(f"{Path(module).name}: has tensors, but no graph that says how they are used; build the "
                             f"network in its framework, load the tensors, and offload that")
         return _taken_host(host, switch, dict(carry or {}))
-    for framework, kind, place in _FRAMEWORKS:
-        loaded = sys.modules.get(framework)
-        for part in kind.split("."):
-            loaded = getattr(loaded, part, None)
-        if isinstance(loaded, type) and isinstance(module, loaded):
-            if carry:
-                raise HostError("carry is for files; for a network in memory give calibrate a function that passes "
-                                "the states on")
-            taken: Taken = import_module(place).take(module, switch)
-            return taken
-    raise TypeError(f"expected a torch.nn.Module, a keras.Model or the path of an ONNX file, not "
-                    f"{type(module).__name__}")
+    taken = _taken_live(module, switch)
+    if taken is None:
+        raise TypeError(f"expected a torch.nn.Module, a keras.Model or the path of an ONNX file, not "
+                        f"{type(module).__name__}")
+    if carry:
+        raise HostError("carry is for files; for a network in memory give calibrate a function that passes the states "
+                        "on")
+    return taken
+
+
+def _taken_live(module: Any, switch: Switch) -> Taken | None:
+    """The network of a framework that is loaded already; none of them is imported in vain."""
+    keras, torch = sys.modules.get("keras"), sys.modules.get("torch")
+    if keras is not None and isinstance(module, keras.Layer):  # also a torch.nn.Module, where Keras runs on PyTorch
+        return _taken_keras(module, switch)
+    if torch is not None and isinstance(module, torch.nn.Module):
+        from openese.sw.whole import torch_layers
+        return torch_layers.take(module, switch)
+    return None
+
+
+def _taken_keras(model: Any, switch: Switch) -> Taken:
+    from openese.sw.whole import keras_layers
+    copied = keras_layers.copy_model(model)
+    layers = keras_layers.replace(copied, like=model)
+    layers.engine = switch
+    inputs_as_one = type(model).__name__ in ("Functional", "Sequential")  # they take all inputs as one argument
+
+    def run(inputs: Any) -> Any:
+        if isinstance(inputs, Mapping) and not inputs_as_one:
+            return copied(**inputs)
+        if isinstance(inputs, tuple):
+            return copied(list(inputs)) if inputs_as_one and len(inputs) > 1 else copied(*inputs)
+        return copied(inputs)
+
+    return Taken(copied, dict(layers.parts), list(layers.items), run)
 
 
 def _recorded(taken: Taken, switch: Switch, calibrate: Any, density: Density | None, config: Config
@@ -274,7 +306,7 @@ def _recorded(taken: Taken, switch: Switch, calibrate: Any, density: Density | N
     """The pruned parts and what they got in the calibration."""
     for _ in range(3):
         parts = taken.parts if density is None else prune_parts(taken.parts, density, config)
-        switch.engine = recorder = Recorder(parts)
+        recorder = switch.record(parts)
         with taken.recording():
             if callable(calibrate):
                 calibrate(taken.network)

@@ -111,8 +111,9 @@ def _states(part: Network, hidden: Sequence[Tensor]) -> tuple[State, ...]:
 def _hidden(states: tuple[State, ...], like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The reverse of `_states`."""
     flat = [layer for state in states for layer in state]
-    return tuple(torch.from_numpy(np.stack(values)).to(like.device, dtype)  # type: ignore[return-value]
-                 for values in ([layer.y for layer in flat], [layer.c for layer in flat]))
+    h, c = (torch.from_numpy(np.stack(values)).to(like.device, dtype)
+            for values in ([layer.y for layer in flat], [layer.c for layer in flat]))
+    return h, c
 
 
 class _Kernel(TorchFunctionMode):
@@ -354,10 +355,10 @@ def _items(network: nn.Module, parts: Mapping[str, Network]) -> list[Item]:
             items.append(Item(name, kind, "folded", "into the weights"))
         elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
             items.append(Item(name, kind, "host", f"PyTorch: a {kind} is not an LSTM, the machine has no such cell"))
+        elif _RECURRENT.search(kind) and not any(f"{part}.".startswith(f"{path}.") for part in parts):
+            items.append(Item(name, kind, "host", f"PyTorch: {kind} is a cell of its own class, not nn.LSTM"))
         elif not any(True for _ in module.children()) or next(module.parameters(recurse=False), None) is not None:
-            own = _RECURRENT.search(kind)
-            items.append(Item(path or kind, kind, "host", "PyTorch: a cell of its own class, not nn.LSTM" if own
-                              else "PyTorch"))
+            items.append(Item(path or kind, kind, "host", "PyTorch"))
     return items
 
 

@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch", reason="live networks need PyTorch: the ext
 
 from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations, rnn  # noqa: E402
-from torch.nn.utils import prune as torch_prune  # noqa: E402
 
 import openese  # noqa: E402
 from openese.sw.whole import offload as module  # noqa: E402
@@ -88,7 +87,7 @@ def lstm(request):
 def states(lstm, *voices):
     """Random h and c."""
     count = lstm.num_layers * (1 + lstm.bidirectional)
-    return tuple(torch.randn(count, *voices, size) * 0.5 for size in (lstm.proj_size or lstm.hidden_size,
+    return tuple(torch.randn(count, *voices, size).tanh() for size in (lstm.proj_size or lstm.hidden_size,
                                                                       lstm.hidden_size))
 
 
@@ -122,7 +121,7 @@ def test_packed_sequences(lstm, given, ordered):
 def test_cells(bias, voices):
     cell = nn.LSTMCell(6, 9, bias=bias)
     check(cell, torch.randn(*voices, 6))
-    check(cell, torch.randn(*voices, 6), (torch.randn(*voices, 9), torch.randn(*voices, 9)))
+    check(cell, torch.randn(*voices, 6), (torch.randn(*voices, 9).tanh(), torch.randn(*voices, 9)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -139,7 +138,8 @@ def test_autocast():
     net, x = Net().eval(), torch.randn(7, 3, 5)
     offloaded = openese.offload(net, "demo", calibrate=x)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for ours, theirs in zip(flat(offloaded.a(torch.randn(7, 3, 8))), flat(net.a(torch.randn(7, 3, 8))), strict=True):
+        y = torch.randn(7, 3, 8)
+        for ours, theirs in zip(flat(offloaded.a(y)), flat(net.a(y)), strict=True):
             assert ours.dtype == theirs.dtype == torch.bfloat16
         assert relative(offloaded(x), net(x)) < 0.05
 
@@ -231,7 +231,7 @@ def test_densities_are_those_of_prune(density):
         for tensor in ("w_x", "w_r"):
             matrix = getattr(layer, tensor)
             wanted = density if isinstance(density, float) else density.get(tensor, density.get(name, 1))
-            assert abs(np.count_nonzero(matrix) / matrix.size - wanted) < 0.1
+            assert abs(np.count_nonzero(matrix) / matrix.size - wanted) < 0.15
     assert all(weight.count_nonzero() == weight.numel() for weight in net.a.parameters())
 
 
@@ -259,7 +259,8 @@ def test_norms_of_weights():
     parametrizations.weight_norm(net.a, "weight_hh_l0")
     parametrizations.spectral_norm(net.b, "weight_ih_l0")
     offloaded = check(net, torch.randn(9, 4, 5))
-    assert [item.place for item in offloaded.items if "parametrizations" in item.name] == ["folded"] * 2
+    folded = [item.name for item in offloaded.items if item.place == "folded"]
+    assert "a.parametrizations.weight_hh_l0.0" in folded and "b.parametrizations.weight_ih_l0.0" in folded
     old = Net()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -281,7 +282,7 @@ class WeightDrop(nn.Module):
         lstm.weight_hh_l0 = torch.zeros_like(self.raw)
 
     def forward(self, x):
-        self.lstm.weight_hh_l0 = nn.functional.dropout(self.raw, 0.5, self.training)
+        self.lstm.weight_hh_l0 = nn.functional.dropout(self.raw * 1, 0.5, self.training)
         return self.lstm.forward(x)[0]
 
 
@@ -332,7 +333,7 @@ def test_subclasses():
     net = nn.Sequential(Own(6, 9), Around(9, 5))
     offloaded = check(net, torch.randn(7, 3, 6))
     assert list(offloaded.parts) == ["1"]
-    assert "0                        Own              host     PyTorch: it has a forward pass" in offloaded.report
+    assert "\n0  Own     host     PyTorch: it has a forward pass of its own" in f"\n{offloaded.report}"
     with pytest.raises(HostError, match="no LSTM that a machine can compute; Own 'lstm': PyTorch: it has a forward"):
         openese.offload(Own(6, 9), "demo", calibrate=torch.randn(7, 3, 6))
 
@@ -358,7 +359,7 @@ def test_quantized_layers_stay():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quantized = torch.ao.quantization.quantize_dynamic(net.eval(), {nn.LSTM})
-    with pytest.raises(HostError, match="no LSTM that a machine can compute; LSTM '1': PyTorch: a cell of its own"):
+    with pytest.raises(HostError, match="can compute; LSTM '1': PyTorch: LSTM is a cell of its own class"):
         openese.offload(quantized, "demo", calibrate=torch.randn(9, 4, 5))
 
 
@@ -430,8 +431,6 @@ def test_copies_and_wrappers_of_pytorch():
     assert torch.equal(again(x), wanted)
     assert torch.equal(openese.offload(nn.DataParallel(net), "demo", calibrate=x)(x), wanted)
     assert torch.equal(openese.offload(torch.compile(net), "demo", calibrate=x)(x), wanted)
-    with pytest.raises(HostError, match="cannot be pickled; save the original network"):
-        torch.save(offloaded.network, "unused.pt")
 
 
 def test_attributes_are_those_of_the_network():
@@ -448,10 +447,20 @@ def test_closing():
         offloaded(x)
     with pytest.raises(HostError, match="the network is closed"):
         offloaded(x)
-    held = weakref.ref(offloaded)
-    del offloaded
+
+
+@pytest.mark.sim
+def test_simulators_end_with_the_network():
+    x = torch.randn(9, 4, 5)
+    network = openese.offload(Net(), "tiny", calibrate=x, backend="sim").network
+    again = copy.deepcopy(network)
+    machine = weakref.ref(network.a._link.switch._machines["a"][0]._machine)
+    del network
     gc.collect()
-    assert held() is None
+    again(x)
+    del again
+    gc.collect()
+    assert machine() is None
 
 
 @pytest.mark.sim
@@ -463,6 +472,27 @@ def test_the_verilog():
     with openese.offload(net, "tiny", calibrate=x, backend="sim") as verilog, torch.no_grad():
         for _ in range(2):
             assert torch.equal(verilog(x), reference(x))
+
+
+def test_networks_of_keras(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras", reason="networks of Keras need Keras: the extra `oracles`")
+    layers = keras.layers
+    inputs = keras.Input((None, 6), name="x")
+    y = layers.Bidirectional(layers.LSTM(9, return_sequences=True))(layers.Dense(8, activation="relu")(inputs))
+    net = keras.Model(inputs, layers.Dense(3)(layers.LSTM(5)(layers.LayerNormalization()(y))))
+    x = np.random.default_rng(1).normal(size=(4, 9, 6)).astype(np.float32)
+    wanted = net.predict(x, verbose=0)
+    with openese.offload(net, "demo", calibrate=x, backend="float") as offloaded:
+        assert np.abs(offloaded.predict(x, verbose=0) - wanted).max() < 1e-5
+    found = [openese.offload(net, "demo", calibrate=given).predict(x, verbose=0)
+             for given in (x, {"x": x}, (x,), [x], lambda net: net.predict(x, verbose=0))]
+    assert all(np.array_equal(found[0], other) for other in found)
+    assert 0 < np.abs(found[0] - wanted).max() < 0.02
+    with pytest.raises(HostError, match="carry is for files"):
+        openese.offload(net, "demo", calibrate=x, carry={"a": "b"})
+    with pytest.raises(HostError, match="network is closed"):
+        offloaded.predict(x, verbose=0)
 
 
 class StubHost(Host):
