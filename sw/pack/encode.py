@@ -79,8 +79,11 @@ class EncodedMatrix:
         return int(self.lengths.sum() - self.nonzeros.sum())
 
 
-def _locate(matrix: NDArray[Any], config: Config) -> tuple[Int64Array, Int64Array, Int64Array, NDArray[Any]]:
-    """PE, local row, column and value of every non-zero, by PE, then column, then local row."""
+def _locate(matrix: NDArray[Any], config: Config) -> tuple[IntArray, IntArray, IntArray, NDArray[Any]]:
+    """PE, local row, column and value of every non-zero, by PE, then column, then local row.
+
+    Integers have 32 bits where the matrix has fewer than 2**31 places: `encode` holds many arrays of this size.
+    """
     gates = matrix if matrix.ndim == 3 else matrix[None]
     stacked, rows, columns = gates.shape
     lanes, slots = -(-rows // config.row_pes), -(-columns // config.groups)
@@ -88,10 +91,15 @@ def _locate(matrix: NDArray[Any], config: Config) -> tuple[Int64Array, Int64Arra
     padded[:, :rows, :columns] = gates
     # Group, PE row, column of the group, cell or row of the PE, gate.
     placed = padded.reshape(stacked, lanes, config.row_pes, slots, config.groups).transpose(4, 2, 3, 1, 0).reshape(-1)
-    place = np.flatnonzero(placed != 0)
-    column, local = np.divmod(place, lanes * stacked)
-    pe, column = np.divmod(column, slots)
-    return pe, local, column * config.groups + pe // config.row_pes, placed[place]
+    place: IntArray = np.flatnonzero(placed)
+    values = placed[place]
+    if placed.size < 1 << 31:
+        place = place.astype(np.int32)
+    column, local = np.divmod(place, place.dtype.type(lanes * stacked))
+    pe, column = np.divmod(column, place.dtype.type(slots))
+    column *= config.groups
+    column += pe // config.row_pes
+    return pe, local, column, values
 
 
 def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
@@ -158,49 +166,56 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Encode
         raise EncodeError(f"a weight of {worst} does not fit {config.weight_bits} bits")
     pe, local, column, values = _locate(matrix, config)
     columns = matrix.shape[-1]
-    # Padded lengths of each (column, PE), from the gaps between the non-zeros.
+    # The entries of a column on a PE are a run.
     first = np.ones(len(pe), bool)
     first[1:] = (pe[1:] != pe[:-1]) | (column[1:] != column[:-1])
-    before = np.where(first, -1, np.concatenate([[-1], local[:-1]])) if len(local) else local
-    gap = local - before - 1
+    gap = local.copy()
+    gap[1:] -= np.where(first[1:], 0, local[:-1] + 1)
     padding = _bridges(gap, config)
-    counts = np.bincount(column * config.pes + pe, weights=padding + 1, minlength=columns * config.pes)
-    counts = counts.astype(np.int64).reshape(columns, config.pes)
+    starts = np.flatnonzero(first)
+    counts = np.zeros((columns, config.pes), np.int64)
+    nonzeros = np.zeros_like(counts)
+    nonzeros[column[starts], pe[starts]] = np.diff(starts, append=len(pe))
+    counts[column[starts], pe[starts]] = np.add.reduceat(padding, starts, dtype=np.int64)
+    counts += nonzeros
 
     order = _slots(counts, config, balance)
     position = np.full(columns, -1, np.int64)
     for group in range(config.groups):
         used = order[:, group] >= 0
         position[order[used, group]] = np.flatnonzero(used)
-    by_slot = _runs_in_order(np.flatnonzero(first), len(pe), pe * columns + position[column])
+    by_slot = _runs_in_order(starts, len(pe), pe[starts].astype(np.int64) * columns + position[column[starts]])
     pe, values, gap, padding = pe[by_slot], values[by_slot], gap[by_slot], padding[by_slot]
 
-    lengths = np.bincount(pe, weights=padding + 1, minlength=config.pes).astype(np.int64)
-    nonzeros = np.bincount(pe, minlength=config.pes).astype(np.int64)
-    lines = int(lengths.max(initial=0))
-    last = np.cumsum(padding + 1) - 1 - (np.cumsum(lengths) - lengths)[pe]
-    weights = np.zeros((lines, config.pes), weight_type(config.weight_bits))
-    skips = np.zeros((lines, config.pes), np.int16)
-    weights[last, pe] = values
-    skips[last, pe] = gap & ((1 << config.index_bits) - 1)
+    lengths = counts.sum(axis=0)
+    place = np.cumsum(padding + 1) - 1 - (np.cumsum(lengths) - lengths)[pe]
+    place *= config.pes
+    place += pe
+    weights = np.zeros((int(lengths.max(initial=0)), config.pes), weight_type(config.weight_bits))
+    skips = np.zeros(weights.shape, np.int16)
+    weights.reshape(-1)[place] = values
+    skips.reshape(-1)[place] = gap & ((1 << config.index_bits) - 1)
     # All bridges of a gap are full but the one in front of the weight.
     most = 1 << config.index_bits
     for behind in range(1, int(padding.max(initial=0)) + 1):
         bridge = padding >= behind
         left = (gap[bridge] >> config.index_bits) - (padding[bridge] - 1) * most
-        skips[last[bridge] - behind, pe[bridge]] = left - 1 if behind == 1 else most - 1
-    return EncodedMatrix(matrix.shape, order, _slot_counts(counts, order, config), weights, skips, lengths, nonzeros)
+        skips.reshape(-1)[place[bridge] - behind * config.pes] = left - 1 if behind == 1 else most - 1
+    return EncodedMatrix(matrix.shape, order, _slot_counts(counts, order, config), weights, skips, lengths,
+                         nonzeros.sum(axis=0))
 
 
 def _runs_in_order(starts: Int64Array, size: int, keys: Int64Array) -> Int64Array:
-    """Indices that sort the runs of ``size`` entries by their keys; runs begin at ``starts``."""
+    """Indices that sort the runs of ``size`` entries by ``keys`` (runs,); runs begin at ``starts``."""
     lengths = np.diff(starts, append=size)
-    order = np.argsort(keys[starts])
+    order = np.argsort(keys)
     lengths, starts = lengths[order], starts[order]
-    return np.arange(size) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    indices = np.arange(size)
+    indices += np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return indices
 
 
-def _bridges(gap: Int64Array, config: Config) -> Int64Array:
+def _bridges(gap: IntArray, config: Config) -> IntArray:
     """Padding entries in front of a weight after ``gap`` zero rows: each bridges up to ``4**index_bits``."""
     units = gap >> config.index_bits
     return -(-units >> config.index_bits)
