@@ -18,6 +18,7 @@ from openese.sw.cli.options import (
     calibrate_option,
     density_help,
     file_output_option,
+    ignore_option,
     keep_inputs,
     machine_options,
     output_option,
@@ -40,8 +41,9 @@ __all__ = ["compile_", "import_", "pack", "prune", "quantize"]
 @click.argument("file", type=PATH)
 @click.option("--output", "-o", type=NEW_FILE, metavar="PATH", help="The .npz file to write.")
 @select_option
-@click.option("--list", "only_list", is_flag=True, help="List what can be selected, and write nothing.")
-def import_(file: Path, output: Path | None, select: str | None, only_list: bool) -> None:
+@ignore_option
+@click.option("--list", "only_list", is_flag=True, help="List everything in the file, and write nothing.")
+def import_(file: Path, output: Path | None, select: str | None, ignore: Sequence[str], only_list: bool) -> None:
     """Read a trained LSTM from FILE.
 
     FILE is of PyTorch, ONNX, Keras, safetensors or NumPy. Nothing in it is executed.
@@ -53,14 +55,15 @@ def import_(file: Path, output: Path | None, select: str | None, only_list: bool
       openese import checkpoint.pt --select model.lstm,model.linear -o net.npz
     """
     if only_list:
-        if output is not None or select is not None:
-            raise click.UsageError("--list shows everything and writes nothing: leave out --output and --select")
+        if output is not None or select is not None or ignore:
+            raise click.UsageError("--list shows everything and writes nothing: leave out --output, --select and "
+                                   "--ignore")
         show.entries(importers.entries(file))
         return
     if output is None:
         raise click.UsageError("import needs --output PATH, or --list")
     keep_inputs(output, file)
-    network = importers.load(file, select)
+    network = importers.load(file, select, ignore=ignore)
     network.save(output)
     show.network(network)
 
@@ -153,11 +156,12 @@ def pack(quantized: Path, output: Path, folder: Path | None) -> None:
 @click.argument("file", type=PATH)
 @output_option
 @select_option
+@ignore_option
 @click.option("--density", multiple=True, metavar="D", help=density_help + " Without it nothing is pruned.")
 @machine_options("demo")
 @calibrate_option
-def compile_(file: Path, output: Path, select: str | None, density: Sequence[str], config: Config,
-             calibrate: Path | None) -> None:
+def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str], density: Sequence[str],
+             config: Config, calibrate: Path | None) -> None:
     """Import, prune, quantize and pack FILE.
 
     \b
@@ -165,7 +169,7 @@ def compile_(file: Path, output: Path, select: str | None, density: Sequence[str
       openese compile net.onnx --preset demo --density 0.1 --calibrate speech.npy -o net.img
     """
     keep_inputs(output, file, calibrate)
-    network = importers.load(file, select)
+    network = importers.load(file, select, ignore=ignore)
     show.notes(network)
     sequences = _calibration(network, calibrate)
     with _status() as tell:
@@ -192,6 +196,10 @@ def _status() -> Iterator[Callable[[str], None]]:
 def _calibration(network: Network, path: Path | None) -> Sequences:
     if path is not None:
         sequences = Sequences.load(path, network.inputs)
+        if network.batch_first and not sequences.alone and not sequences.named:
+            raise click.UsageError(f"--calibrate {path}: the file's network takes (batch, time, features), but frames "
+                                   f"are (T, B, I) here, time first; save them as an .npz with the array 'frames', "
+                                   f"which has this order, not as a .npy of shape {sequences.frames.shape}")
         if not sequences.frames.any():
             raise click.UsageError(f"--calibrate {path}: every number is zero; number formats need real input")
         return sequences

@@ -22,8 +22,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "calibrate_option", "density_help", "file_output_option", "keep_inputs",
-           "machine_options", "output_option", "parse_density", "read_config", "select_option"]
+__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "calibrate_option", "density_help", "file_output_option", "ignore_option",
+           "keep_inputs", "machine_options", "output_option", "parse_density", "read_config", "select_option"]
 
 
 class _Path(click.Path):
@@ -54,6 +54,9 @@ file_output_option = click.option("--output", "-o", type=NEW_FILE, required=True
 select_option = click.option("--select", metavar="NAMES",
                              help="The parts to take, by their names in `import --list`. Several, with commas between "
                                   "them, are stacked.")
+ignore_option = click.option("--ignore", multiple=True, metavar="NAME",
+                             help="A tensor or module that has no effect, in a file without a graph, where import "
+                                  "refuses it. May be repeated.")
 calibrate_option = click.option("--calibrate", type=PATH, metavar="FRAMES",
                                 help="Real frames, on which number formats are chosen.")
 density_help = ("Share of the weights to keep: 0.1, or for some matrices w_r=0.1, LAYER=0.2 or LAYER.w_ym=0.5. May be "
