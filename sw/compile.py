@@ -388,7 +388,8 @@ def pack(quantized: QuantizedNetwork, machine: str | Config | None = None) -> Co
 
 def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Config, *,
             density: Density | None = None, calibrate: ArrayLike | None = None, lengths: ArrayLike | None = None,
-            select: str | None = None, tell: Callable[[str], None] = lambda stage: None) -> CompiledNetwork:
+            select: str | None = None, ignore: str | Sequence[str] = (),
+            tell: Callable[[str], None] = lambda stage: None) -> CompiledNetwork:
     """Import, prune, quantize and pack a network.
 
     Parameters
@@ -405,6 +406,8 @@ def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Co
         Of the calibration frames, where they are padded to the longest.
     select : str, optional
         What to take from a file, as for `openese.load`.
+    ignore : str or sequence of str
+        Tensors of a file without a graph that have no effect, as for `openese.load`.
     tell : callable
         Called with the name of each stage as it begins.
 
@@ -417,9 +420,12 @@ def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Co
     """
     config = machine_config(machine)
     if isinstance(network, (str, os.PathLike)):
-        network = importers.load(network, select)
-    elif select is not None:
-        raise ValueError("select takes parts of a file; this network is no file")
+        network = importers.load(network, select, ignore=ignore)
+        if network.batch_first and lengths is None and calibrate is not None and np.ndim(calibrate) == 3:
+            raise ValueError("calibrate: the file's network takes (batch, time, features), but frames are (T, B, I) "
+                             "here: give lengths too, which tell the axes apart, or the network of openese.load")
+    elif select is not None or ignore:
+        raise ValueError("select and ignore take parts of a file; this network is no file")
     given = network = _network(network)
     if density is not None:
         tell("pruning")

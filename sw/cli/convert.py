@@ -18,6 +18,7 @@ from openese.sw.cli.options import (
     carry_option,
     density_help,
     file_output_option,
+    ignore_option,
     keep_inputs,
     machine_options,
     output_option,
@@ -42,10 +43,12 @@ __all__ = ["compile_", "import_", "pack", "prune", "quantize"]
 @click.argument("file", type=PATH)
 @click.option("--output", "-o", type=NEW_FILE, metavar="PATH", help="The .npz file to write.")
 @select_option
+@ignore_option
 @click.option("--list", "only_list", is_flag=True,
               help="List everything in the file with its place, and what can be selected, and write nothing.")
 @trust_option
-def import_(file: Path, output: Path | None, select: str | None, only_list: bool, trust: bool) -> None:
+def import_(file: Path, output: Path | None, select: str | None, ignore: Sequence[str], only_list: bool,
+            trust: bool) -> None:
     """Read trained LSTMs alone from FILE, or list what is in it.
 
     FILE is of PyTorch, ONNX, Keras, safetensors or NumPy. `openese compile` takes a whole network.
@@ -57,8 +60,9 @@ def import_(file: Path, output: Path | None, select: str | None, only_list: bool
       openese import checkpoint.pt --select model.lstm,model.linear -o net.npz
     """
     if only_list:
-        if output is not None or select is not None:
-            raise click.UsageError("--list shows everything and writes nothing: leave out --output and --select")
+        if output is not None or select is not None or ignore:
+            raise click.UsageError("--list shows everything and writes nothing: leave out --output, --select and "
+                                   "--ignore")
         host = open_host(file, trust)
         if host is None:
             show.entries(importers.entries(file))
@@ -69,7 +73,7 @@ def import_(file: Path, output: Path | None, select: str | None, only_list: bool
     if output is None:
         raise click.UsageError("import needs --output PATH, or --list")
     keep_inputs(output, file)
-    network = importers.load(file, select)
+    network = importers.load(file, select, ignore=ignore)
     network.save(output)
     show.network(network)
 
@@ -162,6 +166,7 @@ def pack(quantized: Path, output: Path, folder: Path | None) -> None:
 @click.argument("file", type=PATH)
 @output_option
 @select_option
+@ignore_option
 @click.option("--density", multiple=True, metavar="D", help=density_help + " Without it nothing is pruned.")
 @machine_options("demo")
 @click.option("--calibrate", type=PATH, multiple=True, metavar="INPUTS",
@@ -169,8 +174,8 @@ def pack(quantized: Path, output: Path, folder: Path | None) -> None:
                    "one array (.npy); frames for LSTMs alone. May be repeated for a whole network, for several calls.")
 @carry_option
 @trust_option
-def compile_(file: Path, output: Path, select: str | None, density: Sequence[str], config: Config,
-             calibrate: Sequence[Path], carry: Sequence[str], trust: bool) -> None:
+def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str], density: Sequence[str],
+             config: Config, calibrate: Sequence[Path], carry: Sequence[str], trust: bool) -> None:
     """Prune, quantize and pack the network in FILE.
 
     A file with a graph (ONNX, Keras) becomes a whole network: the machine computes the LSTMs, the network's own
@@ -185,13 +190,15 @@ def compile_(file: Path, output: Path, select: str | None, density: Sequence[str
     keep_inputs(output, file, *calibrate)
     host = open_host(file, trust) if select is None else None
     if host is not None:
+        if ignore:
+            raise click.UsageError("--ignore goes with a file without a graph; a whole network leaves nothing out")
         whole.compile_file(host, output, config, density, calibrate, carry)
         return
     if carry:
         raise click.UsageError("--carry goes with a whole network; LSTMs alone have no outputs to carry")
     if len(calibrate) > 1:
         raise click.UsageError("--calibrate is given twice; several files go with a whole network")
-    network = importers.load(file, select)
+    network = importers.load(file, select, ignore=ignore)
     show.notes(network)
     sequences = _calibration(network, calibrate[0] if calibrate else None)
     with status() as tell:
@@ -211,6 +218,10 @@ def compile_(file: Path, output: Path, select: str | None, density: Sequence[str
 def _calibration(network: Network, path: Path | None) -> Sequences:
     if path is not None:
         sequences = Sequences.load(path, network.inputs)
+        if network.batch_first and not sequences.alone and not sequences.named:
+            raise click.UsageError(f"--calibrate {path}: the file's network takes (batch, time, features), but frames "
+                                   f"are (T, B, I) here, time first; save them as an .npz with the array 'frames', "
+                                   f"which has this order, not as a .npy of shape {sequences.frames.shape}")
         if not sequences.frames.any():
             raise click.UsageError(f"--calibrate {path}: every number is zero; number formats need real input")
         return sequences

@@ -25,8 +25,8 @@ else:
     import tomli as tomllib
 
 __all__ = ["NEW_FILE", "NEW_PATH", "PATH", "calibrate_option", "carry_option", "density_help", "file_output_option",
-           "keep_inputs", "machine_options", "output_option", "parse_densities", "parse_density", "read_config",
-           "select_option", "trust_option"]
+           "ignore_option", "keep_inputs", "machine_options", "output_option", "parse_densities", "parse_density",
+           "read_config", "select_option", "trust_option"]
 
 
 class _Path(click.Path):
@@ -57,6 +57,9 @@ file_output_option = click.option("--output", "-o", type=NEW_FILE, required=True
 select_option = click.option("--select", metavar="NAMES",
                              help="The parts to take, by their names in `import --list`. Several, with commas between "
                                   "them, are stacked.")
+ignore_option = click.option("--ignore", multiple=True, metavar="NAME",
+                             help="A tensor or module that has no effect, in a file without a graph, where import "
+                                  "refuses it. May be repeated.")
 calibrate_option = click.option("--calibrate", type=PATH, metavar="FRAMES",
                                 help="Real frames, on which number formats are chosen.")
 carry_option = click.option("--carry", multiple=True, metavar="OUTPUT=INPUT",

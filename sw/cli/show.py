@@ -66,9 +66,14 @@ def entries(listed: Sequence[Entry]) -> None:
     if not listed:
         line("nothing that looks like an LSTM")
         return
-    _table(["name ", "kind ", "contents "],
-           [(entry.name, entry.kind, f"refused: {entry.problem}" if entry.problem else entry.summary)
-            for entry in listed])
+    _table(["name ", "kind ", "contents "], [(entry.name, entry.kind, _contents(entry)) for entry in listed])
+
+
+def _contents(entry: Entry) -> str:
+    if entry.problem:
+        return f"refused: {entry.problem}"
+    return f"elsewhere, not part of a layer that can be selected: {entry.summary}".removesuffix(": ") \
+        if entry.elsewhere else entry.summary
 
 
 def ports(inputs: Sequence[Port], outputs: Sequence[Port]) -> None:

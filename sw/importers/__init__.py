@@ -65,7 +65,8 @@ def entries(path: str | os.PathLike[str]) -> list[Entry]:
         raise ImportRefused(f"{Path(path).name}: the contents are nested too deeply to be read") from None
 
 
-def load(path: str | os.PathLike[str], select: str | Sequence[str] | None = None) -> Network:
+def load(path: str | os.PathLike[str], select: str | Sequence[str] | None = None, *,
+         ignore: str | Sequence[str] = ()) -> Network:
     """Return the network in the file at ``path``.
 
     Parameters
@@ -74,6 +75,9 @@ def load(path: str | os.PathLike[str], select: str | Sequence[str] | None = None
     select : str or sequence of str, optional
         Names of `entries`, as a sequence or as one string with commas; several are stacked in this order.
         You do not need it if the file has one LSTM, or one chain of LSTMs and linear layers.
+    ignore : str or sequence of str
+        Tensors or modules of a file without a graph that have no effect. Without it, a tensor that is not understood
+        is refused. Each must be needed.
 
     Raises
     ------
@@ -85,6 +89,6 @@ def load(path: str | os.PathLike[str], select: str | Sequence[str] | None = None
         If the file cannot be opened.
     """
     try:
-        return find(path).load(Path(path), select)
+        return find(path).load(Path(path), select, (ignore,) if isinstance(ignore, str) else tuple(ignore))
     except RecursionError:
         raise ImportRefused(f"{Path(path).name}: the contents are nested too deeply to be read") from None

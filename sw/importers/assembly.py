@@ -30,11 +30,15 @@ Row = tuple[Stack, ...]
 
 @dataclass(frozen=True)
 class Recurrent:
-    """An LSTM of a file: rows, each fed by the one before it, and notes for the user."""
+    """An LSTM of a file: rows, each fed by the one before it, and notes for the user.
+
+    ``batch_first`` tells that the file's own network takes frames (B, T, I).
+    """
 
     name: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    batch_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ def assemble(parts: Sequence[Part], name: str) -> Network:
         rows += [first, *others]
     if not rows:
         raise ModelError("no LSTM is selected; select at least one")
-    return Network(stages=tuple(_stages(rows, name)), head=linear, name=name, notes=tuple(notes))
+    return Network(stages=tuple(_stages(rows, name)), head=linear, name=name, notes=tuple(notes),
+                   batch_first=any(isinstance(part, Recurrent) and part.batch_first for part in parts))
 
 
 def _sizes(part: Part) -> tuple[int, int]:

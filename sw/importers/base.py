@@ -40,12 +40,15 @@ class Entry:
         Sizes and directions, as text.
     problem : str, optional
         The reason why the layer is refused.
+    elsewhere : bool
+        Whether it is no part of a layer that can be selected, and only named.
     """
 
     name: str
     kind: str
     summary: str = ""
     problem: str | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ class Importer:
         """List the layers in the file at ``path``."""
         return self.open(path).entries()
 
-    def load(self, path: Path, select: str | Sequence[str] | None = None) -> Network:
+    def load(self, path: Path, select: str | Sequence[str] | None = None, ignore: Sequence[str] = ()) -> Network:
         """Return the network in the file at ``path``; see `Source.load`."""
-        return self.open(path).load(select)
+        return self.open(path).load(select, ignore)
 
 
 class Source(ABC):
@@ -110,8 +113,10 @@ class Source(ABC):
             If a layer cannot be imported.
         """
 
-    def load(self, select: str | Sequence[str] | None = None) -> Network:
+    def load(self, select: str | Sequence[str] | None = None, ignore: Sequence[str] = ()) -> Network:
         """Return the network made of the layers in ``select`` (a sequence, or a string with commas).
+
+        ``ignore`` names tensors of a file without a graph that have no effect; see `tensors.TensorSource`.
 
         Raises
         ------
@@ -120,10 +125,17 @@ class Source(ABC):
         ModelError
             If the layers do not fit each other.
         """
+        self._ignore_nothing(ignore)
         return assemble(self.parts(self._names(select)), self.path.stem)
 
+    def _ignore_nothing(self, ignore: Sequence[str]) -> None:
+        if ignore:
+            raise ImportRefused(f"{self.path.name}: --ignore {ignore[0]}: only tensors of a file without a graph can "
+                                f"be ignored")
+
     def _names(self, select: str | Sequence[str] | None) -> list[str]:
-        entries = {entry.name: entry for entry in self.entries()}
+        there = self.entries()
+        entries = {entry.name: entry for entry in there if not entry.elsewhere}
         usable = [entry.name for entry in entries.values() if entry.problem is None]
         file = self.path.name
         if not usable:
@@ -132,14 +144,18 @@ class Source(ABC):
             refused = next(iter(entries.values()))
             raise ImportRefused(f"{file}: no LSTM that can be imported: {refused.kind} {refused.name!r}: "
                                 f"{refused.problem}")
+        refusals = [f"{entry.kind} {entry.name!r}" for entry in entries.values() if entry.problem is not None]
         if select is None:
             names = self.default()
             if not names:
                 raise ImportRefused(f"{file}: select one of {listed(usable)}, or several to stack them "
-                                    f"(--select NAME,NAME)")
+                                    f"(--select NAME,NAME)"
+                                    + (f"; {', '.join(refusals)} cannot be imported" if refusals else ""))
             return names
         names = [name.strip() for name in select.split(",")] if isinstance(select, str) else list(select)
         for name in names:
+            if any(entry.elsewhere and entry.name == name for entry in there):
+                raise ImportRefused(f"{file}: {name!r} is no layer that can be selected; select from {listed(usable)}")
             if name not in entries:
                 raise ImportRefused(f"{file}: no layer is named {name!r}; select from {listed(usable)}")
             if entries[name].problem is not None:

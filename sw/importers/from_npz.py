@@ -39,7 +39,8 @@ class NativeSource(Source):
     def parts(self, names: Sequence[str]) -> list[Part]:
         raise NotImplementedError("a network that OpenESE saved is loaded whole")
 
-    def load(self, select: str | Sequence[str] | None = None) -> Network:
+    def load(self, select: str | Sequence[str] | None = None, ignore: Sequence[str] = ()) -> Network:
+        self._ignore_nothing(ignore)
         self._names(select)
         return self._network
 

@@ -5,59 +5,138 @@ The importer finds tensors by their attribute paths in any container. `torch_arc
 from the file and does not need PyTorch.
 """
 
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from openese.sw.importers.base import Importer, ImportRefused, Source
+from openese.sw.importers.base import Importer, ImportRefused, Source, zip_members
 from openese.sw.importers.tensors import Stored, TensorSource, stored
-from openese.sw.importers.torch_archive import LEGACY_MAGIC, Stub, read_archive
+from openese.sw.importers.torch_archive import LEGACY_MAGIC, Array, Stub, read_archive
 
 __all__ = ["IMPORTER", "from_module"]
 
-_DEEPEST = 32
-_MOST = 100_000
-_ATTRIBUTES = ("mode", "dropout", "batch_first")
+_DEEPEST = 100
+_ATTRIBUTES = ("mode", "dropout", "batch_first", "variational")
 _TRANSPARENT = ("_parameters", "_buffers", "_modules")
-_SMALLER = "save only the model's weights: torch.save(model.state_dict(), path)"
+#: Attributes of modules that only refer to parameters once more.
+_REFERENCES = ("_flat_weights", "_flat_weight_refs")
+_MANGLED = re.compile(r"___torch_mangle_\d+\.")
+_EXPORTED = ("/models/model.json", "serialized_exported_program.json")
+_WHOLE = "compile the whole network with --trust, or save its state dict: torch.save(model.state_dict(), path)"
+
+
+class _Place(NamedTuple):
+    """A place in a tree of containers: the place above, the own name, and the number of places above."""
+
+    above: "_Place | None"
+    name: str
+    depth: int
+
+    @property
+    def path(self) -> str:
+        if self.depth > _DEEPEST:
+            raise ImportRefused(f"tensors are nested more than {_DEEPEST} levels deep; save only the model's weights: "
+                                f"torch.save(model.state_dict(), path)")
+        names, place = [], self
+        while place.above is not None:
+            names.append(place.name)
+            place = place.above
+        return ".".join(reversed(names))
+
+    def inside(self, key: Any, number: int) -> "_Place":
+        """Return the place of the item with ``key``, the ``number``-th of a container."""
+        parts = key if isinstance(key, tuple) else (key,)
+        plain = all(isinstance(part, (str, int)) and part != "" for part in parts)
+        return _Place(self, ".".join(map(str, parts)) if parts and plain else f"({number})", self.depth + 1)
 
 
 class _Walk:
-    """The tensors in a tree of containers and modules by path, and the attributes of the modules."""
+    """The tensors in a tree of containers and modules by path, and the attributes of the modules.
 
-    def __init__(self) -> None:
+    Every container is visited once, so that the work is bounded by the file's size, also where objects point at their
+    owners.
+    """
+
+    def __init__(self, root: Any) -> None:
         self.tensors: dict[str, Stored] = {}
         self.modules: dict[str, dict[str, Any]] = {}
-        self._visited = 0
+        self.packed: list[str] = []
+        self._seen: dict[int, str] = {}
+        waiting: list[Iterator[tuple[Any, _Place]]] = [iter([(root, _Place(None, "", 0))])]
+        while waiting:
+            item = next(waiting[-1], None)
+            if item is None:
+                waiting.pop()
+            else:
+                waiting.append(self._visit(*item))
 
-    def visit(self, value: Any, path: tuple[str, ...] = ()) -> None:
-        self._visited += 1
-        if self._visited > _MOST:
-            raise ImportRefused(f"the file holds more than {_MOST:,} objects; {_SMALLER}")
-        if len(path) > _DEEPEST:
-            raise ImportRefused(f"objects are nested more than {_DEEPEST} levels deep at {'.'.join(path[:4])}; "
-                                f"{_SMALLER}")
+    def _visit(self, value: Any, place: _Place) -> Iterator[tuple[Any, _Place]]:
+        """Note a tensor or module, and return what is inside of a container."""
+        if isinstance(value, Array):
+            value = value.stored
         if isinstance(value, Stored):
-            self.tensors[".".join(path)] = value
-        elif isinstance(value, Stub):
-            attributes = {name: value.state[name] for name in _ATTRIBUTES if name in value.state}
-            self.modules[".".join(path)] = {"class": value.origin, **attributes}
-            self._items(value.state, path)
-        elif isinstance(value, dict):
-            self._items(value, path)
+            if place.path in self.tensors:
+                raise ImportRefused(f"two tensors are named {place.path!r}; save them under different names")
+            self.tensors[place.path] = value
+            self._seen[id(value)] = ""
+        elif isinstance(value, (Stub, dict, list, tuple)):
+            if id(value) not in self._seen:
+                if isinstance(value, Stub) and _is_module(value):
+                    self._seen[id(value)] = place.path
+                    self.modules[place.path] = _attributes(value)
+                    return self._module(value.state, place)
+                self._seen[id(value)] = ""
+                return self._items(value, place)
+        return iter(())
 
-    def _items(self, items: dict[Any, Any], path: tuple[str, ...]) -> None:
-        for name, value in list(dict.items(items)):
-            if isinstance(name, str) and name:
-                self.visit(value, path if name in _TRANSPARENT else (*path, name))
+    def _items(self, value: Any, place: _Place) -> Iterator[tuple[Any, _Place]]:
+        if isinstance(value, Stub):
+            if value.origin == "torch.ScriptObject" and "_all_weight_values" in place.path:
+                self.packed.append(place.path.rpartition("._all_weight_values")[0])
+            value = value.state
+        items: Iterable[tuple[Any, Any]] = dict.items(value) if isinstance(value, dict) else enumerate(value)
+        return ((inner, place.inside(key, number)) for number, (key, inner) in enumerate(list(items)))
+
+    def _module(self, state: dict[Any, Any], place: _Place) -> Iterator[tuple[Any, _Place]]:
+        """Yield what a module holds; of its other attributes, tensors and modules that are not held already."""
+        for group in _TRANSPARENT:
+            for value, inside in self._items(state[group], place) if isinstance(state.get(group), dict) else ():
+                if isinstance(value, Stub) and _is_module(value) and id(value) in self._seen:
+                    self.modules[inside.path] = {**_attributes(value), "same": self._seen[id(value)]}
+                else:
+                    yield value, inside
+        for number, (name, value) in enumerate(list(state.items())):
+            if name not in _TRANSPARENT and name not in _REFERENCES and id(value) not in self._seen:
+                yield value, place.inside(name, number)
+
+
+def _is_module(stub: Stub) -> bool:
+    return stub.origin.startswith("__torch__.") or ("_modules" in stub.state and "_parameters" in stub.state)
+
+
+def _attributes(module: Stub) -> dict[str, Any]:
+    return {"class": _MANGLED.sub("", module.origin).removeprefix("__torch__."),
+            **{name: module.state[name] for name in _ATTRIBUTES if name in module.state}}
 
 
 def _open(path: Path) -> Source:
-    walk = _Walk()
+    members = zip_members(path)
+    if _exported(members):
+        raise ImportRefused(f"{path.name}: a program of torch.export, which is not run here; {_WHOLE}")
+    root = read_archive(path)
     try:
-        walk.visit(read_archive(path))
+        walk = _Walk(root)
     except ImportRefused as error:
-        raise ImportRefused(f"{path.name}: {str(error).removeprefix(f'{path.name}: ')}") from None
-    return TensorSource(path, walk.tensors, walk.modules)
+        raise ImportRefused(f"{path.name}: {error}") from None
+    refused = {name: ("quantized LSTM", "its weights are packed by torch.ao.quantization.quantize_dynamic; save the "
+                                        "network before it is quantized") for name in walk.packed}
+    source = TensorSource(path, walk.tensors, walk.modules, refused)
+    if any(name.count("/") == 2 and name.split("/")[1] == "constants" for name in members) and all(
+            entry.elsewhere for entry in source.entries()):
+        frozen = f"its weights are constants in its code (torch.jit.freeze), which is not run here; {_WHOLE}"
+        return TensorSource(path, walk.tensors, walk.modules, {"": ("TorchScript", frozen)})
+    return source
 
 
 def from_module(module: Any, name: str = "model") -> Source:
@@ -71,8 +150,12 @@ def from_module(module: Any, name: str = "model") -> Source:
     return TensorSource(Path(f"{name}.pt"), tensors, modules)
 
 
+def _exported(members: Iterable[str]) -> bool:
+    return any(name.endswith(_EXPORTED) for name in members)
+
+
 def _sniff(head: bytes, members: Any) -> bool:
-    return head.startswith(LEGACY_MAGIC) or any(
+    return head.startswith(LEGACY_MAGIC) or _exported(members) or any(
         name.count("/") == 1 and name.endswith("/data.pkl") for name in members)
 
 

@@ -9,9 +9,11 @@ PyTorch, gate order i, f, g, o along the first axis, ``K`` counting stacked laye
 ``PREFIX.weight_ih_lK``               (4H, I)             the backward direction ends in ``_reverse``
 ``PREFIX.weight_hh_lK``               (4H, P)
 ``PREFIX.bias_ih_lK, bias_hh_lK``     (4H,)               added; absent with ``bias=False``
+``PREFIX.bias_lK``                    (4H,)               in place of these two
 ``PREFIX.weight_hr_lK``               (P, H)              absent without ``proj_size``
+``PREFIX.weight_ch_lK``               (3H,), (3H, 1)      peepholes of i, f and o
+``PREFIX.peephole_i_lK, _f, _o``      (H,), (1, H)        the same; also weight_ci, w_ci, W_ci, w_ic, p_i
 ``PREFIX.weight_ih, weight_hh, ...``                      an ``nn.LSTMCell``
-``NAME_orig`` and ``NAME_mask``                           multiplied; from ``torch.nn.utils.prune``
 ====================================  ==================  =========================================
 
 Kaldi's ``LstmProjectedStreams``, gate order g, i, f, o along the first axis:
@@ -34,229 +36,44 @@ The names of the ESE paper, one array for each gate; its gate c is gate g elsewh
 ``PREFIX.w_ym``                       (P, H)              absent without projection
 ====================================  ==================  =========================================
 
-LSTMs of the last two families whose prefixes differ only in a number at the end (``layer0``,
-``layer1``, ...) are stacked in the order of these numbers. ``NAME.weight`` (K, P), with an optional
-``NAME.bias`` (K,), can be selected as the linear layer after an LSTM with P outputs.
+Any of these may be computed from other tensors: `parameters` has the ways. Every other tensor under an LSTM's prefix
+blocks the LSTM. ``h0, c0`` (or ``h_0, c_0``, ``init_h, init_c``, ...) beside the only LSTM of a module are its initial
+states.
+
+LSTMs of the last two families whose prefixes differ only in a number at the end (``layer0``, ``layer1``, ...) are
+stacked in the order of these numbers. ``NAME.weight`` (K, P), with an optional ``NAME.bias`` (K,), can be selected as a
+linear layer where its sizes fit.
 """
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from openese.sw.importers.assembly import Linear, Part, Recurrent, Track
-from openese.sw.importers.base import LIMIT, Entry, ImportRefused, Source
-from openese.sw.model.arrays import FloatArray
-from openese.sw.model.layers import Dense, Layer
+from openese.sw.importers.assembly import Linear, Part, assemble
+from openese.sw.importers.base import Entry, ImportRefused, Source, listed
+from openese.sw.importers.cells import Attributes, Blocker, Cell, Group, TorchCell, cell_of, with_outside
+from openese.sw.importers.parameters import Stored, owner, stored
+from openese.sw.model.layers import Dense
+from openese.sw.model.network import Network
 
 __all__ = ["Stored", "TensorSource", "stored"]
 
-#: Attributes of a module beside its tensors: ``class``, ``mode``, ``dropout``, ``batch_first``.
-Attributes = Mapping[str, Any]
-
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-_TORCH = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)"
-                    r"(?:_l(\d{1,3})(_reverse)?)?(_orig|_mask)?")
-_KALDI = ("w_gifo_x", "w_gifo_r", "bias", "peephole_i_c", "peephole_f_c", "peephole_o_c", "w_r_m")
-_PAPER = tuple(f"w_{gate}{of}" for gate in "ifco" for of in "xr") + tuple(f"b_{gate}" for gate in "ifco") + (
-    "w_ic", "w_fc", "w_oc", "w_ym")
+_SIGNATURE = re.compile(r"weight_(ih|hh)(_l\d{1,3}(_reverse)?)?|w_gifo_x|w_ix")
+_QUANTIZABLE = re.compile(r"(?:(.*)\.)?layers\.\d+\.layer_(?:fw|bw)\.cell\.[ih]gates\..*")
+_STATE = re.compile(r"(?P<before>(?:init|initial|learned|start)_?|)(?P<state>hidden|cell|h|c)"
+                    r"(?P<after>_?(?:0|x|init|state)|)")
 _RECURRENT = re.compile(r"(LSTM|GRU|RNN)(Cell)?$")
-
-
-class Stored(NamedTuple):
-    """A tensor that is read on demand: its shape, the name of its type, and a function that reads it."""
-
-    shape: tuple[int, ...]
-    type: str
-    read: Callable[[], NDArray[Any]]
-
-
-def stored(array: NDArray[Any]) -> Stored:
-    """Return an array in memory as `Stored`."""
-    return Stored(array.shape, str(array.dtype), lambda: array)
-
-
-@dataclass(frozen=True)
-class _Group:
-    """The tensors under one prefix, by their names without it, and the attributes of their module."""
-
-    name: str
-    tensors: Mapping[str, Stored]
-    attributes: Attributes
-
-    @property
-    def label(self) -> str:
-        return self.name or "lstm"
-
-    def values(self, name: str, shape: tuple[int, ...] | None = None) -> FloatArray:
-        """Return a tensor's values as float32 or float64.
-
-        Raises
-        ------
-        ImportRefused
-            If the tensor is missing, too large, or of another type or shape.
-        """
-        tensor = self.tensors.get(name)
-        if tensor is None:
-            raise ImportRefused(f"{self.label}: {name} is missing")
-        if tensor.type not in _FLOATS:
-            raise ImportRefused(f"{self.label}: {name} has type {tensor.type}, not floating point; "
-                                f"import the model before it is quantized")
-        if shape is not None and tensor.shape != shape:
-            raise ImportRefused(f"{self.label}: {name}: expected shape {shape}, found {tensor.shape}")
-        if 8 * math.prod(tensor.shape) > LIMIT:
-            raise ImportRefused(f"{self.label}: {name} has shape {tensor.shape}; at most {LIMIT // 8:,} numbers "
-                                f"are read")
-        array = tensor.read()
-        return array if array.dtype == np.float64 else array.astype(np.float32)
-
-
-class _TorchGroup(_Group):
-    """Tensors with the names of ``nn.LSTM`` or ``nn.LSTMCell``."""
-
-    def values(self, name: str, shape: tuple[int, ...] | None = None) -> FloatArray:
-        if f"{name}_orig" in self.tensors:
-            return super().values(f"{name}_orig", shape) * super().values(f"{name}_mask", shape)
-        return super().values(name, shape)
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        tensor = self.tensors.get(name) or self.tensors.get(f"{name}_orig")
-        return tensor.shape if tensor else None
-
-    @property
-    def suffixes(self) -> list[tuple[str, ...]]:
-        """The suffixes of the tensors' names: for each stacked layer, one for each direction."""
-        matches = [match for match in map(_TORCH.fullmatch, self.tensors) if match and match[2]]
-        if not matches:
-            return [("",)]
-        ways = ("", "_reverse") if any(match[3] for match in matches) else ("",)
-        count = 1 + max(int(match[2]) for match in matches)
-        return [tuple(f"_l{k}{way}" for way in ways) for k in range(count)]
-
-    @property
-    def kind(self) -> str:
-        for attribute in (self.attributes.get("mode"), self.attributes.get("class")):
-            match = re.match("LSTM|GRU|RNN", str(attribute).rpartition(".")[2])
-            if match:
-                return str(match[0]) + self.cell
-        hh, hr = self.shape(f"weight_hh{self.suffixes[0][0]}"), self.shape(f"weight_hr{self.suffixes[0][0]}")
-        if hh is None or len(hh) != 2 or 0 in hh:
-            return "?"
-        gates = hh[0] / (hr[1] if hr is not None and len(hr) == 2 and hr[1] else hh[1])
-        kinds: dict[float, str] = {4: "LSTM", 3: "GRU", 1: "RNN"}
-        return kinds.get(gates, "?") + self.cell
-
-    @property
-    def cell(self) -> str:
-        return "Cell" if self.suffixes == [("",)] else ""
-
-    @property
-    def problem(self) -> str | None:
-        kind = self.kind.removesuffix("Cell")
-        if kind == "?":
-            return (f"weight_hh has shape {self.shape('weight_hh' + self.suffixes[0][0])}; an LSTM has (4H, H), "
-                    f"or (4H, P) with a projection")
-        return None if kind == "LSTM" else f"a {kind} is not an LSTM: the machine has no {kind} cell"
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """The number of inputs, and of the outputs of all directions."""
-        first, last = self.suffixes[0][0], self.suffixes[-1]
-        inputs, outputs = self.shape(f"weight_ih{first}"), self.shape(f"weight_hh{last[0]}")
-        return (inputs or (0,))[-1], (outputs or (0,))[-1] * len(last)
-
-    def build(self) -> Recurrent:
-        rows = []
-        for k, ways in enumerate(self.suffixes):
-            name = self.label if len(self.suffixes) == 1 else f"{self.label}.{k}"
-            rows.append(tuple((Track(self.layer(way, name), way.endswith("_reverse")),) for way in ways))
-        return Recurrent(self.label, tuple(rows), tuple(self.notes()))
-
-    def layer(self, suffix: str, name: str) -> Layer:
-        w_r = self.values(f"weight_hh{suffix}")
-        if w_r.ndim != 2 or w_r.shape[0] % 4:
-            raise ImportRefused(f"{self.label}: weight_hh{suffix}: expected shape (4H, P), found {w_r.shape}")
-        cells, rows = w_r.shape[0] // 4, w_r.shape[0]
-        w_x = self.values(f"weight_ih{suffix}")
-        if w_x.ndim != 2 or w_x.shape[0] != rows:
-            raise ImportRefused(f"{self.label}: weight_ih{suffix}: expected shape ({rows}, I), "
-                                f"found {w_x.shape}")
-        bias: FloatArray = np.zeros(rows, np.float32)
-        for tensor in ("bias_ih", "bias_hh"):
-            if self.shape(tensor + suffix) is not None:
-                bias = bias + self.values(tensor + suffix, (rows,))
-        projection = f"weight_hr{suffix}"
-        return Layer(name=name, w_x=w_x.reshape(4, cells, -1), w_r=w_r.reshape(4, cells, -1),
-                     bias=bias.reshape(4, cells),
-                     w_ym=self.values(projection) if self.shape(projection) is not None else None)
-
-    def notes(self) -> list[str]:
-        notes = []
-        if self.attributes.get("batch_first") is True:
-            notes.append(f"{self.label}: batch_first is ignored; give frames as (T, B, I), time first")
-        dropout = self.attributes.get("dropout")
-        if isinstance(dropout, float) and dropout > 0:
-            notes.append(f"{self.label}: dropout {dropout:g} is ignored; it acts only in training")
-        return notes + _type_notes(self)
-
-
-class _LstmpGroup(_Group):
-    """Tensors of one layer with the names of Kaldi or of the paper."""
-
-    kind = "LSTMP"
-    problem = None
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        layer_x = self.tensors.get("w_gifo_x") or self.tensors["w_ix"]
-        layer_r = self.tensors.get("w_gifo_r") or self.tensors.get("w_ir")
-        return (layer_x.shape or (0,))[-1], ((layer_r.shape if layer_r else ()) or (0,))[-1]
-
-    def build(self) -> Recurrent:
-        layer = self._kaldi() if "w_gifo_x" in self.tensors else self._paper()
-        return Recurrent(self.label, (((Track(layer),),),), tuple(_type_notes(self)))
-
-    def _kaldi(self) -> Layer:
-        bias = self.values("bias")
-        if bias.ndim != 1 or bias.size % 4 or not bias.size:
-            raise ImportRefused(f"{self.label}: bias: expected shape (4H,), found {bias.shape}")
-        cells = bias.size // 4
-        order = [1, 2, 0, 3]
-        parts: dict[str, Any] = {}
-        for tensor, ours in (("w_gifo_x", "w_x"), ("w_gifo_r", "w_r")):
-            values = self.values(tensor)
-            if values.ndim != 2 or values.shape[0] != 4 * cells:
-                raise ImportRefused(f"{self.label}: {tensor}: expected shape ({4 * cells}, any), "
-                                    f"found {values.shape}")
-            parts[ours] = values.reshape(4, cells, -1)[order]
-        return Layer(name=self.label, bias=bias.reshape(4, cells)[order], **parts,
-                     peephole=self._peepholes([f"peephole_{gate}_c" for gate in "ifo"], cells),
-                     w_ym=self.values("w_r_m") if "w_r_m" in self.tensors else None)
-
-    def _paper(self) -> Layer:
-        cells = (self.tensors["w_ix"].shape or (0,))[0]
-        parts: dict[str, Any] = {}
-        for of, ours in (("x", "w_x"), ("r", "w_r")):
-            columns = (self.values(f"w_i{of}").shape or (0,))[-1]
-            parts[ours] = np.stack([self.values(f"w_{gate}{of}", (cells, columns)) for gate in "ifco"])
-        return Layer(name=self.label, bias=np.stack([self.values(f"b_{gate}", (cells,)) for gate in "ifco"]),
-                     **parts, peephole=self._peepholes([f"w_{gate}c" for gate in "ifo"], cells),
-                     w_ym=self.values("w_ym") if "w_ym" in self.tensors else None)
-
-    def _peepholes(self, names: Sequence[str], cells: int) -> FloatArray | None:
-        if not any(name in self.tensors for name in names):
-            return None
-        return np.stack([self.values(name, (cells,)) for name in names])
-
-
-def _type_notes(group: _Group) -> list[str]:
-    halves = sorted({tensor.type for tensor in group.tensors.values()} & {"float16", "bfloat16"})
-    return [f"{group.label}: {kind} weights are converted to float32, without rounding" for kind in halves]
+_LINEAR = re.compile(r"torch\.nn\.modules\.linear\.(Linear|NonDynamicallyQuantizableLinear)|(.*\.)?ScaledLinear")
+#: Modules that change nothing in evaluation, or hold others.
+_WITHOUT_EFFECT = re.compile(r"torch\.nn\.modules\.(dropout|loss)\.\w+|torch\.nn\.modules\.linear\.Identity|"
+                             r"torch\.nn\.modules\.container\.\w+")
+#: Modules that keep sizes, so that they fit between any two layers.
+_FITTING = re.compile(r"Norm|LU$|Tanh|Sigmoid|Softmax|Swish|Mish|Hardswish|Softplus|Softsign|Activation",
+                      re.IGNORECASE)
+_AT_THE_END = re.compile(r"torch\.nn\.modules\.activation\.(Log)?Softmax")
 
 
 class TensorSource(Source):
@@ -268,54 +85,96 @@ class TensorSource(Source):
         The file.
     tensors : mapping of str to Stored
     modules : mapping of str to mapping, optional
-        Attributes of the modules that hold the tensors, by prefix.
+        Attributes of the modules that hold the tensors, by prefix, in their order in the file.
+    refused : mapping of str to (str, str), optional
+        What the file has that cannot be read, by prefix: kinds and reasons.
     """
 
     expected = ("tensors with the names of nn.LSTM (weight_ih_l0, weight_hh_l0, ...), of Kaldi (w_gifo_x, ...) or of "
                 "the ESE paper (w_ix, ...)")
 
     def __init__(self, path: Path, tensors: Mapping[str, Stored],
-                 modules: Mapping[str, Attributes] | None = None) -> None:
+                 modules: Mapping[str, Attributes] | None = None,
+                 refused: Mapping[str, tuple[str, str]] | None = None) -> None:
         self.path = path
         self._tensors = tensors
         self._modules = modules or {}
-        self._lstms: dict[str, _TorchGroup | _LstmpGroup] = {}
-        for prefix, group in _grouped(tensors).items():
-            attributes = self._modules.get(prefix, {})
-            if any(_TORCH.fullmatch(name) and name.startswith("weight_hh") for name in group):
-                lstm: _TorchGroup | _LstmpGroup = _TorchGroup(prefix, group, attributes)
-            elif "w_gifo_x" in group or "w_ix" in group:
-                lstm = _LstmpGroup(prefix, group, attributes)
-            else:
-                continue
-            self._lstms[lstm.label] = lstm
+        self._refused = {**(refused or {}), **_quantized(tensors, self._modules)}
+        self._lstms = _lstms(tensors, self._modules, self._refused)
+        taken = {full for lstm in self._lstms.values()
+                 for full in [*lstm.full.values(), *(name for name, _ in (lstm.states or {}).values())]}
+        self._linear = _linear([name for name in tensors if name not in taken], tensors, self._modules,
+                               [lstm.sizes for lstm in self._lstms.values() if lstm.problem is None])
+        taken.update(full for linear in self._linear.values() for full in linear.full.values())
+        self._elsewhere = [name for name in tensors if name not in taken
+                           and not any(_within(name, prefix) for prefix in self._refused)]
 
     def entries(self) -> list[Entry]:
-        entries = [Entry(lstm.label, lstm.kind, _summary(lstm), lstm.problem) for lstm in self._lstms.values()]
-        for prefix, attributes in self._modules.items():
-            kind = str(attributes.get("class", "")).rpartition(".")[2]
-            if prefix not in self._lstms and _RECURRENT.search(kind) and "quantized" in attributes["class"]:
-                entries.append(Entry(prefix, kind, problem=f"{attributes['class']} packs its weights; "
-                                                           f"import the model before it is quantized"))
-        outputs = {lstm.sizes[1] for lstm in self._lstms.values() if lstm.problem is None}
-        for name, weight in self._linear().items():
-            if weight.shape[1] in outputs:
-                entries.append(Entry(name, "Linear", f"{weight.shape[1]} -> {weight.shape[0]}, a head for "
-                                                     f"an LSTM with {weight.shape[1]} outputs"))
+        entries = [Entry(label, lstm.kind, lstm.summary, lstm.problem) for label, lstm in self._lstms.items()]
+        entries += [Entry(prefix or self.path.stem, kind, problem=reason)
+                    for prefix, (kind, reason) in self._refused.items()]
+        for name, linear in self._linear.items():
+            outputs, inputs = linear.parameters["weight"].shape
+            entries.append(Entry(name, "Linear", f"{inputs} -> {outputs}"
+                                 + ("" if self._modules or "bias" in linear.parameters else ", or an embedding")))
+        groups: dict[str, list[str]] = {}
+        for name in self._elsewhere:
+            groups.setdefault(name.rpartition(".")[0], []).append(name)
+        empty = [path for path in self._effects() if path in self._modules and path not in self._linear]
+        for prefix, names in {**dict.fromkeys(empty, []), **groups}.items():
+            module = self._modules.get(prefix, {})
+            kind = str(module.get("class", "tensors")).rpartition(".")[2]
+            held = [f"the same module as {module['same']!r}"] if "same" in module else [
+                f"{name.rpartition('.')[2]} {self._tensors[name].shape}" for name in names]
+            entries.append(Entry(prefix or "(the file itself)", kind, ", ".join(held), elsewhere=True))
         return entries
 
     def default(self) -> list[str]:
         usable = [lstm for lstm in self._lstms.values() if lstm.problem is None]
+        if len(usable) < len(self._lstms) or self._refused:
+            return []
         if len(usable) == 1:
             return [usable[0].label]
         numbered = {}
         for lstm in usable:
             match = re.fullmatch(r"(.*?)(\d+)", lstm.name)
-            if isinstance(lstm, _TorchGroup) or not match:
+            if isinstance(lstm, TorchCell) or not match:
                 return []
             numbered[int(match[2])] = match[1], lstm.label
         stems = {stem for stem, _ in numbered.values()}
         return [numbered[n][1] for n in sorted(numbered)] if len(stems) == 1 else []
+
+    def load(self, select: str | Sequence[str] | None = None, ignore: Sequence[str] = ()) -> Network:
+        """Return the network made of the layers in ``select``, as if the tensors in ``ignore`` were not in the file.
+
+        Raises
+        ------
+        ImportRefused
+            As `Source.load`; also if a name in ``ignore`` is unknown, or nothing needs it.
+        ModelError
+            If the layers do not fit each other.
+        """
+        questions = self._questions(list(self._lstms), False)
+        for name in ignore:
+            if not any(_within(question, name) for question in questions):
+                raise ImportRefused(f"{self.path.name}: --ignore {name}: " + (
+                    "nothing has to be ignored for its sake" if any(
+                        _within(known, name) for known in (*self._tensors, *self._modules, *self._lstms))
+                    else "no tensor or module has this name"))
+        source = self._without(ignore) if ignore else self
+        names = source._names(select)
+        for name in ignore:
+            if not any(_within(needed, name) for needed in self._questions(names, select is not None)):
+                raise ImportRefused(f"{self.path.name}: --ignore {name}: no selected layer depends on it")
+        obstacles = source._obstacles(names, select is not None)
+        if obstacles:
+            shown = [f"{name} ({kind})" for name, kind in obstacles.items()]
+            where = (f"beside {listed(names)}" if select is None else f"which may lie between {listed(names)}")
+            raise ImportRefused(f"{self.path.name}: the file also has {listed(shown)} {where}; select one LSTM alone "
+                                f"(--select {names[0]}), give --ignore NAME for each that does nothing there, or "
+                                f"compile the whole network with --trust")
+        network = assemble(source.parts(names), self.path.stem)
+        return replace(network, notes=(*network.notes, *source._left_out(names)))
 
     def parts(self, names: Sequence[str]) -> list[Part]:
         try:
@@ -323,43 +182,236 @@ class TensorSource(Source):
         except ImportRefused as error:
             raise ImportRefused(f"{self.path.name}: {error}") from None
 
-    def _linear(self) -> dict[str, Stored]:
-        linear = {}
-        for name, tensor in self._tensors.items():
-            prefix, _, last = name.rpartition(".")
-            kind = str(self._modules.get(prefix, {}).get("class", "Linear"))
-            if last == "weight" and prefix and prefix not in self._lstms and len(tensor.shape) == 2 \
-                    and kind.endswith("Linear"):
-                linear[prefix] = tensor
-        return linear
-
     def _dense(self, name: str) -> Linear:
-        group = _Group(name, {field: self._tensors[f"{name}.{field}"] for field in ("weight", "bias")
-                              if f"{name}.{field}" in self._tensors}, {})
+        group = self._linear[name]
         weight = group.values("weight")
-        bias = group.values("bias") if "bias" in group.tensors else np.zeros(weight.shape[0], weight.dtype)
-        return Linear(name, Dense(weight=weight, bias=bias), tuple(_type_notes(group)))
+        bias = group.values("bias") if "bias" in group.parameters else np.zeros(weight.shape[0], weight.dtype)
+        return Linear(name, Dense(weight=weight, bias=bias), tuple(group.notes(("weight", "bias"))))
+
+    def _without(self, ignore: Sequence[str]) -> "TensorSource":
+        """Return the same file without some of its tensors and modules; of an LSTM itself, without its class."""
+        lstms = {self._lstms[name].name for name in ignore if name in self._lstms}
+        gone = [name for name in ignore if name not in self._lstms]
+        tensors = {name: tensor for name, tensor in self._tensors.items()
+                   if not any(_within(name, other) for other in gone)}
+        modules = {path: {key: value for key, value in attributes.items() if key != "class" or path not in lstms}
+                   for path, attributes in self._modules.items() if not any(_within(path, other) for other in gone)}
+        return TensorSource(self.path, tensors, modules, self._refused)
+
+    def _questions(self, names: Sequence[str], chosen: bool) -> list[str]:
+        """Return everything that may be ignored when ``names`` are loaded."""
+        lstms = [self._lstms[name] for name in names if name in self._lstms]
+        return [question for lstm in lstms for question in
+                [*(name for blocker in lstm.blockers for name in blocker.names),
+                 *(name for name, _ in (lstm.states or {}).values())]] + list(self._obstacles(names, chosen))
+
+    def _effects(self) -> dict[str, str]:
+        """Return modules that compute something, and tensors that modules with others inside hold; their kinds."""
+        inner = {parent for path in self._modules for parent in _parents(path)}
+        cells = [lstm.name for lstm in self._lstms.values()] + list(self._refused)
+        effects = {}
+        for path, attributes in self._modules.items():
+            origin = str(attributes.get("class", ""))
+            if any(_within(path, cell) for cell in cells) or _WITHOUT_EFFECT.fullmatch(origin):
+                continue
+            if path not in inner:
+                effects[path] = origin.removeprefix("torch.nn.modules.").rpartition(".")[2] or "unknown"
+        for name in self._elsewhere:
+            module = next((parent for parent in _parents(name) if parent in self._modules), None)
+            if module in inner:
+                effects[name] = "tensor"
+        return effects
+
+    def _obstacles(self, names: Sequence[str], chosen: bool) -> dict[str, str]:
+        """Return what forbids to load ``names`` as a stack: everything else, or what may lie between chosen ones."""
+        effects = {path: kind for path, kind in self._effects().items() if path not in names}
+        if not chosen:
+            return effects
+        if len(names) < 2:
+            return {}
+        order = {path: number for number, path in enumerate(self._modules)}
+        places = [order[name] for name in names if name in order]
+        if not places:
+            return {}
+        container = _common([name.rpartition(".")[0] for name in names])
+        between = {}
+        for path, kind in effects.items():
+            origin = str(self._modules.get(path, {}).get("class", ""))
+            last = order.get(path, -1) > max(places)
+            if _within(path, container) and (min(places) < order.get(path, -1) < max(places) or (
+                    _FITTING.search(kind) and not (last and _AT_THE_END.fullmatch(origin)))):
+                between[path] = kind
+        return between
+
+    def _left_out(self, names: Sequence[str]) -> list[str]:
+        """Return notes on what the file has beside the layers ``names``."""
+        others = [name for name in (*self._lstms, *self._linear) if name not in names] + list(dict.fromkeys(
+            name.rpartition(".")[0] or name for name in self._elsewhere)) + list(self._effects())
+        container = _common([name.rpartition(".")[0] for name in names])
+        others = sorted(dict.fromkeys(name for name in others if name not in names),
+                        key=lambda name: not _within(name, container))
+        notes = []
+        if others:
+            notes.append(f"left out of the network: {listed(others)}; import --list names everything in the file")
+        if len(names) > 1:
+            notes.append(f"{', '.join(names)} are stacked as selected; the file does not tell what its code computes "
+                         f"between them")
+        return notes
 
 
-def _grouped(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
-    """Group the tensors that have names of an LSTM by their prefixes."""
-    groups: dict[str, dict[str, Stored]] = {}
-    for name, tensor in tensors.items():
-        prefix, _, last = name.rpartition(".")
-        if _TORCH.fullmatch(last) or last in _KALDI or last in _PAPER:
-            groups.setdefault(prefix, {})[last] = tensor
-    return groups
+def _within(name: str, prefix: str) -> bool:
+    return not prefix or name == prefix or name.startswith(f"{prefix}.")
 
 
-def _summary(lstm: _TorchGroup | _LstmpGroup) -> str:
-    inputs, outputs = lstm.sizes
-    text = f"{inputs} -> {outputs}"
-    if isinstance(lstm, _TorchGroup):
-        count, ways = len(lstm.suffixes), len(lstm.suffixes[0])
-        text += f", {count} layers" if count > 1 else ""
-        text += ", bidirectional" if ways == 2 else ""
-        text += ", projected" if lstm.shape(f"weight_hr{lstm.suffixes[0][0]}") is not None else ""
-    else:
-        text += ", peepholes" if {"peephole_i_c", "w_ic"} & set(lstm.tensors) else ""
-        text += ", projected" if {"w_r_m", "w_ym"} & set(lstm.tensors) else ""
-    return text
+def _common(prefixes: Sequence[str]) -> str:
+    """Return the prefix that all prefixes share."""
+    shared: list[str] = []
+    for steps in zip(*(prefix.split(".") for prefix in prefixes), strict=False):
+        if len(set(steps)) > 1:
+            break
+        shared.append(steps[0])
+    return ".".join(shared)
+
+
+def _parents(name: str) -> Iterable[str]:
+    """Yield the prefixes of a name, the longest first, with the empty one."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def _group(prefix: str, names: Iterable[str], tensors: Mapping[str, Stored],
+           modules: Mapping[str, Attributes]) -> Group:
+    full = {name[len(prefix) + 1 if prefix else 0:]: name for name in names}
+    return Group(prefix, {own: tensors[name] for own, name in full.items()}, full, modules.get(prefix, {}))
+
+
+def _quantized(tensors: Mapping[str, Stored], modules: Mapping[str, Attributes]) -> dict[str, tuple[str, str]]:
+    """Return the LSTMs that are quantized or prepared for it, by prefix: kinds and reasons."""
+    found = {}
+    for name in tensors:
+        match = _QUANTIZABLE.fullmatch(name)
+        if match:
+            found[match[1] or ""] = ("quantizable LSTM", "prepared for quantization (torch.ao.nn.quantizable.LSTM); "
+                                                         "save the network before torch.ao.quantization.prepare")
+    for path, attributes in modules.items():
+        origin = str(attributes.get("class", ""))
+        if "quantized" in origin and _RECURRENT.search(origin.rpartition(".")[2]):
+            found[path] = origin.rpartition(".")[2], f"{origin} packs its weights; import the model before it is " \
+                                                     f"quantized"
+    return found
+
+
+def _lstms(tensors: Mapping[str, Stored], modules: Mapping[str, Attributes],
+           refused: Iterable[str]) -> dict[str, Cell]:
+    """Return the LSTMs by label, each with all tensors under its prefix."""
+    prefixes: dict[str, list[str]] = {}
+    for name in tensors:
+        head, _, rest = name.rpartition("parametrizations.")
+        own = f"parametrizations.{rest}" if rest != name else name.rpartition(".")[2]
+        if _SIGNATURE.fullmatch(owner(own)):
+            prefixes.setdefault(head.removesuffix(".") if rest != name else name.rpartition(".")[0], [])
+    for prefix in list(prefixes):
+        if any(_within(prefix, other) for other in refused):
+            del prefixes[prefix]
+    for name in tensors:
+        for parent in _parents(name):
+            if parent in prefixes:
+                prefixes[parent].append(name)
+    lstms = {}
+    for prefix, names in prefixes.items():
+        raw = [name for name in names if name.endswith("_raw") and name.rpartition(".")[0] == prefix]
+        inner = f"{prefix}.module" if prefix else "module"
+        if inner in prefixes and raw and len(raw) == len(names) - len(prefixes[inner]):
+            continue
+        group = _group(prefix, names, tensors, modules)
+        outer = prefix.rpartition(".")[0]
+        if prefix.rpartition(".")[2] == "module" and outer in prefixes:
+            group = _with_raw(group, outer, [name for name in tensors if name.rpartition(".")[0] == outer], tensors)
+        cell = cell_of(group)
+        if cell is not None:
+            if modules.get(outer, {}).get("variational") is True:
+                cell = with_outside(cell, Blocker((outer,), "its dropout of weights is variational, which acts in "
+                                                           "evaluation too"))
+            lstms[cell.label] = cell
+    return _with_states(lstms, tensors)
+
+
+def _with_raw(group: Group, outer: str, names: Iterable[str], tensors: Mapping[str, Stored]) -> Group:
+    """Return an LSTM's tensors with the ``_raw`` weights that a wrapper around it holds."""
+    raw = {name[len(outer) + 1 if outer else 0:]: name for name in names if name.endswith("_raw")}
+    return Group(group.name, {**group.tensors, **{own: tensors[name] for own, name in raw.items()}},
+                 {**group.full, **raw}, group.attributes)
+
+
+def _with_states(lstms: dict[str, Cell], tensors: Mapping[str, Stored]) -> dict[str, Cell]:
+    """Return the LSTMs with their initial states; doubt about tensors that may be initial states blocks them."""
+    found: dict[str, dict[tuple[str, str], dict[str, str]]] = {}
+    for name in tensors:
+        prefix, _, own = name.rpartition(".")
+        match = _STATE.fullmatch(own)
+        if match and (match["before"] or match["after"]):
+            states = found.setdefault(prefix, {}).setdefault((match["before"], match["after"]), {})
+            states[match["state"][0]] = name
+    for prefix, pairs in found.items():
+        inside = [label for label, cell in lstms.items() if _within(cell.name, prefix) and cell.refusal is None]
+        names = tuple(name for states in pairs.values() for name in states.values())
+        for label in inside:
+            cell = lstms[label]
+            if len(inside) == 1 and len(pairs) == 1 and cell.states is None and _fit(cell, pairs, tensors):
+                rest = {short: full for short, full in cell.full.items() if full not in names}
+                states = next(iter(pairs.values()))
+                lstms[label] = replace(cell, states={state: (name, tensors[name]) for state, name in states.items()},
+                                       tensors={short: cell.tensors[short] for short in rest}, full=rest)
+            elif not set(names) <= set(cell.full.values()):
+                shapes = ", ".join(str(tensors[name].shape) for name in names)
+                lstms[label] = with_outside(cell, Blocker(names, (
+                    f"initial states, but it is not clear for which of {listed(inside)}" if len(inside) > 1 else
+                    f"perhaps initial states, but {shapes} are not surely h and c of one voice")))
+    return lstms
+
+
+def _fit(cell: Cell, pairs: Mapping[tuple[str, str], Mapping[str, str]], tensors: Mapping[str, Stored]) -> bool:
+    """Tell whether two tensors are surely h and c of one voice, for all layers and directions."""
+    (_, after), states = next(iter(pairs.items()))
+    if not isinstance(cell, TorchCell) or states.keys() != {"h", "c"} or "state" in after:
+        return False
+    count = len(cell.suffixes) * len(cell.suffixes[0])
+    hh = cell.shape(f"weight_hh{cell.suffixes[0][0]}") or (0, 0)
+    for state, size in (("h", hh[-1]), ("c", hh[0] // 4)):
+        one = [(size,), (1, size)] if count == 1 else []
+        if tensors[states[state]].shape not in [(count, size), (count, 1, size), *one]:
+            return False
+    return True
+
+
+def _linear(names: Iterable[str], tensors: Mapping[str, Stored], modules: Mapping[str, Attributes],
+            sizes: Iterable[tuple[int, int]]) -> dict[str, Group]:
+    """Return the linear layers among ``names`` that fit before or behind an LSTM, or other such layers."""
+    direct: dict[str, list[str]] = {}
+    for name in names:
+        head, _, rest = name.rpartition("parametrizations.")
+        direct.setdefault(head.removesuffix(".") if rest != name else name.rpartition(".")[0], []).append(name)
+    layers = {}
+    for prefix, own in direct.items():
+        origin = modules.get(prefix, {}).get("class")
+        if not prefix or (origin is not None and not _LINEAR.fullmatch(str(origin))) or not any(
+                owner(name[len(prefix) + 1:]) == "weight" for name in own):
+            continue
+        group = _group(prefix, own, tensors, modules)
+        if len(group.shape("weight") or ()) == 2 and not group.unread(("weight", "bias")):
+            layers[prefix] = group
+    before, behind = ({pair[side] for pair in sizes if pair[side]} for side in (0, 1))
+    fitting: dict[str, Group] = {}
+    while True:
+        more = {name: group for name, group in layers.items() if name not in fitting
+                and (group.parameters["weight"].shape[0] in before or group.parameters["weight"].shape[1] in behind)}
+        if not more:
+            return {name: group for name, group in layers.items() if name in fitting}
+        fitting.update(more)
+        for group in more.values():
+            outputs, inputs = group.parameters["weight"].shape
+            if outputs in before:
+                before.add(inputs)
+            if inputs in behind:
+                behind.add(outputs)

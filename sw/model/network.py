@@ -191,6 +191,8 @@ class Network:
     name : str
     notes : tuple of str
         An importer's remarks on the file. They are not saved.
+    batch_first : bool
+        Whether the file's own network takes frames (B, T, I). Here frames are (T, B, I) all the same. It is not saved.
 
     Raises
     ------
@@ -202,6 +204,7 @@ class Network:
     head: Dense | None = None
     name: str = "model"
     notes: tuple[str, ...] = ()
+    batch_first: bool = False
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -264,7 +267,7 @@ class Network:
         """The network with ``change`` of each model in the model's place; pruning uses this."""
         return Network(stages=tuple(Stage(tuple(Direction(change(d.model), d.reverse, d.initial)
                                                 for d in stage.directions)) for stage in self.stages),
-                       head=self.head, name=self.name, notes=self.notes)
+                       head=self.head, name=self.name, notes=self.notes, batch_first=self.batch_first)
 
     def run(self, x: ArrayLike, runners: Sequence[Runner], lengths: ArrayLike | None = None,
             initial: Sequence[State] | None = None) -> tuple[FloatArray, tuple[State, ...]]:

@@ -35,11 +35,14 @@ class Sequences:
         Frames of each sequence; T by default.
     alone : bool
         Whether the file has a single sequence without the axis B.
+    named : bool
+        Whether the file is an ``.npz``, whose array ``frames`` has its axes in the order (T, B, I) by definition.
     """
 
     frames: FloatArray
     lengths: NDArray[Any] | None = None
     alone: bool = False
+    named: bool = False
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], inputs: int | None = None) -> "Sequences":
@@ -52,7 +55,7 @@ class Sequences:
         OSError
             The file cannot be read.
         """
-        frames, lengths = _arrays(path)
+        frames, lengths, named = _arrays(path)
         if frames.dtype.kind not in "fiu":
             raise SequenceError(f"{os.fspath(path)}: frames must be real numbers, not {frames.dtype}")
         if frames.ndim not in (2, 3):
@@ -70,9 +73,11 @@ class Sequences:
             steps, voices = len(frames), 1 if alone else frames.shape[1]
             if lengths.shape != (voices,) or lengths.dtype.kind not in "iu" or not (
                     (lengths >= 0) & (lengths <= steps)).all():
+                swapped = "; frames seem to be (B, T, I), give (T, B, I)" if lengths.shape == (steps,) != (voices,) \
+                    else ""
                 raise SequenceError(f"{os.fspath(path)}: lengths must be {voices} whole numbers from 0 to {steps}, "
-                                    f"not {lengths.tolist()}")
-        return cls(np.asarray(frames[:, None] if alone else frames, np.float64), lengths, alone)
+                                    f"not {lengths.tolist()}{swapped}")
+        return cls(np.asarray(frames[:, None] if alone else frames, np.float64), lengths, alone, named)
 
     def machine_steps(self, channels: int) -> int:
         """Steps of a machine with ``channels`` channels that runs the sequences, as `runners.MachineRunner` does."""
@@ -91,7 +96,8 @@ class Sequences:
                 np.save(file, (outputs[:, 0] if self.alone else outputs).astype(np.float32))
 
 
-def _arrays(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def _arrays(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[Any] | None, bool]:
+    """Return the frames, the lengths, and whether the file names them."""
     with open(path, "rb") as file:
         zipped = file.seekable() and file.read(2) == b"PK"
         piped = None if file.seekable() else io.BytesIO(file.read())
@@ -100,8 +106,8 @@ def _arrays(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[Any] | 
         if "frames" not in arrays or arrays.keys() - {"frames", "lengths"}:
             raise SequenceError(f"{os.fspath(path)}: expected the arrays 'frames' and 'lengths', "
                                 f"found {', '.join(map(repr, arrays))}")
-        return arrays["frames"], arrays.get("lengths")
+        return arrays["frames"], arrays.get("lengths"), True
     try:
-        return np.load(piped or path, allow_pickle=False), None
+        return np.load(piped or path, allow_pickle=False), None, False
     except (ValueError, EOFError, MemoryError) as error:
         raise SequenceError(f"{os.fspath(path)}: not a .npy or .npz of numbers ({error})") from None

@@ -228,13 +228,14 @@ def compile(network: Network | Model, machine: str | Config, *, density: Density
 @overload
 def compile(network: str | os.PathLike[str], machine: str | Config, *, density: Density | None = None,
             calibrate: Any = None, lengths: ArrayLike | None = None, select: str | None = None,
-            carry: Mapping[str, str] | None = None, trust: bool = False,
+            ignore: str | Sequence[str] = (), carry: Mapping[str, str] | None = None, trust: bool = False,
             tell: Callable[[str], None] = ...) -> CompiledNetwork | CompiledWhole: ...
 
 
 def compile(network: Any, machine: str | Config, *, density: Density | None = None, calibrate: Any = None,
-            lengths: ArrayLike | None = None, select: str | None = None, carry: Mapping[str, str] | None = None,
-            trust: bool = False, tell: Callable[[str], None] = lambda stage: None) -> Any:
+            lengths: ArrayLike | None = None, select: str | None = None, ignore: str | Sequence[str] = (),
+            carry: Mapping[str, str] | None = None, trust: bool = False,
+            tell: Callable[[str], None] = lambda stage: None) -> Any:
     """Import, prune, quantize and pack a network.
 
     Parameters
@@ -254,6 +255,8 @@ def compile(network: Any, machine: str | Config, *, density: Density | None = No
         Of calibration frames that are padded to the longest; for LSTMs alone.
     select : str, optional
         What to take from a file, as for `openese.load`.
+    ignore : str or sequence of str
+        Tensors of a file without a graph that have no effect, as for `openese.load`.
     carry : mapping of str to str, optional
         Outputs of a whole network that are inputs of its next call; see `run_calls`.
     trust : bool
@@ -277,11 +280,13 @@ def compile(network: Any, machine: str | Config, *, density: Density | None = No
         if host is not None:
             if lengths is not None:
                 raise HostError("lengths: a whole network has an input for them; give it by name in calibrate")
+            if ignore:
+                raise HostError("ignore: a whole network leaves nothing out")
             return compile_host(host, machine, density=density, calibrate=calibrate, carry=carry, tell=tell)
     if carry:
         raise HostError("carry: only a whole network has outputs to carry, and this is not one")
     return compile_network(network, machine, density=density, calibrate=calibrate, lengths=lengths, select=select,
-                           tell=tell)
+                           ignore=ignore, tell=tell)
 
 
 def prune_parts(parts: Mapping[str, Network], density: Density, config: Config) -> dict[str, Network]:

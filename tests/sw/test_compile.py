@@ -277,7 +277,7 @@ def test_bad_arguments_are_named(plain, frames, compiled):
         openese.compile(plain, "huge")
     with pytest.raises(ValueError, match="backend must be one of reference, sim, not 'gpu'"):
         compiled.run(frames, backend="gpu")
-    with pytest.raises(ValueError, match="select takes parts of a file; this network is no file"):
+    with pytest.raises(ValueError, match="select and ignore take parts of a file; this network is no file"):
         openese.compile(plain, "tiny", select="lstm")
 
 

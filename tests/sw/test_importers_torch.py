@@ -175,16 +175,41 @@ def test_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
         importers.load(path)
 
 
-def test_files_of_too_many_objects_say_what_to_save(tmp_path, monkeypatch):
-    monkeypatch.setattr(from_torch, "_MOST", 100)
-    deep: dict = {}
-    for _ in range(40):
+def test_vocabulary_beside_the_weights(tmp_path):
+    path = tmp_path / "vocabulary.pt"
+    torch.save({"state_dict": {f"encoder.{name}": value for name, value in nn.LSTM(2, 3).state_dict().items()},
+                "word_to_index": {f"w{number}": number for number in range(150_000)}}, path)
+    assert [entry.name for entry in importers.entries(path)] == ["state_dict.encoder"]
+    assert importers.load(path).outputs == 3
+
+
+def test_objects_that_would_fill_memory(tmp_path, monkeypatch):
+    """A byte may stand for an object of 216 bytes; the limit is on memory, and grows with the file."""
+    path = tmp_path / "sets.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("sets/data.pkl", b"\x80\x02]" + b"(" + b"\x8f" * (8 << 20) + b"e.")
+    assert path.stat().st_size < 1 << 16
+    tracemalloc.start()
+    with pytest.raises(ImportRefused, match=r"^sets.pt: the objects in the pickle would take more than 536,870,912 "
+                                            r"bytes of memory; save only the model's weights: torch.save\("):
+        importers.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    tracemalloc.stop()
+
+
+def test_deep_files(tmp_path):
+    """Nesting without tensors is passed; tensors too deep for a name are refused; neither recurses."""
+    deep: object = {"part": nn.LSTM(2, 3).state_dict()}
+    for _ in range(101):
         deep = {"part": deep}
-    for name, saved, reason in (("wide.pt", {str(n): n for n in range(101)}, "more than 100 objects"),
-                                ("deep.pt", deep, "more than 32 levels deep at part.part")):
-        torch.save(saved, tmp_path / name)
-        with pytest.raises(ImportRefused, match=rf"^{name}: .*{reason}.*; save only the model's weights: torch.save\("):
-            importers.load(tmp_path / name)
+    torch.save(deep, tmp_path / "deep.pt")
+    with pytest.raises(ImportRefused, match="^deep.pt: tensors are nested more than 100 levels deep; save only"):
+        importers.load(tmp_path / "deep.pt")
+    data = b"\x80\x02(" + b"]" * 200_000 + b"a" * 199_999 + b"X\x01\0\0\0ad."
+    with zipfile.ZipFile(tmp_path / "lists.pt", "w") as archive:
+        archive.writestr("lists/data.pkl", data)
+    with pytest.raises(ImportRefused, match="^lists.pt: "):
+        importers.load(tmp_path / "lists.pt")
 
 
 def test_tensor_beyond_its_storage(tmp_path):
