@@ -39,6 +39,7 @@ class OnnxHost(Host):
         self.name, self.parts, self.items = name, parts, items
         self._model, self._original = model, original
         self._session = Session(model, name)
+        self.calls = self._session.calls
         tensors = {tensor.name for tensor in model.graph.initializer}
         types = self._session.types
         self.inputs = tuple(_port(value, types, name, value.name in tensors) for value in model.graph.input)

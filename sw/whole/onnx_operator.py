@@ -78,6 +78,11 @@ class Session:
         self._session = plain_session(data, name, extensions.get_library_path())
 
     @property
+    def calls(self) -> tuple[str, ...]:
+        """The names of the parts that the operators call."""
+        return tuple(dict.fromkeys(self._calls.values()))
+
+    @property
     def types(self) -> dict[str, str]:
         """The type of each input and output, as onnxruntime names it: ``tensor(float)``."""
         session = self._session

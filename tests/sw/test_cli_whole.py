@@ -2,6 +2,7 @@
 """Whole networks on the command line: every input and output by name, and how it says no."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,22 @@ def openese(capsys):
 COMPILE = "compile net.onnx --preset tiny --calibrate in.npz -o net"
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """A folder in which the network is compiled."""
+    place = tmp_path_factory.mktemp("once")
+    save_network(place / "net.onnx")
+    package.compile(place / "net.onnx", "tiny", calibrate=inputs()).save(place / "net")
+    return place / "net"
+
+
+@pytest.fixture
+def compiled(folder, once):
+    """A folder to work in, with the compiled network ``net``."""
+    shutil.copytree(once, folder / "net")
+    return folder
+
+
 def test_the_list_has_everything_with_its_place(folder, openese):
     listed = openese("import net.onnx --list").splitlines()
     places = {line.split()[0]: line.split()[2] for line in listed[3:]}
@@ -133,8 +150,7 @@ def test_density_and_what_reaches_the_lstm(folder, openese):
     assert weights.density == pytest.approx(0.25, abs=0.05)
 
 
-def test_a_network_may_be_verified_shown_and_built_for(folder, openese):
-    openese(COMPILE)
+def test_a_network_may_be_verified_shown_and_built_for(compiled, openese):
     assert "all CRCs match" in openese("verify net")
     assert "x float32 (steps, voices, 5)" in openese("info net")
     assert "tiny" in openese("build --for net -o build") or Path("build").is_dir()
@@ -157,9 +173,7 @@ def test_a_network_may_be_verified_shown_and_built_for(folder, openese):
     ("run net in.npz -o in.npz", "would overwrite an input"),
     ("verify net --quantized in.npz", "--quantized goes with an image"),
 ])
-def test_refusals(folder, openese, line, reason):
-    if "run net" in line or "verify" in line:
-        openese(COMPILE)
+def test_refusals(compiled, openese, line, reason):
     given = inputs()
     np.save("x.npy", given["x"])
     np.savez("short.npz", x=given["x"], h=given["h"])
@@ -167,10 +181,10 @@ def test_refusals(folder, openese, line, reason):
     np.savez("wide.npz", **{**given, "x": np.zeros((STEPS, VOICES, INPUTS + 1), np.float32)})
     Path("taken").mkdir()
     Path("taken", "file").write_text("mine")
-    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    before = {file: file.read_bytes() for file in compiled.rglob("*") if file.is_file()}
     said = openese(line, 2)
     assert reason in said and said.startswith("openese: ") and said.count("\n") <= 2
-    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    assert {file: file.read_bytes() for file in compiled.rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.parametrize("change", [
@@ -179,8 +193,7 @@ def test_refusals(folder, openese, line, reason):
     lambda manifest: manifest.update(parts=[]), lambda manifest: manifest.update(carry={"hn": 3}),
     lambda manifest: manifest.update(parts={"other": "part0"}),
 ])
-def test_damaged_folders(folder, openese, change):
-    openese(COMPILE)
+def test_damaged_folders(compiled, openese, change):
     place = Path("net", "network.json")
     manifest = json.loads(place.read_text())
     change(manifest)
@@ -189,13 +202,11 @@ def test_damaged_folders(folder, openese, change):
     assert said.startswith("openese: ") and said.count("\n") == 1
 
 
-def test_another_part_s_image_is_refused(folder, openese):
-    openese(COMPILE)
+def test_another_part_s_image_is_refused(compiled, openese):
     Path("net", "part0.img").write_bytes(b"none")
     assert openese("run net in.npz -o out.npz", 2).startswith("openese: net/part0.img")
 
 
 @pytest.mark.sim
-def test_the_verilog_gives_the_same(folder, openese):
-    openese(COMPILE)
+def test_the_verilog_gives_the_same(compiled, openese):
     assert "all 132 output numbers are the reference's" in openese("run net in.npz -o out.npz --backend sim --check")
