@@ -25,7 +25,7 @@ from openese.sw.whole.host import HostError, Item
 
 __all__ = ["MachineLayers", "copy_model", "import_keras", "replace", "to_numpy"]
 
-_INSTALL = "pip install 'openese[keras-host]'"
+_INSTALL = "pip install 'openese[keras]'"
 _BACKENDS = ("torch", "tensorflow", "jax")
 _Array = NDArray[Any]
 Place = Literal["machine", "host"]
@@ -44,7 +44,7 @@ def import_keras() -> Any:
     if "KERAS_BACKEND" not in os.environ:
         installed = [name for name in _BACKENDS if importlib.util.find_spec(name) is not None]
         if not installed:
-            raise HostError(f"Keras needs PyTorch, TensorFlow or JAX, and none is installed: {_INSTALL}")
+            raise HostError("Keras needs PyTorch, TensorFlow or JAX, and none is installed: pip install torch")
         os.environ["KERAS_BACKEND"] = installed[0]
     try:
         keras = importlib.import_module("keras")
