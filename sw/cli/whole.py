@@ -87,7 +87,7 @@ def _engine(compiled: CompiledWhole, backend: Backend, title: str) -> Iterator[E
 def run(path: Path, frames: Path, output: Path, backend: Backend, checked: bool, against: Path | None, trust: bool,
         carry: Sequence[str]) -> None:
     """Run a whole network, and write its outputs."""
-    compiled = CompiledWhole.load(path)
+    compiled = CompiledWhole.load(path, trust)
     host = compiled.host
     arrays.check_output(output, host.outputs)
     carried = parse_carry(carry) or compiled.carry

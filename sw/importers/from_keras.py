@@ -10,22 +10,34 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from openese.sw.importers.assembly import Linear, Part, Recurrent, Stack, Track
-from openese.sw.importers.base import LIMIT, Entry, Importer, ImportRefused, Source, open_zip, read_member, require
+from openese.sw.importers.base import (
+    LIMIT,
+    Entry,
+    Importer,
+    ImportRefused,
+    Source,
+    listed,
+    open_zip,
+    read_member,
+    require,
+)
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import Dense, Layer
 
-__all__ = ["IMPORTER", "cell_problem", "keras_layer"]
+__all__ = ["IMPORTER", "Archive", "cell_problem", "keras_layer", "read_archive"]
 
 _MODELS = ("Sequential", "Functional", "Model")
-_PASSING = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "Masking")
+_PASSING = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "Identity")
 _OTHERS = re.compile(r"GRU|SimpleRNN|ConvLSTM|CuDNN|RNN|LSTM")
+_MOST_LAYERS = 10_000
+_WHOLE = "'openese compile' takes the whole network"
 
 
 class _Weights:
@@ -51,46 +63,102 @@ class _Weights:
             here = here[step]
         return here
 
-    def array(self, path: str) -> FloatArray:
+    def check(self) -> None:
+        """Refuse a file with links, data in other files, or more than `LIMIT` bytes of data."""
+        total = 0
+        waiting, seen = [self._file], {self._file}
+        while waiting:
+            group = waiting.pop()
+            for name in group:
+                path = f"{group.name}/{name}".strip("/")
+                held = self.group(path)
+                if isinstance(held, self._h5py.Group):
+                    if held not in seen:
+                        seen.add(held)
+                        waiting.append(held)
+                    continue
+                total += self._own(path).nbytes
+                if total > LIMIT:
+                    raise ImportRefused(f"{self._name}: more than {LIMIT:,} bytes of weights")
+
+    def _own(self, path: str) -> Any:
         data = self.group(path)
         if not isinstance(data, self._h5py.Dataset) or data.external or data.is_virtual:
             raise ImportRefused(f"{self._name}: {path!r} is not an array in the file itself; other files are not read")
-        if data.dtype.kind != "f":
+        return data
+
+    def array(self, path: str) -> FloatArray:
+        data = self._own(path)
+        halved = data.dtype == np.dtype("V2")  # bfloat16, which HDF5 does not know
+        if data.dtype.kind != "f" and not halved:
             raise ImportRefused(f"{self._name}: {path!r} has type {data.dtype}, not floating point; "
                                 f"import the model before it is quantized")
         if data.size * 8 > LIMIT:
             raise ImportRefused(f"{self._name}: {path!r} has shape {data.shape}; at most {LIMIT // 8:,} numbers "
                                 f"are read")
         try:
-            array: FloatArray = data[()]
+            array = data[()]
         except (RuntimeError, OSError, ValueError) as error:
             raise ImportRefused(f"{self._name}: {path!r} is damaged ({error})") from None
+        if halved:
+            return (array.view("<u2").astype(np.uint32) << 16).view(np.float32)
         return array if array.dtype == np.float64 else array.astype(np.float32)
 
     def vars(self, path: str) -> list[FloatArray]:
         """Return the numbered arrays in group ``path`` of a ``.keras`` file."""
         return [self.array(f"{path}/{name}") for name in sorted(self.group(path), key=int)]
 
-    def named(self, layer: str) -> list[FloatArray]:
-        """Return the arrays of ``layer`` in a ``.h5`` file, in the order of its list."""
+    def named(self, layer: str) -> dict[tuple[str, ...], dict[str, str]]:
+        """Return the paths of the arrays of ``layer`` in a ``.h5`` file, by their group and their own name."""
         group = self.group(f"model_weights/{layer}")
         try:
-            names = list(group.attrs["weight_names"])
+            names = [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs["weight_names"]]
         except (RuntimeError, OSError) as error:
             raise ImportRefused(f"{self._name}: {layer!r} is damaged ({error})") from None
-        return [self.array(f"model_weights/{layer}/{name.decode() if isinstance(name, bytes) else name}")
-                for name in names]
+        groups: dict[tuple[str, ...], dict[str, str]] = {}
+        for name in names:
+            *place, own = name.split("/")
+            groups.setdefault(tuple(place), {})[own.split(":")[0]] = f"model_weights/{layer}/{name}"
+        return groups
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The contents of a model's file.
+
+    Attributes
+    ----------
+    path : Path
+    model : mapping
+        The model's configuration, ``class_name`` and ``config``.
+    weights : _Weights
+    named : bool
+        Whether the weights have layer names, as in ``.h5``, or class names, as in ``.keras``.
+    """
+
+    path: Path
+    model: Mapping[str, Any]
+    weights: _Weights
+    named: bool
+
+
+#: An output of a layer: the layer's name, and the number of the output.
+_Tensor = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class _Node:
-    """A layer: its configuration, the layers that feed it, and the HDF5 group of its weights."""
+    """A layer: its configuration, the tensors that each of its calls reads, and the HDF5 group of its weights."""
 
     name: str
     kind: str
     config: Mapping[str, Any]
-    feeds_from: tuple[str, ...]
+    calls: tuple[tuple[_Tensor, ...], ...]
     group: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.kind} {self.name!r}"
 
     @property
     def inner(self) -> "_Node":
@@ -98,7 +166,18 @@ class _Node:
         if self.kind != "TimeDistributed":
             return self
         layer = self.config["layer"]
-        return _Node(self.name, layer["class_name"], layer["config"], self.feeds_from, f"{self.group}/layer")
+        return _Node(self.name, layer["class_name"], layer["config"], self.calls, f"{self.group}/layer")
+
+    @property
+    def source(self) -> _Tensor | None:
+        """The only tensor that the layer reads, if it is called once."""
+        return self.calls[0][0] if len(self.calls) == 1 and len(self.calls[0]) == 1 else None
+
+    @property
+    def passing(self) -> bool:
+        """Whether the layer's output is its input."""
+        return self.kind in _PASSING or (self.kind == "Activation"
+                                         and _called(self.config.get("activation")) == "linear")
 
     @property
     def dense(self) -> bool:
@@ -107,6 +186,15 @@ class _Node:
     @property
     def linear(self) -> bool:
         return self.dense and _called(self.inner.config.get("activation")) == "linear"
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the layer is made of LSTM cells, as far as its class tells."""
+        kind, config = self.kind, self.config
+        if kind == "Bidirectional":
+            kind, config = config["layer"]["class_name"], config["layer"]["config"]
+        return kind == "LSTM" or (kind == "RNN"
+                                  and config.get("cell", {}).get("class_name") in ("LSTMCell", "StackedRNNCells"))
 
 
 def _called(function: Any) -> str:
@@ -179,6 +267,8 @@ def keras_layer(name: str, kernel: FloatArray, recurrent: FloatArray, bias: Floa
 
 
 def _problem(node: _Node) -> str | None:
+    if any(len(call) > 1 for call in node.calls):
+        return f"it is called with initial states or a mask that the network computes; {_WHOLE}"
     try:
         for kind, config, group, _ in _ways(node):
             for cell, _ in _cells(kind, config, group):
@@ -191,26 +281,23 @@ def _problem(node: _Node) -> str | None:
 
 
 class _KerasSource(Source):
-    """The layers of a Keras model.
-
-    Parameters
-    ----------
-    path : Path
-    model : mapping
-        The model's configuration, ``class_name`` and ``config``.
-    weights : _Weights
-    named : bool
-        Whether the weights have layer names, as in ``.h5``, or class names, as in ``.keras``.
-    """
+    """The layers of a Keras model."""
 
     expected = "a layer of class LSTM, Bidirectional(LSTM), or RNN with LSTMCell"
 
-    def __init__(self, path: Path, model: Mapping[str, Any], weights: _Weights, named: bool) -> None:
-        self.path = path
-        self._weights = weights
-        self._named = named
-        self._nodes = {node.name: node for node in _nodes(model, "", "")}
-        self._lstms = [node for node in self._nodes.values() if _is_recurrent(node)]
+    def __init__(self, archive: Archive) -> None:
+        self.path = archive.path
+        self._weights = archive.weights
+        self._named = archive.named
+        self._nodes = {node.name: node for node in _nodes(archive.model, "", "")}
+        if len(self._nodes) > _MOST_LAYERS:
+            raise ImportRefused(f"{len(self._nodes):,} layers; at most {_MOST_LAYERS:,} are read")
+        self._ends = _ends(archive.model, list(self._nodes))
+        self._feeders = {node.name: self._first(node) for node in self._nodes.values()}
+        self._readers: dict[str, list[_Node]] = {name: [] for name in self._nodes}
+        for name, feeder in self._feeders.items():
+            if feeder is not None and not self._nodes[name].passing:
+                self._readers[feeder.name].append(self._nodes[name])
         self._entries = self._list_entries()
 
     def entries(self) -> list[Entry]:
@@ -219,49 +306,129 @@ class _KerasSource(Source):
     def _list_entries(self) -> list[Entry]:
         entries = []
         for node in self._nodes.values():
-            if node in self._lstms:
+            if node.recurrent:
                 entries.append(Entry(node.name, node.kind, _summary(node), _problem(node)))
-            elif node.dense and self._predecessor(node) is not None:
+            elif node.dense and self._beside(node):
                 entries.append(Entry(node.name, "Dense", f"{node.inner.config.get('units')} outputs, "
                                                          f"{_called(node.inner.config.get('activation'))}"))
-            elif _OTHERS.search(node.kind):
-                entries.append(Entry(node.name, node.kind, problem=f"a {node.kind} is not an LSTM, and the machine "
-                                                                   f"does not compute it"))
+            elif node.inner is not node and node.inner.recurrent:
+                entries.append(Entry(node.name, node.kind, problem=f"its LSTM runs over an axis behind another one; "
+                                                                   f"{_WHOLE}"))
+            elif _OTHERS.search(node.inner.kind):
+                entries.append(Entry(node.name, node.kind, problem=f"a {node.inner.kind} is not an LSTM, and the "
+                                                                   f"machine does not compute it"))
         return entries
 
+    def _beside(self, dense: _Node) -> bool:
+        """Whether a chain leads from an LSTM to this layer, or linearly from it to an LSTM."""
+        before: _Node | None = dense
+        for _ in self._nodes:
+            before = None if before is None else self._feeders[before.name]
+            if before is None or not before.linear:
+                break
+        after = [dense]
+        for _ in self._nodes:
+            if len(after) != 1 or not after[0].linear:
+                break
+            after = self._readers[after[0].name]
+        return any(node.recurrent for node in (*after[:1], *([before] if before else [])))
+
     def default(self) -> list[str]:
-        starts = [node for node in self._lstms if self._predecessor(node) is None]
-        if len(starts) != 1:
-            return []
-        chain = [starts[0]]
-        while True:
-            after = self._successors(chain[-1])
-            if len(after) != 1 or not (after[0] in self._lstms or after[0].dense):
-                break
-            chain.append(after[0])
-            if after[0].dense and not after[0].linear:
-                break
-        return [node.name for node in chain] if all(node in chain for node in self._lstms) else []
+        """The layers of a file that is one chain.
+
+        Raises
+        ------
+        ImportRefused
+            The file is more than one chain.
+        """
+        nodes = [node for node in self._nodes.values() if node.kind != "InputLayer" and not node.passing]
+        starts = [node for node in nodes if self._feeders[node.name] is None]
+        chain = starts[:1]
+        while chain and len(after := self._readers[chain[-1].name]) == 1 and after[0] not in chain:
+            chain += after
+        problem = self._more_than(chain, nodes)
+        if problem is not None:
+            raise ImportRefused(f"{self.path.name}: not only one chain of LSTMs and linear layers ({problem}); "
+                                f"{_WHOLE}, and --select takes layers of it: "
+                                f"{listed([entry.name for entry in self._entries if entry.problem is None])}")
+        return [node.name for node in chain]
+
+    def _more_than(self, chain: Sequence[_Node], nodes: Sequence[_Node]) -> str | None:
+        """What a file has beside a chain that can be imported; None if there is nothing."""
+        for node in nodes:
+            if not node.recurrent and not node.dense:
+                return node.text
+            if node not in chain:
+                return f"{node.text} is beside the others"
+            if node.source is None and self._feeders[node.name] is None and len(node.calls) > 1:
+                return f"{node.text} is called {len(node.calls)} times"
+            if node.dense and not node.linear and node is not chain[-1]:
+                return f"{node.text} has the activation {_called(node.inner.config.get('activation'))!r}"
+        for before, after in zip(chain, chain[1:], strict=False):
+            problem = self._between(before, after)
+            if problem is not None:
+                return problem
+        if self._ends is not None and [self._origin(end) for end in self._ends] != [(chain[-1].name, 0)]:
+            return "its outputs are not those of the last layer alone"
+        return None
 
     def parts(self, names: Sequence[str]) -> list[Part]:
-        return [self._part(self._nodes[name]) for name in names]
+        for before, after in zip(names, names[1:], strict=False):
+            problem = self._between(self._nodes[before], self._nodes[after])
+            if problem is not None:
+                raise ImportRefused(f"{self.path.name}: {before!r} and {after!r} cannot be stacked: {problem}; "
+                                    f"{_WHOLE}")
+        first, *others = (self._part(self._nodes[name]) for name in names)
+        left = [node.text for node in self._nodes.values()
+                if node.name not in names and node.kind not in ("InputLayer", *_MODELS) and not node.passing]
+        if left:
+            shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
+            first = replace(first, notes=(*first.notes, f"left out: {shown}; {_WHOLE}"))
+        return [first, *others]
 
-    def _successors(self, node: _Node) -> list[_Node]:
-        """Return the layers that read this one's output, directly or through layers that pass it on."""
-        successors = []
-        for other in self._nodes.values():
-            if other.feeds_from[:1] == (node.name,):
-                successors += self._successors(other) if other.kind in _PASSING else [other]
-        return successors
+    def _between(self, before: _Node, after: _Node) -> str | None:
+        """Why ``after`` cannot be stacked on ``before``; None if it reads the outputs of ``before``."""
+        if len(after.calls) > 1:
+            return f"{after.text} is called {len(after.calls)} times"
+        if after.source is None or self._origin(after.source) != (before.name, 0):
+            lies = [node.text for node in self._ahead(after) if not node.passing and before in self._ahead(node)]
+            return (f"{', '.join(lies)} lies between them" if lies
+                    else f"{after.text} does not read the outputs of {before.text}")
+        if len(before.calls) > 1:
+            return f"{before.text} is called {len(before.calls)} times"
+        if before.recurrent and after.recurrent:
+            if before.kind != "Bidirectional" and before.config.get("go_backwards") is True:
+                return f"{before.text} has go_backwards, so its outputs come last frame first"
+            if not _sequences(before):
+                return f"{before.text} has return_sequences=False, so it gives one frame"
+        return None
 
-    def _predecessor(self, node: _Node) -> _Node | None:
-        """Return the LSTM or linear layer whose output this one reads."""
-        before = self._nodes[node.feeds_from[0]] if node.feeds_from else None
-        if before is None or before in self._lstms:
-            return before
-        if before.linear:
-            return before if self._predecessor(before) is not None else None
-        return self._predecessor(before) if before.kind in _PASSING else None
+    def _ahead(self, node: _Node) -> list[_Node]:
+        """All layers from which a path leads to this one."""
+        found: dict[str, _Node] = {}
+        waiting = [node]
+        while waiting:
+            for name in [name for call in waiting.pop().calls for name, _ in call]:
+                if name in self._nodes and name not in found:
+                    found[name] = self._nodes[name]
+                    waiting.append(found[name])
+        return list(found.values())
+
+    def _origin(self, tensor: _Tensor) -> _Tensor:
+        """The tensor that a tensor equals, behind layers that pass it on."""
+        for _ in self._nodes:
+            node = self._nodes.get(tensor[0])
+            if node is None or not node.passing or node.source is None:
+                break
+            tensor = node.source
+        return tensor
+
+    def _first(self, node: _Node) -> _Node | None:
+        """The layer whose output a layer reads first; None for an input of the model."""
+        if not node.calls or not node.calls[0]:
+            return None
+        before = self._nodes.get(self._origin(node.calls[0][0])[0])
+        return None if before is None or before.kind == "InputLayer" else before
 
     def _part(self, node: _Node) -> Part:
         try:
@@ -269,39 +436,63 @@ class _KerasSource(Source):
                 return self._dense(node)
             row = tuple(self._stack(node, number) for number in range(len(_ways(node))))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise ImportRefused(f"{self.path.name}: {node.kind} {node.name!r}: {_reason(error)}") from None
+            raise ImportRefused(f"{self.path.name}: {node.text}: {_reason(error)}") from None
         return Recurrent(node.name, (row,), tuple(_notes(node)))
 
     def _stack(self, node: _Node, number: int) -> Stack:
         kind, config, group, reverse = _ways(node)[number]
         cells = list(_cells(kind, config, group))
-        places = [self._arrays(node, place, cell, number, n) for n, (cell, place) in enumerate(cells)]
-        return tuple(Track(keras_layer(node.name if len(cells) == 1 else f"{node.name}.{n}", *arrays), reverse)
-                     for n, arrays in enumerate(places))
+        if self._named:
+            arrays = self._named_cells(node, number, [cell for cell, _ in cells])
+        else:
+            arrays = [self._weights.vars(f"{place}/vars")[:3 if cell.get("use_bias", True) else 2]
+                      for cell, place in cells]
+        return tuple(Track(keras_layer(node.name if len(cells) == 1 else f"{node.name}.{n}", *held), reverse)
+                     for n, held in enumerate(arrays))
 
-    def _arrays(self, node: _Node, place: str, cell: Mapping[str, Any], way: int, n: int) -> list[FloatArray]:
-        count = 3 if cell.get("use_bias", True) else 2
-        if not self._named:
-            return self._weights.vars(f"{place}/vars")[:count]
-        arrays = self._weights.named(node.name)
-        start = way * len(arrays) // len(_ways(node)) + n * count
-        return arrays[start:start + count]
+    def _named_cells(self, node: _Node, number: int, cells: Sequence[Mapping[str, Any]]) -> list[list[FloatArray]]:
+        """The arrays of each cell in one direction, by names: a ``.h5`` file lists trainable weights first."""
+        groups = self._groups(node, "recurrent_kernel")
+        if node.kind == "Bidirectional":
+            way = node.config.get("backward_layer") if number else node.config["layer"]
+            name = (way or node.config["layer"])["config"]["name"]
+            groups = _with(groups, name, ("forward_", "backward_")[number] + name) or groups
+        found = [groups] if len(cells) == 1 else [_with(groups, cell["name"]) for cell in cells]
+        if any(len(places) != 1 for places in found) or len({*map(tuple, found)}) != len(found):
+            raise ImportRefused("the names of the weights do not tell them apart; save the model as .keras")
+        return [self._arrays(groups[next(iter(places))], "kernel", "recurrent_kernel", "bias") for places in found]
+
+    def _groups(self, node: _Node, key: str) -> dict[tuple[str, ...], dict[str, str]]:
+        """The groups of weights of one layer that have an array ``key``."""
+        outer, *nested = node.name.split("/")
+        groups = {place: held for place, held in self._weights.named(outer).items() if key in held}
+        for name in nested:
+            groups = _with(groups, name) or groups
+        return groups
+
+    def _arrays(self, held: Mapping[str, str], *names: str) -> list[FloatArray]:
+        return [self._weights.array(held[name]) for name in names if name in held]
 
     def _dense(self, node: _Node) -> Linear:
-        arrays = (self._weights.named(node.name) if self._named
-                  else self._weights.vars(f"{node.inner.group}/vars"))
+        if self._named:
+            groups = list(self._groups(node, "kernel").values())
+            if len(groups) != 1:
+                raise ImportRefused("the names of the weights do not tell them apart; save the model as .keras")
+            arrays = self._arrays(groups[0], "kernel", "bias")
+        else:
+            arrays = self._weights.vars(f"{node.inner.group}/vars")
         activation = _called(node.inner.config.get("activation"))
         bias = arrays[1] if len(arrays) > 1 else np.zeros(arrays[0].shape[-1], arrays[0].dtype)
         return Linear(node.name, Dense(weight=arrays[0].T, bias=bias),
                       activation=None if activation == "linear" else activation)
 
 
-def _is_recurrent(node: _Node) -> bool:
-    layer = node.config.get("layer", {}).get("class_name", "") if node.kind == "Bidirectional" else node.kind
-    if layer != "RNN":
-        return layer == "LSTM"
-    config = node.config["layer"]["config"] if node.kind == "Bidirectional" else node.config
-    return config.get("cell", {}).get("class_name") in ("LSTMCell", "StackedRNNCells")
+def _with(groups: Mapping[tuple[str, ...], dict[str, str]], *names: str) -> dict[tuple[str, ...], dict[str, str]]:
+    return {place: held for place, held in groups.items() if {*names} & {*place}}
+
+
+def _sequences(node: _Node) -> bool:
+    return _ways(node)[0][1].get("return_sequences") is True
 
 
 def _summary(node: _Node) -> str:
@@ -318,6 +509,8 @@ def _summary(node: _Node) -> str:
 
 def _notes(node: _Node) -> list[str]:
     notes = []
+    if len(node.calls) > 1:
+        notes.append(f"{node.name}: called {len(node.calls)} times with the same weights; this is one call")
     for kind, config, group, reverse in _ways(node):
         dropouts = [cell.get(key, 0) for cell, _ in _cells(kind, config, group)
                     for key in ("dropout", "recurrent_dropout")]
@@ -338,40 +531,52 @@ def _notes(node: _Node) -> list[str]:
 def _nodes(model: Mapping[str, Any], prefix: str, group: str) -> Iterator[_Node]:
     """Yield all layers of a model, also of nested models, whose layers have the model's name in front."""
     config = model["config"]
-    layers = config if isinstance(config, list) else config["layers"]
+    if isinstance(config, Mapping) and "layers" not in config:
+        raise ImportRefused(f"the network is a class of its own, {model['class_name']!r}, and the file does not list "
+                            f"its layers; openese.offload takes it in the program that has the class")
     used: dict[str, int] = {}
-    before: tuple[str, ...] = ()
-    for layer in layers:
+    before: tuple[_Tensor, ...] = ()
+    for layer in config if isinstance(config, list) else config["layers"]:
         kind, name = layer["class_name"], prefix + layer["config"]["name"]
         stem = _snake_case(kind)
-        used[stem] = used.get(stem, -1) + 1
-        place = f"{group}layers/{stem}{f'_{used[stem]}' if used[stem] else ''}"
+        if not str(layer.get("module")).startswith("keras.src.ops."):  # operations have no weights, nor a place there
+            used[stem] = used.get(stem, -1) + 1
+        place = f"{group}layers/{stem}{f'_{used[stem]}' if used.get(stem) else ''}"
         if "inbound_nodes" in layer:
-            feeds = tuple(prefix + source for source in _sources(layer["inbound_nodes"]))
+            calls = tuple(tuple((prefix + source, number) for source, number in _sources(call))
+                          for call in layer["inbound_nodes"])
         else:
-            feeds = before
+            calls = (before,) if before else ()
         if kind in _MODELS:
             yield from _nodes(layer, f"{name}/", f"{place}/")
-        yield _Node(name, kind, layer["config"], feeds, place)
-        before = (name,)
+        yield _Node(name, kind, layer["config"], calls, place)
+        before = ((name, 0),)
 
 
-def _sources(inbound: Any) -> Iterator[str]:
-    """Yield the names of the layers that feed a layer, from Keras 3 objects or Keras 2 lists."""
-    if isinstance(inbound, dict):
-        history = inbound.get("config", {}).get("keras_history") if "class_name" in inbound else None
+def _sources(call: Any) -> Iterator[_Tensor]:
+    """Yield the tensors that a call of a layer reads, from Keras 3 objects or Keras 2 lists."""
+    if isinstance(call, dict):
+        history = call.get("config", {}).get("keras_history") if "class_name" in call else None
         if history:
-            yield str(history[0])
+            yield str(history[0]), int(history[2])
         else:
-            for key, value in inbound.items():
-                if key != "kwargs" or isinstance(value, dict):
-                    yield from _sources(value)
-    elif isinstance(inbound, list):
-        if len(inbound) >= 3 and isinstance(inbound[0], str) and isinstance(inbound[1], int):
-            yield inbound[0]
-        else:
-            for value in inbound:
+            for value in call.values():
                 yield from _sources(value)
+    elif isinstance(call, list):
+        if len(call) >= 3 and isinstance(call[0], str) and isinstance(call[1], int) and isinstance(call[2], int):
+            yield call[0], call[2]
+            yield from _sources(call[3:])
+        else:
+            for value in call:
+                yield from _sources(value)
+
+
+def _ends(model: Mapping[str, Any], names: Sequence[str]) -> list[_Tensor] | None:
+    """The outputs of a model; None if it does not tell them."""
+    config = model["config"]
+    if isinstance(config, list) or "output_layers" not in config:
+        return [(names[-1], 0)] if names else None
+    return list(_sources(config["output_layers"]))
 
 
 def _snake_case(name: str) -> str:
@@ -379,25 +584,49 @@ def _snake_case(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _open(path: Path) -> Source:
+def read_archive(path: Path) -> Archive:
+    """Read the configuration of a model and open its weights.
+
+    Raises
+    ------
+    ImportRefused
+        The file is damaged or too large, holds weights alone, or h5py is not installed.
+    """
     h5py = require("h5py", "keras", "Keras models")
     try:
         if path.suffix.lower() == ".keras" or _is_zip(path):
             with open_zip(path) as archive:
                 model = json.loads(read_member(archive, "config.json", 64 << 20))
                 file = h5py.File(io.BytesIO(read_member(archive, "model.weights.h5")), "r")
-            return _KerasSource(path, model, _Weights(file, h5py, path.name), named=False)
+            return Archive(path, model, _Weights(file, h5py, path.name), named=False)
         file = h5py.File(path, "r")
         if "model_config" not in file.attrs:
             raise ImportRefused(f"{path.name}: the file holds weights only, without the model's layers; "
                                 f"save the whole model as .keras")
         model = json.loads(file.attrs["model_config"])
-        return _KerasSource(path, model, _Weights(file, h5py, path.name), named=True)
-    except (ImportRefused, RecursionError):
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError, OSError, RuntimeError) as error:
-        raise ImportRefused(f"{path.name}: the file cannot be read as a Keras model ({_reason(error)}); "
-                            f"save it again with model.save('model.keras')") from None
+        return Archive(path, model, _Weights(file, h5py, path.name), named=True)
+    except _DAMAGE as error:
+        raise _damaged(path, error) from None
+
+
+_DAMAGE = (KeyError, TypeError, AttributeError, ValueError, OSError, RuntimeError)
+
+
+def _damaged(path: Path, error: Exception) -> Exception:
+    if isinstance(error, RecursionError):
+        return error
+    if isinstance(error, ImportRefused):
+        return error if str(error).startswith(path.name) else ImportRefused(f"{path.name}: {error}")
+    return ImportRefused(f"{path.name}: the file cannot be read as a Keras model ({_reason(error)}); save it again "
+                         f"with model.save('model.keras')")
+
+
+def _open(path: Path) -> Source:
+    archive = read_archive(path)
+    try:
+        return _KerasSource(archive)
+    except _DAMAGE as error:
+        raise _damaged(path, error) from None
 
 
 def _reason(error: Exception) -> str:

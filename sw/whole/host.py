@@ -120,8 +120,8 @@ class Host(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path) -> "Host":
-        """Read what `save` wrote.
+    def load(cls, folder: Path, trust: bool = False) -> "Host":
+        """Read what `save` wrote. With ``trust`` code in it may run.
 
         Raises
         ------

@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,10 @@ from openese.sw.whole.host import HostError, Item
 
 __all__ = ["MachineLayers", "copy_model", "import_keras", "replace", "to_numpy"]
 
-_INSTALL = "pip install 'openese[keras-host]'"
+_INSTALL = "pip install 'openese[keras]'"
 _BACKENDS = ("torch", "tensorflow", "jax")
 _Array = NDArray[Any]
+Place = Literal["machine", "host"]
 
 
 def import_keras() -> Any:
@@ -43,7 +44,7 @@ def import_keras() -> Any:
     if "KERAS_BACKEND" not in os.environ:
         installed = [name for name in _BACKENDS if importlib.util.find_spec(name) is not None]
         if not installed:
-            raise HostError(f"Keras needs PyTorch, TensorFlow or JAX, and none is installed: {_INSTALL}")
+            raise HostError("Keras needs PyTorch, TensorFlow or JAX, and none is installed: pip install torch")
         os.environ["KERAS_BACKEND"] = installed[0]
     try:
         keras = importlib.import_module("keras")
@@ -60,8 +61,11 @@ class MachineLayers:
 
     Attributes
     ----------
+    names : list of str
+        The path of each of these layers. A layer that is called several times is one part.
+    layers : list of keras.Layer
     parts : dict of str to `Network`
-        The network of each of these layers, by the layer's path. A layer that is called several times is one part.
+        Their networks, by name.
     items : tuple of `Item`
         Every layer and weight with its place.
     engine : `Engine`, optional
@@ -70,9 +74,11 @@ class MachineLayers:
         The last error of the engine. Keras raises it with another text.
     """
 
-    def __init__(self, parts: dict[str, Network], items: tuple[Item, ...]) -> None:
-        self.parts = parts
-        self.items = items
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.layers: list[Any] = []
+        self.parts: dict[str, Network] = {}
+        self.items: tuple[Item, ...] = ()
         self.engine: Engine | None = None
         self.failure: Exception | None = None
 
@@ -98,7 +104,7 @@ class MachineLayers:
         return np.take_along_axis(held, np.cumsum(mask, axis=1)[:, :, None], axis=1), states[0]
 
 
-def replace(model: Any, like: Any = None) -> MachineLayers:
+def replace(model: Any, like: Any = None, weights: bool = True) -> MachineLayers:
     """Let an engine compute the LSTMs of a Keras network, in place.
 
     The network is called, predicts and evaluates as before, without graphs or compilation. Its weights, its
@@ -110,6 +116,8 @@ def replace(model: Any, like: Any = None) -> MachineLayers:
     model : keras.Model or keras.Layer
     like : keras.Model or keras.Layer, optional
         The network of which ``model`` is a copy, whose layers give the names. Keras numbers those of a copy anew.
+    weights : bool
+        Whether the layers still have their weights. Without them there are no ``parts``, only their names.
 
     Raises
     ------
@@ -119,35 +127,47 @@ def replace(model: Any, like: Any = None) -> MachineLayers:
     keras = import_keras()
     if not model.built:
         raise HostError(f"{model.name}: the network has no weights yet; call it once on inputs")
-    machine = MachineLayers({}, ())
+    machine = MachineLayers()
     items: list[Item] = []
-    inside: dict[int, Item] = {}
+    inside: dict[int, tuple[Place, str]] = {}
     names = [name for name, _ in _layers(keras, model if like is None else like)]
     for name, (_, layer) in zip(names, _layers(keras, model), strict=True):
-        found = _recurrent(keras, layer)
-        place = inside.get(id(layer))
-        if place is None and found is not None and found.problem is None:
-            layers = [_layer(keras, cell, name if len(found.cells) == 1 else f"{name}.{number}")
-                      for number, cell in enumerate(found.cells)]
-            machine.parts[name] = Network.of(Model(layers=tuple(layers), name=name))
+        found = None if id(layer) in inside else _recurrent(keras, layer)
+        place, detail = inside.get(id(layer), ("host", "keras"))
+        if found is not None and found.problem is not None:
+            detail = found.problem
+        elif found is not None:
+            place, detail = "machine", name
+            machine.names.append(name)
+            machine.layers.append(layer)
+            if weights:
+                machine.parts[name] = _part(keras, name, found.cells)
             _take(keras, machine, name, layer)
-            place = Item(name, "", "machine", name)
-        if place is None:
-            place = Item(name, "", "host", (found.problem or "") if found else "")
-        items.append(Item(name, type(layer).__name__, place.place, place.detail))
-        if place.place == "machine" or (found is not None and found.whole):
-            inside.update((id(inner), place) for inner in layer._layers)
-        items += [Item(f"{name}/{weight.name}", "weight", place.place, place.detail if place.place == "machine" else "")
-                  for weight in _own_weights(layer)]
-    items += [Item(weight.name, "weight", "host") for weight in _own_weights(model)
-              if isinstance(model, keras.Model)]
+        elif isinstance(layer, keras.layers.Bidirectional):
+            both = (_recurrent(keras, inner) for inner in (layer.forward_layer, layer.backward_layer))
+            detail = next((inner.problem for inner in both if inner is not None and inner.problem), detail)
+        if place == "machine" or (found is not None and found.whole):
+            inside.update((id(inner), (place, detail)) for inner in layer._layers)
+        items.append(Item(name, type(layer).__name__, place, detail))
+        items += _weights(name + "/", layer, place, detail if place == "machine" else "keras")
+    if isinstance(model, keras.Model):
+        items += _weights("", model, "host", "keras")
     machine.items = tuple(items)
-    if machine.parts:
+    if machine.names:
         for nested in model._flatten_layers():
             if isinstance(nested, keras.Model):
                 nested.run_eagerly, nested.jit_compile = True, False
                 nested.predict_function = nested.test_function = nested.train_function = None
     return machine
+
+
+def _part(keras: Any, name: str, cells: list[Any]) -> Network:
+    layers = [_layer(keras, cell, name if len(cells) == 1 else f"{name}.{number}") for number, cell in enumerate(cells)]
+    return Network.of(Model(layers=tuple(layers), name=name))
+
+
+def _weights(prefix: str, layer: Any, place: Place, detail: str) -> list[Item]:
+    return [Item(prefix + weight.name, "weight", place, detail) for weight in _own_weights(layer)]
 
 
 def copy_model(model: Any) -> Any:
@@ -263,12 +283,12 @@ def _layer(keras: Any, cell: Any, name: str) -> Any:
 
 
 def _layers(keras: Any, model: Any) -> Iterator[tuple[str, Any]]:
-    """Every layer once, by its path, outer layers first."""
+    """Every layer and operation once, by its path, outer layers first."""
     seen = {id(model)}
     used: set[str] = set()
 
     def walk(layer: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        for inner in layer._layers:
+        for inner in (*getattr(layer, "operations", ()), *getattr(layer, "_layers", ())):
             if id(inner) in seen:
                 continue
             seen.add(id(inner))
@@ -287,8 +307,8 @@ def _layers(keras: Any, model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _own_weights(layer: Any) -> list[Any]:
-    inner = {id(weight) for child in layer._layers for weight in child.weights}
-    return [weight for weight in layer.weights if id(weight) not in inner]
+    inner = {id(weight) for child in getattr(layer, "_layers", ()) for weight in child.weights}
+    return [weight for weight in getattr(layer, "weights", ()) if id(weight) not in inner]
 
 
 # -- layers in the network ------------------------------------------------------------------------

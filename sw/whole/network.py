@@ -35,7 +35,7 @@ from openese.sw.whole.host import RECURRENT, Arrays, Host, HostError
 __all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "compile_parts", "differences", "open_host",
            "original_calls", "prune_parts", "run_calls"]
 
-#: The module of each kind of host, with a function ``open_file(path)``, and its class.
+#: The module of each kind of host, with a function ``open_file(path, trust)``, and its class.
 _HOSTS = {"onnx": ("openese.sw.whole.onnx_host", "OnnxHost"),
           "keras": ("openese.sw.whole.keras_host", "KerasHost")}
 #: The kind of host for what each importer reads; a file of another importer has no graph.
@@ -154,8 +154,14 @@ class CompiledWhole:
             (folder / files.WHOLE).write_text(json.dumps(manifest, indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "CompiledWhole":
+    def load(cls, path: str | os.PathLike[str], trust: bool = False) -> "CompiledWhole":
         """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        trust : bool
+            Whether code in the host's file may run. Without it a host that is a program is refused.
 
         Raises
         ------
@@ -165,7 +171,7 @@ class CompiledWhole:
         folder = Path(path)
         manifest = _manifest(folder)
         module, name = _HOSTS[manifest["host"]]
-        host = getattr(import_module(module), name).load(folder)
+        host = getattr(import_module(module), name).load(folder, trust)
         parts = {}
         for part, file in manifest["parts"].items():
             image = folder / f"{file}.img"
@@ -215,7 +221,7 @@ def open_host(path: str | os.PathLike[str], trust: bool = False) -> Host | None:
     kind = _KINDS.get(importers.find(path).name)
     if kind is None:
         return None
-    host: Host = import_module(_HOSTS[kind][0]).open_file(Path(path))
+    host: Host = import_module(_HOSTS[kind][0]).open_file(Path(path), trust)
     return host
 
 

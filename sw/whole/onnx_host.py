@@ -68,7 +68,7 @@ class OnnxHost(Host):
         (folder / _FILE).write_bytes(self._model.SerializeToString())
 
     @classmethod
-    def load(cls, folder: Path) -> "OnnxHost":
+    def load(cls, folder: Path, trust: bool = False) -> "OnnxHost":
         """Read ``host.onnx``; see `Host.load`."""
         onnx = require("onnx", "onnx", "whole ONNX networks")
         path = folder / _FILE
@@ -97,8 +97,8 @@ class OnnxHost(Host):
 _KINDS = tuple(kind.rsplit(".", 1)[-1] for kind in RECURRENT)
 
 
-def open_file(path: Path) -> OnnxHost:
-    """Open a whole network.
+def open_file(path: Path, trust: bool = False) -> OnnxHost:
+    """Open a whole network. No file of this kind is a program, so ``trust`` changes nothing.
 
     Raises
     ------

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keras networks from files: Keras computes all but the LSTMs."""
+
+import re
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from openese.sw.importers.base import ImportRefused
+from openese.sw.importers.from_keras import read_archive
+from openese.sw.whole.engine import Engine
+from openese.sw.whole.host import Arrays, Host, HostError, Port, checked_inputs
+from openese.sw.whole.keras_layers import MachineLayers, import_keras, replace, to_numpy
+
+__all__ = ["KerasHost", "open_file"]
+
+_FILE = "host.keras"
+#: What a file may name. Keras itself looks for more, and some of it reads files or runs code.
+_MODULES = re.compile(r"keras(\.(layers|models|initializers|regularizers|constraints|activations|dtype_policies|losses"
+                      r"|metrics|optimizers|src\.(layers|models|ops|dtype_policies)\..*))?")
+_OFFLOAD = "openese.offload takes the network in the program that has the class"
+_PROGRAMS = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__typespec__")
+
+
+class KerasHost(Host):
+    """A Keras network in which an engine computes the LSTMs.
+
+    A stateful layer begins from zero in every `run`. Weights of float16 and bfloat16 are computed in the machine's
+    formats; outputs of these types are given in float32.
+
+    Parameters
+    ----------
+    model : keras.Model
+        It becomes the host's own.
+    name : str
+    machine : `MachineLayers`
+    path : Path, optional
+        The file that `original` reads.
+    trust : bool
+        Whether code in the file may run.
+    """
+
+    kind = "keras"
+    runtime = "keras"
+    extra = "keras"
+
+    def __init__(self, model: Any, name: str, machine: MachineLayers, path: Path | None = None,
+                 trust: bool = False) -> None:
+        self.name = name
+        self.inputs, self.outputs = _ports(model, name)
+        self.calls = tuple(machine.names)
+        self.parts = machine.parts
+        self.items = machine.items
+        self._model, self._machine = model, machine
+        self._path, self._trust = path, trust
+        self._untouched: Any = None
+
+    def run(self, inputs: Mapping[str, ArrayLike], engine: Engine) -> Arrays:
+        """See `Host.run`."""
+        self._machine.engine, self._machine.failure = engine, None
+        try:
+            return self._call(self._model, inputs)
+        except HostError:
+            raise
+        except Exception as error:
+            raise self._machine.failure or HostError(f"{self.name}: {_reason(error)}") from error
+        finally:
+            self._machine.engine = None
+
+    def original(self, inputs: Mapping[str, ArrayLike]) -> Arrays:
+        """See `Host.original`."""
+        if self._path is None:
+            raise HostError(f"{self.name}: a compiled network has no original; give the file that it was compiled from")
+        if self._untouched is None:
+            self._untouched = _load(self._path, self._trust)
+        try:
+            return self._call(self._untouched, inputs)
+        except HostError:
+            raise
+        except Exception as error:
+            raise HostError(f"{self.name}: {_reason(error)}") from error
+
+    def _call(self, model: Any, inputs: Mapping[str, ArrayLike]) -> Arrays:
+        keras = import_keras()
+        arrays = checked_inputs(self.inputs, inputs)
+        tensors = [keras.ops.convert_to_tensor(array) for array in arrays.values()]
+        for layer in model._flatten_layers():
+            if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
+                layer.reset_state()
+        with _inference(keras), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            single = isinstance(model, keras.Sequential)
+            outputs = model(tensors[0] if single else keras.tree.pack_sequence_as(model.input, tensors), training=False)
+        return {port.name: to_numpy(keras, tensor)
+                for port, tensor in zip(self.outputs, keras.tree.flatten(outputs), strict=True)}
+
+    def save(self, folder: Path) -> None:
+        """Write ``host.keras``, in which the weights of the parts are NaN."""
+        with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole = Path(place) / _FILE
+            self._model.save(whole)
+            with zipfile.ZipFile(whole) as source, \
+                    zipfile.ZipFile(folder / _FILE, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target:
+                for info in source.infolist():
+                    with source.open(info) as data, target.open(info.filename, "w", force_zip64=True) as written:
+                        while block := data.read(1 << 20):
+                            written.write(block)
+
+    @classmethod
+    def load(cls, folder: Path, trust: bool = False) -> "KerasHost":
+        """Read what `save` wrote; see `open_file` for ``trust``."""
+        path = folder / _FILE
+        try:
+            model = _load(path, trust)
+        except (ImportRefused, OSError) as error:
+            raise HostError(str(error)) from None
+        return cls(model, folder.name, replace(model, weights=False), trust=trust)
+
+
+def open_file(path: Path, trust: bool = False) -> KerasHost:
+    """Open a ``.keras`` file, or a ``.h5`` file with the network's architecture.
+
+    Parameters
+    ----------
+    path : Path
+    trust : bool
+        Whether code in the file may run. Without it a file with a Lambda layer is refused.
+
+    Raises
+    ------
+    ImportRefused
+        The file is damaged, has layers that are not of Keras, or is a program and not trusted.
+    HostError
+        Keras is not installed, or the network has no inputs of its own.
+    """
+    model = _load(path, trust)
+    machine = replace(model)
+    _forget(model, machine)
+    return KerasHost(model, path.stem, machine, path, trust)
+
+
+def _forget(model: Any, machine: MachineLayers) -> None:
+    """Make the weights of the parts NaN, so that a result that Keras computes with them cannot be taken for right."""
+    for layer in machine.layers:
+        for weight in layer.weights:
+            weight.assign(np.full(weight.shape, np.nan, np.float32))
+
+
+def _load(path: Path, trust: bool) -> Any:
+    """The network in a file, as Keras loads it, after the checks of files that are not trusted."""
+    try:
+        archive = read_archive(path)
+        archive.weights.check()
+        objects = list(_objects(archive.model, path.name))
+    except RecursionError:
+        raise ImportRefused(f"{path.name}: the contents are nested too deeply to be read") from None
+    keras = import_keras()
+    for place, held in objects:
+        problem = _foreign(keras, held, trust)
+        if problem is not None:
+            raise ImportRefused(f"{path.name}: {place!r} is {problem}")
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        suffix = ".h5" if archive.named else ".keras"
+        named = path
+        if path.suffix != suffix:  # by which Keras tells the two kinds of file
+            named = Path(folder) / f"model{suffix}"
+            shutil.copyfile(path, named)
+        try:
+            model = keras.saving.load_model(named, compile=False, safe_mode=not trust)
+        except Exception as error:
+            raise ImportRefused(f"{path.name}: Keras cannot load the network: {_reason(error)}") from None
+    if not model.built:
+        raise ImportRefused(f"{path.name}: the network was saved before it had weights; call it once on inputs, and "
+                            f"save it again")
+    return model
+
+
+def _objects(held: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every object in a configuration, with the name of its layer; not the optimizer and loss of the model itself."""
+    if isinstance(held, Mapping):
+        if "class_name" in held:
+            config = held.get("config")
+            if isinstance(config, Mapping) and isinstance(config.get("name"), str):
+                place = config["name"]
+            yield place, held
+        for key, inner in held.items():
+            if key != "compile_config":
+                yield from _objects(inner, place)
+    elif isinstance(held, list):
+        for inner in held:
+            yield from _objects(inner, place)
+
+
+def _foreign(keras: Any, held: Mapping[str, Any], trust: bool) -> str | None:
+    """What an object is if it is no plain part of Keras, and what to do; None if it is one."""
+    kind, module, registered = (held.get(key) for key in ("class_name", "module", "registered_name"))
+    config = held.get("config")
+    if kind in _PROGRAMS:
+        return None if trust else (f"a {'Lambda' if kind == '__lambda__' else kind}, which is a program; --trust runs "
+                                   f"it, for files that you trust")
+    if keras.saving.get_registered_object(registered) is not None:
+        return None
+    if kind == "function":
+        name = config if isinstance(config, str) else ""
+        if ">" in name or not any(hasattr(getattr(keras, home), name)
+                                  for home in ("activations", "initializers", "regularizers", "constraints")):
+            return f"a function of its own, {name!r}, and the file does not hold it; {_OFFLOAD}"
+    elif module is not None and not (isinstance(module, str) and _MODULES.fullmatch(module)):
+        return f"of a class that is not of Keras, {registered or kind!r}; {_OFFLOAD}"
+    elif registered is not None and registered != kind:
+        return f"of a class that is not of Keras, {registered!r}; {_OFFLOAD}"
+    elif isinstance(config, Mapping) and isinstance(config.get("vocabulary"), str):
+        return "a layer that reads a vocabulary from another file; save the network with the vocabulary in it"
+    return None
+
+
+def _ports(model: Any, name: str) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    keras = import_keras()
+    inputs, outputs = (getattr(model, key, None) for key in ("inputs", "outputs"))
+    if not inputs or not outputs:
+        raise HostError(f"{name}: the network is a class of its own, and the file does not tell its inputs; "
+                        f"{_OFFLOAD}")
+    for tensor in inputs:
+        if getattr(tensor, "sparse", False) or getattr(tensor, "ragged", False):
+            raise HostError(f"{name}: the input {tensor.name!r} is sparse or ragged, which openese does not feed")
+    return (tuple(_port(keras, tensor.name, tensor) for tensor in inputs),
+            tuple(map(_port, [keras] * len(outputs), _output_names(keras, model), outputs)))
+
+
+def _port(keras: Any, name: str, tensor: Any) -> Port:
+    held = keras.backend.standardize_dtype(tensor.dtype)
+    kind = {"float16": "float32", "bfloat16": "float32", "string": "str"}.get(held, held)
+    return Port(name, kind, tuple(tensor.shape))
+
+
+def _output_names(keras: Any, model: Any) -> list[str]:
+    """The keys of outputs in a dictionary; else the layers that give them, numbered where one gives several."""
+    count = len(model.outputs)
+    if isinstance(model, keras.Sequential):
+        return [model.layers[-1].name]
+    if isinstance(model.output, dict):
+        keyed = _keys(keras.tree.pack_sequence_as(model.output, list(range(count))), "")
+        return [name for _, name in sorted(keyed)]
+    makers = [tensor._keras_history.operation.name for tensor in model.outputs]
+    return [maker if makers.count(maker) == 1 else f"{maker}:{makers[:number].count(maker)}"
+            for number, maker in enumerate(makers)]
+
+
+def _keys(held: Any, prefix: str) -> Iterator[tuple[int, str]]:
+    if isinstance(held, int):
+        yield held, prefix
+        return
+    for key, inner in held.items() if isinstance(held, dict) else enumerate(held):
+        yield from _keys(inner, f"{prefix}/{key}" if prefix else str(key))
+
+
+def _inference(keras: Any) -> AbstractContextManager[Any]:
+    """Without the graph that PyTorch keeps for training."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    return torch.no_grad()
+
+
+def _reason(error: Exception) -> str:
+    """The text of an error of Keras in one line, without what it adds about arguments."""
+    text = re.sub("\x1b\\[[0-9;]*m", "", str(error))
+    text = re.sub(r"Exception encountered when calling [^\n]*\n+", "", text).split("\n\nArguments received by")[0]
+    line = " ".join(text.split())
+    return (line[:400] + " ...") if len(line) > 400 else line or type(error).__name__
