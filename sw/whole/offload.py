@@ -292,11 +292,14 @@ def _taken_keras(model: Any, switch: Switch) -> Taken:
     inputs_as_one = type(model).__name__ in ("Functional", "Sequential")  # they take all inputs as one argument
 
     def run(inputs: Any) -> Any:
-        if isinstance(inputs, Mapping) and not inputs_as_one:
+        if inputs_as_one:
+            several = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+            if isinstance(several, (list, tuple)):
+                inputs = several[0] if len(several) == 1 else inputs if isinstance(inputs, Mapping) else list(several)
+            return copied(inputs)
+        if isinstance(inputs, Mapping):
             return copied(**inputs)
-        if isinstance(inputs, tuple):
-            return copied(list(inputs)) if inputs_as_one and len(inputs) > 1 else copied(*inputs)
-        return copied(inputs)
+        return copied(*inputs) if isinstance(inputs, tuple) else copied(inputs)
 
     return Taken(copied, dict(layers.parts), list(layers.items), run)
 
