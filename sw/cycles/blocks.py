@@ -68,6 +68,8 @@ class Activity(enum.IntEnum):
     FRAME = 14
     """No column was sent: the controller waited for a frame."""
 
+Int32Array = NDArray[np.int32]
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -81,11 +83,11 @@ class Part:
         Items of each PE.
     last : int64 (pes,)
         Items of the operation's end: the end itself, and the lines that pass before it.
-    pe, place : int64 (items,)
+    pe, place : int32 (items,)
         The PE of an item, and its place among the PE's items.
-    address : int64 (items,)
+    address : int32 (items,)
         The item's accumulator, counted from the base, or the complement of its `Activity`.
-    tokens, columns : int64 (items,)
+    tokens, columns : int32 (items,)
         Tokens and columns that the PE has taken from its ActQueue when it begins with the item.
     counts : int64 (slots, pes)
         The pointers.
@@ -95,11 +97,11 @@ class Part:
 
     lengths: Int64Array
     last: Int64Array
-    pe: Int64Array
-    place: Int64Array
-    address: Int64Array
-    tokens: Int64Array
-    columns: Int64Array
+    pe: Int32Array
+    place: Int32Array
+    address: Int32Array
+    tokens: Int32Array
+    columns: Int32Array
     counts: Int64Array
     lines: list[int]
 
@@ -109,7 +111,7 @@ def part(matrix: EncodedMatrix, instruction: dict[str, Any], config: Config) -> 
     counts = matrix.counts
     used = counts > 0
     listed = entries(matrix, config)
-    columns = np.cumsum(used, axis=0)[listed.slot, listed.pe]
+    columns = np.cumsum(used, axis=0, dtype=np.int32)[listed.slot, listed.pe]
     phase = (columns - 1) % (instruction["phase_last"] + 1)
     address = phase * instruction["phase_stride"] + listed.row
     address[listed.weight == 0] = ~Activity.PADDING
@@ -124,8 +126,9 @@ def part(matrix: EncodedMatrix, instruction: dict[str, Any], config: Config) -> 
     lines = np.maximum(matrix.order, 0).max(axis=1) // config.groups + 1
     return Part(
         lengths=lengths + last, last=last,
-        pe=np.insert(listed.pe, where, pe), place=np.insert(listed.line, where, lengths[pe] + behind),
-        address=np.insert(address, where, np.where(is_end, ~Activity.END, ~Activity.PASS)),
+        pe=np.insert(listed.pe.astype(np.int32), where, pe),
+        place=np.insert(listed.line.astype(np.int32), where, lengths[pe] + behind),
+        address=np.insert(address.astype(np.int32), where, np.where(is_end, ~Activity.END, ~Activity.PASS)),
         tokens=np.insert(columns, where, total[pe] + is_end), columns=np.insert(columns, where, total[pe]),
         counts=counts, lines=lines.tolist())
 
@@ -151,9 +154,9 @@ class ArrayModel:
         none = np.zeros(pes, np.int64)
         self._limit = ActQueue.limit(config)
         # By PE and item: the item's address, and the tokens and columns that the PE has taken before it.
-        self._address = np.zeros((pes, 1), np.int64)
-        self._tokens = np.zeros((pes, 1), np.int64)
-        self._columns = np.zeros((pes, 1), np.int64)
+        self._address = np.zeros((pes, 1), np.int32)
+        self._tokens = np.zeros((pes, 1), np.int32)
+        self._columns = np.zeros((pes, 1), np.int32)
         self._offsets = self._offsets_taken = np.arange(pes)
         self._stored = none
         # Items of columns that have arrived; items fetched, after each of the pipeline's last moves.
@@ -180,8 +183,8 @@ class ArrayModel:
         pes, width = len(stored), int((stored + added.lengths).max())
         address = np.where(added.address < 0, added.address, added.address + base)
 
-        def extended(items: Int64Array, ahead: int, values: Int64Array) -> Int64Array:
-            result = np.zeros((pes, ahead + width), np.int64)
+        def extended(items: Int32Array, ahead: int, values: Int32Array) -> Int32Array:
+            result = np.zeros((pes, ahead + width), np.int32)
             result[:, :items.shape[1] - gone] = items[:, gone:]
             result[added.pe, ahead + stored[added.pe] + added.place] = values
             return result

@@ -51,6 +51,8 @@ MEMORY = Memory()
 #: Cycles without a move, beyond the latency of the memory, after which the model takes the machine for stuck.
 PATIENCE = 10_000
 
+_BLOCK = 4096  # cycles converted at a time
+
 
 class StuckError(RuntimeError):
     """Nothing moves any more though work is under way. The message says in which cycle, and what waits for what."""
@@ -147,8 +149,10 @@ class Timeline:
     def causes(self, start: int, stop: int) -> dict[str, Int64Array]:
         """By matrix label, cycles by `Activity` and PE, (len(Activity), pes), from ``start`` to before ``stop``."""
         labels = [span.label for span in self.spans if self._multiplies(span)]
-        ended = np.cumsum(self.activity == Activity.END, axis=0)
-        ended = np.concatenate([np.zeros_like(ended[:1]), ended[:-1]])[start:stop]
+        ends = self.activity == Activity.END
+        ended = np.zeros((stop - start, ends.shape[1]), np.int32)
+        np.cumsum(ends[start:stop - 1], axis=0, out=ended[1:])
+        ended += np.count_nonzero(ends[:start], axis=0)
         pes = np.broadcast_to(np.arange(ended.shape[1]), ended.shape)
         result: dict[str, Int64Array] = {}
         for number in range(int(ended.min()), int(ended.max()) + 1):
@@ -462,8 +466,10 @@ class _Walk:
 
     def result(self) -> Timeline:
         """The timeline so far."""
-        items = np.array(self.array.activity)
-        activity = np.where(items >= 0, Activity.BUSY, ~items).astype(np.uint8)
+        activity = np.empty((len(self.array.activity), self._plan.config.pes), np.uint8)
+        for start in range(0, len(activity), _BLOCK):
+            items = np.array(self.array.activity[start:start + _BLOCK])
+            activity[start:start + _BLOCK] = np.where(items >= 0, Activity.BUSY, ~items)
         return Timeline(
             plan=self._plan, activity=activity,
             broadcast=np.array(self._status[BroadcastModel.delay:], np.uint8),
