@@ -12,6 +12,8 @@ __all__ = ["TABLES", "TITLES", "synthesized"]
 XCKU060 = {"LUT": 331_680, "FF": 663_360, "BRAM": 1_080, "DSP": 2_760}
 PAPER = {"LUT": 293_920, "LUTRAM": 69_939, "FF": 453_068, "BRAM": 947, "DSP": 1_504}
 TITLES = {"xcu": "UltraScale", "xcu_dsp": "UltraScale, adders in DSPs", "ecp5": "ECP5"}
+_PE = ("PtrRead", "ActQueue", "SpmatRead", "SpMV", "PE")
+_SLICE = ("Activation", "Slice")
 _KINDS = ("LUT", "LUTRAM", "FF", "BRAM", "DSP")
 
 
@@ -29,12 +31,15 @@ def _machines():
 
 def resources():
     """What the presets take, and the paper's machine."""
+    def levels(depth, blocks):
+        return max(depth[block]["luts"] for block in blocks if block in depth)
+
     rows = []
     for family, name, figures in _machines():
         total, depth = figures["total"], figures["depth"]
         rows.append([f"`{name}`", TITLES[family], *(f"{total.get(kind, 0):,}" for kind in _KINDS),
-                     f"{total['LUT'] / PRESETS[name].multipliers:.0f}", depth["PE"]["luts"], depth["Slice"]["luts"],
-                     max(levels["luts"] for levels in depth.values())])
+                     f"{total['LUT'] / PRESETS[name].multipliers:.0f}",
+                     *(levels(depth, blocks) for blocks in (_PE, _SLICE, depth))])
     rows.append(["ESE, placed and routed", "UltraScale", *(f"{PAPER[kind]:,}" for kind in _KINDS),
                  f"{PAPER['LUT'] / 1024:.0f}", "", "", ""])
     return table(["machine", "family", "LUT", "of them memory", "FF", "block RAM", "DSP", "LUT per multiplier",

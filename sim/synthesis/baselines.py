@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from openese.output import write_text
 from openese.rtl.config import PRESETS, Config
+from openese.sim.synthesis.fanout import KINDS
 
 __all__ = ["MEASURED", "TOLERANCES", "Baselines", "Change", "changes"]
 
@@ -15,7 +16,7 @@ MEASURED = {"xcu": ("tiny", "demo", "ese", "ese_stream", "ku060", "latency"),
             "xcu_dsp": ("ese", "ese_stream"), "ecp5": ("tiny", "ulx3s")}
 #: How far a figure may be from its baseline: a share of it, or a number, whichever is more.
 TOLERANCES = {"LUT": (0.03, 8), "LUTRAM": (0.03, 8), "FF": (0.03, 8), "BRAM": (0, 0), "DSP": (0, 0), "luts": (0, 0),
-              "chains": (0, 0)}
+              "chains": (0, 0), **dict.fromkeys(KINDS, (0.03, 8))}
 
 
 class Change(NamedTuple):
@@ -30,14 +31,16 @@ class Change(NamedTuple):
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
     """The differences between two results of `estimate` beyond the tolerances, those of the whole machine first."""
     beyond = []
-    for kind in ("total", "depth", "blocks"):
-        olds, news = ({"machine": result[kind]} if kind == "total" else result[kind] for result in (before, now))
-        for part in dict.fromkeys([*news, *olds]):
-            old, new = olds.get(part, {}), news.get(part, {})
+    for kind in ("total", "depth", "fanout", "blocks"):
+        olds, news = ({"machine": result[kind]} if kind == "total" else result.get(kind, {})
+                      for result in (before, now))
+        for block in dict.fromkeys([*news, *olds]):
+            old, new = olds.get(block, {}), news.get(block, {})
+            part = f"{block} ({kind})" if kind in ("depth", "fanout") else block
             for figure, (share, number) in TOLERANCES.items():
                 was, is_now = old.get(figure, 0), new.get(figure, 0)
                 if abs(is_now - was) > max(share * was, number):
-                    beyond.append(Change(f"{part} (depth)" if kind == "depth" else part, figure, was, is_now))
+                    beyond.append(Change(part, figure, was, is_now))
     return beyond
 
 

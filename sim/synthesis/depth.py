@@ -2,11 +2,12 @@
 """Levels of logic: LUTs and carry chains on the paths between the registers of a netlist."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import count
 
+from openese.rtl.verilog import TOP
 from openese.sim.synthesis.families import Family
 from openese.sim.synthesis.yosys import Module, SynthesisError
 
@@ -39,6 +40,8 @@ class Depths:
     units : dict
         By module, depths that are known. A path that enters a unit ends there, so its outputs must not follow its
         inputs without a register in between.
+    block : callable
+        The block of a module's name.
 
     Attributes
     ----------
@@ -46,6 +49,9 @@ class Depths:
         By port, the number of each of its bits; None for a constant.
     combinational : bool
         Whether an output follows an input without a register in between.
+    ends : dict
+        By block, the most LUTs and the most carry chains of the paths that end in it: at a register, in a unit, or at
+        a pin of the machine. The paths within a unit are not among them.
 
     Raises
     ------
@@ -53,11 +59,14 @@ class Depths:
         There is a loop of logic without a register.
     """
 
-    def __init__(self, netlist: dict[str, Module], top: str, family: Family, units: dict[str, "Depths"]) -> None:
+    def __init__(self, netlist: dict[str, Module], top: str, family: Family, units: dict[str, "Depths"],
+                 block: Callable[[str], str]) -> None:
         self._arrival: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
         self._departure: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
         numbers = count()
         cells: list[Module] = []
+        # Where paths end: the bit, the block, and the levels that are still to come.
+        ends: list[tuple[int, str, tuple[int, int]]] = []
 
         def flatten(name: str, outside: dict[int, int]) -> dict[int, int]:
             inside: dict[int, int] = defaultdict(lambda: next(numbers), outside)
@@ -70,9 +79,11 @@ class Depths:
                         for inner, bit in zip(netlist[cell["type"]]["ports"][pin]["bits"], bits, strict=True)
                         if isinstance(bit, int) and isinstance(inner, int)})
                 elif cell["type"] in units:
-                    self._place(cell, inside, units[cell["type"]])
-                elif cell["type"] in family.logic:
-                    cells.append({**cell, "connections": pins})
+                    ends.extend(self._place(cell, inside, units[cell["type"]], block(cell["type"])))
+                else:
+                    if cell["type"] in family.logic:
+                        cells.append({**cell, "connections": pins})
+                    ends.extend((bit, block(name), (0, 0)) for bit in _ended(cell, pins, family))
             return inside
 
         bits = flatten(top, {})
@@ -92,13 +103,22 @@ class Depths:
                 self._arrival[bit] = _most([self._arrival[bit], (luts + arc.luts, chains + arc.chains)])
         self.combinational = any(bit in follows and bit is not None for pin, wires in self.ports.items()
                                  if directions[pin] == "output" for bit in wires)
+        if top == TOP:
+            ends.extend((bit, block(top), (0, 0)) for pin, wires in self.ports.items() if directions[pin] == "output"
+                        for bit in wires if bit is not None)
+        levels: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for bit, name, (luts, chains) in ends:
+            arrival = self._arrival[bit]
+            levels[name].append((arrival[0] + luts, arrival[1] + chains))
+        self.ends = {name: _most(found) for name, found in levels.items()}
         for arc in reversed(arcs):
             luts, chains = _most(self._departure[bit] for bit in arc.sinks)
             for bit in arc.sources:
                 self._departure[bit] = _most([self._departure[bit], (luts + arc.luts, chains + arc.chains)])
 
-    def _place(self, cell: Module, inside: dict[int, int], unit: "Depths") -> None:
-        """Begin and end paths at the ports of a unit."""
+    def _place(self, cell: Module, inside: dict[int, int], unit: "Depths",
+               block: str) -> Iterator[tuple[int, str, tuple[int, int]]]:
+        """Begin and end paths at the ports of a unit; gives the ends."""
         for pin, bits in cell["connections"].items():
             for outer, inner in zip(bits, unit.ports[pin], strict=True):
                 if not isinstance(outer, int) or inner is None:
@@ -108,19 +128,22 @@ class Depths:
                     self._arrival[bit] = _most([self._arrival[bit], unit._arrival[inner]])
                 else:
                     self._departure[bit] = _most([self._departure[bit], unit._departure[inner]])
-
-    def worst(self) -> dict[str, int]:
-        """The most ``luts`` and the most ``chains`` of any path."""
-        bits = {*self._arrival, *self._departure}
-        through = [(self._arrival[bit], self._departure[bit]) for bit in bits]
-        luts, chains = _most((before[0] + behind[0], before[1] + behind[1]) for before, behind in through)
-        return {"luts": luts, "chains": chains}
+                    yield bit, block, unit._departure[inner]
 
 
 def _most(levels: Iterable[tuple[int, ...]]) -> tuple[int, int]:
     """LUTs and chains, each the most of all."""
     luts, chains = zip((0, 0), *levels, strict=True)
     return max(luts), max(chains)
+
+
+def _ended(cell: Module, pins: dict[str, list[int]], family: Family) -> Iterator[int]:
+    """The bits at which paths end: inputs that no output follows in the same cycle."""
+    followed = {bit for arc in _arcs({**cell, "connections": pins}, family, set()) for bit in arc.sources} \
+        if cell["type"] in family.logic else set()
+    for pin, bits in pins.items():
+        if cell["port_directions"][pin] == "input" and pin not in family.clocks.get(cell["type"], ()):
+            yield from (bit for bit in bits if bit not in followed)
 
 
 def _arcs(cell: Module, family: Family, carries: set[int]) -> list[_Arc]:
@@ -133,7 +156,7 @@ def _arcs(cell: Module, family: Family, carries: set[int]) -> list[_Arc]:
         single = cell["type"].endswith("X1S") and pin.startswith("A")  # one address, to read and to write
         if memory and direction == "input" and not (single or pin.startswith(_READ_ADDRESS)):
             continue
-        if pin == "CLK":  # of a shift register: a clock is no data
+        if pin in family.clocks.get(cell["type"], ()):
             continue
         if direction == "input" and cell["type"] in family.chains and pin in family.chain_inputs:
             linked += [bit for bit in bits if bit in carries]

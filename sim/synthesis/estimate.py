@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The resources and the logic depth of a machine on an FPGA, as Yosys estimates them, block by block.
+"""The resources, the logic depth and the fan-out of a machine on an FPGA, as Yosys estimates them, block by block.
 
 Each module of the emitted Verilog is synthesized once, with its hierarchy kept, and counted for each of its instances.
 Yosys packs neither two small LUTs into one nor logic across modules, so the counts are higher than after place and
@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from openese.sim.synthesis import yosys
 from openese.sim.synthesis.baselines import MEASURED, Baselines, Change
 from openese.sim.synthesis.depth import Depths
 from openese.sim.synthesis.families import FAMILIES, Family
+from openese.sim.synthesis.fanout import KINDS, Net, nets
 from openese.sim.synthesis.yosys import Module, SynthesisError
 
-__all__ = ["BLOCKS", "estimate", "report", "table"]
+__all__ = ["BLOCKS", "estimate", "loads", "report", "table"]
 
 #: Blocks of a machine by the beginnings of their modules' names, longest first where one begins as another.
 BLOCKS = {
@@ -44,10 +45,13 @@ BLOCKS = {
 
 
 _KEPT = 1000  # netlists in the cache
+_LARGEST = 12  # nets that a report names
 
 
 def estimate(config: Config, family: str) -> dict[str, Any]:
-    """Resources and logic depth of a machine. Netlists are cached: an unchanged module is not synthesized again.
+    """Resources, logic depth and fan-out of a machine.
+
+    Netlists are cached: an unchanged module is not synthesized again.
 
     Parameters
     ----------
@@ -61,8 +65,11 @@ def estimate(config: Config, family: str) -> dict[str, Any]:
         ``blocks``: by block, the number of ``instances``, and for one of them the numbers of ``LUT`` (``LUTRAM`` are
         among these), ``FF``, ``BRAM`` (of 36 Kb) and ``DSP``.
         ``total``: the same numbers for the machine.
-        ``depth``: by unit (PE, Slice, Tile and the rest), the most ``luts`` and the most carry ``chains`` on a path
-        between two registers.
+        ``depth``: by block, the most ``luts`` and the most carry ``chains`` on a path that ends in it. A path begins
+        and ends at registers and pins.
+        ``fanout``: by block, the most loads of a net that a ``register`` there drives, and of a net that ``logic``
+        drives; for the machine as a whole, those of a ``pin``.
+        ``nets``: block, name, kind and loads of the nets with the most loads.
 
     Raises
     ------
@@ -83,16 +90,31 @@ def estimate(config: Config, family: str) -> dict[str, Any]:
     instances = {block: counts.get(prefix, 1) for prefix, block in BLOCKS.items()}
     depths: dict[str, Depths] = {}
     for unit in (*re.findall(r"(?m)^module (\w+)\([^;]*;\n  /\* verilator no_inline_module", text), TOP):
-        depths[unit] = Depths(netlist, unit, target, depths)
+        depths[unit] = Depths(netlist, unit, target, depths, _block)
         if unit != TOP and depths[unit].combinational:
             raise SynthesisError(f"module {unit}: an output follows an input without a register between them")
+    depth: dict[str, dict[str, int]] = defaultdict(lambda: {"luts": 0, "chains": 0})
+    for levels in depths.values():
+        for block, (luts, chains) in levels.ends.items():
+            depth[block] = {"luts": max(luts, depth[block]["luts"]), "chains": max(chains, depth[block]["chains"])}
+    driven = nets(netlist, TOP, target, _block)
     return {
         "blocks": {block: {"instances": instances[block], **{
             resource: _plain(number / instances[block]) for resource, number in sorted(blocks[block].items())}}
             for block in BLOCKS.values() if block in blocks},
         "total": {resource: _plain(number) for resource, number in sorted(total.items())},
-        "depth": {_block(unit): levels.worst() for unit, levels in depths.items()},
+        "depth": {block: depth[block] for block in BLOCKS.values() if block in depth},
+        "fanout": _fanout(driven),
+        "nets": [list(net) for net in driven[:_LARGEST]],
     }
+
+
+def _fanout(driven: Iterable[Net]) -> dict[str, dict[str, int]]:
+    """The most loads of the nets of each block, by what drives them."""
+    most: dict[str, dict[str, int]] = {block: {} for block in BLOCKS.values()}
+    for net in driven:
+        most[net.block].setdefault(net.kind, net.loads)
+    return {block: {kind: found[kind] for kind in KINDS if kind in found} for block, found in most.items() if found}
 
 
 def _plain(number: float) -> float:
@@ -110,7 +132,7 @@ def _netlist(text: str, family: Family) -> dict[str, Module]:
         below = [other for other in sources if re.search(rf"(?m)^  {other} \\?\S+ +\(", source)]
         parts = [sources[other] if other.startswith("memory_") else _ports(sources[other]) for other in below]
         script = family.script("top", multiplies=" * " in source)
-        key = build.digest([yosys.WIDE_MUX], source, *parts, *script, yosys.SCRIPT, yosys.release()) + ".netlist"
+        key = build.digest([yosys.WIDE_MUX], source, *parts, *script, yosys.SCRIPT, yosys.release()) + ".named.netlist"
 
         def make(folder: Path, name: str = name, script: Sequence[str] = script) -> Path:
             (folder / "netlist.json").write_text(json.dumps(_mapped(name, sources, script)))
@@ -143,7 +165,12 @@ def _mapped(name: str, sources: dict[str, str], script: Sequence[str]) -> Module
             # Memories are modules of their own; Yosys can share a port only where it sees the logic at the port.
             "proc", "flatten -noscopeinfo", *script, f"write_json {target}"], name)
         module = json.loads(target.read_text())["modules"][name]
-    return {part: module[part] for part in ("ports", "cells")}
+    names: dict[int, str] = {}
+    for net, found in module["netnames"].items():
+        if not found["hide_name"]:
+            names.update({bit: f"{net}[{index}]" if len(found["bits"]) > 1 else net
+                          for index, bit in enumerate(found["bits"]) if bit not in names})
+    return {"ports": module["ports"], "cells": module["cells"], "names": names}
 
 
 def _instances(netlist: dict[str, Module]) -> Counter[str]:
@@ -185,17 +212,29 @@ def table(config: Config, family: str, figures: dict[str, Any]) -> Table:
     """The figures of a machine, block by block."""
     shown = Table(title=f"{config.name}, {family}: {config.pes} x {config.channels} multipliers")
     columns = ("LUT", "LUTRAM", "FF", "BRAM", "DSP")
-    for heading in ("block", "instances", *columns, "LUT levels", "carry chains"):
+    driven = (f"loads: {kind}" for kind in KINDS)
+    for heading in ("block", "instances", *columns, "LUT levels", "carry chains", *driven):
         shown.add_column(heading, justify="left" if heading == "block" else "right")
     for block, taken in figures["blocks"].items():
-        depth = figures["depth"].get(block, {})
+        depth, fanout = figures["depth"].get(block, {}), figures["fanout"].get(block, {})
         shown.add_row(block, str(taken["instances"]), *(f"{taken.get(column, 0):,}" for column in columns),
-                      str(depth.get("luts", "")), str(depth.get("chains", "")))
+                      str(depth.get("luts", "")), str(depth.get("chains", "")),
+                      *(f"{fanout[kind]:,}" if kind in fanout else "" for kind in KINDS))
     shown.add_section()
     total = figures["total"]
-    shown.add_row("all", "", *(f"{total.get(column, 0):,}" for column in columns), "", "")
+    shown.add_row("all", "", *(f"{total.get(column, 0):,}" for column in columns))
     each = (f"{total.get(column, 0) / config.multipliers:.2f}" for column in columns)
-    shown.add_row("a multiplier", "", *each, "", "")
+    shown.add_row("a multiplier", "", *each)
+    return shown
+
+
+def loads(config: Config, family: str, figures: dict[str, Any]) -> Table:
+    """The nets of a machine with the most loads."""
+    shown = Table(title=f"{config.name}, {family}: largest fan-outs")
+    for heading in ("block of the driver", "net", "driver", "loads"):
+        shown.add_column(heading, justify="right" if heading == "loads" else "left")
+    for block, name, kind, number in figures["nets"]:
+        shown.add_row(block, name, kind, f"{number:,}")
     return shown
 
 
@@ -223,7 +262,7 @@ def report(configs: Sequence[Config] = (), families: Sequence[str] = (), *, upda
     ValueError
         ``update`` for a machine that is not a preset, or outside of a checkout.
     """
-    console = Console(width=110)
+    console = Console(width=140)
     baselines = Baselines()
     grown: list[tuple[str, Change]] = []
     for family in families or FAMILIES:
@@ -231,7 +270,7 @@ def report(configs: Sequence[Config] = (), families: Sequence[str] = (), *, upda
         for config in configs or [PRESETS[name] for name in presets]:
             with Console(stderr=True).status(f"synthesizing {config.name} for {family}"):
                 figures = estimate(config, family)
-            console.print(table(config, family, figures))
+            console.print(table(config, family, figures), loads(config, family, figures))
             if update:
                 baselines.update(config, family, figures)
             else:

@@ -48,6 +48,8 @@ class Family:
         Cells of carry chains.
     chain_inputs : frozenset of str
         Their inputs from the cell before.
+    clocks : dict
+        By cell, its clock inputs.
     models : `CellModels`, optional
         None for families whose netlists cannot be simulated.
     """
@@ -58,6 +60,7 @@ class Family:
     logic: dict[str, int]
     chains: frozenset[str]
     chain_inputs: frozenset[str]
+    clocks: dict[str, tuple[str, ...]]
     models: CellModels | None = None
 
     def script(self, top: str, *, multiplies: bool = False) -> list[str]:
@@ -90,7 +93,10 @@ _ULTRASCALE = Family(
         "RAMB18E2": {"BRAM": 0.5}, "RAMB36E2": {"BRAM": 1}, "DSP48E2": {"DSP": 1}, "DSP48E1": {"DSP": 1}},
     logic={**_LUTS, **dict.fromkeys(_XILINX_RAMS, 1), **dict.fromkeys(("SRL16E", "SRLC32E"), 0), "INV": 0,
            **dict.fromkeys(("CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "DSP48E2"), 0)},
-    chains=frozenset({"CARRY4", "CARRY8"}), chain_inputs=frozenset({"CI"}))
+    chains=frozenset({"CARRY4", "CARRY8"}), chain_inputs=frozenset({"CI"}),
+    clocks={**dict.fromkeys(("FDRE", "FDSE", "FDCE", "FDPE"), ("C",)), **dict.fromkeys(_XILINX_RAMS, ("WCLK",)),
+            **dict.fromkeys(("SRL16E", "SRLC32E", "DSP48E1", "DSP48E2"), ("CLK",)),
+            **dict.fromkeys(("RAMB18E2", "RAMB36E2"), ("CLKARDCLK", "CLKBWRCLK"))})
 _ECP5 = (*SYNTHESIS[:-1], f"{SYNTHESIS[-1]} -top {{top}}")
 
 #: By the name that the command line gives them.
@@ -107,6 +113,8 @@ FAMILIES = {
             "MULT18X18D": {"DSP": 1}, "VCC": {}, "GND": {}},
         logic={"LUT4": 1, "PFUMX": 0, "L6MUX21": 0, "CCU2C": 0, "TRELLIS_DPR16X4": 1, "MULT18X18D": 0},
         chains=frozenset({"CCU2C"}), chain_inputs=frozenset({"CIN"}),
+        clocks={"TRELLIS_FF": ("CLK",), "TRELLIS_DPR16X4": ("WCK",), "DP16KD": ("CLKA", "CLKB"),
+                "PDPW16KD": ("CLKR", "CLKW"), "MULT18X18D": ("CLK0", "CLK1", "CLK2", "CLK3")},
         models=CellModels(_HERE / "cells" / "ecp5_luts.v", ("lattice/common_sim.vh", "lattice/ccu2c_sim.vh"),
                           _HERE / "cells" / "ecp5.v")),
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The resource figures: known circuits are counted right, and what grows is found."""
+"""The figures of synthesis: known circuits are counted right, and what grows is found."""
 
 import re
 
@@ -11,6 +11,7 @@ from openese.sim.synthesis import estimate
 from openese.sim.synthesis.baselines import Baselines, changes
 from openese.sim.synthesis.depth import Depths
 from openese.sim.synthesis.families import FAMILIES
+from openese.sim.synthesis.fanout import Net, nets
 from openese.sim.synthesis.yosys import SynthesisError
 
 pytest.importorskip("pyosys", reason="needs the extra 'synth'")
@@ -61,6 +62,10 @@ def test_a_circuit_is_counted(estimated, family, least, most):
     assert least <= figures["depth"]["PE"]["luts"] <= most
     assert figures["depth"]["PE"]["chains"] == 1
     assert figures["depth"]["Top"]["luts"] >= 1
+    # A bit of `held` drives the function and the adder; each bit of the sum is gated by the function.
+    assert figures["fanout"]["PE"]["logic"] >= 16 > figures["fanout"]["PE"]["register"] >= 2
+    assert 2 <= figures["fanout"]["Top"]["pin"] <= 32  # an address of the memory
+    assert figures["nets"][0][-1] == max(max(loads.values()) for loads in figures["fanout"].values())
 
 
 def test_an_output_that_follows_an_input_is_refused(monkeypatch, estimated):
@@ -79,15 +84,19 @@ def test_every_module_belongs_to_a_block():
 
 def test_what_grows_is_found():
     figures = {"total": {"LUT": 1000, "BRAM": 4}, "depth": {"PE": {"luts": 5, "chains": 2}},
+               "fanout": {"PE": {"register": 200, "logic": 30}, "Top": {"pin": 4}},
                "blocks": {"PE": {"instances": 4, "LUT": 200}, "Top": {"instances": 1, "LUT": 200}}}
     same = {"total": {"LUT": 1030, "BRAM": 4}, "depth": {"PE": {"luts": 5, "chains": 2}},
+            "fanout": {"PE": {"register": 208, "logic": 22}, "Top": {"pin": 4}},
             "blocks": {"PE": {"instances": 4, "LUT": 208}, "Top": {"instances": 1, "LUT": 192}}}
     assert changes(figures, same) == []
     worse = {"total": {"LUT": 1031, "BRAM": 4.5}, "depth": {"PE": {"luts": 6, "chains": 2}},
+             "fanout": {"PE": {"register": 209, "logic": 30}, "Top": {"pin": 513}},
              "blocks": {"PE": {"instances": 4, "LUT": 209}, "Top": {"instances": 1, "LUT": 180}}}
     assert changes(figures, worse) == [
         ("machine", "LUT", 1000, 1031), ("machine", "BRAM", 4, 4.5), ("PE (depth)", "luts", 5, 6),
-        ("PE", "LUT", 200, 209), ("Top", "LUT", 200, 180)]
+        ("PE (fanout)", "register", 200, 209), ("Top (fanout)", "pin", 4, 513), ("PE", "LUT", 200, 209),
+        ("Top", "LUT", 200, 180)]
 
 
 def test_the_clock_of_a_shift_register_is_no_path():
@@ -95,13 +104,51 @@ def test_the_clock_of_a_shift_register_is_no_path():
     register = {"type": "SRL16E", "connections": {"CLK": [2], "D": [3], "Q": [4]},
                 "port_directions": {"CLK": "input", "D": "input", "Q": "output"}}
     ports = {"clk": {"direction": "input", "bits": [2]}, "o": {"direction": "output", "bits": [4]}}
-    assert not Depths({"unit": {"ports": ports, "cells": {"r": register}}}, "unit", FAMILIES["xcu"], {}).combinational
+    netlist = {"unit": {"ports": ports, "cells": {"r": register}}}
+    assert not Depths(netlist, "unit", FAMILIES["xcu"], {}, str).combinational
+
+
+def cell(kind, **pins):
+    """A cell; upper-case pins drive."""
+    return {"type": kind, "connections": {pin: [bit] if isinstance(bit, int) else bit for pin, bit in pins.items()},
+            "port_directions": {pin: "output" if pin in ("O", "Q", "o", "p") else "input" for pin in pins}}
+
+
+def port(direction, *bits):
+    return {"direction": direction, "bits": list(bits)}
+
+
+#: A register that drives two LUTs in its module; the outputs of one of them and of a wire that only passes.
+PART = {"ports": {"clk": port("input", 2), "i": port("input", 3), "w": port("input", 9), "o": port("output", 5),
+                  "p": port("output", 9)},
+        "cells": {"r": cell("FDRE", C=2, D=3, CE=["1"], R=3, Q=4), "a": cell("LUT1", I0=4, O=5),
+                  "b": cell("LUT2", I0=4, I1=4, O=6), "c": cell("FDRE", C=2, D=6, CE=9, Q=7)},
+        "names": {"4": "kept", "5": "given"}}
+#: Two parts; the first one's output drives the second one's inputs and a pin.
+WHOLE = {"ports": {"aclk": port("input", 2), "x": port("input", 3), "y": port("output", 4)},
+         "cells": {"one": cell("part", clk=2, i=3, w=["0"], o=4, p=["x"]),
+                   "two": cell("part", clk=2, i=4, w=4, o=5, p=6),
+                   "end": cell("FDRE", C=2, D=5, CE=6, R=["0"], Q=7)},
+         "names": {}}
+
+
+def test_fan_out_is_counted_across_modules():
+    found = nets({"part": PART, "whole": WHOLE}, "whole", FAMILIES["xcu"], str)
+    # `given` of the first: D, R and the enable in the second, and what its wire passes it to. A cell counts once.
+    assert found == [Net("part", "given", "logic", 3), Net("part", "kept", "register", 2), Net("part", "", "logic", 1),
+                     Net("whole", "x", "pin", 1), Net("part", "", "register", 0), Net("whole", "", "register", 0),
+                     Net("whole", "aclk", "pin", 0)]
+
+
+def test_a_path_ends_in_its_block():
+    depths = Depths({"part": PART, "whole": WHOLE}, "whole", FAMILIES["xcu"], {}, str)
+    assert depths.ends == {"part": (1, 0), "whole": (1, 0)}
 
 
 def test_only_presets_have_baselines(tmp_path):
     file = tmp_path / "synth.json"
     file.write_text("{}")
-    figures = {"total": {"LUT": 1000}, "depth": {}, "blocks": {}}
+    figures = {"total": {"LUT": 1000}, "depth": {}, "fanout": {}, "blocks": {}}
     Baselines(file).update(preset("tiny"), "xcu", figures)
     grown = {**figures, "total": {"LUT": 2000}}
     assert Baselines(file).changes(preset("tiny"), "xcu", grown) == [("machine", "LUT", 1000, 2000)]
