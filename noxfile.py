@@ -27,6 +27,8 @@ SILERO = "silero-vad==6.2.3"
 RESEMBLYZER = "resemblyzer==0.1.4"
 # Judges Tcl; its exact bounds on other packages would hold back mypy.
 TCLINT = "tclint==0.9.0"
+# Guides the mutations of files by the code that they reach; elsewhere they are only random.
+ATHERIS = "atheris>=3,<4; sys_platform == 'linux' and platform_machine == 'x86_64' and python_version >= '3.11'"
 # All that any test needs.
 EVERYTHING = ("sim", "serial", "keras", "onnx", "safetensors", "recognizer", "dev", "oracles")
 # All that the tests need which neither train nor simulate Verilog.
@@ -140,6 +142,14 @@ def formal(session):
     """Proofs of the blocks: what holds for every input, for runs of any length. Five minutes at most on two cores."""
     _install(session, "formal", "dev")
     session.run("pytest", *PARALLEL, "tests/formal", *session.posargs)
+
+
+@nox.session
+def soak(session):
+    """Random campaigns against the machine and its surroundings; `-- --minutes N`, `--resume`; counts in build/soak."""
+    _install(session, *EVERYTHING)
+    session.install(ATHERIS)
+    session.run("python", "-m", "soak", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

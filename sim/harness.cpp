@@ -249,6 +249,7 @@ struct MemoryTraits {
     double share;
     uint64_t seed;
     uint64_t error_start, error_stop;
+    uint64_t last_start, last_stop;
 };
 
 // The memory behind m_axi: bursts answered after a latency, in order for each identity, and over identities
@@ -277,7 +278,7 @@ public:
         top.m_axi_rvalid = offered_ != nullptr;
         if (!offered_) return;
         top.m_axi_rid = offered_->identity;
-        top.m_axi_rlast = offered_->beats == 1;
+        top.m_axi_rlast = (offered_->beats == 1) != wrong_last(offered_->address);
         top.m_axi_rresp = response(offered_->address, sizeof top.m_axi_rdata);
         if (top.m_axi_rresp)
             std::memset(&top.m_axi_rdata, 0xa5, sizeof top.m_axi_rdata);
@@ -334,6 +335,10 @@ private:
     unsigned response(uint64_t address, uint64_t bytes) const {
         if (address < traits_.base || address + bytes > traits_.base + traits_.size) return 3;
         return address < traits_.error_stop && address + bytes > traits_.error_start ? 2 : 0;
+    }
+
+    bool wrong_last(uint64_t address) const {
+        return traits_.last_start <= address && address < traits_.last_stop;
     }
 
     MemoryTraits traits_{};

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from openese.rtl.config import PRESETS
+from openese.rtl.config import PRESETS, Config, machine_config
 from openese.sim import build, verilator
 
 __all__ = ["lint", "main"]
@@ -13,8 +13,8 @@ __all__ = ["lint", "main"]
 _WAIVERS = build.HERE / "lint.vlt"
 
 
-def lint(name: str) -> None:
-    """Lint the Verilog of the preset ``name``.
+def lint(machine: str | Config) -> None:
+    """Lint the Verilog of a machine, given by a preset's name or as a `Config`.
 
     Raises
     ------
@@ -23,7 +23,7 @@ def lint(name: str) -> None:
     """
     # -fno-dfg: an optimization that finds nothing, and takes a fifth of the time.
     verilator.find().run(["--lint-only", "-Wall", "-fno-dfg", "--top-module", build.TOP, _WAIVERS,
-                          build.emitted(PRESETS[name])])
+                          build.emitted(machine_config(machine))])
 
 
 @click.command()

@@ -48,6 +48,7 @@ class _MemoryTraits(ctypes.Structure):  # as in harness.cpp
         ("outstanding", ctypes.c_uint32), ("interleave", ctypes.c_uint32),
         ("share", ctypes.c_double), ("seed", ctypes.c_uint64),
         ("error_start", ctypes.c_uint64), ("error_stop", ctypes.c_uint64),
+        ("last_start", ctypes.c_uint64), ("last_stop", ctypes.c_uint64),
     ]
 
 
@@ -319,7 +320,7 @@ class Simulator:
 
     def attach_memory(self, data: NDArray[np.uint8], base: int = 0, *, latency: int = 60, jitter: int = 0,
                       share: float = 1.0, outstanding: int = 64, interleave: bool = False,
-                      error: tuple[int, int] = (0, 0), seed: int = 1) -> None:
+                      error: tuple[int, int] = (0, 0), wrong_last: tuple[int, int] = (0, 0), seed: int = 1) -> None:
         """Put a memory behind the AXI4 read master.
 
         Addresses outside of it answer DECERR. A burst that AXI4 forbids raises `SimulationError`.
@@ -340,6 +341,8 @@ class Simulator:
             Whether beats of bursts with different identities mix, in any order.
         error : (int, int)
             Addresses from the first to before the second answer SLVERR.
+        wrong_last : (int, int)
+            RLAST of beats from the first of these addresses to before the second is wrong.
         seed : int
             Seeds jitter, share and interleaving.
 
@@ -354,7 +357,7 @@ class Simulator:
             raise SimulationError(f"memory contents must be contiguous uint8, not {data.dtype}")
         self._memory = data
         traits = _MemoryTraits(data.ctypes.data, base, data.size, latency, jitter, outstanding, interleave,
-                               share, seed, *error)
+                               share, seed, *error, *wrong_last)
         self._call("memory", ctypes.byref(traits))
 
     def place(self, data: NDArray[np.uint8], **traits: Any) -> int:

@@ -224,11 +224,17 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(path)
     except _ZIP_ERRORS as error:
         raise ImportRefused(f"{path.name}: the zip archive is damaged ({error}); copy or save it again") from None
+    size = path.stat().st_size
+    for info in archive.infolist():
+        if info.compress_size > size:  # so much memory would be taken
+            archive.close()
+            raise ImportRefused(f"{path.name}: the zip archive is damaged (member {info.filename!r} has "
+                                f"{info.compress_size:,} bytes, the archive {size:,}); copy or save it again")
     declared = sum(info.file_size for info in archive.infolist())
-    limit = max(LIMIT, 4 * path.stat().st_size)
+    limit = max(LIMIT, 4 * size)
     if declared > limit:
         archive.close()
-        raise ImportRefused(f"{path.name}: the archive of {path.stat().st_size:,} bytes unpacks to {declared:,} "
+        raise ImportRefused(f"{path.name}: the archive of {size:,} bytes unpacks to {declared:,} "
                             f"bytes; at most {limit:,} are read")
     return archive
 

@@ -152,6 +152,10 @@ class Graph:
                  prefix: str = "") -> None:
         self.onnx, self.proto, self.path, self.opsets = onnx, proto, path, opsets
         self.outer, self.prefix = outer, prefix
+        for node in proto.node:
+            if node.op_type in _MOVING | _KEEPING_ZERO and not node.input:
+                raise ImportRefused(f"{path.name}: the file is damaged: the {node.op_type} node {node.name!r} has no "
+                                    f"input")
         self.tensors = {tensor.name: tensor for tensor in proto.initializer}
         #: LSTM, MatMul and Gemm nodes by their outputs' names. The importer fills it in.
         self.nodes: dict[str, Node] = {}

@@ -120,7 +120,10 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *ignored: Any) ->
 
 
 def _elements(storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> NDArray[Any]:
-    memory: NDArray[Any] = np.frombuffer(storage.read(), _DTYPES[storage.kind])
+    data, dtype = storage.read(), np.dtype(_DTYPES[storage.kind])
+    if len(data) % dtype.itemsize:
+        raise ImportRefused(f"the file is damaged: {len(data)} bytes are no whole number of {storage.kind} elements")
+    memory: NDArray[Any] = np.frombuffer(data, dtype)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) and last >= memory.size:
         raise ImportRefused(f"the file is damaged: a tensor of shape {size} reaches beyond its {memory.size} stored "

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from machines import GROUPS, STREAM, TINY
 from models import random_quantized, random_state
+from pairs import Both
 from uneven import MODES, uneven
 from uneven import STREAMED as UNEVEN
 
@@ -27,33 +28,6 @@ SHAPES = {
     "two layers": (5, 9, 7),
     "three projections": (5, (9, 6), (7, 5), (8, 3)),
 }
-
-
-class Both:
-    """A device and a reference of the same model, that take the same steps."""
-
-    def __init__(self, config, shape, seed=1, stream=None, peephole=True, pace=None):
-        self.model = random_quantized(seed, config, *shape, peephole=peephole, junk_tables=seed % 2 == 0)
-        self.link = Simulator(config)
-        if pace:
-            self.link.pace(**pace)
-        self.image = pack(schedule(self.model, config, stream=stream))
-        self.device = Device(self.link, self.image)
-        self.reference = Reference(self.model, config.channels)
-        self.rng = np.random.default_rng(seed)
-
-    def frames(self, steps):
-        limit = 1 << (self.model.config.activation_bits - 1)
-        return self.rng.integers(-limit, limit, (steps, self.device.channels, self.model.inputs))
-
-    def step(self, steps, active=None, reset=None):
-        """Both step; every word must be equal."""
-        x = self.frames(steps)
-        shape = (steps, self.device.channels)
-        active = np.ones(shape, bool) if active is None else active
-        reset = np.zeros(shape, bool) if reset is None else reset
-        expected = [self.reference.step(*now) for now in zip(x, active, reset, strict=True)]
-        assert (self.device.run(x, active, reset) == np.array(expected)).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

@@ -1,29 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cycle model, held against the counters of the emitted machine."""
 
-import numpy as np
 import pytest
 from machines import GROUPS, STREAM, TINY
 from models import random_model, speech_like
+from pairs import COUNTED, Measured, predicted
 from uneven import MODES, scaled_paper_layer, uneven
 from uneven import STREAMED as UNEVEN
 
 from openese.rtl.config import Config, preset
-from openese.rtl.registers import COUNTERS
 from openese.sw.cycles.model import PATIENCE, READY, Activity, Memory, StuckError, estimate, simulate
 from openese.sw.pack import schedule as schedule_module
-from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
 from openese.sw.prune import prune
 from openese.sw.quantize.choose import quantize
-from openese.sw.run.device import Device
 
 NARROW = Config(name="narrow", pes=8, channels=4, slices=2, slice_width=1, index_bits=2, entry_depth=4096,
                 column_depth=512, vector_depth=512, cell_rows=32, accumulator_rows=512, queue_depth=64)
 STREAM_SHALLOW = STREAM.replace(name="shallow", entry_depth=128)
-
-#: What the model predicts of a run of frames; a machine also counts while it waits for the first, and after.
-COUNTED = [name for name in COUNTERS if name not in ("cycles", "frame", "saturated")]
 
 SMALL = [
     pytest.param(TINY, 0.3, True, 5, [(8, 6)], id="projection"),
@@ -51,35 +45,6 @@ def planned(config, density, balanced, inputs, layers):
                   balanced=balanced)
     quantized = quantize(model, speech_like(1, 4, config.channels, inputs), config)
     return schedule(quantized, config, stream=config.stream)
-
-
-class Measured:
-    """A machine with a model in it, whose counters are read around each run."""
-
-    def __init__(self, plan, **memory):
-        from openese.sim.simulator import Simulator
-
-        self._link = Simulator(plan.config)
-        if memory:
-            self._link.place(np.zeros(1, np.uint8), **memory)
-        self._device = Device(self._link, pack(plan))
-        self._inputs = plan.model.inputs
-        self._link.clock(plan.config.accumulator_rows + 2 * READY)
-
-    def run(self, frames):
-        """Cycles from the offer of ``frames`` frames in a row to the last answer, and the counters."""
-        x = np.random.default_rng(frames).integers(-999, 999, (frames, self._device.channels, self._inputs))
-        before = self._device.counters()
-        start = self._link.cycles
-        self._device.run(x)
-        cycles = self._link.cycles - start
-        after = self._device.counters()
-        return cycles, {name: after[name] - before[name] for name in COUNTED}
-
-
-def predicted(run):
-    counters = run.counters()
-    return run.sent[-1] - run.offered[-1], {name: counters[name] for name in COUNTED}
 
 
 @pytest.mark.sim
