@@ -63,9 +63,9 @@ class _Weights:
             here = here[step]
         return here
 
-    def check(self) -> None:
-        """Refuse a file with links, data in other files, or more than `LIMIT` bytes of data."""
-        total = 0
+    def check(self) -> int:
+        """The count of numbers; a file with links, data in other files, or more than `LIMIT` bytes is refused."""
+        total = numbers = 0
         waiting, seen = [self._file], {self._file}
         while waiting:
             group = waiting.pop()
@@ -78,8 +78,10 @@ class _Weights:
                         waiting.append(held)
                     continue
                 total += self._own(path).nbytes
+                numbers += held.size
                 if total > LIMIT:
                     raise ImportRefused(f"{self._name}: more than {LIMIT:,} bytes of weights")
+        return numbers
 
     def _own(self, path: str) -> Any:
         data = self.group(path)

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keras networks from files: Keras computes all but the LSTMs."""
 
+import math
 import re
 import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from openese.sw.whole.keras_layers import MachineLayers, import_keras, replace, 
 __all__ = ["KerasHost", "open_file"]
 
 _FILE = "host.keras"
+_SPARE = 1 << 20
 #: What a file may name. Keras itself looks for more, and some of it reads files or runs code.
 _MODULES = re.compile(r"keras(\.(layers|models|initializers|regularizers|constraints|activations|dtype_policies|losses"
                       r"|metrics|optimizers|src\.(layers|models|ops|dtype_policies)\..*))?")
@@ -159,13 +161,13 @@ def _load(path: Path, trust: bool) -> Any:
     """The network in a file, as Keras loads it, after the checks of files that are not trusted."""
     try:
         archive = read_archive(path)
-        archive.weights.check()
+        held = archive.weights.check()
         objects = list(_objects(archive.model, path.name))
     except RecursionError:
         raise ImportRefused(f"{path.name}: the contents are nested too deeply to be read") from None
     keras = import_keras()
-    for place, held in objects:
-        problem = _foreign(keras, held, trust)
+    for place, found in objects:
+        problem = _foreign(keras, found, trust)
         if problem is not None:
             raise ImportRefused(f"{path.name}: {place!r} is {problem}")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -176,13 +178,34 @@ def _load(path: Path, trust: bool) -> Any:
             named = Path(folder) / f"model{suffix}"
             shutil.copyfile(path, named)
         try:
-            model = keras.saving.load_model(named, compile=False, safe_mode=not trust)
+            with _bounded(keras, held):
+                model = keras.saving.load_model(named, compile=False, safe_mode=not trust)
         except Exception as error:
-            raise ImportRefused(f"{path.name}: Keras cannot load the network: {_reason(error)}") from None
+            advice = "; save it as .keras, which holds more kinds of layers" if archive.named else ""
+            raise ImportRefused(f"{path.name}: Keras cannot load the network: {_reason(error)}{advice}") from None
     if not model.built:
         raise ImportRefused(f"{path.name}: the network was saved before it had weights; call it once on inputs, and "
                             f"save it again")
     return model
+
+
+@contextmanager
+def _bounded(keras: Any, held: int) -> Iterator[None]:
+    """Refuse a network whose layers take far more memory than the ``held`` numbers of its file."""
+    plain, made = keras.Variable.__init__, 0
+
+    def counted(self: Any, initializer: Any, shape: Any = None, *arguments: Any, **named: Any) -> None:
+        nonlocal made
+        made += 0 if shape is None else math.prod(shape if isinstance(shape, Sequence) else [shape])
+        if made > 4 * held + _SPARE:
+            raise ImportRefused(f"its layers have more than {made:,} weights, and the file holds {held:,}")
+        plain(self, initializer, shape, *arguments, **named)
+
+    keras.Variable.__init__ = counted
+    try:
+        yield
+    finally:
+        keras.Variable.__init__ = plain
 
 
 def _objects(held: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -277,5 +300,5 @@ def _reason(error: Exception) -> str:
     """The text of an error of Keras in one line, without what it adds about arguments."""
     text = re.sub("\x1b\\[[0-9;]*m", "", str(error))
     text = re.sub(r"Exception encountered when calling [^\n]*\n+", "", text).split("\n\nArguments received by")[0]
-    line = " ".join(text.split())
+    line = " ".join(text.split("Please ensure")[0].split()).rstrip(".")
     return (line[:400] + " ...") if len(line) > 400 else line or type(error).__name__

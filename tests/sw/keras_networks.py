@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random networks of Keras with LSTMs among all that stands around them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Case", "fill", "random_network"]
+
+FEATURES = 5
+POLICIES = (None, None, None, None, None, "float64", "bfloat16", "float16", "mixed_float16")
+
+
+class Case(NamedTuple):
+    """A network, its inputs by name, and the largest difference that its number formats explain."""
+
+    model: object
+    inputs: dict
+    bound: float
+
+
+def fill(model, rng):
+    """Give every weight a random value: zero biases would hide their order."""
+    for variable in model.weights:
+        value = rng.normal(size=variable.shape, scale=0.7)
+        variable.assign(abs(value) + 0.3 if "variance" in variable.name or "gamma" in variable.name else value)
+
+
+class _Maker:
+    def __init__(self, keras, rng):
+        self.keras, self.rng, self.layers = keras, rng, keras.layers
+        policy = POLICIES[rng.integers(len(POLICIES))]
+        self.dtype = None if policy is None else policy
+        self.bound = {None: 1e-4, "float64": 1e-4}.get(policy, 0.05)
+        self.count = 0
+
+    def pick(self, *values):
+        return values[self.rng.integers(len(values))]
+
+    def chance(self, share):
+        return bool(self.rng.random() < share)
+
+    def name(self, kind):
+        self.count += 1
+        return f"{kind}{self.count}"
+
+    def cell_options(self):
+        options = {"dtype": self.dtype, "use_bias": self.chance(0.9), "unit_forget_bias": self.chance(0.5),
+                   "dropout": self.pick(0, 0, 0.3), "recurrent_dropout": self.pick(0, 0, 0.2),
+                   "recurrent_initializer": "glorot_uniform"}
+        if self.chance(0.05):
+            options[self.pick("activation", "recurrent_activation")] = self.pick("relu", "hard_sigmoid")
+        return options
+
+    def options(self, sequences):
+        return {"return_sequences": sequences, "unroll": False, "name": self.name("lstm"),
+                "zero_output_for_mask": self.chance(0.2)}
+
+    def recurrent(self, units, sequences, wrapped=False):
+        """An LSTM layer, or a layer of cells, or now and then another recurrent layer."""
+        L, kind = self.layers, self.pick("lstm", "lstm", "lstm", "lstm", "cell", "cells", "mixed", "gru")
+        options = {**self.options(sequences), "go_backwards": not wrapped and self.chance(0.25)}
+        if kind == "lstm":
+            return L.LSTM(units, **options, **self.cell_options())
+        if kind == "gru":
+            return L.GRU(units, **options, dtype=self.dtype, recurrent_initializer="glorot_uniform")
+        cells = [L.LSTMCell(units if number == 2 else 3 + number, **self.cell_options(), name=self.name("cell"))
+                 for number in range(3)]
+        if kind == "mixed":
+            cells[1] = L.GRUCell(4, dtype=self.dtype, recurrent_initializer="glorot_uniform")
+        return L.RNN(cells[-1] if kind == "cell" else cells, **options, dtype=self.dtype)
+
+    def bidirectional(self, units, sequences):
+        merge = self.pick("concat", "sum", "mul", "ave")
+        forward = self.recurrent(units, sequences, wrapped=True)
+        backward = None
+        if self.chance(0.3) and isinstance(forward, self.layers.LSTM):
+            backward = self.layers.LSTM(units, return_sequences=sequences, go_backwards=True, name=self.name("back"),
+                                        **self.cell_options())
+        layer = self.layers.Bidirectional(forward, merge_mode=merge, backward_layer=backward, name=self.name("both"),
+                                          dtype=self.dtype)
+        if self.chance(0.2):
+            (layer.forward_layer if self.chance(0.5) else layer.backward_layer).trainable = False
+        return layer
+
+    def between(self, x):
+        """Something that keeps the shape (B, T, F)."""
+        L, units = self.layers, x.shape[-1]
+        kind = self.pick("none", "none", "dense", "norm", "batch", "residual", "dropout", "activation", "scale",
+                         "distributed", "attention", "convolution")
+        make = {"dense": lambda: L.Dense(units, activation=self.pick(None, "relu"), dtype=self.dtype)(x),
+                "norm": lambda: L.LayerNormalization(dtype=self.dtype)(x),
+                "batch": lambda: L.BatchNormalization(dtype=self.dtype)(x),
+                "residual": lambda: L.Add(dtype=self.dtype)([x, L.Dense(units, dtype=self.dtype)(x)]),
+                "dropout": lambda: L.Dropout(0.3, dtype=self.dtype)(x),
+                "activation": lambda: L.LeakyReLU(negative_slope=0.1, dtype=self.dtype)(x),
+                "scale": lambda: x * 0.5,
+                "distributed": lambda: L.TimeDistributed(L.Dense(units, dtype=self.dtype), dtype=self.dtype)(x),
+                "attention": lambda: L.MultiHeadAttention(2, 3, dtype=self.dtype)(x, x),
+                "convolution": lambda: L.Conv1D(units, 3, padding="same", dtype=self.dtype)(x)}
+        return make.get(kind, lambda: x)()
+
+    def states(self, x, units):
+        """The final states of an encoder."""
+        encoder = self.layers.LSTM(units, return_state=True, name=self.name("encoder"), **self.cell_options())
+        _, h, c = encoder(x)
+        return [h, c]
+
+    def nested(self, units):
+        layers = [self.keras.Input((None, FEATURES)), self.recurrent(units, True)]
+        if self.chance(0.5):
+            layers.append(self.layers.Dense(units, dtype=self.dtype))
+        return self.keras.Sequential(layers, name=self.name("nested"))
+
+    def network(self):
+        L, keras = self.layers, self.keras
+        kind = self.pick("chain", "chain", "chain", "encoder", "siamese", "shared", "images", "words", "nested",
+                         "stateful", "sequential")
+        steps, voices = int(self.rng.integers(2, 9)), int(self.rng.integers(1, 5))
+        frames = self.rng.normal(size=(voices, steps, FEATURES)).astype(np.float32)
+        for voice in range(voices):
+            frames[voice, self.rng.random(steps) < 0.3] = 0
+        inputs = {"x": frames}
+        given = keras.Input((None, FEATURES), name="x", dtype="float32")
+        outputs = []
+        x = L.Masking(dtype=self.dtype)(given) if self.chance(0.4) else given
+        if kind == "sequential":
+            layers = [given, *([L.Masking(dtype=self.dtype)] if self.chance(0.5) else []),
+                      self.bidirectional(4, True) if self.chance(0.5) else self.recurrent(4, True),
+                      self.recurrent(3, self.chance(0.5)), L.Dense(2, activation="softmax", dtype=self.dtype)]
+            return keras.Sequential(layers), inputs
+        if kind == "stateful":
+            given = keras.Input(batch_shape=(voices, steps, FEATURES), name="x")
+            x = L.LSTM(4, return_sequences=True, stateful=True, **self.cell_options())(given)
+        elif kind == "words":
+            inputs = {"x": self.rng.integers(0, 6, size=(voices, steps)).astype(np.int32)}
+            given = keras.Input((None,), name="x", dtype="int32")
+            x = L.Embedding(6, FEATURES, mask_zero=self.chance(0.7), dtype=self.dtype)(given)
+        elif kind == "images":
+            inputs = {"x": np.stack([frames, frames * 0.5], axis=1)}
+            given = keras.Input((2, steps, FEATURES), name="x")
+            x = L.TimeDistributed(L.LSTM(4, **self.cell_options()), dtype=self.dtype)(given)
+        elif kind == "nested":
+            x = self.nested(4)(x)
+        given_all = [given]
+        if kind == "encoder":
+            other = keras.Input((None, FEATURES), name="z")
+            inputs["z"] = self.rng.normal(size=(voices, steps + 2, FEATURES)).astype(np.float32)
+            given_all.append(other)
+            states = self.states(other, 4)
+            y, h, c = L.LSTM(4, return_sequences=True, return_state=True, name=self.name("decoder"),
+                             **self.cell_options())(x, initial_state=states)
+            outputs += [h, c][:int(self.rng.integers(0, 3))]
+            x = y
+        if kind in ("siamese", "shared"):
+            layer = L.LSTM(FEATURES, return_sequences=True, name=self.name("shared"), **self.cell_options())
+            x = layer(layer(x)) if kind == "shared" else L.Subtract(dtype=self.dtype)([layer(x), layer(x * 0.5)])
+        if x is not given and kind != "words":
+            outputs.append(x)
+        for _ in range(int(self.rng.integers(0, 3))):
+            x = self.between(x)
+            units = int(self.rng.integers(2, 7))
+            x = (self.bidirectional if self.chance(0.4) else self.recurrent)(units, True)(x)
+            outputs.append(x)
+        x = self.between(x)
+        end = self.pick("sequence", "last", "pool", "repeat")
+        if end == "last":
+            x = self.bidirectional(4, False)(x) if self.chance(0.4) else self.recurrent(4, False)(x)
+        elif end == "pool":
+            x = self.pick(L.GlobalAveragePooling1D, L.GlobalMaxPooling1D)(dtype=self.dtype)(x)
+        elif end == "repeat":
+            x = L.RepeatVector(3, dtype=self.dtype)(self.recurrent(4, False)(x))
+            x = self.recurrent(3, True)(x)
+        outputs.append(x)  # inner outputs are compared too: the layers behind them may hide a difference
+        outputs.insert(0, L.Dense(3, activation=self.pick(None, "softmax"), dtype=self.dtype, name="y")(x))
+        return keras.Model(given_all if len(given_all) > 1 else given,
+                           outputs if len(outputs) > 1 else outputs[0]), inputs
+
+
+def random_network(keras, seed):
+    """A network of about one to five recurrent layers."""
+    rng = np.random.default_rng(seed)
+    keras.utils.set_random_seed(seed)
+    maker = _Maker(keras, rng)
+    model, inputs = maker.network()
+    fill(model, rng)
+    return Case(model, inputs, maker.bound)
