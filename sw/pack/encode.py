@@ -192,7 +192,8 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Encode
     skips = np.zeros(weights.shape, np.int16)
     keys = pe[starts].astype(np.int64) * columns + position[column[starts]]
     some = max(1, config.pes * _BLOCK // max(1, len(pe)))
-    for begin, end in pairwise(np.searchsorted(pe, [*range(0, config.pes, some), config.pes]).tolist()):
+    bounds = np.append(0, np.cumsum(nonzeros.sum(axis=0)))[[*range(0, config.pes, some), config.pes]]
+    for begin, end in pairwise(bounds.tolist()):
         runs = slice(*np.searchsorted(starts, [begin, end]))
         by_slot = begin + _runs_in_order(starts[runs] - begin, end - begin, keys[runs])
         _fill(weights, skips, pe[by_slot], values[by_slot], gap[by_slot], padding[by_slot], config)
