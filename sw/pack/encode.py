@@ -11,6 +11,7 @@ The local row is ``4 * (cell // row_pes) + gate`` for the stacked gates, and ``r
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ __all__ = ["EncodeError", "EncodedMatrix", "Entries", "encode", "decode", "entri
 ORDER_START = 4
 ORDER_STEP = 8
 ORDER_WINDOW = 64
+
+_BLOCK = 1 << 18  # entries encoded at a time
 
 
 def order_window(config: Config) -> int:
@@ -184,15 +187,27 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Encode
     for group in range(config.groups):
         used = order[:, group] >= 0
         position[order[used, group]] = np.flatnonzero(used)
-    by_slot = _runs_in_order(starts, len(pe), pe[starts].astype(np.int64) * columns + position[column[starts]])
-    pe, values, gap, padding = pe[by_slot], values[by_slot], gap[by_slot], padding[by_slot]
-
     lengths = counts.sum(axis=0)
-    place = np.cumsum(padding + 1) - 1 - (np.cumsum(lengths) - lengths)[pe]
-    place *= config.pes
-    place += pe
     weights = np.zeros((int(lengths.max(initial=0)), config.pes), weight_type(config.weight_bits))
     skips = np.zeros(weights.shape, np.int16)
+    keys = pe[starts].astype(np.int64) * columns + position[column[starts]]
+    some = max(1, config.pes * _BLOCK // max(1, len(pe)))
+    bounds = np.append(0, np.cumsum(nonzeros.sum(axis=0)))[[*range(0, config.pes, some), config.pes]]
+    for begin, end in pairwise(bounds.tolist()):
+        runs = slice(*np.searchsorted(starts, [begin, end]))
+        by_slot = begin + _runs_in_order(starts[runs] - begin, end - begin, keys[runs])
+        _fill(weights, skips, pe[by_slot], values[by_slot], gap[by_slot], padding[by_slot], config)
+    return EncodedMatrix(matrix.shape, order, _slot_counts(counts, order, config), weights, skips, lengths,
+                         nonzeros.sum(axis=0))
+
+
+def _fill(weights: IntArray, skips: NDArray[np.int16], pe: IntArray, values: IntArray, gap: IntArray,
+          padding: IntArray, config: Config) -> None:
+    """Write all entries of some PEs, by PE and in the order of their addresses, each behind its padding."""
+    line = np.cumsum(padding + 1) - 1
+    first = np.flatnonzero(np.diff(pe, prepend=-1))
+    line -= np.repeat(line[first] - padding[first], np.diff(first, append=len(pe)))
+    place = line * config.pes + pe
     weights.reshape(-1)[place] = values
     skips.reshape(-1)[place] = gap & ((1 << config.index_bits) - 1)
     # All bridges of a gap are full but the one in front of the weight.
@@ -201,8 +216,6 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Encode
         bridge = padding >= behind
         left = (gap[bridge] >> config.index_bits) - (padding[bridge] - 1) * most
         skips.reshape(-1)[place[bridge] - behind * config.pes] = left - 1 if behind == 1 else most - 1
-    return EncodedMatrix(matrix.shape, order, _slot_counts(counts, order, config), weights, skips, lengths,
-                         nonzeros.sum(axis=0))
 
 
 def _runs_in_order(starts: Int64Array, size: int, keys: Int64Array) -> Int64Array:

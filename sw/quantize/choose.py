@@ -116,6 +116,17 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayL
     """
     x, counts = _checked_frames(model, frames, lengths)
     start = _checked_state(model, x.shape[1], initial)
+    layers, tables = _choose(model, x, counts, start, config, sigmoid_range, tanh_range)
+    quantized = QuantizedModel(
+        layers=layers, config=config, head=model.head, name=model.name,
+        sigmoid_range=tables.sigmoid, sigmoid_table=activation_table("sigmoid", tables.sigmoid, config),
+        tanh_range=tables.tanh, tanh_table=activation_table("tanh", tables.tanh, config))
+    return dataclasses.replace(quantized, report=compare(model, quantized, x, counts, start, tables.errors))
+
+
+def _choose(model: Model, x: Float64Array, counts: IntArray, start: State, config: Config, sigmoid_range: int | None,
+            tanh_range: int | None) -> tuple[tuple[QuantizedLayer, ...], _Tables]:
+    """The layers in integers, and the tables. What was measured for this is gone afterwards, which saves memory."""
     pieces = segments(model, counts)
     recordings = record(model, pieces.of(x), pieces.begin(start))
     tables = _choose_tables(model, recordings, config, sigmoid_range, tanh_range)
@@ -124,11 +135,7 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayL
         # A layer's quantizer is large, so only one exists at a time.
         layers.append(_LayerQuantizer(layer, recording, seen, config, tables).quantize(
             layers[-1].y_fraction if layers else None))
-    quantized = QuantizedModel(
-        layers=tuple(layers), config=config, head=model.head, name=model.name,
-        sigmoid_range=tables.sigmoid, sigmoid_table=activation_table("sigmoid", tables.sigmoid, config),
-        tanh_range=tables.tanh, tanh_table=activation_table("tanh", tables.tanh, config))
-    return dataclasses.replace(quantized, report=compare(model, quantized, x, counts, start, tables.errors))
+    return tuple(layers), tables
 
 
 def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:

@@ -7,6 +7,7 @@ import numpy as np
 
 from openese.rtl.config import preset
 from openese.sw.model.layers import Layer, Model
+from openese.sw.pack.encode import encode
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
 from openese.sw.prune import prune
@@ -43,3 +44,16 @@ def test_all_stages_keep_within_three_times_the_weights():
         tracemalloc.stop()
     assert image.bytes < size / 10
     assert peak < 3 * size
+
+
+def test_encoding_takes_little_more_than_the_entries():
+    """40 bytes for each weight of a dense matrix, 4 of which stay."""
+    matrix = np.random.default_rng(3).integers(1, 1 << 11, (4, 640, 640)).astype(np.int16)
+    tracemalloc.start()
+    try:
+        encoded = encode(matrix, preset("ese"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert encoded.lines * 32 == matrix.size
+    assert peak < 40 * matrix.size
