@@ -95,8 +95,10 @@ class _Walk:
             if value.origin == "torch.ScriptObject" and "_all_weight_values" in place.path:
                 self.packed.append(place.path.rpartition("._all_weight_values")[0])
             value = value.state
-        items: Iterable[tuple[Any, Any]] = dict.items(value) if isinstance(value, dict) else enumerate(value)
-        return ((inner, place.inside(key, number)) for number, (key, inner) in enumerate(list(items)))
+        if isinstance(value, dict):
+            return ((inner, place.inside(key, number)) for number, (key, inner) in enumerate(list(dict.items(value))))
+        return ((inner, place.inside(number, number)) for number, inner in enumerate(list(value))
+                if id(inner) not in self._seen)  # a list of parameters names tensors that have names already
 
     def _module(self, state: dict[Any, Any], place: _Place) -> Iterator[tuple[Any, _Place]]:
         """Yield what a module holds; of its other attributes, tensors and modules that are not held already."""
