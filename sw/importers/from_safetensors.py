@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openese.sw.importers.base import Importer, ImportRefused, Source, listed, require
+from openese.sw.importers.base import Importer, ImportRefused, Source, listed, printable, require
 from openese.sw.importers.from_npz import arrays_source
 from openese.sw.importers.tensors import Stored, TensorSource
 
@@ -36,10 +36,7 @@ def _open(path: Path) -> Source:
         path = path.with_name(shard[1] + _INDEX)
     if path.name.endswith(_INDEX):
         return TensorSource(path.with_name(path.name.removesuffix(_INDEX)), _sharded(path))
-    tensors = _tensors(path)
-    if any(name.endswith("layer0.w_x") for name in tensors):
-        return arrays_source(path, {name: tensor.read() for name, tensor in tensors.items()})
-    return TensorSource(path, tensors)
+    return arrays_source(path, _tensors(path))
 
 
 def _sharded(index: Path) -> dict[str, Stored]:
@@ -63,6 +60,7 @@ def _sharded(index: Path) -> dict[str, Stored]:
     if links:
         raise ImportRefused(f"{index.name}: {links[0]!r} links to another folder; links are not followed")
     held = {name: _tensors(index.with_name(name)) for name in files}
+    shards = {printable(tensor): name for tensor, name in shards.items()}
     lost = [tensor for tensor, name in shards.items() if tensor not in held[name]]
     if lost:
         raise ImportRefused(f"{index.name}: {shards[lost[0]]} has no tensor {lost[0]!r}; copy the shards again")
@@ -84,7 +82,7 @@ def _tensors(path: Path) -> dict[str, Stored]:
     with open(path, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(length))
-    return {name: _stored(path, 8 + length + view["data_offsets"][0], view["dtype"], tuple(view["shape"]))
+    return {printable(name): _stored(path, 8 + length + view["data_offsets"][0], view["dtype"], tuple(view["shape"]))
             for name, view in header.items() if name != "__metadata__"}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from openese.sw.importers.base import Importer, ImportRefused, Source, zip_members
+from openese.sw.importers.base import Importer, ImportRefused, Source, printable, zip_members
 from openese.sw.importers.tensors import Stored, TensorSource, stored
 from openese.sw.importers.torch_archive import LEGACY_MAGIC, Array, Stub, read_archive
 
@@ -48,7 +48,7 @@ class _Place(NamedTuple):
         """Return the place of the item with ``key``, the ``number``-th of a container."""
         parts = key if isinstance(key, tuple) else (key,)
         plain = all(isinstance(part, (str, int)) and part != "" for part in parts)
-        return _Place(self, ".".join(map(str, parts)) if parts and plain else f"({number})", self.depth + 1)
+        return _Place(self, printable(".".join(map(str, parts))) if parts and plain else f"({number})", self.depth + 1)
 
 
 class _Walk:

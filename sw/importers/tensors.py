@@ -183,7 +183,7 @@ class TensorSource(Source):
         try:
             return [self._lstms[name].build() if name in self._lstms else self._dense(name) for name in names]
         except ImportRefused as error:
-            raise ImportRefused(f"{self.path.name}: {error}") from None
+            raise ImportRefused(f"{self.path.name}: " + str(error).replace(f"{self.path.name}: ", "")) from None
 
     def _dense(self, name: str) -> Linear:
         group = self._linear[name]
