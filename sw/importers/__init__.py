@@ -43,7 +43,7 @@ def find(path: str | os.PathLike[str]) -> Importer:
         if importer.sniff(head, members):
             return importer
     for importer in IMPORTERS:
-        if path.suffix.lower() in importer.suffixes:
+        if path.name.lower().endswith(importer.suffixes):
             return importer
     known = ", ".join(f"{importer.name} ({' '.join(importer.suffixes)})" for importer in IMPORTERS)
     raise ImportRefused(f"{path.name}: of no known kind; openese reads {known}")

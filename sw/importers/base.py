@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from openese.sw.importers.assembly import Part, assemble
 from openese.sw.model.network import Network
 
-__all__ = ["LIMIT", "Entry", "ImportRefused", "Importer", "Source", "listed", "open_zip", "read_member",
-           "require", "zip_members"]
+__all__ = ["LIMIT", "Entry", "ImportRefused", "Importer", "Source", "listed", "open_zip", "printable",
+           "read_member", "read_start", "require", "zip_members"]
 
 #: The largest size of one archive member or one tensor, in bytes.
 LIMIT = 2 << 30
@@ -171,6 +171,11 @@ def listed(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
+def printable(name: str) -> str:
+    """Return a name of a file with control characters and line ends escaped."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 def require(module: str, extra: str, what: str) -> Any:
     """Import an optional library.
 
@@ -249,14 +254,25 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int = LIMIT) -> byte
     """
     where = Path(archive.filename or "archive").name
     try:
-        info = archive.getinfo(name)
+        size = archive.getinfo(name).file_size
     except KeyError:
         raise ImportRefused(f"{where}: the archive has no member {name!r}; save the model again") from None
-    if info.file_size > limit:
-        raise ImportRefused(f"{where}: member {name!r} unpacks to {info.file_size:,} bytes; "
-                            f"at most {limit:,} are read")
+    if size > limit:
+        raise ImportRefused(f"{where}: member {name!r} unpacks to {size:,} bytes; at most {limit:,} are read")
+    return read_start(archive, name, limit)
+
+
+def read_start(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """Return the first ``limit`` bytes of a member that is there.
+
+    Raises
+    ------
+    ImportRefused
+        If the member is encrypted or damaged.
+    """
     try:
-        with archive.open(info) as file:
+        with archive.open(name) as file:
             return file.read(limit)
     except (*_ZIP_ERRORS, zlib.error, RuntimeError, EOFError, OSError) as error:
-        raise ImportRefused(f"{where}: member {name!r} cannot be read ({error})") from None
+        raise ImportRefused(f"{Path(archive.filename or 'archive').name}: member {name!r} cannot be read "
+                            f"({error})") from None

@@ -16,7 +16,7 @@ import numpy as np
 
 from openese.sw.importers.assembly import Recurrent, Track
 from openese.sw.importers.base import ImportRefused, listed
-from openese.sw.importers.parameters import Parameter, Stored, resolve
+from openese.sw.importers.parameters import FLOATS, Parameter, Stored, owner, resolve
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import Layer
 from openese.sw.model.state import LayerState
@@ -29,6 +29,7 @@ __all__ = ["Attributes", "Blocker", "Cell", "Group", "LstmpCell", "TorchCell", "
 Attributes = Mapping[str, Any]
 
 _TORCH = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l(\d{1,3})(_reverse)?)?")
+_MLX = {"Wx": "weight_ih", "Wh": "weight_hh"}
 _KALDI = ("w_gifo_x", "w_gifo_r", "bias", "peephole_i_c", "peephole_f_c", "peephole_o_c", "w_r_m")
 _PAPER = tuple(f"w_{gate}{of}" for gate in "ifco" for of in "xr") + tuple(f"b_{gate}" for gate in "ifco") + (
     "w_ic", "w_fc", "w_oc", "w_ym")
@@ -60,16 +61,15 @@ class Group:
         Their names in the file.
     attributes : Attributes
         Of the module with this prefix.
+    label : str
+        The name that messages have and ``select`` takes.
     """
 
     name: str
     tensors: Mapping[str, Stored]
     full: Mapping[str, str]
     attributes: Attributes
-
-    @property
-    def label(self) -> str:
-        return self.name or "lstm"
+    label: str
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
@@ -194,6 +194,11 @@ class Cell(Group):
         """Why the LSTM cannot be taken, and what to do; None if it can."""
         if self.refusal is not None:
             return self.refusal
+        for name in self.used:
+            for tensor in self.parameters[name].tensors if name in self.parameters else ():
+                if self.tensors[tensor].type not in FLOATS:
+                    return (f"{tensor} has type {self.tensors[tensor].type}, not floating point; import the model "
+                            f"before it is quantized")
         for names, reason in self.blockers:
             if names == (self.label,):
                 return f"{reason}; if it computes an LSTM, give --ignore {self.label}"
@@ -235,15 +240,15 @@ class TorchCell(Cell):
     @property
     def refusal(self) -> str | None:
         kind = self.kind.removesuffix("Cell")
-        if kind == "LSTM":
-            return None
-        if kind != "?":
+        if kind not in ("LSTM", "?"):
             return f"a {kind} is not an LSTM: the machine has no {kind} cell"
+        for name in [f"weight_{of}{way}" for ways in self.suffixes for way in ways for of in ("ih", "hh")]:
+            if name not in self.parameters:
+                unread = [tensor for tensor in self.tensors if owner(tensor) == name]
+                return f"{name}: {self._meaning(unread)}: {listed(unread)}" if unread else f"{name} is missing"
         shape = self.shape("weight_hh" + self.suffixes[0][0])
-        if shape is None:
-            unread = [self.full[name] for name in self.tensors if "weight_hh" in name] or ["weight_hh"]
-            return f"{listed(unread)}: {self._meaning(self.unread([]))}"
-        return f"weight_hh has shape {shape}; an LSTM has (4H, H), or (4H, P) with a projection"
+        return None if kind == "LSTM" else (f"weight_hh has shape {shape}; an LSTM has (4H, H), or (4H, P) with a "
+                                            f"projection")
 
     @property
     def used(self) -> list[str]:
@@ -313,7 +318,7 @@ class TorchCell(Cell):
         count = len(self.suffixes) * len(self.suffixes[0])
         if self.states is None:
             return [None] * count
-        held = Group(self.name, {name: tensor for name, tensor in self.states.values()}, {}, {})
+        held = Group(self.name, {name: tensor for name, tensor in self.states.values()}, {}, {}, self.label)
         h, c = (held.values(self.states[state][0]).reshape(count, 1, -1) for state in "hc")
         return [LayerState(c[number], h[number]) for number in range(count)]
 
@@ -403,7 +408,10 @@ class LstmpCell(Cell):
 
 def cell_of(group: Group) -> Cell | None:
     """Return the LSTM under a prefix; None if its tensors have no names of one."""
-    made = {field: getattr(group, field) for field in ("name", "tensors", "full", "attributes")}
+    if {"Wx", "Wh"} <= group.tensors.keys():
+        group = replace(group, tensors={_MLX.get(name, name): tensor for name, tensor in group.tensors.items()},
+                        full={_MLX.get(name, name): full for name, full in group.full.items()})
+    made = {field: getattr(group, field) for field in ("name", "tensors", "full", "attributes", "label")}
     if any(match and match[1] in ("weight_ih", "weight_hh") for match in map(_TORCH.fullmatch, group.parameters)):
         return TorchCell(**made)
     return LstmpCell(**made) if {"w_gifo_x", "w_ix"} & set(group.parameters) else None

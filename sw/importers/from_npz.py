@@ -3,7 +3,9 @@
 
 import io
 import math
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,23 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from openese.sw.importers.assembly import Part
-from openese.sw.importers.base import Entry, Importer, ImportRefused, Source, open_zip, read_member
-from openese.sw.importers.tensors import TensorSource, stored
+from openese.sw.importers.base import (
+    Entry,
+    Importer,
+    ImportRefused,
+    Source,
+    open_zip,
+    printable,
+    read_member,
+    read_start,
+)
+from openese.sw.importers.tensors import Stored, TensorSource
 from openese.sw.model.network import Network
 
 __all__ = ["IMPORTER", "NativeSource", "arrays_source"]
+
+#: Bytes of a member in which numpy's description of the array ends.
+_HEADER = 1 << 16
 
 
 class NativeSource(Source):
@@ -45,37 +59,50 @@ class NativeSource(Source):
         return self._network
 
 
-def arrays_source(path: Path, arrays: dict[str, NDArray[Any]]) -> Source:
+def arrays_source(path: Path, tensors: Mapping[str, Stored]) -> Source:
     """Return the source for arrays with the keys of `Network.save` or the names in `tensors`."""
-    if any(key.endswith("layer0.w_x") for key in arrays):
+    if any(key.endswith("layer0.w_x") for key in tensors):
+        arrays = {name: tensor.read() for name, tensor in tensors.items()}
         return NativeSource(path, Network.from_arrays(arrays, path.stem))
-    return TensorSource(path, {name: stored(array) for name, array in arrays.items()})
+    return TensorSource(path, tensors)
 
 
 def _open(path: Path) -> Source:
     with open_zip(path) as archive:
-        return arrays_source(path, {
-            name.removesuffix(".npy"): _array(read_member(archive, name), f"{path.name}: {name}")
-            for name in archive.namelist() if name.endswith(".npy")})
+        return arrays_source(path, {printable(name.removesuffix(".npy")): _stored(path, archive, name)
+                                    for name in archive.namelist() if name.endswith(".npy")})
 
 
-def _array(data: bytes, where: str) -> NDArray[Any]:
-    """Return the array of a ``.npy`` member. Its length is checked before memory is allocated."""
+def _stored(path: Path, archive: zipfile.ZipFile, name: str) -> Stored:
+    """Return the array of a ``.npy`` member, which is read on demand. Its length is checked before that."""
+    where, size = f"{path.name}: {name}", archive.getinfo(name).file_size
     try:
-        file = io.BytesIO(data)
+        file = io.BytesIO(read_start(archive, name, _HEADER))
         major, _ = npy.read_magic(file)
         header = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
         shape, fortran, dtype = header(file)
+    except ImportRefused:
+        raise
     except Exception as error:  # numpy parses the header as Python, and fails in as many ways
         raise ImportRefused(f"{where}: not a .npy array ({type(error).__name__})") from None
     if dtype.hasobject:
         raise ImportRefused(f"{where}: Python objects are not read, because reading them runs code; "
                             f"save arrays of numbers")
-    count, rest = math.prod(shape), data[file.tell():]
-    if len(rest) != count * dtype.itemsize:
+    start, count = file.tell(), math.prod(shape)
+    if size - start != count * dtype.itemsize:
         raise ImportRefused(f"{where}: the file is damaged: shape {shape} of {dtype} needs "
-                            f"{count * dtype.itemsize:,} bytes, not {len(rest):,}")
-    array = np.frombuffer(rest, dtype, count) if dtype.itemsize else np.zeros(count, dtype)
+                            f"{count * dtype.itemsize:,} bytes, not {size - start:,}")
+    return Stored(shape, str(dtype), partial(_read, path, name, start, shape, fortran, dtype))
+
+
+def _read(path: Path, name: str, start: int, shape: tuple[int, ...], fortran: bool,
+          dtype: np.dtype[Any]) -> NDArray[Any]:
+    with open_zip(path) as archive:
+        data = read_member(archive, name)[start:]
+    count = math.prod(shape)
+    if len(data) != count * dtype.itemsize:
+        raise ImportRefused(f"{path.name}: {name}: the file is damaged: it has {len(data):,} bytes")
+    array = np.frombuffer(data, dtype, count) if dtype.itemsize else np.zeros(count, dtype)
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
 

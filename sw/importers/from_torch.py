@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from openese.sw.importers.base import Importer, ImportRefused, Source, zip_members
+from openese.sw.importers.base import Importer, ImportRefused, Source, printable, zip_members
 from openese.sw.importers.tensors import Stored, TensorSource, stored
 from openese.sw.importers.torch_archive import LEGACY_MAGIC, Array, Stub, read_archive
 
@@ -48,7 +48,7 @@ class _Place(NamedTuple):
         """Return the place of the item with ``key``, the ``number``-th of a container."""
         parts = key if isinstance(key, tuple) else (key,)
         plain = all(isinstance(part, (str, int)) and part != "" for part in parts)
-        return _Place(self, ".".join(map(str, parts)) if parts and plain else f"({number})", self.depth + 1)
+        return _Place(self, printable(".".join(map(str, parts))) if parts and plain else f"({number})", self.depth + 1)
 
 
 class _Walk:
@@ -95,8 +95,10 @@ class _Walk:
             if value.origin == "torch.ScriptObject" and "_all_weight_values" in place.path:
                 self.packed.append(place.path.rpartition("._all_weight_values")[0])
             value = value.state
-        items: Iterable[tuple[Any, Any]] = dict.items(value) if isinstance(value, dict) else enumerate(value)
-        return ((inner, place.inside(key, number)) for number, (key, inner) in enumerate(list(items)))
+        if isinstance(value, dict):
+            return ((inner, place.inside(key, number)) for number, (key, inner) in enumerate(list(dict.items(value))))
+        return ((inner, place.inside(number, number)) for number, inner in enumerate(list(value))
+                if id(inner) not in self._seen)  # a list of parameters names tensors that have names already
 
     def _module(self, state: dict[Any, Any], place: _Place) -> Iterator[tuple[Any, _Place]]:
         """Yield what a module holds; of its other attributes, tensors and modules that are not held already."""

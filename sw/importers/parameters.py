@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 from openese.sw.importers.base import LIMIT, ImportRefused
 from openese.sw.model.arrays import FloatArray
 
-__all__ = ["Parameter", "Stored", "owner", "resolve", "stored"]
+__all__ = ["FLOATS", "Parameter", "Stored", "owner", "resolve", "stored"]
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+#: Names of the types that are read.
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 _PARAMETRIZED = re.compile(r"parametrizations\.([^.]+)\.(.+)")
 #: What `resolve` knows behind a name, the longest first.
 _ENDINGS = ("_mask", "_orig", "_raw", "_scale", "_g", "_u", "_v")
@@ -120,7 +121,7 @@ def _ways(tensors: Mapping[str, Stored], name: str, inside: int) -> list[Paramet
 
 def _values(tensors: Mapping[str, Stored], name: str) -> FloatArray:
     tensor = tensors[name]
-    if tensor.type not in _FLOATS:
+    if tensor.type not in FLOATS:
         raise ImportRefused(f"{name} has type {tensor.type}, not floating point; import the model before it is "
                             f"quantized")
     if 8 * math.prod(tensor.shape) > LIMIT:
@@ -138,14 +139,14 @@ def _raw(tensors: Mapping[str, Stored], raw: str) -> Parameter | None:
 
 def _pruned(tensors: Mapping[str, Stored], original: str, mask: str) -> Parameter | None:
     if original not in tensors or mask not in tensors or tensors[original].shape != tensors[mask].shape \
-            or tensors[mask].type not in _FLOATS:
+            or tensors[mask].type not in FLOATS:
         return None
     return Parameter(tensors[original].shape, (original, mask),
                      lambda: _values(tensors, original) * _values(tensors, mask))
 
 
 def _is_scale(tensor: Stored | None) -> bool:
-    return tensor is not None and tensor.shape in ((), (1,)) and tensor.type in _FLOATS
+    return tensor is not None and tensor.shape in ((), (1,)) and tensor.type in FLOATS
 
 
 def _scaled(tensors: Mapping[str, Stored], name: str) -> Parameter:

@@ -14,6 +14,7 @@ PyTorch, gate order i, f, g, o along the first axis, ``K`` counting stacked laye
 ``PREFIX.weight_ch_lK``               (3H,), (3H, 1)      peepholes of i, f and o
 ``PREFIX.peephole_i_lK, _f, _o``      (H,), (1, H)        the same; also weight_ci, w_ci, W_ci, w_ic, p_i
 ``PREFIX.weight_ih, weight_hh, ...``                      an ``nn.LSTMCell``
+``PREFIX.Wx, Wh, bias``                                   an LSTM of MLX
 ====================================  ==================  =========================================
 
 Kaldi's ``LstmProjectedStreams``, gate order g, i, f, o along the first axis:
@@ -61,7 +62,8 @@ from openese.sw.model.network import Network
 
 __all__ = ["Stored", "TensorSource", "stored"]
 
-_SIGNATURE = re.compile(r"weight_(ih|hh)(_l\d{1,3}(_reverse)?)?|w_gifo_x|w_ix")
+_FILE = "(the file itself)"
+_SIGNATURE = re.compile(r"weight_(ih|hh)(_l\d{1,3}(_reverse)?)?|w_gifo_x|w_ix|Wx")
 _QUANTIZABLE = re.compile(r"(?:(.*)\.)?layers\.\d+\.layer_(?:fw|bw)\.cell\.[ih]gates\..*")
 _STATE = re.compile(r"(?P<before>(?:init|initial|learned|start)_?|)(?P<state>hidden|cell|h|c)"
                     r"(?P<after>_?(?:0|x|init|state)|)")
@@ -126,7 +128,7 @@ class TensorSource(Source):
             kind = str(module.get("class", "tensors")).rpartition(".")[2]
             held = [f"the same module as {module['same']!r}"] if "same" in module else [
                 f"{name.rpartition('.')[2]} {self._tensors[name].shape}" for name in names]
-            entries.append(Entry(prefix or "(the file itself)", kind, ", ".join(held), elsewhere=True))
+            entries.append(Entry(prefix or _FILE, kind, ", ".join(held), elsewhere=True))
         return entries
 
     def default(self) -> list[str]:
@@ -168,11 +170,12 @@ class TensorSource(Source):
                 raise ImportRefused(f"{self.path.name}: --ignore {name}: no selected layer depends on it")
         obstacles = source._obstacles(names, select is not None)
         if obstacles:
-            shown = [f"{name} ({kind})" for name, kind in obstacles.items()]
-            where = (f"beside {listed(names)}" if select is None else f"which may lie between {listed(names)}")
-            raise ImportRefused(f"{self.path.name}: the file also has {listed(shown)} {where}; select one LSTM alone "
-                                f"(--select {names[0]}), give --ignore NAME for each that does nothing there, or "
-                                f"compile the whole network with --trust")
+            raise ImportRefused(f"{self.path.name}: " + (
+                f"beside {listed(names)} the file has {_listed(obstacles)}, which the network would lack; name the "
+                f"layers to take (--select {','.join(names)} or more of them), or compile the whole network with "
+                f"--trust" if select is None else
+                f"{_listed(obstacles)} may lie between the layers {listed(names)}, and would be left out; give "
+                f"--ignore NAME for each that does not, or compile the whole network with --trust"))
         network = assemble(source.parts(names), self.path.stem)
         return replace(network, notes=(*network.notes, *source._left_out(names)))
 
@@ -180,7 +183,7 @@ class TensorSource(Source):
         try:
             return [self._lstms[name].build() if name in self._lstms else self._dense(name) for name in names]
         except ImportRefused as error:
-            raise ImportRefused(f"{self.path.name}: {error}") from None
+            raise ImportRefused(f"{self.path.name}: " + str(error).replace(f"{self.path.name}: ", "")) from None
 
     def _dense(self, name: str) -> Linear:
         group = self._linear[name]
@@ -263,6 +266,12 @@ def _within(name: str, prefix: str) -> bool:
     return not prefix or name == prefix or name.startswith(f"{prefix}.")
 
 
+def _listed(kinds: Mapping[str, str]) -> str:
+    """Return the first names of ``kinds`` with their kinds as text."""
+    shown = [f"{name!r} ({kind})" for name, kind in list(kinds.items())[:8]]
+    return ", ".join(shown) + (f" and {len(kinds) - 8} more" if len(kinds) > 8 else "")
+
+
 def _common(prefixes: Sequence[str]) -> str:
     """Return the prefix that all prefixes share."""
     shared: list[str] = []
@@ -280,10 +289,11 @@ def _parents(name: str) -> Iterable[str]:
         yield name
 
 
-def _group(prefix: str, names: Iterable[str], tensors: Mapping[str, Stored],
-           modules: Mapping[str, Attributes]) -> Group:
+def _group(prefix: str, names: Iterable[str], tensors: Mapping[str, Stored], modules: Mapping[str, Attributes],
+           root: str = "lstm") -> Group:
     full = {name[len(prefix) + 1 if prefix else 0:]: name for name in names}
-    return Group(prefix, {own: tensors[name] for own, name in full.items()}, full, modules.get(prefix, {}))
+    return Group(prefix, {own: tensors[name] for own, name in full.items()}, full, modules.get(prefix, {}),
+                 prefix or root)
 
 
 def _quantized(tensors: Mapping[str, Stored], modules: Mapping[str, Attributes]) -> dict[str, tuple[str, str]]:
@@ -324,7 +334,7 @@ def _lstms(tensors: Mapping[str, Stored], modules: Mapping[str, Attributes],
         inner = f"{prefix}.module" if prefix else "module"
         if inner in prefixes and raw and len(raw) == len(names) - len(prefixes[inner]):
             continue
-        group = _group(prefix, names, tensors, modules)
+        group = _group(prefix, names, tensors, modules, "lstm" if "lstm" not in prefixes else _FILE)
         outer = prefix.rpartition(".")[0]
         if prefix.rpartition(".")[2] == "module" and outer in prefixes:
             group = _with_raw(group, outer, [name for name in tensors if name.rpartition(".")[0] == outer], tensors)
@@ -341,7 +351,7 @@ def _with_raw(group: Group, outer: str, names: Iterable[str], tensors: Mapping[s
     """Return an LSTM's tensors with the ``_raw`` weights that a wrapper around it holds."""
     raw = {name[len(outer) + 1 if outer else 0:]: name for name in names if name.endswith("_raw")}
     return Group(group.name, {**group.tensors, **{own: tensors[name] for own, name in raw.items()}},
-                 {**group.full, **raw}, group.attributes)
+                 {**group.full, **raw}, group.attributes, group.label)
 
 
 def _with_states(lstms: dict[str, Cell], tensors: Mapping[str, Stored]) -> dict[str, Cell]:

@@ -4,6 +4,7 @@
 import io
 import json
 import sys
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -197,10 +198,14 @@ def test_damaged_arrays(tmp_path, data, reason):
 
 def test_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(base.read_member, "__defaults__", (1 << 20,))
-    path = npz(tmp_path, w_ix=bytes(100 << 20))
+    path = npz(tmp_path, w_ix=header((13 << 20,)) + bytes(104 << 20))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(ImportRefused, match="unpacks to 104,857,600 bytes; at most 1,048,576 are read"):
+    tracemalloc.start()
+    assert [entry.name for entry in importers.entries(path)] == ["lstm"]
+    with pytest.raises(ImportRefused, match=r"^bad.npz: lstm: member 'w_ix.npy' unpacks to 109,05\d,\d\d\d bytes; at most 1,0"):
         importers.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
 
 
 def test_a_member_that_lies_about_its_size(tmp_path):
@@ -247,3 +252,99 @@ def test_absent_libraries_are_one_line(tmp_path, monkeypatch, module, extra, nam
 
 def test_damaged_files(save):
     assert_survives(save(kaldi(layer())))
+
+
+# -- sharded safetensors -----------------------------------------------------------------------------
+
+INDEX = "model.safetensors.index.json"
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """The tensors of an LSTM in two shards, and a function that changes the index."""
+    numpy = pytest.importorskip("safetensors.numpy", reason="the extra `safetensors` is not installed")
+    tensors = {name: np.ascontiguousarray(value) for name, value in kaldi(layer(), "net.").items()}
+    names = {name: SHARDS["peephole" in name] for name in tensors}
+    for shard in SHARDS:
+        numpy.save_file({name: value for name, value in tensors.items() if names[name] == shard}, tmp_path / shard)
+
+    def write(names=names):
+        (tmp_path / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}))
+        return tmp_path
+
+    write.names = names
+    write()
+    return write
+
+
+@pytest.mark.parametrize("name", [INDEX, *SHARDS])
+def test_shards_are_read_by_their_index(sharded, name):
+    assert_same(importers.load(sharded() / name).model.layers[0], layer())
+
+
+@pytest.mark.parametrize("change, reason", [
+    (lambda names: dict.fromkeys(names, "../model.safetensors"), "'../model.safetensors' is not in the folder of the"),
+    (lambda names: dict.fromkeys(names, "/etc/passwd"), "'/etc/passwd' is not in the folder of the index"),
+    (lambda names: {**names, "more": "model-00003-of-00003.safetensors"}, "'model-00003-of-00003.safetensors' missing"),
+    (lambda names: {**names, "net.more": SHARDS[0]}, "model-00001-of-00002.safetensors has no tensor 'net.more'"),
+    (lambda names: {name: shard for name, shard in names.items() if name != "net.bias"}, "'net.bias' is in a shard"),
+    (lambda names: {**names, "net.bias": SHARDS[1]}, r"\S+ has no tensor 'net.bias'"),
+    (lambda names: {"net.bias": 3}, r"not an index of safetensors \(TypeError"),
+    (lambda names: list(names), "not an index of safetensors")])
+def test_indices_that_do_not_fit(sharded, change, reason):
+    with pytest.raises(ImportRefused, match=f"^{INDEX}: {reason}"):
+        importers.load(sharded(change(sharded.names)) / INDEX)
+
+
+def test_shards_elsewhere_are_not_read(sharded, tmp_path_factory):
+    folder = sharded()
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "shard"
+    (folder / SHARDS[0]).rename(elsewhere)
+    with pytest.raises(ImportRefused, match=f"'{SHARDS[0]}' missing; put all shards beside the index"):
+        importers.load(folder / INDEX)
+    (folder / SHARDS[0]).symlink_to(elsewhere)
+    with pytest.raises(ImportRefused, match=f"'{SHARDS[0]}' links to another folder; links are not followed"):
+        importers.load(folder / INDEX)
+
+
+def test_damaged_shards(sharded):
+    folder = sharded()
+    assert_survives(folder / INDEX)
+    assert_survives(folder / SHARDS[0])
+    (folder / INDEX).write_text("[" * 100_000)
+    with pytest.raises(ImportRefused, match=f"^{INDEX}: "):
+        importers.load(folder / INDEX)
+
+
+def test_a_shard_without_its_index(sharded):
+    folder = sharded()
+    (folder / INDEX).unlink()
+    with pytest.raises(ImportRefused, match="no LSTM found; expected tensors with the names"):
+        importers.load(folder / SHARDS[1])
+
+
+# -- names -------------------------------------------------------------------------------------------
+
+
+def test_names_of_mlx(save):
+    """Wx, Wh and bias, gates in the order i, f, g, o."""
+    given = Layer(name="net", w_x=layer().w_x, w_r=np.random.default_rng(2).normal(size=(4, H, H)), bias=layer().bias)
+    path = save({"net.Wx": given.w_x.reshape(4 * H, -1), "net.Wh": given.w_r.reshape(4 * H, -1),
+                 "net.bias": given.bias.reshape(-1)})
+    assert_same(importers.load(path).model.layers[0], given)
+
+
+def test_names_that_cannot_be_printed(tmp_path):
+    path = tmp_path / "odd.npz"
+    np.savez(path, **{"\x1b[2J\n.weight_hh": np.ones((8, 2)), "\x1b[2J\n.weight_ih": np.ones((8, 3))})
+    assert [entry.name for entry in importers.entries(path)] == [r"\x1b[2J\n"]
+    assert importers.load(path).inputs == 3
+
+
+def test_tensors_that_are_not_understood(save):
+    """In a file without modules, whatever lies beside the arrays of an LSTM belongs to it."""
+    path = save({**kaldi(layer()), "mean": np.ones(3)})
+    with pytest.raises(ImportRefused, match="'mean' beside its weights: not those of an LSTM"):
+        importers.load(path)
+    assert_same(importers.load(path, ignore="mean").model.layers[0], layer())
