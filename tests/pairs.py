@@ -23,6 +23,7 @@ class Both:
     def __init__(self, config, shape, seed=1, stream=None, peephole=True, pace=None, scramble=0):
         from openese.sim.simulator import Simulator
 
+        self.seed = seed
         self.model = random_quantized(seed, config, *shape, peephole=peephole, junk_tables=seed % 2 == 0)
         self.link = Simulator(config, scramble=scramble)
         if pace:
