@@ -202,7 +202,7 @@ def test_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     assert path.stat().st_size < 1 << 20
     tracemalloc.start()
     assert [entry.name for entry in importers.entries(path)] == ["lstm"]
-    with pytest.raises(ImportRefused, match=r"^bad.npz: lstm: member 'w_ix.npy' unpacks to 109,05\d,\d\d\d bytes; at most "):
+    with pytest.raises(ImportRefused, match=r"^bad.npz: lstm: member 'w_ix.npy' unpacks to 109,05.* bytes; at most "):
         importers.load(path)
     assert tracemalloc.get_traced_memory()[1] < 1 << 22
     tracemalloc.stop()
