@@ -174,8 +174,8 @@ def open_model(path: Path) -> Any:
 
 def _open(path: Path) -> Source:
     onnx = require("onnx", "onnx", "ONNX models")
-    model = inferred(onnx, open_model(path))
-    return _OnnxSource(path, Graph(onnx, model.graph, path, model.opset_import))
+    model = open_model(path)
+    return _OnnxSource(path, Graph(onnx, model.graph, path, model.opset_import, inferred(onnx, model)))
 
 
 IMPORTER = Importer(name="ONNX", suffixes=(".onnx",), open=_open, sniff=lambda head, members: False)

@@ -114,22 +114,40 @@ def bodies(proto: Any) -> Iterator[tuple[str, Any]]:
 
 
 def inferred(onnx: Any, model: Any) -> Any:
-    """Return the model with the shapes that follow from its inputs; shapes that the file only claims are dropped."""
-    _drop_claims(model.graph)
+    """Return the model's graph, without large tensors, with the shapes that follow from the network's inputs.
+
+    Shapes that the file only claims are not in it: no runtime checks them.
+    """
+    twin = type(model)(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph = twin.graph
+    for field in ("name", "node", "input", "output"):
+        held = getattr(model.graph, field)
+        setattr(graph, field, held) if isinstance(held, str) else getattr(graph, field).extend(held)
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _MOST_SHAPE_NUMBERS and tensor.data_location != tensor.EXTERNAL:
+            graph.initializer.append(tensor)
+        else:
+            graph.initializer.add(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+    _drop_claims(graph)
     try:
-        return onnx.shape_inference.infer_shapes(model)
+        return onnx.shape_inference.infer_shapes(twin).graph
     except Exception:  # inferred shapes are optional
-        return model
+        return graph
 
 
-def _drop_claims(graph: Any) -> None:
+#: Larger tensors are no shapes.
+_MOST_SHAPE_NUMBERS = 1024
+
+
+def _drop_claims(graph: Any, body: bool = False) -> None:
+    """Drop the shapes of all tensors but the inputs of the network, which onnxruntime checks."""
     graph.ClearField("value_info")
-    for output in graph.output:
-        if output.type.HasField("tensor_type"):
-            output.type.tensor_type.ClearField("shape")
+    for value in (*graph.output, *(graph.input if body else ())):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
     for node in graph.node:
-        for _, body in bodies(node):
-            _drop_claims(body)
+        for _, inner in bodies(node):
+            _drop_claims(inner, body=True)
 
 
 class Graph:
@@ -142,14 +160,16 @@ class Graph:
     path : Path
         The file. External tensors are in its folder.
     opsets : sequence of OperatorSetIdProto
+    twin : GraphProto, optional
+        The same graph with inferred shapes.
     outer : Graph, optional
         The graph around a body.
     prefix : str
         Makes names of nodes in a body unique.
     """
 
-    def __init__(self, onnx: Any, proto: Any, path: Path, opsets: Any, outer: "Graph | None" = None,
-                 prefix: str = "") -> None:
+    def __init__(self, onnx: Any, proto: Any, path: Path, opsets: Any, twin: Any = None,
+                 outer: "Graph | None" = None, prefix: str = "") -> None:
         self.onnx, self.proto, self.path, self.opsets = onnx, proto, path, opsets
         self.outer, self.prefix = outer, prefix
         for node in proto.node:
@@ -166,12 +186,14 @@ class Graph:
         self.producers = {name: node for node in self.protos for name in node.output if name}
         labels: set[str] = set()
         for number, node in enumerate(self.protos):
-            for attribute, body in bodies(node):
+            twins = [] if twin is None else [body for _, body in bodies(twin.node[number])]
+            for place, (attribute, body) in enumerate(bodies(node)):
                 label = f"{prefix}{node.name or f'{node.op_type}_{number}'}.{attribute}"
                 label = f"{label}#{len(labels)}" if label in labels else label
                 labels.add(label)
-                self.inner.setdefault(number, []).append(Graph(onnx, body, path, opsets, self, f"{label}/"))
-        values = [*proto.input, *proto.output, *proto.value_info]
+                inner = Graph(onnx, body, path, opsets, twins[place] if twins else None, self, f"{label}/")
+                self.inner.setdefault(number, []).append(inner)
+        values = [] if twin is None else [*twin.input, *twin.output, *twin.value_info]
         self._shapes = {value.name: value.type.tensor_type.shape for value in values
                         if value.type.tensor_type.HasField("shape")}
 
@@ -193,6 +215,16 @@ class Graph:
     def consulted(self, name: str) -> bool:
         """Whether the value of this initializer was asked for."""
         return name in self._constants
+
+    def fixed(self, name: str) -> Array | None:
+        """Return the value of ``name`` if it is constant and no input of the network can take its place."""
+        top = self
+        while top.outer is not None:
+            top = top.outer
+        if name in top.tensors and any(value.name == name for value in top.proto.input):
+            return None
+        constant = self.constant(name)
+        return None if constant is None else constant.array
 
     # -- constants -----------------------------------------------------------------------------
 
@@ -224,10 +256,10 @@ class Graph:
         if len(known) < len(values):
             return None
         through = frozenset([node.op_type]).union(*(value.through for value in known.values()))
-        array = self._evaluate(node, name, {given: value.array for given, value in known.items()})
+        array = self.evaluate(node, name, {given: value.array for given, value in known.items()})
         return Constant(array, through | {str(array.dtype)} if node.op_type == "Constant" else through)
 
-    def _evaluate(self, node: Any, name: str, values: dict[str, Array]) -> Array:
+    def evaluate(self, node: Any, name: str, values: dict[str, Array]) -> Array:
         """Return one output of ``node`` for these inputs, computed by ONNX's reference evaluator."""
         if 8 * sum(values[given].size for given in node.input if given) > LIMIT:
             raise ImportRefused(f"{self.path.name}: constant {name!r} is computed from more than {LIMIT // 8:,} "
@@ -317,7 +349,7 @@ class Graph:
         if len(known) < len(others) or before.array.size * largest > _MOST_LABELS:
             return None
         try:
-            return before._replace(array=self._evaluate(proto, name, {proto.input[0]: before.array, **known}))
+            return before._replace(array=self.evaluate(proto, name, {proto.input[0]: before.array, **known}))
         except ImportRefused:
             return None
 

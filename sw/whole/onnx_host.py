@@ -118,8 +118,10 @@ def open_file(path: Path, trust: bool = False) -> OnnxHost:
         kept = [value for value in model.graph.input if value.name not in tensors]
         del model.graph.input[:]
         model.graph.input.extend(kept)
-    model = inferred(onnx, model)
-    plan = Plan(model, Graph(onnx, model.graph, path, model.opset_import))
+    twin = inferred(onnx, model)
+    for value, known in zip(model.graph.output, twin.output, strict=True):
+        value.type.CopyFrom(known.type)
+    plan = Plan(model, Graph(onnx, model.graph, path, model.opset_import, twin))
     try:
         original = plain_session(plan.equivalent or str(path), path.name)
         return OnnxHost(model, path.stem, plan.parts, plan.items, original)

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from openese.sw.importers.base import ImportRefused
-from openese.sw.importers.onnx_graph import Graph, Node, named_nodes
+from openese.sw.importers.onnx_graph import Graph, Node, named_nodes, read_attributes
 from openese.sw.importers.onnx_lstm import INPUTS, RECURRENT, Lstm, read_lstm
 from openese.sw.model.layers import ModelError
 from openese.sw.model.network import Network
 from openese.sw.whole.host import Item
+from openese.sw.whole.onnx_fold import fold
+from openese.sw.whole.onnx_fuse import fuse
 from openese.sw.whole.onnx_operator import DOMAIN, NOTHING, OPERATOR
 from openese.sw.whole.onnx_scope import Scope, Taken
 
@@ -26,9 +28,9 @@ class Plan:
     Parameters
     ----------
     model : ModelProto
-        With inferred shapes. It becomes the model of the host.
+        It becomes the model of the host.
     graph : Graph
-        Of the model.
+        Of the model, with inferred shapes.
 
     Attributes
     ----------
@@ -48,10 +50,15 @@ class Plan:
         self._top = Scope(graph)
         self._places: dict[int, tuple[str, str]] = {}
         self._of_part: dict[str, str] = {}
+        self._turned: list[tuple[Scope, Any]] = []
         self._used = {name for node in self._nodes for name in (*node.proto.input, *node.proto.output)}
         unused, unread = self._dead(), Counter(self._top.reads())
         lstms = self._find()
         self._normalize(lstms)
+        for scope in self._top.scopes():
+            for taken in scope.taken:
+                fold(scope, taken)
+            fuse(scope)
         self._replace()
         dead = self._dead()
         for scope in self._top.scopes():
@@ -81,6 +88,8 @@ class Plan:
             except (ImportRefused, ModelError) as error:
                 lstm = str(error)
             self._places[id(node.proto)] = "host", f"onnxruntime: {lstm}"
+            if node.proto.domain in ("", "ai.onnx") and read_attributes(self._onnx, node.proto).get("layout") == 1:
+                self._turned.append((scopes[id(node.proto)], node.proto))
         return found
 
     def _dead(self) -> set[int]:
@@ -105,7 +114,7 @@ class Plan:
                     waiting += producers.get(name, ())
         return dead
 
-    # -- LSTM nodes as onnxruntime has them: float32, frames in front ----------------------------
+    # -- recurrent nodes as onnxruntime has them: frames in front, LSTM nodes in float32 ---------
 
     def _normalize(self, lstms: list[Lstm]) -> None:
         by_node = {id(lstm.node.proto): lstm for lstm in lstms}
@@ -116,13 +125,15 @@ class Plan:
                 weights = lstm.node.graph.constant(lstm.given("W"))
                 kind = weights.array.dtype.name if weights is not None else "float32"
                 if kind != "float32" or lstm.batch_first:
-                    taken.nodes[0] = self._normal(scope, taken.nodes[0], lstm, kind)
+                    taken.nodes[0] = self._normal(scope, taken.nodes[0], lstm.batch_first, kind)
                     foreign |= kind not in ("float32", "float16") or lstm.batch_first
-        if foreign:
+        for scope, node in self._turned:
+            self._normal(scope, node, True, "float32")
+        if foreign or self._turned:
             self._top.write()
             self.equivalent = self._model.SerializeToString()
 
-    def _normal(self, scope: Scope, node: Any, lstm: Lstm, kind: str) -> Any:
+    def _normal(self, scope: Scope, node: Any, batch_first: bool, kind: str) -> Any:
         """Put a node in float32 with frames in front in place of ``node``, between nodes that convert."""
         make, types = self._onnx.helper.make_node, self._onnx.TensorProto
         core = type(node)()
@@ -135,7 +146,7 @@ class Plan:
         for number, name in enumerate(node.input):
             if not name or INPUTS[number] == "sequence_lens":
                 continue
-            if lstm.batch_first and INPUTS[number] in ("X", "initial_h", "initial_c"):
+            if batch_first and INPUTS[number] in ("X", "initial_h", "initial_c"):
                 before.append(make("Transpose", [name], [self._fresh("turned")], perm=[1, 0, 2]))
                 name = before[-1].output[0]
             if kind != "float32":
@@ -145,12 +156,12 @@ class Plan:
         for number, name in enumerate(node.output):
             if not name:
                 continue
-            if lstm.batch_first:
+            if batch_first:
                 core.output[number] = self._fresh("frames")
                 order = [2, 0, 1, 3] if number == 0 else [1, 0, 2]
                 after.insert(0, make("Transpose", [core.output[number]], [name], perm=order))
             if kind != "float32":
-                name = core.output[number] if lstm.batch_first else name
+                name = core.output[number] if batch_first else name
                 core.output[number] = self._fresh("single")
                 after.insert(0, make("Cast", [core.output[number]], [name], to=getattr(types, _TYPES[kind])))
         place = scope.position(node)
@@ -175,12 +186,12 @@ class Plan:
                 for node in taken.folded:
                     self._places[id(node)] = "folded", f"into {part!r}"
                     self._of_part.update({name: part for name in node.input if name})
-                scope.put(taken, self._operator(taken, part, nothing))
+                scope.put(taken, self._operator(scope, taken, part, nothing))
         for label, name in nothing.items():
             array = np.zeros(NOTHING, np.int32 if label == "lengths" else np.float32)
             self._top.graph.proto.initializer.append(self._onnx.numpy_helper.from_array(array, name))
 
-    def _operator(self, taken: Taken, part: str, nothing: dict[str, str]) -> Any:
+    def _operator(self, scope: Scope, taken: Taken, part: str, nothing: dict[str, str]) -> Any:
         def given(node: Any, label: str, number: int) -> str:
             if number < len(node.input) and node.input[number]:
                 return str(node.input[number])
@@ -194,9 +205,11 @@ class Plan:
         first, last = taken.nodes[0], taken.nodes[-1]
         inputs = [first.input[0], given(first, "lengths", 4)]
         outputs = [output(last, 0)]
-        for node in taken.nodes:
+        for node, row in zip(taken.nodes, taken.rows, strict=True):
             inputs += [given(node, "state", 5), given(node, "state", 6)]
             outputs += [output(node, 1), output(node, 2)]
+            scope.shapes.update({name: (len(row), None, row[0][0].layer.cells) for name in outputs[-2:]})
+        scope.shapes[outputs[0]] = None, len(row), None, row[0][0].layer.cells
         return self._onnx.helper.make_node(f"{OPERATOR}{len(taken.nodes)}", inputs, outputs, domain=DOMAIN,
                                            name=self._fresh("machine"), call=part)
 
@@ -227,7 +240,6 @@ class Plan:
                            "into the weights of the machine's parts")
 
     def _write(self, read: set[str]) -> None:
-        self._top.write()
         for scope in self._top.scopes():
             proto = scope.graph.proto
             kept = [tensor for tensor in proto.initializer if tensor.name in read]
@@ -241,8 +253,21 @@ class Plan:
             proto.ClearField("initializer")
             proto.initializer.MergeFrom(held.initializer)
             proto.ClearField("value_info")
+            self._write_shapes(scope)
+        self._top.write()  # copies the bodies: last
         if DOMAIN not in (opset.domain for opset in self._model.opset_import):
             self._model.opset_import.append(self._onnx.helper.make_opsetid(DOMAIN, 1))
+
+    def _write_shapes(self, scope: Scope) -> None:
+        """Tell the ranks of the operators' outputs, which onnxruntime wants to know in bodies."""
+        proto, helper = scope.graph.proto, self._onnx.helper
+        outputs = {value.name: value for value in proto.output}
+        for name, shape in scope.shapes.items():
+            info = helper.make_tensor_value_info(name, self._onnx.TensorProto.FLOAT, shape)
+            if name not in outputs:
+                proto.value_info.append(info)
+            elif not outputs[name].type.tensor_type.HasField("shape"):
+                outputs[name].type.CopyFrom(info.type)
 
     def _fresh(self, label: str) -> str:
         name = f"openese.{label}.{len(self._used)}"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Graphs and bodies whose nodes change, and the LSTM nodes that are taken out of them."""
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +56,8 @@ class Scope:
     taken : list of Taken
     origin : dict of int to NodeProto
         The node of the file, by the id of a node that took its place.
+    shapes : dict of str to tuple
+        Of the operators' outputs; None is an open size.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -62,6 +65,7 @@ class Scope:
         self.nodes = list(graph.protos)
         self.taken: list[Taken] = []
         self.origin: dict[int, Any] = {}
+        self.shapes: dict[str, tuple[int | None, ...]] = {}
         self._held = list(self.nodes)  # an id stays a node's own while the node is held
         self._inner = {id(self.nodes[number]): [Scope(body) for body in inner]
                        for number, inner in graph.inner.items()}
@@ -89,12 +93,43 @@ class Scope:
         """The number of a node."""
         return next(number for number, other in enumerate(self.nodes) if other is node)
 
+    def producer(self, name: str) -> Any:
+        """The node of this scope with this output; None if there is none."""
+        return next((node for node in self.nodes if name in node.output), None)
+
+    def remove(self, nodes: list[Any]) -> None:
+        """Take nodes out."""
+        self._held += nodes
+        gone = {id(node) for node in nodes}
+        self.nodes = [node for node in self.nodes if id(node) not in gone]
+
     def put(self, taken: Taken, operator: Any) -> None:
         """Put an operator in place of the nodes that it stands for."""
-        self._held += taken.nodes
-        place = self.position(taken.nodes[-1])
-        self.nodes[place] = operator
-        self.nodes = [node for node in self.nodes if not any(node is other for other in taken.nodes)]
+        self.nodes.insert(self.position(taken.nodes[-1]), operator)
+        self.remove(taken.nodes + taken.folded)
+        if len(taken.nodes) > 1:
+            self._sort()
+
+    def _sort(self) -> None:
+        """Put each node behind those whose outputs it reads, and else keep the order."""
+        producers = {name: number for number, node in enumerate(self.nodes) for name in node.output if name}
+        readers: dict[int, list[int]] = {}
+        missing = []
+        for number, node in enumerate(self.nodes):
+            before = {producers[name] for name in self.node_reads(node) if name in producers}
+            missing.append(len(before))
+            for other in before:
+                readers.setdefault(other, []).append(number)
+        ready = [number for number, count in enumerate(missing) if not count]
+        order = []
+        while ready:
+            number = heapq.heappop(ready)
+            order.append(self.nodes[number])
+            for reader in readers.get(number, ()):
+                missing[reader] -= 1
+                if not missing[reader]:
+                    heapq.heappush(ready, reader)
+        self.nodes = order
 
     def write(self) -> None:
         """Put the nodes of this scope and those in it into their graphs."""

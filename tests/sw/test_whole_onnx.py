@@ -4,9 +4,12 @@
 import os
 import signal
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from openese.sw.model.layers import ModelError
 from openese.sw.whole.engine import Engine, float_runners
@@ -16,11 +19,15 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxruntime_extensions")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx_networks import random_network  # noqa: E402
 
+from openese.sw.importers import ImportRefused  # noqa: E402
 from openese.sw.whole.onnx_host import OnnxHost, open_file  # noqa: E402
 
 #: The largest error of the floating-point engine, by the scale of an output.
 BOUND = 1e-4
+#: The same where onnxruntime rounds to float16 between its nodes.
+HALF_BOUND = 3e-3
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 
 
@@ -165,3 +172,266 @@ def test_sessions_do_not_mix(tmp_path):
         thread.join()
     for ours, theirs in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+# -- folds -----------------------------------------------------------------------------------------
+
+
+def node(kind, inputs, outputs, name="", **attributes):
+    return helper.make_node(kind, inputs.split(), outputs.split(), name or kind, **attributes)
+
+
+def folded(tmp_path, nodes, extra, shape=("t", "b", 3), opset=17, size=3, cells=4):
+    """A network of these nodes from x to f (T, B, ``size``) and an LSTM; its places, after a comparison."""
+    rng = np.random.default_rng(5)
+    tensors = weights(rng, size, cells) | {name: np.asarray(array, "f" if np.asarray(array).dtype.kind == "f" else None)
+                                           for name, array in extra.items()}
+    nodes = [*nodes, node("LSTM", "f W R B", "y", "lstm", hidden_size=cells)]
+    host = opened(tmp_path, model_of(nodes, tensors, [value("x", shape=shape)], ["y"], opset))
+    sizes = [size if isinstance(size, int) else {"t": 6, "b": 2}.get(size, 3) for size in shape]
+    assert_equal(host, {"x": rng.normal(size=sizes)})
+    return places(host), host
+
+
+M, K = np.linspace(-1, 1, 9).reshape(3, 3) + 0.1, np.array([0.5, -0.25, 1.5])
+
+
+@pytest.mark.parametrize("bias", [K, K[None], K[None, None], K[:1], K[0], np.array([0.0] * 3)])
+@pytest.mark.parametrize("order", ["p c", "c p"])
+def test_linear_is_folded(tmp_path, bias, order):
+    nodes = [node("MatMul", "x m", "p"), node("Add", order, "f")]
+    found, host = folded(tmp_path, nodes, {"m": M, "c": bias})
+    assert found == {"MatMul": "folded", "Add": "folded", "lstm": "machine", "W": "machine", "R": "machine",
+                     "B": "machine", "m": "machine", "c": "machine"}
+    assert [item.detail for item in host.items if item.name in ("MatMul", "Add")] == ["into 'lstm'"] * 2
+    assert host.parts["lstm"].inputs == 3
+
+
+@pytest.mark.parametrize("nodes, extra, names", [
+    ([node("Gemm", "x2 m c", "g", transB=1, alpha=0.5, beta=2.0), node("Unsqueeze", "g one", "f")],
+     {"m": M, "c": K, "one": np.array([1])}, ["Gemm"]),
+    ([node("Gemm", "x2 m", "g"), node("Unsqueeze", "g one", "f")], {"m": M, "one": np.array([1])}, ["Gemm"]),
+    ([node("Mul", "x c", "a"), node("Sub", "a d", "f")], {"c": K, "d": K[None]}, ["Mul", "Sub"]),
+    ([node("Sub", "d x", "a"), node("Div", "a c", "f")], {"c": K, "d": K}, ["Sub", "Div"]),
+    ([node("Div", "x c", "f")], {"c": np.float32(3)}, ["Div"]),
+    ([node("Transpose", "x", "u", "turn", perm=[1, 2, 0]), node("BatchNormalization", "u s o m v", "n", epsilon=1e-2),
+      node("Transpose", "n", "f", "back", perm=[2, 0, 1])],
+     {"s": K, "o": K, "m": K, "v": np.array([0.5, 1.0, 2.0])}, ["BatchNormalization"]),
+    ([node("Transpose", "x", "u", "turn", perm=[1, 0, 2]), node("MatMul", "u m", "p"), node("Mul", "p c", "q"),
+      node("Transpose", "q", "f", "back", perm=[1, 0, 2])], {"m": M, "c": K}, ["MatMul", "Mul"]),
+    ([node("MatMul", "x m", "p"), node("MatMul", "p n", "q", "second"), node("Identity", "q", "f")],
+     {"m": M, "n": M.T}, ["MatMul", "second"]),
+], ids=["Gemm", "Gemm without bias", "scale", "scale from the other side", "one scale", "batch norm", "between turns",
+        "two"])
+def test_folds(tmp_path, nodes, extra, names):
+    two = nodes[0].input[0] == "x2"
+    nodes = [node("Squeeze", "x one", "x2"), *nodes] if two else nodes
+    found, _ = folded(tmp_path, nodes, extra, ("t", 1, 3) if two else ("t", "b", 3))
+    assert [name for name, place in found.items() if place == "folded"] == names
+
+
+@pytest.mark.parametrize("nodes, extra, shape", [
+    ([node("MatMul", "x m", "p"), node("Relu", "p", "f")], {"m": M}, ("t", "b", 3)),
+    ([node("MatMul", "x m", "f")], {"m": np.ones((5, 3))}, ("t", "b", 5)),  # more inputs
+    ([node("Add", "x c", "f")], {"c": np.linspace(0, 1, 6).reshape(6, 1, 1)}, ("t", "b", 3)),  # other for each frame
+    ([node("Add", "x c", "f")], {"c": K}, ("t", "b", 1)),  # repeats the data
+    ([node("Add", "x c", "f")], {"c": K}, ("t", "b", "any")),  # may repeat the data
+    ([node("Add", "x2 c", "f"), ], {"c": K[None, None]}, (6, 3)),  # adds an axis
+    ([node("Mul", "x c", "f")], {"c": np.array([1.0, 100.0, 1.0])}, ("t", "b", 3)),  # spreads the scales
+    ([node("Add", "x c", "f")], {"c": K * 100}, ("t", "b", 3)),  # moves the inputs off zero
+    ([node("Div", "c x", "f")], {"c": K}, ("t", "b", 3)),
+    ([node("BatchNormalization", "x s o m v", "f")],
+     {"s": np.ones(2), "o": np.ones(2), "m": np.ones(2), "v": np.ones(2)}, ("t", 2, 3)),  # voices are its channels
+    ([node("Softmax", "x", "f", axis=2)], {}, ("t", "b", 3)),
+    ([node("MatMul", "x m", "p"), node("Transpose", "p", "f", "turn", perm=[0, 2, 1])], {"m": M}, ("t", 3, 3)),
+], ids=["activation", "wider", "frames", "one input", "unknown inputs", "axis", "scales", "offset", "Div", "channels",
+        "Softmax", "voices"])
+def test_not_folded(tmp_path, nodes, extra, shape):
+    if nodes[0].input[0] == "x2":
+        nodes = [node("Identity", "x", "x2"), *nodes]
+    found, _ = folded(tmp_path, nodes, extra, shape)
+    assert "folded" not in found.values() and found["lstm"] == "machine"
+
+
+def test_what_others_read_is_not_folded(tmp_path):
+    rng = np.random.default_rng(5)
+    nodes = [node("MatMul", "x m", "p"), node("Add", "p c", "f"), node("LSTM", "f W R B", "y", "lstm", hidden_size=4),
+             node("Relu", "p", "z")]
+    model = model_of(nodes, weights(rng, 3, 4) | {"m": M.astype("f"), "c": K.astype("f")}, ["x"], ["y", "z"])
+    host = opened(tmp_path, model)
+    assert_equal(host, {"x": rng.normal(size=(4, 2, 3))})
+    assert places(host)["Add"] == "host"  # the size of p is open
+    model.graph.input[0].CopyFrom(value("x", shape=["t", "b", 3]))
+    host = opened(tmp_path, model)
+    assert_equal(host, {"x": rng.normal(size=(4, 2, 3))})
+    assert places(host)["Add"] == "folded" and places(host)["MatMul"] == "host"
+
+
+# -- chains ----------------------------------------------------------------------------------------
+
+
+def stack(tmp_path, moves, directions=("forward", "forward"), extra=None, between="m", shape=("t", "b", 3), second="",
+          first="", outputs=("y2",), more=()):
+    """Two LSTMs with nodes from y1 to m between; compared on several sizes where the file leaves them open."""
+    rng = np.random.default_rng(6)
+    ways = [2 if direction == "bidirectional" else 1 for direction in directions]
+    tensors = weights(rng, 3, 4, ways[0], "1") | weights(rng, 4 * ways[0], 4, ways[1], "2") | (extra or {})
+    nodes = [node("LSTM", f"x W1 R1 B1 {first}", "y1 h1 c1", "one", hidden_size=4, direction=directions[0]), *moves,
+             node("LSTM", f"{between} W2 R2 B2 {second}", "y2 h2 c2", "two", hidden_size=4, direction=directions[1]),
+             *more]
+    for number in (0, -1 - len(more)):
+        names = [name if name != "-" else "" for name in nodes[number].input]
+        nodes[number].ClearField("input")
+        nodes[number].input.extend(names)
+    model = model_of(nodes, tensors, [value("x", shape=shape)], outputs)
+    host = opened(tmp_path, model)
+    for steps, voices in ((5, 2), (2, 5), (1, 3), (3, 1)):
+        x = rng.normal(size=(steps, voices, 3))
+        if runs(host, {"x": x}):
+            assert_equal(host, {"x": x})
+    return host
+
+
+FORWARD = [node("Squeeze", "y1 one", "m")]
+BOTH = [node("Transpose", "y1", "u", perm=[0, 2, 1, 3]), node("Reshape", "u flat", "m")]
+ONE, FLAT = {"one": np.array([1])}, {"flat": np.array([0, 0, -1])}
+
+
+@pytest.mark.parametrize("directions", [("forward", "forward"), ("reverse", "forward"), ("forward", "reverse"),
+                                        ("bidirectional", "bidirectional"), ("bidirectional", "forward"),
+                                        ("forward", "bidirectional")])
+def test_a_chain_is_one_part(tmp_path, directions):
+    """With the final states of both."""
+    host = stack(tmp_path, BOTH, directions, FLAT, outputs=("y2", "h1", "c1", "h2", "c2"))
+    part, = host.parts.values()
+    assert list(host.parts) == ["one to two"] and len(part.stages) == (1 if set(directions) == {"forward"} else 2)
+    found = {item.name: (item.place, item.detail) for item in host.items}
+    assert found["one"] == found["two"] == ("machine", "one to two")
+    assert found["Transpose"] == ("folded", "into 'one to two'")
+
+
+def test_a_chain_with_states_and_lengths(tmp_path):
+    rng = np.random.default_rng(7)
+    states = {name: rng.normal(size=(1, 2, 4)).astype("f") for name in ("p", "q", "r")}
+    given = {"lens": np.array([1, 3], np.int32), **states, **ONE}
+    host = stack(tmp_path, FORWARD, extra=given, first="lens p q", second="lens - r", outputs=("y2", "h1", "c2"))
+    assert len(host.parts) == 1
+
+
+@pytest.mark.parametrize("moves, extra", [
+    ([node("Squeeze", "y1 one", "u"), node("Identity", "u", "v"), node("Unsqueeze", "v one", "w"),
+      node("Reshape", "w s", "m")], {**ONE, "s": np.array([0, -1, 4])}),
+    ([node("Squeeze", "y1 one", "u"), node("Transpose", "u", "v", perm=[1, 0, 2]),
+      node("Transpose", "v", "m", "back", perm=[1, 0, 2])], ONE),
+    ([node("Squeeze", "y1 one", "u"), node("Dropout", "u", "m")], ONE),
+    ([node("Squeeze", "y1 one", "u"), node("MatMul", "u e", "m")],
+     {**ONE, "e": np.random.default_rng(1).normal(size=(4, 4)).astype("f")}),
+], ids=["reshapes", "there and back", "Dropout", "linear"])
+def test_what_stands_in_a_chain(tmp_path, moves, extra):
+    host = stack(tmp_path, moves, extra=extra)
+    assert list(host.parts) == ["one to two"]
+
+
+@pytest.mark.parametrize("moves, extra, named", [
+    ([node("Squeeze", "y1", "m")], {}, {}),  # drops more where there is one frame
+    ([node("Squeeze", "y1 one", "u"), node("Transpose", "u", "m", perm=[1, 0, 2])], ONE, {}),
+    ([node("Squeeze", "y1 one", "u"), node("Reshape", "u s", "m")], {**ONE, "s": np.array([-1, 2, 4])}, {}),
+    ([node("Reshape", "y1 s", "m")], {"s": np.array([2, -1, 4])}, {}),
+    ([node("Squeeze", "y1 one", "u"), node("Relu", "u", "m")], ONE, {}),
+    ([node("Squeeze", "y1 one", "u"), node("Slice", "u a b", "m")],
+     {**ONE, "a": np.array([0]), "b": np.array([4])}, {}),
+    ([node("Squeeze", "y1 one", "u"), node("Cast", "u", "v", to=TensorProto.INT32),
+      node("Cast", "v", "m", "back", to=TensorProto.FLOAT)], ONE, {}),
+    (FORWARD, ONE, {"outputs": ("y2", "y1")}),
+    (FORWARD, ONE, {"outputs": ("y2", "m")}),
+    (FORWARD, ONE, {"second": "- h1 c1"}),  # its initial states come from the first
+    (FORWARD, {**ONE, "lens": np.array([1, 3], np.int32)}, {"first": "lens"}),
+    ([node("Squeeze", "h1 zero", "u"), node("Unsqueeze", "u zero", "m")], {"zero": np.array([0])}, {}),
+], ids=["Squeeze", "turned", "sizes", "sizes of the frames", "Relu", "Slice", "Cast", "output", "output between",
+        "states", "lengths", "final state"])
+def test_two_parts(tmp_path, moves, extra, named):
+    assert list(stack(tmp_path, moves, extra=extra, **named).parts) == ["one", "two"]
+
+
+def test_sizes_in_the_file_decide(tmp_path):
+    """A Reshape to the sizes of the network's inputs."""
+    moves = [node("Squeeze", "y1 one", "u"), node("Reshape", "u s", "m")]
+    host = stack(tmp_path, moves, extra={**ONE, "s": np.array([5, 2, 4])}, shape=(5, 2, 3))
+    assert list(host.parts) == ["one to two"]
+
+
+def test_chains_that_wait_for_each_other(tmp_path):
+    """Each of two chains has the other's state in its second LSTM: only one of them can be one operator."""
+    rng = np.random.default_rng(8)
+    tensors = {**ONE}
+    for suffix, size in (("1", 3), ("2", 3), ("3", 4), ("4", 4)):
+        tensors |= weights(rng, size, 4, suffix=suffix)
+
+    def lstm(x, number, state=""):
+        made = node("LSTM", f"{x} W{number} R{number} B{number}", f"y{number} h{number} c{number}", f"lstm{number}",
+                    hidden_size=4)
+        made.input.extend(["", state, state] if state else [])
+        return made
+
+    nodes = [lstm("x", 1), lstm("x", 2), node("Squeeze", "y1 one", "u1", "s1"), node("Squeeze", "y2 one", "u2", "s2"),
+             lstm("u1", 3, "h2"), lstm("u2", 4, "h1")]
+    host = opened(tmp_path, model_of(nodes, tensors, ["x"], ["y3", "y4", "h1"]))
+    assert_equal(host, {"x": rng.normal(size=(4, 2, 3))})
+    assert len(host.parts) == 3
+
+
+def test_readers_of_states_move_behind_a_chain(tmp_path):
+    """A node between two LSTMs of a chain reads a final state of the first."""
+    moves = [node("Relu", "h1", "r"), *FORWARD]
+    host = stack(tmp_path, moves, extra=ONE, outputs=("y2", "z"), more=[node("Neg", "r", "z")])
+    assert len(host.parts) == 1
+
+
+def test_shared_weights_are_one_part(tmp_path):
+    rng = np.random.default_rng(9)
+    nodes = [node("LSTM", f"{x} W R B", f"y{x}", f"on_{x}", hidden_size=4) for x in ("a", "b")]
+    host = opened(tmp_path, model_of(nodes, weights(rng, 3, 4), ["a", "b"], ["ya", "yb"]))
+    assert_equal(host, {name: rng.normal(size=(4, 2, 3)) for name in "ab"})
+    assert list(host.parts) == ["on_a"] and places(host)["on_b"] == "machine"
+
+
+# -- random networks -------------------------------------------------------------------------------
+
+#: How many; all reports want at least 300.
+NETWORKS = int(os.environ.get("OPENESE_ONNX_NETWORKS", "25"))
+REFUSALS = {"foreign operator": "is the operator foreign.Mystery, which onnxruntime does not have",
+            "sequence output": r"is seq\(tensor\(float\)\), not a tensor of numbers or text"}
+
+
+def test_random_networks(tmp_path):
+    """Equal to onnxruntime, or refused by name."""
+    counts = {"equal": Counter(), "refused": Counter()}
+
+    @settings(max_examples=NETWORKS, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+    @given(st.integers(0, 2**32 - 1))
+    def check(seed):
+        case = random_network(seed)
+        refused = REFUSALS.keys() & case.features
+        if refused:
+            with pytest.raises(ImportRefused, match=REFUSALS[refused.pop()]):
+                opened(tmp_path, case.model)
+        else:
+            host = opened(tmp_path, case.model)
+            bound = HALF_BOUND if "half" in case.features else BOUND
+            assert_equal(host, case.inputs, bound)
+            if case.longer and runs(host, case.longer):
+                assert_equal(host, case.longer, bound)
+        counts["refused" if refused else "equal"].update({"networks", *case.features})
+
+    check()
+    for feature, count in (counts["equal"] + counts["refused"]).most_common():
+        print(f"{feature:26} {count:4} equal {counts['equal'][feature]:4} refused {counts['refused'][feature]:4}")
+
+
+def runs(host, inputs):
+    """Whether onnxruntime runs these inputs: a network may have sizes of its inputs in constants."""
+    try:
+        host.original(inputs)
+    except HostError:
+        return False
+    return True

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fuse LSTM nodes that follow each other, with nothing between that changes a number, into one part."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from openese.sw.importers.base import ImportRefused
+from openese.sw.importers.onnx_graph import Graph, read_attributes
+from openese.sw.whole.onnx_scope import Scope, Taken
+
+__all__ = ["fuse"]
+
+#: Operators that keep all elements of their first input; the others of their inputs tell where.
+_MOVING = ("Identity", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Flatten")
+#: Stand-ins for numbers of frames and voices that the file leaves open. An order that holds for all of them holds.
+_EXTENTS = ((5, 7), (11, 3), (1, 5), (5, 1), (1, 1))
+_MOST_LABELS = 1 << 24
+
+
+def fuse(scope: Scope) -> None:
+    """Join the ``taken`` of a scope where one feeds the other alone."""
+    for after in list(scope.taken):
+        reads = Counter(scope.reads())
+        moves: list[Any] = []
+        name = after.nodes[0].input[0]
+        while True:
+            node = scope.producer(name)
+            if node is None or reads[name] != 1:
+                break
+            before = next((taken for taken in scope.taken if taken.nodes[-1] is node), None)
+            if before is not None:
+                if before is not after and name == node.output[0] and _fits(scope, before, after, moves[::-1]):
+                    before.nodes += after.nodes
+                    before.rows += after.rows
+                    before.names += after.names
+                    before.folded += [*moves, *after.folded]
+                    scope.taken.remove(after)
+                break
+            if not _moves(scope.graph, node) or any(reads[other] for other in node.output[1:]):
+                break
+            moves.append(node)
+            name = node.input[0]
+
+
+def _moves(graph: Graph, node: Any) -> bool:
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type == "Dropout":  # with the mode of training as a third input
+        return len(node.input) < 3 or not node.input[2] or _is_false(graph.fixed(node.input[2]))
+    if node.op_type == "Cast":  # after float32, less than a rounding of its own
+        types = graph.onnx.TensorProto
+        return read_attributes(graph.onnx, node).get("to") in (types.FLOAT, types.DOUBLE, types.FLOAT16, types.BFLOAT16)
+    return node.op_type in _MOVING
+
+
+def _is_false(value: Any) -> bool:
+    return value is not None and not value.any()
+
+
+def _fits(scope: Scope, before: Taken, after: Taken, moves: list[Any]) -> bool:
+    """Whether ``after`` reads the outputs of ``before`` in order, with the same lengths, and nothing else of it."""
+    source, reader = before.nodes[-1], after.nodes[0]
+    row = before.rows[-1]
+    cells = row[0][0].layer.outputs
+    if len(row) * cells != after.rows[0][0][0].layer.inputs or _lengths(source) != _lengths(reader):
+        return False
+    sizes = scope.graph.sizes(before.nodes[0].input[0])
+    steps, voices = sizes[:2] if sizes is not None and len(sizes) == 3 else (None, None)
+    return (all(_in_order(scope.graph, moves, source.output[0], steps or t, voices or b, len(row), cells)
+                for t, b in _EXTENTS[:1 if steps and voices else None])
+            and not _depends(scope, before, after))
+
+
+def _lengths(node: Any) -> str:
+    return str(node.input[4]) if len(node.input) > 4 else ""
+
+
+def _in_order(graph: Graph, moves: list[Any], name: str, steps: int, voices: int, ways: int, cells: int) -> bool:
+    if steps * voices * ways * cells > _MOST_LABELS:
+        return False
+    labels = np.arange(steps * voices * ways * cells).reshape(steps, voices, ways * cells)
+    array = labels.reshape(steps, voices, ways, cells).swapaxes(1, 2)
+    for node in moves:
+        others = {given: graph.fixed(given) for given in node.input[1:] if given}
+        if node.op_type in _MOVING:
+            if any(value is None for value in others.values()):
+                return False
+            try:
+                array = graph.evaluate(node, node.output[0], {node.input[0]: array, **others})  # type: ignore[dict-item]
+            except ImportRefused:
+                return False
+    return np.array_equal(array, labels)
+
+
+def _depends(scope: Scope, before: Taken, after: Taken) -> bool:
+    """Whether ``after`` reads, besides x, what is computed from ``before``: they cannot be one operator then."""
+    groups = {id(node): taken for taken in scope.taken for node in taken.nodes}
+    reached = {name for node in before.nodes for name in node.output[1:] if name}
+    size = -1
+    while len(reached) > size:
+        size = len(reached)
+        for node in scope.nodes:
+            if any(name in reached for name in scope.node_reads(node)):
+                group = groups.get(id(node))
+                if group is after or group is before:
+                    return True
+                members = group.nodes if group else [node]
+                reached.update(name for member in members for name in member.output if name)
+    return False
