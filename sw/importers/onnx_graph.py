@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,20 +12,23 @@ from numpy.typing import NDArray
 
 from openese.sw.importers.base import LIMIT, ImportRefused
 
-__all__ = ["Constant", "Graph", "Labels", "Node", "bodies", "inferred", "linear_weight", "named_nodes",
-           "read_attributes"]
+__all__ = ["EXTENTS", "Affine", "Constant", "Graph", "Labels", "Node", "bodies", "inferred", "is_moving",
+           "linear_weight", "named_nodes", "read_attributes"]
 
 Array = NDArray[Any]
 
 #: Operators on constants that are evaluated; none returns more elements than it reads.
 _FOLDED = {"Constant", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "Transpose", "Unsqueeze",
            "Squeeze", "Reshape", "Flatten", "Concat", "Slice", "Split"}
+#: Operators that keep all elements of their first input in their order.
+_RESHAPING = {"Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Dropout", "Cast"}
 #: Operators that only move or drop elements of their first input.
-_MOVING = {"Identity", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Slice", "Gather",
-           "Dropout", "Cast"}
+_MOVING = _RESHAPING | {"Transpose", "Slice", "Gather"}
 #: Operators whose output is zero if their first input is zero.
 _KEEPING_ZERO = (_MOVING - {"Dropout"}) | {"Expand", "Tile", "Split"}
 _MOST_LABELS = 1 << 24
+#: Stand-ins for numbers of frames and voices that the file leaves open. What holds for all of them holds.
+EXTENTS = ((5, 7), (11, 3), (1, 5), (5, 1), (1, 1))
 
 
 class Constant(NamedTuple):
@@ -37,13 +41,15 @@ class Constant(NamedTuple):
 class Labels(NamedTuple):
     """The origin of each element of a tensor, as the index ``(t * B + b) * features + f`` into a node's output.
 
-    ``source`` is that node, an LSTM or the last linear node; ``total`` is T * B.
+    ``source`` is that node, an LSTM or the last linear node; ``total`` is T * B. At a ``root``, a linear node that
+    reads no LSTM, T and B may be exchanged.
     """
 
     array: Array
     features: int
     total: int
     source: "Node"
+    root: bool = False
 
     @property
     def rows(self) -> Array | None:
@@ -53,6 +59,17 @@ class Labels(NamedTuple):
         rows = self.array // self.features
         in_order = (self.array % self.features == np.arange(self.features)).all()
         return rows[..., 0] if in_order and (rows == rows[..., :1]).all() else None
+
+
+class Affine(NamedTuple):
+    """What a node adds to or multiplies with each vector of features.
+
+    ``first`` tells whether the constant is the node's first input: c - x and x - c differ.
+    """
+
+    kind: str
+    constant: Array
+    first: bool
 
 
 class Node(NamedTuple):
@@ -67,6 +84,12 @@ class Node(NamedTuple):
         """The operator, with its domain if it is not one of the ONNX standard."""
         domain = self.proto.domain
         return str(self.proto.op_type) if domain in ("", "ai.onnx") else f"{domain}.{self.proto.op_type}"
+
+    @property
+    def bodies(self) -> list["Graph"]:
+        """The graphs in the node."""
+        number = next(number for number, proto in enumerate(self.graph.protos) if proto is self.proto)
+        return self.graph.inner.get(number, [])
 
     @property
     def path(self) -> str:
@@ -180,6 +203,8 @@ class Graph:
         #: LSTM, MatMul and Gemm nodes by their outputs' names. The importer fills it in.
         self.nodes: dict[str, Node] = {}
         self._constants: dict[str, Constant | None] = {}
+        self._tail_of: set[int] = set()
+        self._tails: dict[str, list[Any]] = {}
         #: All nodes in order, and the bodies of each by its number.
         self.protos = list(proto.node)
         self.inner: dict[int, list[Graph]] = {}
@@ -203,6 +228,15 @@ class Graph:
             yield self, node
             for inner in self.inner.get(number, ()):
                 yield from inner.walk()
+
+    @cached_property
+    def readers(self) -> dict[str, list[Any]]:
+        """The nodes that read each tensor, themselves or in their bodies; None for an output of the graph."""
+        readers: dict[str, list[Any]] = {value.name: [None] for value in self.proto.output}
+        for number, node in enumerate(self.protos):
+            for name in (*node.input, *(name for inner in self.inner.get(number, ()) for name in inner.readers)):
+                readers.setdefault(name, []).append(node)
+        return readers
 
     def sizes(self, name: str) -> tuple[int | None, ...] | None:
         """Return the inferred shape of a tensor, with None for an open size; None if the rank is open."""
@@ -308,6 +342,10 @@ class Graph:
                                 f"copy it again")
         return np.frombuffer(data, dtype).reshape(tuple(tensor.dims))
 
+    def is_computed(self, name: str) -> bool:
+        """Whether a node computes ``name``; else it is an input or an initializer."""
+        return name in self.producers or self.outer is not None and self.outer.is_computed(name)
+
     def is_zero(self, name: str) -> bool:
         """Whether all elements of ``name`` are zero, for any shape that it can have."""
         constant = self.constant(name)
@@ -325,25 +363,30 @@ class Graph:
 
     # -- the origin of inputs ------------------------------------------------------------------
 
-    def labels(self, name: str) -> Labels | None:
-        """Return the origin of ``name``'s elements, if all come from one LSTM, moved or through linear nodes."""
+    def origins(self, name: str) -> list[Labels]:
+        """Return the origin of ``name``'s elements, if all come from one LSTM or linear node; else nothing.
+
+        One for each of `EXTENTS`.
+        """
+        found = [self._labels(name, extent) for extent in EXTENTS]
+        known = [labels for labels in found if labels is not None]
+        return known if len(known) == len(found) else []
+
+    def _labels(self, name: str, extent: tuple[int, int]) -> Labels | None:
         proto = self.producers.get(name)
         if proto is None:
-            return self.outer.labels(name) if self.outer is not None else None
+            return self.outer._labels(name, extent) if self.outer is not None else None
         node = self.nodes.get(name)
         if node is not None:
-            return self._lstm_labels(node, name) if node.kind == "LSTM" else self._linear_labels(node)
-        if proto.op_type == "Add":
-            source = next((self.nodes[given] for given in proto.input if given in self.nodes), None)
-            if source is None or self.bias_of(source) is None:
-                return None
-            return self._linear_labels(source)
-        if proto.op_type not in _MOVING:
+            return self._lstm_labels(node, name, extent) if node.kind == "LSTM" else self._linear_labels(node, extent)
+        if id(proto) in self._tail_of:  # of a linear node, whose vectors it keeps
+            return self._labels(next(given for given in proto.input if self.constant(given) is None), extent)
+        if not is_moving(self, proto):
             return None
-        before = self.labels(proto.input[0])
-        others = {given: self.constant(given) for given in proto.input[1:] if given}
+        before = self._labels(proto.input[0], extent)
         if before is None or proto.op_type in ("Dropout", "Cast"):
             return before
+        others = {given: self.constant(given) for given in proto.input[1:] if given}
         known = {given: value.array for given, value in others.items() if value is not None}
         largest = max((value.size for value in known.values()), default=1)
         if len(known) < len(others) or before.array.size * largest > _MOST_LABELS:
@@ -353,25 +396,69 @@ class Graph:
         except ImportRefused:
             return None
 
-    def bias_of(self, node: Node) -> Array | None:
-        """Return the bias (K,) that an Add adds to a MatMul's output, if the Add is its only reader."""
-        output = node.proto.output[0]
-        readers = [reader for reader in self.proto.node if output in reader.input]
+    def tail(self, node: Node) -> list[Affine]:
+        """Return the sums and products with constants that follow a linear node, with nothing else that reads it.
+
+        `origins` passes over them.
+        """
         weight = linear_weight(node)
-        if node.kind != "MatMul" or weight is None or len(readers) != 1 or readers[0].op_type != "Add":
-            return None
-        bias = self.constant(next((given for given in readers[0].input if given != output), ""))
-        return bias.array if bias is not None and bias.array.shape == weight.shape[:1] else None
+        name, found, protos, passed = node.proto.output[0], [], [], []
+        while weight is not None:
+            readers = self.readers.get(name, [])
+            if len(readers) != 1 or readers[0] is None:
+                break
+            proto = readers[0]
+            passed.append(proto)
+            affine = self._affine(proto, name, weight.shape[0])
+            if affine is not None:
+                self._tail_of.add(id(proto))
+                found.append(affine)
+                protos += passed
+                passed = []
+            elif proto.op_type not in _RESHAPING or not is_moving(self, proto) or proto.input[0] != name:
+                break
+            name = proto.output[0]
+        self._tails[node.name] = protos
+        return found
 
-    def _linear_labels(self, node: Node) -> Labels | None:
-        before, weight = self.labels(node.input(0)), linear_weight(node)
-        rows = before.rows if before is not None else None
-        if rows is None or before is None or weight is None or weight.shape[1] != before.features:
-            return None
-        outputs = weight.shape[0]
-        return Labels(rows[..., None] * outputs + np.arange(outputs), outputs, before.total, node)
+    def tail_nodes(self, node: Node) -> list[Any]:
+        """Return the nodes of a `tail`, and those between that keep the order of elements."""
+        return self._tails.get(node.name, [])
 
-    def _lstm_labels(self, node: Node, name: str) -> Labels | None:
+    def _affine(self, proto: Any, name: str, size: int) -> Affine | None:
+        """What ``proto`` does to the vectors of ``size`` features in ``name``; None if it is not the same for all."""
+        sizes = self.sizes(name)
+        if proto.op_type not in ("Add", "Sub", "Mul", "Div") or proto.domain not in ("", "ai.onnx"):
+            return None
+        other = next((given for given in proto.input if given != name), "")
+        constant = self.constant(other) if other else None
+        if constant is None or sizes is None or sizes[-1:] != (size,) or constant.array.ndim > len(sizes) or (
+                constant.array.size not in (1, *constant.array.shape[-1:])) or constant.array.size not in (1, size):
+            return None
+        first = proto.input[0] != name
+        return None if proto.op_type == "Div" and first else Affine(proto.op_type, constant.array.ravel(), first)
+
+    def _linear_labels(self, node: Node, extent: tuple[int, int]) -> Labels | None:
+        weight = linear_weight(node)
+        if weight is None:
+            return None
+        outputs, before = weight.shape[0], self._labels(node.input(0), extent)
+        if before is not None:
+            rows = before.rows
+            if rows is None or weight.shape[1] != before.features:
+                return None
+            return Labels(rows[..., None] * outputs + np.arange(outputs), outputs, before.total, node, before.root)
+        sizes = self.sizes(node.proto.output[0])  # of a linear node that reads no LSTM
+        if sizes is None or len(sizes) not in (2, 3):
+            return None
+        stand_ins = extent if len(sizes) == 3 else (math.prod(extent),)
+        shape = [size or stand_in for size, stand_in in zip(sizes, stand_ins, strict=False)]
+        if math.prod(shape) * outputs > _MOST_LABELS:
+            return None
+        array = np.arange(math.prod(shape) * outputs).reshape(*shape, outputs)
+        return Labels(array, outputs, math.prod(shape), node, root=True)
+
+    def _lstm_labels(self, node: Node, name: str, extent: tuple[int, int]) -> Labels | None:
         output = list(node.proto.output).index(name)
         attributes = read_attributes(self.onnx, node.proto)
         weights = self.constant(node.input(2))
@@ -379,7 +466,7 @@ class Graph:
             return None
         ways, _, cells = weights.array.shape
         batch_first = attributes.get("layout", 0) == 1
-        steps, voices = self._extent(node.input(0), batch_first)
+        steps, voices = self._extent(node.input(0), batch_first, extent)
         features = ways * cells
         if steps * voices * features > _MOST_LABELS:
             return None
@@ -392,13 +479,27 @@ class Graph:
             return Labels(last if batch_first else last.swapaxes(0, 1), features, steps * voices, node)
         return None
 
-    def _extent(self, name: str, batch_first: bool) -> tuple[int, int]:
-        """Return the frames and voices of an LSTM's input; small numbers if the file leaves them open."""
+    def _extent(self, name: str, batch_first: bool, extent: tuple[int, int]) -> tuple[int, int]:
+        """Return the frames and voices of an LSTM's input; ``extent`` stands in for those that the file leaves open."""
         sizes = self.sizes(name)
         if sizes is None or len(sizes) != 3:
-            return 3, 2
+            return extent
         steps, voices = sizes[1::-1] if batch_first else sizes[:2]
-        return steps or 3, voices or 2
+        return steps or extent[0], voices or extent[1]
+
+
+def is_moving(graph: Graph, proto: Any) -> bool:
+    """Whether a node only moves or drops elements of its first input, or rounds them to another type of real number."""
+    if proto.domain not in ("", "ai.onnx"):
+        return False
+    if proto.op_type == "Dropout":  # with the mode of training as a third input
+        mode = graph.constant(proto.input[2]) if len(proto.input) > 2 and proto.input[2] else None
+        return len(proto.input) < 3 or not proto.input[2] or mode is not None and not mode.array.any()
+    if proto.op_type == "Cast":
+        types = graph.onnx.TensorProto
+        return read_attributes(graph.onnx, proto).get("to") in (types.FLOAT, types.DOUBLE, types.FLOAT16,
+                                                                types.BFLOAT16)
+    return proto.op_type in _MOVING
 
 
 def linear_weight(node: Node) -> Array | None:

@@ -78,6 +78,13 @@ class Lstm:
         """The tensor that the node reads as this input of ONNX's LSTM; empty if it is left out."""
         return self.node.input(INPUTS.index(name))
 
+    def computed_states(self) -> list[str]:
+        """Return those of initial_h and initial_c that nodes compute, and not as zero."""
+        graph = self.node.graph
+        names = [name for name in ("initial_h", "initial_c") if self.given(name)]
+        return [name for name in names if graph.is_computed(self.given(name)) and not graph.is_zero(self.given(name))
+                and graph.constant(self.given(name)) is None]
+
     def _activations(self) -> list[list[tuple[str, float, float]]]:
         """Return name, alpha and beta of the functions f, g and h in each direction."""
         names = self.attributes.get("activations") or list(_DEFAULTS) * len(self.ways)

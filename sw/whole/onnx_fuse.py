@@ -7,15 +7,11 @@ from typing import Any
 import numpy as np
 
 from openese.sw.importers.base import ImportRefused
-from openese.sw.importers.onnx_graph import Graph, read_attributes
+from openese.sw.importers.onnx_graph import EXTENTS, Graph, is_moving
 from openese.sw.whole.onnx_scope import Scope, Taken
 
 __all__ = ["fuse"]
 
-#: Operators that keep all elements of their first input; the others of their inputs tell where.
-_MOVING = ("Identity", "Transpose", "Unsqueeze", "Squeeze", "Reshape", "Flatten")
-#: Stand-ins for numbers of frames and voices that the file leaves open. An order that holds for all of them holds.
-_EXTENTS = ((5, 7), (11, 3), (1, 5), (5, 1), (1, 1))
 _MOST_LABELS = 1 << 24
 
 
@@ -38,25 +34,11 @@ def fuse(scope: Scope) -> None:
                     before.folded += [*moves, *after.folded]
                     scope.taken.remove(after)
                 break
-            if not _moves(scope.graph, node) or any(reads[other] for other in node.output[1:]):
+            if node.op_type in ("Slice", "Gather") or not is_moving(scope.graph, node) or any(
+                    reads[other] for other in node.output[1:]):
                 break
             moves.append(node)
             name = node.input[0]
-
-
-def _moves(graph: Graph, node: Any) -> bool:
-    if node.domain not in ("", "ai.onnx"):
-        return False
-    if node.op_type == "Dropout":  # with the mode of training as a third input
-        return len(node.input) < 3 or not node.input[2] or _is_false(graph.fixed(node.input[2]))
-    if node.op_type == "Cast":  # after float32, less than a rounding of its own
-        types = graph.onnx.TensorProto
-        return read_attributes(graph.onnx, node).get("to") in (types.FLOAT, types.DOUBLE, types.FLOAT16, types.BFLOAT16)
-    return node.op_type in _MOVING
-
-
-def _is_false(value: Any) -> bool:
-    return value is not None and not value.any()
 
 
 def _fits(scope: Scope, before: Taken, after: Taken, moves: list[Any]) -> bool:
@@ -69,7 +51,7 @@ def _fits(scope: Scope, before: Taken, after: Taken, moves: list[Any]) -> bool:
     sizes = scope.graph.sizes(before.nodes[0].input[0])
     steps, voices = sizes[:2] if sizes is not None and len(sizes) == 3 else (None, None)
     return (all(_in_order(scope.graph, moves, source.output[0], steps or t, voices or b, len(row), cells)
-                for t, b in _EXTENTS[:1 if steps and voices else None])
+                for t, b in EXTENTS[:1 if steps and voices else None])
             and not _depends(scope, before, after))
 
 
@@ -84,7 +66,7 @@ def _in_order(graph: Graph, moves: list[Any], name: str, steps: int, voices: int
     array = labels.reshape(steps, voices, ways, cells).swapaxes(1, 2)
     for node in moves:
         others = {given: graph.fixed(given) for given in node.input[1:] if given}
-        if node.op_type in _MOVING:
+        if node.op_type not in ("Cast", "Dropout"):
             if any(value is None for value in others.values()):
                 return False
             try:

@@ -388,10 +388,16 @@ def test_a_chain_is_imported_whole(tmp_path, direction, dense):
 
 def test_chain_broken_by_an_activation(tmp_path):
     path = saved(tmp_path, chain(np.random.default_rng(7), activation="Relu"))
-    with pytest.raises(ImportRefused, match="select one of 'lstm0', 'between', 'lstm1', 'head'"):
+    with pytest.raises(ImportRefused, match="the layers 'lstm0', 'lstm1' are not one chain; compile takes the whole"):
         importers.load(path)
+    with pytest.raises(ImportRefused, match="between 'between' and 'lstm1' is Relu 'E2', which would be left out"):
+        importers.load(path, "lstm0,between,lstm1")
+    with pytest.raises(ImportRefused, match="between 'lstm0' and 'lstm1' is Relu 'E2', which would be left out"):
+        importers.load(path, "lstm0,lstm1")
     network = importers.load(path, "lstm1,head")
-    assert network.inputs == 5 and network.head is not None and not network.notes
+    assert network.inputs == 5 and network.head is not None
+    assert network.notes == ("left out before 'lstm1': LSTM 'lstm0', Transpose 'T0', Reshape 'F0', MatMul 'between', "
+                             "Add 'E', Relu 'E2'",)
 
 
 @pytest.mark.parametrize("last", ["gather", "slice", "state"])
@@ -429,7 +435,10 @@ def test_scrambled_features_are_no_head(tmp_path):
         helper.make_tensor_type_proto(TensorProto.FLOAT, [4, 2, 3]).tensor_type.shape)
     path = saved(tmp_path, model)
     assert [entry.name for entry in importers.entries(path)] == ["lstm"]
-    assert importers.load(path).head is None
+    with pytest.raises(ImportRefused, match="has more than LSTMs and linear layers: MatMul 'head'; compile takes"):
+        importers.load(path)
+    network = importers.load(path, "lstm")
+    assert network.head is None and network.notes == ("left out beside and after: MatMul 'head'",)
 
 
 @pytest.mark.parametrize("operator", ["If", "Loop"])
@@ -464,6 +473,167 @@ def test_notes_name_states_from_the_graph(tmp_path):
     model = model_of([node], tensors, inputs=("X", "initial_h", "sequence_lens"))
     notes = " ".join(importers.load(saved(tmp_path, model)).notes)
     assert "sequence_lens is ignored; give the lengths" in notes and "initial_h is computed by the graph" in notes
+
+
+# -- what is around the layers -----------------------------------------------------------------------
+
+
+def around(tmp_path, nodes, extra, sizes=("t", "b", 3), outputs=("Y",), **named):
+    """Save an LSTM from f to Y0, a squeezed s, and these nodes; x is the input."""
+    rng = np.random.default_rng(15)
+    front = any("f" in node.output for node in nodes)
+    tensors = weights(rng, 3, 4) | {"one": np.array([1]), "G": rng.normal(size=(4, 2)).astype("f")}
+    tensors |= {name: np.asarray(value, np.float32 if np.asarray(value).dtype.kind == "f" else None)
+                for name, value in extra.items()}
+    lstm = lstm_node(tensors, outputs=("Y0", "Yh", "Yc"), hidden_size=4, **named)
+    lstm.input[0] = "f" if front else "X"
+    squeeze = helper.make_node("Squeeze", ["Y0", "one"], ["s"], name="squeeze")
+    before = [node for node in nodes if not ({"s", "Y0", "Yh", "p"} & set(node.input))] if front else []
+    after = [node for node in nodes if node not in before]
+    model = model_of([*before, lstm, squeeze, *after], tensors, outputs=outputs)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("X", TensorProto.FLOAT, sizes))
+    return saved(tmp_path, model), model
+
+
+def op(kind, inputs, output, **attributes):
+    return helper.make_node(kind, inputs.split(), [output], name=f"{kind.lower()}_{output}", **attributes)
+
+
+BIAS = np.array([2.5, -1.5])
+
+
+@pytest.mark.parametrize("tail, extra", [
+    ([op("Add", "p c", "Y")], {"c": BIAS}),
+    ([op("Add", "c p", "Y")], {"c": BIAS}),
+    ([op("Add", "p c", "Y")], {"c": BIAS[None]}),
+    ([op("Add", "p c", "Y")], {"c": BIAS[None, None]}),
+    ([op("Add", "p c", "Y")], {"c": 0.5}),
+    ([op("Cast", "p", "q", to=TensorProto.FLOAT), op("Add", "q c", "Y")], {"c": BIAS}),
+    ([op("Mul", "p d", "q"), op("Add", "q c", "Y")], {"c": BIAS, "d": BIAS}),
+    ([op("Div", "p d", "q"), op("Sub", "q c", "Y")], {"c": BIAS, "d": BIAS}),
+    ([op("Sub", "c p", "Y")], {"c": BIAS}),
+    ([op("Reshape", "p flat", "q"), op("Add", "q c", "r"), op("Reshape", "r back", "Y")],
+     {"c": BIAS, "flat": np.array([-1, 2]), "back": np.array([-1, 2, 2])}),
+], ids=["last", "first", "(1, K)", "(1, 1, K)", "one number", "Cast", "Mul", "Div and Sub", "Sub from", "Reshape"])
+def test_bias_of_a_head(tmp_path, tail, extra):
+    """As converters write it; the sizes are open, so a Reshape to numbers cannot be followed everywhere."""
+    sizes = ("t", 2, 3) if "flat" in extra else ("t", "b", 3)
+    path, model = around(tmp_path, [op("MatMul", "s G", "p"), *tail], extra, sizes)
+    network = importers.load(path)
+    x = np.random.default_rng(1).normal(size=(7, 2, 3)).astype(np.float32)
+    assert_close(run_float(network, x)[0], runtime(model, X=x)[0].reshape(7, 2, 2))
+
+
+@pytest.mark.parametrize("gemm", [False, True])
+def test_dense_as_converters_write_it(tmp_path, gemm):
+    """Frames and voices in one axis, MatMul or Gemm, and the bias after a Reshape back."""
+    nodes = [op("Reshape", "s flat", "q"), op("Gemm" if gemm else "MatMul", "q G", "p"),
+             *([op("Add", "p c", "u"), op("Reshape", "u back", "Y")] if gemm else
+               [op("Reshape", "p back", "u"), op("Add", "u c", "Y")])]
+    extra = {"c": BIAS, "flat": np.array([-1, 4]), "back": np.array([-1, 2, 2])}
+    path, model = around(tmp_path, nodes, extra, ("t", 2, 3))
+    x = np.random.default_rng(1).normal(size=(7, 2, 3)).astype(np.float32)
+    assert_close(run_float(importers.load(path), x)[0], runtime(model, X=x)[0])
+
+
+def test_a_head_that_is_read_twice(tmp_path):
+    """Its bias belongs to one of the readers."""
+    nodes = [op("MatMul", "s G", "p"), op("Identity", "p", "logits"), op("Add", "p c", "Y")]
+    path, _ = around(tmp_path, nodes, {"c": BIAS}, outputs=("Y", "logits"))
+    with pytest.raises(ImportRefused, match="more than LSTMs and linear layers: Add 'add_Y'; compile takes the whole"):
+        importers.load(path)
+    network = importers.load(path, "lstm,matmul_p")
+    assert not network.head.bias.any() and network.notes == ("left out beside and after: Add 'add_Y'",)
+
+
+@pytest.mark.parametrize("nodes, extra, named", [
+    ([op("Relu", "s", "Y")], {}, "Relu 'relu_Y'"),
+    ([op("Softmax", "s", "Y")], {}, "Softmax 'softmax_Y'"),
+    ([op("Add", "s c", "Y")], {"c": np.ones(4)}, "Add 'add_Y'"),
+    ([op("Slice", "X from to zero back", "f"), op("Identity", "s", "Y")],
+     {"from": np.array([-1]), "to": np.array([-(2**31)]), "zero": np.array([0]), "back": np.array([-1])},
+     "Slice 'slice_f'"),
+    ([op("Relu", "X", "f"), op("Identity", "s", "Y")], {}, "Relu 'relu_f'"),
+    ([op("MatMul", "X M", "m"), op("Relu", "m", "f"), op("Identity", "s", "Y")], {"M": np.eye(3)},
+     "MatMul 'matmul_m', Relu 'relu_f'"),
+    ([op("Reshape", "X swap", "f"), op("Identity", "s", "Y")], {"swap": np.array([2, -1, 3])}, "Reshape 'reshape_f'"),
+    ([op("Concat", "s X", "Y", axis=2)], {}, "Concat 'concat_Y'"),
+], ids=["Relu", "Softmax", "sum", "flip", "front", "front and Relu", "reshaped", "input again"])
+def test_what_else_a_file_has(tmp_path, nodes, extra, named):
+    """It is refused without a selection, and named in a note with one."""
+    path, _ = around(tmp_path, nodes, extra)
+    with pytest.raises(ImportRefused, match=f"^model.onnx: has more than LSTMs and linear layers: {named}; compile "
+                                            f"takes the whole network, --select lstm these layers alone$"):
+        importers.load(path)
+    where = "before 'lstm'" if any("f" in node.output for node in nodes) else "beside and after"
+    assert importers.load(path, "lstm").notes == (f"left out {where}: {named}",)
+
+
+def test_states_as_outputs_are_no_more(tmp_path):
+    nodes = [op("Concat", "Yh Yc", "states", axis=0), op("Transpose", "s", "Y", perm=[1, 0, 2])]
+    path, _ = around(tmp_path, nodes, {}, outputs=("Y", "states"))
+    assert not importers.load(path).notes
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_linear_before_the_first_lstm(tmp_path, turned):
+    """It is multiplied into the weights; a batch in front is told."""
+    turn = [op("Transpose", "q", "f", perm=[1, 0, 2])] if turned else [op("Identity", "q", "f")]
+    nodes = [op("MatMul", "X M", "m"), op("Add", "m c", "q"), *turn, op("Identity", "s", "Y")]
+    extra = {"M": np.arange(15.0).reshape(5, 3) / 9, "c": np.ones((1, 3))}
+    path, model = around(tmp_path, nodes, extra, (None, None, 5))
+    network = importers.load(path)
+    x = np.random.default_rng(1).normal(size=(7, 2, 5)).astype(np.float32)
+    want = runtime(model, X=x.swapaxes(0, 1) if turned else x)[0]
+    assert network.inputs == 5
+    assert_close(run_float(network, x)[0], want)
+    note = "the file has the batch before the frames; here frames come first: (T, B, I)"
+    assert (note in network.notes) == turned
+    assert [entry.name for entry in importers.entries(path)] == ["matmul_m", "lstm"]
+    assert importers.load(path, "lstm").notes[0].startswith("left out before 'lstm': MatMul 'matmul_m', Add 'add_q'")
+
+
+def test_stacking_with_something_between(tmp_path):
+    rng = np.random.default_rng(16)
+    tensors = {**weights(rng, 3, 4), **{f"{name}2": value for name, value in weights(rng, 4, 4).items()},
+               "one": np.array([1]), "H": rng.normal(size=(4, 4)).astype("f")}
+    second = helper.make_node("LSTM", ["m", "W2", "R2", "B2"], ["Y2"], name="second", hidden_size=4)
+    for label, nodes, reason in (
+            ("residual", [op("MatMul", "X E", "e"), op("Add", "s e", "m")], "is Add 'add_m', which would be left"),
+            ("turned", [op("Transpose", "s", "m", perm=[1, 0, 2])], "does not get the outputs of 'lstm' frame by frame"),
+            ("linear", [op("MatMul", "s H", "m")], "'matmul_m' is between 'lstm' and 'second'; select it too"),
+            ("other", [op("MatMul", "X E", "m")], "'second' does not read what 'lstm' gives")):
+        first = lstm_node(tensors, outputs=("Y1",), hidden_size=4)
+        model = model_of([first, helper.make_node("Squeeze", ["Y1", "one"], ["s"]), *nodes, second],
+                         tensors | {"E": rng.normal(size=(3, 4)).astype("f")}, outputs=("Y1", "Y2"))
+        path = saved(tmp_path, model, f"{label}.onnx")
+        with pytest.raises(ImportRefused, match=reason):
+            importers.load(path, "lstm,second")
+    network = importers.load(tmp_path / "linear.onnx", "lstm,matmul_m,second")
+    assert len(network.model.layers) == 2
+
+
+def test_states_of_an_encoder_are_not_dropped(tmp_path):
+    rng = np.random.default_rng(17)
+    tensors = {**weights(rng, 3, 4), **{f"{name}2": value for name, value in weights(rng, 4, 4).items()},
+               "one": np.array([1])}
+    nodes = [lstm_node(tensors, outputs=("Y1", "h1", "c1"), hidden_size=4),
+             helper.make_node("Squeeze", ["Y1", "one"], ["s"]),
+             helper.make_node("LSTM", ["s", "W2", "R2", "B2", "", "h1", "c1"], ["Y"], name="decoder", hidden_size=4)]
+    path = saved(tmp_path, model_of(nodes, tensors))
+    with pytest.raises(ImportRefused, match="LSTM 'decoder' begins in a state that the graph computes; compile takes"):
+        importers.load(path)
+    assert "initial_h is computed by the graph and is taken as zero" in " ".join(
+        importers.load(path, "lstm,decoder").notes)
+
+
+def test_an_lstm_that_does_not_fit_is_refused(tmp_path):
+    """As an exporter writes an LSTM with a projection, which ONNX does not have."""
+    tensors = weights(np.random.default_rng(18), 3, 4) | {"initial_h": np.zeros((1, 2, 4), "f"),
+                                                          "initial_c": np.zeros((1, 2, 8), "f")}
+    path = saved(tmp_path, model_of([lstm_node(tensors, hidden_size=4)], tensors))
+    with pytest.raises(ImportRefused, match=r"initial_c: expected shape .* = \(1, any, 4\), found \(1, 2, 8\)"):
+        importers.load(path)
 
 
 # -- untrusted files -------------------------------------------------------------------------------
@@ -518,10 +688,13 @@ def test_silero_everywhere():
     if spec is None:
         pytest.skip("silero-vad is not installed")
     folder = f"{spec.submodule_search_locations[0]}/data/"
-    want = importers.load(folder + "silero_vad_16k_sequence.onnx").model.layers[0]
+    with pytest.raises(ImportRefused, match="has more than LSTMs and linear layers: Pad '/stft/padding/Pad', "):
+        importers.load(folder + "silero_vad_16k_sequence.onnx")
+    want = importers.load(folder + "silero_vad_16k_sequence.onnx", "/recurrent/LSTM").model.layers[0]
     for file, select in (("silero_vad_16k_op15.onnx", "/model/decoder/rnn/LSTM"),
                          ("silero_vad.onnx", "If_0_then_branch__Inline_0__/decoder/rnn/LSTM"),
-                         ("silero_vad_openvino_16k.onnx", None), ("silero_vad.jit", "_model.decoder.rnn")):
+                         ("silero_vad_openvino_16k.onnx", "F2::If_0_then_branch__Inline_0__/decoder/rnn/LSTM"),
+                         ("silero_vad.jit", "_model.decoder.rnn")):
         layer = importers.load(folder + file, select).model.layers[0]
         for tensor in ("w_x", "w_r", "bias"):
             np.testing.assert_array_equal(getattr(layer, tensor), getattr(want, tensor))
