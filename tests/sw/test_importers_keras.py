@@ -123,9 +123,10 @@ def test_branches_are_not_guessed(save):
     assert importers.load(path, "b").outputs == 5
 
 
-def test_nested_models(save):
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nested_models(save, suffix):
     model = built(built(L.LSTM(4, return_sequences=True, name="inner")), L.Dense(2))
-    path = save(model, "keras")
+    path = save(model, suffix)
     name, = (entry.name for entry in importers.entries(path) if entry.kind == "LSTM")
     assert name.endswith("/inner")
     x = frames()
@@ -145,6 +146,124 @@ def test_refused_by_name(save, layer, reason, suffix):
     path = save(built(layer()), suffix)
     with pytest.raises(ImportRefused, match=reason):
         importers.load(path)
+
+
+def between(*layers):
+    return built(lstm(4, name="a"), *layers, lstm(2, name="b"))
+
+
+def residual():
+    given = keras.Input((None, 4))
+    return keras.Model(given, lstm(2, name="b")(L.Add(name="sum")([lstm(4, name="a")(given), given])))
+
+
+def called_twice():
+    given = keras.Input((None, 4))
+    layer = lstm(4, name="a")
+    return keras.Model(given, lstm(2, name="b")(layer(layer(given))))
+
+
+def inner_output():
+    given = keras.Input((None, 3))
+    middle = lstm(4, name="a")(given)
+    return keras.Model(given, [lstm(2, name="b")(middle), middle])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("model, stacked, alone", [
+    (lambda: between(L.BatchNormalization(name="n")), "BatchNormalization 'n' lies between them", "'n'"),
+    (lambda: between(L.LayerNormalization(name="n")), "LayerNormalization 'n' lies between them", "'n'"),
+    (lambda: between(L.LeakyReLU(name="n")), "LeakyReLU 'n' lies between them", "'n'"),
+    (lambda: between(L.MaxPooling1D(2, name="n")), "MaxPooling1D 'n' lies between them", "'n'"),
+    (lambda: between(L.Dense(4, activation="relu", name="n")), "Dense 'n' lies between them", "'relu'"),
+    (lambda: built(L.LSTM(4, name="a"), L.RepeatVector(3, name="n"), lstm(2, name="b")),
+     "RepeatVector 'n' lies between them", "'n'"),
+    (lambda: built(lstm(4, name="a", go_backwards=True), lstm(2, name="b")), "last frame first", "last frame first"),
+    (residual, "Add 'sum' lies between them", "'sum'"),
+    (called_twice, "LSTM 'a' is called 2 times", "LSTM 'a' is called 2 times"),
+    (inner_output, None, "not those of the last layer alone"),
+    (lambda: built(L.Masking(name="m"), lstm(4, name="a"), lstm(2, name="b")), None, "Masking 'm'"),
+    (lambda: built(L.Dense(5, activation="relu", name="d"), lstm(4, name="a"), lstm(2, name="b")), None, "'relu'"),
+])
+def test_what_is_not_in_a_chain(save, model, stacked, alone, suffix):
+    path = save(model(), suffix)
+    with pytest.raises(ImportRefused, match=f"{alone}.*'openese compile' takes the whole network"):
+        importers.load(path)
+    if stacked:
+        with pytest.raises(ImportRefused, match=f"'a' and 'b' cannot be stacked: .*{stacked}"):
+            importers.load(path, "a,b")
+    else:
+        assert importers.load(path, "a,b").outputs == 2
+    note = importers.load(path, "a").notes[-1]
+    assert "left out" in note and "LSTM 'b'" in note
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_initial_states_of_the_network_are_refused(save, suffix):
+    given, other = keras.Input((None, 3)), keras.Input((None, 2))
+    _, h, c = L.LSTM(4, return_state=True, name="encoder")(other)
+    path = save(keras.Model([given, other], lstm(4, name="decoder")(given, initial_state=[h, c])), suffix)
+    with pytest.raises(ImportRefused, match="LSTM 'decoder': it is called with initial states"):
+        importers.load(path, "decoder")
+    assert importers.load(path, "encoder").inputs == 2
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_linear_layer_in_front_is_multiplied_in(save, suffix):
+    model = built(L.Dense(5, name="front"), lstm(4), L.Dense(2))
+    x = frames()
+    assert_close(run_float(importers.load(save(model, suffix)), x)[0], expected(model, x))
+
+
+def frozen_half():
+    model = built(L.Bidirectional(lstm(4)))
+    model.layers[0].forward_layer.trainable = False
+    return model
+
+
+def frozen_cell():
+    model = built(cells(4, 2))
+    model.layers[0].cell.cells[0].trainable = False
+    return model
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("model", [frozen_half, frozen_cell])
+def test_frozen_weights_are_listed_last(save, model, suffix):
+    model, x = model(), frames()
+    assert_close(run_float(importers.load(save(model, suffix)), x)[0], expected(model, x))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("policy", ["bfloat16", "float16", "float64"])
+def test_weights_of_other_types(save, policy, suffix):
+    model = built(lstm(4, dtype=policy, recurrent_initializer="glorot_uniform"))
+    twin = built(lstm(4))
+    for weight, given in zip(twin.weights, model.weights, strict=True):
+        weight.assign(keras.ops.cast(given, "float32"))
+    x = frames()
+    assert_close(run_float(importers.load(save(model, suffix)), x)[0], expected(twin, x))
+
+
+def test_a_class_of_its_own_is_refused(save):
+    class Tagger(keras.Model):
+        def __init__(self, **named):
+            super().__init__(**named)
+            self.lstm = lstm(4)
+
+        def call(self, inputs):
+            return self.lstm(inputs)
+
+    model = Tagger()
+    model(np.zeros((1, 2, 3), np.float32))
+    with pytest.raises(ImportRefused, match="a class of its own, 'Tagger'.*openese.offload takes it"):
+        importers.load(save(model, "keras"))
+
+
+def test_an_lstm_over_another_axis_is_refused(save):
+    model = keras.Sequential([keras.Input((2, 5, 3)), L.TimeDistributed(L.LSTM(4), name="t")])
+    with pytest.raises(ImportRefused, match="TimeDistributed 't': its LSTM runs over an axis behind another one"):
+        importers.load(save(model, "keras"))
 
 
 def test_weights_alone_are_refused(tmp_path):
