@@ -34,7 +34,8 @@ from openese.sw.compile import quantize as quantize_network
 from openese.sw.model.network import Network
 from openese.sw.model.sequences import Sequences
 from openese.sw.pack.image import write_memory_files
-from openese.sw.whole.network import open_host
+from openese.sw.whole import arrays, torch_export
+from openese.sw.whole.network import first_calls, open_host
 
 __all__ = ["compile_", "import_", "pack", "prune", "quantize"]
 
@@ -63,7 +64,10 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
         if output is not None or select is not None or ignore:
             raise click.UsageError("--list shows everything and writes nothing: leave out --output, --select and "
                                    "--ignore")
-        host = open_host(file, trust)
+        program = None if trust else torch_export.program(file)
+        if program is not None:
+            click.echo(f"openese: {file.name} is a {program}: these are its tensors, read without running it", err=True)
+        host = None if program is not None else open_host(file, trust)
         if host is None:
             show.entries(importers.entries(file))
         else:
@@ -188,7 +192,10 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
       openese compile checkpoint.pt --select lstm --preset demo --calibrate frames.npy -o net.img
     """
     keep_inputs(output, file, *calibrate)
-    host = open_host(file, trust) if select is None else None
+    host = None
+    if select is None:
+        host = open_host(file, trust, lambda: [call for path in calibrate[:1]
+                                               for call in first_calls(arrays.read(path), whole.parse_carry(carry))])
     if host is not None:
         if ignore:
             raise click.UsageError("--ignore goes with a file without a graph; a whole network leaves nothing out")

@@ -21,6 +21,7 @@ from openese.sw.whole.network import (
     CompiledWhole,
     compile_host,
     differences,
+    first_calls,
     open_host,
     original_calls,
     run_calls,
@@ -101,7 +102,7 @@ def run(path: Path, frames: Path, output: Path, backend: Backend, checked: bool,
     for port in host.outputs:
         show.line(f"{port.name}: {found[port.name].dtype} {found[port.name].shape}")
     if against is not None:
-        original = open_host(against, trust)
+        original = open_host(against, trust, lambda: first_calls(inputs, carried))
         if original is None:
             raise HostError(f"--against {against}: not a file with a whole network")
         with Console(stderr=True).status("running the original network"):

@@ -4,23 +4,25 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openese.output import replacing
 from openese.sw.model.layers import read_npz
 from openese.sw.whole.host import Arrays, HostError, Port
 
-__all__ = ["check_output", "load", "save"]
+__all__ = ["check_output", "load", "read", "save"]
 
 
-def load(path: str | os.PathLike[str], ports: Sequence[Port]) -> Arrays:
-    """The inputs ``ports`` in a file. Nothing in the file is executed.
+def read(path: str | os.PathLike[str]) -> Arrays | NDArray[Any]:
+    """The arrays of an ``.npz`` by name, or the array of a ``.npy``. Nothing in the file is executed.
 
     Raises
     ------
     HostError
-        The file has one array and the network several inputs, or it is no ``.npy`` or ``.npz``.
+        The file is no ``.npy`` or ``.npz``.
     ModelError
         An ``.npz`` is damaged or too large.
     OSError
@@ -30,14 +32,28 @@ def load(path: str | os.PathLike[str], ports: Sequence[Port]) -> Arrays:
         zipped = file.read(2) == b"PK"
     if zipped:
         return read_npz(path)
-    wanted = ", ".join(port.text() for port in ports)
-    if len(ports) != 1:
-        raise HostError(f"{os.fspath(path)}: one array, but the network has the inputs {wanted}; give them by name in "
-                        f"an .npz")
     try:
-        return {ports[0].name: np.load(path, allow_pickle=False)}
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, MemoryError) as error:
         raise HostError(f"{os.fspath(path)}: not a .npy or .npz of numbers ({error})") from None
+    return array
+
+
+def load(path: str | os.PathLike[str], ports: Sequence[Port]) -> Arrays:
+    """The inputs ``ports`` in a file, as `read`.
+
+    Raises
+    ------
+    HostError
+        The file has one array and the network several inputs, or as for `read`.
+    """
+    given = read(path)
+    if isinstance(given, dict):
+        return given
+    if len(ports) != 1:
+        raise HostError(f"{os.fspath(path)}: one array, but the network has the inputs "
+                        f"{', '.join(port.text() for port in ports)}; give them by name in an .npz")
+    return {ports[0].name: given}
 
 
 def check_output(path: Path, ports: Sequence[Port]) -> None:

@@ -25,15 +25,17 @@ from openese.rtl.config import Config, machine_config
 from openese.sw import files, importers
 from openese.sw.compile import CompiledNetwork, OutputError, Summary, pack, prune, quantize, random_frames
 from openese.sw.compile import compile as compile_network
+from openese.sw.importers import ImportRefused
 from openese.sw.model.layers import Model
 from openese.sw.model.network import Network
 from openese.sw.prune import TENSORS, Density, PruneError
 from openese.sw.run.runners import MachineRunner
+from openese.sw.whole import torch_export
 from openese.sw.whole.engine import Engine, Recorder
 from openese.sw.whole.host import RECURRENT, Arrays, Host, HostError
 
-__all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "compile_parts", "differences", "open_host",
-           "original_calls", "prune_parts", "run_calls"]
+__all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "compile_parts", "differences", "first_calls",
+           "open_host", "original_calls", "prune_parts", "run_calls"]
 
 #: The module of each kind of host, with a function ``open_file(path, trust)``, and its class.
 _HOSTS = {"onnx": ("openese.sw.whole.onnx_host", "OnnxHost"),
@@ -202,7 +204,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def open_host(path: str | os.PathLike[str], trust: bool = False) -> Host | None:
+def open_host(path: str | os.PathLike[str], trust: bool = False,
+              examples: Callable[[], Sequence[Call]] = tuple) -> Host | None:
     """Open a file that holds a whole network; None for a file without a graph.
 
     Parameters
@@ -210,6 +213,8 @@ def open_host(path: str | os.PathLike[str], trust: bool = False) -> Host | None:
     path : path
     trust : bool
         Whether code in the file may run. Without it a file that is a program is refused.
+    examples : callable
+        Returns inputs of one call, several to try. A program of PyTorch is exported with the first that it takes.
 
     Raises
     ------
@@ -218,11 +223,27 @@ def open_host(path: str | os.PathLike[str], trust: bool = False) -> Host | None:
     OSError
         The file cannot be read.
     """
+    program = torch_export.program(Path(path))
+    if program is not None:
+        if not trust:
+            raise ImportRefused(f"{Path(path).name}: a {program} is code, which runs when it is opened; if you know "
+                                f"where it comes from, trust it (--trust). --select takes its LSTMs alone and runs "
+                                f"nothing")
+        return torch_export.open_program(Path(path), examples())
     kind = _KINDS.get(importers.find(path).name)
     if kind is None:
         return None
     host: Host = import_module(_HOSTS[kind][0]).open_file(Path(path), trust)
     return host
+
+
+def first_calls(inputs: Call, carry: Mapping[str, str]) -> list[Call]:
+    """The inputs of one call among those of `run_calls`: with ``carry``, an axis of calls may stand in front."""
+    if not carry or not isinstance(inputs, Mapping):
+        return [inputs]
+    arrays = {name: np.asarray(value) for name, value in inputs.items()}
+    return [{name: array[0] if array.ndim and len(array) and name not in carry.values() else array
+             for name, array in arrays.items()}, inputs]
 
 
 @overload
@@ -282,7 +303,8 @@ def compile(network: Any, machine: str | Config, *, density: Density | None = No
         If the file cannot be read.
     """
     if isinstance(network, (str, os.PathLike)) and select is None:
-        host = open_host(network, trust)
+        first = calibrate[0] if isinstance(calibrate, (list, tuple)) and calibrate else calibrate
+        host = open_host(network, trust, lambda: () if first is None else first_calls(first, carry or {}))
         if host is not None:
             if lengths is not None:
                 raise HostError("lengths: a whole network has an input for them; give it by name in calibrate")

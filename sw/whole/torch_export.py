@@ -78,16 +78,16 @@ class _Leaf(NamedTuple):
     tensor: Any
 
 
-def open_program(path: Path, inputs: Inputs | None) -> Host:
+def open_program(path: Path, examples: Sequence[Inputs]) -> Host:
     """Run a program, export it as ONNX, and open that.
 
     Parameters
     ----------
     path : path
         A file that the user trusts.
-    inputs : mapping of str to array, or array
-        The network's inputs by the names of the parameters of its ``forward``, as an example. The tensors of a
-        parameter that is a tuple are ``name.0``, ``name.1``.
+    examples : sequence of mapping of str to array, or array
+        The network's inputs by the names of the parameters of its ``forward``, to be tried in this order. The tensors
+        of a parameter that is a tuple are ``name.0``, ``name.1``.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def open_program(path: Path, inputs: Inputs | None) -> Host:
         The file cannot be loaded, the inputs do not fit, or neither exporter writes the network as it is.
     """
     torch = require("torch", "train", "programs of PyTorch")
-    example = None
+    given = None  # an example that is in the file
     with _quiet():
         try:
             kind = program(path)
@@ -103,7 +103,7 @@ def open_program(path: Path, inputs: Inputs | None) -> Host:
                 network = torch.jit.load(path, map_location="cpu").eval()
             elif kind == _EXPORTED:
                 exported = torch.export.load(path)
-                network, example = _module(exported), exported.example_inputs
+                network, given = _module(exported), exported.example_inputs
             else:
                 network = _only_network(path)
         except ImportRefused:
@@ -114,12 +114,18 @@ def open_program(path: Path, inputs: Inputs | None) -> Host:
     if not hasattr(network, "forward"):
         raise ImportRefused(f"{path.name}: the program has no method 'forward', so nothing says what it takes; save a "
                             f"module that calls it")
-    if inputs is None and example is not None:
-        inputs = _named(network, *example)
-    if inputs is None:
+    if given is not None:
+        examples = examples or [_named(network, *given)]
+    if not examples:
         raise ImportRefused(f"{path.name}: PyTorch needs an example of the inputs ({', '.join(_parameters(network))}) "
                             f"to export the program; give inputs for calibration")
-    flat = _Flat.around(network, inputs, path.name, () if example is None else tuple(example[1]))
+    for number, example in enumerate(examples):
+        try:
+            flat = _Flat.around(network, example, path.name, () if given is None else tuple(given[1]))
+            break
+        except ImportRefused:
+            if number == len(examples) - 1:
+                raise
     with tempfile.TemporaryDirectory(prefix="openese-") as folder:
         file = Path(folder) / f"{path.stem}.onnx"
         with _quiet():
@@ -243,11 +249,12 @@ class _Flat:
         import torch
 
         self.module, self.example, self._keywords = network, example, keywords
-        self._parameters, self._forward = _parameters(network), network.forward
+        graph = isinstance(network, torch.fx.GraphModule)  # checks its arguments before its forward pass
+        self._parameters, self._forward = _parameters(network), network if graph else network.forward
         with torch.no_grad():
             self.outputs = [leaf.name for leaf in _flatten(self._call(example))]
         self._flat = not isinstance(network, torch.jit.ScriptModule)
-        if isinstance(network, torch.fx.GraphModule):  # checks its arguments before its forward pass
+        if graph:
             self.module = torch.nn.Module()
             self.module.network = network
         if self._flat:
