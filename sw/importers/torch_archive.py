@@ -37,7 +37,8 @@ _DTYPES = {"Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": "<u2", "L
            "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?"}
 _TYPE_NAMES = {"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16"}
 #: Bytes of an element of types that are only named.
-_OTHER_SIZES = {"ComplexFloat": 8, "ComplexDouble": 16, "ComplexHalf": 4, "QInt8": 1, "QUInt8": 1, "QInt32": 4}
+_OTHER_SIZES = {"ComplexFloat": 8, "ComplexDouble": 16, "ComplexHalf": 4, "QInt8": 1, "QUInt8": 1, "QInt32": 4,
+                "storage.Untyped": 1}
 _NUMPY = re.compile(r"[fiubc]\d{1,2}")
 
 
