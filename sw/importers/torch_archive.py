@@ -31,6 +31,8 @@ LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLE_LIMIT = 256 << 20
 #: Memory that the objects of a pickle may take: so much, or so many times the file's size.
 _OBJECTS, _OBJECTS_RATIO = 512 << 20, 16
+#: Axes of an array that numpy 1 has at most.
+_DIMENSIONS = 32
 #: Elements of a tensor that may repeat those stored, by strides of zero, as often as it likes.
 _REPEATED = 1 << 16
 _DTYPES = {"Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": "<u2", "Long": "<i8", "Int": "<i4",
@@ -113,7 +115,7 @@ class _Storage(NamedTuple):
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *ignored: Any) -> Any:
     """Return a tensor on a storage, as ``torch._utils._rebuild_tensor_v2`` does."""
-    if not isinstance(storage, _Storage) or len(size) != len(stride) or not all(
+    if not isinstance(storage, _Storage) or len(size) != len(stride) or len(size) > _DIMENSIONS or not all(
             isinstance(number, int) and number >= 0 for number in (offset, *size, *stride)):
         raise ImportRefused("the file is damaged: a tensor has no storage, or an invalid size or stride")
     return Stored(tuple(size), _TYPE_NAMES.get(storage.kind, storage.kind),
