@@ -24,7 +24,8 @@ from openese.sw.importers.base import (
     read_member,
     read_start,
 )
-from openese.sw.importers.tensors import Stored, TensorSource
+from openese.sw.importers.parameters import Stored, read
+from openese.sw.importers.tensors import TensorSource
 from openese.sw.model.network import Network
 
 __all__ = ["IMPORTER", "NativeSource", "arrays_source"]
@@ -62,7 +63,10 @@ class NativeSource(Source):
 def arrays_source(path: Path, tensors: Mapping[str, Stored]) -> Source:
     """Return the source for arrays with the keys of `Network.save` or the names in `tensors`."""
     if any(key.endswith("layer0.w_x") for key in tensors):
-        arrays = {name: tensor.read() for name, tensor in tensors.items()}
+        try:
+            arrays = {name: read(name, tensor) for name, tensor in tensors.items()}
+        except ImportRefused as error:
+            raise ImportRefused(f"{path.name}: {str(error).removeprefix(f'{path.name}: ')}") from None
         return NativeSource(path, Network.from_arrays(arrays, path.stem))
     return TensorSource(path, tensors)
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from openese.sw.importers.base import LIMIT, ImportRefused
 from openese.sw.model.arrays import FloatArray
 
-__all__ = ["FLOATS", "Parameter", "Stored", "owner", "resolve", "stored"]
+__all__ = ["FLOATS", "Parameter", "Stored", "owner", "read", "resolve", "stored"]
 
 #: Names of the types that are read.
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -50,6 +50,22 @@ class Stored(NamedTuple):
 def stored(array: NDArray[Any]) -> Stored:
     """Return an array in memory as `Stored`."""
     return Stored(array.shape, str(array.dtype), lambda: array)
+
+
+def read(name: str, tensor: Stored) -> NDArray[Any]:
+    """Return the contents of a tensor.
+
+    Raises
+    ------
+    ImportRefused
+        If they are damaged, or numpy has no such array.
+    """
+    try:
+        return tensor.read()
+    except ImportRefused:
+        raise
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise ImportRefused(f"{name} of shape {tensor.shape} cannot be read ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -126,7 +142,7 @@ def _values(tensors: Mapping[str, Stored], name: str) -> FloatArray:
                             f"quantized")
     if 8 * math.prod(tensor.shape) > LIMIT:
         raise ImportRefused(f"{name} has shape {tensor.shape}; at most {LIMIT // 8:,} numbers are read")
-    array = tensor.read()
+    array = read(name, tensor)
     return array if array.dtype == np.float64 else array.astype(np.float32)
 
 

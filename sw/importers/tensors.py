@@ -47,6 +47,7 @@ linear layer where its sizes fit.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -398,6 +399,8 @@ def _fit(cell: Cell, pairs: Mapping[tuple[str, str], Mapping[str, str]], tensors
 def _linear(names: Iterable[str], tensors: Mapping[str, Stored], modules: Mapping[str, Attributes],
             sizes: Iterable[tuple[int, int]]) -> dict[str, Group]:
     """Return the linear layers among ``names`` that fit before or behind an LSTM, or other such layers."""
+    names = list(names)
+    under = Counter(parent for name in names for parent in _parents(name))
     direct: dict[str, list[str]] = {}
     for name in names:
         head, _, rest = name.rpartition("parametrizations.")
@@ -409,7 +412,7 @@ def _linear(names: Iterable[str], tensors: Mapping[str, Stored], modules: Mappin
                 owner(name[len(prefix) + 1:]) == "weight" for name in own):
             continue
         group = _group(prefix, own, tensors, modules)
-        if len(group.shape("weight") or ()) == 2 and not group.unread(("weight", "bias")):
+        if len(group.shape("weight") or ()) == 2 and under[prefix] == len(own) and not group.unread(("weight", "bias")):
             layers[prefix] = group
     before, behind = ({pair[side] for pair in sizes if pair[side]} for side in (0, 1))
     fitting: dict[str, Group] = {}

@@ -31,13 +31,16 @@ LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLE_LIMIT = 256 << 20
 #: Memory that the objects of a pickle may take: so much, or so many times the file's size.
 _OBJECTS, _OBJECTS_RATIO = 512 << 20, 16
+#: Axes of an array that numpy 1 has at most.
+_DIMENSIONS = 32
 #: Elements of a tensor that may repeat those stored, by strides of zero, as often as it likes.
 _REPEATED = 1 << 16
 _DTYPES = {"Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": "<u2", "Long": "<i8", "Int": "<i4",
            "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?"}
 _TYPE_NAMES = {"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16"}
 #: Bytes of an element of types that are only named.
-_OTHER_SIZES = {"ComplexFloat": 8, "ComplexDouble": 16, "ComplexHalf": 4, "QInt8": 1, "QUInt8": 1, "QInt32": 4}
+_OTHER_SIZES = {"ComplexFloat": 8, "ComplexDouble": 16, "ComplexHalf": 4, "QInt8": 1, "QUInt8": 1, "QInt32": 4,
+                "storage.Untyped": 1}
 _NUMPY = re.compile(r"[fiubc]\d{1,2}")
 
 
@@ -112,7 +115,7 @@ class _Storage(NamedTuple):
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *ignored: Any) -> Any:
     """Return a tensor on a storage, as ``torch._utils._rebuild_tensor_v2`` does."""
-    if not isinstance(storage, _Storage) or len(size) != len(stride) or not all(
+    if not isinstance(storage, _Storage) or len(size) != len(stride) or len(size) > _DIMENSIONS or not all(
             isinstance(number, int) and number >= 0 for number in (offset, *size, *stride)):
         raise ImportRefused("the file is damaged: a tensor has no storage, or an invalid size or stride")
     return Stored(tuple(size), _TYPE_NAMES.get(storage.kind, storage.kind),

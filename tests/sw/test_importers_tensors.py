@@ -2,16 +2,23 @@
 """Tensors around an LSTM in files without a graph: each is computed as PyTorch does, or the LSTM is refused."""
 
 import itertools
+import os
+import re
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 from import_tools import assert_close, run_float
 
 import openese
 from openese.sw import importers
 from openese.sw.cli import main
 from openese.sw.importers import ImportRefused, from_torch
+from openese.sw.model.layers import ModelError
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -454,6 +461,76 @@ def test_a_state_dict_does_not_tell_what_lies_between(save, x):
                                  "computes between them")
     alone = importers.load(path)
     assert alone.notes == ("left out of the network: 'front', 'head'; import --list names everything in the file",)
+
+
+def test_a_linear_layer_with_more_than_its_weights_is_elsewhere(save):
+    net = nn.ModuleDict({"lstm": nn.LSTM(5, 6), "head": nn.Linear(6, 3)})
+    for extra in ("head.lora_A", "head.lora_A.default.weight"):
+        path = save({**net.state_dict(), extra: torch.ones(2, 6)})
+        assert "head" not in [entry.name for entry in importers.entries(path) if not entry.elsewhere]
+        with pytest.raises(ImportRefused, match="'head' is no layer that can be selected"):
+            importers.load(path, "lstm,head")
+
+
+class Chain(nn.Sequential):
+    """Layers one after the other, of which LSTMs give more than their outputs."""
+
+    def forward(self, x):
+        for layer in self:
+            x = layer(x)
+            x = x[0] if isinstance(x, tuple) else x
+        return x
+
+
+KINDS = {"lstm": nn.LSTM, "both": lambda n, m: nn.LSTM(n, m, 2, bidirectional=True), "linear": nn.Linear,
+         "dropout": lambda n, m: nn.Dropout(), "identity": lambda n, m: nn.Identity(), "relu": lambda n, m: nn.ReLU(),
+         "norm": lambda n, m: nn.LayerNorm(n), "block": None}
+DRAWN = ["lstm"] * 4 + ["both"] * 2 + ["linear"] * 3 + ["dropout", "identity", "relu", "norm", "block", "block"]
+
+
+def random_chain(draw, size, depth=0):
+    chain = Chain()
+    for number in range(draw(st.integers(1, 5), label="layers")):
+        kind = draw(st.sampled_from(DRAWN), label="kind")
+        outputs = draw(st.integers(1, 3), label="outputs")
+        if kind == "block":
+            if depth:
+                continue
+            layer, size = random_chain(draw, size, depth + 1)
+        else:
+            layer = KINDS[kind](size, outputs)
+            size = {"lstm": outputs, "linear": outputs, "both": 2 * outputs}.get(kind, size)
+        chain.add_module(f"{kind}{number}", layer)
+    return chain, size
+
+
+@settings(max_examples=int(os.environ.get("OPENESE_RANDOM_CHAINS", 80)), deadline=None)
+@given(st.data())
+def test_random_modules_are_right_or_refused(data):
+    """What is loaded from a whole module is what the module computes from the first to the last selected layer."""
+    torch.manual_seed(data.draw(st.integers(0, 99), label="seed"))
+    net, _ = random_chain(data.draw, 2)
+    net = net.double().eval()
+    leaves = [(name, module) for name, module in net.named_modules() if not isinstance(module, Chain)]
+    choices = [name for name, module in leaves if isinstance(module, (nn.LSTM, nn.Linear))]
+    chosen = sorted(data.draw(st.sets(st.sampled_from(choices)), label="select"), key=choices.index) if choices else []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chain.pt"
+        torch.save(net, path)
+        try:
+            network = importers.load(path, chosen or None)
+        except (ImportRefused, ModelError) as error:
+            event("refused: " + re.sub(r"'\S+'", "", str(error))[:60])
+            return
+    event(f"loaded, {len(chosen)} selected")
+    names = [name for name, _ in leaves]
+    first, last = (names.index(chosen[0]), names.index(chosen[-1])) if chosen else (0, len(names) - 1)
+    part = Chain(*(module for _, module in leaves[first:last + 1])).eval()
+    x = torch.randn(4, 2, network.inputs).double()
+    if isinstance(leaves[first][1], nn.Linear):
+        x = torch.randn(4, 2, leaves[first][1].in_features).double()
+    with torch.no_grad():
+        assert_close(run_float(network, x.numpy())[0], part(x).numpy())
 
 
 def test_layers_that_cannot_be_taken_are_not_passed_over(save):
