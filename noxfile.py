@@ -2,7 +2,6 @@
 """The project's commands, each in an environment that it makes for itself: `pip install nox`, then `nox`."""
 
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -157,9 +156,7 @@ def soak(session):
 def mutate(session):
     """How many small faults in the blocks the tests notice; `-- BLOCK ... --count N --resume`; hours for all."""
     _install(session, "sim", "synth", "dev")
-    tests = Path("tests").resolve()
-    path = os.pathsep.join(map(str, (Path.cwd(), tests, tests / "rtl")))
-    session.run("python", "-m", "mutation", *session.posargs, env={"PYTHONPATH": path})
+    session.run("python", "-m", "mutation", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -3,14 +3,11 @@
 
 from dataclasses import dataclass
 
-from bench import TINY
-from test_broadcast import SMALL
-from test_weight_stream import STREAM
-
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.assemble import Assemble
 from openese.rtl.axi import AXI4LiteSubordinate
 from openese.rtl.broadcast import Broadcast
+from openese.rtl.config import preset
 from openese.rtl.controller import Controller
 from openese.rtl.elementwise import Slice
 from openese.rtl.fifo import Fifo
@@ -25,6 +22,11 @@ from openese.rtl.vector_memory import VectorMemory
 from openese.rtl.weight_stream import StreamFetch, StreamReader
 
 __all__ = ["BLOCKS", "Block"]
+
+# As the tests of the blocks have them.
+TINY = preset("tiny")
+SMALL = TINY.replace(column_depth=64)
+STREAM = TINY.replace(index_bits=4, entry_depth=128, stream=True)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ BLOCKS = {
     "stream_reader": Block(lambda: StreamReader(STREAM), _rtl("weight_stream")),
     "stream_fetch": Block(lambda: StreamFetch(STREAM), _rtl("weight_stream")),
     "axi_lite": Block(lambda: AXI4LiteSubordinate(12), _rtl("axi", "registers")),
-    "fifo": Block(lambda: Fifo(8, 16), _rtl("fifo")),
+    "fifo": Block(lambda: Fifo(8, 8), _rtl("fifo")),
     "vector_memory": Block(lambda: VectorMemory(TINY), _rtl("vector_memory")),
     "state_access": Block(lambda: StateAccess(TINY), _rtl("state_access")),
 }
