@@ -160,6 +160,14 @@ def mutate(session):
 
 
 @nox.session
+def mutate_software(session):
+    """How many small faults in the quantizer, the packer and the cycle model the tests notice; options as `mutate`."""
+    _install(session, "sim", "dev")
+    session.install("cosmic-ray>=8.4,<9")
+    session.run("python", "-m", "mutation.software", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def board(session):
     """Silero VAD on the Verilog of the ULX3S in Verilator, from its pins on, over its serial port."""
     _install(session, "sim", "serial", "safetensors")

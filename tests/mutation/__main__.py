@@ -16,7 +16,7 @@ from openese.output import write_text
 from .blocks import BLOCKS
 from .engine import Campaign, finish, start
 
-__all__ = ["main", "scores"]
+__all__ = ["judged_in_parallel", "main", "scores", "table"]
 
 
 def scores(entries):
@@ -31,13 +31,13 @@ def scores(entries):
     return figures
 
 
-def _table(figures):
-    table = Table("block", "mutations", "no change", "killed", "survived", "score")
+def table(figures):
+    rows = Table("block", "mutations", "no change", "killed", "survived", "score")
     for name, counts in figures.items():
         score = "" if counts["score"] is None else f"{counts['score']:.1%}"
         total = sum(counts[key] for key in ("killed", "survived", "same", "error"))
-        table.add_row(name, *(str(n) for n in (total, counts["same"], counts["killed"], counts["survived"])), score)
-    return table
+        rows.add_row(name, *(str(n) for n in (total, counts["same"], counts["killed"], counts["survived"])), score)
+    return rows
 
 
 def _judged(campaign, numbers, jobs):
@@ -54,6 +54,35 @@ def _judged(campaign, numbers, jobs):
             if entry is None:
                 raise RuntimeError(f"{campaign.name}: the process of mutation {number} failed")
             yield entry
+
+
+def judged_in_parallel(campaigns, again, jobs, folder, seed):
+    """Judge all mutations of the ``campaigns`` that have no result; returns the entries of all.
+
+    With ``again``, those that were not killed are judged again. ``folder`` gets the scores.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    entries = []
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        for campaign in campaigns:
+            numbers = range(1, len(campaign.mutations) + 1)
+            known = {number: entry for number, entry in campaign.known().items()
+                     if number in numbers and not (again and entry["result"] != "killed")}
+            entries += known.values()
+            waiting = [number for number in numbers if number not in known]
+            task = progress.add_task(campaign.name, total=len(numbers), completed=len(known))
+            if waiting:
+                campaign.prepare()
+            for entry in _judged(campaign, waiting, jobs):
+                campaign.keep(entry)
+                entries.append(entry)
+                progress.advance(task)
+                if entry["result"] in ("survived", "error"):
+                    console.print(f"{campaign.name} {entry['mutation']} {entry['result']}: {entry['what']}",
+                                  markup=False, soft_wrap=True)
+            write_text(folder / "scores.json", json.dumps({"seed": seed, "scores": scores(entries)}, indent=1) + "\n")
+    return entries
 
 
 @click.command()
@@ -73,29 +102,9 @@ def main(blocks, count, seed, resume, again, jobs, folder):
     results = folder / "results.jsonl"
     if not (resume or again):
         results.unlink(missing_ok=True)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    entries = []
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        for name in blocks or BLOCKS:
-            campaign = Campaign(name, folder, count, seed)
-            known = {number: entry for number, entry in campaign.known().items()
-                     if number <= count and not (again and entry["result"] != "killed")}
-            entries += known.values()
-            waiting = [n for n in range(1, len(campaign.netlist.mutations) + 1) if n not in known]
-            task = progress.add_task(name, total=len(known) + len(waiting), completed=len(known))
-            if not waiting:
-                continue
-            campaign.prepare()
-            for entry in _judged(campaign, waiting, jobs):
-                campaign.keep(entry)
-                entries.append(entry)
-                progress.advance(task)
-                if entry["result"] in ("survived", "error"):
-                    console.print(f"{name} {entry['mutation']} {entry['result']}: {entry['what']}", markup=False,
-                                  soft_wrap=True)
-            write_text(folder / "scores.json", json.dumps({"seed": seed, "scores": scores(entries)}, indent=1) + "\n")
-    Console().print(_table(scores(entries)))
+    campaigns = (Campaign(name, folder, count, seed) for name in blocks or BLOCKS)
+    entries = judged_in_parallel(campaigns, again, jobs, folder, seed)
+    Console().print(table(scores(entries)))
     print(f"for machines: {folder / 'scores.json'}; every mutation: {results}")
 
 

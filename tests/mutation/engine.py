@@ -107,6 +107,7 @@ class Campaign:
         self.name, self._block = name, BLOCKS[name]
         self.folder = folder / name
         self.netlist = Netlist(self._block.make(), self.folder, count, seed)
+        self.mutations = self.netlist.mutations
         self.digest = hashlib.sha256((self.folder / "mutated.il").read_bytes()).hexdigest()[:16]
         self._results = folder / "results.jsonl"
 
@@ -128,6 +129,9 @@ class Campaign:
                 raise RuntimeError(f"{self.name}: no test passes with the netlist in the block's place")
             place.write_text(json.dumps(sorted(passed["passed"], key=lambda test: test[1])))
         self._tests = json.loads(place.read_text())
+        # What is imported here need not be imported for each mutation.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            pytest.main(["-q", "--collect-only", "-p", "no:cacheprovider", *self._block.tests])
 
     def _on_the_machine(self, number):
         """The first test of the machine's Verilog that fails, or None."""
