@@ -153,6 +153,21 @@ def soak(session):
 
 
 @nox.session
+def mutate(session):
+    """How many small faults in the blocks the tests notice; `-- BLOCK ... --count N --resume`; hours for all."""
+    _install(session, "sim", "synth", "dev")
+    session.run("python", "-m", "mutation", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def mutate_software(session):
+    """How many small faults in the quantizer, the packer and the cycle model the tests notice; options as `mutate`."""
+    _install(session, "sim", "dev")
+    session.install("cosmic-ray>=8.4,<9")
+    session.run("python", "-m", "mutation.software", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def board(session):
     """Silero VAD on the Verilog of the ULX3S in Verilator, from its pins on, over its serial port."""
     _install(session, "sim", "serial", "safetensors")

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The blocks that are mutated, and the tests that may notice."""
+
+from dataclasses import dataclass
+
+from openese.rtl.act_queue import ActQueue
+from openese.rtl.assemble import Assemble
+from openese.rtl.axi import AXI4LiteSubordinate
+from openese.rtl.broadcast import Broadcast
+from openese.rtl.config import preset
+from openese.rtl.controller import Controller
+from openese.rtl.elementwise import Slice
+from openese.rtl.fifo import Fifo
+from openese.rtl.frames import FrameGuard, FrameInput, FrameOutput
+from openese.rtl.loader import Loader
+from openese.rtl.pe import PE
+from openese.rtl.ptr_read import PtrRead
+from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.spmv import SpMV
+from openese.rtl.state_access import StateAccess
+from openese.rtl.vector_memory import VectorMemory
+from openese.rtl.weight_stream import StreamFetch, StreamReader
+
+__all__ = ["BLOCKS", "Block"]
+
+# As the tests of the blocks have them.
+TINY = preset("tiny")
+SMALL = TINY.replace(column_depth=64)
+STREAM = TINY.replace(index_bits=4, entry_depth=128, stream=True)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block with the widths of its tests.
+
+    Attributes
+    ----------
+    make : callable
+        Makes it.
+    tests : tuple of str
+        Files of tests in which it runs in Amaranth's simulator.
+    machine : tuple of str
+        Files of tests of the emitted Verilog of a machine that has the block.
+    """
+
+    make: object
+    tests: tuple
+    machine: tuple = ("tests/sim/test_device.py", "tests/sw/test_cycles.py")
+
+
+def _rtl(*names):
+    return tuple(f"tests/rtl/test_{name}.py" for name in names)
+
+
+BLOCKS = {
+    "act_queue": Block(lambda: ActQueue(TINY), _rtl("act_queue", "pe")),
+    "ptr_read": Block(lambda: PtrRead(TINY), _rtl("ptr_read", "array")),
+    "spmat_read": Block(lambda: SpmatRead(TINY), _rtl("spmat_read", "pe")),
+    "spmv": Block(lambda: SpMV(TINY), _rtl("spmv", "pe")),
+    "pe": Block(lambda: PE(TINY), _rtl("pe", "array")),
+    "slice": Block(lambda: Slice(TINY), _rtl("elementwise", "assemble")),
+    "assemble": Block(lambda: Assemble(TINY), _rtl("assemble")),
+    "controller": Block(lambda: Controller(TINY), _rtl("controller")),
+    "broadcast": Block(lambda: Broadcast(SMALL), _rtl("broadcast")),
+    "frame_input": Block(lambda: FrameInput(TINY), _rtl("frames")),
+    "frame_output": Block(lambda: FrameOutput(TINY), _rtl("frames")),
+    "frame_guard": Block(lambda: FrameGuard(TINY), _rtl("frames")),
+    "loader": Block(lambda: Loader(TINY), _rtl("loader")),
+    "stream_reader": Block(lambda: StreamReader(STREAM), _rtl("weight_stream")),
+    "stream_fetch": Block(lambda: StreamFetch(STREAM), _rtl("weight_stream")),
+    "axi_lite": Block(lambda: AXI4LiteSubordinate(12), _rtl("axi", "registers")),
+    "fifo": Block(lambda: Fifo(8, 8), _rtl("fifo")),
+    "vector_memory": Block(lambda: VectorMemory(TINY), _rtl("vector_memory")),
+    "state_access": Block(lambda: StateAccess(TINY), _rtl("state_access")),
+}

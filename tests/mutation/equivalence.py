@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a mutation changes anything at all."""
+
+import re
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+from openese.sim.synthesis import yosys
+
+from .netlist import SELECT, WIDTH
+
+__all__ = ["same"]
+
+#: Seconds that ABC may take.
+LIMIT = 120
+
+
+def same(netlist, number):
+    """Whether no input and no state tells the mutation ``number`` from the block.
+
+    Registers and memories are cut: block and mutation get the same, free state, and must make the same next state and
+    outputs of it. What differs only in states that are never reached counts as different.
+    """
+    folder = netlist.folder
+    cut = folder / "cut.il"
+    if not cut.exists():
+        # Only wires with names of their own become ports.
+        text = re.sub(r"\$auto\$mutate\.cc:\d+:(\w+)\$(\d+)", r"\\\1_\2", (folder / "mutated.il").read_text())
+        (folder / "named.il").write_text(text)
+        yosys.run([f"read_rtlil {folder / 'named.il'}", "memory_nordff", "memory_map", "opt_expr",
+                   "opt_clean", "setundef -undriven -zero", "dffunmap", "simplemap", "splitnets", "opt_clean",
+                   "expose -evert-dff block", "opt_clean", f"write_rtlil {cut}"], "equivalence")
+    graph = folder / f"miter-{number}.aig"
+    commands = [f"read_rtlil {cut}"]
+    for name, value in (("gold", 0), ("gate", number)):
+        commands += [f"copy block {name}", f"select -module {name}", f"connect -set {SELECT} {WIDTH}'d{value}",
+                     f"delete -input w:{SELECT}", "select -clear"]
+    yosys.run([*commands, "delete block", "miter -equiv -flatten gold gate miter", "hierarchy -top miter", "opt -fast",
+               "techmap", "opt -fast", "aigmap", "opt_clean", f"write_aiger {graph}"], "equivalence")
+    abc = Path(find_spec("pyosys").origin).with_name("yosys-abc")
+    said = subprocess.run([abc, "-c", f"read_aiger {graph}; strash; iprove -v"], text=True, capture_output=True,
+                          timeout=10 * LIMIT).stdout
+    graph.unlink()
+    return "UNSATISFIABLE" in said

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts a mutated netlist in the place of a block, in Amaranth's simulator and in Verilog, whatever test makes it.
+
+While a `StandIn` is installed, every block of its class whose description is the same is replaced. Other blocks of the
+class, with other widths, stay.
+"""
+
+import ctypes
+import functools
+
+import amaranth.sim
+from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Signal
+
+from openese.rtl.emit import VerilogPlatform
+
+from .netlist import SELECT, description, ports_of
+
+__all__ = ["StandIn"]
+
+
+class _Object(ctypes.Structure):  # cxxrtl_object
+    _fields_ = [("type", ctypes.c_uint32), ("flags", ctypes.c_uint32), ("width", ctypes.c_size_t),
+                ("lsb_at", ctypes.c_size_t), ("depth", ctypes.c_size_t), ("zero_at", ctypes.c_size_t),
+                ("curr", ctypes.POINTER(ctypes.c_uint32)), ("next", ctypes.POINTER(ctypes.c_uint32)),
+                ("outline", ctypes.c_void_p), ("attrs", ctypes.c_void_p)]
+
+
+class _Design:
+    """One instance of the netlist."""
+
+    def __init__(self, library, ports, number):
+        self._library = library
+        self._handle = library.cxxrtl_create(library.cxxrtl_design_create())
+        self._inputs = [(index, self._port(name), width) for index, (name, width) in enumerate(
+            (name, width) for name, width, is_input in ports if is_input)]
+        self._outputs = [(self._port(name), width) for name, width, is_input in ports if not is_input]
+        assert all(port is not None for port, _ in self._outputs)
+        self._clock, self._reset = self._port("clk"), self._port("rst")
+        self._write(self._port(SELECT), 16, number)
+
+    def _port(self, name):
+        parts = ctypes.c_size_t()
+        found = self._library.cxxrtl_get_parts(self._handle, name.encode(), ctypes.byref(parts))
+        return found.contents if found else None
+
+    @staticmethod
+    def _write(port, width, value):
+        if port is not None:
+            for chunk in range(-(-width // 32)):
+                port.next[chunk] = value >> 32 * chunk & 0xFFFFFFFF
+
+    def evaluate(self, values):
+        """The outputs with inputs of these ``values``."""
+        for index, port, width in self._inputs:
+            self._write(port, width, values[index])
+        self._library.cxxrtl_step(self._handle)
+        return [sum(port.curr[chunk] << 32 * chunk for chunk in range(-(-width // 32)))
+                for port, width in self._outputs]
+
+    def edge(self, values, reset):
+        """The outputs behind a rising edge."""
+        self._write(self._reset, 1, reset)
+        self.evaluate(values)
+        self._write(self._clock, 1, 1)
+        self._library.cxxrtl_step(self._handle)
+        self._write(self._clock, 1, 0)
+        return self.evaluate(values)
+
+
+class StandIn:
+    """The netlist instead of the blocks that are as ``block``.
+
+    Parameters
+    ----------
+    block : Elaboratable
+    netlist : Netlist
+    number : int
+        The mutation; 0 is none.
+    """
+
+    def __init__(self, block, netlist, number):
+        self._class = type(block)
+        self._original = self._class.elaborate
+        self._wanted = description(block)
+        self._netlist, self._number = netlist, number
+        self._waiting = []
+        #: How many blocks were replaced.
+        self.used = 0
+
+    @functools.cached_property
+    def _library(self):
+        library = ctypes.CDLL(str(self._netlist.library))
+        library.cxxrtl_design_create.restype = ctypes.c_void_p
+        library.cxxrtl_create.restype, library.cxxrtl_create.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+        library.cxxrtl_step.argtypes = [ctypes.c_void_p]
+        library.cxxrtl_get_parts.restype = ctypes.POINTER(_Object)
+        library.cxxrtl_get_parts.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_size_t)]
+        return library
+
+    def install(self):
+        """Replace blocks from here on."""
+        stand_in, original = self, self._original
+
+        def elaborate(block, platform):
+            if description(block, original) != stand_in._wanted:
+                return original(block, platform)
+            stand_in.used += 1
+            m = Module()
+            if isinstance(platform, VerilogPlatform):
+                ports = {f"{'i' if is_input else 'o'}_{name}": value for name, value, is_input in ports_of(block)}
+                m.submodules.mutant = Instance("mutant", i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
+            else:
+                m.d.sync += Signal(name="clocked").eq(1)  # the block has a clock
+                stand_in._waiting.append(block)
+            return m
+
+        self._class.elaborate = elaborate
+        simulator = amaranth.sim.Simulator
+
+        def begin(simulation, toplevel, **named):
+            stand_in._waiting.clear()
+            original_begin(simulation, toplevel, **named)
+            for block in stand_in._waiting:
+                stand_in._attach(simulation, block)
+
+        original_begin = simulator.__init__
+        simulator.__init__ = begin
+
+    def _attach(self, simulation, block):
+        """Let a process of ``simulation`` carry out the netlist for ``block``."""
+        ports = ports_of(block)
+        design = _Design(self._library, self._netlist.ports, self._number)
+        inputs = [value for _, value, is_input in ports if is_input]
+        outputs = [value for _, value, is_input in ports if not is_input]
+        domains = simulation._design.fragment.domains
+
+        async def run(ctx):
+            clock, reset = domains["sync"].clk, domains["sync"].rst
+            trigger = ctx.edge(clock, 1).changed(*inputs).sample(reset)
+
+            def show(values):
+                for signal, value in zip(outputs, values, strict=True):
+                    shape = signal.shape()
+                    ctx.set(signal, value - (1 << shape.width) if shape.signed and value >> shape.width - 1 else value)
+
+            show(design.evaluate([value.init for value in inputs]))
+            async for edge, *values, resets in trigger:
+                show(design.edge(values, resets) if edge else design.evaluate(values))
+
+        simulation.add_process(run)

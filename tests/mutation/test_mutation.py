@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The score of tests means something: a mutation is noticed, no mutation is not, and what changes nothing is found."""
+
+import pytest
+
+pytest.importorskip("pyosys", reason="needs the extra 'synth'")
+from mutation import engine  # noqa: E402
+from mutation.__main__ import scores  # noqa: E402
+from mutation.equivalence import same  # noqa: E402
+from mutation.netlist import SELECT, WIDTH  # noqa: E402
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    return engine.Campaign("fifo", tmp_path, 6, 3)
+
+
+@pytest.mark.slow
+def test_mutations_of_a_fifo(campaign):
+    """Six mutations; each is killed by a test that passes without it, or changes nothing."""
+    campaign.prepare()
+    entries = [campaign.run(number) for number in range(1, 7)]
+    for entry in entries:
+        campaign.keep(entry)
+        assert entry["result"] in ("killed", "same"), entry
+    assert sum(entry["result"] == "killed" for entry in entries) >= 3
+    assert campaign.known() == {entry["mutation"]: entry for entry in entries}
+    assert scores(entries)["fifo"]["score"] == 1.0
+
+
+def test_equivalence(campaign):
+    """Mutation 7 is none; the first ones change something."""
+    assert not all(same(campaign.netlist, number) for number in range(1, 7))
+    assert same(campaign.netlist, 7)
+
+
+def test_a_netlist_has_its_mutations(campaign):
+    lines = campaign.netlist.mutations
+    assert len(set(lines)) == 6
+    for number, line in enumerate(lines, 1):
+        assert f"-ctrl {SELECT} {WIDTH} {number} " in line
+        assert "fifo.py" in campaign.netlist.place(number)
+    assert f"input [{WIDTH - 1}:0] {SELECT}" in (campaign.folder / "mutated.v").read_text()
