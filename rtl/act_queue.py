@@ -6,6 +6,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.bundles import ValidPort
+from openese.rtl.distance import MARGIN
 from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import Token, activations
 
@@ -24,8 +25,7 @@ class ActQueue(wiring.Component):
     Attributes
     ----------
     margin : int
-        Columns that the queue takes after ``full`` has risen. `Broadcast.on_the_way` are needed, and `Broadcast` checks
-        that the margin covers them; the rest is reserve for more registers between the two.
+        Columns that the queue takes after ``full`` has risen: those that are on their way, see `openese.rtl.distance`.
 
     Members
     -------
@@ -39,7 +39,7 @@ class ActQueue(wiring.Component):
 
     delay = Fifo.delay
     full_delay = 1
-    margin = 10
+    margin = MARGIN
 
     def __init__(self, config):
         self._config = config

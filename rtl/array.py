@@ -7,14 +7,14 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.act_queue import ActQueue
-from openese.rtl.attributes import DISTANCE, fanout
+from openese.rtl.attributes import DISTANCE
+from openese.rtl.distance import FULL_DELAY
 from openese.rtl.elementwise import SliceControl, slice_members
 from openese.rtl.emit import instantiate
-from openese.rtl.interfaces import activations
+from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, activations
 from openese.rtl.pe import PE, pe_members
-from openese.rtl.spmat_read import SpmatRead
 from openese.rtl.spmv import SpMV
-from openese.rtl.tile import Tile
+from openese.rtl.tile import Tile, join
 
 __all__ = ["PEArray"]
 
@@ -27,13 +27,15 @@ class PEArray(wiring.Component):
     Latency, in cycles:
 
     - `column_delay` from ``column`` to its ``activations`` at the input;
-    - `input_delay` from the inputs to the PEs. The slices' ``control`` is not delayed;
-    - `drain_delay` from ``drain`` to the slices' ``capture``;
+    - `input_delay` from the inputs to the PEs and slices, but for ``drain``;
+    - `drain_delay` from ``drain`` to the drained row at the slices;
     - `full_delay` from the number of columns in a queue to ``full``;
-    - `done_delay` from the last sum of an operation being in its accumulator to ``done``;
-    - `release_delay` from the last line of a block being read to ``released``.
+    - `join_delay` from the last pulse of a PE to ``done`` and ``released``.
 
-    Cost: the tiles; two registers for each bit of the broadcast.
+    Each input but the context goes straight to a register in each tile: two registers without logic between them, one
+    on either side where the FPGA consists of several dies.
+
+    Cost: the tiles; a register of the context.
 
     Members
     -------
@@ -62,7 +64,7 @@ class PEArray(wiring.Component):
     columns : Out(array(row_pes, activations)) — columns that the slices assemble, PE row after PE row.
     saturated : Out(bits_for(slices * slice_width)) — lanes whose cell state or output was clamped.
     cells : Out(array(slices * slice_width, signed(cell_bits))) — cell states at the control's row and beat.
-    cell_write : In(slices * slice_width) — lanes whose cell state is set, a cycle later.
+    cell_write : In(slices * slice_width) — lanes whose cell state is set, two cycles later.
     cell_data : In(signed(cell_bits)) — the value to set.
     parameters : In(parameter_line(slices)) — line of the parameter memories.
     parameters_valid : In(1) — write the line.
@@ -71,11 +73,14 @@ class PEArray(wiring.Component):
     """
 
     column_delay = PE.column_delay
-    input_delay = 1
-    drain_delay = input_delay + SpMV.drain_delay
-    full_delay = ActQueue.full_delay + 1
-    done_delay = SpMV.latency + 1
-    release_delay = SpmatRead.release_delay + 1
+    input_delay = Tile.input_delay
+    drain_delay = SpMV.drain_delay
+    full_delay = ActQueue.full_delay + FULL_DELAY
+
+    @staticmethod
+    def join_delay(config):
+        """Cycles from the last pulse of a PE, ``done`` or ``released``, to that of the array."""
+        return Tile.join_delay(config) + (config.slices > 1)
 
     def __init__(self, config):
         self._config = config
@@ -92,14 +97,14 @@ class PEArray(wiring.Component):
         m = Module()
         config = self._config
         shared = {name: getattr(self, name) for name in (
-            "control", "cell_data", "weights_valid", "pointers_valid", "parameters_valid", "tables", "tables_valid")}
-        streaming = ("streamed", "written") if config.stream else ()
-        for name in ("column", "column_valid", "activations", "context", "context_valid",
-                     "context_operation", "drain", "drain_address", *streaming):
+            "column", "column_valid", "activations", "drain", "drain_address", "control", "cell_data",
+            "weights_valid", "pointers_valid", "parameters_valid", "tables", "tables_valid",
+            *(("streamed", "written") if config.stream else ()))}
+        # The controller finds the context out late in a cycle.
+        for name in ("context", "context_valid", "context_operation"):
             port = getattr(self, name)
-            attributes = DISTANCE | (fanout(64) if name.startswith("drain") else {})
-            shared[name] = Signal(port.shape(), name=f"{name}_registered", attrs=attributes,
-                                  reset_less=not name.endswith("valid") and name != "drain")
+            shared[name] = Signal(port.shape(), name=f"{name}_registered", attrs=DISTANCE,
+                                  reset_less=not name.endswith("valid"))
             m.d.sync += shared[name].eq(port)
 
         tiles = self.tiles
@@ -113,15 +118,15 @@ class PEArray(wiring.Component):
         m.d.comb += [
             self.columns.eq(Cat(tile.columns for tile in tiles)),
             self.cells.eq(Cat(tile.cells for tile in tiles)),
+            self.done.eq(join(m, "done", [tile.done for tile in tiles], MAX_OPERATIONS)),
         ]
         m.d.sync += [
             self.full.eq(Cat(tile.full for tile in tiles).any()),
             self.saturated.eq(sum(tile.saturated for tile in tiles)),
         ]
-        self._join(m, "done", tiles)
         counted = ["busy", "padding", "hazard"]
         if config.stream:
-            self._join(m, "released", tiles)
+            m.d.comb += self.released.eq(join(m, "released", [tile.released for tile in tiles], BLOCKS))
             counted.append("starved")
         for name in counted:
             self._count(m, name, [getattr(tile, name) for tile in tiles])
@@ -140,11 +145,6 @@ class PEArray(wiring.Component):
                 getattr(tile, name).data.eq(Cat(line.data.word_select(group * config.slices + index, bits)
                                                 for group in range(groups))),
             ]
-
-    def _join(self, m, name, tiles):
-        """Pulse ``name`` once for every pulse that all PEs have given."""
-        m.d.comb += getattr(self, name).eq(Cat(getattr(tile, name) for tile in tiles).all())
-        m.d.comb += [getattr(tile, f"{name}_taken").eq(getattr(self, name)) for tile in tiles]
 
     def _count(self, m, name, values):
         """Sum ``values`` up in ``name``, in registered steps of eight."""

@@ -9,6 +9,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.array import PEArray
+from openese.rtl.attributes import fanout
 from openese.rtl.bundles import DrainPort
 from openese.rtl.config import bits_for
 from openese.rtl.elementwise import Beat, Kind, Settings, Slice, SliceControl
@@ -17,6 +18,8 @@ from openese.rtl.program import Instruction, Opcode
 
 __all__ = ["Assemble"]
 
+#: Columns that one step picks from.
+_PICK = 8
 #: Gates of a cell row in the order of a slice's work; tanh(c) and o belong to the row before.
 ORDER = (Kind.G, Kind.I, Kind.F, Kind.CELL_TANH, Kind.O)
 
@@ -75,7 +78,7 @@ class Assemble(wiring.Component):
     the vector memory. A cell row takes five slots of ``slot`` cycles, one for each of `ORDER`; the slot of a gate is
     repeated for every phase of its sums. tanh(c) and o run a row behind, which covers the slices' latency. A row of a
     projection takes a slot for each phase. Writing a row takes `lines` cycles beside that. After a reset Assemble first
-    clears all accumulators.
+    clears all accumulators. A column is picked out of those of a row in steps of eight to one.
 
     Latency: `go_delay` cycle from ``go`` to the first slot; `turn_delay` cycle from a slot to its ``drain``;
     `write_delay` from a row's last slot to its first line. Cost: a multiplexer over all columns of a row.
@@ -125,7 +128,11 @@ class Assemble(wiring.Component):
             "state_row": In(bits_for(config.cell_rows - 1)),
             "state_beat": In(bits_for(config.beats - 1)),
         })
+        for signal in (self.drain, self.drain_address):
+            signal.attrs.update(fanout(64))  # a load for each PE
         a_slice = Slice(config)
+        #: Steps of at most eight to one in which a column is picked out of those of a row.
+        self._picks = 1 if self.lines <= _PICK else 2
         self._y_delay = PEArray.drain_delay + a_slice.y_delay
         self._m_delay = PEArray.drain_delay + a_slice.m_delay
 
@@ -143,7 +150,7 @@ class Assemble(wiring.Component):
         """Cycles from the first cycle of a row's last slot to the first of its lines being written. The line counts in
         ``lines_done`` a cycle later.
         """
-        return (self._y_delay if project else self._m_delay) + self._config.beats + 2
+        return (self._y_delay if project else self._m_delay) + self._config.beats + 1 + self._picks
 
     def elaborate(self, platform):
         m = Module()
@@ -251,8 +258,9 @@ class Assemble(wiring.Component):
 
     def _control(self, m, beat, settings):
         """The beat follows its drain through the array to the slices."""
-        beats = [beat] + [Signal(Beat(self._config), name=f"beat_after{k}") for k in range(PEArray.drain_delay)]
-        drains = [self.drain] + [Signal(name=f"drain_after{k}") for k in range(PEArray.drain_delay)]
+        ahead = PEArray.drain_delay - PEArray.input_delay
+        beats = [beat] + [Signal(Beat(self._config), name=f"beat_after{k}") for k in range(ahead)]
+        drains = [self.drain] + [Signal(name=f"drain_after{k}") for k in range(ahead)]
         for values in (beats, drains):
             m.d.sync += [after.eq(before) for before, after in zip(values, values[1:], strict=False)]
         m.d.comb += [
@@ -268,12 +276,13 @@ class Assemble(wiring.Component):
         pulses = Signal(self._m_delay + config.beats)
         m.d.sync += pulses.eq(Mux(self.start, 0, (pulses << 1) | row_issued))
         complete = Mux(project, pulses[self._y_delay + config.beats - 2], pulses[self._m_delay + config.beats - 2])
-        index = Signal(range(lines)) if lines > 1 else Signal(1)
-        writing = Signal()
+        index = Signal(range(max(2, lines)), name="index", attrs=fanout(256))
+        picking = Signal()
         with m.If(complete):
-            m.d.sync += [writing.eq(1), index.eq(0)]
-        with m.Elif(writing):
-            m.d.sync += [index.eq(index + 1), writing.eq(index != lines - 1)]
+            m.d.sync += [picking.eq(1), index.eq(0)]
+        with m.Elif(picking):
+            m.d.sync += [index.eq(index + 1), picking.eq(index != lines - 1)]
+        writing = self._pick(m, picking, index)
         done = Signal.like(self.lines_done)
         with m.If(self.start):
             m.d.sync += [done.eq(0), self.lines_done.eq(0)]
@@ -281,15 +290,32 @@ class Assemble(wiring.Component):
             m.d.sync += done.eq(done + 1)
         with m.If(~self.start):
             m.d.sync += self.lines_done.eq(done)
-        m.d.sync += flushed.eq(done == instruction.rows * lines)
-        picked = Signal.like(self.write_columns, reset_less=True)
-        m.d.comb += self.write_columns.eq(picked)
-        for group in range(config.groups):
-            picks = Array(self.columns[k * config.groups + group] for k in range(lines))
-            m.d.sync += picked[group].eq(picks[index] if lines > 1 else picks[0])
         m.d.sync += [
+            flushed.eq(done == instruction.rows * lines),
             self.write_valid.eq(writing),
             self.write_line.eq(instruction.dst_base + done),
             self.write_channels.eq(Mux(instruction.masked, settings.active | settings.reset,
                                        (1 << config.channels) - 1)),
         ]
+
+    def _pick(self, m, picking, index):
+        """Pick column ``index`` of each group. Returns ``picking``, as late as the columns before the last step."""
+        config, lines = self._config, self.lines
+        picked = Signal.like(self.write_columns, reset_less=True)
+        m.d.comb += self.write_columns.eq(picked)
+        fine = (_PICK - 1).bit_length()
+        writing, coarse = picking, index
+        if self._picks > 1:
+            coarse = Signal(len(index) - fine, name="coarse", attrs=fanout(256))
+            writing = Signal(name="writing")
+            m.d.sync += [coarse.eq(index[fine:]), writing.eq(picking)]
+        for group in range(config.groups):
+            columns = [self.columns[k * config.groups + group] for k in range(lines)]
+            if self._picks > 1:
+                near = [Signal.like(columns[0], name=f"near{group}_{k}", reset_less=True)
+                        for k in range(lines // _PICK)]
+                m.d.sync += [one.eq(Array(columns[k * _PICK:(k + 1) * _PICK])[index[:fine]])
+                             for k, one in enumerate(near)]
+                columns = near
+            m.d.sync += picked[group].eq(Array(columns)[coarse] if len(columns) > 1 else columns[0])
+        return writing

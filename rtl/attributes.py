@@ -10,8 +10,9 @@ __all__ = ["LUT_RAM", "DSP", "DISTANCE", "block_ram", "fanout"]
 LUT_RAM = {"ram_style": "distributed"}
 #: A product, and what is added to it, in the registers of a DSP slice.
 DSP = {"use_dsp": "yes"}
-#: A register that is there for the way across the chip: it must not end in a shift register.
-DISTANCE = {"shreg_extract": "no"}
+#: A register that is there for the way across the chip: it must not end in a shift register, nor be one with another
+#: register that gets the same.
+DISTANCE = {"shreg_extract": "no", "keep": "true"}
 
 
 def block_ram(depth):

@@ -5,13 +5,12 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from openese.rtl.act_queue import ActQueue
 from openese.rtl.array import PEArray
 from openese.rtl.attributes import block_ram
 from openese.rtl.bundles import ValidPort
 from openese.rtl.config import bits_for
+from openese.rtl.distance import SEND_DELAY
 from openese.rtl.interfaces import MAX_OPERATIONS, Column, LineWrite, activations
-from openese.rtl.pe import PE
 from openese.rtl.vector_memory import VectorMemory
 
 __all__ = ["Broadcast", "order_line"]
@@ -40,13 +39,11 @@ class Broadcast(wiring.Component):
         Columns in a row that wait for ``full`` or ``follow``. The last one is sent in its turn.
     send_delay : int
         Cycles from a column's turn to ``column``.
-    on_the_way : int
-        Columns that a queue still gets after its ``full`` has risen.
 
     Raises
     ------
     ValueError
-        If the array takes activations at another time, or the queues' margin is less than `on_the_way`.
+        If the array takes activations at another time.
 
     Members
     -------
@@ -73,18 +70,14 @@ class Broadcast(wiring.Component):
     """
 
     turns = 2
-    send_delay = 2
+    send_delay = SEND_DELAY
     delay = turns + 1 + send_delay
     activations_delay = 1 + VectorMemory.delay + 1 - send_delay
-    on_the_way = send_delay + PEArray.input_delay + PE.column_delay + PEArray.full_delay - ActQueue.full_delay
 
     def __init__(self, config):
         if self.activations_delay != PEArray.column_delay:
             raise ValueError(f"Broadcast sends activations {self.activations_delay} cycles after their column, but "
                              f"PEArray takes them {PEArray.column_delay} cycles after it")
-        if ActQueue.margin < self.on_the_way:
-            raise ValueError(f"ActQueue margin must be at least the {self.on_the_way} columns on their way from "
-                             f"Broadcast, not {ActQueue.margin}")
         self._config = config
         line = config.line_bits
         columns = data.ArrayLayout(activations(config), config.groups)

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 
 from amaranth.back import verilog
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, ResetSignal, Shape
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, ResetInserter, ResetSignal, Shape
 from amaranth.lib import wiring
 
 __all__ = ["VerilogPlatform", "instantiate", "emit", "without_zeros"]
@@ -27,10 +27,10 @@ class VerilogPlatform:
         self.blocks = {}
         self.memories = {}
 
-    def instance(self, block):
-        """An instance of ``block``, connected to the block's ports."""
+    def instance(self, block, reset=None):
+        """An instance of ``block``, connected to the block's ports, and to ``reset`` in place of the domain's."""
         self.blocks.setdefault(block.module_name, block)
-        ports = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
+        ports = {"i_clk": ClockSignal(), "i_rst": ResetSignal() if reset is None else reset}
         for path, member, value in block.signature.flatten(block):
             prefix = "i" if member.flow is wiring.In else "o"
             ports[f"{prefix}_{'__'.join(path)}"] = value
@@ -109,9 +109,14 @@ def without_zeros(verilog):
     return re.sub(r"(?m)^  initial for .*\n", "", verilog)
 
 
-def instantiate(platform, block):
-    """The submodule to add for ``block``: the block itself, or an instance while Verilog is written."""
-    return platform.instance(block) if isinstance(platform, VerilogPlatform) else block
+def instantiate(platform, block, reset=None):
+    """The submodule to add for ``block``: the block itself, or an instance while Verilog is written.
+
+    ``reset`` is a register behind the domain's reset that takes its place in the Verilog. The block itself gets both.
+    """
+    if isinstance(platform, VerilogPlatform):
+        return platform.instance(block, reset)
+    return block if reset is None else ResetInserter(reset)(block)
 
 
 _NAME = re.compile(r"\\\S+ |[A-Za-z_$][\w$]*")
@@ -169,6 +174,7 @@ def _tidy(text):
     text = re.sub(r"(?m)^  \(\* init = .* \*\)\n", "", text)
     # An attribute goes where what it is said of goes.
     text = re.sub(r"(\(\* .* \*\))\n +(?=wire |reg |\(\* )", r"\1 ", text)
+    text = re.sub(r"(?m)^  (\(\* .* \*\))\n  (output [^;]*;)\n  (?=reg |wire )", r"  \2\n  \1 ", text)
     head, *modules = re.split(r"(?m)^(?=module )", text)
     return head + "\n\n".join(_plain_signals(_drop_aliases(module)) for module in modules) + "\n"
 

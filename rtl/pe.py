@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """PE: one processing element, its decoder shared by all channels."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.bundles import ActivityPort, ContextPort, DrainPort, StreamPort, ValidPort
 from openese.rtl.config import bits_for
-from openese.rtl.interfaces import Column, Context, Token, activations
+from openese.rtl.interfaces import Column, Token, activations
 from openese.rtl.ptr_read import PtrRead, pointer_line
 from openese.rtl.spmat_read import SpmatRead, weight_line
 from openese.rtl.spmv import SpMV
@@ -92,14 +92,6 @@ class PE(wiring.Component):
         m.submodules.spmat_read = spmat_read = SpmatRead(config)
         m.submodules.spmv = spmv = SpMV(config)
 
-        context = Signal(Context(config), reset_less=True)
-        context_valid = Signal()
-        context_operation = Signal.like(self.context_operation)
-        m.d.sync += [
-            context.eq(self.context),
-            context_valid.eq(self.context_valid),
-            context_operation.eq(self.context_operation),
-        ]
         wiring.connect(m, queue.tokens, spmat_read.tokens)
         wiring.connect(m, queue.columns, spmv.columns)
         wiring.connect(m, spmat_read.entries, spmv.entries)
@@ -110,16 +102,12 @@ class PE(wiring.Component):
         m.d.comb += [
             queue.activations.eq(self.activations),
             self.full.eq(queue.full),
-            spmat_read.base.eq(context.entry_base),
-            spmat_read.base_valid.eq(context_valid),
-            spmat_read.base_operation.eq(context_operation),
+            spmat_read.base.eq(self.context.entry_base),
+            spmat_read.base_valid.eq(self.context_valid),
+            spmat_read.base_operation.eq(self.context_operation),
         ]
         ValidPort(weight_line(config)).connect(m, ports, spmat_read, "weights", "load")
-        m.d.comb += [
-            spmv.context.eq(context),
-            spmv.context_valid.eq(context_valid),
-            spmv.context_operation.eq(context_operation),
-        ]
+        ContextPort(config).connect(m, ports, spmv)
         DrainPort(config).connect(m, ports, spmv)
         m.d.comb += [
             self.drained.eq(spmv.drained),
@@ -127,7 +115,7 @@ class PE(wiring.Component):
         ]
         ActivityPort().connect(m, spmv, ports)
         if config.stream:
-            m.d.comb += spmat_read.stop.eq(context.entry_stop)
+            m.d.comb += spmat_read.stop.eq(self.context.entry_stop)
             StreamPort(config).connect(m, ports, spmat_read)
             m.d.comb += [
                 self.released.eq(spmat_read.released),

@@ -157,6 +157,10 @@ REGISTERS = _FIXED + [
 ADDRESS = {register.name: register.address for register in REGISTERS}
 
 
+#: Cycles of a reset of the core, at least: what the tiles, whose reset comes later, have on the way must arrive in it.
+_RESET = 4
+
+
 def markdown() -> str:
     """The table of the documentation."""
     lines = ["| address | name | access | meaning |", "|---|---|---|---|"]
@@ -221,6 +225,7 @@ class ControlRegisters:
         select, state_busy = Signal(Select()), Signal(range(StateAccess.wait + 1))
         enabled, pending = Signal(len(Interrupt)), Signal(len(Interrupt))
         writes = self._decode(m, usable, state_busy)
+        resets = Signal(_RESET - 1)
         # Values written go on a cycle later, so that the bus ends here.
         data, loads = Signal(32, reset_less=True), Signal()
         m.d.comb += [
@@ -241,8 +246,9 @@ class ControlRegisters:
             loads.eq(writes["LOAD"]),
             load.eq(control & _bit(bus.write_data, Control.LOAD)),
             state_written.eq(writes["STATE_DATA"] & usable),
+            resets.eq(Cat(reset | load, resets)),
             # The memory's answers must all come back before the core may ask for more.
-            core_reset.eq(~loader.loaded | reset | load | (core_reset & outstanding)),
+            core_reset.eq(~loader.loaded | reset | load | resets.any() | (core_reset & outstanding)),
         ]
         self._interrupts(m, writes["INTERRUPT"], enabled, pending, irq)
         self._watch(m, core_reset, rests, outstanding, reset | load)

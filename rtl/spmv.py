@@ -69,8 +69,8 @@ class SpMV(wiring.Component):
     context : In(Context) — context of an operation, before its first entry.
     context_valid : In(1) — set the context.
     context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
-    drain : In(1) — read and clear a row. It must name neither a row with entries under way, nor a row whose clearing is
-        under way: the same row again only `latency` cycles later.
+    drain : In(1) — read and clear a row, `read_delay` cycle later. It must name neither a row with entries under way
+        then, nor a row whose clearing is under way: the same row again only `latency` cycles later.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
     drained : Out(channels * accumulator_bits) — the row, channel 0 lowest.
     done : Out(1) — pulses when all sums of an operation are in place.
@@ -82,7 +82,9 @@ class SpMV(wiring.Component):
     #: Cycles from an accumulator's read address to the first cycle in which its new value can be read.
     latency = 4
     delay = 6
-    drain_delay = 2
+    #: Cycles from ``drain`` to the read of its row.
+    read_delay = 1
+    drain_delay = read_delay + 2
 
     def __init__(self, config):
         self._config = config
@@ -128,7 +130,8 @@ class SpMV(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        go = Signal(attrs=fanout(128))
+        # It is found out a cycle ahead: a register drives the enables of the stages before the accumulators.
+        go = Signal(init=1, attrs=fanout(64))
         decoded = self._decode(m, go)
         under_way = self._hazards(m, go, decoded)
         self._multiply(m, go, decoded, under_way)
@@ -153,9 +156,11 @@ class SpMV(wiring.Component):
         config = self._config
         entry = self.entries.payload
         context = self._context(m, entry.operation)
+        takes = Signal(attrs=fanout(128))
         m.d.comb += [
             self.entries.ready.eq(go),
-            self.columns.ready.eq(go & self.entries.valid & entry.first),
+            takes.eq(go & self.entries.valid & entry.first),
+            self.columns.ready.eq(takes),
         ]
         row = Signal(config.count_bits, reset_less=True)
         phase = Signal(3, reset_less=True)
@@ -183,7 +188,7 @@ class SpMV(wiring.Component):
                     m.d.sync += [phase.eq(0), offset.eq(context.acc_base)]
                 with m.Elif(entry.first):
                     m.d.sync += [phase.eq(phase + 1), offset.eq(offset + context.phase_stride)]
-            with m.If(self.columns.ready):
+            with m.If(takes):
                 m.d.sync += values.eq(self.columns.payload)
 
         decoded = Decoded(
@@ -211,31 +216,35 @@ class SpMV(wiring.Component):
         drains = Signal(2)
         ends = Signal(4)
         met = Signal(3)
-        m.d.comb += go.eq(~(met.any() | self.drain))
+        drain, drain_address = Signal(), Signal.like(self.drain_address, reset_less=True)
+        m.d.sync += [drain.eq(self.drain), drain_address.eq(self.drain_address)]
 
         # Whether an entry has to wait is found out a cycle ahead: for the one behind, and for the one that is there and
         # that a drain gets ahead of. What it has met is then three cycles away from being written.
         under_way = ((row_valid, address), *zip(live[:2], addresses[:2], strict=True))
         behind = Cat(valid & following.valid & _adds_up(following.offset, following.row, place)
                      for valid, place in under_way)
-        drained = self.drain & row_valid & (address == self.drain_address)
-        m.d.sync += met.eq(Mux(go, behind, Cat(drained, met)))
+        drained = drain & row_valid & (address == drain_address)
+        m.d.sync += [
+            met.eq(Mux(go, behind, Cat(drained, met))),
+            go.eq(~(Mux(go, behind.any(), drained | met[0] | met[1]) | self.drain)),
+        ]
 
         read_address = Signal.like(address)
         m.d.comb += [
-            read_address.eq(Mux(self.drain, self.drain_address, address)),
+            read_address.eq(Mux(drain, drain_address, address)),
             self.done.eq(ends[3]),
         ]
         m.d.sync += [
             addresses[0].eq(read_address),
             addresses[1].eq(addresses[0]),
             addresses[2].eq(addresses[1]),
-            live.eq((live << 1) | self.drain | (row_valid & go)),
-            drains.eq((drains << 1) | self.drain),
+            live.eq((live << 1) | drain | (row_valid & go)),
+            drains.eq((drains << 1) | drain),
             ends.eq((ends << 1) | (decoded.end & go)),
             self.busy.eq(row_valid & go),
             self.padding.eq(decoded.padding & go),
-            self.hazard.eq(met.any() & ~self.drain),
+            self.hazard.eq(met.any() & ~drain),
         ]
         return UnderWay(read_address, addresses[2], live[2], drains[1])
 

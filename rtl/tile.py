@@ -2,18 +2,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tile: an element-wise slice and the PEs whose rows it drains."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, ResetSignal, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from openese.rtl.activation import table_line
-from openese.rtl.bundles import CellsPort, ContextPort, DrainPort, StreamPort, ValidPort
-from openese.rtl.elementwise import Slice, SliceControl, parameter_line, slice_members
+from openese.rtl.attributes import DISTANCE, fanout
+from openese.rtl.bundles import DrainPort, StreamPort
+from openese.rtl.distance import INPUT_DELAY
+from openese.rtl.elementwise import Slice, SliceControl, slice_members
 from openese.rtl.emit import instantiate
-from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, Column, activations
+from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, activations
 from openese.rtl.pe import PE, pe_members
 
-__all__ = ["Tile"]
+__all__ = ["Tile", "join"]
+
+
+def join(m, name, pulses, most):
+    """A pulse for every pulse that all of ``pulses`` have given, a cycle later; a single one is the same pulse.
+
+    None of them is ahead by more than ``most``.
+    """
+    if len(pulses) == 1:
+        return pulses[0]
+    together = Signal(name=f"{name}_together")
+    waiting = []
+    for index, pulse in enumerate(pulses):
+        ahead = Signal(range(most + 1), name=f"{name}_ahead{index}")
+        m.d.sync += ahead.eq(ahead + pulse - together)
+        waiting.append(ahead != 0)
+    m.d.comb += together.eq(Cat(waiting).all())
+    return together
 
 
 class Tile(wiring.Component):
@@ -22,8 +40,12 @@ class Tile(wiring.Component):
     The PEs are counted group after group, PE row after PE row. ``weights`` and ``pointers`` have their words in that
     order.
 
-    Latency: that of `PE` and `Slice`; the counts come a cycle later. Cost: its blocks; a counter of three bits for each
-    PE.
+    What comes from afar ends in a register of the tile, and so does its reset. Drains end in a register of `SpMV`,
+    number formats and voices in the slice.
+
+    Latency: that of `PE` and `Slice`; `input_delay` more from the inputs but ``drain``, `full_delay` from a PE's
+    ``full``, `join_delay` from a PE's ``done`` and ``released``; the counts come a cycle later. Cost: its blocks; a
+    register for each bit of its inputs; a counter of three bits for each of several PEs.
 
     Members
     -------
@@ -36,8 +58,7 @@ class Tile(wiring.Component):
     full : Out(1) — the queue of a PE takes no more columns than its margin.
     drain : In(1) — read and clear a row of every PE.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
-    done : Out(1) — every PE has completed an operation that is not yet taken.
-    done_taken : In(1) — take it.
+    done : Out(1) — pulses when all PEs have completed an operation.
     busy : Out(bits_for(tile_pes)) — PEs that multiplied an entry.
     padding : Out(bits_for(tile_pes)) — PEs that a padding entry passed.
     hazard : Out(bits_for(tile_pes)) — PEs in which an entry waited for its accumulator.
@@ -45,16 +66,15 @@ class Tile(wiring.Component):
     weights_valid : In(1) — write the line.
     pointers : In(pointer_line(tile_pes)) — line of the pointer memories.
     pointers_valid : In(1) — write the line.
-    streamed : In(1) — the weights are streamed. Only if the machine streams weights, as the next four.
+    streamed : In(1) — the weights are streamed. Only if the machine streams weights, as the next three.
     written : In(position_bits) — lines written so far, modulo twice the depth.
-    released : Out(1) — every PE has read a block that is not yet taken.
-    released_taken : In(1) — take it.
+    released : Out(1) — pulses when all PEs have read a block.
     starved : Out(bits_for(tile_pes)) — PEs that wait for a streamed line.
     control : In(SliceControl) — the slice's work; see `Slice`.
     columns : Out(lanes * activation_bits) — columns that the slice assembles.
     saturated : Out(bits_for(slice_width)) — lanes whose cell state or output was clamped.
     cells : Out(array(slice_width, signed(cell_bits))) — cell states at the control's row and beat.
-    cell_write : In(slice_width) — lanes whose cell state is set, a cycle later.
+    cell_write : In(slice_width) — lanes whose cell state is set, two cycles later.
     cell_data : In(signed(cell_bits)) — the value to set.
     parameters : In(parameter_line) — line of the parameter memory.
     parameters_valid : In(1) — write the line.
@@ -62,20 +82,25 @@ class Tile(wiring.Component):
     tables_valid : In(1) — write the pair.
     """
 
+    input_delay = INPUT_DELAY
+    full_delay = 1
+
     def __init__(self, config):
         self.config = config
         self.slice = Slice(config)
         self._pes = config.groups * config.rows_per_slice
-        streaming = {"released_taken": In(1)}
         super().__init__({
             **pe_members(config, self._pes),
             **slice_members(config),
             "activations": In(data.ArrayLayout(activations(config), config.groups)),
-            "done_taken": In(1),
             "control": In(SliceControl(config)),
             "columns": Out(config.lanes * config.activation_bits),
-            **(streaming if config.stream else {}),
         })
+
+    @staticmethod
+    def join_delay(config):
+        """Cycles from the last pulse of a PE to that of the tile."""
+        return int(config.pes > config.slices)
 
     @property
     def module_name(self):
@@ -85,54 +110,70 @@ class Tile(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
+        reset = Signal(reset_less=True, attrs={**DISTANCE, **fanout(256)})
+        m.d.sync += reset.eq(ResetSignal())
         part = self.slice
-        m.submodules.elementwise = instantiate(platform, part)
-        ports = wiring.flipped(self)
-        CellsPort(config).connect(m, part, ports)
-        ValidPort(parameter_line(config)).connect(m, ports, part, "parameters")
-        ValidPort(table_line(config)).connect(m, ports, part, "tables")
+        m.submodules.elementwise = instantiate(platform, part, reset)
+        capture = self._arrived(m, "capture", self.control.capture, **fanout(256))
         m.d.comb += [
-            part.capture.eq(self.control.capture),
-            part.beat.eq(self.control.beat),
+            part.capture.eq(capture),
+            part.beat.eq(self._arrived(m, "beat", self.control.beat, reset_less=False)),
             part.settings.eq(self.control.settings),
+            part.cell_write.eq(self._arrived(m, "cell_write", self.cell_write)),
+            part.cell_data.eq(self._arrived(m, "cell_data", self.cell_data)),
+            self.cells.eq(part.cells),
             self.columns.eq(part.columns),
             self.saturated.eq(part.saturated),
         ]
+        self._load(m, part, ("parameters", "tables"))
 
         pes = [PE(config) for _ in range(self._pes)]
         for index, pe in enumerate(pes):
-            m.submodules[f"pe{index}"] = instantiate(platform, pe)
-            ValidPort(Column(config)).connect(m, ports, pe, "column")
-            ContextPort(config).connect(m, ports, pe)
-            DrainPort(config).connect(m, ports, pe)
-            if config.stream:
-                StreamPort(config).connect(m, ports, pe)
-            m.d.comb += pe.activations.eq(self.activations[index // config.rows_per_slice])
-            for name, bits in (("weights", config.entry_bits), ("pointers", config.count_bits)):
-                line = getattr(self, name)
-                m.d.comb += [
-                    getattr(pe, name).address.eq(line.address),
-                    getattr(pe, name).data.eq(line.data.word_select(index, bits)),
-                    getattr(pe, f"{name}_valid").eq(getattr(self, f"{name}_valid")),
-                ]
-        m.d.comb += [
-            part.drained.eq(Cat(pe.drained for pe in pes)),
-            self.full.eq(Cat(pe.full for pe in pes).any()),
-        ]
-        self._join(m, "done", [pe.done for pe in pes], MAX_OPERATIONS)
+            m.submodules[f"pe{index}"] = instantiate(platform, pe, reset)
+            DrainPort(config).connect(m, wiring.flipped(self), pe)
+        activations = self._arrived(m, "activations", self.activations)
+        names = ["column", "column_valid", "context", "context_valid", "context_operation"]
+        for name in [*names, *StreamPort(config).members] if config.stream else names:
+            value = self._arrived(m, name, getattr(self, name), reset_less=not name.endswith("valid"))
+            m.d.comb += [getattr(pe, name).eq(value) for pe in pes]
+        for index, pe in enumerate(pes):
+            m.d.comb += pe.activations.eq(activations[index // config.rows_per_slice])
+        self._load_pes(m, pes)
+        m.d.comb += part.drained.eq(Cat(pe.drained for pe in pes))
+        m.d.sync += self.full.eq(Cat(pe.full for pe in pes).any())
+        m.d.comb += self.done.eq(join(m, "done", [pe.done for pe in pes], MAX_OPERATIONS))
         counted = ["busy", "padding", "hazard"]
         if config.stream:
-            self._join(m, "released", [pe.released for pe in pes], BLOCKS)
+            m.d.comb += self.released.eq(join(m, "released", [pe.released for pe in pes], BLOCKS))
             counted.append("starved")
         for name in counted:
             m.d.sync += getattr(self, name).eq(sum(getattr(pe, name) for pe in pes))
         return m
 
-    def _join(self, m, name, pulses, most):
-        """Set ``name`` while every PE is ahead of the pulses taken. No PE is ahead by more than ``most``."""
-        waiting = []
-        for index, pulse in enumerate(pulses):
-            ahead = Signal(range(most + 1), name=f"{name}_ahead{index}")
-            m.d.sync += ahead.eq(ahead + pulse - getattr(self, f"{name}_taken"))
-            waiting.append(ahead != 0)
-        m.d.comb += getattr(self, name).eq(Cat(waiting).all())
+    def _arrived(self, m, name, value, *, reset_less=True, **attributes):
+        """The register in which ``value`` arrives."""
+        register = Signal(value.shape(), name=f"{name}_arrived", reset_less=reset_less,
+                          attrs={**DISTANCE, **attributes})
+        m.d.sync += register.eq(value)
+        return register
+
+    def _load(self, m, part, names):
+        """Lines for the memories of the slice. The core is in reset while an image is loaded: nothing here is."""
+        for name in names:
+            m.d.comb += [
+                Value.cast(getattr(part, name)).eq(Value.cast(self._arrived(m, name, getattr(self, name)))),
+                getattr(part, f"{name}_valid").eq(self._arrived(m, f"{name}_valid", getattr(self, f"{name}_valid"))),
+            ]
+
+    def _load_pes(self, m, pes):
+        """Lines for the memories of the PEs, likewise."""
+        config = self.config
+        for name, bits in (("weights", config.entry_bits), ("pointers", config.count_bits)):
+            line = self._arrived(m, name, getattr(self, name))
+            valid = self._arrived(m, f"{name}_valid", getattr(self, f"{name}_valid"))
+            for index, pe in enumerate(pes):
+                m.d.comb += [
+                    getattr(pe, name).address.eq(line.address),
+                    getattr(pe, name).data.eq(line.data.word_select(index, bits)),
+                    getattr(pe, f"{name}_valid").eq(valid),
+                ]

@@ -5,6 +5,7 @@ from amaranth.hdl import ClockDomain, DomainRenamer, Module, ResetInserter, Sign
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from openese.rtl.attributes import fanout
 from openese.rtl.axi import AXI4LiteSubordinate
 from openese.rtl.core import Core
 from openese.rtl.frames import FrameGuard, beat_bytes
@@ -85,7 +86,7 @@ class Top(wiring.Component):
         m = Module()
         m.domains.sync = sync_domain = ClockDomain("sync")
         m.domains.core = core_domain = ClockDomain("core")
-        core_reset, load = Signal(init=1), Signal()
+        core_reset, load = Signal(init=1, attrs=fanout(256)), Signal()
         m.d.comb += [
             sync_domain.clk.eq(self.aclk),
             sync_domain.rst.eq(~self.aresetn),

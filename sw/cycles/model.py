@@ -24,6 +24,7 @@ from openese.rtl.controller import Controller
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS
 from openese.rtl.program import Opcode, Take, When
 from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.spmv import SpMV
 from openese.rtl.weight_stream import StreamFetch, StreamReader
 from openese.sw.cycles.blocks import (
     Activity,
@@ -315,12 +316,13 @@ class _Walk:
         self._status = [Activity.START] * BroadcastModel.delay
         self._sending: deque[tuple[int, Int64Array | None]] = deque()
         self._full = deque([False] * PEArray.full_delay)
-        self._drains: deque[int | None] = deque([None] * PEArray.input_delay)
-        self._completed = deque([0] * (PEArray.done_delay + Controller.done_delay))
+        self._drains: deque[int | None] = deque([None] * SpMV.read_delay)
+        self._completed = deque(
+            [0] * (SpMV.latency + PEArray.join_delay(config) + Controller.done_delay))
         self._granted = True
         delay = StreamReader.delay + StreamFetch.written_delay + PEArray.input_delay + SpmatRead.written_delay
         self._written = deque([0] * delay)
-        self._released = deque([0] * PEArray.release_delay)
+        self._released = deque([0] * (SpmatRead.release_delay + PEArray.join_delay(config)))
         # The controller: its place in the program, and the cycle in which it executes that instruction.
         self._counter, self._execute = 0, Controller.delay
         self._multiplying = False

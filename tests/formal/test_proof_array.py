@@ -45,7 +45,7 @@ def test_queue(h):
 
 def path(h, margin):
     """Broadcast, PtrRead and ActQueue with the registers of the array between them. Returns the levels."""
-    with mock.patch.object(ActQueue, "margin", margin), mock.patch.object(Broadcast, "on_the_way", 0):
+    with mock.patch.object(ActQueue, "margin", margin):
         broadcast, reader, queue = Broadcast(SMALL), PtrRead(SMALL), ActQueue(SMALL)
         h.add(broadcast, "broadcast", opened=lambda depth: True)
         h.add(reader, "reader", opened=lambda depth: True)
@@ -63,29 +63,19 @@ def path(h, margin):
     return tokens, columns
 
 
-@proof("Broadcast, PtrRead, ActQueue", f"whatever the program, the pointers and the pace of the PE, no queue overflows "
-       f"with the margin of {ActQueue.margin}", DEPTHS)
+@proof("Broadcast, PtrRead, ActQueue", "whatever the program, the pointers and the pace of the PE, no queue overflows "
+       f"with the margin, the {ActQueue.margin} columns on their way", DEPTHS)
 def test_margin(h):
     tokens, columns = path(h, ActQueue.margin)
-    reserve = ActQueue.margin - Broadcast.on_the_way
-    h.prove(tokens <= SMALL.queue_depth - reserve, columns <= SMALL.queue_depth - reserve)
-    h.refute(tokens < SMALL.queue_depth - reserve, columns < SMALL.queue_depth - reserve)
-    h.cover(tokens == 3)
-
-
-@proof("Broadcast, PtrRead, ActQueue", f"a margin of `Broadcast.on_the_way`, {Broadcast.on_the_way} columns, is enough",
-       DEPTHS)
-def test_least_margin(h):
-    tokens, columns = path(h, Broadcast.on_the_way)
     h.prove(tokens <= SMALL.queue_depth, columns <= SMALL.queue_depth)
     h.refute(tokens < SMALL.queue_depth, columns < SMALL.queue_depth)
     h.cover(tokens == 3)
 
 
-@proof("Broadcast, PtrRead, ActQueue", f"a margin of {Broadcast.on_the_way - 1} is not: a queue overflows by one",
+@proof("Broadcast, PtrRead, ActQueue", f"a margin of {ActQueue.margin - 1} is too small: a queue overflows by one",
        DEPTHS)
 def test_less_margin(h):
-    tokens, columns = path(h, Broadcast.on_the_way - 1)
+    tokens, columns = path(h, ActQueue.margin - 1)
     h.prove(tokens <= SMALL.queue_depth + 1, columns <= SMALL.queue_depth + 1)
     h.refute(tokens <= SMALL.queue_depth, columns <= SMALL.queue_depth)
     h.cover(tokens == 3)

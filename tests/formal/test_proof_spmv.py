@@ -33,7 +33,7 @@ def spmv(h, config):
 def test_hazards(h):
     dut, read, write = spmv(h, CONTROL)
     # `busy` says a cycle later that an entry's row was read.
-    address, drained = h.past(read.addr), h.past(dut.drain)
+    address, drained = h.past(read.addr), h.past(dut.drain, 1 + SpMV.read_delay)
     later = range(1, SpMV.latency)
     entries = [h.past(dut.busy, k) for k in later]
     reads = [h.past(dut.busy | drained, k) for k in later]
@@ -96,7 +96,7 @@ def test_decode(h):
         m.d.sync += [valid[0].eq(counts), place[0].eq(address), valid[1].eq(valid[0]), place[1].eq(place[0])]
     reads = valid[1] & go
     h.prove(implies(reads, read.addr == place[1]), dut.busy == h.past(reads),
-            implies(dut.drain, ~go & (read.addr == dut.drain_address)))
+            implies(h.past(dut.drain), ~go & (read.addr == h.past(dut.drain_address, reset_less=True))))
     h.refute(implies(reads, place[1] == h.past(place[1])), implies(valid[1], go))
     h.cover(reads & (place[1] == 300), reads & dut.entries.payload.fresh & (place[1] != 0))
 
@@ -119,7 +119,7 @@ def test_data(h):
         m.d.sync += [weights[0].eq(weight), weights[1].eq(weights[0]),
                      columns[0].eq(current), columns[1].eq(columns[0])]
     reads = dut.busy  # of a cycle before
-    drained = h.past(dut.drain, 3)
+    drained = h.past(dut.drain, 3 + SpMV.read_delay)
     h.prove(write.en == (h.past(reads, 2) | drained),
             implies(write.en, write.addr == h.past(read.addr, 3, reset_less=True)),
             dut.columns.ready == (dut.entries.valid & go & dut.entries.payload.first))
@@ -131,7 +131,8 @@ def test_data(h):
         activation = past(columns[1].word_select(channel, NARROW.activation_bits)).as_signed()
         product = past(past(weights[1]).as_signed() * activation)
         before = past(Value.cast(read.data[channel]))
-        after = past(Mux(h.past(dut.drain, 2), 0, (before + product.as_signed())[:NARROW.accumulator_bits]))
+        total = (before + product.as_signed())[:NARROW.accumulator_bits]
+        after = past(Mux(h.past(dut.drain, 2 + SpMV.read_delay), 0, total))
         h.prove(implies(write.en, Value.cast(write.data[channel]).as_unsigned() == after),
                 dut.drained.word_select(channel, NARROW.accumulator_bits) == before.as_unsigned())
     h.refute(implies(write.en, Value.cast(write.data[0]) == 0), ~write.en | drained)

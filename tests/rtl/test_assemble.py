@@ -12,7 +12,7 @@ from cells import Cells, mask, random_settings, spread
 
 from openese.rtl.array import PEArray
 from openese.rtl.assemble import Assemble
-from openese.rtl.elementwise import Slice
+from openese.rtl.elementwise import Beat, Slice
 from openese.rtl.interfaces import LineWrite
 from openese.rtl.program import Opcode
 
@@ -50,13 +50,16 @@ class Sliced(wiring.Component):
         config = self.config
         m.submodules.assemble = self.assemble
         width = config.lanes * config.accumulator_bits
+        # The registers of a tile.
+        capture, beat = Signal(), Signal(Beat(config))
+        m.d.sync += [capture.eq(self.assemble.control.capture), beat.eq(self.assemble.control.beat)]
         for index, part in enumerate(self.slices):
             m.submodules[f"slice{index}"] = part
             m.d.comb += [
                 part.drained.eq(Cat(self.drained.word_select(group * config.slices + index, width)
                                     for group in range(config.groups))),
-                part.capture.eq(self.assemble.control.capture),
-                part.beat.eq(self.assemble.control.beat),
+                part.capture.eq(capture),
+                part.beat.eq(beat),
                 part.settings.eq(self.assemble.control.settings),
                 part.parameters.address.eq(self.parameters.address),
                 part.parameters.data.eq(self.parameters.data.word_select(index, config.parameter_line_bits)),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from bench import TINY, generator, integers, pause, seeds, simulate, trace
 
-from openese.rtl.act_queue import ActQueue
 from openese.rtl.array import PEArray
 from openese.rtl.broadcast import Broadcast
 from openese.rtl.vector_memory import VectorMemory
@@ -188,14 +187,6 @@ def test_columns_stop_when_full():
     late = [values[1] for values in bench.seen if values[2]]
     assert sum(late) <= 2
     assert sum(values[3] for values in bench.seen) == 30
-
-
-def test_a_margin_below_the_columns_on_the_way_is_refused(monkeypatch):
-    assert Broadcast.on_the_way <= ActQueue.margin
-    monkeypatch.setattr(ActQueue, "margin", Broadcast.on_the_way - 1)
-    with pytest.raises(ValueError, match="ActQueue margin must be at least the 6 columns on their way from Broadcast, "
-                                         "not 5"):
-        Broadcast(SMALL)
 
 
 def test_activations_at_another_time_than_the_array_s_are_refused(monkeypatch):

@@ -49,6 +49,7 @@ class Model:
         self.config = config
         self.run = self.select = self.enabled = self.pending = self.high = self.base = 0
         self.core_reset, self.load, self.usable, self.hold = 1, 0, 0, 0
+        self.resets = [False] * 3
         self.data = self.loads = self.state_written = 0
         self.before = {"loaded": 0, "refused": 0, "failed": 0, "stalled": 0}
         self.counters, self.counted = dict.fromkeys(COUNTERS, 0), dict.fromkeys(COUNTERS, 0)
@@ -148,7 +149,9 @@ class Model:
             self.hold = StateAccess.wait
         self.usable = int(rests)
         outstanding = self.core_reset and not row["reader_idle"]
-        self.core_reset = int(not row["loaded"] or Control.RESET in control or self.load or outstanding)
+        self.core_reset = int(not row["loaded"] or Control.RESET in control or self.load or any(self.resets)
+                              or outstanding)
+        self.resets = [Control.RESET in control or self.load, *self.resets[:-1]]
         self.load = int(Control.LOAD in control)
 
 

@@ -180,7 +180,7 @@ def test_an_entry_may_come_right_behind_the_drain_of_its_row(cycle):
             waiting = True
             for now in range(20):
                 ctx.set(dut.entries.valid, waiting and now >= arrival)
-                ctx.set(dut.drain, drains and now == 2)
+                ctx.set(dut.drain, drains and now == 2 - dut.read_delay)
                 waiting = waiting and not ctx.get(dut.entries.valid & dut.entries.ready)
                 await ctx.tick()
         ctx.set(dut.drain, 1)
@@ -206,7 +206,8 @@ def test_padding_adds_nothing_and_takes_one_cycle():
 
 def test_an_operation_without_entries_is_done():
     rng = generator(0)
-    bench = Bench(TINY, rng, [[single(rng, [])], [single(rng, []), single(rng, [[1]])]])
+    second = {"acc_base": TINY.accumulator_rows // 2}
+    bench = Bench(TINY, rng, [[single(rng, [])], [single(rng, [], second), single(rng, [[1]], second)]])
     bench.run()
     assert bench.count(0) == 3
 

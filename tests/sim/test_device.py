@@ -80,6 +80,25 @@ def test_uneven_models_run_to_their_end(mode):
         assert (device.run(x) == Reference(model, UNEVEN.channels).run(x)).all()
 
 
+@pytest.mark.parametrize("config", [TINY, GROUPS], ids=lambda config: config.name)
+def test_a_reset_in_any_cycle_of_a_step_leaves_nothing(config):
+    """A tile leaves the reset later than the controller: nothing that was on its way may count for the next step."""
+    both = Both(config, (5, (9, 6)))
+    link, channels = both.link, config.channels
+    both.step(1)
+    beats = np.concatenate([np.ones((1, channels), np.int32), both.frames(1)[0].T])
+    last = np.arange(len(beats)) == len(beats) - 1
+    length = estimate(schedule(both.model, config)).latency
+    for cycles in range(0, length, 3):
+        link.write(ADDRESS["CONTROL"], Control.RUN)
+        link.send_beats(beats, last.astype(np.uint8))
+        link.clock(cycles)
+        link.write(ADDRESS["CONTROL"], Control.RESET | Control.RUN)
+        link.abandon()
+        assert not any(both.device.counters()[name] for name in ("steps", "busy", "padding", "hazard")), cycles
+        both.step(2, reset=np.array([[True], [False]]) & np.ones((2, channels), bool))
+
+
 def stall_of(link):
     """STALL, after the time that the watchdog waits; the interrupt says the same."""
     link.write(ADDRESS["INTERRUPT_ENABLE"], Interrupt.STALLED)
