@@ -600,7 +600,8 @@ def test_stacking_with_something_between(tmp_path):
     second = helper.make_node("LSTM", ["m", "W2", "R2", "B2"], ["Y2"], name="second", hidden_size=4)
     for label, nodes, reason in (
             ("residual", [op("MatMul", "X E", "e"), op("Add", "s e", "m")], "is Add 'add_m', which would be left"),
-            ("turned", [op("Transpose", "s", "m", perm=[1, 0, 2])], "does not get the outputs of 'lstm' frame by frame"),
+            ("turned", [op("Transpose", "s", "m", perm=[1, 0, 2])],
+             "does not get the outputs of 'lstm' frame by frame"),
             ("linear", [op("MatMul", "s H", "m")], "'matmul_m' is between 'lstm' and 'second'; select it too"),
             ("other", [op("MatMul", "X E", "m")], "'second' does not read what 'lstm' gives")):
         first = lstm_node(tensors, outputs=("Y1",), hidden_size=4)
