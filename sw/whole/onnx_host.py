@@ -14,7 +14,7 @@ from openese.sw.importers.onnx_lstm import RECURRENT
 from openese.sw.model.network import Network
 from openese.sw.whole.engine import Engine
 from openese.sw.whole.host import Arrays, Host, HostError, Item, Port, checked_inputs
-from openese.sw.whole.onnx_operator import DOMAIN, OPERATOR, Session, operators, plain_session, run_plain
+from openese.sw.whole.onnx_operator import DOMAIN, OPERATOR, PlainSession, Session, operators
 from openese.sw.whole.onnx_plan import Plan
 
 __all__ = ["OnnxHost", "open_file"]
@@ -35,7 +35,7 @@ class OnnxHost(Host):
     extra = "onnx"
 
     def __init__(self, model: Any, name: str, parts: dict[str, Network], items: tuple[Item, ...],
-                 original: Any = None) -> None:
+                 original: PlainSession | None = None) -> None:
         self.name, self.parts, self.items = name, parts, items
         self._model, self._original = model, original
         self._session = Session(model, name)
@@ -59,7 +59,7 @@ class OnnxHost(Host):
             raise HostError(f"{self.name}: the original network is not here; open its file")
         feeds = checked_inputs(self.inputs, inputs)
         _check_full(feeds)
-        return run_plain(self._original, feeds, self.name)
+        return self._original.run(feeds)
 
     def save(self, folder: Path) -> None:
         """Write ``host.onnx``; see `Host.save`."""
@@ -123,7 +123,7 @@ def open_file(path: Path, trust: bool = False) -> OnnxHost:
         value.type.CopyFrom(known.type)
     plan = Plan(model, Graph(onnx, model.graph, path, model.opset_import, twin))
     try:
-        original = plain_session(plan.equivalent or str(path), path.name)
+        original = PlainSession(plan.equivalent or str(path), path.stem)
         return OnnxHost(model, path.stem, plan.parts, plan.items, original)
     except HostError as error:
         raise ImportRefused(str(error)) from None

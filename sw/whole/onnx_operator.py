@@ -11,8 +11,9 @@ import itertools
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,14 @@ from openese.sw.model.state import LayerState, State
 from openese.sw.whole.engine import Engine
 from openese.sw.whole.host import Arrays, HostError
 
-__all__ = ["DOMAIN", "NOTHING", "OPERATOR", "Session", "operators", "plain_session", "run_plain"]
+__all__ = ["DOMAIN", "NOTHING", "OPERATOR", "UNREAD", "PlainSession", "Session", "operators"]
 
 DOMAIN = "ai.onnx.contrib"
 OPERATOR = "OpeneseLstm"
 #: The shape of an input that is left out: no real input has this rank.
 NOTHING = (0, 0)
+#: How the name of an output begins that nothing reads; it is not computed.
+UNREAD = "openese.unread."
 _WHAT = "whole ONNX networks"
 
 Array = NDArray[Any]
@@ -48,6 +51,13 @@ class Session:
     name : str
         Of the network, for messages.
 
+    Attributes
+    ----------
+    types : dict of str to str
+        As of `PlainSession`.
+    calls : tuple of str
+        The names of the parts that the operators call.
+
     Raises
     ------
     HostError
@@ -57,37 +67,29 @@ class Session:
     def __init__(self, model: Any, name: str) -> None:
         self._name = name
         self._key = str(next(_keys))
-        self._calls: dict[str, str] = {}
+        self._calls: dict[str, _Call] = {}
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._options: Any = None
         self._error: BaseException | None = None
+        self._working = False
         extensions = require("onnxruntime_extensions", "onnx", _WHAT)
         attributes = []
-        for node in operators(model.graph):
+        for number, node in enumerate(operators(model.graph)):
             _declare(int(node.op_type.removeprefix(OPERATOR)))
-            attributes.append(next(attribute for attribute in node.attribute if attribute.name == "call"))
-        for number, attribute in enumerate(attributes):
-            key = f"{self._key}/{number}"
-            self._calls[key] = attribute.s.decode()
+            attribute, = node.attribute
+            attributes.append(attribute)
+            read = tuple(not output.startswith(UNREAD) for output in node.output)
+            self._calls[f"{self._key}/{number}"] = _Call(attribute.s.decode(), read)
+        for attribute, key in zip(attributes, self._calls, strict=True):
             attribute.s = key.encode()
         data = model.SerializeToString()
-        for attribute, part in zip(attributes, self._calls.values(), strict=True):
-            attribute.s = part.encode()
+        for attribute, call in zip(attributes, self._calls.values(), strict=True):
+            attribute.s = call.part.encode()
         _sessions[self._key] = self
-        self._session = plain_session(data, name, extensions.get_library_path())
-
-    @property
-    def calls(self) -> tuple[str, ...]:
-        """The names of the parts that the operators call."""
-        return tuple(dict.fromkeys(self._calls.values()))
-
-    @property
-    def types(self) -> dict[str, str]:
-        """The type of each input and output, as onnxruntime names it: ``tensor(float)``."""
-        session = self._session
-        values = (*session.get_inputs(), *session.get_overridable_initializers(), *session.get_outputs())
-        return {value.name: value.type for value in values}
+        self._session = PlainSession(data, name, extensions.get_library_path())
+        self.types = self._session.types
+        self.calls = tuple(dict.fromkeys(call.part for call in self._calls.values()))
 
     def run(self, feeds: Arrays, engine: Engine) -> Arrays:
         """Run the network.
@@ -97,74 +99,119 @@ class Session:
         HostError
             onnxruntime fails. An error of the engine is raised as it is.
         """
-        runtime = require("onnxruntime", "onnx", _WHAT)
         with self._lock:
-            self._engine, self._error, self._options = engine, None, runtime.RunOptions()
-            self._options.log_severity_level = 4
-            failure, values = "", []
+            self._engine, self._error, self._options = engine, None, self._session.options()
+            failure, outputs = None, {}
             try:
-                with _deferred_interrupt(self._stop):
-                    values = self._session.run(None, feeds, self._options)
-            except Exception as error:  # the classes of onnxruntime's errors have no common base
-                failure = _short(error)
+                with self._deferred_interrupt():
+                    outputs = self._session.run(feeds, self._options)
+            except HostError as error:
+                failure = error
             finally:
                 kept, self._engine, self._error = self._error, None, None
-        if kept is not None:
-            raise kept
-        if failure:
-            raise HostError(f"{self._name}: onnxruntime: {failure}")
-        return dict(zip((output.name for output in self._session.get_outputs()), values, strict=True))
+        for raised in (kept, failure):
+            if raised is not None:
+                raise raised
+        return outputs
 
     def call(self, key: str, x: Array, lengths: Array, states: Sequence[Array]) -> tuple[Array, ...]:
         """One call of the operator. It never raises, since an exception here would end the process."""
-        name = self._calls.get(key, "")
         try:
+            self._working = True
             if self._error is None and self._engine is not None:
-                with _restored_interrupt():
-                    return _answer(self._engine, name, x, lengths, states)
+                result = self._calls[key].answer(self._engine, x, lengths, states)
+                self._working = False
+                return result
         except BaseException as error:
             self._stop(error)
+        self._working = False
         return (np.zeros((0, 0, 0, 0), np.float32), *(np.zeros((0, 0, 0), np.float32) for _ in states))
 
     def _stop(self, error: BaseException) -> None:
         self._error = self._error or error
         self._options.terminate = True
 
+    @contextmanager
+    def _deferred_interrupt(self) -> Iterator[None]:
+        """In the main thread, Ctrl-C is what it was while the engine works, and else stops the run.
 
-def plain_session(model: bytes | str, name: str, library: str | None = None) -> Any:
-    """A session of onnxruntime for a model, or for the path of one.
+        An exception that is raised in onnxruntime's own call of the operator would end the process.
+        """
+        before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(before):
+            yield
+            return
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            if self._working:
+                before(number, frame)
+            else:
+                self._stop(KeyboardInterrupt())
+
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+class PlainSession:
+    """A session of onnxruntime.
+
+    Parameters
+    ----------
+    model : bytes or str
+        A model, or the path of one.
+    name : str
+        Of the network, for messages.
+    library : str, optional
+        With more operators.
+
+    Attributes
+    ----------
+    types : dict of str to str
+        The type of each input and output, as onnxruntime names it: ``tensor(float)``.
 
     Raises
     ------
     HostError
         If onnxruntime does not load the model.
     """
-    runtime = require("onnxruntime", "onnx", _WHAT)
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    if library is not None:
-        options.register_custom_ops_library(library)
-    try:
-        return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the classes of onnxruntime's errors have no common base
-        raise HostError(f"{name}: onnxruntime does not load it: {_short(error)}") from None
 
+    def __init__(self, model: bytes | str, name: str, library: str | None = None) -> None:
+        self._name, self._runtime = name, require("onnxruntime", "onnx", _WHAT)
+        options = self._runtime.SessionOptions()
+        options.log_severity_level = 4
+        if library is not None:
+            options.register_custom_ops_library(library)
+        try:
+            self._session = self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the classes of onnxruntime's errors have no common base
+            raise HostError(f"{name}: onnxruntime does not load it: {_short(error)}") from None
+        outputs = self._session.get_outputs()
+        self._outputs = [output.name for output in outputs]
+        values = (*self._session.get_inputs(), *self._session.get_overridable_initializers(), *outputs)
+        self.types = {value.name: value.type for value in values}
 
-def run_plain(session: Any, feeds: Arrays, name: str) -> Arrays:
-    """Run a session of `plain_session`.
+    def options(self) -> Any:
+        """Options for one run."""
+        options = self._runtime.RunOptions()
+        options.log_severity_level = 4
+        return options
 
-    Raises
-    ------
-    HostError
-        If onnxruntime fails.
-    """
-    options = require("onnxruntime", "onnx", _WHAT).RunOptions()
-    options.log_severity_level = 4
-    try:
-        values = session.run(None, feeds, options)
-    except Exception as error:  # the classes of onnxruntime's errors have no common base
-        raise HostError(f"{name}: onnxruntime: {_short(error)}") from None
-    return dict(zip((output.name for output in session.get_outputs()), values, strict=True))
+    def run(self, feeds: Arrays, options: Any = None) -> Arrays:
+        """All outputs by name.
+
+        Raises
+        ------
+        HostError
+            If onnxruntime fails.
+        """
+        try:
+            values = self._session.run(None, feeds, options or self.options())
+        except Exception as error:  # the classes of onnxruntime's errors have no common base
+            raise HostError(f"{self._name}: onnxruntime: {_short(error)}") from None
+        return dict(zip(self._outputs, values, strict=True))
 
 
 def _short(error: Exception) -> str:
@@ -199,6 +246,59 @@ def _declare(lstms: int) -> None:
                        outputs=[types.dt_float] * (1 + 2 * lstms), attrs={"call": types.dt_string})(body)
 
 
+class _Call:
+    """The call of an operator: the name of its part, and which of its outputs are read."""
+
+    def __init__(self, part: str, read: tuple[bool, ...]) -> None:
+        self.part, self._read = part, read
+        self._network: Network | None = None
+        self._places: list[list[tuple[int, int]]] = []
+
+    def answer(self, engine: Engine, x: Array, lengths: Array, states: Sequence[Array]) -> tuple[Array, ...]:
+        """The operator's outputs."""
+        name, part = self.part, engine.parts[self.part]
+        if part is not self._network:
+            self._network, self._places = part, _places(part)
+        if x.ndim != 3:
+            raise HostError(f"{name}: the input of an LSTM has the shape {x.shape}, not (T, B, I)")
+        steps, voices, _ = x.shape
+        counts = None if lengths.shape == NOTHING else lengths
+        y, after = engine.call(name, x, counts, self._initial(part, states, voices))
+        ways = len(self._places[-1])
+        outputs = [y.reshape(steps, voices, ways, y.shape[2] // ways).swapaxes(1, 2)]
+        for row in self._places:
+            ends = [after[direction][layer] for direction, layer in row]
+            outputs += [np.array([end.y for end in ends]), np.array([end.c for end in ends])]
+        if counts is not None or not steps:
+            # onnxruntime's final states of a sequence without a frame are zero, whatever its initial states are
+            running = np.zeros(voices, bool) if counts is None else counts > 0
+            outputs[1:] = [np.where(running[:, None], output, 0.0) for output in outputs[1:]]
+        return tuple(np.ascontiguousarray(output if read else _NONE[output.ndim], np.float32)
+                     for output, read in zip(outputs, self._read, strict=True))
+
+    def _initial(self, part: Network, states: Sequence[Array], voices: int) -> tuple[State, ...] | None:
+        """The states before the first frame, for each direction of the part."""
+        if all(given.shape == NOTHING for given in states):
+            return None
+        initial = [[LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.outputs)))
+                    for layer in direction.model.layers] for direction in part.directions]
+        for number, row in enumerate(self._places):
+            for tensor, given in enumerate((states[2 * number + 1], states[2 * number])):  # c, h
+                if given.shape == NOTHING:
+                    continue
+                held = [initial[direction][layer][tensor] for direction, layer in row]
+                wanted = (len(row), *held[0].shape)
+                if given.shape != wanted:
+                    raise HostError(f"{self.part}: {('initial_c', 'initial_h')[tensor]} has the shape {given.shape}, "
+                                    f"not (directions, B, H) = {wanted}")
+                for values, state in zip(held, given, strict=True):
+                    values[...] = state
+        return tuple(tuple(state) for state in initial)
+
+
+_NONE = {3: np.zeros((0, 0, 0)), 4: np.zeros((0, 0, 0, 0))}
+
+
 def _places(part: Network) -> list[list[tuple[int, int]]]:
     """For each LSTM node of a part, the place of its directions' layers: number of the direction, of the layer."""
     places: list[list[tuple[int, int]]] = []
@@ -210,77 +310,3 @@ def _places(part: Network) -> list[list[tuple[int, int]]]:
             places += [[(number, layer)] for layer in range(len(stage.directions[0].model.layers))]
         number += len(stage.directions)
     return places
-
-
-def _answer(engine: Engine, name: str, x: Array, lengths: Array, states: Sequence[Array]) -> tuple[Array, ...]:
-    part = engine.parts[name]
-    places = _places(part)
-    if x.ndim != 3:
-        raise HostError(f"{name}: the input of an LSTM has the shape {x.shape}, not (T, B, I)")
-    voices = x.shape[1]
-    counts = None if lengths.shape == NOTHING else lengths
-    initial = _initial(name, part, places, states, voices)
-    y, after = engine.call(name, x, counts, initial)
-    last = [after[direction][layer] for direction, layer in places[-1]]
-    outputs = [y.reshape(len(y), voices, len(last), last[0].y.shape[1]).swapaxes(1, 2)]
-    running = np.full(voices, len(x) > 0) if counts is None else counts > 0
-    for row in places:
-        ends = [after[direction][layer] for direction, layer in row]
-        for values in ([end.y for end in ends], [end.c for end in ends]):
-            # onnxruntime's final states of a sequence without a frame are zero, whatever its initial states are
-            outputs.append(np.where(running[:, None], np.stack(values), 0.0))
-    return tuple(np.ascontiguousarray(output, np.float32) for output in outputs)
-
-
-def _initial(name: str, part: Network, places: list[list[tuple[int, int]]], states: Sequence[Array],
-             voices: int) -> tuple[State, ...]:
-    """The states before the first frame, for each direction of the part."""
-    initial = [[LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.outputs)))
-                for layer in direction.model.layers] for direction in part.directions]
-    for number, row in enumerate(places):
-        for tensor, label, given in (("y", "initial_h", states[2 * number]),
-                                     ("c", "initial_c", states[2 * number + 1])):
-            if given.shape == NOTHING:
-                continue
-            cells = part.directions[row[0][0]].model.layers[row[0][1]].cells
-            if given.shape != (len(row), voices, cells):
-                raise HostError(f"{name}: {label} has the shape {given.shape}, not (directions, B, H) = "
-                                f"({len(row)}, {voices}, {cells})")
-            for (direction, layer), values in zip(row, given, strict=True):
-                held = initial[direction][layer]
-                initial[direction][layer] = held._replace(**{tensor: values.astype(np.float64)})
-    return tuple(tuple(state) for state in initial)
-
-
-@contextmanager
-def _deferred_interrupt(stop: Callable[[BaseException], None]) -> Iterator[None]:
-    """In the main thread, Ctrl-C stops the run: raised anywhere in an operator it would end the process."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    _interrupt[0] = before
-    signal.signal(signal.SIGINT, lambda number, frame: stop(KeyboardInterrupt()))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        _interrupt[0] = None
-
-
-#: The handler of Ctrl-C around the run that is under way in the main thread.
-_interrupt: list[Any] = [None]
-
-
-@contextmanager
-def _restored_interrupt() -> Iterator[None]:
-    """While the engine works, Ctrl-C is what it was."""
-    if threading.current_thread() is not threading.main_thread() or _interrupt[0] is None:
-        yield
-        return
-    deferred = signal.getsignal(signal.SIGINT)
-    try:
-        signal.signal(signal.SIGINT, _interrupt[0])
-        yield
-    finally:
-        signal.signal(signal.SIGINT, deferred)

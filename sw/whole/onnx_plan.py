@@ -16,7 +16,7 @@ from openese.sw.model.network import Network
 from openese.sw.whole.host import Item
 from openese.sw.whole.onnx_fold import fold
 from openese.sw.whole.onnx_fuse import fuse
-from openese.sw.whole.onnx_operator import DOMAIN, NOTHING, OPERATOR
+from openese.sw.whole.onnx_operator import DOMAIN, NOTHING, OPERATOR, UNREAD
 from openese.sw.whole.onnx_scope import Scope, Taken
 
 __all__ = ["Plan"]
@@ -192,6 +192,8 @@ class Plan:
             self._top.graph.proto.initializer.append(self._onnx.numpy_helper.from_array(array, name))
 
     def _operator(self, scope: Scope, taken: Taken, part: str, nothing: dict[str, str]) -> Any:
+        read = set(scope.reads())
+
         def given(node: Any, label: str, number: int) -> str:
             if number < len(node.input) and node.input[number]:
                 return str(node.input[number])
@@ -200,7 +202,8 @@ class Plan:
             return nothing[label]
 
         def output(node: Any, number: int) -> str:
-            return str(number < len(node.output) and node.output[number] or self._fresh("unread"))
+            name = node.output[number] if number < len(node.output) else ""
+            return str(name) if name in read else self._fresh(UNREAD)
 
         first, last = taken.nodes[0], taken.nodes[-1]
         inputs = [first.input[0], given(first, "lengths", 4)]
@@ -270,7 +273,7 @@ class Plan:
                 outputs[name].type.CopyFrom(info.type)
 
     def _fresh(self, label: str) -> str:
-        name = f"openese.{label}.{len(self._used)}"
+        name = f"{label if label == UNREAD else f'openese.{label}.'}{len(self._used)}"
         while name in self._used:
             name += "_"
         self._used.add(name)
