@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole networks in ONNX files: onnxruntime runs the graph, with operators in place of the LSTM nodes."""
 
+import gc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,10 @@ class OnnxHost(Host):
     extra = "onnx"
 
     def __init__(self, model: Any, name: str, parts: dict[str, Network], items: tuple[Item, ...],
-                 original: PlainSession | None = None) -> None:
+                 source: bytes | str | None = None) -> None:
         self.name, self.parts, self.items = name, parts, items
-        self._model, self._original = model, original
+        self._model, self._source = model, source
+        self._original: PlainSession | None = None
         self._session = Session(model, name)
         self.calls = self._session.calls
         tensors = {tensor.name for tensor in model.graph.initializer}
@@ -55,11 +57,17 @@ class OnnxHost(Host):
 
     def original(self, inputs: Mapping[str, ArrayLike]) -> Arrays:
         """All outputs of the file, computed by onnxruntime alone; see `Host.original`."""
-        if self._original is None:
-            raise HostError(f"{self.name}: the original network is not here; open its file")
         feeds = checked_inputs(self.inputs, inputs)
         _check_full(feeds)
-        return self._original.run(feeds)
+        return self.load_original().run(feeds)
+
+    def load_original(self) -> PlainSession:
+        """The session that `original` runs. It is made once, so call this before the file goes away."""
+        if self._source is None:
+            raise HostError(f"{self.name}: the original network is not here; open its file")
+        if self._original is None:
+            self._original = PlainSession(self._source, self.name)
+        return self._original
 
     def save(self, folder: Path) -> None:
         """Write ``host.onnx``; see `Host.save`."""
@@ -123,8 +131,14 @@ def open_file(path: Path, trust: bool = False) -> OnnxHost:
         value.type.CopyFrom(known.type)
     plan = Plan(model, Graph(onnx, model.graph, path, model.opset_import, twin))
     try:
-        original = PlainSession(plan.equivalent or str(path), path.stem)
-        return OnnxHost(model, path.stem, plan.parts, plan.items, original)
+        source = plan.equivalent or str(path.resolve())
+        PlainSession(source, path.stem)
+        parts, items = plan.parts, plan.items
+        # Read again, since the tensors that were taken out stay in the memory of a message that had them.
+        model = onnx.ModelProto.FromString(model.SerializeToString())
+        del plan
+        gc.collect()  # graphs refer to themselves
+        return OnnxHost(model, path.stem, parts, items, source)
     except HostError as error:
         raise ImportRefused(str(error)) from None
 

@@ -131,7 +131,9 @@ def open_program(path: Path, examples: Sequence[Inputs]) -> Host:
         with _quiet():
             _export(flat, file, path.name)
         from openese.sw.whole.onnx_host import open_file
-        return open_file(file)
+        host = open_file(file)
+        host.load_original()
+        return host
 
 
 def _module(exported: Any) -> Any:
