@@ -44,15 +44,21 @@ def line(text: str) -> None:
     _console().print(text, soft_wrap=True)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table; a column whose name ends in a space is of text, the others of numbers."""
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], width: int | None = None) -> None:
+    """A table; a column whose name ends in a space is of text, the others of numbers.
+
+    ``width`` is that of a table which is not for a terminal.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.strip(), justify="left" if column.endswith(" ") else "right",
                          overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    _console().print(table)
+    console = _console()
+    if width is not None and not sys.stdout.isatty():
+        console.width = max(console.width, width)
+    console.print(table)
 
 
 def notes(network: Network) -> None:
@@ -84,7 +90,9 @@ def ports(inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
 
 def items(held: Sequence[Item]) -> None:
     """Everything in a file, with its place."""
-    _table(["name ", "kind ", "place ", ""], [(item.name, item.kind, item.place, item.detail) for item in held])
+    rows = [(item.name, item.kind, item.place, item.detail) for item in held]
+    width = sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True))
+    _table(["name ", "kind ", "place ", " "], rows, width)
 
 
 def places(held: Sequence[Item]) -> None:

@@ -62,6 +62,9 @@ def compile_file(host: Host, output: Path, config: Config, density: Sequence[str
         tell("counting cycles")
         summaries = compiled.summaries
     compiled.save(output)
+    if calls and compiled.guessed:
+        click.echo(f"openese: no calibration input reaches {', '.join(compiled.guessed)}: number formats there are "
+                   f"chosen on random numbers, a guess", err=True)
     show.places(host.items)
     for name, part in compiled.parts.items():
         for image in part.images:

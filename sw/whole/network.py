@@ -79,12 +79,15 @@ class CompiledWhole:
         Outputs that are inputs of the next call: the output's name, the input's name.
     differences : tuple of `Difference`
         At every output, on the calibration inputs. Empty where it was not calibrated.
+    guessed : tuple of str
+        Parts that no calibration input reached, so that their number formats are a guess.
     """
 
     host: Host
     parts: dict[str, CompiledNetwork]
     carry: dict[str, str] = field(default_factory=dict)
     differences: tuple[Difference, ...] = ()
+    guessed: tuple[str, ...] = ()
 
     @property
     def config(self) -> Config:
@@ -359,7 +362,7 @@ def compile_parts(recorder: Recorder, config: Config, tell: Callable[[str], None
             tell(f"{name}: packing")
             compiled[name] = pack(quantized)
         except ValueError as error:
-            raise type(error)(f"{name}: {error}") from error
+            raise type(error)(str(error) if repr(name) in str(error) else f"{name}: {error}") from error
     return compiled
 
 
@@ -412,7 +415,8 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
             tell("measuring the error at the outputs")
             found.append(run(call))
             wanted.append(original_calls(host, call, carried))
-    return CompiledWhole(host, compiled.parts, carried, differences(found, wanted))
+    guessed = tuple(name for name in parts if recorder.recorded(name) is None)
+    return CompiledWhole(host, compiled.parts, carried, differences(found, wanted), guessed)
 
 
 def _named(host: Host, inputs: Call) -> Mapping[str, ArrayLike]:
