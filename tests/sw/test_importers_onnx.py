@@ -599,7 +599,7 @@ def test_stacking_with_something_between(tmp_path):
                "one": np.array([1]), "H": rng.normal(size=(4, 4)).astype("f")}
     second = helper.make_node("LSTM", ["m", "W2", "R2", "B2"], ["Y2"], name="second", hidden_size=4)
     for label, nodes, reason in (
-            ("residual", [op("MatMul", "X E", "e"), op("Add", "s e", "m")], "is Add 'add_m', which would be left"),
+            ("residual", [op("MatMul", "X E", "e"), op("Add", "s e", "m")], "is Add 'add_m', which would"),
             ("turned", [op("Transpose", "s", "m", perm=[1, 0, 2])], "does not get the outputs of 'lstm' frame by frame"),
             ("linear", [op("MatMul", "s H", "m")], "'matmul_m' is between 'lstm' and 'second'; select it too"),
             ("other", [op("MatMul", "X E", "m")], "'second' does not read what 'lstm' gives")):
