@@ -91,6 +91,10 @@ class Builder:
     def floats(self, *shape: int, scale: float = 0.5) -> Any:
         return self.rng.normal(size=shape, scale=scale).astype(np.float32)
 
+    def state(self, *shape: int) -> Any:
+        """As LSTMs leave it: h is within -1..1."""
+        return np.tanh(self.floats(*shape))
+
     def input(self, name: str, kind: int, shape: list[Any], value: Any) -> str:
         """An input of the network; its open sizes have names in half of the networks."""
         sizes = [held if self.fixed else label for label, held in shape]
@@ -194,14 +198,14 @@ class Builder:
         if kind in ("input", "another"):
             self.features.add("states as inputs")
             axes = [("n", size) if size != self.voices else ("b", size) for size in shape]
-            return [self.input(self.name(label), FLOAT, axes, self.floats(*shape)) for label in ("h", "c")]
+            return [self.input(self.name(label), FLOAT, axes, self.state(*shape)) for label in ("h", "c")]
         if kind == "zero":
             self.features.add("zero states")
             return [self.constant(np.zeros(shape, "f"))] * 2
         if kind == "constant":
             self.features.add("constant states")
-            return [self.constant(self.floats(*shape)), self.constant(self.floats(*shape))]
-        return [self.constant(self.floats(*shape)), ""] if kind == "h only" else ["", ""]
+            return [self.constant(self.state(*shape)), self.constant(self.state(*shape))]
+        return [self.constant(self.state(*shape)), ""] if kind == "h only" else ["", ""]
 
     def given_weights(self, size: int, cells: int, ways: int) -> tuple[list[str], int]:
         """W, R, B and P, new or those of an LSTM before; and the number of cells."""
