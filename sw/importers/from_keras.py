@@ -110,15 +110,18 @@ class _Weights:
         """Return the numbered arrays in group ``path`` of a ``.keras`` file."""
         return [self.array(f"{path}/{name}") for name in sorted(self.group(path), key=int)]
 
-    def named(self, layer: str) -> dict[tuple[str, ...], dict[str, str]]:
-        """Return the paths of the arrays of ``layer`` in a ``.h5`` file, by their group and their own name."""
+    def names(self, layer: str) -> list[str]:
+        """Return the names of the arrays of ``layer`` in a ``.h5`` file, in the order of its list."""
         group = self.group(f"model_weights/{layer}")
         try:
-            names = [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs["weight_names"]]
+            return [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs["weight_names"]]
         except (RuntimeError, OSError) as error:
             raise ImportRefused(f"{self._name}: {layer!r} is damaged ({error})") from None
+
+    def named(self, layer: str) -> dict[tuple[str, ...], dict[str, str]]:
+        """Return the paths of the arrays of ``layer`` in a ``.h5`` file, by their group and their own name."""
         groups: dict[tuple[str, ...], dict[str, str]] = {}
-        for name in names:
+        for name in self.names(layer):
             *place, own = name.split("/")
             groups.setdefault(tuple(place), {})[own.split(":")[0]] = f"model_weights/{layer}/{name}"
         return groups

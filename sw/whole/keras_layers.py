@@ -256,7 +256,8 @@ def _recurrent(keras: Any, layer: Any) -> _Recurrent | None:
     others = [type(inner).__name__ for inner in cells if not isinstance(inner, cell)]
     if others:
         other = kind if type(layer) is not rnn else others[0]
-        return _Recurrent([], f"a {other} is not an LSTM, and the machine does not compute it")
+        compiled = keras.backend.backend() == "jax"  # which traces the loop around the cells
+        return _Recurrent([], f"a {other} is not an LSTM, and the machine does not compute it", whole=compiled)
     if type(layer).call not in (lstm.call, rnn.call) or type(layer).inner_loop not in (lstm.inner_loop, rnn.inner_loop):
         return _Recurrent(cells, f"{kind} has a loop of its own", whole=True)
     if vars(layer).keys() & {"call", "inner_loop"}:
