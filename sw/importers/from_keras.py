@@ -273,7 +273,7 @@ def keras_layer(name: str, kernel: FloatArray, recurrent: FloatArray, bias: Floa
 
 def _problem(node: _Node) -> str | None:
     if any(len(call) > 1 for call in node.calls):
-        return f"it is called with initial states or a mask that the network computes; {_WHOLE}"
+        return "it is called with initial states or a mask that the network computes"
     try:
         for kind, config, group, _ in _ways(node):
             for cell, _ in _cells(kind, config, group):
@@ -363,6 +363,8 @@ class _KerasSource(Source):
         for node in nodes:
             if not node.recurrent and not node.dense:
                 return node.text
+            if node.recurrent and (problem := _problem(node)) is not None:
+                return f"{node.text}: {problem}"
             if node not in chain:
                 return f"{node.text} is beside the others"
             if node.source is None and self._feeders[node.name] is None and len(node.calls) > 1:

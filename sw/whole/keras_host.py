@@ -160,19 +160,21 @@ def _forget(model: Any, machine: MachineLayers) -> None:
 
 def _load(path: Path, trust: bool) -> Any:
     """The network in a file, as Keras loads it, after the checks of files that are not trusted."""
+    keras = import_keras()
     try:
         archive = read_archive(path)
         held = archive.weights.check()
         model = _renewed(archive.model)
-        objects = list(_objects(model, path.name))
+        for place, found in _objects(model, path.name):
+            problem = _foreign(keras, found, trust)
+            if problem is not None:
+                raise ImportRefused(f"{path.name}: {place!r} is {problem}")
     except RecursionError:
         raise ImportRefused(f"{path.name}: the contents are nested too deeply to be read") from None
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ImportRefused(f"{path.name}: the description of the network is damaged ({error}); save it "
+                            f"again") from None
     old = model != archive.model
-    keras = import_keras()
-    for place, found in objects:
-        problem = _foreign(keras, found, trust)
-        if problem is not None:
-            raise ImportRefused(f"{path.name}: {place!r} is {problem}")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         suffix = ".h5" if archive.named else ".keras"
@@ -202,10 +204,13 @@ def _renewed(held: Any) -> Any:
         return held
     renewed = {key: _renewed(inner) for key, inner in held.items()
                if not (key == "time_major" and inner is False)}
-    if held.get("module") == "keras.src.engine.functional":
+    if str(held.get("module")).endswith("keras.src.engine.functional"):
         renewed["module"] = "keras.src.models.functional"
     if held.get("class_name") in RECURRENT and isinstance(held.get("inbound_nodes"), list):
         renewed["inbound_nodes"] = [_renewed_call(call) for call in held["inbound_nodes"]]
+        shape = (held.get("build_config") or {}).get("input_shape")
+        if isinstance(shape, list) and shape and isinstance(shape[0], list):
+            renewed["build_config"] = {"input_shape": shape[0]}
     return renewed
 
 
@@ -363,5 +368,6 @@ def _reason(error: Exception) -> str:
     """The text of an error of Keras in one line, without what it adds about arguments."""
     text = re.sub("\x1b\\[[0-9;]*m", "", str(error))
     text = re.sub(r"Exception encountered when calling [^\n]*\n+", "", text).split("\n\nArguments received by")[0]
-    line = " ".join(text.split("Please ensure")[0].split()).rstrip(".")
+    text = text.split("Exception encountered: ")[-1].split("Please ensure")[0]
+    line = " ".join(text.split()).rstrip(".")
     return (line[:400] + " ...") if len(line) > 400 else line or type(error).__name__
