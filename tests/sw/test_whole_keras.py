@@ -270,6 +270,8 @@ def test_every_layer_and_weight_has_a_place(tmp_path):
     assert places["m"] == ("Masking", "host", "keras")
     assert places["b"] == ("Bidirectional", "host", "a GRU is not an LSTM, and the machine does not compute it")
     assert places["a"] == ("LSTM", "machine", "a")
+    both = open_host(saved(chain(L.Bidirectional(lstm(4), name="both")), tmp_path / "both.keras"))
+    assert [(item.place, item.detail) for item in both.items if item.name == "both"] == [("machine", "both directions")]
     assert places["a/lstm_cell/kernel"] == ("weight", "machine", "a")
     assert places["r"] == ("LSTM", "host", "activation 'relu': the machine computes only 'tanh' there")
     assert sum(kind == "weight" for kind, _, _ in places.values()) == len(model.weights)
