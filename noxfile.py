@@ -204,6 +204,15 @@ def zoo(session):
 
 
 @nox.session
+def networks(session):
+    """Random whole networks of ONNX and Keras, many more than in the tests, against their own runtimes."""
+    _install(session, "onnx", "keras", "dev", "oracles")
+    session.env |= {"OPENESE_ONNX_NETWORKS": "300", "OPENESE_KERAS_NETWORKS": "160"}
+    session.run("pytest", "-s", "-k", "random_networks", "tests/sw/test_whole_onnx.py", "tests/sw/test_whole_keras.py",
+                *session.posargs)
+
+
+@nox.session
 def bench(session):
     """The speed figures of docs/results: 8 minutes on two idle cores; `-- ese` measures one preset."""
     _install(session, "sim", "demo", "train")

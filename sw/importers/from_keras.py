@@ -110,15 +110,18 @@ class _Weights:
         """Return the numbered arrays in group ``path`` of a ``.keras`` file."""
         return [self.array(f"{path}/{name}") for name in sorted(self.group(path), key=int)]
 
-    def named(self, layer: str) -> dict[tuple[str, ...], dict[str, str]]:
-        """Return the paths of the arrays of ``layer`` in a ``.h5`` file, by their group and their own name."""
+    def names(self, layer: str) -> list[str]:
+        """Return the names of the arrays of ``layer`` in a ``.h5`` file, in the order of its list."""
         group = self.group(f"model_weights/{layer}")
         try:
-            names = [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs["weight_names"]]
+            return [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs["weight_names"]]
         except (RuntimeError, OSError) as error:
             raise ImportRefused(f"{self._name}: {layer!r} is damaged ({error})") from None
+
+    def named(self, layer: str) -> dict[tuple[str, ...], dict[str, str]]:
+        """Return the paths of the arrays of ``layer`` in a ``.h5`` file, by their group and their own name."""
         groups: dict[tuple[str, ...], dict[str, str]] = {}
-        for name in names:
+        for name in self.names(layer):
             *place, own = name.split("/")
             groups.setdefault(tuple(place), {})[own.split(":")[0]] = f"model_weights/{layer}/{name}"
         return groups
@@ -270,7 +273,7 @@ def keras_layer(name: str, kernel: FloatArray, recurrent: FloatArray, bias: Floa
 
 def _problem(node: _Node) -> str | None:
     if any(len(call) > 1 for call in node.calls):
-        return f"it is called with initial states or a mask that the network computes; {_WHOLE}"
+        return "it is called with initial states or a mask that the network computes"
     try:
         for kind, config, group, _ in _ways(node):
             for cell, _ in _cells(kind, config, group):
@@ -360,6 +363,8 @@ class _KerasSource(Source):
         for node in nodes:
             if not node.recurrent and not node.dense:
                 return node.text
+            if node.recurrent and (problem := _problem(node)) is not None:
+                return f"{node.text}: {problem}"
             if node not in chain:
                 return f"{node.text} is beside the others"
             if node.source is None and self._feeders[node.name] is None and len(node.calls) > 1:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keras networks from files: Keras computes all but the LSTMs."""
 
+import json
 import math
 import re
 import shutil
@@ -15,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from openese.sw.importers.base import ImportRefused
+from openese.sw.importers.base import ImportRefused, open_zip, read_member, require
 from openese.sw.importers.from_keras import read_archive
 from openese.sw.whole.engine import Engine
-from openese.sw.whole.host import Arrays, Host, HostError, Port, checked_inputs
+from openese.sw.whole.host import RECURRENT, Arrays, Host, HostError, Port, checked_inputs
 from openese.sw.whole.keras_layers import MachineLayers, import_keras, replace, to_numpy
 
 __all__ = ["KerasHost", "open_file"]
@@ -159,34 +160,101 @@ def _forget(model: Any, machine: MachineLayers) -> None:
 
 def _load(path: Path, trust: bool) -> Any:
     """The network in a file, as Keras loads it, after the checks of files that are not trusted."""
+    keras = import_keras()
     try:
         archive = read_archive(path)
         held = archive.weights.check()
-        objects = list(_objects(archive.model, path.name))
+        model = _renewed(archive.model)
+        for place, found in _objects(model, path.name):
+            problem = _foreign(keras, found, trust)
+            if problem is not None:
+                raise ImportRefused(f"{path.name}: {place!r} is {problem}")
     except RecursionError:
         raise ImportRefused(f"{path.name}: the contents are nested too deeply to be read") from None
-    keras = import_keras()
-    for place, found in objects:
-        problem = _foreign(keras, found, trust)
-        if problem is not None:
-            raise ImportRefused(f"{path.name}: {place!r} is {problem}")
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ImportRefused(f"{path.name}: the description of the network is damaged ({error}); save it "
+                            f"again") from None
+    old = model != archive.model
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         suffix = ".h5" if archive.named else ".keras"
         named = path
-        if path.suffix != suffix:  # by which Keras tells the two kinds of file
+        if old or path.suffix != suffix:  # by which Keras tells the two kinds of file
             named = Path(folder) / f"model{suffix}"
-            shutil.copyfile(path, named)
+            _copy(path, named, model if old else None)
         try:
             with _bounded(keras, held):
-                model = keras.saving.load_model(named, compile=False, safe_mode=not trust)
+                loaded = keras.saving.load_model(named, compile=False, safe_mode=not trust)
         except Exception as error:
             advice = "; save it as .keras, which holds more kinds of layers" if archive.named else ""
             raise ImportRefused(f"{path.name}: Keras cannot load the network: {_reason(error)}{advice}") from None
-    if not model.built:
+    if archive.named:
+        _check_order(archive.weights, loaded, path.name)
+    if not loaded.built:
         raise ImportRefused(f"{path.name}: the network was saved before it had weights; call it once on inputs, and "
                             f"save it again")
-    return model
+    return loaded
+
+
+def _renewed(held: Any) -> Any:
+    """A configuration of Keras 2 without the options that Keras 3 does not know, where they have no effect."""
+    if isinstance(held, list):
+        return [_renewed(inner) for inner in held]
+    if not isinstance(held, dict):
+        return held
+    renewed = {key: _renewed(inner) for key, inner in held.items()
+               if not (key == "time_major" and inner is False)}
+    if str(held.get("module")).endswith("keras.src.engine.functional"):
+        renewed["module"] = "keras.src.models.functional"
+    if held.get("class_name") in RECURRENT and isinstance(held.get("inbound_nodes"), list):
+        renewed["inbound_nodes"] = [_renewed_call(call) for call in held["inbound_nodes"]]
+        shape = (held.get("build_config") or {}).get("input_shape")
+        if isinstance(shape, list) and shape and isinstance(shape[0], list):
+            renewed["build_config"] = {"input_shape": shape[0]}
+    return renewed
+
+
+def _renewed_call(call: Any) -> Any:
+    """A call of Keras 2 with the input and initial states in one list, as Keras 3 has it."""
+    if not isinstance(call, list) or len(call) < 2:
+        return call
+    tensors = [{"class_name": "__keras_tensor__",
+                "config": {"shape": [None], "dtype": "float32", "keras_history": history[:3]}} for history in call]
+    return {"args": tensors[:1], "kwargs": {"initial_state": tensors[1:]}}
+
+
+def _check_order(weights: Any, model: Any, name: str) -> None:
+    """Refuse a ``.h5`` file whose weights Keras gives to other directions than their names have.
+
+    Keras goes by the order, which has frozen weights last, and Keras 2 does not save what is frozen in a Bidirectional.
+    """
+    for layer in model.layers:
+        held = [_direction(weight.path) for weight in (*layer.trainable_weights, *layer.non_trainable_weights)]
+        if held and held != [_direction(path) for path in weights.names(layer.name)]:
+            raise ImportRefused(f"{name}: the weights of {layer.name!r} are in another order than Keras reads them; "
+                                f"save the network as .keras, or with no layer frozen")
+
+
+def _direction(path: str) -> tuple[str, ...]:
+    *place, own = path.split(":")[0].split("/")
+    return (*(step.split("_")[0] for step in place if step.startswith(("forward_", "backward_"))), own)
+
+
+def _copy(path: Path, target: Path, model: Any) -> None:
+    """Copy a file of Keras, with another configuration if ``model`` is given."""
+    if model is None:
+        shutil.copyfile(path, target)
+    elif target.suffix == ".h5":
+        shutil.copyfile(path, target)
+        h5py = require("h5py", "keras", "Keras models")
+        with h5py.File(target, "r+") as file:
+            file.attrs["model_config"] = json.dumps(model)
+    else:
+        with open_zip(path) as source, zipfile.ZipFile(target, "w") as copy:
+            for info in source.infolist():
+                content = (json.dumps(model).encode() if info.filename == "config.json"
+                           else read_member(source, info.filename))
+                copy.writestr(info.filename, content)
 
 
 @contextmanager
@@ -300,5 +368,6 @@ def _reason(error: Exception) -> str:
     """The text of an error of Keras in one line, without what it adds about arguments."""
     text = re.sub("\x1b\\[[0-9;]*m", "", str(error))
     text = re.sub(r"Exception encountered when calling [^\n]*\n+", "", text).split("\n\nArguments received by")[0]
-    line = " ".join(text.split("Please ensure")[0].split()).rstrip(".")
+    text = text.split("Exception encountered: ")[-1].split("Please ensure")[0]
+    line = " ".join(text.split()).rstrip(".")
     return (line[:400] + " ...") if len(line) > 400 else line or type(error).__name__

@@ -143,12 +143,10 @@ def replace(model: Any, like: Any = None, weights: bool = True) -> MachineLayers
             if weights:
                 machine.parts[name] = _part(keras, name, found.cells)
             _take(keras, machine, name, layer)
-        elif isinstance(layer, keras.layers.Bidirectional):
-            both = (_recurrent(keras, inner) for inner in (layer.forward_layer, layer.backward_layer))
-            detail = next((inner.problem for inner in both if inner is not None and inner.problem), detail)
-        if place == "machine" or (found is not None and found.whole):
+        if place == "machine" or id(layer) in inside or (found is not None and found.whole):
             inside.update((id(inner), (place, detail)) for inner in layer._layers)
-        items.append(Item(name, type(layer).__name__, place, detail))
+        shown = _both(keras, layer) if isinstance(layer, keras.layers.Bidirectional) else (place, detail)
+        items.append(Item(name, type(layer).__name__, *shown))
         items += _weights(name + "/", layer, place, detail if place == "machine" else "keras")
     if isinstance(model, keras.Model):
         items += _weights("", model, "host", "keras")
@@ -164,6 +162,13 @@ def replace(model: Any, like: Any = None, weights: bool = True) -> MachineLayers
 def _part(keras: Any, name: str, cells: list[Any]) -> Network:
     layers = [_layer(keras, cell, name if len(cells) == 1 else f"{name}.{number}") for number, cell in enumerate(cells)]
     return Network.of(Model(layers=tuple(layers), name=name))
+
+
+def _both(keras: Any, layer: Any) -> tuple[Place, str]:
+    """The place of a Bidirectional, whose directions are layers of their own."""
+    both = [_recurrent(keras, inner) for inner in (layer.forward_layer, layer.backward_layer)]
+    problems = [inner.problem if inner is not None else "it is not recurrent" for inner in both]
+    return ("host", next(filter(None, problems))) if any(problems) else ("machine", "both directions")
 
 
 def _weights(prefix: str, layer: Any, place: Place, detail: str) -> list[Item]:
@@ -186,7 +191,8 @@ def copy_model(model: Any) -> Any:
             if _equal(keras, model, twin):
                 return twin
     raise HostError(f"{model.name}: Keras cannot copy the network, because its configuration does not tell all of it; "
-                    f"let its own layers be replaced, or give its classes get_config and from_config")
+                    f"give its classes get_config and from_config, and register them "
+                    f"(keras.saving.register_keras_serializable)")
 
 
 def _cloned(keras: Any, model: Any) -> Any:
@@ -256,7 +262,8 @@ def _recurrent(keras: Any, layer: Any) -> _Recurrent | None:
     others = [type(inner).__name__ for inner in cells if not isinstance(inner, cell)]
     if others:
         other = kind if type(layer) is not rnn else others[0]
-        return _Recurrent([], f"a {other} is not an LSTM, and the machine does not compute it")
+        compiled = keras.backend.backend() == "jax"  # which traces the loop around the cells
+        return _Recurrent([], f"a {other} is not an LSTM, and the machine does not compute it", whole=compiled)
     if type(layer).call not in (lstm.call, rnn.call) or type(layer).inner_loop not in (lstm.inner_loop, rnn.inner_loop):
         return _Recurrent(cells, f"{kind} has a loop of its own", whole=True)
     if vars(layer).keys() & {"call", "inner_loop"}:

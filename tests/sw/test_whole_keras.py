@@ -2,7 +2,9 @@
 """Whole Keras networks, against Keras."""
 
 import io
+import json
 import os
+import shutil
 import warnings
 import zipfile
 from collections import Counter
@@ -16,6 +18,7 @@ h5py = pytest.importorskip("h5py")
 keras = pytest.importorskip("keras")
 L = keras.layers
 
+from import_tools import damaged  # noqa: E402
 from keras_networks import random_network  # noqa: E402
 
 from openese.rtl.config import machine_config  # noqa: E402
@@ -267,6 +270,8 @@ def test_every_layer_and_weight_has_a_place(tmp_path):
     assert places["m"] == ("Masking", "host", "keras")
     assert places["b"] == ("Bidirectional", "host", "a GRU is not an LSTM, and the machine does not compute it")
     assert places["a"] == ("LSTM", "machine", "a")
+    both = open_host(saved(chain(L.Bidirectional(lstm(4), name="both")), tmp_path / "both.keras"))
+    assert [(item.place, item.detail) for item in both.items if item.name == "both"] == [("machine", "both directions")]
     assert places["a/lstm_cell/kernel"] == ("weight", "machine", "a")
     assert places["r"] == ("LSTM", "host", "activation 'relu': the machine computes only 'tanh' there")
     assert sum(kind == "weight" for kind, _, _ in places.values()) == len(model.weights)
@@ -318,6 +323,83 @@ def test_files_that_are_not_trusted(tmp_path, old, new, reason):
         open_host(changed(path, tmp_path / "changed.keras", old, new))
 
 
+def test_damaged_files(tmp_path):
+    """Read, or refused in one line."""
+    path = saved(chain(L.LSTM(4, name="l"), L.Dense(2)), tmp_path / "net.keras")
+    with zipfile.ZipFile(path) as source:
+        config = source.read("config.json")
+    refused = 0
+    for copy in damaged(config, 40):
+        try:
+            open_host(changed(path, tmp_path / "changed.keras", config, copy))
+        except (ImportRefused, HostError) as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused
+
+
+# -- files of Keras 2 ------------------------------------------------------------------------------
+
+
+def as_keras_2(path, target, change):
+    """A ``.h5`` file whose configuration is changed to what Keras 2 writes."""
+    shutil.copyfile(path, target)
+    with h5py.File(target, "r+") as file:
+        model = json.loads(file.attrs["model_config"])
+        for layer in model["config"]["layers"]:
+            change(layer)
+        file.attrs["model_config"] = json.dumps(model)
+    return target
+
+
+def old_options(layer):
+    if layer["class_name"] == "LSTM":
+        layer["config"] |= {"time_major": False, "implementation": 2}
+    if "inbound_nodes" in layer:
+        layer["inbound_nodes"] = [[[*history, {}] for history in histories(call)] for call in layer["inbound_nodes"]]
+
+
+def histories(call):
+    if isinstance(call, dict) and "keras_history" in call:
+        yield call["keras_history"]
+    elif isinstance(call, (dict, list)):
+        for inner in call.values() if isinstance(call, dict) else call:
+            yield from histories(inner)
+
+
+@pytest.mark.parametrize("model", [lambda: chain(lstm(6, name="a"), L.Dense(3)), encoder_and_decoder])
+def test_files_of_keras_2(tmp_path, model):
+    path = saved(filled(model()), tmp_path / "net.h5")
+    new = open_host(path)
+    old = open_host(as_keras_2(path, tmp_path / "old.h5", old_options))
+    rng = np.random.default_rng(SEED)
+    inputs = {port.name: rng.normal(size=(3, 7, port.shape[-1])) for port in new.inputs}
+    wanted = new.original(inputs)
+    for name, value in in_float(old, inputs).items():
+        np.testing.assert_allclose(value, wanted[name], atol=1e-5)
+
+
+def test_time_in_front_is_refused(tmp_path):
+    def change(layer):
+        if layer["class_name"] == "LSTM":
+            layer["config"]["time_major"] = True
+
+    path = saved(chain(lstm(6)), tmp_path / "net.h5")
+    with pytest.raises(ImportRefused, match="time_major"):
+        open_host(as_keras_2(path, tmp_path / "old.h5", change))
+
+
+def test_weights_in_another_order_than_keras_reads_are_refused(tmp_path):
+    """Keras 2 does not save that one half of a Bidirectional is frozen."""
+    def change(layer):
+        if layer["class_name"] == "Bidirectional":
+            layer["config"]["layer"]["config"]["trainable"] = True
+
+    path = saved(frozen_half(), tmp_path / "net.h5")
+    with pytest.raises(ImportRefused, match="weights of 'bidirectional.*' are in another order than Keras reads them"):
+        open_host(as_keras_2(path, tmp_path / "old.h5", change))
+
+
 def test_inputs_that_do_not_fit(tmp_path):
     host = open_host(saved(chain(L.LSTM(4), L.Dense(2)), tmp_path / "net.keras"))
     name = host.inputs[0].name
@@ -339,7 +421,7 @@ def test_damaged_hosts_are_refused(tmp_path):
 
 NETWORKS = int(os.environ.get("OPENESE_KERAS_NETWORKS", "8"))
 #: The root of the mean square of the error of the machine's integers, relative to that of the outputs.
-INTEGERS = 0.02
+INTEGERS = 0.03
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask:UserWarning")
