@@ -170,9 +170,12 @@ def _only_network(path: Path) -> Any:
                             f"torch.save(network, path)")
     network = networks[0].eval()
     network = network.module if isinstance(network, torch.nn.DataParallel) else network
-    for module in network.modules():
+    for name, module in network.named_modules():
         if type(module).forward is torch.nn.LSTMCell.forward:
             module.forward = partial(_one_step, module)
+        if isinstance(module, torch.nn.LSTM) and module.proj_size:
+            raise ImportRefused(f"{path.name}: {name or 'the LSTM'} has projections (proj_size), which an LSTM of ONNX "
+                                f"does not have; use openese.offload in Python")
     return network
 
 
