@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from openese.sw.importers.base import ImportRefused, require, zip_members
 from openese.sw.importers.torch_archive import Stub, read_archive
 from openese.sw.whole.host import Host
 
-__all__ = ["Inputs", "open_program", "program"]
+__all__ = ["Inputs", "open_program", "program", "quiet"]
 
 #: The inputs of one call: by name, or the array of a network of one input.
 Inputs = Mapping[str, ArrayLike] | NDArray[Any]
@@ -36,6 +37,7 @@ _SCRIPT, _EXPORTED, _PICKLED = "TorchScript program", "program of torch.export",
 _OPSET = 17
 _RELATIVE = 1e-4  # error of an exported network by the largest number of an output
 _NESTED = 4
+_TOGETHER = 6  # axes of inputs that change their size together
 
 
 def program(path: Path) -> str | None:
@@ -96,7 +98,7 @@ def open_program(path: Path, examples: Sequence[Inputs]) -> Host:
     """
     torch = require("torch", "train", "programs of PyTorch")
     given = None  # an example that is in the file
-    with _quiet():
+    with quiet():
         try:
             kind = program(path)
             if kind == _SCRIPT:
@@ -128,7 +130,7 @@ def open_program(path: Path, examples: Sequence[Inputs]) -> Host:
                 raise
     with tempfile.TemporaryDirectory(prefix="openese-") as folder:
         file = Path(folder) / f"{path.stem}.onnx"
-        with _quiet():
+        with quiet():
             _export(flat, file, path.name)
         from openese.sw.whole.onnx_host import open_file
         host = open_file(file)
@@ -170,9 +172,12 @@ def _only_network(path: Path) -> Any:
                             f"torch.save(network, path)")
     network = networks[0].eval()
     network = network.module if isinstance(network, torch.nn.DataParallel) else network
-    for module in network.modules():
+    for name, module in network.named_modules():
         if type(module).forward is torch.nn.LSTMCell.forward:
             module.forward = partial(_one_step, module)
+        if isinstance(module, torch.nn.LSTM) and module.proj_size:
+            raise ImportRefused(f"{path.name}: {name or 'the LSTM'} has projections (proj_size), which an LSTM of ONNX "
+                                f"does not have; use openese.offload in Python")
     return network
 
 
@@ -244,7 +249,7 @@ def _flatten(value: Any, name: str = "") -> Iterator[_Leaf]:
 class _Flat:
     """A network as a function from tensors to tensors, each with a name.
 
-    ``module`` and ``arguments`` are what an exporter takes.
+    ``module`` and ``arguments`` are what an exporter takes. ``python`` is False for TorchScript, which only one reads.
     """
 
     def __init__(self, network: Any, example: dict[str, Any], keywords: Sequence[str]) -> None:
@@ -255,11 +260,11 @@ class _Flat:
         self._parameters, self._forward = _parameters(network), network if graph else network.forward
         with torch.no_grad():
             self.outputs = [leaf.name for leaf in _flatten(self._call(example))]
-        self._flat = not isinstance(network, torch.jit.ScriptModule)
+        self.python = not isinstance(network, torch.jit.ScriptModule)
         if graph:
             self.module = torch.nn.Module()
             self.module.network = network
-        if self._flat:
+        if self.python:
             self.module.forward = self._on_tensors
 
     def _on_tensors(self, *tensors: Any) -> tuple[Any, ...]:
@@ -280,7 +285,7 @@ class _Flat:
 
     def arguments(self, tensors: Mapping[str, Any]) -> tuple[Any, ...]:
         """What the module takes for these tensors."""
-        return tuple(tensors.values()) if self._flat else tuple(self._called(tensors))
+        return tuple(tensors.values()) if self.python else tuple(self._called(tensors))
 
     @classmethod
     def around(cls, network: Any, inputs: Inputs, file: str, keywords: Sequence[str] = ()) -> "_Flat":
@@ -313,7 +318,7 @@ class _Flat:
             tensor = torch.from_numpy(np.array(inputs[name]))
             example[name] = tensor.to(own) if tensor.is_floating_point() else tensor
         try:
-            with _quiet():
+            with quiet():
                 return cls(network, example, keywords)
         except ImportRefused as error:
             raise ImportRefused(f"{file}: {error}") from None
@@ -354,7 +359,7 @@ def _export(flat: _Flat, file: Path, name: str) -> None:
         None does; with the first reason.
     """
     reasons = []
-    for exporter in (_by_trace, _by_dynamo):
+    for exporter in (_by_trace, _by_dynamo) if flat.python else (_by_trace,):
         try:
             exporter(flat, file)
             _settle(flat, file)
@@ -412,12 +417,7 @@ def _settle(flat: _Flat, file: Path) -> None:
     for factor in (-1.0, 0.5):  # a branch that depends on numbers would show
         check({name: tensor * factor if tensor.dtype.is_floating_point else tensor
                for name, tensor in flat.example.items()})
-    groups: dict[tuple[_Axis, ...], _Sizes] = {}
-    for group in _groups(flat.example, groups):
-        sizes = _other_sizes(flat.example[group[0][0]].shape[group[0][1]])
-        fitting = [size for size in sizes if _fits(check, _resized(flat.example, group, size))]
-        if fitting and {size(4) > 4 for size in sizes} == {size(4) > 4 for size in fitting}:
-            groups[group] = fitting[0]
+    groups = _free_axes(flat.example, check)
     wide = flat.example
     for group, size in groups.items():
         wide = _resized(wide, group, size)
@@ -445,26 +445,40 @@ def _settle(flat: _Flat, file: Path) -> None:
     onnx.save(model, file)
 
 
-def _groups(example: Mapping[str, Any], found: Mapping[tuple[_Axis, ...], Any]) -> Iterator[tuple[_Axis, ...]]:
-    """Axes that may change together: alone first, then those of one size at one place, then those of one size."""
-    axes = [(name, axis) for name, tensor in example.items() for axis, size in enumerate(tensor.shape) if size]
-    keys: list[Callable[[_Axis], Any]] = [lambda axis: axis, lambda axis: (axis[1], example[axis[0]].shape[axis[1]]),
-                                          lambda axis: example[axis[0]].shape[axis[1]]]
-    for key in keys:
-        grouped: dict[Any, list[_Axis]] = {}
-        for axis in axes:
-            if not any(axis in group for group in found):
-                grouped.setdefault(key(axis), []).append(axis)
-        for group in grouped.values():
-            if len(group) > 1 or key is keys[0]:
-                yield tuple(group)
+def _free_axes(example: Mapping[str, Any], check: Callable[[Mapping[str, Any]], Any]
+               ) -> dict[tuple[_Axis, ...], _Sizes]:
+    """Axes that may have other sizes, with one of these; those that change together are a group."""
+    by_size: dict[int, list[_Axis]] = {}
+    for name, tensor in example.items():
+        for axis, size in enumerate(tensor.shape):
+            by_size.setdefault(size, []).append((name, axis))
+    found: dict[tuple[_Axis, ...], _Sizes] = {}
+
+    def attempt(group: tuple[_Axis, ...], size: int) -> _Sizes | None:
+        """A larger size that fits, if a smaller one fits too."""
+        fitting = [next((change for change in changes if _fits(check, _resized(example, group, change))), None)
+                   for changes in _other_sizes(size)]
+        return fitting[0] if all(fitting) else None
+
+    for size, axes in by_size.items():
+        left = list(axes)
+        for count in range(min(len(axes), _TOGETHER), 0, -1):
+            for group in combinations(axes, count):
+                change = attempt(group, size) if size and set(group) <= set(left) else None
+                if change is None:
+                    continue
+                left = [axis for axis in left if axis not in group]
+                alone = [attempt((axis,), size) for axis in group]
+                found.update({(axis,): one for axis, one in zip(group, alone, strict=True) if one}
+                             if all(alone) else {group: change})
+    return found
 
 
-def _other_sizes(size: int) -> list[_Sizes]:
-    """One more, twice as many; and one less, half as many."""
+def _other_sizes(size: int) -> list[list[_Sizes]]:
+    """One more or twice as many; and one less or half as many, if that leaves any."""
     more: list[_Sizes] = [lambda old: old + 1, lambda old: 2 * old]
     less: list[_Sizes] = [lambda old: old - 1, lambda old: old // 2]
-    return more + less if size > 1 else more
+    return [more, less] if size > 1 else [more]
 
 
 def _fits(check: Callable[[Mapping[str, Any]], Any], tensors: Mapping[str, Any]) -> bool:
@@ -505,7 +519,7 @@ def _line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what PyTorch prints, warns and logs, from C++ too."""
     before = logging.root.manager.disable
     sys.stdout.flush()
