@@ -7,7 +7,7 @@ sum below 2**53. Everything else is 64-bit integers.
 Sizes: channels C, inputs I, cells H, outputs P.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,10 @@ _EXACT_BITS = 54  # a float64 holds every signed integer of so many bits
 
 class AccumulatorOverflow(ValueError):
     """A sum does not fit the accumulators: an array of the model was changed after its checks."""
+
+    def __init__(self, row: int, channel: int, total: float, bits: int) -> None:
+        super().__init__(f"row {row}, channel {channel}: sum {total:.0f} does not fit {bits}-bit accumulators")
+        self.row, self.channel, self.total, self.bits = row, channel, total, bits
 
 
 def accumulate(weights: Weights, vectors: Int64Array, bits: int, scale: Float64Array | float = 1.0,
@@ -62,9 +66,8 @@ def accumulate(weights: Weights, vectors: Int64Array, bits: int, scale: Float64A
     sums = multiply(vectors.astype(np.float64), weights) * scale + addend
     limit = 2.0 ** (bits - 1)
     if sums.max() >= limit or sums.min() < -limit:
-        channel, row = np.argwhere((sums >= limit) | (sums < -limit))[0]
-        raise AccumulatorOverflow(f"row {row}, channel {channel}: sum {sums[channel, row]:.0f} does not fit "
-                                  f"{bits}-bit accumulators")
+        channel, row = np.argwhere((sums >= limit) | (sums < -limit))[0].tolist()
+        raise AccumulatorOverflow(row, channel, sums[channel, row], bits)
     return sums.astype(np.int64)
 
 
@@ -169,7 +172,11 @@ class Reference:
         return [ChannelState(c[channel].copy(), y[channel].copy())
                 for c, y in zip(self.c, self.y, strict=True)]
 
-    def set_state(self, channel: int, state: list[ChannelState]) -> None:
+    def get_states(self, channels: Sequence[int]) -> list[ChannelState]:
+        """A copy of the states of some channels, layer by layer: c (channels, H) and y (channels, P)."""
+        return [ChannelState(c[channels], y[channels]) for c, y in zip(self.c, self.y, strict=True)]
+
+    def set_state(self, channel: int, state: Sequence[ChannelState]) -> None:
         """Replace the state of one channel.
 
         Raises
@@ -177,16 +184,29 @@ class Reference:
         ValueError
             The state has the wrong shape, or a number does not fit.
         """
+        self._set(channel, (), state)
+
+    def set_states(self, channels: Sequence[int], states: Sequence[ChannelState]) -> None:
+        """Replace the states of some channels: c (channels, H) and y (channels, P) of each layer.
+
+        Raises
+        ------
+        ValueError
+            The states have the wrong shape, or a number does not fit.
+        """
+        self._set(channels, (len(channels),), states)
+
+    def _set(self, channels: int | Sequence[int], shape: tuple[int, ...], state: Sequence[ChannelState]) -> None:
         if len(state) != len(self._layers):
             raise ValueError(f"state: expected {len(self._layers)} layers, found {len(state)}")
         config = self.model.config
         checked = [
             ChannelState(
-                _checked(f"c of layer {layer.name!r}", c, (layer.cells,), config.cell_bits),
-                _checked(f"y of layer {layer.name!r}", y, (layer.outputs,), config.activation_bits))
+                _checked(f"c of layer {layer.name!r}", c, (*shape, layer.cells), config.cell_bits),
+                _checked(f"y of layer {layer.name!r}", y, (*shape, layer.outputs), config.activation_bits))
             for layer, (c, y) in zip(self.model.layers, state, strict=True)]
         for number, (c, y) in enumerate(checked):
-            self.c[number][channel], self.y[number][channel] = c, y
+            self.c[number][channels], self.y[number][channels] = c, y
 
     def step(self, x: ArrayLike, active: ArrayLike | None = None, reset: ArrayLike | None = None,
              observe: Observer = _ignore) -> Int64Array:
@@ -215,21 +235,21 @@ class Reference:
         """
         now = _checked("x", x, (self.channels, self.model.inputs), self.model.config.activation_bits)
         return self._step(now, self._layers[0].input_products(now), self._flags("active", active, True),
-                          self._flags("reset", reset, False), observe)
+                          self._flags("reset", reset, False), observe, self.c, self.y)
 
     def _step(self, now: Int64Array, products: Float64Array, running: BoolArray, cleared: BoolArray,
-              observe: Observer) -> Int64Array:
-        """`step` with checked arguments, and the first layer's `input_products`."""
+              observe: Observer, c: list[Int64Array], y: list[Int64Array]) -> Int64Array:
+        """`step` with checked arguments, and the first layer's `input_products`; ``c`` and ``y`` are changed."""
         for number, cell in enumerate(self._layers):
-            self.c[number][cleared] = 0
-            self.y[number][cleared] = 0
-            outcome = cell.step(products if number == 0 else cell.input_products(now), self.c[number], self.y[number])
+            c[number][cleared] = 0
+            y[number][cleared] = 0
+            outcome = cell.step(products if number == 0 else cell.input_products(now), c[number], y[number])
             for tensor, values in (("x", now), ("z", outcome.cells.arguments), ("c", outcome.cells.cell),
                                    ("m", outcome.cells.m), ("y", outcome.y)):
                 observe(number, tensor, values)
             now = outcome.y
-            self.c[number][running] = outcome.cells.cell[running]
-            self.y[number][running] = outcome.y[running]
+            c[number][running] = outcome.cells.cell[running]
+            y[number][running] = outcome.y[running]
             counts = self.layer_saturations[number]
             counts["cell"] += int(np.count_nonzero(outcome.cells.saturated[running]))
             counts["output"] += int(np.count_nonzero(outcome.output_saturated[running]))
@@ -250,14 +270,37 @@ class Reference:
         x = _checked("frames", x, (len(x), self.channels, self.model.inputs), self.model.config.activation_bits)
         running, cleared = (np.broadcast_to(default if mask is None else np.asarray(mask, bool), x.shape[:2])
                             for mask, default in ((active, True), (reset, False)))
-        y = np.empty((len(x), self.channels, self.model.outputs), np.int64)
-        block = max(1, _BLOCK // self.channels)
-        for start in range(0, len(x), block):
+        used = running.any(axis=0)
+        if observe is not _ignore or used.all():
+            return self._run(x, running, cleared, observe, self.c, self.y)
+        # Channels that are never active are not computed.
+        for held in (*self.c, *self.y):
+            held[cleared.any(axis=0) & ~used] = 0
+        outputs = np.zeros((len(x), self.channels, self.model.outputs), np.int64)
+        if not used.any():
+            return outputs
+        c, y = ([held[used] for held in state] for state in (self.c, self.y))
+        try:
+            outputs[:, used] = self._run(x[:, used], running[:, used], cleared[:, used], observe, c, y)
+        except AccumulatorOverflow as error:
+            channel = int(np.flatnonzero(used)[error.channel])
+            raise AccumulatorOverflow(error.row, channel, error.total, error.bits) from None
+        for after, held in zip((*c, *y), (*self.c, *self.y), strict=True):
+            held[used] = after
+        return outputs
+
+    def _run(self, x: Int64Array, running: BoolArray, cleared: BoolArray, observe: Observer, c: list[Int64Array],
+             y: list[Int64Array]) -> Int64Array:
+        """`run` of some channels with checked arguments; their states ``c`` and ``y`` are changed."""
+        steps, channels, inputs = x.shape
+        outputs = np.empty((steps, channels, self.model.outputs), np.int64)
+        block = max(1, _BLOCK // channels)
+        for start in range(0, steps, block):
             part = x[start:start + block]
-            ahead = self._layers[0].input_products(part.reshape(-1, self.model.inputs))
-            for t, products in enumerate(ahead.reshape(len(part), self.channels, -1), start):
-                y[t] = self._step(x[t], products, running[t], cleared[t], observe)
-        return y
+            ahead = self._layers[0].input_products(part.reshape(-1, inputs))
+            for t, products in enumerate(ahead.reshape(len(part), channels, -1), start):
+                outputs[t] = self._step(x[t], products, running[t], cleared[t], observe, c, y)
+        return outputs
 
     def _flags(self, name: str, values: ArrayLike | None, default: bool) -> BoolArray:
         flags = np.full(self.channels, default) if values is None else np.asarray(values, bool)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine from the host's side: load an image, run frames, read counters and voices' states."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -121,6 +121,7 @@ class Device:
             where = f" in section {word >> 8}" if error >= ImageError.SECTION else ""
             raise DeviceError(f"the machine refused the image: wrong {error.name.lower().replace('_', ' ')}{where}")
         self._fresh = np.ones(self.channels, bool)
+        self._held: dict[int, list[ChannelState]] = {}  # states in the machine, by channel, as far as they are known
         self._rest(abandon_after=self._image.config.accumulator_rows)
         link.write(ADDRESS["CONTROL"], Control.RUN)
 
@@ -151,6 +152,7 @@ class Device:
         self._rest(abandon_after=0)
         self._link.abandon()
         self._fresh[:] = True
+        self._held.clear()
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None,
             reset: ArrayLike | None = None) -> Int64Array:
@@ -188,6 +190,8 @@ class Device:
         if steps:
             anew[0] |= self._fresh
             self._fresh[:] = False
+            for channel in np.flatnonzero((running | anew).any(axis=0)).tolist():
+                self._held.pop(channel, None)
         header = running | anew.astype(np.int32) << 1
         echoed, y = self._link.run_frames(header, x.transpose(0, 2, 1), self.model.outputs)
         if (echoed != running).any():
@@ -232,10 +236,30 @@ class Device:
                     access for word in words for access in ((ADDRESS["STATE_SELECT"], int(word)),
                                                             (ADDRESS["STATE_DATA"], None)))
             parts[number][name] = values - ((values >> 31) << 32)
-        return [ChannelState(**layer) for layer in parts]
+        state = [ChannelState(**layer) for layer in parts]
+        if not self._fresh[channel]:
+            self._hold(channel, state)
+        return state
 
-    def set_state(self, channel: int, state: list[ChannelState]) -> None:
-        """Replace the state of one channel.
+    def _hold(self, channel: int, state: Sequence[ChannelState]) -> None:
+        self._held[channel] = [ChannelState(np.array(c), np.array(y)) for c, y in state]
+
+    def get_states(self, channels: Sequence[int]) -> list[ChannelState]:
+        """The states of some channels, layer by layer: c (channels, H) and y (channels, P); see `get_state`."""
+        states = [ChannelState(*(np.zeros((len(channels), size), np.int64) for size in (layer.cells, layer.outputs)))
+                  for layer in self.model.layers]
+        for number, channel in enumerate(channels):
+            for layer, held in zip(states, self.get_state(channel), strict=True):
+                layer.c[number], layer.y[number] = held
+        return states
+
+    def set_states(self, channels: Sequence[int], states: Sequence[ChannelState]) -> None:
+        """Replace the states of some channels: c (channels, H) and y (channels, P); see `set_state`."""
+        for number, channel in enumerate(channels):
+            self.set_state(channel, [ChannelState(c[number], y[number]) for c, y in states])
+
+    def set_state(self, channel: int, state: Sequence[ChannelState]) -> None:
+        """Replace the state of one channel. The state that was last read or written there is not written again.
 
         Raises
         ------
@@ -260,9 +284,12 @@ class Device:
         self._fresh[channel] = not any(np.any(part) for layer in state for part in layer)
         if self._fresh[channel]:
             return
-        self._rest()
-        for number, name, words in places:
-            values = np.asarray(getattr(state[number], name))
-            self._link.access(
-                access for word, value in zip(words, values, strict=True)
-                for access in ((ADDRESS["STATE_SELECT"], int(word)), (ADDRESS["STATE_DATA"], int(value) & 0xFFFFFFFF)))
+        held = self._held.pop(channel, None)
+        if held is None or any(np.any(part != known) for layer, before in zip(state, held, strict=True)
+                               for part, known in zip(layer, before, strict=True)):
+            self._rest()
+            for number, name, words in places:
+                values = np.asarray(getattr(state[number], name))
+                self._link.access(access for word, value in zip(words, values, strict=True) for access in (
+                    (ADDRESS["STATE_SELECT"], int(word)), (ADDRESS["STATE_DATA"], int(value) & 0xFFFFFFFF)))
+        self._hold(channel, state)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runners of a `Network`'s models over whole sequences: in floating point, or on a machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -28,11 +28,11 @@ class Machine(Protocol):
     def run(self, frames: ArrayLike, active: ArrayLike | None = None) -> Int64Array:
         """Compute steps for frames (T, C, I) of the ``active`` channels (T, C); returns y (T, C, P)."""
 
-    def get_state(self, channel: int) -> list[ChannelState]:
-        """The state of one channel, layer by layer."""
+    def get_states(self, channels: Sequence[int]) -> list[ChannelState]:
+        """The states of some channels, layer by layer: c (channels, H) and y (channels, P)."""
 
-    def set_state(self, channel: int, state: list[ChannelState]) -> None:
-        """Replace the state of one channel."""
+    def set_states(self, channels: Sequence[int], states: Sequence[ChannelState]) -> None:
+        """Replace the states of some channels."""
 
 
 class FloatRunner:
@@ -83,28 +83,29 @@ class MachineRunner:
 
     def run(self, x: FloatArray, lengths: NDArray[np.intp], state: State) -> tuple[FloatArray, State]:
         """Outputs and states as of `network.Runner.run`: real numbers, computed in the machine's integers."""
-        machine = self._machine
-        outputs = np.zeros((*x.shape[:2], machine.model.outputs))
-        after = tuple(LayerState(layer.c.copy(), layer.y.copy()) for layer in state)
+        machine, model = self._machine, self._machine.model
+        outputs = np.zeros((*x.shape[:2], model.outputs))
+        after = tuple(LayerState(np.empty_like(layer.c), np.empty_like(layer.y)) for layer in state)
         for start in range(0, x.shape[1], machine.channels):
-            voices = np.arange(start, min(start + machine.channels, x.shape[1]))
-            steps = int(lengths[voices].max(initial=0))
-            for channel, voice in enumerate(voices):
-                integers, saturated = machine.model.quantize_state([LayerState(c[voice], y[voice]) for c, y in state])
-                machine.set_state(channel, integers)
-                self.input_saturations += saturated
+            voices = slice(start, min(start + machine.channels, x.shape[1]))
+            counts = lengths[voices]
+            used = slice(0, len(counts))
+            integers, saturated = model.quantize_state([LayerState(c[voices], y[voices]) for c, y in state])
+            self.input_saturations += saturated
+            running = np.flatnonzero(counts).tolist()
+            machine.set_states(running, [ChannelState(c[running], y[running]) for c, y in integers])
+            steps = int(counts.max(initial=0))
             frames = np.zeros((steps, machine.channels, x.shape[2]), np.int64)
-            frames[:, :len(voices)], saturated = machine.model.quantize_input(x[:steps, voices])
+            frames[:, used], saturated = model.quantize_input(x[:steps, voices])
             self.input_saturations += saturated
             active = np.zeros((steps, machine.channels), bool)
-            active[:, :len(voices)] = np.arange(steps)[:, None] < lengths[voices]
+            active[:, used] = np.arange(steps)[:, None] < counts
             for first in range(0, steps, STEPS):
                 part = slice(first, min(first + STEPS, steps))
-                y = machine.run(frames[part], active[part])
-                outputs[part, voices] = machine.model.dequantize_output(y[:, :len(voices)])
+                outputs[part, voices] = model.dequantize_output(machine.run(frames[part], active[part])[:, used])
                 self._advance(part.stop - part.start)
-            for channel, voice in enumerate(voices):
-                end = machine.model.dequantize_state(machine.get_state(channel))
-                for layer, last in zip(after, end, strict=True):
-                    layer.c[voice], layer.y[voice] = last
+            for held, last in zip(integers, machine.get_states(running), strict=True):
+                held.c[running], held.y[running] = last
+            for layer, end in zip(after, model.dequantize_state(integers), strict=True):
+                layer.c[voices], layer.y[voices] = end
         return outputs, after

@@ -36,7 +36,7 @@ class TracedDevice:
 
     def __init__(self, device: Device, simulator: Simulator, path: str | Path, steps: range) -> None:
         self.model, self.channels = device.model, device.channels
-        self.get_state, self.set_state = device.get_state, device.set_state
+        self.get_states, self.set_states = device.get_states, device.set_states
         self.counters = device.counters
         self._device, self._simulator, self._path, self._steps = device, simulator, path, steps
         self._done = 0

@@ -24,10 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from openese.rtl.config import Config
-from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.layers import GATES, Layer, Model
 from openese.sw.model.quantized import QuantizedModel, m_fraction
-from openese.sw.model.state import ChannelState
+from openese.sw.model.state import LayerState
 from openese.sw.quantize.choose import quantize, requantize
 from openese.sw.reference.machine import Reference
 
@@ -165,14 +164,9 @@ class _MachineSequence(_Sequence):
         def tensor(values: ArrayLike, fraction: int = 0) -> Tensor:
             return torch.from_numpy(np.ldexp(np.asarray(values, np.float64), -fraction)).to(x.dtype)
 
-        def integers(values: Tensor, fraction: int, bits: int) -> NDArray[np.int64]:
-            return saturate(to_fixed(values.detach().numpy(), fraction), bits)
-
-        config = machine.config
         reference = Reference(machine, x.shape[1])
-        for channel, state in enumerate(zip(integers(c, formats.cell_fraction, config.cell_bits),
-                                            integers(y, layer.y_fraction, config.activation_bits), strict=True)):
-            reference.set_state(channel, [ChannelState(*state)])
+        before, _ = machine.quantize_state([LayerState(c.detach().numpy(), y.detach().numpy())])
+        reference.set_states(range(x.shape[1]), before)
         seen: dict[str, list[NDArray[np.int64]]] = {name: [] for name in ("x", "z", "c", "m", "y")}
         seen["c"].append(reference.c[0].copy())
         seen["y"].append(reference.y[0].copy())
@@ -188,7 +182,7 @@ class _MachineSequence(_Sequence):
             tensor(np.stack(seen["x"]), layer.x_fraction),
             tensor(real.w_x).flatten(0, 1), tensor(real.w_r).flatten(0, 1),
             None if real.peephole is None else tensor(real.peephole), None if real.w_ym is None else tensor(real.w_ym),
-            gates, cell, torch.tanh(cell[1:]), tensor(np.stack(seen["m"]), m_fraction(config)), output)
+            gates, cell, torch.tanh(cell[1:]), tensor(np.stack(seen["m"]), m_fraction(machine.config)), output)
         return output[1:].clone(), cell[-1].clone()
 
 

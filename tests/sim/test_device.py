@@ -13,6 +13,7 @@ from openese.rtl.registers import ADDRESS, Control, Interrupt, Status
 from openese.rtl.watchdog import Stall, Watchdog
 from openese.sim.simulator import BusError, Simulator, StuckError
 from openese.sw.cycles.model import estimate
+from openese.sw.model.state import LayerState
 from openese.sw.pack import schedule as schedule_module
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
@@ -247,6 +248,44 @@ def test_a_state_is_written_right_after_a_load():
     both.step(3)
     both.device.reset()
     both.device.set_state(1, state)
+
+
+def test_a_carried_state_is_read_but_not_written_again():
+    """One step a call, as a network is run that keeps its state itself."""
+    both = Both(TINY, (5, (9, 6), 7), seed=3)
+    accesses = []
+    access = both.link.access
+
+    def counted(words):
+        words = list(words)
+        accesses.extend(value for _, value in words)
+        return access(words)
+
+    both.link.access = counted
+    numbers = sum(layer.cells + layer.outputs for layer in both.model.layers)
+    runners = [MachineRunner(machine) for machine in (both.device, both.reference)]
+    states = [runner.zero_state(2) for runner in runners]
+    lengths = np.array([1, 1])
+    for number in range(7):
+        accesses.clear()
+        x = both.rng.normal(size=(1, 2, 5))
+        if number == 3:
+            lengths = np.array([0, 1])
+        if number == 5:  # another state for voice 1
+            states = [tuple(LayerState(c * [[1], [-1]], y) for c, y in state) for state in states]
+        (y, states[0]), (wanted, states[1]) = (runner.run(x, lengths, state)
+                                               for runner, state in zip(runners, states, strict=True))
+        np.testing.assert_array_equal(y, wanted)
+        for state, expected in zip(*states, strict=True):
+            np.testing.assert_array_equal(state.c, expected.c)
+            np.testing.assert_array_equal(state.y, expected.y)
+        read = accesses.count(None)
+        assert read == numbers * lengths.sum()
+        assert len(accesses) - 2 * read == (2 * numbers if number == 5 else 0)
+    both.device.reset()
+    for machine in (both.device, both.reference):
+        machine.set_states([0, 1], both.model.quantize_state(states[0])[0])
+    both.step(2)
 
 
 @pytest.mark.parametrize("steps", [1, 40])

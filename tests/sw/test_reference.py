@@ -10,6 +10,7 @@ from models import random_quantized, random_state
 from openese.rtl.activation import Activation
 from openese.rtl.config import preset
 from openese.sw.model.quantized import activation_table
+from openese.sw.model.state import ChannelState
 from openese.sw.reference.machine import AccumulatorOverflow, Reference, accumulate
 
 TINY = preset("tiny")
@@ -147,6 +148,57 @@ def test_run_is_step_by_step():
     y = whole.run(frames[:4], active[:4], reset[:4]), whole.run(frames[4:], active[4:], reset[4:])
     expected = [single.step(*step) for step in zip(frames, active, reset, strict=True)]
     np.testing.assert_array_equal(np.concatenate(y), expected)
+
+
+@pytest.mark.parametrize("watch", [False, True])
+def test_channels_that_are_never_active_are_only_reset(watch):
+    """They are not computed unless someone watches; either way the others do not change."""
+    model = random_quantized(7, TINY, 3, (5, 4), 3)
+    rng = np.random.default_rng(7)
+    few, single = Reference(model, 5), Reference(model, 5)
+    for channel in range(5):
+        state = random_state(rng, model)
+        few.set_state(channel, state)
+        single.set_state(channel, state)
+    for used in ([1, 3], [], [4], [0, 1, 2, 3, 4]):
+        frames = rng.integers(-1 << 15, 1 << 15, (6, 5, 3))
+        active, reset = rng.random((6, 5)) < 0.7, rng.random((6, 5)) < 0.2
+        active[:, [channel for channel in range(5) if channel not in used]] = False
+        y = few.run(frames, active, reset, **({"observe": lambda *_: None} if watch else {}))
+        expected = [single.step(*step) for step in zip(frames, active, reset, strict=True)]
+        np.testing.assert_array_equal(y, expected)
+        for held, wanted in zip((*few.c, *few.y), (*single.c, *single.y), strict=True):
+            np.testing.assert_array_equal(held, wanted)
+    assert few.saturations == single.saturations and few.saturations["cell"] > 0
+
+
+def test_an_overflow_is_told_for_its_channel():
+    model = random_quantized(3, TINY, 3, 5)
+    reference = Reference(model, 4)
+    reference._layers[0]._scale_x *= 2.0 ** 20
+    frames = np.full((2, 4, 3), 1 << 14)
+    for channel, active in ((1, [False, True, True, False]), (0, [True] * 4)):
+        with pytest.raises(AccumulatorOverflow, match=rf"row \d+, channel {channel}: sum -?\d+ does not fit"):
+            reference.run(frames, np.array([active] * 2))
+
+
+def test_states_of_several_channels_at_once():
+    model = random_quantized(5, TINY, 3, (5, 4), 6)
+    rng = np.random.default_rng(5)
+    whole, single = Reference(model, 4), Reference(model, 4)
+    states = [random_state(rng, model) for _ in range(2)]
+    for channel, state in zip((3, 1), states, strict=True):
+        single.set_state(channel, state)
+    whole.set_states([3, 1], [ChannelState(*map(np.stack, zip(*layer, strict=True)))
+                              for layer in zip(*states, strict=True)])
+    for held, wanted in zip((*whole.c, *whole.y), (*single.c, *single.y), strict=True):
+        np.testing.assert_array_equal(held, wanted)
+    for layer, found in zip(single.get_state(1), whole.get_states([0, 1]), strict=True):
+        np.testing.assert_array_equal(found.c[1], layer.c)
+        np.testing.assert_array_equal(found.y[1], layer.y)
+        assert not found.c[0].any()
+    with pytest.raises(ValueError, match=r"c of layer 'lstm0': expected shape \(1, 5\), found \(2, 5\)"):
+        whole.set_states([2], whole.get_states([0, 1]))
 
 
 def test_channels_do_not_touch_each_other():
