@@ -123,7 +123,8 @@ class TensorSource(Source):
         groups: dict[str, list[str]] = {}
         for name in self._elsewhere:
             groups.setdefault(name.rpartition(".")[0], []).append(name)
-        empty = [path for path in self._effects() if path in self._modules and path not in self._linear]
+        empty = [path for path in self._effects() if path in self._modules and path not in self._linear
+                 and path not in self._lstms and path not in self._refused]
         for prefix, names in {**dict.fromkeys(empty, []), **groups}.items():
             module = self._modules.get(prefix, {})
             kind = str(module.get("class", "tensors")).rpartition(".")[2]
@@ -212,14 +213,13 @@ class TensorSource(Source):
     def _effects(self) -> dict[str, str]:
         """Return modules that compute something, and tensors that modules with others inside hold; their kinds."""
         inner = {parent for path in self._modules for parent in _parents(path)}
-        cells = [lstm.name for lstm in self._lstms.values()] + list(self._refused)
+        cells = [*(lstm.name for lstm in self._lstms.values()), *self._refused]
         effects = {}
         for path, attributes in self._modules.items():
             origin = str(attributes.get("class", ""))
-            if any(_within(path, cell) for cell in cells) or _WITHOUT_EFFECT.fullmatch(origin):
-                continue
-            if path not in inner:
-                effects[path] = origin.removeprefix("torch.nn.modules.").rpartition(".")[2] or "unknown"
+            leaf = path in cells or (path not in inner and not any(_within(path, cell) for cell in cells))
+            if leaf and path and not _WITHOUT_EFFECT.fullmatch(origin):
+                effects[path] = origin.rpartition(".")[2] or "unknown"
         for name in self._elsewhere:
             module = next((parent for parent in _parents(name) if parent in self._modules), None)
             if module in inner:
