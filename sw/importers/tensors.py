@@ -249,14 +249,15 @@ class TensorSource(Source):
 
     def _left_out(self, names: Sequence[str]) -> list[str]:
         """Return notes on what the file has beside the layers ``names``."""
-        others = [name for name in (*self._lstms, *self._linear) if name not in names] + list(dict.fromkeys(
-            name.rpartition(".")[0] or name for name in self._elsewhere)) + list(self._effects())
         container = _common([name.rpartition(".")[0] for name in names])
-        others = sorted(dict.fromkeys(name for name in others if name not in names),
-                        key=lambda name: not _within(name, container))
+        held = [name.rpartition(".")[0] or name for name in self._elsewhere]
+        others = dict.fromkeys(name if _within(name, container) else _outside(name, container)
+                               for name in (*self._lstms, *self._linear, *self._effects(), *held, *self._refused)
+                               if name not in names)
+        others = dict.fromkeys(sorted(others, key=lambda name: not _within(name, container)))
         notes = []
         if others:
-            notes.append(f"left out of the network: {listed(others)}; import --list names everything in the file")
+            notes.append(f"left out of the network: {listed(list(others))}; import --list names everything in the file")
         if len(names) > 1:
             notes.append(f"{', '.join(names)} are stacked as selected; the file does not tell what its code computes "
                          f"between them")
@@ -265,6 +266,12 @@ class TensorSource(Source):
 
 def _within(name: str, prefix: str) -> bool:
     return not prefix or name == prefix or name.startswith(f"{prefix}.")
+
+
+def _outside(name: str, container: str) -> str:
+    """Return the prefix of a name with its first step that does not lead to the container."""
+    shared = _common([name, container])
+    return ".".join(name.split(".")[:len(shared.split(".")) + 1 if shared else 1])
 
 
 def _listed(kinds: Mapping[str, str]) -> str:

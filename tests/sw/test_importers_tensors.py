@@ -566,6 +566,10 @@ def test_every_tensor_has_a_place(save):
     assert kinds["model.lstm"] == ("LSTM", True, False) and kinds["model.front"] == ("Linear", True, False)
     assert kinds["model.cell"] == ("LSTMCell", False, False) and kinds["model.gru"] == ("GRU", False, False)
     assert kinds["model.conv"] == kinds["model.norm"] == kinds["model.embed"] == ("tensors", True, True)
+    del checkpoint["model"]["cell.ln_c.weight"]
+    assert importers.load(save(checkpoint), "model.lstm").notes == (
+        "left out of the network: 'model.cell', 'model.gru', 'model.front', 'model.head', 'model.conv', 'model.norm', "
+        "'model.embed', 'optimizer' and 2 more; import --list names everything in the file",)
     with pytest.raises(ImportRefused, match="'model.conv' is no layer that can be selected; select from 'model.lstm'"):
         importers.load(save(checkpoint), "model.conv")
 
@@ -579,16 +583,16 @@ def test_batch_first_frames_are_noticed(save, tmp_path, capsys):
     np.savez(tmp_path / "x.npz", frames=frames.swapaxes(0, 1))
 
     def compiled(name):
-        return main(["compile", str(path), "--preset", "tiny", "--calibrate", str(tmp_path / name), "-o",
-                     str(tmp_path / "net.img")])
+        return main(["compile", str(path), "--select", "lstm", "--preset", "tiny", "--calibrate", str(tmp_path / name),
+                     "-o", str(tmp_path / "net.img")])
 
     assert compiled("x.npy") == 2
     assert "takes (batch, time, features), but frames are (T, B, I) here" in capsys.readouterr().err
     assert compiled("one.npy") == compiled("x.npz") == 0
     with pytest.raises(ValueError, match="calibrate: the file's network takes"):
-        openese.compile(path, "tiny", calibrate=frames)
+        openese.compile(path, "tiny", select="lstm", calibrate=frames)
     frames = frames.swapaxes(0, 1)
-    assert openese.compile(path, "tiny", calibrate=frames, lengths=[9, 9, 4]).network.outputs == 6
+    assert openese.compile(path, "tiny", select="lstm", calibrate=frames, lengths=[9, 9, 4]).network.outputs == 6
     assert openese.compile(openese.load(path), "tiny", calibrate=frames).network.outputs == 6
 
 
