@@ -245,7 +245,9 @@ class TorchCell(Cell):
         for name in [f"weight_{of}{way}" for ways in self.suffixes for way in ways for of in ("ih", "hh")]:
             if name not in self.parameters:
                 unread = [tensor for tensor in self.tensors if owner(tensor) == name]
-                return f"{name}: {self._meaning(unread)}: {listed(unread)}" if unread else f"{name} is missing"
+                if any(tensor.startswith("parametrizations.") for tensor in unread):
+                    return f"{name}: {self._meaning(unread)}: {listed(unread)}"
+                return f"{name} is missing" + (f", and cannot be computed from {listed(unread)}" if unread else "")
         shape = self.shape("weight_hh" + self.suffixes[0][0])
         return None if kind == "LSTM" else (f"weight_hh has shape {shape}; an LSTM has (4H, H), or (4H, P) with a "
                                             f"projection")

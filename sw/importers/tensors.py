@@ -183,7 +183,8 @@ class TensorSource(Source):
 
     def parts(self, names: Sequence[str]) -> list[Part]:
         try:
-            return [self._lstms[name].build() if name in self._lstms else self._dense(name) for name in names]
+            with np.errstate(all="ignore"):  # Layer refuses numbers that are not finite
+                return [self._lstms[name].build() if name in self._lstms else self._dense(name) for name in names]
         except ImportRefused as error:
             raise ImportRefused(f"{self.path.name}: " + str(error).replace(f"{self.path.name}: ", "")) from None
 

@@ -107,6 +107,18 @@ def test_weight_norm_in_a_whole_module(save, x):
     check(path, x, module(x)[0])
 
 
+@pytest.mark.parametrize("changed, reason", [
+    ({"weight_hh_l0_v": torch.zeros(24, 6)}, "nan is not a finite number"),
+    ({"bias_ih_l0": torch.full((24,), 3e38), "bias_hh_l0": torch.full((24,), 3e38)}, "inf is not a finite number"),
+    ({"weight_hh_l0_g": torch.ones(6)}, "weight_hh_l0 is missing, and cannot be computed from 'weight_hh_l0_v', 'w"),
+    ({"weight_hh_l0_g": torch.ones(24, 1, dtype=torch.int8)}, "weight_hh_l0_g has type Char, not floating point")])
+def test_parameters_that_cannot_be_computed(save, changed, reason):
+    state = nn.LSTM(5, 6).state_dict()
+    state |= {"weight_hh_l0_v": state.pop("weight_hh_l0"), "weight_hh_l0_g": torch.ones(24, 1), **changed}
+    with pytest.raises((ImportRefused, ModelError), match=reason):
+        importers.load(save(state))
+
+
 @pytest.mark.parametrize("wrap, names", [
     (parametrizations.orthogonal, r"'parametrizations.weight_hh_l0.original', 'parametrizations.weight_hh_l0.0.base'"),
     (lambda module, name: parametrize.register_parametrization(module, name, nn.ReLU()),
