@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find LSTMs among the named arrays of a state dict, a safetensors file or an ``.npz``.
 
-Three families of names are recognized. PREFIX ends with a dot, or is empty.
+Four families of names are recognized. PREFIX ends with a dot, or is empty.
 
 PyTorch, gate order i, f, g, o along the first axis, ``K`` counting stacked layers:
 
@@ -37,11 +37,20 @@ The names of the ESE paper, one array for each gate; its gate c is gate g elsewh
 ``PREFIX.w_ym``                       (P, H)              absent without projection
 ====================================  ==================  =========================================
 
+Those of `openese.LSTMP`, gate order i, f, g, o along the first axis:
+
+====================================  ==================  =========================================
+``PREFIX.w_x, w_r``                   (4, H, I or P)
+``PREFIX.bias``                       (4, H)
+``PREFIX.peephole``                   (3, H)              absent without peepholes
+``PREFIX.w_ym``                       (P, H)              absent without projection
+====================================  ==================  =========================================
+
 Any of these may be computed from other tensors: `parameters` has the ways. Every other tensor under an LSTM's prefix
 blocks the LSTM. ``h0, c0`` (or ``h_0, c_0``, ``init_h, init_c``, ...) beside the only LSTM of a module are its initial
 states.
 
-LSTMs of the last two families whose prefixes differ only in a number at the end (``layer0``, ``layer1``, ...) are
+LSTMs of the last three families whose prefixes differ only in a number at the end (``layer0``, ``layer1``, ...) are
 stacked in the order of these numbers. ``NAME.weight`` (K, P), with an optional ``NAME.bias`` (K,), can be selected as a
 linear layer where its sizes fit.
 """
@@ -64,7 +73,7 @@ from openese.sw.model.network import Network
 __all__ = ["Stored", "TensorSource", "stored"]
 
 _FILE = "(the file itself)"
-_SIGNATURE = re.compile(r"weight_(ih|hh)(_l\d{1,3}(_reverse)?)?|w_gifo_x|w_ix|Wx")
+_SIGNATURE = re.compile(r"weight_(ih|hh)(_l\d{1,3}(_reverse)?)?|w_gifo_x|w_ix|w_x|Wx")
 _QUANTIZABLE = re.compile(r"(?:(.*)\.)?layers\.\d+\.layer_(?:fw|bw)\.cell\.[ih]gates\..*")
 _STATE = re.compile(r"(?P<before>(?:init|initial|learned|start)_?|)(?P<state>hidden|cell|h|c)"
                     r"(?P<after>_?(?:0|x|init|state)|)")
@@ -93,8 +102,8 @@ class TensorSource(Source):
         What the file has that cannot be read, by prefix: kinds and reasons.
     """
 
-    expected = ("tensors with the names of nn.LSTM (weight_ih_l0, weight_hh_l0, ...), of Kaldi (w_gifo_x, ...) or of "
-                "the ESE paper (w_ix, ...)")
+    expected = ("tensors with the names of nn.LSTM (weight_ih_l0, weight_hh_l0, ...), of Kaldi (w_gifo_x, ...), of the "
+                "ESE paper (w_ix, ...) or of openese.LSTMP (w_x, ...)")
 
     def __init__(self, path: Path, tensors: Mapping[str, Stored],
                  modules: Mapping[str, Attributes] | None = None,

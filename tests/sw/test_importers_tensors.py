@@ -344,6 +344,19 @@ def test_ignore_on_the_command_line(save, tmp_path, capsys):
         assert error.startswith("openese: net.pt: no LSTM that can be imported: LSTMCell 'rnn': 'rnn.ln_c.weight'")
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("sizes", [(5, 6, 3), (5, 6)], ids=str)
+def test_the_cell_for_training(save, x, whole, sizes):
+    """`openese.LSTMP`, plain and with the masks of a pruner."""
+    torch.manual_seed(4)
+    net = nn.ModuleDict({"rnn": openese.LSTMP(*sizes).double()})
+    nn.init.normal_(net["rnn"].peephole)
+    check(save(net if whole else net.state_dict()), x, net["rnn"](x)[0])
+    prune.l1_unstructured(net["rnn"], "w_r", 0.5)
+    network = check(save(net if whole else net.state_dict()), x, net["rnn"](x)[0])
+    assert network.model.layers[0].nonzeros < network.model.layers[0].weights
+
+
 # -- initial states ----------------------------------------------------------------------------------
 
 
