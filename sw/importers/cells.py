@@ -40,7 +40,8 @@ _PEEPHOLES = ("weight_c{}", "weight_c_{}", "w_c{}", "W_c{}", "w_{}c", "W_{}c", "
 _LAYER = ("w_x", "w_r", "bias", "peephole", "w_ym")
 #: Classes whose code is known.
 _OWN = re.compile(r"torch\.nn\.modules\.rnn\.(LSTM|LSTMCell)|torch\.nn\.utils\.parametrize\.ParametrizedLSTM(Cell)?|"
-                  r"openese\.sw\.training\.lstmp\.LSTMP|(.*\.)?ScaledLSTM")
+                  r"openese\.sw\.training\.lstmp\.LSTMP")
+_SCALED = re.compile(r"(.*\.)?ScaledLSTM")
 _NORMS = re.compile(r"(^|[._])(ln|bn|layer_?norm|batch_?norm|norm|gamma|beta)", re.IGNORECASE)
 
 
@@ -174,7 +175,9 @@ class Cell(Group):
         """What must be understood or ignored before the LSTM can be taken."""
         origin = str(self.attributes.get("class", ""))
         found = list(self.outside)
-        if origin and not _OWN.fullmatch(origin) and self.refusal is None:
+        known = _OWN.fullmatch(origin) or (_SCALED.fullmatch(origin) and any(
+            name.endswith("_scale") for name in self.tensors))
+        if origin and not known and self.refusal is None:
             found.append(Blocker((self.label,), f"its class {origin} is not PyTorch's, so the file does not tell what "
                                                 f"it computes"))
         unread = self.unread(self.used)
@@ -359,6 +362,11 @@ class LstmpCell(Cell):
     @property
     def used(self) -> list[str]:
         return list(next(names for names in (_KALDI, _PAPER, _LAYER) if names[0] in self.parameters))
+
+    @property
+    def numbered(self) -> bool:
+        """Whether layers of these names form a stack in the order of the numbers in their prefixes."""
+        return self.used[0] != "w_x"
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -50,8 +50,8 @@ Any of these may be computed from other tensors: `parameters` has the ways. Ever
 blocks the LSTM. ``h0, c0`` (or ``h_0, c_0``, ``init_h, init_c``, ...) beside the only LSTM of a module are its initial
 states.
 
-LSTMs of the last three families whose prefixes differ only in a number at the end (``layer0``, ``layer1``, ...) are
-stacked in the order of these numbers. ``NAME.weight`` (K, P), with an optional ``NAME.bias`` (K,), can be selected as a
+LSTMs with Kaldi's or the paper's names whose prefixes differ only in a number at the end (``layer0``, ``layer1``, ...)
+are stacked in the order of these numbers. ``NAME.weight`` (K, P), with an optional ``NAME.bias`` (K,), can be selected as a
 linear layer where its sizes fit.
 """
 
@@ -65,7 +65,7 @@ import numpy as np
 
 from openese.sw.importers.assembly import Linear, Part, assemble
 from openese.sw.importers.base import Entry, ImportRefused, Source, listed
-from openese.sw.importers.cells import Attributes, Blocker, Cell, Group, TorchCell, cell_of, with_outside
+from openese.sw.importers.cells import Attributes, Blocker, Cell, Group, LstmpCell, TorchCell, cell_of, with_outside
 from openese.sw.importers.parameters import Stored, owner, stored
 from openese.sw.model.layers import Dense
 from openese.sw.model.network import Network
@@ -151,7 +151,7 @@ class TensorSource(Source):
         numbered = {}
         for lstm in usable:
             match = re.fullmatch(r"(.*?)(\d+)", lstm.name)
-            if isinstance(lstm, TorchCell) or not match:
+            if not (isinstance(lstm, LstmpCell) and lstm.numbered) or not match:
                 return []
             numbered[int(match[2])] = match[1], lstm.label
         stems = {stem for stem, _ in numbered.values()}
@@ -269,8 +269,8 @@ class TensorSource(Source):
         if others:
             notes.append(f"left out of the network: {listed(list(others))}; import --list names everything in the file")
         if len(names) > 1:
-            notes.append(f"{', '.join(names)} are stacked as selected; the file does not tell what its code computes "
-                         f"between them")
+            notes.append(f"{', '.join(names)} are stacked in this order; the file does not tell what its code "
+                         f"computes between them")
         return notes
 
 

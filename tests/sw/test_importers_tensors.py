@@ -172,6 +172,13 @@ def test_scales_of_icefall(save, x, whole):
     assert "multiplied by the exponential of its _scale" in " ".join(network.notes)
 
 
+def test_a_class_of_that_name_without_scales_is_not_known(save):
+    module = lstm()
+    module.__class__ = type("ScaledLSTM", (nn.LSTM,), {"__module__": __name__, "__qualname__": "ScaledLSTM"})
+    source = from_torch.from_module(nn.ModuleDict({"rnn": module}))
+    assert "ScaledLSTM is not PyTorch's" in source.entries()[0].problem
+
+
 def test_a_scale_for_some_parameters_is_not_understood(save):
     state = {**lstm().state_dict(), "weight_hh_l0_scale": torch.zeros(())}
     with pytest.raises(ImportRefused, match="'weight_hh_l0_scale' beside its weights: not those of an LSTM"):
@@ -482,7 +489,7 @@ def test_a_state_dict_does_not_tell_what_lies_between(save, x):
         ("lstm", "LSTM"), ("front", "Linear"), ("head", "Linear")]
     wanted = net.head(net.lstm(net.front(x))[0])
     network = check(path, x, wanted, "front,lstm,head")
-    assert network.notes[-1] == ("front, lstm, head are stacked as selected; the file does not tell what its code "
+    assert network.notes[-1] == ("front, lstm, head are stacked in this order; the file does not tell what its code "
                                  "computes between them")
     alone = importers.load(path)
     assert alone.notes == ("left out of the network: 'front', 'head'; import --list names everything in the file",)
