@@ -51,8 +51,8 @@ blocks the LSTM. ``h0, c0`` (or ``h_0, c_0``, ``init_h, init_c``, ...) beside th
 states.
 
 LSTMs with Kaldi's or the paper's names whose prefixes differ only in a number at the end (``layer0``, ``layer1``, ...)
-are stacked in the order of these numbers. ``NAME.weight`` (K, P), with an optional ``NAME.bias`` (K,), can be selected as a
-linear layer where its sizes fit.
+are stacked in the order of these numbers. ``NAME.weight`` (K, P), with an optional ``NAME.bias`` (K,), can be selected
+as a linear layer where its sizes fit.
 """
 
 import re
@@ -82,6 +82,7 @@ _LINEAR = re.compile(r"torch\.nn\.modules\.linear\.(Linear|NonDynamicallyQuantiz
 #: Modules that change nothing in evaluation, or hold others.
 _WITHOUT_EFFECT = re.compile(r"torch\.nn\.modules\.(dropout|loss)\.\w+|torch\.nn\.modules\.linear\.Identity|"
                              r"torch\.nn\.modules\.container\.\w+")
+_LOSS = re.compile(r"torch\.nn\.modules\.loss\.\w+")
 #: Modules that keep sizes, so that they fit between any two layers.
 _FITTING = re.compile(r"Norm|LU$|Tanh|Sigmoid|Softmax|Swish|Mish|Hardswish|Softplus|Softsign|Activation",
                       re.IGNORECASE)
@@ -221,7 +222,7 @@ class TensorSource(Source):
                  *(name for name, _ in (lstm.states or {}).values())]] + list(self._obstacles(names, chosen))
 
     def _effects(self) -> dict[str, str]:
-        """Return modules that compute something, and tensors that modules with others inside hold; their kinds."""
+        """Return modules that compute something, and tensors that other modules hold; their kinds."""
         inner = {parent for path in self._modules for parent in _parents(path)}
         cells = [*(lstm.name for lstm in self._lstms.values()), *self._refused]
         effects = {}
@@ -232,7 +233,8 @@ class TensorSource(Source):
                 effects[path] = origin.rpartition(".")[2] or "unknown"
         for name in self._elsewhere:
             module = next((parent for parent in _parents(name) if parent in self._modules), None)
-            if module in inner:
+            if module is not None and module not in effects and not _LOSS.fullmatch(
+                    str(self._modules[module].get("class", ""))):
                 effects[name] = "tensor"
         return effects
 
@@ -251,9 +253,10 @@ class TensorSource(Source):
         between = {}
         for path, kind in effects.items():
             origin = str(self._modules.get(path, {}).get("class", ""))
-            last = order.get(path, -1) > max(places)
-            if _within(path, container) and (min(places) < order.get(path, -1) < max(places) or (
-                    _FITTING.search(kind) and not (last and _AT_THE_END.fullmatch(origin)))):
+            place = order.get(path, -1)
+            fits = kind == "tensor" or (_FITTING.search(kind) is not None and not (
+                place > max(places) and _AT_THE_END.fullmatch(origin)))
+            if _within(path, container) and (fits or min(places) < place < max(places)):
                 between[path] = kind
         return between
 

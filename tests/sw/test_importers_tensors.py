@@ -461,14 +461,24 @@ def test_modules_without_effect(save, x):
 
 
 @pytest.mark.parametrize("held", [lambda net: setattr(net, "scale", nn.Parameter(torch.ones(6))),
+                                  lambda net: setattr(net, "scale", nn.ParameterList([torch.ones(6)])),
                                   lambda net: net.register_buffer("scale", torch.ones(6)),
                                   lambda net: setattr(net, "scale", torch.ones(6)),
                                   lambda net: setattr(net, "scale", {"of": [torch.ones(6)]})])
 def test_tensors_of_a_module_around_an_lstm(save, held):
-    net = nn.Sequential(lstm())
+    net = nn.Sequential(nn.LSTM(5, 6), nn.Linear(6, 2))
     held(net)
-    with pytest.raises(ImportRefused, match=r"beside '0' the file has 'scale\S*' \(tensor\), which the network would"):
+    with pytest.raises(ImportRefused, match=r"beside '0' the file has '1' \(Linear\), 'scale\S*' \(tensor\), which"):
         importers.load(save(net))
+    with pytest.raises(ImportRefused, match=r"'scale\S*' \(tensor\) may lie between the layers '0', '1', and would be"):
+        importers.load(save(net), "0,1")
+    assert importers.load(save(net), "0,1", ignore="scale").head is not None
+
+
+def test_weights_of_a_loss_do_not_matter(save, x):
+    net = nn.Sequential(lstm())
+    path = save([net, nn.CrossEntropyLoss(weight=torch.ones(3))])
+    check(path, x, net[0](x)[0])
 
 
 def test_a_module_that_is_used_twice(save):
