@@ -500,7 +500,8 @@ GLOBALS = [
         (b"torch._utils", b"_rebuild_tensor_v2"), (b"torch._utils", b"_rebuild_tensor_v3"), (b"torch", b"FloatStorage"),
         (b"torch._tensor", b"_rebuild_from_type_v2"), (b"torch._utils", b"_rebuild_parameter"),
         (b"collections", b"OrderedDict"), (b"numpy.core.multiarray", b"_reconstruct"), (b"numpy", b"dtype"),
-        (b"_codecs", b"encode"), (b"numpy._core.numeric", b"_frombuffer"), (b"builtins", b"set"), (b"builtins", b"dict"), (b"os", b"system"),
+        (b"_codecs", b"encode"),
+        (b"numpy._core.numeric", b"_frombuffer"), (b"builtins", b"set"), (b"builtins", b"dict"), (b"os", b"system"),
         (b"my.net", b"Net"), (b"torch", b"ScriptObject"))]
 
 
