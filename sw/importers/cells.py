@@ -33,10 +33,15 @@ _MLX = {"Wx": "weight_ih", "Wh": "weight_hh"}
 _KALDI = ("w_gifo_x", "w_gifo_r", "bias", "peephole_i_c", "peephole_f_c", "peephole_o_c", "w_r_m")
 _PAPER = tuple(f"w_{gate}{of}" for gate in "ifco" for of in "xr") + tuple(f"b_{gate}" for gate in "ifco") + (
     "w_ic", "w_fc", "w_oc", "w_ym")
+#: The recurrent weights beside the weights of x.
+_RECURRENT = {"w_gifo_x": "w_gifo_r", "w_ix": "w_ir", "w_x": "w_r"}
 #: Names of the peepholes of one gate, where other cells have PyTorch's names.
 _PEEPHOLES = ("weight_c{}", "weight_c_{}", "w_c{}", "W_c{}", "w_{}c", "W_{}c", "peephole_{}", "peephole_{}_c", "p_{}")
+_LAYER = ("w_x", "w_r", "bias", "peephole", "w_ym")
+#: Classes whose code is known.
 _OWN = re.compile(r"torch\.nn\.modules\.rnn\.(LSTM|LSTMCell)|torch\.nn\.utils\.parametrize\.ParametrizedLSTM(Cell)?|"
-                  r"(.*\.)?ScaledLSTM")
+                  r"openese\.sw\.training\.lstmp\.LSTMP")
+_SCALED = re.compile(r"(.*\.)?ScaledLSTM")
 _NORMS = re.compile(r"(^|[._])(ln|bn|layer_?norm|batch_?norm|norm|gamma|beta)", re.IGNORECASE)
 
 
@@ -170,7 +175,9 @@ class Cell(Group):
         """What must be understood or ignored before the LSTM can be taken."""
         origin = str(self.attributes.get("class", ""))
         found = list(self.outside)
-        if origin and not _OWN.fullmatch(origin) and self.refusal is None:
+        known = _OWN.fullmatch(origin) or (_SCALED.fullmatch(origin) and any(
+            name.endswith("_scale") for name in self.tensors))
+        if origin and not known and self.refusal is None:
             found.append(Blocker((self.label,), f"its class {origin} is not PyTorch's, so the file does not tell what "
                                                 f"it computes"))
         unread = self.unread(self.used)
@@ -245,7 +252,9 @@ class TorchCell(Cell):
         for name in [f"weight_{of}{way}" for ways in self.suffixes for way in ways for of in ("ih", "hh")]:
             if name not in self.parameters:
                 unread = [tensor for tensor in self.tensors if owner(tensor) == name]
-                return f"{name}: {self._meaning(unread)}: {listed(unread)}" if unread else f"{name} is missing"
+                if any(tensor.startswith("parametrizations.") for tensor in unread):
+                    return f"{name}: {self._meaning(unread)}: {listed(unread)}"
+                return f"{name} is missing" + (f", and cannot be computed from {listed(unread)}" if unread else "")
         shape = self.shape("weight_hh" + self.suffixes[0][0])
         return None if kind == "LSTM" else (f"weight_hh has shape {shape}; an LSTM has (4H, H), or (4H, P) with a "
                                             f"projection")
@@ -344,33 +353,36 @@ class TorchCell(Cell):
 
 @dataclass(frozen=True)
 class LstmpCell(Cell):
-    """Tensors of one layer with the names of Kaldi or of the paper."""
+    """Tensors of one layer with the names of Kaldi, of the paper, or of `openese.LSTMP`."""
 
     @property
     def kind(self) -> str:
         return "LSTMP"
 
     @property
-    def _kaldi(self) -> bool:
-        return "w_gifo_x" in self.parameters
+    def used(self) -> list[str]:
+        return list(next(names for names in (_KALDI, _PAPER, _LAYER) if names[0] in self.parameters))
 
     @property
-    def used(self) -> list[str]:
-        return list(_KALDI if self._kaldi else _PAPER)
+    def numbered(self) -> bool:
+        """Whether layers of these names form a stack in the order of the numbers in their prefixes."""
+        return self.used[0] != "w_x"
 
     @property
     def sizes(self) -> tuple[int, int]:
-        of_x, of_r = ("w_gifo_x", "w_gifo_r") if self._kaldi else ("w_ix", "w_ir")
-        return (self.shape(of_x) or (0,))[-1], (self.shape(of_r) or (0,))[-1]
+        of_x = self.used[0]
+        return (self.shape(of_x) or (0,))[-1], (self.shape(_RECURRENT[of_x]) or (0,))[-1]
 
     @property
     def summary(self) -> str:
         inputs, outputs = self.sizes
-        return (f"{inputs} -> {outputs}" + (", peepholes" if {"peephole_i_c", "w_ic"} & set(self.parameters) else "")
-                + (", projected" if {"w_r_m", "w_ym"} & set(self.parameters) else ""))
+        there = set(self.parameters)
+        return (f"{inputs} -> {outputs}" + (", peepholes" if {"peephole_i_c", "w_ic", "peephole"} & there else "")
+                + (", projected" if {"w_r_m", "w_ym"} & there else ""))
 
     def build(self) -> Recurrent:
-        layer = self._from_kaldi() if self._kaldi else self._from_paper()
+        make = {"w_gifo_x": self._from_kaldi, "w_ix": self._from_paper, "w_x": self._from_layer}
+        layer = make[self.used[0]]()
         return Recurrent(self.label, (((Track(layer),),),), tuple(self.notes(self.used)))
 
     def _from_kaldi(self) -> Layer:
@@ -400,6 +412,11 @@ class LstmpCell(Cell):
                      **parts, peephole=self._peepholes([f"w_{gate}c" for gate in "ifo"], cells),
                      w_ym=self.values("w_ym") if "w_ym" in self.parameters else None)
 
+    def _from_layer(self) -> Layer:
+        parts: dict[str, Any] = {name: self.values(name) for name in _LAYER
+                                 if name in self.parameters or name in ("w_x", "w_r", "bias")}
+        return Layer(name=self.label, **parts)
+
     def _peepholes(self, names: Sequence[str], cells: int) -> FloatArray | None:
         if not any(name in self.parameters for name in names):
             return None
@@ -414,7 +431,9 @@ def cell_of(group: Group) -> Cell | None:
     made = {field: getattr(group, field) for field in ("name", "tensors", "full", "attributes", "label")}
     if any(match and match[1] in ("weight_ih", "weight_hh") for match in map(_TORCH.fullmatch, group.parameters)):
         return TorchCell(**made)
-    return LstmpCell(**made) if {"w_gifo_x", "w_ix"} & set(group.parameters) else None
+    known = set(group.parameters)
+    ours = "w_x" in known and (group.shape("w_x") or ())[:1] == (4,) and "w_r" in known
+    return LstmpCell(**made) if ours or {"w_gifo_x", "w_ix"} & known else None
 
 
 def with_outside(cell: Cell, *blockers: Blocker) -> Cell:

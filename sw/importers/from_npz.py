@@ -96,7 +96,8 @@ def _stored(path: Path, archive: zipfile.ZipFile, name: str) -> Stored:
     if size - start != count * dtype.itemsize:
         raise ImportRefused(f"{where}: the file is damaged: shape {shape} of {dtype} needs "
                             f"{count * dtype.itemsize:,} bytes, not {size - start:,}")
-    return Stored(shape, str(dtype), partial(_read, path, name, start, shape, fortran, dtype))
+    kind = dtype.name if dtype.kind == "f" else str(dtype)
+    return Stored(shape, kind, partial(_read, path, name, start, shape, fortran, dtype))
 
 
 def _read(path: Path, name: str, start: int, shape: tuple[int, ...], fortran: bool,

@@ -75,8 +75,8 @@ def _tensors(path: Path) -> dict[str, Stored]:
     """Return the tensors of one file; each is read on demand. The library checks the header."""
     safetensors = require("safetensors", "safetensors", "safetensors files")
     try:
-        with safetensors.safe_open(str(path), "numpy") as file:
-            file.keys()
+        with safetensors.safe_open(str(path), "numpy"):
+            pass
     except safetensors.SafetensorError as error:
         raise ImportRefused(f"{path.name}: not a safetensors file ({error})") from None
     with open(path, "rb") as opened:

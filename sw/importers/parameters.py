@@ -143,7 +143,7 @@ def _values(tensors: Mapping[str, Stored], name: str) -> FloatArray:
     if 8 * math.prod(tensor.shape) > LIMIT:
         raise ImportRefused(f"{name} has shape {tensor.shape}; at most {LIMIT // 8:,} numbers are read")
     array = read(name, tensor)
-    return array if array.dtype == np.float64 else array.astype(np.float32)
+    return array.astype(np.float64 if array.dtype.itemsize == 8 else np.float32, copy=False)
 
 
 def _raw(tensors: Mapping[str, Stored], raw: str) -> Parameter | None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find LSTMs among the named arrays of a state dict, a safetensors file or an ``.npz``.
 
-Three families of names are recognized. PREFIX ends with a dot, or is empty.
+Four families of names are recognized. PREFIX ends with a dot, or is empty.
 
 PyTorch, gate order i, f, g, o along the first axis, ``K`` counting stacked layers:
 
@@ -37,13 +37,22 @@ The names of the ESE paper, one array for each gate; its gate c is gate g elsewh
 ``PREFIX.w_ym``                       (P, H)              absent without projection
 ====================================  ==================  =========================================
 
+Those of `openese.LSTMP`, gate order i, f, g, o along the first axis:
+
+====================================  ==================  =========================================
+``PREFIX.w_x, w_r``                   (4, H, I or P)
+``PREFIX.bias``                       (4, H)
+``PREFIX.peephole``                   (3, H)              absent without peepholes
+``PREFIX.w_ym``                       (P, H)              absent without projection
+====================================  ==================  =========================================
+
 Any of these may be computed from other tensors: `parameters` has the ways. Every other tensor under an LSTM's prefix
 blocks the LSTM. ``h0, c0`` (or ``h_0, c_0``, ``init_h, init_c``, ...) beside the only LSTM of a module are its initial
 states.
 
-LSTMs of the last two families whose prefixes differ only in a number at the end (``layer0``, ``layer1``, ...) are
-stacked in the order of these numbers. ``NAME.weight`` (K, P), with an optional ``NAME.bias`` (K,), can be selected as a
-linear layer where its sizes fit.
+LSTMs with Kaldi's or the paper's names whose prefixes differ only in a number at the end (``layer0``, ``layer1``, ...)
+are stacked in the order of these numbers. ``NAME.weight`` (K, P), with an optional ``NAME.bias`` (K,), can be selected
+as a linear layer where its sizes fit.
 """
 
 import re
@@ -56,7 +65,7 @@ import numpy as np
 
 from openese.sw.importers.assembly import Linear, Part, assemble
 from openese.sw.importers.base import Entry, ImportRefused, Source, listed
-from openese.sw.importers.cells import Attributes, Blocker, Cell, Group, TorchCell, cell_of, with_outside
+from openese.sw.importers.cells import Attributes, Blocker, Cell, Group, LstmpCell, TorchCell, cell_of, with_outside
 from openese.sw.importers.parameters import Stored, owner, stored
 from openese.sw.model.layers import Dense
 from openese.sw.model.network import Network
@@ -64,7 +73,7 @@ from openese.sw.model.network import Network
 __all__ = ["Stored", "TensorSource", "stored"]
 
 _FILE = "(the file itself)"
-_SIGNATURE = re.compile(r"weight_(ih|hh)(_l\d{1,3}(_reverse)?)?|w_gifo_x|w_ix|Wx")
+_SIGNATURE = re.compile(r"weight_(ih|hh)(_l\d{1,3}(_reverse)?)?|w_gifo_x|w_ix|w_x|Wx")
 _QUANTIZABLE = re.compile(r"(?:(.*)\.)?layers\.\d+\.layer_(?:fw|bw)\.cell\.[ih]gates\..*")
 _STATE = re.compile(r"(?P<before>(?:init|initial|learned|start)_?|)(?P<state>hidden|cell|h|c)"
                     r"(?P<after>_?(?:0|x|init|state)|)")
@@ -73,6 +82,7 @@ _LINEAR = re.compile(r"torch\.nn\.modules\.linear\.(Linear|NonDynamicallyQuantiz
 #: Modules that change nothing in evaluation, or hold others.
 _WITHOUT_EFFECT = re.compile(r"torch\.nn\.modules\.(dropout|loss)\.\w+|torch\.nn\.modules\.linear\.Identity|"
                              r"torch\.nn\.modules\.container\.\w+")
+_LOSS = re.compile(r"torch\.nn\.modules\.loss\.\w+")
 #: Modules that keep sizes, so that they fit between any two layers.
 _FITTING = re.compile(r"Norm|LU$|Tanh|Sigmoid|Softmax|Swish|Mish|Hardswish|Softplus|Softsign|Activation",
                       re.IGNORECASE)
@@ -93,8 +103,8 @@ class TensorSource(Source):
         What the file has that cannot be read, by prefix: kinds and reasons.
     """
 
-    expected = ("tensors with the names of nn.LSTM (weight_ih_l0, weight_hh_l0, ...), of Kaldi (w_gifo_x, ...) or of "
-                "the ESE paper (w_ix, ...)")
+    expected = ("tensors with the names of nn.LSTM (weight_ih_l0, weight_hh_l0, ...), of Kaldi (w_gifo_x, ...), of the "
+                "ESE paper (w_ix, ...) or of openese.LSTMP (w_x, ...)")
 
     def __init__(self, path: Path, tensors: Mapping[str, Stored],
                  modules: Mapping[str, Attributes] | None = None,
@@ -123,7 +133,8 @@ class TensorSource(Source):
         groups: dict[str, list[str]] = {}
         for name in self._elsewhere:
             groups.setdefault(name.rpartition(".")[0], []).append(name)
-        empty = [path for path in self._effects() if path in self._modules and path not in self._linear]
+        empty = [path for path in self._effects() if path in self._modules and path not in self._linear
+                 and path not in self._lstms and path not in self._refused]
         for prefix, names in {**dict.fromkeys(empty, []), **groups}.items():
             module = self._modules.get(prefix, {})
             kind = str(module.get("class", "tensors")).rpartition(".")[2]
@@ -141,7 +152,7 @@ class TensorSource(Source):
         numbered = {}
         for lstm in usable:
             match = re.fullmatch(r"(.*?)(\d+)", lstm.name)
-            if isinstance(lstm, TorchCell) or not match:
+            if not (isinstance(lstm, LstmpCell) and lstm.numbered) or not match:
                 return []
             numbered[int(match[2])] = match[1], lstm.label
         stems = {stem for stem, _ in numbered.values()}
@@ -182,7 +193,8 @@ class TensorSource(Source):
 
     def parts(self, names: Sequence[str]) -> list[Part]:
         try:
-            return [self._lstms[name].build() if name in self._lstms else self._dense(name) for name in names]
+            with np.errstate(all="ignore"):  # Layer refuses numbers that are not finite
+                return [self._lstms[name].build() if name in self._lstms else self._dense(name) for name in names]
         except ImportRefused as error:
             raise ImportRefused(f"{self.path.name}: " + str(error).replace(f"{self.path.name}: ", "")) from None
 
@@ -210,19 +222,19 @@ class TensorSource(Source):
                  *(name for name, _ in (lstm.states or {}).values())]] + list(self._obstacles(names, chosen))
 
     def _effects(self) -> dict[str, str]:
-        """Return modules that compute something, and tensors that modules with others inside hold; their kinds."""
+        """Return modules that compute something, and tensors that other modules hold; their kinds."""
         inner = {parent for path in self._modules for parent in _parents(path)}
-        cells = [lstm.name for lstm in self._lstms.values()] + list(self._refused)
+        cells = [*(lstm.name for lstm in self._lstms.values()), *self._refused]
         effects = {}
         for path, attributes in self._modules.items():
             origin = str(attributes.get("class", ""))
-            if any(_within(path, cell) for cell in cells) or _WITHOUT_EFFECT.fullmatch(origin):
-                continue
-            if path not in inner:
-                effects[path] = origin.removeprefix("torch.nn.modules.").rpartition(".")[2] or "unknown"
+            leaf = path in cells or (path not in inner and not any(_within(path, cell) for cell in cells))
+            if leaf and path and not _WITHOUT_EFFECT.fullmatch(origin):
+                effects[path] = origin.rpartition(".")[2] or "unknown"
         for name in self._elsewhere:
             module = next((parent for parent in _parents(name) if parent in self._modules), None)
-            if module in inner:
+            if module is not None and module not in effects and not _LOSS.fullmatch(
+                    str(self._modules[module].get("class", ""))):
                 effects[name] = "tensor"
         return effects
 
@@ -241,30 +253,38 @@ class TensorSource(Source):
         between = {}
         for path, kind in effects.items():
             origin = str(self._modules.get(path, {}).get("class", ""))
-            last = order.get(path, -1) > max(places)
-            if _within(path, container) and (min(places) < order.get(path, -1) < max(places) or (
-                    _FITTING.search(kind) and not (last and _AT_THE_END.fullmatch(origin)))):
+            place = order.get(path, -1)
+            fits = kind == "tensor" or (_FITTING.search(kind) is not None and not (
+                place > max(places) and _AT_THE_END.fullmatch(origin)))
+            if _within(path, container) and (fits or min(places) < place < max(places)):
                 between[path] = kind
         return between
 
     def _left_out(self, names: Sequence[str]) -> list[str]:
         """Return notes on what the file has beside the layers ``names``."""
-        others = [name for name in (*self._lstms, *self._linear) if name not in names] + list(dict.fromkeys(
-            name.rpartition(".")[0] or name for name in self._elsewhere)) + list(self._effects())
         container = _common([name.rpartition(".")[0] for name in names])
-        others = sorted(dict.fromkeys(name for name in others if name not in names),
-                        key=lambda name: not _within(name, container))
+        held = [name.rpartition(".")[0] or name for name in self._elsewhere]
+        others = dict.fromkeys(name if _within(name, container) else _outside(name, container)
+                               for name in (*self._lstms, *self._linear, *self._effects(), *held, *self._refused)
+                               if name not in names)
+        others = dict.fromkeys(sorted(others, key=lambda name: not _within(name, container)))
         notes = []
         if others:
-            notes.append(f"left out of the network: {listed(others)}; import --list names everything in the file")
+            notes.append(f"left out of the network: {listed(list(others))}; import --list names everything in the file")
         if len(names) > 1:
-            notes.append(f"{', '.join(names)} are stacked as selected; the file does not tell what its code computes "
-                         f"between them")
+            notes.append(f"{', '.join(names)} are stacked in this order; the file does not tell what its code "
+                         f"computes between them")
         return notes
 
 
 def _within(name: str, prefix: str) -> bool:
     return not prefix or name == prefix or name.startswith(f"{prefix}.")
+
+
+def _outside(name: str, container: str) -> str:
+    """Return the prefix of a name with its first step that does not lead to the container."""
+    shared = _common([name, container])
+    return ".".join(name.split(".")[:len(shared.split(".")) + 1 if shared else 1])
 
 
 def _listed(kinds: Mapping[str, str]) -> str:

@@ -162,6 +162,11 @@ def _known() -> dict[str, Any]:
     def text(value: Any, encoding: Any) -> Any:
         return value.encode("latin1") if isinstance(value, str) and encoding == "latin1" else Stub()
 
+    def buffered(data: Any, kind: Any, shape: Any, order: Any) -> Any:
+        held = Array()
+        held.__setstate__((1, shape, kind, order == "F", bytes(data) if isinstance(data, bytearray) else data))
+        return held
+
     array, kind = type("Array", (Array,), {}), type("NumpyType", (_NumpyType,), {})
     names = {
         "torch._utils._rebuild_tensor_v2": tensor, "torch._utils._rebuild_tensor_v3": typed,
@@ -171,7 +176,9 @@ def _known() -> dict[str, Any]:
         "builtins.set": set, "__builtin__.set": set, "builtins.dict": dict, "__builtin__.dict": dict,
         "_codecs.encode": text, "numpy.dtype": kind,
     }
-    return names | {f"numpy.{core}.multiarray._reconstruct": array for core in ("core", "_core")}
+    for core in ("core", "_core"):
+        names |= {f"numpy.{core}.multiarray._reconstruct": array, f"numpy.{core}.numeric._frombuffer": buffered}
+    return names
 
 
 class _Inert(pickle.Unpickler):

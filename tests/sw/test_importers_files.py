@@ -150,6 +150,12 @@ def test_float_types(save, dtype, word):
     np.testing.assert_array_equal(network.model.layers[0].w_ym, tensors["w_r_m"])
 
 
+def test_big_endian_arrays(tmp_path):
+    path, saved = tmp_path / "big.npz", layer()
+    np.savez(path, **{name: value.astype(">f8") for name, value in kaldi(saved).items()})
+    assert_same(importers.load(path).model.layers[0], saved)
+
+
 def test_bfloat16(tmp_path):
     pytest.importorskip("safetensors")
     values = np.random.default_rng(SEED).normal(size=(2, 16, 4)).astype(np.float32).view(np.uint32) >> 16

@@ -107,6 +107,18 @@ def test_weight_norm_in_a_whole_module(save, x):
     check(path, x, module(x)[0])
 
 
+@pytest.mark.parametrize("changed, reason", [
+    ({"weight_hh_l0_v": torch.zeros(24, 6)}, "nan is not a finite number"),
+    ({"bias_ih_l0": torch.full((24,), 3e38), "bias_hh_l0": torch.full((24,), 3e38)}, "inf is not a finite number"),
+    ({"weight_hh_l0_g": torch.ones(6)}, "weight_hh_l0 is missing, and cannot be computed from 'weight_hh_l0_v', 'w"),
+    ({"weight_hh_l0_g": torch.ones(24, 1, dtype=torch.int8)}, "weight_hh_l0_g has type Char, not floating point")])
+def test_parameters_that_cannot_be_computed(save, changed, reason):
+    state = nn.LSTM(5, 6).state_dict()
+    state |= {"weight_hh_l0_v": state.pop("weight_hh_l0"), "weight_hh_l0_g": torch.ones(24, 1), **changed}
+    with pytest.raises((ImportRefused, ModelError), match=reason):
+        importers.load(save(state))
+
+
 @pytest.mark.parametrize("wrap, names", [
     (parametrizations.orthogonal, r"'parametrizations.weight_hh_l0.original', 'parametrizations.weight_hh_l0.0.base'"),
     (lambda module, name: parametrize.register_parametrization(module, name, nn.ReLU()),
@@ -158,6 +170,13 @@ def test_scales_of_icefall(save, x, whole):
     network = check(save(net if whole else {"model": net.state_dict()}), x, wanted,
                     "rnn,out" if whole else "model.rnn,model.out")
     assert "multiplied by the exponential of its _scale" in " ".join(network.notes)
+
+
+def test_a_class_of_that_name_without_scales_is_not_known(save):
+    module = lstm()
+    module.__class__ = type("ScaledLSTM", (nn.LSTM,), {"__module__": __name__, "__qualname__": "ScaledLSTM"})
+    source = from_torch.from_module(nn.ModuleDict({"rnn": module}))
+    assert "ScaledLSTM is not PyTorch's" in source.entries()[0].problem
 
 
 def test_a_scale_for_some_parameters_is_not_understood(save):
@@ -332,6 +351,19 @@ def test_ignore_on_the_command_line(save, tmp_path, capsys):
         assert error.startswith("openese: net.pt: no LSTM that can be imported: LSTMCell 'rnn': 'rnn.ln_c.weight'")
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("sizes", [(5, 6, 3), (5, 6)], ids=str)
+def test_the_cell_for_training(save, x, whole, sizes):
+    """`openese.LSTMP`, plain and with the masks of a pruner."""
+    torch.manual_seed(4)
+    net = nn.ModuleDict({"rnn": openese.LSTMP(*sizes).double()})
+    nn.init.normal_(net["rnn"].peephole)
+    check(save(net if whole else net.state_dict()), x, net["rnn"](x)[0])
+    prune.l1_unstructured(net["rnn"], "w_r", 0.5)
+    network = check(save(net if whole else net.state_dict()), x, net["rnn"](x)[0])
+    assert network.model.layers[0].nonzeros < network.model.layers[0].weights
+
+
 # -- initial states ----------------------------------------------------------------------------------
 
 
@@ -429,14 +461,24 @@ def test_modules_without_effect(save, x):
 
 
 @pytest.mark.parametrize("held", [lambda net: setattr(net, "scale", nn.Parameter(torch.ones(6))),
+                                  lambda net: setattr(net, "scale", nn.ParameterList([torch.ones(6)])),
                                   lambda net: net.register_buffer("scale", torch.ones(6)),
                                   lambda net: setattr(net, "scale", torch.ones(6)),
                                   lambda net: setattr(net, "scale", {"of": [torch.ones(6)]})])
 def test_tensors_of_a_module_around_an_lstm(save, held):
-    net = nn.Sequential(lstm())
+    net = nn.Sequential(nn.LSTM(5, 6), nn.Linear(6, 2))
     held(net)
-    with pytest.raises(ImportRefused, match=r"beside '0' the file has 'scale\S*' \(tensor\), which the network would"):
+    with pytest.raises(ImportRefused, match=r"beside '0' the file has '1' \(Linear\), 'scale\S*' \(tensor\), which"):
         importers.load(save(net))
+    with pytest.raises(ImportRefused, match=r"'scale\S*' \(tensor\) may lie between the layers '0', '1', and would be"):
+        importers.load(save(net), "0,1")
+    assert importers.load(save(net), "0,1", ignore="scale").head is not None
+
+
+def test_weights_of_a_loss_do_not_matter(save, x):
+    net = nn.Sequential(lstm())
+    path = save([net, nn.CrossEntropyLoss(weight=torch.ones(3))])
+    check(path, x, net[0](x)[0])
 
 
 def test_a_module_that_is_used_twice(save):
@@ -457,7 +499,7 @@ def test_a_state_dict_does_not_tell_what_lies_between(save, x):
         ("lstm", "LSTM"), ("front", "Linear"), ("head", "Linear")]
     wanted = net.head(net.lstm(net.front(x))[0])
     network = check(path, x, wanted, "front,lstm,head")
-    assert network.notes[-1] == ("front, lstm, head are stacked as selected; the file does not tell what its code "
+    assert network.notes[-1] == ("front, lstm, head are stacked in this order; the file does not tell what its code "
                                  "computes between them")
     alone = importers.load(path)
     assert alone.notes == ("left out of the network: 'front', 'head'; import --list names everything in the file",)
@@ -566,6 +608,10 @@ def test_every_tensor_has_a_place(save):
     assert kinds["model.lstm"] == ("LSTM", True, False) and kinds["model.front"] == ("Linear", True, False)
     assert kinds["model.cell"] == ("LSTMCell", False, False) and kinds["model.gru"] == ("GRU", False, False)
     assert kinds["model.conv"] == kinds["model.norm"] == kinds["model.embed"] == ("tensors", True, True)
+    del checkpoint["model"]["cell.ln_c.weight"]
+    assert importers.load(save(checkpoint), "model.lstm").notes == (
+        "left out of the network: 'model.cell', 'model.gru', 'model.front', 'model.head', 'model.conv', 'model.norm', "
+        "'model.embed', 'optimizer' and 2 more; import --list names everything in the file",)
     with pytest.raises(ImportRefused, match="'model.conv' is no layer that can be selected; select from 'model.lstm'"):
         importers.load(save(checkpoint), "model.conv")
 
@@ -579,16 +625,16 @@ def test_batch_first_frames_are_noticed(save, tmp_path, capsys):
     np.savez(tmp_path / "x.npz", frames=frames.swapaxes(0, 1))
 
     def compiled(name):
-        return main(["compile", str(path), "--preset", "tiny", "--calibrate", str(tmp_path / name), "-o",
-                     str(tmp_path / "net.img")])
+        return main(["compile", str(path), "--select", "lstm", "--preset", "tiny", "--calibrate", str(tmp_path / name),
+                     "-o", str(tmp_path / "net.img")])
 
     assert compiled("x.npy") == 2
     assert "takes (batch, time, features), but frames are (T, B, I) here" in capsys.readouterr().err
     assert compiled("one.npy") == compiled("x.npz") == 0
     with pytest.raises(ValueError, match="calibrate: the file's network takes"):
-        openese.compile(path, "tiny", calibrate=frames)
+        openese.compile(path, "tiny", select="lstm", calibrate=frames)
     frames = frames.swapaxes(0, 1)
-    assert openese.compile(path, "tiny", calibrate=frames, lengths=[9, 9, 4]).network.outputs == 6
+    assert openese.compile(path, "tiny", select="lstm", calibrate=frames, lengths=[9, 9, 4]).network.outputs == 6
     assert openese.compile(openese.load(path), "tiny", calibrate=frames).network.outputs == 6
 
 

@@ -432,6 +432,14 @@ def test_files_with_anything_in_them(tmp_path, made, legacy):
     assert_close(run_float(importers.load(path), x)[0], expected(lstm, x))
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_protocols_of_pickles(tmp_path, protocol):
+    path = tmp_path / "numpy.pt"
+    torch.save({name: value.numpy() for name, value in state_dict().items()}, path, pickle_protocol=protocol)
+    layer = importers.load(path).model.layers[0]
+    np.testing.assert_array_equal(layer.w_r.reshape(16, 4), state_dict()["weight_hh_l0"].numpy())
+
+
 def test_model_criterion_optimizer(tmp_path):
     net = Tagger()
     torch.save([net, nn.CrossEntropyLoss(), torch.optim.SGD(net.parameters(), 1.0)], tmp_path / "triple.pt")
@@ -492,7 +500,8 @@ GLOBALS = [
         (b"torch._utils", b"_rebuild_tensor_v2"), (b"torch._utils", b"_rebuild_tensor_v3"), (b"torch", b"FloatStorage"),
         (b"torch._tensor", b"_rebuild_from_type_v2"), (b"torch._utils", b"_rebuild_parameter"),
         (b"collections", b"OrderedDict"), (b"numpy.core.multiarray", b"_reconstruct"), (b"numpy", b"dtype"),
-        (b"_codecs", b"encode"), (b"builtins", b"set"), (b"builtins", b"dict"), (b"os", b"system"),
+        (b"_codecs", b"encode"),
+        (b"numpy._core.numeric", b"_frombuffer"), (b"builtins", b"set"), (b"builtins", b"dict"), (b"os", b"system"),
         (b"my.net", b"Net"), (b"torch", b"ScriptObject"))]
 
 
