@@ -7,6 +7,7 @@ survives these too is compared with the block, formally: a mutation that changes
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -136,10 +137,12 @@ class Campaign:
     def _on_the_machine(self, number):
         """The first test of the machine's Verilog that fails, or None."""
         place = self.folder / f"machine-{self.digest}.json"
-        if not place.exists():
-            passed = _in_a_process(lambda: self._pass(self._block.machine, 0, False), 3600)
-            place.write_text(json.dumps(sorted(passed["passed"] if passed else [], key=lambda test: test[1])))
-        tests = json.loads(place.read_text())
+        with open(self.folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._block.machine and not place.exists():
+                passed = _in_a_process(lambda: self._pass(self._block.machine, 0, False), 3600)
+                place.write_text(json.dumps(sorted(passed["passed"] if passed else [], key=lambda test: test[1])))
+        tests = json.loads(place.read_text()) if self._block.machine else []
         if not tests:
             return None
         seconds = max(_PATIENCE, _SLOWER * sum(duration for _, duration in tests))
