@@ -48,7 +48,7 @@ MODULES = {
 
 # The other operators need names of variables.
 _WITHOUT_NAMES = [name for name in operator_names() if "Variable" not in name]
-_OTHERS = ("amaranth.sim", "amaranth.lib.crc.catalog", "hypothesis", "scipy.sparse", "openese.rtl.top")
+_OTHERS = ("amaranth.sim", "amaranth.lib.crc.catalog", "scipy.sparse", "openese.rtl.top")
 _PATIENCE, _SLOWER = 120, 20
 # Tests of machines of the paper's size take minutes for each mutation.
 _UNLESS = "not papers"
