@@ -45,12 +45,11 @@ class Block:
 
     make: object
     tests: tuple
-    machine: tuple = ("tests/sim/test_device.py::test_equals_the_reference",
-                      "tests/sim/test_device.py::test_states_are_read_and_written",
-                      "tests/sim/test_device.py::test_cycles_of_steps_leave_out_loads_and_states",
-                      "tests/sim/test_device.py::test_a_reset_in_the_middle_of_a_step",
-                      "tests/sim/test_device.py::test_wrong_images_are_refused_and_the_next_is_taken",
-                      "tests/sim/test_device.py::test_frames_of_the_wrong_length_are_dropped")
+    machine: tuple = tuple(f"tests/sim/test_device.py::test_{name}" for name in (
+        "equals_the_reference[free-tiny-projection]", "equals_the_reference[paced-tiny-three projections]",
+        "states_are_read_and_written[tiny]", "cycles_of_steps_leave_out_loads_and_states[40]",
+        "a_reset_in_the_middle_of_a_step", "wrong_images_are_refused_and_the_next_is_taken",
+        "frames_of_the_wrong_length_are_dropped"))
 
 
 def _rtl(*names):
