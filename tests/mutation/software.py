@@ -82,10 +82,12 @@ def _bare(code):
 @cache
 def _places(code):
     """By place in the code, the operators and the occurrences of each that change it."""
-    tree, places = get_ast(code), {}
-    nodes = [tree]
-    for node in nodes:
-        nodes += getattr(node, "children", [])
+    def walk(node):  # in the order in which occurrences count
+        yield node
+        for child in getattr(node, "children", []):
+            yield from walk(child)
+
+    nodes, places = list(walk(get_ast(code))), {}
     for name in _WITHOUT_NAMES:
         operator, occurrence = get_operator(name)(), 0
         for node in nodes:
@@ -174,7 +176,7 @@ class Campaign:
             data = self._folder / f"{self.name.replace('/', '-')}.coverage"
             os.environ["COVERAGE_FILE"] = str(data)
             # What was imported before is not measured, of which coverage warns.
-            cover = ["--cov=openese", "--cov-context=test", "--cov-report=", "-k", _UNLESS, "-W", "default"]
+            cover = ["--cov", "--cov-context=test", "--cov-report=", "-k", _UNLESS, "-W", "default"]
             whole = finish(*start(lambda: _run(MODULES[self.name], options=cover)), 3600)
             if not whole or whole["status"]:
                 raise RuntimeError(f"{self.name}: its tests fail without a mutation: {whole}")
