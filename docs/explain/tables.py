@@ -3,6 +3,7 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 from functools import cache
 from pathlib import Path
@@ -101,6 +102,45 @@ def unproved():
         for name, module in sorted(blocks) if name not in names])
 
 
+def _recorded(name):
+    """What a program wrote: a copy of its file in build/."""
+    return json.loads(Path(__file__).with_name(f"{name}.json").read_text())
+
+
+def _scores(title, name):
+    record = _recorded(name)
+    rows = []
+    for part, counts in record["scores"].items():
+        score = "" if counts["score"] is None else f"{100 * counts['score']:.0f} %"
+        rows.append([f"`{part}`", sum(counts[key] for key in ("killed", "survived", "same", "error")), counts["same"],
+                     counts["killed"], counts["survived"], score])
+    return f"Seed {record['seed']}.\n\n" + table(
+        [title, "mutations", "no change", "killed", "survived", "score"], rows)
+
+
+def mutation():
+    """How many mutations of each block the tests notice."""
+    return _scores("block", "mutation")
+
+
+def mutation_software():
+    """How many mutations of each module the tests notice."""
+    return _scores("module", "mutation_software")
+
+
+def soak():
+    """What the campaigns did."""
+    record = _recorded("soak")
+    campaigns = record["campaigns"]
+    minutes = sum(figures["seconds"] for figures in campaigns.values()) / 60
+    rows = [[name, f"{figures['cases']:,}", ", ".join(f"{count:,} {key}" for key, count in figures["counts"].items()),
+             figures["failures"]] for name, figures in campaigns.items()]
+    return f"Seed {record['seed']}, {minutes:.0f} minutes of one process.\n\n" + table(
+        ["campaign", "cases", "what was done", "failures"], rows)
+
+
 #: By page and marker.
-TABLES = {("explain/proved.md", "proved"): proved, ("explain/proved.md", "unproved"): unproved,
+TABLES = {("explain/strength.md", "mutation"): mutation, ("explain/strength.md", "soak"): soak,
+          ("explain/strength.md", "mutation_software"): mutation_software,
+          ("explain/proved.md", "proved"): proved, ("explain/proved.md", "unproved"): unproved,
           ("explain/paper.md", "ideas"): ideas, ("explain/architecture.md", "padding"): padding}

@@ -47,13 +47,10 @@ def _judged(campaign, numbers, jobs):
         while waiting and len(running) < jobs:
             number = waiting.pop(0)
             child, pipe = start(lambda number=number: campaign.run(number))
-            running[pipe] = (child, number)
+            running[pipe] = child
         for pipe in select.select(list(running), [], [])[0]:
-            child, number = running.pop(pipe)
-            entry = finish(child, pipe)
-            if entry is None:
-                raise RuntimeError(f"{campaign.name}: the process of mutation {number} failed")
-            yield entry
+            child = running.pop(pipe)
+            yield finish(child, pipe)
 
 
 def judged_in_parallel(campaigns, again, jobs, folder, seed):

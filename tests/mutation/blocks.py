@@ -40,12 +40,16 @@ class Block:
     tests : tuple of str
         Files of tests in which it runs in Amaranth's simulator.
     machine : tuple of str
-        Files of tests of the emitted Verilog of a machine that has the block.
+        Tests of the emitted Verilog of a machine that has the block.
     """
 
     make: object
     tests: tuple
-    machine: tuple = ("tests/sim/test_device.py", "tests/sw/test_cycles.py")
+    machine: tuple = tuple(f"tests/sim/test_device.py::test_{name}" for name in (
+        "equals_the_reference[free-tiny-projection]", "equals_the_reference[paced-tiny-three projections]",
+        "states_are_read_and_written[tiny]", "cycles_of_steps_leave_out_loads_and_states[40]",
+        "a_reset_in_the_middle_of_a_step", "wrong_images_are_refused_and_the_next_is_taken",
+        "frames_of_the_wrong_length_are_dropped"))
 
 
 def _rtl(*names):
@@ -61,15 +65,15 @@ BLOCKS = {
     "slice": Block(lambda: Slice(TINY), _rtl("elementwise", "assemble")),
     "assemble": Block(lambda: Assemble(TINY), _rtl("assemble")),
     "controller": Block(lambda: Controller(TINY), _rtl("controller")),
-    "broadcast": Block(lambda: Broadcast(SMALL), _rtl("broadcast")),
+    "broadcast": Block(lambda: Broadcast(SMALL), _rtl("broadcast"), ()),
     "frame_input": Block(lambda: FrameInput(TINY), _rtl("frames")),
     "frame_output": Block(lambda: FrameOutput(TINY), _rtl("frames")),
     "frame_guard": Block(lambda: FrameGuard(TINY), _rtl("frames")),
     "loader": Block(lambda: Loader(TINY), _rtl("loader")),
-    "stream_reader": Block(lambda: StreamReader(STREAM), _rtl("weight_stream")),
-    "stream_fetch": Block(lambda: StreamFetch(STREAM), _rtl("weight_stream")),
+    "stream_reader": Block(lambda: StreamReader(STREAM), _rtl("weight_stream"), ()),
+    "stream_fetch": Block(lambda: StreamFetch(STREAM), _rtl("weight_stream"), ()),
     "axi_lite": Block(lambda: AXI4LiteSubordinate(12), _rtl("axi", "registers")),
-    "fifo": Block(lambda: Fifo(8, 8), _rtl("fifo")),
+    "fifo": Block(lambda: Fifo(8, 8), _rtl("fifo"), ()),
     "vector_memory": Block(lambda: VectorMemory(TINY), _rtl("vector_memory")),
     "state_access": Block(lambda: StateAccess(TINY), _rtl("state_access")),
 }

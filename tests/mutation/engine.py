@@ -7,12 +7,14 @@ survives these too is compared with the block, formally: a mutation that changes
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import select
 import signal
 import time
+import traceback
 
 import pytest
 
@@ -59,31 +61,43 @@ def start(work):
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     try:
-        answer = json.dumps(work()).encode()
-        with open(writing, "wb") as pipe:
-            pipe.write(answer)
+        try:
+            answer = {"done": work()}
+        except BaseException:
+            answer = {"broken": traceback.format_exc()}
+        with open(writing, "w") as pipe:
+            json.dump(answer, pipe)
     finally:
         os._exit(0)
 
 
 def finish(child, reading, seconds=None):
-    """What the work returned; None if it does not end within ``seconds``, or not well."""
-    said = b""
+    """What the work returned; None if it does not end within ``seconds``.
+
+    Raises
+    ------
+    RuntimeError
+        The work raised an exception, or the process died.
+    """
+    said, late = b"", False
     ended = time.monotonic() + seconds if seconds else None
-    while not ended or time.monotonic() < ended:
+    while not late:
         if select.select([reading], [], [], 1.0)[0]:
             part = os.read(reading, 1 << 16)
             if not part:
                 break
             said += part
+        late = ended is not None and time.monotonic() >= ended
     os.close(reading)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    try:
-        return json.loads(said)
-    except ValueError:
+    if late:
         return None
+    answer = json.loads(said or '{"broken": "the process died"}')
+    if "broken" in answer:
+        raise RuntimeError(answer["broken"])
+    return answer["done"]
 
 
 def _in_a_process(work, seconds):
@@ -136,10 +150,12 @@ class Campaign:
     def _on_the_machine(self, number):
         """The first test of the machine's Verilog that fails, or None."""
         place = self.folder / f"machine-{self.digest}.json"
-        if not place.exists():
-            passed = _in_a_process(lambda: self._pass(self._block.machine, 0, False), 3600)
-            place.write_text(json.dumps(sorted(passed["passed"] if passed else [], key=lambda test: test[1])))
-        tests = json.loads(place.read_text())
+        with open(self.folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._block.machine and not place.exists():
+                passed = _in_a_process(lambda: self._pass(self._block.machine, 0, False), 3600)
+                place.write_text(json.dumps(sorted(passed["passed"] if passed else [], key=lambda test: test[1])))
+        tests = json.loads(place.read_text()) if self._block.machine else []
         if not tests:
             return None
         seconds = max(_PATIENCE, _SLOWER * sum(duration for _, duration in tests))

@@ -16,6 +16,26 @@ __all__ = ["same"]
 LIMIT = 120
 
 
+def _without_memories(text):
+    """RTLIL with each memory cut: what is read becomes an input, what goes in becomes outputs."""
+    def cut(match):
+        def number(name):
+            return int(re.search(rf"(?m)^    parameter \\{name} (\d+)$", match[0])[1])
+
+        reads, writes, width, address = (number(name) for name in ("RD_PORTS", "WR_PORTS", "WIDTH", "ABITS"))
+        widths = {"RD_DATA": reads * width, "RD_ADDR": reads * address, "RD_EN": reads,
+                  "WR_DATA": writes * width, "WR_ADDR": writes * address, "WR_EN": writes * width}
+        lines = []
+        for port, signal in re.findall(r"(?m)^    connect \\(\w+) (.+)$", match[0]):
+            if widths.get(port):
+                name = rf"\cut{match.start()}_{port}"
+                way, ends = ("input", f"{signal} {name}") if port == "RD_DATA" else ("output", f"{name} {signal}")
+                lines += [f"  wire width {widths[port]} {way} 99 {name}", f"  connect {ends}"]
+        return "\n".join(lines) + "\n"
+
+    return re.sub(r"(?ms)^  cell \$mem_v2 \S+\n.*?^  end\n", cut, text)
+
+
 def same(netlist, number):
     """Whether no input and no state tells the mutation ``number`` from the block.
 
@@ -27,10 +47,10 @@ def same(netlist, number):
     if not cut.exists():
         # Only wires with names of their own become ports.
         text = re.sub(r"\$auto\$mutate\.cc:\d+:(\w+)\$(\d+)", r"\\\1_\2", (folder / "mutated.il").read_text())
-        (folder / "named.il").write_text(text)
-        yosys.run([f"read_rtlil {folder / 'named.il'}", "memory_nordff", "memory_map", "opt_expr",
-                   "opt_clean", "setundef -undriven -zero", "dffunmap", "simplemap", "splitnets", "opt_clean",
-                   "expose -evert-dff block", "opt_clean", f"write_rtlil {cut}"], "equivalence")
+        (folder / "named.il").write_text(_without_memories(text))
+        yosys.run([f"read_rtlil {folder / 'named.il'}", "opt_expr", "opt_clean", "setundef -undriven -zero",
+                   "dffunmap", "simplemap", "splitnets", "opt_clean", "expose -evert-dff block", "opt_clean",
+                   f"write_rtlil {cut}"], "equivalence")
     graph = folder / f"miter-{number}.aig"
     commands = [f"read_rtlil {cut}"]
     for name, value in (("gold", 0), ("gate", number)):

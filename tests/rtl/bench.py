@@ -7,13 +7,13 @@ made from the test's ``seed``, which pytest shows in the name of a test that fai
 
 import numpy as np
 import pytest
-from amaranth.hdl import Value
+from amaranth.hdl import ClockDomain, Module, Value
 from amaranth.sim import Simulator
 
 from openese.rtl.config import preset
 
 __all__ = ["TINY", "seeds", "generator", "integers", "simulate", "cycles", "until", "put", "get", "pause",
-           "feed", "collect", "check_held", "pack", "unpack", "raw", "trace"]
+           "resettable", "feed", "collect", "check_held", "pack", "unpack", "raw", "trace"]
 
 TINY = preset("tiny")
 
@@ -65,6 +65,14 @@ def simulate(dut, *benches, limit, background=(), domains=("sync",)):
     # Raised here, not within the simulator, whose frames would hide where.
     if failures:
         raise failures[0]
+
+
+def resettable(dut):
+    """A module with ``dut`` in it, and the signal that resets it."""
+    m = Module()
+    m.domains.sync = domain = ClockDomain("sync")
+    m.submodules.dut = dut
+    return m, domain.rst
 
 
 async def cycles(ctx, count):

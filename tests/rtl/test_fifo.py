@@ -3,7 +3,7 @@
 """Fifo: every word comes out, in order, and the whole depth can be used."""
 
 import pytest
-from bench import check_held, generator, get, pause, seeds, simulate, trace
+from bench import check_held, generator, get, pause, resettable, seeds, simulate, trace
 
 from openese.rtl.fifo import Fifo
 
@@ -36,6 +36,36 @@ def test_fifo_fills_to_its_depth(depth, seed):
     simulate(dut, writer, reader, limit=5000, background=[watch, check_held(dut.o)])
     assert results == values
     assert max(levels) == (depth,)
+
+
+@seeds(2)
+@pytest.mark.parametrize("reader", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("writer", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("depth", [2, 8])
+def test_every_cycle_is_that_of_a_queue(depth, writer, reader, seed):
+    """Full, empty or between, and after a reset: ``level``, ``valid`` and the oldest word are those of a queue."""
+    rng = generator(seed)
+    dut = Fifo(8, depth)
+    queue, lengths = [], set()
+
+    async def bench(ctx):
+        for _ in range(300):
+            assert (ctx.get(dut.level), ctx.get(dut.o.valid)) == (len(queue), len(queue) > 0)
+            assert not queue or ctx.get(dut.o.payload) == queue[0]
+            lengths.add(len(queue))
+            reset = rng.random() < 0.01
+            writes, reads = len(queue) < depth and rng.random() >= writer, rng.random() >= reader
+            word = int(rng.integers(256))
+            ctx.set(resets, reset)
+            ctx.set(dut.i, word)
+            ctx.set(dut.i_valid, writes)
+            ctx.set(dut.o.ready, reads)
+            await ctx.tick()
+            queue[:] = [] if reset else queue[int(reads):] + [word] * writes
+
+    top, resets = resettable(dut)
+    simulate(top, bench, limit=400)
+    assert 0 in lengths and len(lengths) > 1
 
 
 @pytest.mark.parametrize("depth", [0, 1, 6])
