@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """AXI4-Lite: the subordinate in front of the registers."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -39,11 +39,19 @@ class AXI4LiteSignature(wiring.Signature):
 class AXI4LiteSubordinate(wiring.Component):
     """Turns AXI4-Lite into single reads and writes of registers, one of each at a time.
 
-    No output follows an input in the same cycle. Addresses and data of two writes may wait; a write is taken in every
-    cycle, a read in every third.
+    No output follows an input in the same cycle, and no input goes further than to a register or a queue's memory.
+    Addresses, data and responses of two writes may wait; a write is taken in every cycle, a read in every fourth.
 
     Latency: a write is done in the cycle after its address and data are both there, a read one cycle after its address;
-    then comes the response. Cost: some registers, two words of distributed RAM for each of address and data.
+    then comes the response, for a read another cycle later. Cost: some registers, two words of distributed RAM for each
+    of address, data and response.
+
+    Attributes
+    ----------
+    accepts : Signal
+        A write is carried out or refused in this cycle.
+    waiting : int
+        Writes that may wait.
 
     Members
     -------
@@ -56,15 +64,15 @@ class AXI4LiteSubordinate(wiring.Component):
     write_known : In(1) — in the same cycle: it is allowed.
     read : Out(1) — a read.
     read_address : Out(address_width - 2) — its word address.
-    read_data : In(32) — in the same cycle: the value.
-    read_known : In(1) — in the same cycle: it is allowed.
+    read_data : In(32) — a cycle later: the value.
+    read_known : In(1) — a cycle later: it is allowed.
     """
 
-    #: Writes that may wait.
     waiting = 2
 
     def __init__(self, address_width):
         word = address_width - 2
+        self.accepts = Signal()
         super().__init__({
             "bus": In(AXI4LiteSignature(address_width)),
             "hold": In(1),
@@ -89,7 +97,10 @@ class AXI4LiteSubordinate(wiring.Component):
                 queue.i.eq(value),
                 queue.i_valid.eq(channel.valid & channel.ready),
             ]
-        accepts = ~self.hold & addresses.o.valid & words.o.valid & (~bus.b.valid | bus.b.ready)
+        m.submodules.responses = responses = Fifo(len(bus.b.payload), self.waiting)
+        wiring.connect(m, responses.o, wiring.flipped(bus.b))
+        accepts = self.accepts
+        m.d.comb += accepts.eq(~self.hold & addresses.o.valid & words.o.valid & (responses.level != self.waiting))
         whole = words.o.payload.strb.all()
         m.d.comb += [
             addresses.o.ready.eq(accepts),
@@ -97,26 +108,21 @@ class AXI4LiteSubordinate(wiring.Component):
             self.write.eq(accepts & whole),
             self.write_address.eq(addresses.o.payload),
             self.write_data.eq(words.o.payload.data),
+            responses.i.eq(Mux(whole & self.write_known, OKAY, SLVERR)),
+            responses.i_valid.eq(accepts),
         ]
-        with m.If(accepts):
-            m.d.sync += bus.b.valid.eq(1)
-            m.d.sync += bus.b.payload.eq(SLVERR)
-            with m.If(whole & self.write_known):
-                m.d.sync += bus.b.payload.eq(OKAY)
-        with m.Elif(bus.b.ready):
-            m.d.sync += bus.b.valid.eq(0)
 
-        requested = Signal()
+        requested, answered = Signal(), Signal()
         address = Signal.like(self.read_address)
         m.d.comb += [
-            bus.ar.ready.eq(~self.hold & ~requested & ~bus.r.valid),
+            bus.ar.ready.eq(~self.hold & ~requested & ~answered & ~bus.r.valid),
             self.read.eq(requested),
             self.read_address.eq(address),
         ]
-        m.d.sync += requested.eq(bus.ar.valid & bus.ar.ready)
+        m.d.sync += [requested.eq(bus.ar.valid & bus.ar.ready), answered.eq(requested)]
         with m.If(bus.ar.ready):
             m.d.sync += address.eq(bus.ar.payload.addr[2:])
-        with m.If(requested):
+        with m.If(answered):
             m.d.sync += [bus.r.valid.eq(1), bus.r.payload.data.eq(self.read_data), bus.r.payload.resp.eq(SLVERR)]
             with m.If(self.read_known):
                 m.d.sync += bus.r.payload.resp.eq(OKAY)

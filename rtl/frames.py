@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from openese.rtl.attributes import fanout
 from openese.rtl.bundles import FramePort
 from openese.rtl.config import bits_for
 from openese.rtl.fifo import Fifo
@@ -329,20 +330,23 @@ class FrameGuard(wiring.Component):
     A frame that is on its way out when the core is reset ends with a beat of zeros. A beat that was offered stays until
     it is taken. For a frame that is on its way in, ``midway`` tells the core to drop the rest.
 
-    Latency: `delay` cycle. Cost: a register of one beat.
+    The receiver's ``ready`` ends in the registers of a queue.
+
+    Latency: `delay` cycle. Cost: a FIFO of `depth` beats.
 
     Members
     -------
     i : In(Beats) — frames from the core.
     o : Out(Beats) — frames to the receiver.
     abort : In(1) — the core is in reset.
-    accepted : In(1) — the core takes a beat.
+    accepted : In(1) — a beat comes in.
     last : In(1) — it is the last of its frame.
     midway : Out(1) — a frame on its way in has had beats, but not its last.
     sent : Out(1) — the receiver takes the last beat of a frame that is whole.
     """
 
-    delay = 1
+    delay = Fifo.delay
+    depth = 2
 
     def __init__(self, config):
         super().__init__({
@@ -357,27 +361,28 @@ class FrameGuard(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        whole = Signal()
+        beat = self.i.payload
+        m.submodules.beats = beats = Fifo(data.StructLayout({**beat.shape().members, "whole": 1}), self.depth)
         unfinished = Signal()
-        # A reset may be over before the receiver takes what was offered to it.
-        owed = Signal()
-        free = ~self.o.valid | self.o.ready
-        beat = Signal(self.o.payload.shape(), reset_less=True)
+        # The core was reset within a frame: it ends as soon as there is room.
+        closes = Signal(attrs=fanout(128))
+        room = beats.level != self.depth
         m.d.comb += [
-            self.i.ready.eq(free & ~self.abort & ~owed),
-            self.o.payload.eq(beat),
-            self.sent.eq(self.o.valid & self.o.ready & whole),
+            self.i.ready.eq(room & ~self.abort & ~closes),
+            beats.i.data.eq(Mux(closes, 0, beat.data)),
+            beats.i.last.eq(beat.last | closes),
+            beats.i.whole.eq(beat.last & ~closes),
+            beats.i_valid.eq((self.i.valid & self.i.ready) | (closes & room)),
+            self.o.valid.eq(beats.o.valid),
+            self.o.payload.data.eq(beats.o.payload.data),
+            self.o.payload.last.eq(beats.o.payload.last),
+            beats.o.ready.eq(self.o.ready),
+            self.sent.eq(self.o.valid & self.o.ready & beats.o.payload.whole),
         ]
-        with m.If(free):
-            m.d.sync += [self.o.valid.eq(0), owed.eq(0)]
-            with m.If((self.abort | owed) & unfinished):
-                m.d.sync += [self.o.valid.eq(1), beat.data.eq(0), beat.last.eq(1), whole.eq(0),
-                             unfinished.eq(0)]
-            with m.Elif(self.i.valid & self.i.ready):
-                m.d.sync += [self.o.valid.eq(1), beat.eq(self.i.payload), whole.eq(self.i.payload.last),
-                             unfinished.eq(~self.i.payload.last)]
-        with m.Elif(self.abort):
-            m.d.sync += owed.eq(unfinished)
+        with m.If(beats.i_valid):
+            m.d.sync += [unfinished.eq(~beats.i.last), closes.eq(0)]
+        with m.Elif(self.abort & unfinished):
+            m.d.sync += closes.eq(1)
         with m.If(self.accepted):
             m.d.sync += self.midway.eq(~self.last)
         return m

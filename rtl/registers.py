@@ -182,7 +182,7 @@ class ControlRegisters:
     This is no module of its own: `elaborate` adds the registers to the module that has the blocks they serve. The
     counters are in the domain ``core``, so the core's reset clears them; everything else is in ``sync``.
 
-    Latency: a write reaches its block a cycle later. A read is answered in its own cycle. Cost: 64 bits a counter, with
+    Latency: a write reaches its block a cycle later. A read is answered a cycle later. Cost: 64 bits a counter, with
     its carry chain behind a register; a multiplexer of 32 bits over all registers.
 
     Parameters
@@ -327,12 +327,11 @@ class ControlRegisters:
     def _watch(self, m: Module, core_reset: Signal, rests: Value, outstanding: Value, clear: Value) -> None:
         """What the watchdog sees. In a reset the core waits for the answers of the memory alone."""
         core, guard, watchdog, reader = self._core, self._guard, self._watchdog, self._reader
-        moves = core.moves | (guard.o.valid & guard.o.ready)
-        if reader:
-            moves |= reader.bus.r.valid
+        taken = Signal()  # of the pins
+        m.d.sync += taken.eq((guard.o.valid & guard.o.ready) | (reader.bus.r.valid if reader else 0))
         m.d.comb += [
             watchdog.works.eq(Mux(core_reset, self._loader.loaded & outstanding, ~rests | guard.midway)),
-            watchdog.moves.eq(moves),
+            watchdog.moves.eq(core.moves | taken),
             watchdog.waits.eq(Cat(core.events.starved.any() | (core_reset & outstanding),
                                   guard.o.valid & ~guard.o.ready, guard.midway & ~core.frames.valid)),
             watchdog.clear.eq(clear),
@@ -359,18 +358,22 @@ class ControlRegisters:
         upper one."""
         bus = self._bus
         high = Signal(32)
+        # One choice among the registers and one among the counters, each kept; then one between the two.
+        value, count, counts, known = Signal(32), Signal(32), Signal(), Signal()
+        m.d.comb += [bus.read_data.eq(Mux(counts, count, value)), bus.read_known.eq(known)]
+        m.d.sync += [counts.eq(0), known.eq(0)]
         with m.Switch(bus.read_address):
-            for name, value in values.items():
+            for name, found in values.items():
                 with m.Case(ADDRESS[name] >> 2):
-                    m.d.comb += [bus.read_data.eq(value), bus.read_known.eq(usable if name == "STATE_DATA" else 1)]
+                    m.d.sync += [value.eq(found), known.eq(usable if name == "STATE_DATA" else 1)]
             for index, name in enumerate(COUNTERS):
                 counter = Signal(64, name=f"count_{name}")
                 with m.Case((COUNTER_BASE >> 2) + 2 * index):
-                    m.d.comb += [bus.read_data.eq(counter), bus.read_known.eq(1)]
+                    m.d.sync += [count.eq(counter), counts.eq(1), known.eq(1)]
                     with m.If(bus.read):
                         m.d.sync += high.eq(counter[32:])
                 with m.Case((COUNTER_BASE >> 2) + 2 * index + 1):
-                    m.d.comb += [bus.read_data.eq(high), bus.read_known.eq(1)]
+                    m.d.sync += [value.eq(high), known.eq(1)]
                 increment = getattr(self._core.events, name)
                 counted = Signal.like(increment)  # a carry chain of 64 bits stands behind a register
                 m.d.core += [counted.eq(increment), counter.eq(counter + counted)]

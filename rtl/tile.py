@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tile: an element-wise slice and the PEs whose rows it drains."""
 
-from amaranth.hdl import Cat, Module, ResetSignal, Signal, Value
+from amaranth.hdl import Cat, Module, ResetSignal, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -160,8 +160,10 @@ class Tile(wiring.Component):
     def _load(self, m, part, names):
         """Lines for the memories of the slice. The core is in reset while an image is loaded: nothing here is."""
         for name in names:
+            line, to = getattr(self, name), getattr(part, name)
             m.d.comb += [
-                Value.cast(getattr(part, name)).eq(Value.cast(self._arrived(m, name, getattr(self, name)))),
+                to.address.eq(self._arrived(m, f"{name}_address", line.address)),
+                to.data.eq(self._arrived(m, f"{name}_data", line.data)),
                 getattr(part, f"{name}_valid").eq(self._arrived(m, f"{name}_valid", getattr(self, f"{name}_valid"))),
             ]
 

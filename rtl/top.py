@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from openese.rtl.attributes import fanout
 from openese.rtl.axi import AXI4LiteSubordinate
 from openese.rtl.core import Core
+from openese.rtl.fifo import Fifo
 from openese.rtl.frames import FrameGuard, beat_bytes
 from openese.rtl.loader import Loader, LoadPort
 from openese.rtl.registers import ControlRegisters
@@ -18,6 +19,8 @@ __all__ = ["ADDRESS_WIDTH", "Top"]
 
 #: Byte address bits of the register bus.
 ADDRESS_WIDTH = 12
+#: Beats that may wait for the core.
+_ARRIVED = 2
 
 
 #: Fields of the channels of a bus, and their widths; None: the width that the machine chooses.
@@ -55,7 +58,7 @@ class Top(wiring.Component):
     """The machine: the core behind its registers, and the module that Verilog users instantiate.
 
     The core is in reset until an image is loaded. CONTROL.RESET and CONTROL.LOAD reset it again; the latter also resets
-    the loader. Everything runs on ``aclk``; ``aresetn`` is synchronous to it.
+    the loader. Everything runs on ``aclk``; ``aresetn`` is synchronous to it, and takes effect a cycle later.
 
     Latency: a step of the program. Cost: the core; the loader; the registers of `ControlRegisters`.
 
@@ -87,9 +90,12 @@ class Top(wiring.Component):
         m.domains.sync = sync_domain = ClockDomain("sync")
         m.domains.core = core_domain = ClockDomain("core")
         core_reset, load = Signal(init=1, attrs=fanout(256)), Signal()
+        # No pin goes further than to a register or the memory of a queue.
+        reset = Signal(init=1, reset_less=True, attrs=fanout(256))
+        m.d.sync += reset.eq(~self.aresetn)
         m.d.comb += [
             sync_domain.clk.eq(self.aclk),
-            sync_domain.rst.eq(~self.aresetn),
+            sync_domain.rst.eq(reset),
             core_domain.clk.eq(self.aclk),
             core_domain.rst.eq(core_reset),
         ]
@@ -99,14 +105,17 @@ class Top(wiring.Component):
         m.submodules.loader = ResetInserter(load)(loader)
         m.submodules.bus = bus = AXI4LiteSubordinate(ADDRESS_WIDTH)
         m.submodules.guard = guard = FrameGuard(self.config)
+        arrived = Fifo(core.frames.payload.shape(), _ARRIVED)
+        m.submodules.arrived = DomainRenamer("core")(arrived)
+        wiring.connect(m, arrived.o, core.frames)
         wiring.connect(m, core.results, guard.i)
         m.d.comb += [
             guard.abort.eq(core_reset),
-            guard.accepted.eq(self.s_axis_tvalid & self.s_axis_tready),
+            guard.accepted.eq(arrived.i_valid),
             guard.last.eq(self.s_axis_tlast),
             core.frame_midway.eq(guard.midway),
         ]
-        self._connect(m, bus.bus, core, guard.o)
+        self._connect(m, bus.bus, arrived, core_reset, guard.o)
         LoadPort(self.config).connect(m, loader, core)
         reader = None
         if self.config.stream:
@@ -126,13 +135,13 @@ class Top(wiring.Component):
         ]
         self._connect_bus(m, "m_axi", _AXI_READ, reader.bus)
 
-    def _connect(self, m, bus, core, results):
+    def _connect(self, m, bus, arrived, core_reset, results):
         self._connect_bus(m, "s_axi", _AXI_LITE, bus)
         m.d.comb += [
-            core.frames.payload.data.eq(self.s_axis_tdata),
-            core.frames.payload.last.eq(self.s_axis_tlast),
-            core.frames.valid.eq(self.s_axis_tvalid),
-            self.s_axis_tready.eq(core.frames.ready),
+            arrived.i.data.eq(self.s_axis_tdata),
+            arrived.i.last.eq(self.s_axis_tlast),
+            arrived.i_valid.eq(self.s_axis_tvalid & self.s_axis_tready),
+            self.s_axis_tready.eq((arrived.level != _ARRIVED) & ~core_reset),
             self.m_axis_tdata.eq(results.payload.data),
             self.m_axis_tlast.eq(results.payload.last),
             self.m_axis_tvalid.eq(results.valid),

@@ -205,13 +205,15 @@ class StreamReader(wiring.Component):
     line that comes with an error or a wrong RLAST stops the stream. The error and the number of the line stay until the
     next ``flush``.
 
-    Latency: `delay` cycle from a burst to its address, and from a beat to its line. Cost: a register of one line, a
-    FIFO of bursts.
+    Latency: `delay` cycle from a burst to its address, and from a beat to its line. Cost: a register of one line,
+    FIFOs of bursts and of `addresses` addresses.
 
     Attributes
     ----------
     most : int
         Bursts that may be outstanding.
+    addresses : int
+        Addresses that may wait for the memory.
 
     Members
     -------
@@ -229,6 +231,7 @@ class StreamReader(wiring.Component):
     delay = 1
     #: Bursts that may be outstanding.
     most = 2 * BLOCKS - 1
+    addresses = 2
 
     def __init__(self, config):
         self._config = config
@@ -251,6 +254,7 @@ class StreamReader(wiring.Component):
         size = (config.stream_bits // 8).bit_length() - 1
         bus = self.bus
         address = bus.ar.payload
+        m.submodules.addresses = addresses = Fifo(data.StructLayout({"addr": 64, "len": 8}), self.addresses)
         accepts = Signal()
         beats = Signal(bits_for(burst_lines(config)))
         answered = bus.r.valid & bus.r.ready
@@ -258,26 +262,25 @@ class StreamReader(wiring.Component):
         last = answered & at_end
         error = Cat(bus.r.payload.resp, bus.r.payload.last != at_end)
         m.d.comb += [
-            accepts.eq(~self.flush & (self.error == 0) & (~bus.ar.valid | bus.ar.ready)
+            accepts.eq(~self.flush & (self.error == 0) & (addresses.level != self.addresses)
                        & (asked.level < self.most)),
             self.bursts.ready.eq(accepts),
             asked.i.eq(self.bursts.payload),
             asked.i_valid.eq(self.bursts.valid & accepts),
             asked.o.ready.eq(last),
             bus.r.ready.eq(1),
+            addresses.i.addr.eq(self.base + Cat(*[0] * size, self.bursts.payload.line)),
+            addresses.i.len.eq(self.bursts.payload.lines - 1),
+            addresses.i_valid.eq(self.bursts.valid & accepts),
+            bus.ar.valid.eq(addresses.o.valid),
+            addresses.o.ready.eq(bus.ar.ready),
+            address.addr.eq(addresses.o.payload.addr),
+            address.len.eq(addresses.o.payload.len),
             address.size.eq(size),
             address.burst.eq(1),
             address.cache.eq(0b0011),
             self.idle.eq((asked.level == 0) & ~bus.ar.valid),
         ]
-        with m.If(self.bursts.valid & accepts):
-            m.d.sync += [
-                bus.ar.valid.eq(1),
-                address.addr.eq(self.base + Cat(*[0] * size, self.bursts.payload.line)),
-                address.len.eq(self.bursts.payload.lines - 1),
-            ]
-        with m.Elif(bus.ar.ready):
-            m.d.sync += bus.ar.valid.eq(0)
         m.d.sync += [
             self.line_valid.eq(answered & ~self.flush & (self.error == 0) & (error == 0)),
             self.line.eq(bus.r.payload.data),

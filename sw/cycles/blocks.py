@@ -21,6 +21,7 @@ from openese.rtl.assemble import ORDER, Assemble
 from openese.rtl.broadcast import Broadcast
 from openese.rtl.config import Config
 from openese.rtl.elementwise import Kind
+from openese.rtl.fifo import Fifo
 from openese.rtl.frames import FrameGuard, FrameOutput
 from openese.rtl.program import Opcode
 from openese.rtl.ptr_read import PtrRead
@@ -414,7 +415,7 @@ class AssembleModel:
 
 
 class FrameInputModel:
-    """FrameInput. Frames are offered from given cycles on, a beat a cycle.
+    """FrameInput, behind a queue. Frames are offered from given cycles on, a beat a cycle.
 
     Attributes
     ----------
@@ -456,7 +457,7 @@ class FrameInputModel:
             self._complete += 1
             self._occupied += 1
             return True
-        if self._next is not None and self._next <= cycle and self._occupied < 2:
+        if self._next is not None and self._next + Fifo.delay <= cycle and self._occupied < 2:
             self.offered.append(self._next)
             self._next = next(self._frames, None)
             self._left = self._columns

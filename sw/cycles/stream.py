@@ -56,8 +56,9 @@ class StreamModel:
         self._missed = True
         self._decisions: deque[tuple[int, bool]] = deque()
         self._line = self._left = self._taken = self._released = 0
-        # StreamReader and the memory: lines of the burst whose address waits, and of the bursts under way.
-        self._address = self._asked = 0
+        # StreamReader and the memory: lines of the bursts whose addresses wait, and of the bursts under way.
+        self._addresses: deque[int] = deque()
+        self._asked = 0
         self._bursts: deque[tuple[int, int]] = deque()
         self._beats = 0
         self.lines = 0
@@ -93,16 +94,15 @@ class StreamModel:
                 self._beats = 0
                 self._asked -= 1
         sent = 0
-        if wanted and (accepting or not self._address) and asked < StreamReader.most:
+        if wanted and len(self._addresses) < StreamReader.addresses and asked < StreamReader.most:
             sent = min(self._left, self._longest - self._line % self._longest)
             self._line += sent
             self._left -= sent
             self._asked += 1
-        if self._address and accepting:
-            self._bursts.append((cycle + self._memory.latency, self._address))
-            self._address = 0
+        if self._addresses and accepting:
+            self._bursts.append((cycle + self._memory.latency, self._addresses.popleft()))
         if sent:
-            self._address = sent
+            self._addresses.append(sent)
         return sent
 
     def _gives(self) -> bool:

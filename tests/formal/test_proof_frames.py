@@ -37,16 +37,17 @@ def test_guard(h):
         m.d.sync += opened.eq(~o.payload.last)
     real = o.payload.data[1]
     under_way = h.count(4, fire(i), fire(o) & real)
-    quiet = h.waiting(dut.abort | ~o.ready, 3)
+    quiet = h.waiting(dut.abort | ~o.ready, 5)
     midway = Signal()
     with m.If(dut.accepted):
         m.d.sync += midway.eq(~dut.last)
     h.prove(
         h.held(o),
         implies(o.valid, o.payload.data[0] == ~opened),
-        under_way == (o.valid & real),
+        under_way <= FrameGuard.depth,
+        implies(o.valid & real, under_way != 0), implies(~o.valid, under_way == 0),
         implies(o.valid & ~real, opened & o.payload.last & (o.payload.data == 0)),
-        implies((quiet == 3) & opened & ~o.valid, inside),
+        implies((quiet == 5) & opened & ~o.valid, inside),
         dut.midway == midway,
     )
     h.refute(implies(o.valid, real), implies(dut.abort, ~o.valid))

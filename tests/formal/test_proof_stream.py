@@ -65,7 +65,7 @@ class Memory:
        f"{StreamReader.most} are outstanding; `idle` is right; RREADY never falls", WIDTHS)
 def test_reader(h):
     dut = StreamReader(MACHINE)
-    asked, = h.add(dut, opened=lambda depth: True)
+    asked, = h.add(dut, opened=lambda depth: depth > StreamReader.addresses)
     bus, burst = dut.bus, dut.bursts.payload
     memory = Memory(h, bus, asked)
     longest = burst_lines(MACHINE)
@@ -82,11 +82,11 @@ def test_reader(h):
     h.cover(dut.idle & h.past(fire(bus.r)), fire(bus.ar) & (memory.outstanding == 5))
 
 
-@proof("StreamReader", "lines are the beats, in order, up to the first that fails or has a wrong RLAST; no address is "
-       "offered after it; the error and its line stay until `flush`", WIDTHS)
+@proof("StreamReader", "lines are the beats, in order, up to the first that fails or has a wrong RLAST; no burst is "
+       "taken after it; the error and its line stay until `flush`", WIDTHS)
 def test_reader_errors(h):
     dut = StreamReader(MACHINE)
-    asked, = h.add(dut, opened=lambda depth: True)
+    asked, = h.add(dut, opened=lambda depth: depth > StreamReader.addresses)
     m, bus = h.m, dut.bus
     memory = Memory(h, bus, asked)
     error, line = Signal.like(dut.error), Signal.like(dut.error_line)
@@ -100,7 +100,7 @@ def test_reader_errors(h):
     h.prove(
         dut.line_valid == h.past(good), implies(dut.line_valid, dut.line == h.past(bus.r.payload.data)),
         dut.error == error, implies(error != 0, dut.error_line == line),
-        implies(bus.ar.valid & ~h.past(bus.ar.valid & ~bus.ar.ready), h.past((error == 0) & ~dut.flush)),
+        implies(dut.bursts.ready, (error == 0) & ~dut.flush),
     )
     h.refute(error != 4, implies(bus.ar.valid, error == 0), implies(error != 0, line == memory.oldest.line))
     h.cover(h.past(error != 0) & (error == 0), dut.line_valid & (memory.beats == 3))

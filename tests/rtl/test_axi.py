@@ -74,21 +74,21 @@ def test_reads_and_writes(hold, chance, seed):
             answers.append((answer.data, answer.resp))
 
     async def registers(ctx):
-        """What answers in the same cycle; it counts the reads, as a register with effects would."""
-        count = 0
+        """What answers to writes in the same cycle, to reads a cycle later; it counts the reads, as a register with
+        effects would."""
+        count, read, word = 0, False, 0
         while True:
             ctx.set(dut.hold, rng.random() < hold)
-            word = ctx.get(dut.read_address)
-            ctx.set(dut.read_known, word in READABLE)
-            ctx.set(dut.read_data, word << 16 | count)
+            ctx.set(dut.read_known, word in READABLE if read else int(rng.integers(2)))
+            ctx.set(dut.read_data, word << 16 | count if read else int(rng.integers(1 << 32)))
+            count += read
             address = ctx.get(dut.write_address)
             ctx.set(dut.write_known, address in WRITABLE)
-            _, _, write, address, data, known, read = await ctx.tick().sample(
-                dut.write, dut.write_address, dut.write_data, dut.write_known, dut.read)
+            _, _, write, address, data, known, read, word = await ctx.tick().sample(
+                dut.write, dut.write_address, dut.write_data, dut.write_known, dut.read, dut.read_address)
             if write:
                 assert known == (address in WRITABLE)
                 written.append((address, data))
-            count += read
 
     simulate(dut, write_addresses, write_data, write_responses, read_addresses, read_data,
              background=[registers, check_held(dut.bus.b), check_held(dut.bus.r)], limit=3000)

@@ -50,6 +50,7 @@ class Model:
         self.run = self.select = self.enabled = self.pending = self.high = self.base = 0
         self.core_reset, self.load, self.usable, self.hold = 1, 0, 0, 0
         self.resets = [False] * 3
+        self.taken = 0
         self.data = self.loads = self.state_written = 0
         self.before = {"loaded": 0, "refused": 0, "failed": 0, "stalled": 0}
         self.counters, self.counted = dict.fromkeys(COUNTERS, 0), dict.fromkeys(COUNTERS, 0)
@@ -69,7 +70,7 @@ class Model:
         clears = row["write"] and NAMES.get(row["write_address"]) == "CONTROL" and row["write_data"] & Control.RESET
         return {
             "works": int(row["loaded"] and outstanding if self.core_reset else row["midway"] or not rests),
-            "moves": int(row["core_moves"] or (row["out_valid"] and row["out_ready"]) or row["r_valid"]),
+            "moves": int(row["core_moves"] or self.taken),
             "waits": int(row["event_starved"] != 0 or outstanding) | (row["out_valid"] and not row["out_ready"]) << 1
             | (row["midway"] and not row["frame_valid"]) << 2,
             "clear": int(bool(clears or self.load))}
@@ -144,6 +145,7 @@ class Model:
             self.run = int(Control.RUN in control and Control.LOAD not in control)
         self.state_written = int(write == "STATE_DATA" and self.usable)
         self.data, self.loads = data, int(write == "LOAD")
+        self.taken = int((row["out_valid"] and row["out_ready"]) or row["r_valid"])
         rests = row["idle"] and not row["out_valid"] and not self.core_reset
         if rests and not self.usable:
             self.hold = StateAccess.wait
@@ -253,7 +255,7 @@ def test_the_registers_are_the_table(config, stalls, seed):
     bench = Bench(config, generator(seed))
     answers = bench.run(150, stalls)
     model = Model(config)
-    written, given = [], []
+    written, given, asked = [], [], None
     for row in bench.rows:
         outputs = model.outputs() | model.watched(row)
         assert {name: row[name] for name in outputs} == outputs
@@ -265,12 +267,17 @@ def test_the_registers_are_the_table(config, stalls, seed):
             name = NAMES.get(row["write_address"])
             assert row["write_known"] == model.write_known(name), name
             written.append(OKAY if row["write_known"] else SLVERR)
+        if asked:
+            name, known, value = asked
+            assert row["read_known"] == known, name
+            if known:
+                assert row["read_data"] == value, name
+                given.append(name)
+        asked = None
         if row["read"]:
             name = NAMES.get(row["read_address"])
-            assert row["read_known"] == model.read_known(name), name
-            if row["read_known"]:
-                assert row["read_data"] == model.value(name, row), name
-                given.append(name)
+            known = model.read_known(name)
+            asked = name, known, model.value(name, row) if known else None
         model.advance(row)
     assert written[:len(answers)] == answers
     assert {OKAY, SLVERR} <= set(answers)

@@ -19,6 +19,7 @@ from vivado import run
 from openese.rtl.array import PEArray
 from openese.rtl.assemble import Assemble
 from openese.rtl.config import preset
+from openese.rtl.loader import Lines, Section
 from openese.rtl.registers import ADDRESS
 from openese.rtl.state_access import StateAccess
 from openese.rtl.targets import TARGETS, TargetError
@@ -149,13 +150,15 @@ def test_constraints_fit_each_other(folders):
 
 
 def test_the_exceptions_are_true(folders):
-    settings, state = named(run(folders / "ooc" / "openese.xdc", folders), "set_multicycle_path")[::2]
+    settings, state, tables = named(run(folders / "ooc" / "openese.xdc", folders), "set_multicycle_path")[::2]
     # From the start of an instruction to the first beat at a slice: the start itself, `go`, the turn, the array.
     assert int(settings.words[0]) <= 1 + Assemble.go_delay + Assemble.turn_delay + PEArray.drain_delay
     # From a selection on the way of a beat, which ends with a slice's first register, its memory and a register for
     # each of at most five stages before its sums; then the register in question, and the one that the bus reads.
     beat = 1 + PEArray.drain_delay + 1 + 1 + 5
     assert beat + int(state.words[0]) + 1 <= StateAccess.wait
+    # The number of a line stays from the line before it on.
+    assert int(tables.words[0]) <= Lines(TINY).words[Section.TABLES]
 
 
 # -- scripts ---------------------------------------------------------------------------------------
