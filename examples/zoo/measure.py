@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure a network on a machine against its own runtime: the error of every output, and what it means."""
 
+import warnings
+
 import numpy as np
 
 import openese
@@ -27,6 +29,7 @@ class Measurement:
         self._calibration, self._tests, self._shown = exhibit.examples()
         tell("its own runtime")
         self._wanted = exhibit.run(exhibit.original(), self._tests)
+        self._reference = None
 
     def figures(self, simulate):
         """Return the figures of the dense network, and of the sparsest one that keeps its task.
@@ -36,17 +39,19 @@ class Measurement:
         ValueError
             If a number of the Verilog is not that of the reference.
         """
-        with self._offload(None, "float") as network:
+        with self._offload(1.0, "float") as network:
             floats = self._exhibit.run(network, self._tests)
             layers = [(layer.inputs, layer.cells) for part in network.networks.values()
                       for direction in part.directions for layer in direction.model.layers]
         shares = self._scan()
-        rows = [self._row(None, simulate)]
+        rows = [self._row(1.0)]
         for density in sorted(shares):
-            row = self._row(density, simulate=False)
+            row = self._row(density)
             if self._keeps(row["kept"], row["total"]):
-                rows.append(self._row(density, simulate) if simulate else row)
+                rows.append(row)
                 break
+        if simulate:
+            rows[-1]["verilog"] = self._simulated(rows[-1]["density"])
         return {"package": self._exhibit.package, "file": self._exhibit.file, "layers": layers,
                 "machine": machine_config(self._exhibit.machine).name, "asks": self._exhibit.asks,
                 "least": self._exhibit.least, "float_difference": _largest(floats.outputs, self._wanted.outputs),
@@ -67,29 +72,25 @@ class Measurement:
     def _keeps(self, kept, total):
         return kept >= self._exhibit.least * total
 
-    def _row(self, density, simulate):
-        named = "dense" if density is None else f"at {density:.0%}"
-        self._tell(f"{named}, number formats and the reference")
+    def _row(self, density):
+        self._tell(f"{density:.0%}, number formats and the reference")
         exhibit = self._exhibit
         with self._offload(density, "reference") as network:
             found = exhibit.run(network, self._tests)
-            shown = exhibit.run(network, self._shown) if simulate else None
+            self._reference = exhibit.run(network, self._shown)
             size = sum(image.bytes for part in network.parts.values() for image in part.images)
-        row = {"density": density or 1.0, "bytes": size,
-               "errors": {name: _relative(found.outputs[name], self._wanted.outputs[name]) for name in found.outputs},
-               **dict(zip(("kept", "total"), exhibit.kept(found, self._wanted), strict=True)),
-               "detail": exhibit.detail(found, self._wanted), "verilog": None}
-        if simulate:
-            self._tell(f"{named}, the Verilog")
-            row["verilog"] = self._compared(density, shown)
-        return row
+        kept, total = exhibit.kept(found, self._wanted)
+        return {"density": density, "bytes": size,
+                "errors": {name: _relative(found.outputs[name], self._wanted.outputs[name]) for name in found.outputs},
+                "kept": kept, "total": total, "detail": exhibit.detail(found, self._wanted), "verilog": None}
 
-    def _compared(self, density, shown):
-        """Return how many numbers the Verilog computes as the reference does."""
+    def _simulated(self, density):
+        """Return how many numbers the Verilog computes as the reference did in the last row."""
+        self._tell(f"{density:.0%}, the Verilog")
         with self._offload(density, "sim") as network:
             verilog = self._exhibit.run(network, self._shown)
         numbers = 0
-        for name, arrays in shown.outputs.items():
+        for name, arrays in self._reference.outputs.items():
             for ours, theirs in zip(verilog.outputs[name], arrays, strict=True):
                 if not np.array_equal(ours, theirs):
                     raise ValueError(f"{self._exhibit.name}, output {name}: {np.count_nonzero(ours != theirs)} of "
@@ -99,8 +100,11 @@ class Measurement:
 
     def _offload(self, density, backend):
         examples = self._shown if backend == "float" else self._calibration  # without number formats, any will do
-        return openese.offload(self._exhibit.network(), self._exhibit.machine, density=density, backend=backend,
-                               calibrate=lambda network: self._exhibit.run(network, examples))
+        with warnings.catch_warnings():  # some packages use one of the rates that their network is for
+            warnings.filterwarnings("ignore", "calibrate never calls")
+            return openese.offload(self._exhibit.network(), self._exhibit.machine, backend=backend,
+                                   density=None if density == 1 else density,
+                                   calibrate=lambda network: self._exhibit.run(network, examples))
 
 
 def _flat(arrays):

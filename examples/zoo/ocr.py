@@ -27,8 +27,8 @@ class Ocr(Exhibit):
 
     asks: str = "texts"
     least: float = 1.0
-    calibration: int = 8
-    tests: int = 12
+    calibration: int = 6
+    tests: int = 10
 
     def network(self):
         return package_folder("ddddocr") / self.file
