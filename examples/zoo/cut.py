@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure the cost of cutting a network: the time that is neither the machine's part nor the rest of the network."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import process_time
+
+import numpy as np
+import onnx
+import onnxruntime
+
+import openese
+from examples.silero_vad.clips import CLIPS, load_all
+from examples.silero_vad.network import package_file, windows
+from examples.zoo.ocr import prepared
+from examples.zoo.packages import package_folder
+from examples.zoo.pictures import picture
+
+__all__ = ["CUTS", "cut"]
+
+_VOICES, _STEPS = 8, 100
+_COLUMNS = 8  # of pixels in a step of ddddocr
+_REPEATS = 3
+
+
+class _Timed:
+    """An engine that counts its seconds of a core."""
+
+    def __init__(self, engine):
+        self._engine, self.parts, self.seconds = engine, engine.parts, 0.0
+
+    def call(self, *arguments):
+        start = process_time()
+        result = self._engine.call(*arguments)
+        self.seconds += process_time() - start
+        return result
+
+
+def _silero(folder):
+    """Return Silero's file, its preset, what it carries, and a window of every voice for each step."""
+    heard = np.concatenate([windows(clip.audio) for clip in load_all(CLIPS)])[:_VOICES * _STEPS]
+    return package_file("silero_vad.onnx"), "demo", {"stateN": "state"}, {
+        "input": heard.reshape(_VOICES, _STEPS, -1).swapaxes(0, 1), "sr": np.array(16000),
+        "state": np.zeros((2, _VOICES, 128), np.float32)}
+
+
+def _ddddocr(folder):
+    """Return ddddocr's file with a free number of pictures, its preset, and pictures of as many steps."""
+    model = onnx.load(package_folder("ddddocr") / "common.onnx")
+    (given,) = model.graph.input
+    given.type.tensor_type.shape.dim[0].dim_param = "pictures"
+    path = folder / "pictures.onnx"
+    onnx.save(model, path)
+    rows = [np.concatenate([prepared(picture(seed)[1]) for seed in range(first, first + _VOICES)], axis=3)
+            for first in range(0, _VOICES**2, _VOICES)]
+    return path, "ese_stream", {}, {given.name: np.concatenate([row[..., :_COLUMNS * _STEPS] for row in rows])}
+
+
+#: By the names in the results.
+CUTS = {"silero-vad: silero_vad.onnx": _silero, "ddddocr: common.onnx": _ddddocr}
+
+
+def cut(name, tell):
+    """Return the seconds of the parts of one run on the reference, each the least of several runs."""
+    tell("the cost of the cut")
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        path, preset, carry, inputs = CUTS[name](Path(folder))
+        compiled = openese.compile(path, preset, calibrate=inputs, carry=carry)
+        machines = {part: stack.enter_context(network.machines("reference"))
+                    for part, network in compiled.parts.items()}
+        runs = []
+        for _ in range(_REPEATS):
+            engine = _Timed(compiled.engine(machines))
+            whole = _seconds(lambda feeds, engine=engine: compiled.host.run(feeds, engine), inputs, carry)
+            runs.append((whole - engine.seconds, engine.seconds))
+        others, machine = (min(column) for column in zip(*runs, strict=True))
+        own = min(_seconds(compiled.host.original, inputs, carry) for _ in range(_REPEATS))
+        rest = own * _rest(path, folder, inputs, carry)
+    return {"voices": _VOICES, "steps": _STEPS, "machine_seconds": machine, "rest_seconds": rest,
+            "cut_seconds": others - rest, "share": (others - rest) / machine}
+
+
+def _seconds(run, inputs, carry):
+    """Return the seconds of all calls."""
+    start = process_time()
+    if not carry:
+        run(inputs)
+    else:
+        feeds = dict(inputs)
+        for frame in inputs["input"]:
+            outputs = run({**feeds, "input": frame})
+            feeds.update({given: outputs[output] for output, given in carry.items()})
+    return process_time() - start
+
+
+def _rest(path, folder, inputs, carry):
+    """Return the share of the network's time in its own runtime that is not its LSTMs'."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.enable_profiling = 4, True
+    options.profile_file_prefix = str(Path(folder) / "profile")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    _seconds(lambda feeds: dict(zip(names, session.run(None, feeds), strict=True)), inputs, carry)
+    events = json.loads(Path(session.end_profiling()).read_text())
+    whole = sum(event["dur"] for event in events if event["name"] == "model_run")
+    lstms = sum(event["dur"] for event in events if event.get("args", {}).get("op_name") == "LSTM"
+                and event["name"].endswith("_kernel_time"))
+    return 1 - lstms / whole
