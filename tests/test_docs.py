@@ -4,7 +4,7 @@
 An example is a fenced block whose language is followed by ``example``: ``python example`` is executed, and
 of ``sh example`` every line must be an ``openese`` command that succeeds. The examples of a page follow one
 another, in one namespace and one empty folder; ``sim`` marks those that need a simulator, ``torch`` those that need
-PyTorch.
+PyTorch, ``onnx`` those that need onnxruntime.
 """
 
 import ast
@@ -78,11 +78,15 @@ def with_examples():
             yield pytest.param(page, id=name(page), marks=[pytest.mark.sim] if "sim" in words else [])
 
 
+# PyTorch warns so of its own LSTM.
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python boolean might cause the trace to be incorrect")
 @pytest.mark.parametrize("page", list(with_examples()))
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if any("torch" in words for _, words, _, _ in examples(page)):
         pytest.importorskip("torch", reason="the examples train, which needs PyTorch: the extra `train`")
+    if any("onnx" in words for _, words, _, _ in examples(page)):
+        pytest.importorskip("onnxruntime_extensions", reason="the examples run ONNX files: the extra `onnx`")
     namespace = {"__name__": "__example__"}
     for language, _, line, text in examples(page):
         if language == "python":
@@ -92,6 +96,11 @@ def test_examples_run(page, tmp_path, monkeypatch):
             program, *arguments = shlex.split(command, comments=True)
             assert (language, program) == ("sh", "openese"), f"{name(page)} line {line}"
             assert main(arguments) == 0, command
+
+
+def test_the_first_page_is_short():
+    lines = [line for *_, text in examples(DOCS / "start" / "first-network.md") for line in text.splitlines() if line]
+    assert 40 < len(lines) <= 60
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[name(page) for page in PAGES])
