@@ -218,10 +218,11 @@ def zoo(session):
 
 @nox.session
 def networks(session):
-    """Random whole networks of ONNX and Keras, many more than in the tests, against their own runtimes."""
+    """Random whole networks of ONNX, Keras and PyTorch, many more than in the tests, against their own runtimes."""
     _install(session, "onnx", "keras", "dev", "oracles")
-    session.env |= {"OPENESE_ONNX_NETWORKS": "300", "OPENESE_KERAS_NETWORKS": "160"}
-    session.run("pytest", "-s", "-k", "random_networks", "tests/sw/test_whole_onnx.py", "tests/sw/test_whole_keras.py",
+    session.env |= {"OPENESE_ONNX_NETWORKS": "300", "OPENESE_KERAS_NETWORKS": "160", "OPENESE_TORCH_NETWORKS": "100"}
+    session.install("onnxscript")  # one of PyTorch's two exporters
+    session.run("pytest", "-s", "-k", "random", *(f"tests/sw/test_whole_{kind}.py" for kind in ("onnx", "keras", "torch")),
                 *session.posargs)
 
 
