@@ -222,8 +222,8 @@ def networks(session):
     _install(session, "onnx", "keras", "dev", "oracles")
     session.env |= {"OPENESE_ONNX_NETWORKS": "300", "OPENESE_KERAS_NETWORKS": "160", "OPENESE_TORCH_NETWORKS": "100"}
     session.install("onnxscript")  # one of PyTorch's two exporters
-    session.run("pytest", "-s", "-k", "random", *(f"tests/sw/test_whole_{kind}.py" for kind in ("onnx", "keras", "torch")),
-                *session.posargs)
+    files = [f"tests/sw/test_whole_{kind}.py" for kind in ("onnx", "keras", "torch")]
+    session.run("pytest", "-s", "-k", "random", *files, *session.posargs)
 
 
 @nox.session

@@ -174,6 +174,7 @@ def random_network(seed):
         kind = choose(*KINDS)
         features.add(kind)
         blocks.append(Between(kind, batch_first))
+    packed = packed and any(isinstance(block, Recurrent) for block in blocks)
     head, with_state = choose("all", "last", "mean", "max"), choose(False, True)
     features.add(f"head on {head}")
     network = Network(blocks, head, batch_first, with_state, choose(False, True)).eval()
