@@ -29,7 +29,7 @@ ORDER_START = 4
 ORDER_STEP = 8
 ORDER_WINDOW = 64
 
-_BLOCK = 1 << 18  # entries encoded at a time
+_BLOCK = 1 << 18  # entries encoded or decoded at a time
 
 
 def order_window(config: Config) -> int:
@@ -282,22 +282,23 @@ class Entries:
     weight: NDArray[np.int32]
 
 
-def entries(encoded: EncodedMatrix, config: Config) -> Entries:
-    """The entries that the pointers of ``encoded`` count.
+def entries(encoded: EncodedMatrix, config: Config, pes: range | None = None) -> Entries:
+    """The entries that the pointers of ``encoded`` count, of all PEs or of ``pes``.
 
     Raises
     ------
     EncodeError
         The pointers count more entries than there are.
     """
-    counts = encoded.counts.T
+    pes = range(config.pes) if pes is None else pes
+    counts = encoded.counts[:, pes.start:pes.stop].T
     lengths = counts.sum(axis=1)
     if lengths.max(initial=0) > encoded.lines:
         worst = int(lengths.argmax())
-        raise EncodeError(f"PE {worst}: pointers name {lengths[worst]} entries, there are {encoded.lines}")
-    pe = np.repeat(np.arange(config.pes), lengths)
+        raise EncodeError(f"PE {pes[worst]}: pointers name {lengths[worst]} entries, there are {encoded.lines}")
+    pe = np.repeat(pes, lengths)
     line = np.arange(len(pe)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    slot = np.repeat(np.tile(np.arange(counts.shape[1]), config.pes), counts.ravel())
+    slot = np.repeat(np.tile(np.arange(counts.shape[1]), len(pes)), counts.ravel())
     weight = encoded.weights[line, pe].astype(np.int32)
     advance = encoded.skips[line, pe].astype(np.int64) + 1
     position = np.cumsum(np.where(weight == 0, advance << config.index_bits, advance))
@@ -316,7 +317,14 @@ def decode(encoded: EncodedMatrix, config: Config) -> IntArray:
         Pointers and entries do not fit together, or an entry is outside of the matrix.
     """
     matrix = np.zeros(encoded.shape, encoded.weights.dtype)
-    listed = entries(encoded, config)
+    some = max(1, _BLOCK // max(1, encoded.lines))
+    for first in range(0, config.pes, some):
+        _write(matrix, encoded, entries(encoded, config, range(first, min(first + some, config.pes))), config)
+    return matrix
+
+
+def _write(matrix: IntArray, encoded: EncodedMatrix, listed: Entries, config: Config) -> None:
+    """Write the weights among some entries of a matrix into it."""
     real = listed.weight != 0
     pe, local, weight = listed.pe[real], listed.row[real], listed.weight[real]
     column = encoded.order[listed.slot[real], pe // config.row_pes]
@@ -329,4 +337,3 @@ def decode(encoded: EncodedMatrix, config: Config) -> IntArray:
         matrix[local & 3, row, column] = weight
     else:
         matrix[row, column] = weight
-    return matrix

@@ -314,12 +314,6 @@ class _Unpacker:
 
     def model(self) -> QuantizedModel:
         config, manifest = self._config, self._image.manifest
-        weights = Section.STREAM if Section.STREAM in self._image.sections else Section.WEIGHTS
-        entries = self._values(weights, config.entry_bits, config.pes)
-        weight_values = entries & ((1 << config.weight_bits) - 1)
-        signed = _signed(weight_values, config.weight_bits)
-        self._weights: IntArray = signed.astype(weight_type(config.weight_bits))
-        self._skips = (entries >> config.weight_bits).astype(np.int16)
         self._order = self._values(Section.ORDER, config.line_bits, config.groups)
         self._counts = self._values(Section.POINTERS, config.count_bits, config.pes)
         pairs = self._pairs()
@@ -354,7 +348,7 @@ class _Unpacker:
                               **{name: fields[name] for name in LAYER_FORMATS})
 
     def _matrix(self, layer: int, name: str, shape: tuple[int, ...]) -> IntArray:
-        matrix = np.zeros(shape, self._weights.dtype)
+        matrix = np.zeros(shape, weight_type(self._config.weight_bits))
         for operation in self._image.manifest["operations"]:
             if (operation["layer"], operation["matrix"]) == (layer, name):
                 first, columns = operation["first"], operation["columns"]
@@ -368,8 +362,12 @@ class _Unpacker:
         order = self._order[slots] * config.groups + np.arange(config.groups)
         counts = self._counts[slots]
         lengths = counts.sum(axis=0)
-        return EncodedMatrix((*rows, operation["columns"]), order, counts, self._weights[lines], self._skips[lines],
-                      lengths, lengths)
+        section = Section.STREAM if Section.STREAM in self._image.sections else Section.WEIGHTS
+        entries = _from_lines(self._image.sections[section][lines], config.entry_bits, config.pes)
+        weights = _signed(entries & ((1 << config.weight_bits) - 1), config.weight_bits)
+        weights, skips = weights.astype(weight_type(config.weight_bits)), entries >> config.weight_bits
+        return EncodedMatrix((*rows, operation["columns"]), order, counts, weights, skips.astype(np.int16), lengths,
+                             lengths)
 
 
 def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Path]:

@@ -57,3 +57,19 @@ def test_encoding_takes_little_more_than_the_entries():
         tracemalloc.stop()
     assert encoded.lines * 32 == matrix.size
     assert peak < 40 * matrix.size
+
+
+def test_reading_an_image_back_goes_matrix_by_matrix():
+    """All at once take 20 times the bytes of the weights."""
+    config = preset("ese_stream").replace(column_depth=1 << 13, vector_depth=1 << 12, cell_rows=64)
+    rng = np.random.default_rng(4)
+    layers = [Layer(name=f"lstm{number}", w_x=rng.uniform(-1, 1, (4, 320, 320)), w_r=rng.uniform(-1, 1, (4, 320, 320)),
+                    bias=np.zeros((4, 320))) for number in range(3)]
+    image = pack(schedule(quantize(Model(layers=layers), np.zeros((1, 1, 320)), config), config))
+    tracemalloc.start()
+    try:
+        model = image.model()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * sum(layer.w_x.nbytes + layer.w_r.nbytes for layer in model.layers)
