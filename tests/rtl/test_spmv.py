@@ -204,6 +204,18 @@ def test_padding_adds_nothing_and_takes_one_cycle():
     assert bench.count(3) == operation.stalls == 0
 
 
+def test_padding_behind_an_entry_that_waits_is_counted_once():
+    """Row 0 waits for its way back, with padding behind it, which bridges 64 rows."""
+    rng = generator(0)
+    columns = [([100, -100], [(5, 0), (0, 0), (7, 0)])] * 6
+    operation = Operation(single(rng, []).context, columns, TINY.index_bits)
+    bench = Bench(TINY, rng, [[operation]])
+    bench.run()
+    assert bench.count(3) == operation.stalls > 0
+    assert (bench.count(1), bench.count(2)) == (12, 6)
+    check_counters(bench)
+
+
 def test_an_operation_without_entries_is_done():
     rng = generator(0)
     second = {"acc_base": TINY.accumulator_rows // 2}
