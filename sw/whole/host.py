@@ -115,6 +115,10 @@ class Host(ABC):
         """All outputs of the file as it is, in its own runtime. Not for a host that `load` returned."""
 
     @abstractmethod
+    def drop_original(self) -> None:
+        """Free the memory that `original` takes. A network whose file is gone has no `original` after that."""
+
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write into ``folder`` what `load` needs, without the weights of the parts."""
 

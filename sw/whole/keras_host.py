@@ -91,6 +91,10 @@ class KerasHost(Host):
         except Exception as error:
             raise HostError(f"{self.name}: {_reason(error)}") from error
 
+    def drop_original(self) -> None:
+        """See `Host.drop_original`."""
+        self._untouched = None
+
     def _call(self, model: Any, inputs: Mapping[str, ArrayLike]) -> Arrays:
         keras = import_keras()
         arrays = checked_inputs(self.inputs, inputs)

@@ -43,6 +43,7 @@ _HOSTS = {"onnx": ("openese.sw.whole.onnx_host", "OnnxHost"),
 #: The kind of host for what each importer reads; a file of another importer has no graph.
 _KINDS = {"ONNX": "onnx", "Keras": "keras"}
 _VERSION = 1
+_BLOCK = 1 << 20  # numbers of an output that are compared at once
 #: The inputs of one call: by name, or the array of a network of one input.
 Call = Mapping[str, ArrayLike] | NDArray[Any]
 
@@ -407,14 +408,13 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     for number, call in enumerate(calls):
         tell(f"running the network in floating point ({number + 1} of {len(calls)})")
         run_calls(host, call, recorder, carried)
+    tell("running the original network")
+    wanted = [original_calls(host, call, carried) for call in calls]
+    host.drop_original()
     compiled = CompiledWhole(host, compile_parts(recorder, config, tell), carried)
-    found: list[Arrays] = []
-    wanted: list[Arrays] = []
+    tell("measuring the error at the outputs")
     with compiled.session() as run:
-        for call in calls:
-            tell("measuring the error at the outputs")
-            found.append(run(call))
-            wanted.append(original_calls(host, call, carried))
+        found = [run(call) for call in calls]
     guessed = tuple(name for name in parts if recorder.recorded(name) is None)
     return CompiledWhole(host, compiled.parts, carried, differences(found, wanted), guessed)
 
@@ -489,6 +489,25 @@ def _stacked(name: str, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.stack(values)
 
 
+def _difference(name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> Difference:
+    """The difference over pairs of arrays, measured in blocks, which need little memory."""
+    total, different, power, squares, largest = 0, 0, 0.0, 0.0, 0.0
+    real = pairs[0][1].dtype.kind == "f"
+    for given, exact in pairs:
+        ours, theirs = np.ravel(given), np.ravel(exact)
+        for start in range(0, theirs.size, _BLOCK):
+            mine, other = ours[start:start + _BLOCK], theirs[start:start + _BLOCK]
+            total += other.size
+            different += int(np.count_nonzero(mine != other))
+            if real:
+                error = mine.astype(np.float64) - other
+                power += float(np.square(other, dtype=np.float64).sum())
+                squares += float(np.square(error).sum())
+                largest = max(largest, float(np.abs(error).max()))
+    error_of = OutputError((power / total)**0.5, (squares / total)**0.5, largest, 1, total) if real and total else None
+    return Difference(name, error_of, different, total)
+
+
 def differences(found: Sequence[Arrays], wanted: Sequence[Arrays]) -> tuple[Difference, ...]:
     """Each output over all calls against the original network's.
 
@@ -502,11 +521,5 @@ def differences(found: Sequence[Arrays], wanted: Sequence[Arrays]) -> tuple[Diff
         for ours, theirs in zip(found, wanted, strict=True):
             if ours[name].shape != theirs[name].shape:
                 raise HostError(f"output {name!r} has the shape {ours[name].shape}, the original {theirs[name].shape}")
-        given, exact = (np.concatenate([np.ravel(call[name]) for call in calls]) for calls in (found, wanted))
-        error = None
-        if exact.dtype.kind == "f" and exact.size:
-            difference = given.astype(np.float64) - exact
-            error = OutputError(float(np.sqrt(np.mean(np.square(exact, dtype=np.float64)))),
-                                float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max()), 1, exact.size)
-        rows.append(Difference(name, error, int(np.count_nonzero(given != exact)), exact.size))
+        rows.append(_difference(name, [(ours[name], theirs[name]) for ours, theirs in zip(found, wanted, strict=True)]))
     return tuple(rows)

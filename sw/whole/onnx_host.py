@@ -61,6 +61,10 @@ class OnnxHost(Host):
         _check_full(feeds)
         return self.load_original().run(feeds)
 
+    def drop_original(self) -> None:
+        """Free the session that `original` runs; see `Host.drop_original`."""
+        self._original = None
+
     def load_original(self) -> PlainSession:
         """The session that `original` runs. It is made once, so call this before the file goes away."""
         if self._source is None:
