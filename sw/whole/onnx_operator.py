@@ -182,6 +182,7 @@ class PlainSession:
         self._name, self._runtime = name, require("onnxruntime", "onnx", _WHAT)
         options = self._runtime.SessionOptions()
         options.log_severity_level = 4
+        options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of the weights
         if library is not None:
             options.register_custom_ops_library(library)
         try:
