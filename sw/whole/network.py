@@ -408,15 +408,21 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
         tell(f"running the network in floating point ({number + 1} of {len(calls)})")
         run_calls(host, call, recorder, carried)
     compiled = CompiledWhole(host, compile_parts(recorder, config, tell), carried)
-    found: list[Arrays] = []
-    wanted: list[Arrays] = []
+    found = _outputs(compiled, calls, tell)
+    # The machines are gone before the original runs, which saves memory.
+    wanted = [original_calls(host, call, carried) for call in calls]
+    guessed = tuple(name for name in parts if recorder.recorded(name) is None)
+    return CompiledWhole(host, compiled.parts, carried, differences(found, wanted), guessed)
+
+
+def _outputs(compiled: CompiledWhole, calls: Sequence[Mapping[str, ArrayLike]], tell: Callable[[str], None]
+             ) -> list[Arrays]:
+    found = []
     with compiled.session() as run:
         for call in calls:
             tell("measuring the error at the outputs")
             found.append(run(call))
-            wanted.append(original_calls(host, call, carried))
-    guessed = tuple(name for name in parts if recorder.recorded(name) is None)
-    return CompiledWhole(host, compiled.parts, carried, differences(found, wanted), guessed)
+    return found
 
 
 def _named(host: Host, inputs: Call) -> Mapping[str, ArrayLike]:
