@@ -284,7 +284,7 @@ class _Call:
         initial = [[LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.outputs)))
                     for layer in direction.model.layers] for direction in part.directions]
         for number, row in enumerate(self._places):
-            for tensor, given in enumerate((states[2 * number + 1], states[2 * number])):  # c, h
+            for tensor, given in ((1, states[2 * number]), (0, states[2 * number + 1])):  # y, c of LayerState
                 if given.shape == NOTHING:
                     continue
                 held = [initial[direction][layer][tensor] for direction, layer in row]
