@@ -27,8 +27,9 @@ __all__ = ["KerasHost", "open_file"]
 _FILE = "host.keras"
 _SPARE = 1 << 20
 #: What a file may name. Keras itself looks for more, and some of it reads files or runs code.
-_MODULES = re.compile(r"keras(\.(layers|models|initializers|regularizers|constraints|activations|dtype_policies|losses"
-                      r"|metrics|optimizers|src\.(layers|models|ops|dtype_policies)\..*))?")
+_MODULES = re.compile(r"keras(\.(layers|models|initializers|regularizers|constraints|activations|dtype_policies"
+                      r"|quantizers|losses|metrics|optimizers"
+                      r"|src\.(layers|models|ops|dtype_policies|quantizers)\..*))?")
 _OFFLOAD = "openese.offload takes the network in the program that has the class"
 _PROGRAMS = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__typespec__")
 
