@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole Keras networks, against Keras."""
 
+import importlib.util
 import io
 import json
 import os
 import shutil
+import sys
 import warnings
 import zipfile
 from collections import Counter
@@ -126,6 +128,19 @@ def test_predict_and_evaluate_go_on_working():
     np.testing.assert_allclose(twin.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
     y = np.zeros((3, 2))
     np.testing.assert_allclose(twin.evaluate(x, y, verbose=0), model.evaluate(x, y, verbose=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("missing, reason", [
+    (("keras",), r"Keras, which is not installed: pip install 'openese\[keras\]'"),
+    (("torch", "tensorflow", "jax"), "none is installed: pip install torch")])
+def test_a_missing_library_is_named(monkeypatch, missing, reason):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if "torch" in missing:
+        monkeypatch.delitem(sys.modules, "keras")
+    with pytest.raises(HostError, match=reason):
+        keras_layers.import_keras()
 
 
 # -- files -----------------------------------------------------------------------------------------
