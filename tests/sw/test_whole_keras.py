@@ -420,8 +420,14 @@ def test_inputs_that_do_not_fit(tmp_path):
     name = host.inputs[0].name
     for inputs, reason in (({}, "is missing"), ({name: np.zeros((3, 7, 4))}, r"found the shape \(3, 7, 4\)"),
                            ({name: np.full((3, 7, 5), np.nan)}, "lstm.*: x: not all numbers are finite")):
-        with pytest.raises(HostError, match=reason):
+        with pytest.raises(HostError, match=reason) as error:
             in_float(host, inputs)
+        assert "\n" not in str(error.value)
+    fixed = keras.Sequential([keras.Input((None, 5)), L.LSTM(4, return_sequences=True), L.Reshape((2, 14))])
+    host = open_host(saved(fixed, tmp_path / "fixed.keras"))
+    with pytest.raises(HostError, match="^fixed: .*reshape|^fixed: .*shape") as error:
+        in_float(host, {host.inputs[0].name: frames(steps=6)})
+    assert "\n" not in str(error.value)
 
 
 def test_damaged_hosts_are_refused(tmp_path):
