@@ -452,8 +452,7 @@ class _KerasSource(Source):
         if self._named:
             arrays = self._named_cells(node, number, [cell for cell, _ in cells])
         else:
-            arrays = [self._weights.vars(f"{place}/vars")[:3 if cell.get("use_bias", True) else 2]
-                      for cell, place in cells]
+            arrays = [self._counted(place, 3 if cell.get("use_bias", True) else 2) for cell, place in cells]
         return tuple(Track(keras_layer(node.name if len(cells) == 1 else f"{node.name}.{n}", *held), reverse)
                      for n, held in enumerate(arrays))
 
@@ -477,7 +476,16 @@ class _KerasSource(Source):
             groups = _with(groups, name) or groups
         return groups
 
+    def _counted(self, place: str, count: int) -> list[FloatArray]:
+        arrays = self._weights.vars(f"{place}/vars")
+        if len(arrays) != count:
+            raise ImportRefused(f"{len(arrays)} arrays of weights, where the layer has {count}; {_WHOLE}")
+        return arrays
+
     def _arrays(self, held: Mapping[str, str], *names: str) -> list[FloatArray]:
+        others = [name for name in held if name not in names]
+        if others:
+            raise ImportRefused(f"it also has the weights {', '.join(others)}; {_WHOLE}")
         return [self._weights.array(held[name]) for name in names if name in held]
 
     def _dense(self, node: _Node) -> Linear:
@@ -487,7 +495,7 @@ class _KerasSource(Source):
                 raise ImportRefused("the names of the weights do not tell them apart; save the model as .keras")
             arrays = self._arrays(groups[0], "kernel", "bias")
         else:
-            arrays = self._weights.vars(f"{node.inner.group}/vars")
+            arrays = self._counted(node.inner.group, 2 if node.inner.config.get("use_bias", True) else 1)
         activation = _called(node.inner.config.get("activation"))
         bias = arrays[1] if len(arrays) > 1 else np.zeros(arrays[0].shape[-1], arrays[0].dtype)
         return Linear(node.name, Dense(weight=arrays[0].T, bias=bias),

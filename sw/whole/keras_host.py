@@ -27,8 +27,9 @@ __all__ = ["KerasHost", "open_file"]
 _FILE = "host.keras"
 _SPARE = 1 << 20
 #: What a file may name. Keras itself looks for more, and some of it reads files or runs code.
-_MODULES = re.compile(r"keras(\.(layers|models|initializers|regularizers|constraints|activations|dtype_policies|losses"
-                      r"|metrics|optimizers|src\.(layers|models|ops|dtype_policies)\..*))?")
+_MODULES = re.compile(r"keras(\.(layers|models|initializers|regularizers|constraints|activations|dtype_policies"
+                      r"|quantizers|losses|metrics|optimizers"
+                      r"|src\.(layers|models|ops|dtype_policies|quantizers)\..*))?")
 _OFFLOAD = "openese.offload takes the network in the program that has the class"
 _PROGRAMS = ("Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__typespec__")
 
@@ -68,13 +69,9 @@ class KerasHost(Host):
 
     def run(self, inputs: Mapping[str, ArrayLike], engine: Engine) -> Arrays:
         """See `Host.run`."""
-        self._machine.engine, self._machine.failure = engine, None
+        self._machine.engine = engine
         try:
             return self._call(self._model, inputs)
-        except HostError:
-            raise
-        except Exception as error:
-            raise self._machine.failure or HostError(f"{self.name}: {_reason(error)}") from error
         finally:
             self._machine.engine = None
 
@@ -84,12 +81,7 @@ class KerasHost(Host):
             raise HostError(f"{self.name}: a compiled network has no original; give the file that it was compiled from")
         if self._untouched is None:
             self._untouched = _load(self._path, self._trust)
-        try:
-            return self._call(self._untouched, inputs)
-        except HostError:
-            raise
-        except Exception as error:
-            raise HostError(f"{self.name}: {_reason(error)}") from error
+        return self._call(self._untouched, inputs)
 
     def drop_original(self) -> None:
         """See `Host.drop_original`."""
@@ -98,16 +90,20 @@ class KerasHost(Host):
     def _call(self, model: Any, inputs: Mapping[str, ArrayLike]) -> Arrays:
         keras = import_keras()
         arrays = checked_inputs(self.inputs, inputs)
-        tensors = [keras.ops.convert_to_tensor(array) for array in arrays.values()]
-        for layer in model._flatten_layers():
-            if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
-                layer.reset_state()
-        with _inference(keras), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            single = isinstance(model, keras.Sequential)
-            outputs = model(tensors[0] if single else keras.tree.pack_sequence_as(model.input, tensors), training=False)
-        return {port.name: to_numpy(keras, tensor)
-                for port, tensor in zip(self.outputs, keras.tree.flatten(outputs), strict=True)}
+        single = isinstance(model, keras.Sequential)
+        self._machine.failure = None
+        try:
+            with _inference(keras), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for layer in model._flatten_layers():
+                    if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
+                        layer.reset_state()
+                tensors = [keras.ops.convert_to_tensor(array) for array in arrays.values()]
+                given = tensors[0] if single else keras.tree.pack_sequence_as(model.input, tensors)
+                outputs = keras.tree.flatten(model(given, training=False))
+                return {port.name: to_numpy(keras, tensor) for port, tensor in zip(self.outputs, outputs, strict=True)}
+        except Exception as error:
+            raise self._machine.failure or HostError(f"{self.name}: {_reason(error)}") from error
 
     def save(self, folder: Path) -> None:
         """Write ``host.keras``, in which the weights of the parts are NaN."""
@@ -151,11 +147,11 @@ def open_file(path: Path, trust: bool = False) -> KerasHost:
     """
     model = _load(path, trust)
     machine = replace(model)
-    _forget(model, machine)
+    _forget(machine)
     return KerasHost(model, path.stem, machine, path, trust)
 
 
-def _forget(model: Any, machine: MachineLayers) -> None:
+def _forget(machine: MachineLayers) -> None:
     """Make the weights of the parts NaN, so that a result that Keras computes with them cannot be taken for right."""
     for layer in machine.layers:
         for weight in layer.weights:

@@ -8,6 +8,7 @@ states, stateful layers, wrappers, and what the next layer gets.
 import importlib
 import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -41,7 +42,7 @@ def import_keras() -> Any:
     """
     if importlib.util.find_spec("keras") is None:
         raise HostError(f"a Keras network runs in Keras, which is not installed: {_INSTALL}")
-    if "KERAS_BACKEND" not in os.environ:
+    if "keras" not in sys.modules and "KERAS_BACKEND" not in os.environ:
         installed = [name for name in _BACKENDS if importlib.util.find_spec(name) is not None]
         if not installed:
             raise HostError("Keras needs PyTorch, TensorFlow or JAX, and none is installed: pip install torch")
@@ -49,8 +50,8 @@ def import_keras() -> Any:
     try:
         keras = importlib.import_module("keras")
     except ImportError as error:
-        raise HostError(f"Keras does not start on {os.environ['KERAS_BACKEND']} ({error}); install this backend, or "
-                        f"name another one in KERAS_BACKEND") from None
+        raise HostError(f"Keras does not start on {os.environ.get('KERAS_BACKEND')} ({error}); install this backend, "
+                        f"or name another one in KERAS_BACKEND") from None
     if not keras.__version__.startswith("3."):
         raise HostError(f"Keras {keras.__version__} is installed; networks run in Keras 3: {_INSTALL}")
     return keras

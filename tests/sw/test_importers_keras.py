@@ -245,6 +245,16 @@ def test_weights_of_other_types(save, policy, suffix):
     assert_close(run_float(importers.load(save(model, suffix)), x)[0], expected(twin, x))
 
 
+def test_weights_beside_a_kernel(save):
+    """Low-rank updates: Keras adds them to the kernel in ``.keras``, and saves them alone in ``.h5``."""
+    model, x = built(lstm(4), L.Dense(2)), frames()
+    model.layers[-1].enable_lora(2)
+    model.layers[-1].lora_kernel_b.assign(np.ones((2, 2)))
+    assert_close(run_float(importers.load(save(model, "keras")), x)[0], expected(model, x))
+    with pytest.raises(ImportRefused, match="Dense 'dense.*': it also has the weights lora_kernel_a, lora_kernel_b"):
+        importers.load(save(model, "h5"))
+
+
 def test_a_class_of_its_own_is_refused(save):
     class Tagger(keras.Model):
         def __init__(self, **named):

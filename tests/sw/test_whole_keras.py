@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole Keras networks, against Keras."""
 
+import importlib.util
 import io
 import json
 import os
 import shutil
+import sys
 import warnings
 import zipfile
 from collections import Counter
@@ -126,6 +128,19 @@ def test_predict_and_evaluate_go_on_working():
     np.testing.assert_allclose(twin.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
     y = np.zeros((3, 2))
     np.testing.assert_allclose(twin.evaluate(x, y, verbose=0), model.evaluate(x, y, verbose=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("missing, reason", [
+    (("keras",), r"Keras, which is not installed: pip install 'openese\[keras\]'"),
+    (("torch", "tensorflow", "jax"), "none is installed: pip install torch")])
+def test_a_missing_library_is_named(monkeypatch, missing, reason):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if "torch" in missing:
+        monkeypatch.delitem(sys.modules, "keras")
+    with pytest.raises(HostError, match=reason):
+        keras_layers.import_keras()
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -405,8 +420,14 @@ def test_inputs_that_do_not_fit(tmp_path):
     name = host.inputs[0].name
     for inputs, reason in (({}, "is missing"), ({name: np.zeros((3, 7, 4))}, r"found the shape \(3, 7, 4\)"),
                            ({name: np.full((3, 7, 5), np.nan)}, "lstm.*: x: not all numbers are finite")):
-        with pytest.raises(HostError, match=reason):
+        with pytest.raises(HostError, match=reason) as error:
             in_float(host, inputs)
+        assert "\n" not in str(error.value)
+    fixed = keras.Sequential([keras.Input((None, 5)), L.LSTM(4, return_sequences=True), L.Reshape((2, 14))])
+    host = open_host(saved(fixed, tmp_path / "fixed.keras"))
+    with pytest.raises(HostError, match="^fixed: .*reshape|^fixed: .*shape") as error:
+        in_float(host, {host.inputs[0].name: frames(steps=6)})
+    assert "\n" not in str(error.value)
 
 
 def test_damaged_hosts_are_refused(tmp_path):
