@@ -270,6 +270,18 @@ def test_blocks_of_a_crnn(tmp_path):
     agree(open_host(tmp_path / "net.pt", True, lambda: [x.numpy()]), network, x, other)
 
 
+def test_an_onnx_file_through_offload(tmp_path):
+    network, x, other = Around("norm").eval(), torch.randn(10, 2, 8), torch.randn(7, 3, 8)
+    with quiet():
+        torch.onnx.export(network, (x,), tmp_path / "net.onnx", dynamo=False, opset_version=17, input_names=["x"],
+                          output_names=["y"], dynamic_axes={"x": {0: "t", 1: "b"}})
+    session = openese.offload(tmp_path / "net.onnx", "demo", calibrate={"x": x.numpy()})
+    assert [port.shape for port in session.get_inputs()] == [["t", "b", 8]] and len(session.parts) == 2
+    with torch.no_grad():
+        error = root_mean_square(session.run(["y"], {"x": other.numpy()}), [network(other).numpy()])
+    assert 0 < error < 0.01
+
+
 def saved(network, kind, path, x):
     """A file that is a program."""
     if kind == "pt2":
