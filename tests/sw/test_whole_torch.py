@@ -85,7 +85,8 @@ def by_exporter(case, path, dynamo):
     torch.onnx.export(case.network, (), path, kwargs=case.inputs, dynamo=dynamo, input_names=names, **given)
 
 
-@pytest.mark.parametrize("dynamo", [False, True], ids=["trace", "dynamo"])
+@pytest.mark.parametrize("dynamo", [pytest.param(False, id="trace"),
+                                    pytest.param(True, id="dynamo", marks=pytest.mark.slow)])
 def test_random_networks_through_an_exporter(tmp_path, dynamo):
     """Equal to PyTorch, or refused: by the exporter, or because its file is wrong."""
     if dynamo:
@@ -363,6 +364,7 @@ class Branching(nn.Module):
         return y if bool(x.sum() > 0) else -y
 
 
+@pytest.mark.slow
 def test_refused_programs(tmp_path):
     x, path = torch.randn(10, 2, 8), tmp_path / "net.pt"
     network = Around("norm").eval()
