@@ -4,7 +4,7 @@
 An example is a fenced block whose language is followed by ``example``: ``python example`` is executed, and
 of ``sh example`` every line must be an ``openese`` command that succeeds. The examples of a page follow one
 another, in one namespace and one empty folder; ``sim`` marks those that need a simulator, ``torch`` those that need
-PyTorch, ``onnx`` those that need onnxruntime.
+PyTorch, ``onnx`` those that need onnxruntime; ``slow`` a page that takes more than ten seconds.
 """
 
 import ast
@@ -75,7 +75,8 @@ def with_examples():
     for page in PAGES:
         words = [word for _, found, _, _ in examples(page) for word in found]
         if words:
-            yield pytest.param(page, id=name(page), marks=[pytest.mark.sim] if "sim" in words else [])
+            marks = [getattr(pytest.mark, word) for word in ("sim", "slow") if word in words]
+            yield pytest.param(page, id=name(page), marks=marks)
 
 
 # PyTorch warns so of its own LSTM.

@@ -223,11 +223,10 @@ def take(network: nn.Module, switch: Switch) -> Taken:
     HostError
         The network cannot be copied, or is a program of TorchScript.
     """
-    network = getattr(network, "_orig_mod", network)  # of torch.compile
     if isinstance(network, torch.jit.ScriptModule):
         raise HostError(f"{type(network).__name__} is a TorchScript program, whose layers cannot be replaced; offload "
                         f"the network that it was made from, or compile its file")
-    copied = _copy(network).eval()
+    copied = _plain(_copy(network)).eval()
     parts, links = {}, []
     for path, module in copied.named_modules():
         if not isinstance(module, (nn.LSTM, nn.LSTMCell, LSTMP)):
@@ -301,6 +300,15 @@ def _copy(network: nn.Module) -> nn.Module:
         reason = " ".join(str(error).split())
         raise HostError(f"{type(network).__name__} cannot be copied: {type(error).__name__}: {reason}") from error
     return copied
+
+
+def _plain(network: nn.Module) -> nn.Module:
+    """The network without `torch.compile`, which cannot look into a machine."""
+    network = getattr(network, "_orig_mod", network)
+    for parent in network.modules():
+        for name, child in parent._modules.items():
+            parent._modules[name] = getattr(child, "_orig_mod", child)
+    return network
 
 
 def _refresh(module: nn.Module) -> None:

@@ -431,6 +431,9 @@ def test_copies_and_wrappers_of_pytorch():
     assert torch.equal(again(x), wanted)
     assert torch.equal(openese.offload(nn.DataParallel(net), "demo", calibrate=x)(x), wanted)
     assert torch.equal(openese.offload(torch.compile(net), "demo", calibrate=x)(x), wanted)
+    net.a = torch.compile(net.a)
+    inside = openese.offload(net, "demo", calibrate=x)
+    assert torch.equal(inside(x), wanted) and list(inside.parts) == ["a", "b"]
 
 
 def test_attributes_are_those_of_the_network():

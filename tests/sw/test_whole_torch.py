@@ -85,7 +85,8 @@ def by_exporter(case, path, dynamo):
     torch.onnx.export(case.network, (), path, kwargs=case.inputs, dynamo=dynamo, input_names=names, **given)
 
 
-@pytest.mark.parametrize("dynamo", [False, True], ids=["trace", "dynamo"])
+@pytest.mark.parametrize("dynamo", [pytest.param(False, id="trace"),
+                                    pytest.param(True, id="dynamo", marks=pytest.mark.slow)])
 def test_random_networks_through_an_exporter(tmp_path, dynamo):
     """Equal to PyTorch, or refused: by the exporter, or because its file is wrong."""
     if dynamo:
@@ -270,6 +271,18 @@ def test_blocks_of_a_crnn(tmp_path):
     agree(open_host(tmp_path / "net.pt", True, lambda: [x.numpy()]), network, x, other)
 
 
+def test_an_onnx_file_through_offload(tmp_path):
+    network, x, other = Around("norm").eval(), torch.randn(10, 2, 8), torch.randn(7, 3, 8)
+    with quiet():
+        torch.onnx.export(network, (x,), tmp_path / "net.onnx", dynamo=False, opset_version=17, input_names=["x"],
+                          output_names=["y"], dynamic_axes={"x": {0: "t", 1: "b"}})
+    session = openese.offload(tmp_path / "net.onnx", "demo", calibrate={"x": x.numpy()})
+    assert [port.shape for port in session.get_inputs()] == [["t", "b", 8]] and len(session.parts) == 2
+    with torch.no_grad():
+        error = root_mean_square(session.run(["y"], {"x": other.numpy()}), [network(other).numpy()])
+    assert 0 < error < 0.01
+
+
 def saved(network, kind, path, x):
     """A file that is a program."""
     if kind == "pt2":
@@ -319,7 +332,7 @@ def test_a_streaming_program(tmp_path):
     x, zero = torch.randn(50, 1, 1, 12), torch.zeros(2, 2, 1, 1, 16)
     compiled = openese.compile(tmp_path / "step.pt", "demo", calibrate={"x": x.numpy(), "s": zero.numpy()},
                                carry={"output.1": "s"}, trust=True)
-    assert compiled.parts["/LSTM"].calibration == (50, 1)
+    assert {part.calibration for part in compiled.parts.values()} == {(50, 1)}
     found = compiled.run({"x": x.numpy(), "s": zero.numpy()})
     state, wanted = zero, []
     with torch.no_grad():
@@ -351,6 +364,7 @@ class Branching(nn.Module):
         return y if bool(x.sum() > 0) else -y
 
 
+@pytest.mark.slow
 def test_refused_programs(tmp_path):
     x, path = torch.randn(10, 2, 8), tmp_path / "net.pt"
     network = Around("norm").eval()
