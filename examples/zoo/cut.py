@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -26,14 +27,15 @@ _REPEATS = 3
 
 
 class _Timed:
-    """An engine that counts its seconds of a core."""
+    """A function that counts its seconds of a core, and keeps what it was called with."""
 
-    def __init__(self, engine):
-        self._engine, self.parts, self.seconds = engine, engine.parts, 0.0
+    def __init__(self, function):
+        self._function, self.seconds, self.calls = function, 0.0, []
 
-    def call(self, *arguments):
+    def __call__(self, *arguments):
+        self.calls.append(arguments)
         start = process_time()
-        result = self._engine.call(*arguments)
+        result = self._function(*arguments)
         self.seconds += process_time() - start
         return result
 
@@ -63,36 +65,44 @@ CUTS = {"silero-vad: silero_vad.onnx": _silero, "ddddocr: common.onnx": _ddddocr
 
 
 def cut(name, tell):
-    """Return the seconds of the parts of one run on the reference, each the least of several runs."""
+    """Return the seconds of a core that each part of a run on the reference takes; the least of several runs."""
     tell("the cost of the cut")
     with TemporaryDirectory() as folder, ExitStack() as stack:
         path, preset, carry, inputs = CUTS[name](Path(folder))
         compiled = openese.compile(path, preset, calibrate=inputs, carry=carry)
-        machines = {part: stack.enter_context(network.machines("reference"))
-                    for part, network in compiled.parts.items()}
-        runs = []
-        for _ in range(_REPEATS):
-            engine = _Timed(compiled.engine(machines))
-            whole = _seconds(lambda feeds, engine=engine: compiled.host.run(feeds, engine), inputs, carry)
-            runs.append((whole - engine.seconds, engine.seconds))
-        others, machine = (min(column) for column in zip(*runs, strict=True))
-        own = min(_seconds(compiled.host.original, inputs, carry) for _ in range(_REPEATS))
+        engine = compiled.engine({part: stack.enter_context(network.machines("reference"))
+                                  for part, network in compiled.parts.items()})
+        runs = [_run(compiled.host, engine, inputs, carry) for _ in range(_REPEATS)]
+        machine, others, own = (min(column) for column in zip(*runs, strict=True))
         rest = own * _rest(path, folder, inputs, carry)
     return {"voices": _VOICES, "steps": _STEPS, "machine_seconds": machine, "rest_seconds": rest,
             "cut_seconds": others - rest, "share": (others - rest) / machine}
 
 
-def _seconds(run, inputs, carry):
-    """Return the seconds of all calls."""
-    start = process_time()
+def _run(host, engine, inputs, carry):
+    """Return the seconds of the LSTMs, of all else, and of the original network."""
+    lstms, whole, original = _Timed(engine.call), _Timed(host.run), _Timed(host.original)
+    timed = SimpleNamespace(parts=engine.parts, call=lstms)
+    _feed(lambda feeds: whole(feeds, timed), inputs, carry)
+    replayed = iter(lstms.calls)
+
+    def alternate(feeds):
+        outputs = original(feeds)
+        engine.call(*next(replayed))  # takes the processor's caches, as between two calls of the whole network
+        return outputs
+    _feed(alternate, inputs, carry)
+    return lstms.seconds, whole.seconds - lstms.seconds, original.seconds
+
+
+def _feed(run, inputs, carry):
+    """Call a network with all inputs."""
     if not carry:
         run(inputs)
-    else:
-        feeds = dict(inputs)
-        for frame in inputs["input"]:
-            outputs = run({**feeds, "input": frame})
-            feeds.update({given: outputs[output] for output, given in carry.items()})
-    return process_time() - start
+        return
+    feeds = dict(inputs)
+    for frame in inputs["input"]:
+        outputs = run({**feeds, "input": frame})
+        feeds.update({given: outputs[output] for output, given in carry.items()})
 
 
 def _rest(path, folder, inputs, carry):
@@ -102,7 +112,7 @@ def _rest(path, folder, inputs, carry):
     options.profile_file_prefix = str(Path(folder) / "profile")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    _seconds(lambda feeds: dict(zip(names, session.run(None, feeds), strict=True)), inputs, carry)
+    _feed(lambda feeds: dict(zip(names, session.run(None, feeds), strict=True)), inputs, carry)
     events = json.loads(Path(session.end_profiling()).read_text())
     whole = sum(event["dur"] for event in events if event["name"] == "model_run")
     lstms = sum(event["dur"] for event in events if event.get("args", {}).get("op_name") == "LSTM"
