@@ -168,11 +168,11 @@ class Campaign:
         """Run tests on a mutation; those that passed in use of the block, and the first that failed."""
         os.environ["OPENESE_CACHE"] = str(self.folder / "cache")
         stand_in = StandIn(self._block.make(), self.netlist, number)
-        stand_in.install()
         build.emitted = self._emitted(number)
         watch = _Watch(stand_in)
         options = ["-q", "--no-header", "-p", "no:cacheprovider", *(["-x"] if stop else [])]
-        status = pytest.main([*options, *tests], plugins=[watch])
+        with stand_in.installed():
+            status = pytest.main([*options, *tests], plugins=[watch])
         return {"passed": watch.passed, "failed": watch.failed, "status": int(status)}
 
     def _emitted(self, number):
