@@ -70,7 +70,7 @@ def judged_in_parallel(campaigns, again, jobs, folder, seed):
             waiting = [number for number in numbers if number not in known]
             task = progress.add_task(campaign.name, total=len(numbers), completed=len(known))
             if waiting:
-                campaign.prepare()
+                campaign.prepare(again)
             for entry in _judged(campaign, waiting, jobs):
                 campaign.keep(entry)
                 entries.append(entry)

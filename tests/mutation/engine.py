@@ -135,11 +135,11 @@ class Campaign:
         return {entry["mutation"]: entry for entry in entries
                 if (entry["block"], entry["digest"]) == (self.name, self.digest)}
 
-    def prepare(self):
-        """Compile the netlist, and find the tests that count; once for a netlist."""
+    def prepare(self, again=False):
+        """Compile the netlist, and find the tests that count; once for a netlist, or ``again``."""
         assert self.netlist.library
         place = self.folder / f"tests-{self.digest}.json"
-        if not place.exists():
+        if again or not place.exists():
             passed = _in_a_process(lambda: self._pass(self._block.tests, 0, False), 3600)
             if not passed or not passed["passed"]:
                 raise RuntimeError(f"{self.name}: no test passes with the netlist in the block's place")

@@ -167,12 +167,12 @@ class Campaign:
         return {entry["mutation"]: entry for entry in entries
                 if entry["block"] == self.name and [entry["line"], entry["operator"]] == wanted.get(entry["mutation"])}
 
-    def prepare(self):
-        """Find the tests of each line, and their times."""
+    def prepare(self, again=False):
+        """Find the tests of each line, and their times; once, or ``again``."""
         from coverage import CoverageData
 
         place = self._folder / f"{self.name.replace('/', '-')}.tests.json"
-        if not place.exists():
+        if again or not place.exists():
             data = self._folder / f"{self.name.replace('/', '-')}.coverage"
             os.environ["COVERAGE_FILE"] = str(data)
             # What was imported before is not measured, of which coverage warns.
