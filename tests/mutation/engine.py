@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import select
 import signal
 import time
@@ -124,7 +125,8 @@ class Campaign:
         self.folder = folder / name
         self.netlist = Netlist(self._block.make(), self.folder, count, seed)
         self.mutations = self.netlist.mutations
-        self.digest = hashlib.sha256((self.folder / "mutated.il").read_bytes()).hexdigest()[:16]
+        netlist = re.sub(r"(?m)^ *attribute \\src .*\n", "", (self.folder / "mutated.il").read_text())
+        self.digest = hashlib.sha256(netlist.encode()).hexdigest()[:16]
         self._results = folder / "results.jsonl"
 
     def known(self):
