@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Analyse an ONNX graph around its LSTM nodes: constants, and the outputs that feed each input."""
 
+import graphlib
 import math
 from collections.abc import Iterator
 from functools import cached_property
@@ -173,6 +174,22 @@ def _drop_claims(graph: Any, body: bool = False) -> None:
             _drop_claims(inner, body=True)
 
 
+def _check_nodes(path: Path, proto: Any) -> None:
+    """Raise `ImportRefused` if a node that needs an input has none, or if nodes read each other in a circle."""
+    for node in proto.node:
+        if node.op_type in _MOVING | _KEEPING_ZERO and not node.input:
+            raise ImportRefused(f"{path.name}: the file is damaged: the {node.op_type} node {node.name!r} has no input")
+    makers = {name: number for number, node in enumerate(proto.node) for name in node.output if name}
+    reads = {number: {makers[name] for name in node.input if name in makers}
+             for number, node in enumerate(proto.node)}
+    try:
+        graphlib.TopologicalSorter(reads).prepare()
+    except graphlib.CycleError as error:
+        first = proto.node[error.args[1][0]]
+        raise ImportRefused(f"{path.name}: the file is damaged: the {first.op_type} node {first.name!r} reads its own "
+                            f"output") from None
+
+
 class Graph:
     """A graph, or the body of an If, Loop or Scan node.
 
@@ -195,10 +212,7 @@ class Graph:
                  outer: "Graph | None" = None, prefix: str = "") -> None:
         self.onnx, self.proto, self.path, self.opsets = onnx, proto, path, opsets
         self.outer, self.prefix = outer, prefix
-        for node in proto.node:
-            if node.op_type in _MOVING | _KEEPING_ZERO and not node.input:
-                raise ImportRefused(f"{path.name}: the file is damaged: the {node.op_type} node {node.name!r} has no "
-                                    f"input")
+        _check_nodes(path, proto)
         self.tensors = {tensor.name: tensor for tensor in proto.initializer}
         #: LSTM, MatMul and Gemm nodes by their outputs' names. The importer fills it in.
         self.nodes: dict[str, Node] = {}

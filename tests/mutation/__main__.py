@@ -70,7 +70,7 @@ def judged_in_parallel(campaigns, again, jobs, folder, seed):
             waiting = [number for number in numbers if number not in known]
             task = progress.add_task(campaign.name, total=len(numbers), completed=len(known))
             if waiting:
-                campaign.prepare()
+                campaign.prepare(again)
             for entry in _judged(campaign, waiting, jobs):
                 campaign.keep(entry)
                 entries.append(entry)
@@ -89,17 +89,18 @@ def judged_in_parallel(campaigns, again, jobs, folder, seed):
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--resume", is_flag=True, help="Keep the results of a run before, and judge the rest.")
 @click.option("--again", is_flag=True, help="Judge those again that survived. Implies --resume.")
+@click.option("--machine/--no-machine", default=True, help="Whether survivors meet the Verilog of a machine: minutes.")
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path("build", "mutate"),
               show_default=True)
-def main(blocks, count, seed, resume, again, jobs, folder):
+def main(blocks, count, seed, resume, again, machine, jobs, folder):
     """Mutate the netlists of BLOCKS, or of all, and run the tests on each mutation."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     results = folder / "results.jsonl"
     if not (resume or again):
         results.unlink(missing_ok=True)
-    campaigns = (Campaign(name, folder, count, seed) for name in blocks or BLOCKS)
+    campaigns = (Campaign(name, folder, count, seed, machine) for name in blocks or BLOCKS)
     entries = judged_in_parallel(campaigns, again, jobs, folder, seed)
     Console().print(table(scores(entries)))
     print(f"for machines: {folder / 'scores.json'}; every mutation: {results}")

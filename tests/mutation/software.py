@@ -36,7 +36,7 @@ def _sw(*names):
 #: By module: the files of tests that may notice.
 MODULES = {
     "sw/quantize/calibrate.py": _sw("calibrate", "quantize"),
-    "sw/quantize/choose.py": _sw("quantize", "calibrate", "quantized"),
+    "sw/quantize/choose.py": _sw("quantize", "requantize", "calibrate", "quantized"),
     "sw/quantize/compare.py": _sw("compare"),
     "sw/pack/encode.py": _sw("encode", "level", "image"),
     "sw/pack/schedule.py": _sw("image", "level", "encode", "compile"),
@@ -167,12 +167,12 @@ class Campaign:
         return {entry["mutation"]: entry for entry in entries
                 if entry["block"] == self.name and [entry["line"], entry["operator"]] == wanted.get(entry["mutation"])}
 
-    def prepare(self):
-        """Find the tests of each line, and their times."""
+    def prepare(self, again=False):
+        """Find the tests of each line, and their times; once, or ``again``."""
         from coverage import CoverageData
 
         place = self._folder / f"{self.name.replace('/', '-')}.tests.json"
-        if not place.exists():
+        if again or not place.exists():
             data = self._folder / f"{self.name.replace('/', '-')}.coverage"
             os.environ["COVERAGE_FILE"] = str(data)
             # What was imported before is not measured, of which coverage warns.

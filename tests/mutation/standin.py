@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts a mutated netlist in the place of a block, in Amaranth's simulator and in Verilog, whatever test makes it.
 
-While a `StandIn` is installed, every block of its class whose description is the same is replaced. Other blocks of the
+While it is `installed`, every block of its class whose description is the same is replaced. Other blocks of the
 class, with other widths, stay.
 """
 
+import contextlib
 import ctypes
 import functools
+from unittest import mock
 
 import amaranth.sim
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal, Signal
 
 from openese.rtl.emit import VerilogPlatform
 
-from .netlist import SELECT, description, ports_of
+from .netlist import SELECT, WIDTH, description, ports_of
 
 __all__ = ["StandIn"]
 
@@ -36,7 +38,7 @@ class _Design:
         self._outputs = [(self._port(name), width) for name, width, is_input in ports if not is_input]
         assert all(port is not None for port, _ in self._outputs)
         self._clock, self._reset = self._port("clk"), self._port("rst")
-        self._write(self._port(SELECT), 16, number)
+        self._write(self._port(SELECT), WIDTH, number)
 
     def _port(self, name):
         parts = ctypes.c_size_t()
@@ -97,8 +99,9 @@ class StandIn:
         library.cxxrtl_get_parts.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_size_t)]
         return library
 
-    def install(self):
-        """Replace blocks from here on."""
+    @contextlib.contextmanager
+    def installed(self):
+        """Replace blocks in the ``with`` block."""
         stand_in, original = self, self._original
 
         def elaborate(block, platform):
@@ -108,14 +111,12 @@ class StandIn:
             m = Module()
             if isinstance(platform, VerilogPlatform):
                 ports = {f"{'i' if is_input else 'o'}_{name}": value for name, value, is_input in ports_of(block)}
+                ports[f"i_{SELECT}"] = Const(stand_in._number, WIDTH)
                 m.submodules.mutant = Instance("mutant", i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
             else:
                 m.d.sync += Signal(name="clocked").eq(1)  # the block has a clock
                 stand_in._waiting.append(block)
             return m
-
-        self._class.elaborate = elaborate
-        simulator = amaranth.sim.Simulator
 
         def begin(simulation, toplevel, **named):
             stand_in._waiting.clear()
@@ -123,8 +124,10 @@ class StandIn:
             for block in stand_in._waiting:
                 stand_in._attach(simulation, block)
 
-        original_begin = simulator.__init__
-        simulator.__init__ = begin
+        original_begin = amaranth.sim.Simulator.__init__
+        with mock.patch.object(self._class, "elaborate", elaborate), \
+                mock.patch.object(amaranth.sim.Simulator, "__init__", begin):
+            yield
 
     def _attach(self, simulation, block):
         """Let a process of ``simulation`` carry out the netlist for ``block``."""

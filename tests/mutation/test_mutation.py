@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The score of tests means something: a mutation is noticed, no mutation is not, and what changes nothing is found."""
 
+import re
+
 import pytest
+
+from openese.rtl.emit import emit
+from openese.rtl.fifo import Fifo
 
 pytest.importorskip("pyosys", reason="needs the extra 'synth'")
 from mutation import engine  # noqa: E402
 from mutation.__main__ import scores  # noqa: E402
 from mutation.equivalence import same  # noqa: E402
 from mutation.netlist import SELECT, WIDTH  # noqa: E402
+from mutation.standin import StandIn  # noqa: E402
 
 
 @pytest.fixture
@@ -26,6 +32,13 @@ def test_mutations_of_a_fifo(campaign):
     assert sum(entry["result"] == "killed" for entry in entries) >= 3
     assert campaign.known() == {entry["mutation"]: entry for entry in entries}
     assert scores(entries)["fifo"]["score"] == 1.0
+
+
+def test_a_machine_has_the_mutation(campaign):
+    """The Verilog of a machine around the netlist chooses the mutation."""
+    with StandIn(Fifo(8, 8), campaign.netlist, 5).installed():
+        text = emit(Fifo(8, 8), "top")
+    assert re.search(rf"\.{SELECT}\({WIDTH}'h0*5\)", text), text
 
 
 def test_equivalence(campaign):

@@ -37,7 +37,7 @@ class Bench:
         # Per column: index, operation, end; activations, not of ends.
         self.expected = []
         self.columns, self.activations = [], []
-        self.lines_done = 0
+        self.lines_done, self.current = 0, None
         dut = self.dut
         self._watch, self.seen = trace(dut.start, dut.column_valid, dut.full, dut.blocked_full,
                                        dut.blocked_follow, dut.read_valid, dut.busy)
@@ -45,7 +45,7 @@ class Bench:
     def operation(self, number):
         rng, config = self.rng, self.config
         follow = int(rng.integers(2))
-        count = int(rng.integers(0, 30))
+        count = config.column_depth if number == 1 else int(rng.integers(0, 30))
         return {
             "count": count,
             "order_base": int(rng.integers(0, config.column_depth - count + 1)),
@@ -60,6 +60,9 @@ class Bench:
                  background=[self.memory, self.hold, self.record, self._watch])
         assert self.columns == [column for column, _ in self.expected]
         assert self.activations == [values for _, values in self.expected]
+        for _, _, full, blocked_full, blocked_follow, _, busy in self.seen:
+            assert not blocked_full or full and busy
+            assert not blocked_follow or busy and not full
 
     async def run_operations(self, ctx):
         dut = self.dut
@@ -74,6 +77,7 @@ class Bench:
             while ctx.get(dut.busy):
                 await ctx.tick()
             self.expect(fields)
+            self.current = fields
             for name, value in fields.items():
                 ctx.set(getattr(dut, name), value)
             self.lines_done = 0
@@ -108,7 +112,12 @@ class Bench:
         dut = self.dut
         late = deque([self.vectors[0].tolist()] * (VectorMemory.delay - 1))
         while True:
-            _, _, valid, lines = await ctx.tick().sample(dut.read_valid, dut.read_line)
+            current = self.current
+            _, _, valid, lines, done = await ctx.tick().sample(dut.read_valid, dut.read_line, dut.lines_done)
+            if valid and current["follow"]:
+                for group in range(self.config.groups):
+                    line = (lines[group] - current["src_base"]) % self.lines
+                    assert line < done, f"line {line} is read, {done} are written"
             lines = [lines[group] if valid else int(self.rng.integers(self.lines))
                      for group in range(self.config.groups)]
             late.append(self.vectors[lines, np.arange(self.config.groups)].tolist())
@@ -146,13 +155,16 @@ def test_an_operation_that_follows_waits_for_its_lines():
     bench = Bench(SMALL, rng, 1, slow=0.9)
     bench.order[:, 0] = np.arange(SMALL.column_depth) % 20
     bench.operations[0].update(count=20, order_base=20, follow=1, src_base=100)
-    sent = []
+    sent, written = [], [0] * 6
 
     async def check(ctx):
         dut = bench.dut
         async for _, _, valid, done in ctx.tick().sample(dut.read_valid, dut.lines_done):
             sent.append(valid)
+            written.append(done)
             assert sum(sent) <= done
+            # What was written a cycle before is read; only the first line waits for the start too.
+            assert sum(sent) >= min(written[-2], 20) or not sum(sent)
 
     simulate(bench.dut, bench.run_operations, limit=5000,
              background=[bench.memory, bench.record, check, bench._watch])

@@ -2,7 +2,7 @@
 """Controller: random programs, carried out in order, against blocks that take their time."""
 
 import pytest
-from bench import TINY, cycles, generator, seeds, simulate
+from bench import TINY, cycles, generator, raw, seeds, simulate
 
 from openese.rtl.controller import Controller
 from openese.rtl.interfaces import MAX_OPERATIONS
@@ -25,6 +25,7 @@ def random_program(rng, config, length):
             "entry_base": number(config.entry_depth), "order_base": number(config.column_depth),
             "acc_base": number(config.accumulator_rows), "acc_offset": number(config.accumulator_rows),
             "phase_stride": number(20), "phase_last": number(4), "gated": number(2), "rows": number(8),
+            "cell_base": number(config.cell_rows), "follow": number(2),
             "align": rng.integers(0, 8, 4).tolist(), "shift": rng.integers(0, 32, 4).tolist(),
             "cell_argument_shift": number(32), "peephole_select": number(8), "cell_select": number(8),
             "g_sigmoid": number(2), "masked": number(2), "sent": number(2)})
@@ -46,11 +47,13 @@ class Reference:
         self.voices = self.step = (0, 0)
         self.buffer = 0
         self.taken = 0
+        #: The instruction of the last event.
+        self.instruction = None
 
     def next(self, kind):
         """The next event, given that it is of ``kind``: what it must show."""
         while True:
-            instruction = self.program[self.counter]
+            instruction = self.instruction = self.program[self.counter]
             opcode = instruction["opcode"]
             self.counter += 1
             if opcode is Opcode.REPEAT:
@@ -102,14 +105,15 @@ class Reference:
 class Bench:
     """The controller among blocks that are busy for random times."""
 
-    def __init__(self, config, rng, program, frames):
+    def __init__(self, config, rng, program, frames, slow=1):
         self.config = config
         self.rng = rng
+        self.slow, self.most = slow, 0
         self.dut = Controller(config)
         self.program = program
         self.frames = frames
         self.reference = Reference(config, program, frames)
-        self.sent = self.done = 0
+        self.sent = self.done = self.waited = 0
         self.longest = int(rng.integers(1, 25))
 
     def time(self):
@@ -131,8 +135,12 @@ class Bench:
         target, queue = None, []
         for _ in range(limit):
             ready = self.reference.taken < len(self.frames) and rng.random() < 0.3
-            ctx.set(dut.run, rng.random() < 0.9)
+            runs = rng.random() < 0.9
+            ctx.set(dut.run, runs)
             ctx.set(dut.frame_ready, ready)
+            if ctx.get(dut.waiting_frame):
+                assert not (ready and runs) and not ctx.get(dut.frame_take)
+                self.waited += 1
             if self.reference.taken < len(self.frames):
                 active, reset = self.frames[self.reference.taken]
                 ctx.set(dut.frame_active, active)
@@ -153,8 +161,9 @@ class Bench:
             if ctx.get(dut.multiply):
                 assert multiply == 0
                 multiply = self.time() + 1
-                queue.append(self.time())
+                queue.append(self.slow * self.time())
                 self.sent += 1
+                self.most = max(self.most, self.sent - self.done)
                 assert self.sent - self.done <= MAX_OPERATIONS
             if ctx.get(dut.output):
                 assert output == 0
@@ -181,6 +190,7 @@ class Bench:
             elif queue:
                 queue[0] = max(0, queue[0] - 1)
         assert self.reference.taken == len(self.frames), "the program has come to a stop"
+        assert self.waited
 
     def check(self, ctx, kind):
         dut = self.dut
@@ -204,6 +214,7 @@ class Bench:
             got = (ctx.get(dut.acc_base), ctx.get(instruction.rows), [settings[name] for name in FORMATS],
                    list(settings.shift), settings.active, settings.reset)
         assert (kind, got) == self.reference.next(kind)
+        assert ctx.get(raw(instruction)) == Instruction(self.config).pack(**self.reference.instruction)
 
 
 @seeds(6)
@@ -212,6 +223,24 @@ def test_random_programs(seed):
     program = random_program(rng, TINY, int(rng.integers(4, 30)))
     frames = [tuple(rng.integers(0, 1 << TINY.channels, 2).tolist()) for _ in range(12)]
     bench = Bench(TINY, rng, program, frames)
+    simulate(bench.dut, lambda ctx: bench.run(ctx, 6000), limit=8000)
+
+
+@seeds(2)
+def test_operations_that_end_late(seed):
+    """As many as there may be are under way, and no more."""
+    rng = generator(seed)
+    bench = Bench(TINY, rng, random_program(rng, TINY, 20), [(3, 0)] * 3, slow=12)
+    bench.longest = 5
+    simulate(bench.dut, lambda ctx: bench.run(ctx, 5000), limit=8000)
+    assert bench.most == MAX_OPERATIONS
+
+
+def test_a_program_of_all_instructions_there_are():
+    rng = generator(0)
+    program = random_program(rng, TINY, TINY.program_depth - 4)
+    assert len(program) == TINY.program_depth
+    bench = Bench(TINY, rng, program, [(3, 0)] * 4)
     simulate(bench.dut, lambda ctx: bench.run(ctx, 6000), limit=8000)
 
 

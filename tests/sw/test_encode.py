@@ -80,9 +80,10 @@ def test_order_keeps_the_pes_level():
     assert spread(order) < spread(np.arange(1024)) / 3
 
 
-def test_a_weight_that_does_not_fit_is_refused():
-    with pytest.raises(EncodeError, match="2048.*does not fit 12 bits"):
-        encode(np.array([[2048]]), TINY)
+@pytest.mark.parametrize("worst", [2048, 5000, -2049])
+def test_a_weight_that_does_not_fit_is_refused(worst):
+    with pytest.raises(EncodeError, match=f"a weight of {worst} does not fit 12 bits"):
+        encode(np.array([[3, worst, -3]]), TINY)
 
 
 def test_pointers_beyond_the_entries_are_refused():
