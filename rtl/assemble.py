@@ -130,6 +130,7 @@ class Assemble(wiring.Component):
         })
         for signal in (self.drain, self.drain_address):
             signal.attrs.update(fanout(64))  # a load for each PE
+        self.write_valid.attrs.update(fanout(128))
         a_slice = Slice(config)
         #: Steps of at most eight to one in which a column is picked out of those of a row.
         self._picks = 1 if self.lines <= _PICK else 2

@@ -9,6 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
 
+from openese.rtl.attributes import fanout
 from openese.rtl.bundles import Bundle
 from openese.rtl.config import Config, bits_for
 from openese.rtl.program import Instruction
@@ -244,8 +245,12 @@ class Loader(wiring.Component):
                 for key, words in self._lines.words.items():
                     with m.Case(key):
                         m.d.comb += last.eq(word_index == words - 1)
+            shifts = Signal(attrs=fanout(128))
+            m.d.comb += shifts.eq(self.word_valid)
+            with m.If(shifts):
+                m.d.sync += line.eq(Cat(line, self.word)[32:])
             with m.If(self.word_valid):
-                m.d.sync += [line.eq(Cat(line, self.word)[32:]), word_index.eq(word_index + 1)]
+                m.d.sync += word_index.eq(word_index + 1)
                 with m.If(last):
                     m.d.sync += [word_index.eq(0), line_complete.eq(1), written.eq(section), left.eq(left - 1)]
                     with m.If(left == 1):

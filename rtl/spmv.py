@@ -213,7 +213,7 @@ class SpMV(wiring.Component):
         # Stage 5, 6 and 7: where the rows under way are.
         addresses = [Signal.like(address, name=f"address{k}", reset_less=True) for k in (5, 6, 7)]
         live = Signal(3)
-        drains = Signal(2)
+        drains = Signal(2, attrs=fanout(128))
         ends = Signal(4)
         met = Signal(3)
         drain, drain_address = Signal(), Signal.like(self.drain_address, reset_less=True)

@@ -89,7 +89,8 @@ class Top(wiring.Component):
         m = Module()
         m.domains.sync = sync_domain = ClockDomain("sync")
         m.domains.core = core_domain = ClockDomain("core")
-        core_reset, load = Signal(init=1, attrs=fanout(256)), Signal()
+        core_reset = Signal(init=1, attrs=fanout(256))
+        load = Signal(attrs=fanout(256))
         # No pin goes further than to a register or the memory of a queue.
         reset = Signal(init=1, reset_less=True, attrs=fanout(256))
         m.d.sync += reset.eq(~self.aresetn)

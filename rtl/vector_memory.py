@@ -5,7 +5,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from openese.rtl.attributes import block_ram
+from openese.rtl.attributes import block_ram, fanout
 from openese.rtl.interfaces import activations
 
 __all__ = ["VectorMemory", "share_ports"]
@@ -84,6 +84,8 @@ def share_ports(m, config, vectors, broadcast, frame_output, frame_input, assemb
         vectors.write_bank.eq(Mux(frame_input.write_valid, frame_input.write_bank, 0)),
         vectors.write_channels.eq((1 << config.channels) - 1),
     ]
+    set_by_host = Signal(attrs=fanout(128))
+    m.d.comb += set_by_host.eq(state.bank.any())
     with m.If(assemble.write_valid):
         m.d.comb += [
             vectors.write_line.eq(assemble.write_line),
@@ -91,7 +93,7 @@ def share_ports(m, config, vectors, broadcast, frame_output, frame_input, assemb
             vectors.write_channels.eq(assemble.write_channels),
             vectors.write_columns.eq(assemble.write_columns),
         ]
-    with m.Elif(state.bank.any()):
+    with m.Elif(set_by_host):
         m.d.comb += [
             vectors.write_line.eq(state.line),
             vectors.write_bank.eq(state.bank),

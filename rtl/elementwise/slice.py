@@ -9,6 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.activation import Activation, table_line
+from openese.rtl.attributes import fanout
 from openese.rtl.bundles import CellsPort, ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.elementwise.lane import Lane, Shared
@@ -154,7 +155,9 @@ class Slice(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        control = [Signal(Beat(config), name=f"beat{k}") for k in range(Stages.of(config).cell + 1)]
+        # The first one picks the lanes out of the row.
+        control = [Signal(Beat(config), name=f"beat{k}", attrs=fanout(128) if k == 0 else {})
+                   for k in range(Stages.of(config).cell + 1)]
         m.d.sync += control[0].eq(self.beat)
         m.d.sync += [after.eq(before) for before, after in zip(control, control[1:], strict=False)]
 
