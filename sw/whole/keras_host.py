@@ -189,7 +189,7 @@ def _load(path: Path, trust: bool) -> Any:
             advice = "; save it as .keras, which holds more kinds of layers" if archive.named else ""
             raise ImportRefused(f"{path.name}: Keras cannot load the network: {_reason(error)}{advice}") from None
     if archive.named:
-        _check_order(archive.weights, loaded, path.name)
+        _check_order(keras, archive.weights, loaded, path.name)
     if not loaded.built:
         raise ImportRefused(f"{path.name}: the network was saved before it had weights; call it once on inputs, and "
                             f"save it again")
@@ -223,21 +223,21 @@ def _renewed_call(call: Any) -> Any:
     return {"args": tensors[:1], "kwargs": {"initial_state": tensors[1:]}}
 
 
-def _check_order(weights: Any, model: Any, name: str) -> None:
+def _check_order(keras: Any, weights: Any, model: Any, name: str) -> None:
     """Refuse a ``.h5`` file whose weights Keras gives to other directions than their names have.
 
     Keras goes by the order, which has frozen weights last, and Keras 2 does not save what is frozen in a Bidirectional.
     """
     for layer in model.layers:
-        held = [_direction(weight.path) for weight in (*layer.trainable_weights, *layer.non_trainable_weights)]
-        if held and held != [_direction(path) for path in weights.names(layer.name)]:
+        both = [inner for inner in layer._flatten_layers() if isinstance(inner, keras.layers.Bidirectional)]
+        if not both:
+            continue
+        forward = {id(weight) for inner in both for weight in inner.forward_layer.weights}
+        names = {inner.forward_layer.name for inner in both}
+        read = [id(weight) in forward for weight in (*layer.trainable_weights, *layer.non_trainable_weights)]
+        if read != [not names.isdisjoint(path.split("/")) for path in weights.names(layer.name)]:
             raise ImportRefused(f"{name}: the weights of {layer.name!r} are in another order than Keras reads them; "
                                 f"save the network as .keras, or with no layer frozen")
-
-
-def _direction(path: str) -> tuple[str, ...]:
-    *place, own = path.split(":")[0].split("/")
-    return (*(step.split("_")[0] for step in place if step.startswith(("forward_", "backward_"))), own)
 
 
 def _copy(path: Path, target: Path, model: Any) -> None:
