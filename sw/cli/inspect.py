@@ -8,7 +8,7 @@ import click
 
 from openese.sw import files, importers
 from openese.sw.cli import show, whole
-from openese.sw.cli.options import PATH
+from openese.sw.cli.options import PATH, trust_option
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork
 from openese.sw.model.quantized import QuantizedModel
 
@@ -17,7 +17,8 @@ __all__ = ["info", "presets", "verify"]
 
 @click.command()
 @click.argument("path", type=PATH)
-def info(path: Path) -> None:
+@trust_option
+def info(path: Path, trust: bool) -> None:
     """Show the contents of PATH.
 
     PATH is a network, a quantized or compiled network, or a file to import.
@@ -29,7 +30,7 @@ def info(path: Path) -> None:
     """
     kind = files.kind(path)
     if kind == "whole":
-        whole.info(path)
+        whole.info(path, trust)
     elif kind == "images":
         for image in CompiledNetwork.load(path).images:
             show.image(image)
@@ -45,7 +46,8 @@ def info(path: Path) -> None:
 @click.command()
 @click.argument("image", type=PATH)
 @click.option("--quantized", type=PATH, metavar="PATH", help="The quantized network that the image should hold.")
-def verify(image: Path, quantized: Path | None) -> None:
+@trust_option
+def verify(image: Path, quantized: Path | None, trust: bool) -> None:
     """Check that IMAGE, or every image of a whole network, is sound.
 
     Its format, manifest and CRCs are checked, and that it decodes to a model that packs into the same bytes again.
@@ -57,7 +59,7 @@ def verify(image: Path, quantized: Path | None) -> None:
     if files.kind(image) == "whole":
         if quantized is not None:
             raise click.UsageError("--quantized goes with an image; this is a whole network")
-        whole.verify(image)
+        whole.verify(image, trust)
         return
     images = CompiledNetwork.load(image).images
     wanted: Sequence[QuantizedModel | None] = [None] * len(images)

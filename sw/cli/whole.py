@@ -122,9 +122,9 @@ def _check(outputs: Arrays, wanted: Arrays) -> None:
     show.line(f"all {total:,} output numbers are the reference's")
 
 
-def info(path: Path) -> None:
+def info(path: Path, trust: bool) -> None:
     """Show inputs, outputs and images of a compiled whole network."""
-    compiled = CompiledWhole.load(path)
+    compiled = CompiledWhole.load(path, trust)
     host = compiled.host
     show.line(f"{host.name}: the host's part needs {host.runtime} (pip install 'openese[{host.extra}]')")
     show.ports(host.inputs, host.outputs)
@@ -135,9 +135,9 @@ def info(path: Path) -> None:
             show.image(image)
 
 
-def verify(path: Path) -> None:
+def verify(path: Path, trust: bool) -> None:
     """Check the images of a compiled whole network, and that the host's part can be read."""
-    for part in CompiledWhole.load(path).parts.values():
+    for part in CompiledWhole.load(path, trust).parts.values():
         for image in part.images:
             files.verify_image(image)
             show.verified(image)
