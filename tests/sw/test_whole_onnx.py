@@ -585,6 +585,21 @@ def test_damaged_hosts(tmp_path):
             pass
 
 
+def test_damaged_files(tmp_path):
+    """They are read or refused."""
+    small(tmp_path)
+    data = (tmp_path / "net.onnx").read_bytes()
+    rng = np.random.default_rng(24)
+    for _ in range(60):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        (tmp_path / "net.onnx").write_bytes(damaged)
+        try:
+            open_file(tmp_path / "net.onnx")
+        except ImportRefused:
+            pass
+
+
 @pytest.mark.parametrize("optimized", ["ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL"])
 def test_files_that_onnxruntime_wrote(tmp_path, optimized):
     """After its optimizer, which puts operators of its own into the graph."""
