@@ -389,6 +389,19 @@ def test_readers_of_states_move_behind_a_chain(tmp_path):
     assert len(host.parts) == 1
 
 
+def test_a_dead_choice(tmp_path):
+    """Nothing reads an If; what its bodies read is read elsewhere too."""
+    rng = np.random.default_rng(26)
+    tensors = weights(rng, 3, 4)
+    bodies = {f"{way}_branch": helper.make_graph([node("Neg", "s", "n"), node("Abs", "n", "a")], way, [], [value("a")])
+              for way in ("then", "else")}
+    nodes = [node("Relu", "x", "s"), helper.make_node("If", ["cond"], ["unread"], "choice", **bodies),
+             node("LSTM", "s W R B", "Y", "lstm", hidden_size=4)]
+    host = opened(tmp_path, model_of(nodes, tensors, ["x", value("cond", TensorProto.BOOL, [])], ["Y"]))
+    assert places(host)["choice"] == "unused" and places(host)["Relu"] == "host"
+    assert_equal(host, {"x": rng.normal(size=(4, 2, 3)), "cond": np.array(True)})
+
+
 def test_shared_weights_are_one_part(tmp_path):
     rng = np.random.default_rng(9)
     nodes = [node("LSTM", f"{x} W R B", f"y{x}", f"on_{x}", hidden_size=4) for x in ("a", "b")]
