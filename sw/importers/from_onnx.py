@@ -29,7 +29,7 @@ from openese.sw.importers.onnx_lstm import RECURRENT, Lstm, read_lstm
 from openese.sw.model.layers import Dense
 from openese.sw.model.state import LayerState
 
-__all__ = ["IMPORTER", "open_model"]
+__all__ = ["IMPORTER", "check_text", "open_model"]
 
 
 class _OnnxSource(Source):
@@ -341,11 +341,29 @@ def open_model(path: Path) -> Any:
         model = onnx.load(path, load_external_data=False)
         if not model.opset_import or not model.graph.node:
             raise ImportRefused(f"{path.name}: not an ONNX model")
+        check_text(model)
         return onnx.inliner.inline_local_functions(model) if model.functions else model
     except ImportRefused:
         raise
     except Exception as error:
         raise ImportRefused(f"{path.name}: not an ONNX model ({type(error).__name__})") from None
+
+
+def check_text(message: Any) -> None:
+    """Refuse a message of protobuf with text that is not UTF-8, which libraries expect.
+
+    Raises
+    ------
+    ValueError
+        Naming the field.
+    """
+    for field, value in message.ListFields():
+        values = [value] if isinstance(value, (str, bytes)) or hasattr(value, "ListFields") else value
+        if field.type == field.TYPE_STRING and not all(isinstance(text, str) for text in values):
+            raise ValueError(f"{field.name} is not text")
+        if field.type == field.TYPE_MESSAGE:
+            for inner in values:
+                check_text(inner)
 
 
 def _open(path: Path) -> Source:

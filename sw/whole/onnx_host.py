@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from openese.sw.importers.base import LIMIT, ImportRefused, require
-from openese.sw.importers.from_onnx import open_model
+from openese.sw.importers.from_onnx import check_text, open_model
 from openese.sw.importers.onnx_graph import Graph, bodies, inferred, named_nodes
 from openese.sw.importers.onnx_lstm import RECURRENT
 from openese.sw.model.network import Network
@@ -88,22 +88,21 @@ class OnnxHost(Host):
             if path.stat().st_size > LIMIT:
                 raise HostError(f"{path}: {path.stat().st_size:,} bytes; at most {LIMIT:,} are read")
             model = onnx.load(path, load_external_data=False)
-            graph = Graph(onnx, model.graph, path, model.opset_import)
+            check_text(model)
+            _check_domains(Graph(onnx, model.graph, path, model.opset_import), path.name, (*_DOMAINS, DOMAIN))
+            if not all(map(_sound, operators(model.graph))) or any(
+                    tensor.data_location == tensor.EXTERNAL for tensor in _tensors(model.graph)):
+                raise HostError(f"{path}: changed since it was written; compile the network again")
+            named = next((entry.value for entry in model.metadata_props if entry.key == _NAME), folder.stem)
+            return cls(model, named, {}, ())
         except OSError as error:
             raise HostError(f"{path}: {error.strerror}; compile the network again") from None
         except HostError:
             raise
-        except Exception as error:
-            raise HostError(f"{path}: not a network ({type(error).__name__}); compile it again") from None
-        named = next((entry.value for entry in model.metadata_props if entry.key == _NAME), folder.stem)
-        sound = all(_sound(node) for node in operators(model.graph))
-        if not sound or any(tensor.data_location == tensor.EXTERNAL for tensor in _tensors(model.graph)):
-            raise HostError(f"{path}: changed since it was written; compile the network again")
-        try:
-            _check_domains(graph, path.name, (*_DOMAINS, DOMAIN))
         except ImportRefused as error:
             raise HostError(str(error)) from None
-        return cls(model, named, {}, ())
+        except Exception as error:  # damaged fields have any type
+            raise HostError(f"{path}: not a network ({type(error).__name__}); compile it again") from None
 
 
 _KINDS = tuple(kind.rsplit(".", 1)[-1] for kind in RECURRENT)
@@ -121,7 +120,17 @@ def open_file(path: Path, trust: bool = False) -> OnnxHost:
     onnx = require("onnx", "onnx", "whole ONNX networks")
     for module in ("onnxruntime", "onnxruntime_extensions"):
         require(module, "onnx", "whole ONNX networks")
-    model = open_model(path)
+    try:
+        return _opened(onnx, open_model(path), path)
+    except HostError as error:
+        raise ImportRefused(str(error)) from None
+    except (ImportRefused, OSError, MemoryError):
+        raise
+    except Exception as error:  # damaged fields have any type
+        raise ImportRefused(f"{path.name}: damaged ({type(error).__name__}: {error}); export it again") from None
+
+
+def _opened(onnx: Any, model: Any, path: Path) -> OnnxHost:
     _check_domains(Graph(onnx, model.graph, path, model.opset_import), path.name, _DOMAINS)
     _read_external(Graph(onnx, model.graph, path, model.opset_import), model, path)
     if model.ir_version < 4:  # the first in which an input may replace an initializer
@@ -134,17 +143,14 @@ def open_file(path: Path, trust: bool = False) -> OnnxHost:
     for value, known in zip(model.graph.output, twin.output, strict=True):
         value.type.CopyFrom(known.type)
     plan = Plan(model, Graph(onnx, model.graph, path, model.opset_import, twin))
-    try:
-        source = plan.equivalent or str(path.resolve())
-        PlainSession(source, path.stem)
-        parts, items = plan.parts, plan.items
-        # Read again, since the tensors that were taken out stay in the memory of a message that had them.
-        model = onnx.ModelProto.FromString(model.SerializeToString())
-        del plan
-        gc.collect()  # graphs refer to themselves
-        return OnnxHost(model, path.stem, parts, items, source)
-    except HostError as error:
-        raise ImportRefused(str(error)) from None
+    source = plan.equivalent or str(path.resolve())
+    PlainSession(source, path.stem)
+    parts, items = plan.parts, plan.items
+    # Read again, since the tensors that were taken out stay in the memory of a message that had them.
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    del plan
+    gc.collect()  # graphs refer to themselves
+    return OnnxHost(model, path.stem, parts, items, source)
 
 
 def _port(value: Any, types: dict[str, str], name: str, optional: bool = False) -> Port:

@@ -186,7 +186,8 @@ class PlainSession:
         if library is not None:
             options.register_custom_ops_library(library)
         try:
-            self._session = self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"],
+                                                           enable_fallback=0)
         except Exception as error:  # the classes of onnxruntime's errors have no common base
             raise HostError(f"{name}: onnxruntime does not load it: {_short(error)}") from None
         outputs = self._session.get_outputs()

@@ -107,8 +107,9 @@ class Plan:
             scope, node = waiting.pop()
             if id(node) in dead or any(reads[name] for name in node.output if name):
                 continue
-            dead.add(id(node))
-            for name in scope.node_reads(node):
+            read = list(scope.node_reads(node, without=dead))
+            dead.update(map(id, (node, *scope.inside(node))))
+            for name in read:
                 reads[name] -= 1
                 if not reads[name]:
                     waiting += producers.get(name, ())

@@ -2,7 +2,7 @@
 """Graphs and bodies whose nodes change, and the LSTM nodes that are taken out of them."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,16 +77,26 @@ class Scope:
                 yield from scope.scopes()
         yield self
 
-    def node_reads(self, node: Any) -> Iterator[str]:
-        """The names that a node reads, also in its bodies, each as often as it is read."""
+    def inside(self, node: Any) -> Iterator[Any]:
+        """The nodes in the bodies of a node."""
+        for scope in self._inner.get(id(node), ()):
+            for inner in scope.scopes():
+                yield from inner.nodes
+
+    def node_reads(self, node: Any, without: Set[int] = frozenset()) -> Iterator[str]:
+        """The names that a node reads, also in its bodies, each as often as it is read.
+
+        What the nodes with the ids ``without`` read does not count.
+        """
         yield from (name for name in node.input if name)
         for scope in self._inner.get(id(node), ()):
-            yield from scope.reads()
+            yield from scope.reads(without)
 
-    def reads(self) -> Iterator[str]:
-        """The names that are read in this scope and those in it, each as often as it is read."""
+    def reads(self, without: Set[int] = frozenset()) -> Iterator[str]:
+        """The names that are read in this scope and those in it, as of `node_reads`."""
         for node in self.nodes:
-            yield from self.node_reads(node)
+            if id(node) not in without:
+                yield from self.node_reads(node, without)
         yield from (output.name for output in self.graph.proto.output)
 
     def position(self, node: Any) -> int:

@@ -365,7 +365,7 @@ class Builder:
         self.head(values[-1], values)
         if self.maybe(5):
             self.output(self.pick(values[1:]).name)
-        if self.maybe(25):
+        if self.smooth and self.maybe(25):
             self.refused()
         graph = helper.make_graph(self.nodes, "random", self.inputs, self.outputs,
                                   [numpy_helper.from_array(array, name) for name, array in self.tensors.items()])
@@ -402,7 +402,7 @@ class Builder:
         """What no network may have."""
         kind = self.pick(["foreign operator", "sequence output"])
         self.features.add(kind)
-        name = self.outputs[-1].name
+        name = self.smooth[-1]
         if kind == "foreign operator":
             out = self.name("v")
             self.nodes.append(helper.make_node("Mystery", [name], [out], domain="foreign"))

@@ -389,6 +389,19 @@ def test_readers_of_states_move_behind_a_chain(tmp_path):
     assert len(host.parts) == 1
 
 
+def test_a_dead_choice(tmp_path):
+    """Nothing reads an If; what its bodies read is read elsewhere too."""
+    rng = np.random.default_rng(26)
+    tensors = weights(rng, 3, 4)
+    bodies = {f"{way}_branch": helper.make_graph([node("Neg", "s", "n"), node("Abs", "n", "a")], way, [], [value("a")])
+              for way in ("then", "else")}
+    nodes = [node("Relu", "x", "s"), helper.make_node("If", ["cond"], ["unread"], "choice", **bodies),
+             node("LSTM", "s W R B", "Y", "lstm", hidden_size=4)]
+    host = opened(tmp_path, model_of(nodes, tensors, ["x", value("cond", TensorProto.BOOL, [])], ["Y"]))
+    assert places(host)["choice"] == "unused" and places(host)["Relu"] == "host"
+    assert_equal(host, {"x": rng.normal(size=(4, 2, 3)), "cond": np.array(True)})
+
+
 def test_shared_weights_are_one_part(tmp_path):
     rng = np.random.default_rng(9)
     nodes = [node("LSTM", f"{x} W R B", f"y{x}", f"on_{x}", hidden_size=4) for x in ("a", "b")]
@@ -582,6 +595,21 @@ def test_damaged_hosts(tmp_path):
         try:
             OnnxHost.load(tmp_path)
         except HostError:
+            pass
+
+
+def test_damaged_files(tmp_path):
+    """They are read or refused."""
+    small(tmp_path)
+    data = (tmp_path / "net.onnx").read_bytes()
+    rng = np.random.default_rng(24)
+    for _ in range(60):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        (tmp_path / "net.onnx").write_bytes(damaged)
+        try:
+            open_file(tmp_path / "net.onnx")
+        except ImportRefused:
             pass
 
 
