@@ -520,7 +520,7 @@ class StubHost(Host):
     def original(self, inputs):
         raise NotImplementedError
 
-    save = load = original
+    save = load = drop_original = original
 
 
 @pytest.fixture
