@@ -26,14 +26,12 @@ from openese.sw.model.state import LayerState, State
 from openese.sw.whole.engine import Engine
 from openese.sw.whole.host import Arrays, HostError
 
-__all__ = ["DOMAIN", "NOTHING", "OPERATOR", "UNREAD", "PlainSession", "Session", "operators"]
+__all__ = ["DOMAIN", "NOTHING", "OPERATOR", "PlainSession", "Session", "operators"]
 
 DOMAIN = "ai.onnx.contrib"
 OPERATOR = "OpeneseLstm"
 #: The shape of an input that is left out: no real input has this rank.
 NOTHING = (0, 0)
-#: How the name of an output begins that nothing reads; it is not computed.
-UNREAD = "openese.unread."
 _WHAT = "whole ONNX networks"
 
 Array = NDArray[Any]
@@ -79,8 +77,7 @@ class Session:
             _declare(int(node.op_type.removeprefix(OPERATOR)))
             attribute, = node.attribute
             attributes.append(attribute)
-            read = tuple(not output.startswith(UNREAD) for output in node.output)
-            self._calls[f"{self._key}/{number}"] = _Call(attribute.s.decode(), read)
+            self._calls[f"{self._key}/{number}"] = _Call(attribute.s.decode())
         for attribute, key in zip(attributes, self._calls, strict=True):
             attribute.s = key.encode()
         data = model.SerializeToString()
@@ -125,7 +122,7 @@ class Session:
         except BaseException as error:
             self._stop(error)
         self._working = False
-        return (np.zeros((0, 0, 0, 0), np.float32), *(np.zeros((0, 0, 0), np.float32) for _ in states))
+        return (np.zeros((1, 1, 1, 1), np.float32), *(np.zeros((1, 1, 1), np.float32) for _ in states))
 
     def _stop(self, error: BaseException) -> None:
         self._error = self._error or error
@@ -240,7 +237,7 @@ def _declare(lstms: int) -> None:
     def body(x: Array, lengths: Array, *states: Array, call: str) -> tuple[Array, ...]:
         session = _sessions.get(call.split("/")[0])
         if session is None:
-            return (np.zeros((0, 0, 0, 0), np.float32), *(np.zeros((0, 0, 0), np.float32) for _ in states))
+            return (np.zeros((1, 1, 1, 1), np.float32), *(np.zeros((1, 1, 1), np.float32) for _ in states))
         return session.call(call, x, lengths, states)
 
     extensions.onnx_op(op_type=f"{OPERATOR}{lstms}",
@@ -249,10 +246,10 @@ def _declare(lstms: int) -> None:
 
 
 class _Call:
-    """The call of an operator: the name of its part, and which of its outputs are read."""
+    """The call of an operator, with the name of its part."""
 
-    def __init__(self, part: str, read: tuple[bool, ...]) -> None:
-        self.part, self._read = part, read
+    def __init__(self, part: str) -> None:
+        self.part = part
         self._network: Network | None = None
         self._places: list[list[tuple[int, int]]] = []
 
@@ -264,6 +261,8 @@ class _Call:
         if x.ndim != 3:
             raise HostError(f"{name}: the input of an LSTM has the shape {x.shape}, not (T, B, I)")
         steps, voices, _ = x.shape
+        if not steps or not voices:  # an empty result of an operator in Python damages memory
+            raise HostError(f"{name}: the input of an LSTM is empty: its shape is {x.shape}; give frames of a sequence")
         counts = None if lengths.shape == NOTHING else lengths
         y, after = engine.call(name, x, counts, self._initial(part, states, voices))
         ways = len(self._places[-1])
@@ -271,12 +270,10 @@ class _Call:
         for row in self._places:
             ends = [after[direction][layer] for direction, layer in row]
             outputs += [np.array([end.y for end in ends]), np.array([end.c for end in ends])]
-        if counts is not None or not steps:
+        if counts is not None:
             # onnxruntime's final states of a sequence without a frame are zero, whatever its initial states are
-            running = np.zeros(voices, bool) if counts is None else counts > 0
-            outputs[1:] = [np.where(running[:, None], output, 0.0) for output in outputs[1:]]
-        return tuple(np.ascontiguousarray(output if read else _NONE[output.ndim], np.float32)
-                     for output, read in zip(outputs, self._read, strict=True))
+            outputs[1:] = [np.where((counts > 0)[:, None], output, 0.0) for output in outputs[1:]]
+        return tuple(np.ascontiguousarray(output, np.float32) for output in outputs)
 
     def _initial(self, part: Network, states: Sequence[Array], voices: int) -> tuple[State, ...] | None:
         """The states before the first frame, for each direction of the part."""
@@ -296,9 +293,6 @@ class _Call:
                 for values, state in zip(held, given, strict=True):
                     values[...] = state
         return tuple(tuple(state) for state in initial)
-
-
-_NONE = {3: np.zeros((0, 0, 0)), 4: np.zeros((0, 0, 0, 0))}
 
 
 def _places(part: Network) -> list[list[tuple[int, int]]]:

@@ -16,7 +16,7 @@ from openese.sw.model.network import Network
 from openese.sw.whole.host import Item
 from openese.sw.whole.onnx_fold import fold
 from openese.sw.whole.onnx_fuse import fuse
-from openese.sw.whole.onnx_operator import DOMAIN, NOTHING, OPERATOR, UNREAD
+from openese.sw.whole.onnx_operator import DOMAIN, NOTHING, OPERATOR
 from openese.sw.whole.onnx_scope import Scope, Taken
 
 __all__ = ["Plan"]
@@ -204,7 +204,7 @@ class Plan:
 
         def output(node: Any, number: int) -> str:
             name = node.output[number] if number < len(node.output) else ""
-            return str(name) if name in read else self._fresh(UNREAD)
+            return str(name) if name in read else self._fresh("unread")
 
         first, last = taken.nodes[0], taken.nodes[-1]
         inputs = [first.input[0], given(first, "lengths", 4)]
@@ -274,7 +274,7 @@ class Plan:
                 outputs[name].type.CopyFrom(info.type)
 
     def _fresh(self, label: str) -> str:
-        name = f"{label if label == UNREAD else f'openese.{label}.'}{len(self._used)}"
+        name = f"openese.{label}.{len(self._used)}"
         while name in self._used:
             name += "_"
         self._used.add(name)
