@@ -259,7 +259,8 @@ class _Flat:
         graph = isinstance(network, torch.fx.GraphModule)  # checks its arguments before its forward pass
         self._parameters, self._forward = _parameters(network), network if graph else network.forward
         with torch.no_grad():
-            self.outputs = [leaf.name for leaf in _flatten(self._call(example))]
+            names = [leaf.name for leaf in _flatten(self._call(example))]
+        self.outputs = [f"{name}.next" if name in example else name for name in names]  # ONNX has one space of names
         self.python = not isinstance(network, torch.jit.ScriptModule)
         if graph:
             self.module = torch.nn.Module()
