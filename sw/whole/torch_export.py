@@ -396,7 +396,7 @@ def _settle(flat: _Flat, file: Path) -> None:
     """Find the axes of the inputs that may have other sizes in ONNX, and fix all others.
 
     A size is tried in onnxruntime first, and not in PyTorch where it has no effect: PyTorch reads beyond its memory for
-    states of a wrong size.
+    states of a wrong size. TorchScript has no checks at all, so with several inputs it keeps the sizes of the example.
 
     Raises
     ------
@@ -423,7 +423,8 @@ def _settle(flat: _Flat, file: Path) -> None:
         check({name: tensor * factor if tensor.dtype.is_floating_point else tensor
                for name, tensor in flat.example.items()})
     at_first.extend(checked)
-    groups = _free_axes(flat.example, check)
+    several = len(flat.example) > 1
+    groups = {} if several and not flat.python else _free_axes(flat.example, check)
     wide = flat.example
     for group, size in groups.items():
         wide = _resized(wide, group, size)
