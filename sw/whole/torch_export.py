@@ -259,7 +259,8 @@ class _Flat:
         graph = isinstance(network, torch.fx.GraphModule)  # checks its arguments before its forward pass
         self._parameters, self._forward = _parameters(network), network if graph else network.forward
         with torch.no_grad():
-            self.outputs = [leaf.name for leaf in _flatten(self._call(example))]
+            names = [leaf.name for leaf in _flatten(self._call(example))]
+        self.outputs = [f"{name}.next" if name in example else name for name in names]  # ONNX has one space of names
         self.python = not isinstance(network, torch.jit.ScriptModule)
         if graph:
             self.module = torch.nn.Module()
@@ -394,7 +395,8 @@ def _by_dynamo(flat: _Flat, file: Path) -> None:
 def _settle(flat: _Flat, file: Path) -> None:
     """Find the axes of the inputs that may have other sizes in ONNX, and fix all others.
 
-    A size is tried in onnxruntime first: PyTorch reads beyond its memory for states of a wrong size.
+    A size is tried in onnxruntime first, and not in PyTorch where it has no effect: PyTorch reads beyond its memory for
+    states of a wrong size. TorchScript has no checks at all, so with several inputs it keeps the sizes of the example.
 
     Raises
     ------
@@ -409,20 +411,25 @@ def _settle(flat: _Flat, file: Path) -> None:
 
     def check(tensors: Mapping[str, Any]) -> list[NDArray[Any]]:
         found: list[NDArray[Any]] = session.run(None, {name: tensor.numpy() for name, tensor in tensors.items()})
+        if at_first and all(np.array_equal(ours, before) for ours, before in zip(found, at_first, strict=True)):
+            raise ValueError("these sizes have no effect in ONNX")
         for name, ours, theirs in zip(flat.outputs, found, flat.run(tensors), strict=True):
             _compare(name, ours, theirs)
         return found
 
-    at_first = check(flat.example)
+    at_first: list[NDArray[Any]] = []
+    checked = check(flat.example)
     for factor in (-1.0, 0.5):  # a branch that depends on numbers would show
         check({name: tensor * factor if tensor.dtype.is_floating_point else tensor
                for name, tensor in flat.example.items()})
-    groups = _free_axes(flat.example, check)
+    at_first.extend(checked)
+    several = len(flat.example) > 1
+    groups = {} if several and not flat.python else _free_axes(flat.example, check)
     wide = flat.example
     for group, size in groups.items():
         wide = _resized(wide, group, size)
     model = onnx.load(file)
-    at_last = at_first
+    at_last = checked
     if groups:
         at_last = check(wide)
     names = {axis: f"size{number}" for number, group in enumerate(groups) for axis in group}
@@ -456,21 +463,22 @@ def _free_axes(example: Mapping[str, Any], check: Callable[[Mapping[str, Any]], 
 
     def attempt(group: tuple[_Axis, ...], size: int) -> _Sizes | None:
         """A larger size that fits, if a smaller one fits too."""
-        fitting = [next((change for change in changes if _fits(check, _resized(example, group, change))), None)
-                   for changes in _other_sizes(size)]
-        return fitting[0] if all(fitting) else None
+        fitting: list[_Sizes] = []
+        for changes in _other_sizes(size):
+            change = next((change for change in changes if _fits(check, _resized(example, group, change))), None)
+            if change is None:
+                return None
+            fitting.append(change)
+        return fitting[0]
 
     for size, axes in by_size.items():
         left = list(axes)
-        for count in range(min(len(axes), _TOGETHER), 0, -1):
+        for count in range(1, min(len(axes), _TOGETHER) + 1):  # a group has no axis that it does not need
             for group in combinations(axes, count):
                 change = attempt(group, size) if size and set(group) <= set(left) else None
-                if change is None:
-                    continue
-                left = [axis for axis in left if axis not in group]
-                alone = [attempt((axis,), size) for axis in group]
-                found.update({(axis,): one for axis, one in zip(group, alone, strict=True) if one}
-                             if all(alone) else {group: change})
+                if change is not None:
+                    left = [axis for axis in left if axis not in group]
+                    found[group] = change
     return found
 
 

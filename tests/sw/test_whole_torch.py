@@ -342,6 +342,26 @@ def test_a_streaming_program(tmp_path):
     assert root_mean_square([found["output.0"], found["output.1"]], [torch.stack(wanted).numpy(), state.numpy()]) < 1e-3
 
 
+class Named(nn.Module):
+    """Outputs with the names of inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(8, 8)
+
+    def forward(self, x, h, c):
+        y, (h, c) = self.lstm(x, (h, c))
+        return {"y": y, "h": h, "c": c}
+
+
+def test_outputs_with_the_names_of_inputs(tmp_path):
+    network, x, h, c = Named().eval(), torch.randn(5, 2, 8), torch.rand(1, 2, 8), torch.randn(1, 2, 8)
+    torch.save(network, tmp_path / "net.pt")
+    host = open_host(tmp_path / "net.pt", True, lambda: [{"x": x.numpy(), "h": h.numpy(), "c": c.numpy()}])
+    assert [port.name for port in host.outputs] == ["y", "h.next", "c.next"]
+    agree(host, network, (x, h, c))
+
+
 def test_learned_states_and_cells_of_their_own(tmp_path):
     for network in (Learned().eval(), nn.Sequential(Peepholes(), Learned()).eval()):
         x = torch.randn(10, 2, 8)
