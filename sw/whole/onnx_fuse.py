@@ -8,6 +8,7 @@ import numpy as np
 
 from openese.sw.importers.base import ImportRefused
 from openese.sw.importers.onnx_graph import EXTENTS, Graph, is_moving
+from openese.sw.whole.onnx_operator import MOST
 from openese.sw.whole.onnx_scope import Scope, Taken
 
 __all__ = ["fuse"]
@@ -27,7 +28,8 @@ def fuse(scope: Scope) -> None:
                 break
             before = next((taken for taken in scope.taken if taken.nodes[-1] is node), None)
             if before is not None:
-                if before is not after and name == node.output[0] and _fits(scope, before, after, moves[::-1]):
+                if before is not after and name == node.output[0] and len(before.nodes) + len(after.nodes) <= MOST \
+                        and _fits(scope, before, after, moves[::-1]):
                     before.nodes += after.nodes
                     before.rows += after.rows
                     before.names += after.names

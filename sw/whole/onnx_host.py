@@ -15,7 +15,7 @@ from openese.sw.importers.onnx_lstm import RECURRENT
 from openese.sw.model.network import Network
 from openese.sw.whole.engine import Engine
 from openese.sw.whole.host import Arrays, Host, HostError, Item, Port, checked_inputs
-from openese.sw.whole.onnx_operator import DOMAIN, OPERATOR, PlainSession, Session, operators
+from openese.sw.whole.onnx_operator import DOMAIN, MOST, OPERATOR, PlainSession, Session, operators
 from openese.sw.whole.onnx_plan import Plan
 
 __all__ = ["OnnxHost", "open_file"]
@@ -209,7 +209,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
 def _sound(node: Any) -> bool:
     """Whether an operator is one that `Plan` writes."""
     lstms = node.op_type.removeprefix(OPERATOR)
-    return (node.op_type.startswith(OPERATOR) and lstms.isdecimal() and 0 < int(lstms) <= len(node.input)
+    return (node.op_type.startswith(OPERATOR) and lstms.isdecimal() and 0 < int(lstms) <= MOST
             and [attribute.name for attribute in node.attribute] == ["call"])
 
 

@@ -26,10 +26,12 @@ from openese.sw.model.state import LayerState, State
 from openese.sw.whole.engine import Engine
 from openese.sw.whole.host import Arrays, HostError
 
-__all__ = ["DOMAIN", "NOTHING", "OPERATOR", "PlainSession", "Session", "operators"]
+__all__ = ["DOMAIN", "MOST", "NOTHING", "OPERATOR", "PlainSession", "Session", "operators"]
 
 DOMAIN = "ai.onnx.contrib"
 OPERATOR = "OpeneseLstm"
+#: The most LSTM nodes that one operator stands for.
+MOST = 16
 #: The shape of an input that is left out: no real input has this rank.
 NOTHING = (0, 0)
 _WHAT = "whole ONNX networks"
@@ -73,8 +75,8 @@ class Session:
         self._working = False
         extensions = require("onnxruntime_extensions", "onnx", _WHAT)
         attributes = []
+        _declare()
         for number, node in enumerate(operators(model.graph)):
-            _declare(int(node.op_type.removeprefix(OPERATOR)))
             attribute, = node.attribute
             attributes.append(attribute)
             self._calls[f"{self._key}/{number}"] = _Call(attribute.s.decode())
@@ -229,8 +231,8 @@ def operators(graph: Any) -> Iterator[Any]:
 
 
 @functools.cache
-def _declare(lstms: int) -> None:
-    """Register the operator for this number of LSTM nodes; sessions that are made later know it."""
+def _declare() -> None:
+    """Register the operators, all at once: sessions point to them, and one that is added later moves the others."""
     extensions = require("onnxruntime_extensions", "onnx", _WHAT)
     types = extensions.PyCustomOpDef
 
@@ -240,9 +242,10 @@ def _declare(lstms: int) -> None:
             return (np.zeros((1, 1, 1, 1), np.float32), *(np.zeros((1, 1, 1), np.float32) for _ in states))
         return session.call(call, x, lengths, states)
 
-    extensions.onnx_op(op_type=f"{OPERATOR}{lstms}",
-                       inputs=[types.dt_float, types.dt_int32] + [types.dt_float] * (2 * lstms),
-                       outputs=[types.dt_float] * (1 + 2 * lstms), attrs={"call": types.dt_string})(body)
+    for lstms in range(1, MOST + 1):
+        extensions.onnx_op(op_type=f"{OPERATOR}{lstms}",
+                           inputs=[types.dt_float, types.dt_int32] + [types.dt_float] * (2 * lstms),
+                           outputs=[types.dt_float] * (1 + 2 * lstms), attrs={"call": types.dt_string})(body)
 
 
 class _Call:
