@@ -11,7 +11,7 @@ set_multicycle_path 3 -hold -from [get_cells {core/assemble*/settings_reg[*]}]
 set_multicycle_path 4 -setup -to [get_cells {core/state/cell_value_reg[*] core/state/y_value_reg[*]}]
 set_multicycle_path 3 -hold -to [get_cells {core/state/cell_value_reg[*] core/state/y_value_reg[*]}]
 
-# The loader's line number for the function tables is in the way of their arguments. A pair of samples takes two words of
-# the image, so the number is there for two cycles when the pair is written.
+# The loader's line number for the function tables is in the way of their arguments. A pair of samples takes two words
+# of the image, so the number is there for two cycles when the pair is written.
 set_multicycle_path 2 -setup -from [get_cells {core/array/tile*/tables_address_arrived_reg[*]}]
 set_multicycle_path 1 -hold -from [get_cells {core/array/tile*/tables_address_arrived_reg[*]}]

@@ -28,7 +28,7 @@ from openese.sw.whole.host import Arrays, HostError
 
 __all__ = ["DOMAIN", "MOST", "NOTHING", "OPERATOR", "PlainSession", "Session", "operators"]
 
-DOMAIN = "ai.onnx.contrib"
+DOMAIN = "openese"
 OPERATOR = "OpeneseLstm"
 #: The most LSTM nodes that one operator stands for.
 MOST = 16
@@ -232,7 +232,8 @@ def operators(graph: Any) -> Iterator[Any]:
 
 @functools.cache
 def _declare() -> None:
-    """Register the operators, all at once: sessions point to them, and one that is added later moves the others."""
+    """Register the operators, all at once and in a domain of their own: sessions point to them, and an operator that is
+    added to a domain later moves the others in memory."""
     extensions = require("onnxruntime_extensions", "onnx", _WHAT)
     types = extensions.PyCustomOpDef
 
@@ -243,7 +244,7 @@ def _declare() -> None:
         return session.call(call, x, lengths, states)
 
     for lstms in range(1, MOST + 1):
-        extensions.onnx_op(op_type=f"{OPERATOR}{lstms}",
+        extensions.onnx_op(op_type=f"{DOMAIN}::{OPERATOR}{lstms}",
                            inputs=[types.dt_float, types.dt_int32] + [types.dt_float] * (2 * lstms),
                            outputs=[types.dt_float] * (1 + 2 * lstms), attrs={"call": types.dt_string})(body)
 

@@ -298,7 +298,7 @@ def test_cycles_of_steps_leave_out_loads_and_states(steps):
     cycles = (counters["cycles"] - counters["frame"]) / counters["steps"]
     wanted = estimate(schedule(both.model, TINY))
     if steps == 1:
-        assert wanted.latency - 10 - 12 - 50 < cycles < wanted.latency
+        assert wanted.latency - 10 - 12 - 60 < cycles < wanted.latency
     else:
         assert cycles == pytest.approx(wanted.cycles_per_step, rel=0.01)
 
