@@ -4,8 +4,10 @@
 An LSTM node that the machine cannot compute is refused with the reason.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from openese.sw.importers.onnx_graph import (
     Graph,
     Labels,
     Node,
+    bodies,
     inferred,
     is_moving,
     linear_weight,
@@ -342,11 +345,41 @@ def open_model(path: Path) -> Any:
         if not model.opset_import or not model.graph.node:
             raise ImportRefused(f"{path.name}: not an ONNX model")
         check_text(model)
-        return onnx.inliner.inline_local_functions(model) if model.functions else model
+        model = onnx.inliner.inline_local_functions(model) if model.functions else model
+        sort_nodes(model.graph)
+        return model
     except ImportRefused:
         raise
     except Exception as error:
         raise ImportRefused(f"{path.name}: not an ONNX model ({type(error).__name__})") from None
+
+
+def sort_nodes(graph: Any) -> None:
+    """Put the nodes of a GraphProto, and of the bodies in it, behind those that they read, as ONNX wants them.
+
+    onnxruntime also runs files whose nodes are in another order. Nodes in a circle stay as they are.
+    """
+    makers = {name: number for number, node in enumerate(graph.node) for name in node.output if name}
+    reads = [{makers[name] for name in _read(node) if name in makers} for node in graph.node]
+    if any(before >= number for number, others in enumerate(reads) for before in others):
+        with suppress(CycleError):
+            order = list(TopologicalSorter(dict(enumerate(reads))).static_order())
+            nodes = [graph.node[number] for number in order]
+            copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+            del graph.node[:]
+            graph.node.extend(copies)
+    for node in graph.node:
+        for _, body in bodies(node):
+            sort_nodes(body)
+
+
+def _read(node: Any) -> Iterator[str]:
+    """The names that a node or its bodies read."""
+    yield from node.input
+    for _, body in bodies(node):
+        yield from (output.name for output in body.output)
+        for inner in body.node:
+            yield from _read(inner)
 
 
 def check_text(message: Any) -> None:

@@ -569,6 +569,29 @@ def test_what_else_a_file_has(tmp_path, nodes, extra, named):
     assert importers.load(path, "lstm").notes == (f"left out {where}: {named}",)
 
 
+def reversed_nodes(path):
+    """The file with its nodes in the opposite order, which onnxruntime runs as well."""
+    model = onnx.load(path)
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("nodes", [
+    [op("MatMul", "s G", "p"), op("Add", "p c", "Y")], [op("MatMul", "s G", "p"), op("Relu", "p", "Y")],
+], ids=["bias", "activation"])
+def test_the_order_of_nodes_does_not_matter(tmp_path, nodes):
+    path, model = around(tmp_path, nodes, {"c": BIAS})
+    reversed_nodes(path)
+    if nodes[-1].op_type == "Relu":
+        with pytest.raises(ImportRefused, match="has more than LSTMs and linear layers: Relu 'relu_Y'"):
+            importers.load(path)
+        return
+    x = np.random.default_rng(1).normal(size=(7, 2, 3)).astype(np.float32)
+    assert_close(run_float(importers.load(path), x)[0], runtime(model, X=x)[0])
+
+
 def test_states_as_outputs_are_no_more(tmp_path):
     nodes = [op("Concat", "Yh Yc", "states", axis=0), op("Transpose", "s", "Y", perm=[1, 0, 2])]
     path, _ = around(tmp_path, nodes, {}, outputs=("Y", "states"))
