@@ -10,6 +10,7 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime_extensions")
 
 from models import random_model  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
