@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxruntime_extensions")
+onnx = pytest.importorskip("onnx", reason="needs the extra `onnx`")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+pytest.importorskip("onnxruntime_extensions", reason="needs the extra `onnx`")
 
 from models import random_model  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

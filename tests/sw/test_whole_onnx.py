@@ -17,9 +17,9 @@ from openese.sw.whole.engine import Engine, float_runners
 from openese.sw.whole.host import HostError
 from openese.sw.whole.network import compile_host
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxruntime_extensions")
+onnx = pytest.importorskip("onnx", reason="needs the extra `onnx`")
+pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+pytest.importorskip("onnxruntime_extensions", reason="needs the extra `onnx`")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx_networks import random_network  # noqa: E402
 

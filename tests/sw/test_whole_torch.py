@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `train`")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxruntime_extensions")
+pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+pytest.importorskip("onnxruntime_extensions", reason="needs the extra `onnx`")
 
 from torch import nn  # noqa: E402
 from torch_networks import flat, random_network  # noqa: E402
