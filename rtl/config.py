@@ -135,8 +135,6 @@ class Config:
         if self.stream and (not _power_of_two(self.stream_bits) or not 32 <= self.stream_bits <= 1024):
             raise ValueError(f"Config stream needs pes x (weight_bits + index_bits) to be an AXI4 data width: a power "
                              f"of two between 32 and 1024, not {self.stream_bits}")
-        if self.stream and self.banks > 1:
-            raise ValueError(f"Config banks must be 1 on a machine that streams weights, not {self.banks}")
         if self.stream and self.entry_depth < 128:
             raise ValueError(f"Config stream needs an entry_depth of at least 128, not {self.entry_depth}")
 
