@@ -85,8 +85,9 @@ class Assemble(wiring.Component):
 
     Members
     -------
-    start : In(1) — take ``instruction``, ``acc_base`` and ``settings``; only while not ``busy``.
+    start : In(1) — take ``instruction``, ``dst_base``, ``acc_base`` and ``settings``; only while not ``busy``.
     instruction : In(Instruction) — an ELEMENTWISE or PROJECT.
+    dst_base : In(line_bits) — first line that it writes.
     acc_base : In(bits_for(accumulator_rows - 1)) — first accumulator of its rows.
     settings : In(Settings) — number formats and voices.
     go : In(1) — the sums are complete: begin.
@@ -102,6 +103,7 @@ class Assemble(wiring.Component):
     write_columns : Out(array(groups, activations)) — a column for each bank.
     state_row : In(bits_for(cell_rows - 1)) — cell row that the slices read while not ``busy``; see `StateAccess`.
     state_beat : In(bits_for(beats - 1)) — beat that they read.
+    state_bank : In(bank_bits) — bank that they read. Only if the machine has several.
     """
 
     go_delay = 1
@@ -113,6 +115,7 @@ class Assemble(wiring.Component):
         super().__init__({
             "start": In(1),
             "instruction": In(Instruction(config)),
+            "dst_base": In(line),
             "acc_base": In(bits_for(config.accumulator_rows - 1)),
             "settings": In(Settings(config)),
             "go": In(1),
@@ -127,6 +130,7 @@ class Assemble(wiring.Component):
             "write_columns": Out(data.ArrayLayout(activations(config), config.groups)),
             "state_row": In(bits_for(config.cell_rows - 1)),
             "state_beat": In(bits_for(config.beats - 1)),
+            **({"state_bank": In(config.bank_bits)} if config.banks > 1 else {}),
         })
         for signal in (self.drain, self.drain_address):
             signal.attrs.update(fanout(64))  # a load for each PE
@@ -157,6 +161,7 @@ class Assemble(wiring.Component):
         m = Module()
         config = self._config
         instruction = Signal(Instruction(config))
+        dst_base = Signal.like(self.dst_base)
         acc_base = Signal.like(self.acc_base)
         settings = Signal(Settings(config))
         project = Signal()
@@ -164,13 +169,17 @@ class Assemble(wiring.Component):
             m.d.sync += [
                 instruction.eq(self.instruction),
                 project.eq(self.instruction.opcode == Opcode.PROJECT),
+                dst_base.eq(self.dst_base),
                 acc_base.eq(self.acc_base),
                 settings.eq(self.settings),
             ]
+        if config.banks > 1:
+            with m.Elif(~self.busy):
+                m.d.sync += settings.bank.eq(self.state_bank)
         flushed = Signal(name="_flushed")
         beat, row_issued = self._sequence(m, instruction, acc_base, project, flushed)
         self._control(m, beat, settings)
-        self._write(m, instruction, settings, project, row_issued, flushed)
+        self._write(m, instruction, dst_base, settings, project, row_issued, flushed)
         return m
 
     def _sequence(self, m, instruction, acc_base, project, flushed):
@@ -270,7 +279,7 @@ class Assemble(wiring.Component):
             self.control.settings.eq(settings),
         ]
 
-    def _write(self, m, instruction, settings, project, row_issued, flushed):
+    def _write(self, m, instruction, dst_base, settings, project, row_issued, flushed):
         """Write a row's columns as soon as they are assembled, one for each group a cycle."""
         config = self._config
         lines = self.lines
@@ -294,7 +303,7 @@ class Assemble(wiring.Component):
         m.d.sync += [
             flushed.eq(done == instruction.rows * lines),
             self.write_valid.eq(writing),
-            self.write_line.eq(instruction.dst_base + done),
+            self.write_line.eq(dst_base + done),
             self.write_channels.eq(Mux(instruction.masked, settings.active | settings.reset,
                                        (1 << config.channels) - 1)),
         ]

@@ -160,6 +160,7 @@ class FramePort(Bundle):
     buffer : Out(1) — the buffer it lies in.
     active : Out(channels) — voices that are active in it.
     reset : Out(channels) — voices that start anew with it.
+    bank : Out(bank_bits) — their bank. Only if the machine has several.
     take : In(1) — take it; the next frame becomes the oldest.
     release : In(1) — free the buffer of the frame taken before.
     """
@@ -170,6 +171,7 @@ class FramePort(Bundle):
             "buffer": Out(1),
             "active": Out(config.channels),
             "reset": Out(config.channels),
+            **({"bank": Out(config.bank_bits)} if config.banks > 1 else {}),
             "take": In(1),
             "release": In(1),
         })

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["Config", "PRESETS", "PURPOSES", "preset", "machine_config", "bits_for"]
+__all__ = ["Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset", "machine_config", "bits_for"]
+
+
+#: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
+LATER_FIELDS = ("banks",)
 
 
 def bits_for(n: int) -> int:
@@ -35,6 +39,8 @@ class Config:
         Processing elements, a power of two. Each has one decoder and ``channels`` multipliers.
     channels : int
         Voices computed side by side (the paper's batch), a power of two.
+    banks : int
+        Banks of voices: a machine keeps the state of ``banks`` x ``channels`` voices. A step computes those of one.
     groups : int
         Column groups, a power of two. Group ``g`` takes the columns ``j`` with ``j % groups == g``;
         row ``r`` lives on the PEs ``r % (pes // groups)`` of every group and is summed at the drain.
@@ -56,9 +62,9 @@ class Config:
     column_depth : int
         Columns over all matrices: the depth of the pointer memories and of the order memory.
     vector_depth : int
-        Columns of x, m and y that the vector memory holds (each ``channels`` activations).
+        Columns of x, m and y that the vector memory holds (each ``channels`` activations); of y for every bank.
     cell_rows : int
-        Cells per PE row over all layers: depth of the cell-state and parameter memories.
+        Cells per PE row over all layers: depth of the parameter memories, and of the cell-state memories for each bank.
     accumulator_rows : int
         Accumulators per PE and channel, over both gate banks and the projection.
     row_nonzeros : int
@@ -95,6 +101,7 @@ class Config:
     row_nonzeros: int = 512
     program_depth: int = 64
     stream: bool = False
+    banks: int = 1
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -114,7 +121,8 @@ class Config:
                   # Assemble writes a column of every group at once, out of one a PE row.
                   "groups": (1, min(8, max(1, self.row_pes))), "vector_depth": (2 * self.groups, 65536),
                   "entry_depth": (16, 1 << 20), "column_depth": (16, 65536), "cell_rows": (2, 4096),
-                  "accumulator_rows": (16, 4096), "channels": (1, 64), "slices": (1, self.row_pes),
+                  "accumulator_rows": (16, 4096), "channels": (1, 64), "banks": (1, 64),
+                  "slices": (1, self.row_pes),
                   "slice_width": (1, max(1, self.row_pes // self.slices) * self.channels)}
         for field, (low, high) in ranges.items():
             value = getattr(self, field)
@@ -282,15 +290,25 @@ class Config:
         return self.cell_rows * 4 * self.rows_per_slice // max(1, self.slice_width // self.channels)
 
     @property
+    def bank_bits(self) -> int:
+        """Width of a bank's number; 0 if there is one bank."""
+        return (self.banks - 1).bit_length()
+
+    @property
     def line_bits(self) -> int:
         """Width of a line number of the vector memory."""
         return bits_for(self.vector_depth // self.groups - 1)
 
     @cached_property
     def fingerprint(self) -> int:
-        """CRC-32 over all fields but the name: an image fits exactly the machines that share it."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "name"}
-        return zlib.crc32(repr(sorted(fields.items())).encode())
+        """CRC-32 over all `fields` but the name: an image fits exactly the machines that share it."""
+        fields = [item for item in self.fields().items() if item[0] != "name"]
+        return zlib.crc32(repr(sorted(fields)).encode())
+
+    def fields(self) -> dict[str, Any]:
+        """The fields by name, for files; those of `LATER_FIELDS` only if they are not at their defaults."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+                if f.name not in LATER_FIELDS or getattr(self, f.name) != f.default}
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with ``changes``, checked anew. ``slices`` and ``slice_width`` follow if they have the values that

@@ -17,6 +17,22 @@ from openese.rtl.program_reader import ProgramReader, program_line
 __all__ = ["Controller"]
 
 
+class Bank(NamedTuple):
+    """A bank of voices: its ``number``, and the ``offset`` of its y in lines of the vector memory.
+
+    On a machine with one bank both have no bits.
+    """
+
+    number: Signal
+    offset: Signal
+
+    @classmethod
+    def new(cls, config, name):
+        """Registers for a machine of capacity ``config``."""
+        return cls(Signal(config.bank_bits, name=f"{name}_bank"),
+                   Signal(config.line_bits if config.banks > 1 else 0, name=f"{name}_offset"))
+
+
 class State(NamedTuple):
     """The controller's registers, beside the instruction.
 
@@ -36,6 +52,8 @@ class State(NamedTuple):
         Operations sent so far, modulo 8.
     room : Signal
         Another operation may be sent.
+    voices, step_voices : Bank
+        Bank of the voices of the step whose columns are sent, and of the step that Assemble works on.
     """
 
     active: Signal
@@ -47,6 +65,8 @@ class State(NamedTuple):
     bank: Signal
     sent: Signal
     room: Signal
+    voices: "Bank"
+    step_voices: "Bank"
 
 
 class Controller(wiring.Component):
@@ -71,6 +91,7 @@ class Controller(wiring.Component):
     frame_buffer : In(1) — the buffer it lies in.
     frame_active : In(channels) — voices that are active in it.
     frame_reset : In(channels) — voices that start anew with it.
+    frame_bank : In(bank_bits) — their bank. Only if the machine has several, as ``output_bank``.
     frame_take : Out(1) — take it.
     frame_release : Out(1) — the frame taken before is not needed any more.
     format : Out(1) — ``instruction`` has the size of a frame and its two buffers.
@@ -87,10 +108,13 @@ class Controller(wiring.Component):
     assemble_go : Out(1) — the operations that it drains are complete.
     acc_base : Out(bits_for(accumulator_rows - 1)) — first accumulator of the operation, or of the rows that are
         drained.
+    dst_base : Out(line_bits) — first line that Assemble writes.
     settings : Out(Settings) — number formats and voices for the slices.
     output : Out(1) — start the output of a frame.
     output_busy : In(1) — the output still reads columns.
+    output_base : Out(line_bits) — first line of its columns.
     output_active : Out(channels) — voices that are active in that frame.
+    output_bank : Out(bank_bits) — their bank.
     step : Out(1) — a step is complete: its frame goes out.
     waiting_frame : Out(1) — the controller waits for a frame.
     program : In(program_line) — line of the program.
@@ -123,10 +147,13 @@ class Controller(wiring.Component):
             "assemble_busy": In(1),
             "assemble_go": Out(1),
             "acc_base": Out(bits_for(config.accumulator_rows - 1)),
+            "dst_base": Out(config.line_bits),
             "settings": Out(Settings(config)),
             "output": Out(1),
             "output_busy": In(1),
+            "output_base": Out(config.line_bits),
             "output_active": Out(config.channels),
+            **({"output_bank": Out(config.bank_bits)} if config.banks > 1 else {}),
             "step": Out(1),
             "waiting_frame": Out(1),
             **ValidPort(program_line(config)).flip().ports("program"),
@@ -140,7 +167,8 @@ class Controller(wiring.Component):
         state = State(
             *(Signal(self._config.channels) for _ in range(4)),
             buffer=Signal(name="_buffer"), missed=Signal(init=1, name="_missed"), bank=Signal(name="_bank"),
-            sent=Signal(3, name="_sent"), room=Signal(name="_room"))
+            sent=Signal(3, name="_sent"), room=Signal(name="_room"),
+            voices=Bank.new(self._config, "voices"), step_voices=Bank.new(self._config, "step_voices"))
         self._describe(m, current, state)
         reader.elaborate(m, self.program, self.program_valid)
         m.d.comb += self.instruction.eq(current)
@@ -178,10 +206,12 @@ class Controller(wiring.Component):
     def _describe(self, m, current, state):
         """The values that depend on the frame, the bank or earlier operations."""
         elementwise = current.opcode == Opcode.ELEMENTWISE
+        src_offset, dst_offset = self._offsets(m, current, state, elementwise)
         bank = state.bank & (elementwise | (current.opcode == Opcode.MULTIPLY))
         use_second = (current.source == Source.INPUT) & state.buffer & (current.opcode == Opcode.MULTIPLY)
         m.d.comb += [
-            self.src_base.eq(Mux(use_second, current.dst_base, current.src_base)),
+            self.src_base.eq(Mux(use_second, current.dst_base, current.src_base) + src_offset),
+            self.dst_base.eq(current.dst_base + dst_offset),
             self.clear.eq(Mux(current.source == Source.RECURRENT, state.reset, 0)),
             self.acc_base.eq(current.acc_base + Mux(bank, current.acc_offset, 0)),
             self.context.acc_base.eq(self.acc_base),
@@ -196,6 +226,7 @@ class Controller(wiring.Component):
             self.settings.g_sigmoid.eq(current.g_sigmoid),
             self.settings.active.eq(Mux(elementwise, state.active, state.step_active)),
             self.settings.reset.eq(Mux(elementwise, state.reset, state.step_reset)),
+            self.output_base.eq(current.src_base + state.step_voices.offset),
             self.output_active.eq(state.step_active),
         ]
 
@@ -211,6 +242,22 @@ class Controller(wiring.Component):
         ]
         with m.If(self.multiply):
             m.d.sync += position.eq(self.context.entry_stop)
+
+    def _offsets(self, m, current, state, elementwise):
+        """Lines from the first bank's y to that of the voices, for a source and for the vector that is written."""
+        if self._config.banks == 1:
+            return 0, 0
+        voices, step_voices = state.voices, state.step_voices
+        lines = Signal.like(current.bank_lines)
+        with m.If(self.format):
+            m.d.sync += lines.eq(current.bank_lines)
+        m.d.sync += voices.offset.eq(voices.number * lines)
+        m.d.comb += [
+            self.settings.bank.eq(Mux(elementwise, voices.number, step_voices.number)),
+            self.output_bank.eq(step_voices.number),
+        ]
+        return (Mux(current.banked, voices.offset, 0),
+                Mux(current.banked, Mux(elementwise, voices.offset, step_voices.offset), 0))
 
     def _track_operations(self, m, state):
         """Number the operations. Assemble may begin when those sent before it was started are complete."""
@@ -250,6 +297,8 @@ class Controller(wiring.Component):
                 state.reset.eq(self.frame_reset),
                 state.buffer.eq(self.frame_buffer),
             ]
+            if self._config.banks > 1:
+                m.d.sync += state.voices.number.eq(self.frame_bank)
         with m.If(~self.waiting_frame & ~undecided):
             reader.advance(m)
 
@@ -272,5 +321,7 @@ class Controller(wiring.Component):
                     state.bank.eq(~state.bank),
                     state.step_active.eq(state.active),
                     state.step_reset.eq(state.reset),
+                    state.step_voices.number.eq(state.voices.number),
+                    state.step_voices.offset.eq(state.voices.offset),
                 ]
             reader.advance(m)

@@ -52,6 +52,7 @@ class Core(wiring.Component):
     frame_midway : In(1) — on leaving reset: a frame is under way; drop its rest.
     frame_short : Out(1) — a frame was dropped because it was too short.
     frame_long : Out(1) — a frame was dropped because it was too long.
+    frame_bank : Out(1) — a frame was dropped because the model does not have its bank.
     line : In(Lines.width) — a line from the loader.
     address : In(24) — its number.
     writes : In(len(Section)) — write it, in the bit of its section.
@@ -84,6 +85,7 @@ class Core(wiring.Component):
             "frame_midway": In(1),
             "frame_short": Out(1),
             "frame_long": Out(1),
+            "frame_bank": Out(1),
             **LoadPort(config).flip().ports(),
             "events": Out(wiring.Signature(events)),
             **StatePort().flip().ports("state_"),
@@ -112,6 +114,7 @@ class Core(wiring.Component):
         m.d.comb += [
             self.frame_short.eq(blocks.frame_input.short),
             self.frame_long.eq(blocks.frame_input.long),
+            self.frame_bank.eq(blocks.frame_input.wrong_bank),
         ]
         return m
 
@@ -140,6 +143,8 @@ class Core(wiring.Component):
             frame_input.bases[0].eq(controller.instruction.src_base),
             frame_input.bases[1].eq(controller.instruction.dst_base),
         ]
+        if self._config.banks > 1:
+            m.d.comb += frame_input.banks.eq(controller.instruction.banks)
         FramePort(self._config).connect(m, frame_input, controller, "", "frame_")
 
     def _operations(self, m, blocks):
@@ -169,6 +174,7 @@ class Core(wiring.Component):
         m.d.comb += [
             assemble.start.eq(controller.assemble),
             assemble.instruction.eq(controller.instruction),
+            assemble.dst_base.eq(controller.dst_base),
             assemble.acc_base.eq(controller.acc_base),
             assemble.settings.eq(controller.settings),
             assemble.go.eq(controller.assemble_go),
@@ -181,11 +187,13 @@ class Core(wiring.Component):
         m.d.comb += [
             frame_output.start.eq(controller.output),
             frame_output.count.eq(controller.instruction.count),
-            frame_output.src_base.eq(controller.instruction.src_base),
+            frame_output.src_base.eq(controller.output_base),
             frame_output.active.eq(controller.output_active),
             frame_output.go.eq(~blocks.assemble.busy),
             controller.output_busy.eq(frame_output.busy),
         ]
+        if self._config.banks > 1:
+            m.d.comb += frame_output.bank.eq(controller.output_bank)
 
     def _vectors(self, m, blocks):
         """Columns: out of the vector memory to the array and to FrameOutput; from Assemble and FrameInput into it."""
@@ -241,6 +249,8 @@ class Core(wiring.Component):
             array.cell_write.eq(state.cell_write),
             array.cell_data.eq(state.data),
         ]
+        if self._config.banks > 1:
+            m.d.comb += assemble.state_bank.eq(state.cell_bank)
 
     def _count(self, m, blocks):
         """Increments of the counters, by their names; whether anything moves."""

@@ -2,7 +2,7 @@
 """Frames in and out: one column of activations a beat, behind a header that names the voices."""
 
 import numpy as np
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,7 +13,11 @@ from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import activations
 from openese.rtl.vector_memory import VectorMemory
 
-__all__ = ["Beats", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes", "pack_beats", "unpack_beats"]
+__all__ = ["BANK_SHIFT", "Beats", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes", "pack_beats", "unpack_beats"]
+
+
+#: Place of the bank's number in the first word of a header.
+BANK_SHIFT = 2
 
 
 def beat_bytes(config):
@@ -26,7 +30,8 @@ def Beats(config):
 
     ``data`` has channel c in bits ``activation_bits * c`` and up; bits above the last channel are zero. ``last`` marks
     the last beat of a frame. The first beat is the header. Bit 0 of a channel says that the voice is active in this
-    step; bit 1, on the way in, that it starts anew. `pack_beats` and `unpack_beats` are the host's side.
+    step; bit 1, on the way in, that it starts anew. Bits 2 to 7 of the first channel number the bank of voices.
+    `pack_beats` and `unpack_beats` are the host's side.
     """
     return stream.Signature(data.StructLayout({
         "data": 8 * beat_bytes(config),
@@ -87,7 +92,8 @@ def unpack_beats(config, beats):
 class FrameInput(wiring.Component):
     """Takes frames into two buffers of the vector memory.
 
-    A frame whose ``last`` is not on its last column is dropped as a whole and reported. The next frame is taken from
+    A frame whose ``last`` is not on its last column, or whose bank the model does not have, is dropped as a whole and
+    reported. The next frame is taken from
     the beat behind the dropped frame's ``last``.
 
     Latency: none; a beat is written in the cycle in which it is accepted. Cost: a header and a count.
@@ -98,6 +104,7 @@ class FrameInput(wiring.Component):
     format : In(1) — take ``count`` and ``bases``.
     count : In(bits_for(vector_depth)) — columns of a frame.
     bases : In(line_bits).array(2) — first lines of the two buffers.
+    banks : In(bits_for(banks)) — banks of voices. Only if the machine has several, as ``bank``.
     hold : In(1) — the write port is taken.
     midway : In(1) — on leaving reset: a frame is under way; drop its rest.
     complete : Out(1) — pulses when a frame has come in as a whole.
@@ -105,10 +112,12 @@ class FrameInput(wiring.Component):
     buffer : Out(1) — the buffer that the oldest one lies in.
     active : Out(channels) — voices that are active in it.
     reset : Out(channels) — voices that start anew with it.
+    bank : Out(bank_bits) — their bank.
     take : In(1) — take it; the next frame becomes the oldest.
     release : In(1) — free the buffer of the frame taken before.
     short : Out(1) — a frame was dropped because it was too short.
     long : Out(1) — a frame was dropped because it was too long.
+    wrong_bank : Out(1) — a frame was dropped because the model does not have its bank.
     write_valid : Out(1) — write a column to the vector memory.
     write_line : Out(line_bits) — its line.
     write_bank : Out(groups) — its bank.
@@ -123,12 +132,14 @@ class FrameInput(wiring.Component):
             "format": In(1),
             "count": In(bits_for(config.vector_depth)),
             "bases": In(line).array(2),
+            **({"banks": In(bits_for(config.banks))} if config.banks > 1 else {}),
             "hold": In(1),
             "midway": In(1),
             "complete": Out(1),
             **FramePort(config).ports(),
             "short": Out(1),
             "long": Out(1),
+            "wrong_bank": Out(1),
             "write_valid": Out(1),
             "write_line": Out(line),
             "write_bank": Out(config.groups),
@@ -147,6 +158,8 @@ class FrameInput(wiring.Component):
         finished = Signal()
         active = [Signal(config.channels, name=f"active{k}") for k in range(2)]
         reset = [Signal(config.channels, name=f"reset{k}") for k in range(2)]
+        bank = [Signal(config.bank_bits, name=f"bank{k}") for k in range(2)]
+        named, known = self._bank(m)
         word = self.beats.payload.data
         accepted = self.beats.valid & self.beats.ready
         group_bits = (config.groups - 1).bit_length()
@@ -160,6 +173,7 @@ class FrameInput(wiring.Component):
             self.buffer.eq(oldest),
             self.active.eq(Mux(oldest, active[1], active[0])),
             self.reset.eq(Mux(oldest, reset[1], reset[0])),
+            *([self.bank.eq(Mux(oldest, bank[1], bank[0]))] if config.banks > 1 else []),
             self.write_line.eq(Mux(fill, bases[1], bases[0]) + index[group_bits:]),
             self.write_bank.eq(1 << index[:group_bits]),
             self.write_column.eq(word),
@@ -180,9 +194,14 @@ class FrameInput(wiring.Component):
                 with m.If(accepted):
                     m.d.sync += index.eq(0)
                     self._voices(m, fill, active, reset)
+                    if config.banks > 1:
+                        m.d.sync += Array(bank)[fill].eq(named)
                     m.d.comb += self.short.eq(self.beats.payload.last)
                     with m.If(~self.beats.payload.last):
                         m.next = "COLUMNS"
+                        with m.If(~known):
+                            m.d.comb += self.wrong_bank.eq(1)
+                            m.next = "DISCARD"
             with m.State("COLUMNS"):
                 m.d.comb += [self.beats.ready.eq(~self.hold), self.write_valid.eq(accepted)]
                 with m.If(accepted):
@@ -193,6 +212,16 @@ class FrameInput(wiring.Component):
                 with m.If(accepted & self.beats.payload.last):
                     m.next = "HEADER"
         return m
+
+    def _bank(self, m):
+        """The bank that a header names, and whether the model has it."""
+        named = self.beats.payload.data[BANK_SHIFT:8]
+        if self._config.banks == 1:
+            return named, named == 0
+        banks = Signal.like(self.banks)
+        with m.If(self.format):
+            m.d.sync += banks.eq(self.banks)
+        return named, named < banks
 
     def _voices(self, m, fill, active, reset):
         """Keep the header's flags with the buffer that the frame goes to."""
@@ -232,6 +261,7 @@ class FrameOutput(wiring.Component):
     count : In(bits_for(vector_depth)) — columns of the frame.
     src_base : In(line_bits) — line of the first column.
     active : In(channels) — voices in the frame. The others get zeros.
+    bank : In(bank_bits) — their bank, for the header. Only if the machine has several.
     go : In(1) — the columns are written: begin.
     busy : Out(1) — columns are still to be read.
     pending : Out(1) — a beat is on its way, or waits for the receiver.
@@ -252,6 +282,7 @@ class FrameOutput(wiring.Component):
             "count": In(bits_for(config.vector_depth)),
             "src_base": In(line),
             "active": In(config.channels),
+            **({"bank": In(config.bank_bits)} if config.banks > 1 else {}),
             "go": In(1),
             "busy": Out(1),
             "pending": Out(1),
@@ -272,6 +303,7 @@ class FrameOutput(wiring.Component):
         index = Signal.like(self.count)
         base = Signal.like(self.src_base)
         active = Signal(config.channels)
+        bank = Signal(config.bank_bits)
         read = Signal()
         reads = Signal(delay)
         lasts = Signal(delay)
@@ -288,8 +320,11 @@ class FrameOutput(wiring.Component):
         for channel in range(config.channels):
             value = self.columns[banks[-1]][channel] if group_bits else self.columns[0][channel]
             beat = landed.data.word_select(channel, config.activation_bits)
+            flags = active[channel]
+            if channel == 0 and config.banks > 1:
+                flags = Cat(flags, Const(0, BANK_SHIFT - 1), bank)
             with m.If(header | ~active[channel]):
-                m.d.sync += beat.eq(header & active[channel])
+                m.d.sync += beat.eq(Mux(header, flags, 0))
             with m.Else():
                 m.d.sync += beat.eq(value)
         m.d.sync += [
@@ -306,6 +341,8 @@ class FrameOutput(wiring.Component):
                 with m.If(self.start):
                     m.d.sync += [left.eq(self.count), index.eq(0), base.eq(self.src_base),
                                  active.eq(self.active)]
+                    if config.banks > 1:
+                        m.d.sync += bank.eq(self.bank)
                     m.next = "WAIT"
             with m.State("WAIT"):
                 with m.If(self.go & (fifo.level < self.depth - 1)):

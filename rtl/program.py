@@ -121,6 +121,13 @@ class Instruction(data.StructLayout):
             "masked": 1,
             # ELEMENTWISE and PROJECT: it is the y that OUTPUT sends, and stays while it is being sent.
             "sent": 1,
+            **({
+                # MULTIPLY, ELEMENTWISE and PROJECT: the vector is y, of which every bank has one.
+                "banked": 1,
+                # FORMAT: lines from a bank's y to the next bank's, and the banks.
+                "bank_lines": line,
+                "banks": bits_for(config.banks),
+            } if config.banks > 1 else {}),
         })
         self.words = -(-Shape.cast(self).width // 32)
 

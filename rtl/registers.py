@@ -56,6 +56,7 @@ class Interrupt(enum.IntFlag):
     FRAME_LONG = 16
     STREAM_FAILED = 32
     STALLED = 64
+    FRAME_BANK = 128
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ COUNTERS = {
 _INTERRUPTS = _flags(Interrupt, [
     "a frame was sent", "an image was loaded", "an image was refused", "a frame was dropped since TLAST came early",
     "a frame was dropped since TLAST came late", "a weight could not be read",
-    "nothing has moved for long though work is under way, see STALL"])
+    "nothing has moved for long though work is under way, see STALL",
+    "a frame was dropped since it names a bank that the model does not have"])
 
 _FIXED = [
     Register("ID", 0x000, Access.READ, "`0x4553454F`: OESE"),
@@ -116,6 +118,7 @@ _FIXED = [
     Register("FINGERPRINT", 0x008, Access.READ, "of the configuration; an image must carry the same"),
     Register("CAPACITY", 0x00C, Access.READ, "", (
         Field("PES", 0, 16, "PEs"), Field("CHANNELS", 16, 8, "channels"), Field("GROUPS", 24, 8, "column groups"))),
+    Register("BANKS", 0x010, Access.READ, "banks of voices"),
     Register("CONTROL", 0x020, Access.READ_WRITE, "", _flags(Control, [
         "compute frames", "abandon everything but the image and the cell states; reads as 0",
         "abandon the image too and expect a new one; reads as 0"])),
@@ -132,7 +135,7 @@ _FIXED = [
     Register("STATE_SELECT", 0x040, Access.READ_WRITE,
              "one number of a voice's state, only while nothing is under way (else SLVERR)", (
                  Field("INDEX", 0, 16, "of c: cell row x PE rows + PE row; of y: its column in the vector memory"),
-                 Field("CHANNEL", 16, 8, "the voice"),
+                 Field("CHANNEL", 16, 8, "the channel"), Field("BANK", 24, 6, "of c: the bank"),
                  Field("CELL", 31, 1, "1: the cell state c, 0: y"))),
     Register("STATE_DATA", 0x044, Access.READ_WRITE, "that number, signed"),
     Register("STREAM_BASE_LOW", 0x048, Access.READ_WRITE,
@@ -302,6 +305,7 @@ class ControlRegisters:
             "VERSION": VERSION,
             "FINGERPRINT": config.fingerprint,
             "CAPACITY": config.pes | config.channels << 16 | config.groups << 24,
+            "BANKS": config.banks,
         }
 
     def _interrupts(self, m: Module, write: Signal, enabled: Signal, pending: Signal, irq: Signal) -> None:
@@ -313,7 +317,7 @@ class ControlRegisters:
         m.d.comb += [
             interrupts.eq(Cat(self._guard.sent, loader.loaded & ~was_loaded, (loader.error != 0) & ~was_refused,
                               self._core.frame_short, self._core.frame_long, stream_error & ~failed,
-                              stalled & ~was_stalled)),
+                              stalled & ~was_stalled, self._core.frame_bank)),
             irq.eq((pending & enabled).any()),
         ]
         m.d.sync += [

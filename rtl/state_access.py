@@ -20,12 +20,13 @@ class Select(data.StructLayout):
     index : 16 — for c: the cell's place, cell row times ``row_pes`` plus PE row. For y: its column of the vector
         memory.
     channel : 8 — the channel.
-    _ : 7 — not used.
+    bank : 6 — for c: the bank.
+    _ : 1 — not used.
     cell : 1 — c, not y.
     """
 
     def __init__(self):
-        super().__init__({"index": 16, "channel": 8, "_": 7, "cell": 1})
+        super().__init__({"index": 16, "channel": 8, "bank": 6, "_": 1, "cell": 1})
 
 
 class StatePort(Bundle):
@@ -58,6 +59,7 @@ class StateAccess(wiring.Component):
     value : Out(signed(32)) — the number.
     cell_row : Out(bits_for(cell_rows - 1)) — cell row for the slices' control.
     cell_beat : Out(bits_for(beats - 1)) — beat for it.
+    cell_bank : Out(bank_bits) — bank for it. Only if the machine has several.
     cells : In(array(slices * slice_width, signed(cell_bits))) — the cell states that the slices read there.
     cell_write : Out(slices * slice_width) — lanes whose cell state is set to ``data``.
     line : Out(line_bits) — line of the vector memory.
@@ -74,6 +76,7 @@ class StateAccess(wiring.Component):
             **StatePort().flip().ports(),
             "cell_row": Out(bits_for(config.cell_rows - 1)),
             "cell_beat": Out(bits_for(config.beats - 1)),
+            **({"cell_bank": Out(config.bank_bits)} if config.banks > 1 else {}),
             "cells": In(data.ArrayLayout(signed(config.cell_bits), config.slices * config.slice_width)),
             "cell_write": Out(config.slices * config.slice_width),
             "line": Out(config.line_bits),
@@ -106,6 +109,8 @@ class StateAccess(wiring.Component):
             self.write_channels.eq(1 << select.channel[:channel_bits]),
             self.cell_write.eq(Mux(self.write & select.cell, 1 << port, 0)),
         ]
+        if config.banks > 1:
+            m.d.comb += self.cell_bank.eq(select.bank)
         m.d.sync += [
             cell_value.eq(Array(self.cells)[port] if len(port) else self.cells[0]),
             y_value.eq(Array(value for column in self.columns for value in column)[

@@ -30,21 +30,29 @@ class Both:
             self.link.pace(**pace)
         self.image = pack(schedule(self.model, config, stream=stream))
         self.device = Device(self.link, self.image)
-        self.reference = Reference(self.model, config.channels)
+        self.reference = Reference(self.model, config.channels, banks=self.device.banks)
         self.rng = np.random.default_rng(seed)
 
     def frames(self, steps):
         limit = 1 << (self.model.config.activation_bits - 1)
         return self.rng.integers(-limit, limit, (steps, self.device.channels, self.model.inputs))
 
-    def step(self, steps, active=None, reset=None):
+    def step(self, steps, active=None, reset=None, banks=0):
         """Both step; every word must be equal."""
         x = self.frames(steps)
         shape = (steps, self.device.channels)
         active = np.ones(shape, bool) if active is None else active
         reset = np.zeros(shape, bool) if reset is None else reset
-        expected = [self.reference.step(*now) for now in zip(x, active, reset, strict=True)]
-        assert (self.device.run(x, active, reset) == np.array(expected)).all()
+        expected = [self.reference.step(*now, bank=bank) for *now, bank in zip(
+            x, active, reset, np.broadcast_to(banks, steps).tolist(), strict=True)]
+        assert (self.device.run(x, active, reset, banks) == np.array(expected)).all()
+
+    def same_states(self):
+        """The states of all voices are equal."""
+        for voice in range(self.device.banks * self.device.channels):
+            found, wanted = (machine.get_state(voice) for machine in (self.device, self.reference))
+            assert [np.concatenate(layer).tolist() for layer in found] == [
+                np.concatenate(layer).tolist() for layer in wanted], f"voice {voice}"
 
 
 class Measured:

@@ -59,6 +59,7 @@ class Settings(data.StructLayout):
     g_sigmoid : 1 — g uses the sigmoid's table.
     active : channels — voices that are active.
     reset : channels — voices that start anew.
+    bank : bank_bits — their bank. Only if the machine has several.
     """
 
     def __init__(self, config):
@@ -70,6 +71,7 @@ class Settings(data.StructLayout):
             "g_sigmoid": 1,
             "active": config.channels,
             "reset": config.channels,
+            **({"bank": config.bank_bits} if config.banks > 1 else {}),
         })
 
 

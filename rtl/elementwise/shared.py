@@ -3,7 +3,7 @@
 
 from typing import Any, NamedTuple
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, memory
 
 from openese.rtl.attributes import LUT_RAM, block_ram
@@ -79,20 +79,22 @@ def words_per_line(config):
     return max(1, config.slice_width // config.channels)
 
 
-def cell_memory(m, config, control):
+def cell_memory(m, config, control, settings):
     """The cell state: read at the first stage and kept until the adder tree is through, written at the last."""
     stages = Stages.of(config)
     first, last = control[0], control[stages.cell]
     beat_bits = (config.beats - 1).bit_length()
+    depth = config.banks * config.cell_rows * config.beats
+    bank = settings.bank if config.banks > 1 else Const(0, 0)
     m.submodules.cells = cells = memory.Memory(
-        shape=data.ArrayLayout(signed(config.cell_bits), config.slice_width),
-        depth=config.cell_rows * config.beats, init=[], attrs=block_ram(config.cell_rows * config.beats))
+        shape=data.ArrayLayout(signed(config.cell_bits), config.slice_width), depth=depth, init=[],
+        attrs=block_ram(depth))
     _cell_write = cells.write_port(granularity=1)  # the name that it has in the Verilog
     read = cells.read_port()
     m.d.comb += [
-        read.addr.eq(Cat(first.beat[:beat_bits], first.row)),
+        read.addr.eq(Cat(first.beat[:beat_bits], first.row, bank)),
         read.en.eq(1),
-        _cell_write.addr.eq(Cat(last.beat[:beat_bits], last.row)),
+        _cell_write.addr.eq(Cat(last.beat[:beat_bits], last.row, bank)),
     ]
     return Cells(delayed(m, read.data, stages.total - 1), _cell_write)
 

@@ -167,7 +167,7 @@ class Slice(wiring.Component):
 
         m.submodules.activation = activation = Activation(config, config.slice_width)
         ValidPort(table_line(config)).connect(m, wiring.flipped(self), activation, "tables", "load")
-        cells = cell_memory(m, config, control)
+        cells = cell_memory(m, config, control, self.settings)
         m.d.comb += self.cells.eq(cells.read)
         parameters = parameter_memory(m, config, control, self.parameters, self.parameters_valid,
                                       self.settings.peephole_select)

@@ -124,7 +124,7 @@ def _memories(config: Config) -> list[_Memory]:
         memory(config.pes, config.accumulator_rows, config.accumulator_bits * channels),
         # Two banks with a port for each lane; a block RAM has two.
         memory(2 * config.slices * ceil(width / 2), 1 << config.table_index_bits, config.table_bits),
-        memory(config.slices, config.cell_rows * config.beats, config.cell_bits * width, width),
+        memory(config.slices, config.banks * config.cell_rows * config.beats, config.cell_bits * width, width),
         _Memory(config.slices, config.parameter_lines, config.parameter_line_bits),
         memory(1, config.column_depth, config.line_bits * groups),
         memory(groups, config.vector_depth // groups, config.activation_bits * channels, channels),

@@ -337,7 +337,7 @@ class QuantizedModel:
     def _manifest(self) -> dict[str, Any]:
         layers = [{field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)
                    if field.name not in TENSORS} for layer in self.layers]
-        return {"openese-quantized": _VERSION, "name": self.name, "config": dataclasses.asdict(self.config),
+        return {"openese-quantized": _VERSION, "name": self.name, "config": self.config.fields(),
                 "sigmoid_range": self.sigmoid_range, "tanh_range": self.tanh_range, "layers": layers,
                 "report": None if self.report is None else self.report.to_dict()}
 

@@ -7,7 +7,6 @@ the CRC-32 of these four. A line is one address of all memories of its kind, low
 machine checks the same fields as `read`, in the same order.
 """
 
-import dataclasses
 import json
 import os
 import zlib
@@ -201,9 +200,9 @@ def _manifest(plan: Schedule) -> dict[str, Any]:
         "entries_min": int(operation.encoded.lengths.min()), "entries_max": int(operation.encoded.lengths.max()),
         "nonzeros": int(operation.encoded.nonzeros.sum()), "padding": operation.encoded.padding,
     } for operation in plan.operations]
-    config = dataclasses.asdict(plan.config)
-    return {"name": model.name, "config": config, "sigmoid_range": model.sigmoid_range,
-            "tanh_range": model.tanh_range, "layers": layers, "operations": operations, "needs": plan.needs}
+    banks = {"banks": plan.banks, "bank_lines": plan.bank_lines} if plan.config.banks > 1 else {}
+    return {"name": model.name, "config": plan.config.fields(), "sigmoid_range": model.sigmoid_range,
+            "tanh_range": model.tanh_range, "layers": layers, "operations": operations, "needs": plan.needs, **banks}
 
 
 def read(path: str | os.PathLike[str]) -> Image:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from openese.rtl.config import Config
+from openese.rtl.config import LATER_FIELDS, Config
 from openese.rtl.loader import Section
 
 __all__ = ["LAYER_FORMATS", "ManifestError", "check_manifest", "dense_limit", "read_config", "read_json"]
@@ -62,7 +62,9 @@ def read_config(manifest: Mapping[str, Any]) -> Config:
     ManifestError
         It is not valid.
     """
-    fields = _object("config", manifest.get("config"), {field.name for field in dataclasses.fields(Config)})
+    fields = _object("config", manifest.get("config"))
+    later = {name: 1 for name in LATER_FIELDS} | fields
+    _object("config", later, {field.name for field in dataclasses.fields(Config)})
     try:
         return Config(**fields)
     except ValueError as error:
@@ -87,7 +89,8 @@ def check_manifest(manifest: Mapping[str, Any], config: Config, lines: Mapping[S
     ManifestError
         Naming the field.
     """
-    _object("it", manifest, {"name", "config", "sigmoid_range", "tanh_range", "layers", "operations", "needs"})
+    banks = {"banks", "bank_lines"} if config.banks > 1 else set()
+    _object("it", manifest, {"name", "config", "sigmoid_range", "tanh_range", "layers", "operations", "needs", *banks})
     _text("name", manifest["name"])
     for name in ("sigmoid_range", "tanh_range"):
         _whole(name, manifest[name], 0, config.argument_bits - 1)
@@ -97,6 +100,8 @@ def check_manifest(manifest: Mapping[str, Any], config: Config, lines: Mapping[S
     layers = _list("layers", manifest["layers"])
     for number, layer in enumerate(layers):
         _check_layer(f"layers[{number}]", layer, layers[number - 1] if number else None, config)
+    if banks:
+        _check_banks(manifest, layers, config)
     _check_sections(layers, config, lines)
     dense = sum(_dense(layer, config) for layer in layers)
     if dense > dense_limit(size):
@@ -137,6 +142,19 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
     _whole(f"{where}.cell_base", layer["cell_base"], 0, config.cell_rows - -(-layer["cells"] // config.row_pes))
     for name, columns in (("m_line", layer["cells"]), ("y_line", layer["outputs"])):
         _whole(f"{where}.{name}", layer[name], 0, (config.vector_depth - columns) // config.groups)
+
+
+def _check_banks(manifest: Mapping[str, Any], layers: list[Any], config: Config) -> None:
+    """The y of all banks lie in the vector memory, and not in each other."""
+    _whole("banks", manifest["banks"], 1, config.banks)
+    ends = [layer["y_line"] + -(-layer["outputs"] // config.groups) for layer in layers]
+    first = min(layer["y_line"] for layer in layers)
+    lines = config.vector_depth // config.groups
+    _whole("bank_lines", manifest["bank_lines"], max(ends) - first, max(max(ends) - first, lines - 1))
+    end = max(ends) + (manifest["banks"] - 1) * manifest["bank_lines"]
+    if end > lines:
+        raise ManifestError(f"banks: {manifest['banks']} banks end at line {end} of the vector memory, "
+                            f"which has {lines}")
 
 
 def _check_sections(layers: list[Any], config: Config, lines: Mapping[Section, int]) -> None:

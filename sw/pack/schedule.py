@@ -26,7 +26,7 @@ from openese.rtl.program import Instruction, Opcode, Source, Take, When
 from openese.rtl.spmv import SpMV
 from openese.rtl.weight_stream import LINE_BITS
 from openese.sw.model.arrays import Int64Array
-from openese.sw.model.quantized import QuantizedLayer, QuantizedModel
+from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.encode import EncodedMatrix, encode, entries, order_window
 from openese.sw.pack.level import level
 
@@ -67,7 +67,10 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlace:
-    """The places of a layer's state and vectors: rows of the cell memory, lines of the vector memory."""
+    """The places of a layer's state and vectors: rows of the cell memory, lines of the vector memory.
+
+    ``y_line`` is that of the first bank of voices.
+    """
 
     cells: int
     rows: int
@@ -95,6 +98,10 @@ class Schedule:
         By capacity field of the machine, the amount that the model needs.
     streamed : bool
         Whether the weights are read from memory in every step.
+    banks : int
+        Banks of voices: as many of the machine's as have room for y.
+    bank_lines : int
+        Lines of the vector memory from a bank's y to the next bank's.
     """
 
     model: QuantizedModel
@@ -104,6 +111,8 @@ class Schedule:
     instructions: tuple[dict[str, Any], ...]
     needs: dict[str, int]
     streamed: bool
+    banks: int
+    bank_lines: int
 
 
 def _rows(size: int, config: Config) -> int:
@@ -262,7 +271,7 @@ class _Scheduler:
     def build(self) -> Schedule:
         model, memory, config = self._model, self._memory, self._config
         self._inputs = [memory.lines(model.inputs) for _ in range(2)]
-        self._places = [self._place(layer) for layer in model.layers]
+        self._places = self._place_layers()
         self._stored = [self._store(number) for number in range(len(model.layers))]
         self._accumulators()
         self._write_program()
@@ -270,16 +279,24 @@ class _Scheduler:
         memory.check(model)
         return Schedule(model=model, config=config, operations=tuple(self._operations),
                         places=tuple(self._places), instructions=tuple(self._instructions), needs=memory.needs,
-                        streamed=self._streamed)
+                        streamed=self._streamed, banks=self._banks, bank_lines=self._bank_lines)
 
-    def _place(self, layer: QuantizedLayer) -> LayerPlace:
+    def _place_layers(self) -> list[LayerPlace]:
+        """Place every m, then the y of all layers, side by side, once for each bank of voices."""
         config, memory = self._config, self._memory
-        rows = _rows(layer.cells, config)
-        output_rows = rows if layer.w_ym is None else _rows(layer.outputs, config)
-        m_line = memory.lines(rows * config.row_pes)
-        y_line = m_line if layer.w_ym is None else memory.lines(output_rows * config.row_pes)
-        return LayerPlace(cells=memory.take("cell_rows", rows), rows=rows, output_rows=output_rows,
-                          m_line=m_line, y_line=y_line)
+        rows = [_rows(layer.cells, config) for layer in self._model.layers]
+        m_lines = [None if layer.w_ym is None else memory.lines(count * config.row_pes)
+                   for layer, count in zip(self._model.layers, rows, strict=True)]
+        output_rows = [_rows(layer.outputs, config) for layer in self._model.layers]
+        y_lines = [memory.lines(count * config.row_pes) for count in output_rows]
+        self._bank_lines = sum(output_rows) * config.row_pes // config.groups
+        columns = self._bank_lines * config.groups
+        free = config.vector_depth - memory.needs["vector_depth"]
+        self._banks = max(1, min(config.banks, 1 + free // columns))
+        memory.take("vector_depth", (self._banks - 1) * columns)
+        return [LayerPlace(cells=memory.take("cell_rows", count), rows=count, output_rows=outputs,
+                           m_line=y_line if m_line is None else m_line, y_line=y_line)
+                for count, outputs, m_line, y_line in zip(rows, output_rows, m_lines, y_lines, strict=True)]
 
     def _accumulators(self) -> None:
         """Place two banks of gate rows for the largest layer, then the rows of the largest projection."""
@@ -385,6 +402,11 @@ class _Scheduler:
                                 f"streamed weights, a machine addresses {most}")
         return base
 
+    @property
+    def _banked(self) -> dict[str, int]:
+        """The fields of an instruction whose vector is y."""
+        return {"banked": 1} if self._config.banks > 1 else {}
+
     def _emit(self, opcode: Opcode, **fields: Any) -> None:
         self._instructions.append({"opcode": opcode, **fields})
 
@@ -408,6 +430,8 @@ class _Scheduler:
             else:
                 fields |= {"source": Source.INPUT, "src_base": self._inputs[0] + offset,
                            "dst_base": self._inputs[1] + offset, "align": layer.align_x}
+        if operation.matrix != "w_ym" and (operation.matrix == "w_r" or operation.layer):
+            fields |= self._banked
         self._emit(Opcode.MULTIPLY, when=when, follow=int(follow), release=int(release),
                    count=len(operation.encoded.order), order_base=operation.order_base,
                    entry_base=operation.entry_base, **fields)
@@ -436,6 +460,8 @@ class _Scheduler:
         self._emit(Opcode.FORMAT, count=model.inputs, src_base=self._inputs[0], dst_base=self._inputs[1])
         if self._streamed:
             self._instructions[-1]["streamed"] = 1
+        if self._config.banks > 1:
+            self._instructions[-1] |= {"banks": self._banks, "bank_lines": self._bank_lines}
         self._emit(Opcode.FRAME, when=Take.WAIT)
         for operation, release in self._early_operations(0):
             self._multiply(operation, release=release)
@@ -462,7 +488,8 @@ class _Scheduler:
                 self._multiply(operation, follow=True)
             self._emit(Opcode.PROJECT, acc_base=self._output_base, phase_stride=self._output_rows,
                        phase_last=self._output_phases - 1, rows=place.output_rows, dst_base=place.y_line,
-                       shift=(model.formats[number].output_shift, 0, 0, 0), masked=1, sent=int(following == 0))
+                       shift=(model.formats[number].output_shift, 0, 0, 0), masked=1, sent=int(following == 0),
+                       **self._banked)
         if following == 0:
             self._emit(Opcode.OUTPUT, count=model.outputs, src_base=place.y_line)
             self._emit(Opcode.FRAME, when=Take.WAIT)
@@ -479,7 +506,8 @@ class _Scheduler:
                    cell_argument_shift=formats.cell_argument_shift, peephole_select=layer.peephole_select,
                    cell_select=layer.cell_select, g_sigmoid=int(layer.g_activation == "sigmoid"),
                    masked=int(layer.w_ym is None),
-                   sent=int(layer.w_ym is None and number == len(self._model.layers) - 1))
+                   sent=int(layer.w_ym is None and number == len(self._model.layers) - 1),
+                   **(self._banked if layer.w_ym is None else {}))
 
 
 def instruction_words(plan: Schedule) -> NDArray[np.uint32]:

@@ -7,6 +7,7 @@ sum below 2**53. Everything else is 64-bit integers.
 Sizes: channels C, inputs I, cells H, outputs P.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -132,11 +133,13 @@ class Reference:
         Voices side by side.
     tables : pair of integers, optional
         Samples of sigmoid and tanh instead of the model's, for comparisons: a power of two of each.
+    banks : int
+        Banks of voices, B. Voice v is channel v % C of bank v // C.
 
     Attributes
     ----------
-    c : list of int64 (C, H), y : list of int64 (C, P)
-        The state of each layer.
+    c : list of int64 (B * C, H), y : list of int64 (B * C, P)
+        The state of each layer, voice by voice.
     layer_saturations : list of dict
         For each layer, the numbers of clamped values of active channels: ``cell``, and ``output`` of the projection.
         m is clamped by design, where 1.0 becomes the largest number; it does not count.
@@ -144,19 +147,21 @@ class Reference:
     Raises
     ------
     ValueError
-        There is less than one channel, or the accumulators have more than 54 bits.
+        There is less than one channel or bank, or the accumulators have more than 54 bits.
     """
 
-    def __init__(self, model: QuantizedModel, channels: int, tables: tuple[IntArray, IntArray] | None = None) -> None:
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, not {channels}")
+    def __init__(self, model: QuantizedModel, channels: int, tables: tuple[IntArray, IntArray] | None = None,
+                 banks: int = 1) -> None:
+        if min(channels, banks) < 1:
+            raise ValueError(f"channels and banks must be at least 1, not {channels} and {banks}")
         if model.config.accumulator_bits > _EXACT_BITS:
             raise ValueError(f"accumulator_bits must be at most {_EXACT_BITS} for an exact reference, "
                              f"not {model.config.accumulator_bits}")
         self.model = model
         self.channels = channels
-        self.c = [np.zeros((channels, layer.cells), np.int64) for layer in model.layers]
-        self.y = [np.zeros((channels, layer.outputs), np.int64) for layer in model.layers]
+        self.banks = banks
+        self.c = [np.zeros((banks * channels, layer.cells), np.int64) for layer in model.layers]
+        self.y = [np.zeros((banks * channels, layer.outputs), np.int64) for layer in model.layers]
         self.layer_saturations = [{"cell": 0, "output": 0} for _ in model.layers]
         tables = tables or (model.sigmoid_table, model.tanh_table)
         self._layers = [_Cell(layer, formats, model.config, tables)
@@ -167,36 +172,36 @@ class Reference:
         """The sum of `layer_saturations` over the layers."""
         return {name: sum(counts[name] for counts in self.layer_saturations) for name in ("cell", "output")}
 
-    def get_state(self, channel: int) -> list[ChannelState]:
-        """A copy of the state of one channel, layer by layer."""
-        return [ChannelState(c[channel].copy(), y[channel].copy())
+    def get_state(self, voice: int) -> list[ChannelState]:
+        """A copy of the state of one voice, layer by layer."""
+        return [ChannelState(c[voice].copy(), y[voice].copy())
                 for c, y in zip(self.c, self.y, strict=True)]
 
-    def get_states(self, channels: Sequence[int]) -> list[ChannelState]:
-        """A copy of the states of some channels, layer by layer: c (channels, H) and y (channels, P)."""
-        return [ChannelState(c[channels], y[channels]) for c, y in zip(self.c, self.y, strict=True)]
+    def get_states(self, voices: Sequence[int]) -> list[ChannelState]:
+        """A copy of the states of some voices, layer by layer: c (voices, H) and y (voices, P)."""
+        return [ChannelState(c[voices], y[voices]) for c, y in zip(self.c, self.y, strict=True)]
 
-    def set_state(self, channel: int, state: Sequence[ChannelState]) -> None:
-        """Replace the state of one channel.
+    def set_state(self, voice: int, state: Sequence[ChannelState]) -> None:
+        """Replace the state of one voice.
 
         Raises
         ------
         ValueError
             The state has the wrong shape, or a number does not fit.
         """
-        self._set(channel, (), state)
+        self._set(voice, (), state)
 
-    def set_states(self, channels: Sequence[int], states: Sequence[ChannelState]) -> None:
-        """Replace the states of some channels: c (channels, H) and y (channels, P) of each layer.
+    def set_states(self, voices: Sequence[int], states: Sequence[ChannelState]) -> None:
+        """Replace the states of some voices: c (voices, H) and y (voices, P) of each layer.
 
         Raises
         ------
         ValueError
             The states have the wrong shape, or a number does not fit.
         """
-        self._set(channels, (len(channels),), states)
+        self._set(voices, (len(voices),), states)
 
-    def _set(self, channels: int | Sequence[int], shape: tuple[int, ...], state: Sequence[ChannelState]) -> None:
+    def _set(self, voices: int | Sequence[int], shape: tuple[int, ...], state: Sequence[ChannelState]) -> None:
         if len(state) != len(self._layers):
             raise ValueError(f"state: expected {len(self._layers)} layers, found {len(state)}")
         config = self.model.config
@@ -206,10 +211,10 @@ class Reference:
                 _checked(f"y of layer {layer.name!r}", y, (*shape, layer.outputs), config.activation_bits))
             for layer, (c, y) in zip(self.model.layers, state, strict=True)]
         for number, (c, y) in enumerate(checked):
-            self.c[number][channels], self.y[number][channels] = c, y
+            self.c[number][voices], self.y[number][voices] = c, y
 
     def step(self, x: ArrayLike, active: ArrayLike | None = None, reset: ArrayLike | None = None,
-             observe: Observer = _ignore) -> Int64Array:
+             observe: Observer = _ignore, bank: int = 0) -> Int64Array:
         """Compute one step of all layers.
 
         Parameters
@@ -222,6 +227,8 @@ class Reference:
             Channels, active or not, whose state becomes zero before the step. None by default.
         observe : `Observer`, optional
             Gets the inner values of every layer, for inactive channels too.
+        bank : int
+            The bank of the voices.
 
         Returns
         -------
@@ -231,11 +238,18 @@ class Reference:
         Raises
         ------
         ValueError
-            An array has the wrong shape, or an activation does not fit ``activation_bits``.
+            An array has the wrong shape, an activation does not fit ``activation_bits``, or there is no such bank.
         """
         now = _checked("x", x, (self.channels, self.model.inputs), self.model.config.activation_bits)
         return self._step(now, self._layers[0].input_products(now), self._flags("active", active, True),
-                          self._flags("reset", reset, False), observe, self.c, self.y)
+                          self._flags("reset", reset, False), observe, *self._bank(bank))
+
+    def _bank(self, bank: int) -> tuple[list[Int64Array], list[Int64Array]]:
+        """Views of c and y of a bank, layer by layer."""
+        if not 0 <= bank < self.banks:
+            raise ValueError(f"bank must be from 0 to {self.banks - 1}, not {bank}")
+        voices = slice(bank * self.channels, (bank + 1) * self.channels)
+        return [c[voices] for c in self.c], [y[voices] for y in self.y]
 
     def _step(self, now: Int64Array, products: Float64Array, running: BoolArray, cleared: BoolArray,
               observe: Observer, c: list[Int64Array], y: list[Int64Array]) -> Int64Array:
@@ -256,8 +270,9 @@ class Reference:
         return np.where(running[:, None], now, 0)
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None, reset: ArrayLike | None = None,
-            observe: Observer = _ignore) -> Int64Array:
-        """Compute steps for frames (T, C, I) with masks (T, C), from the present state on; see `step`.
+            observe: Observer = _ignore, banks: ArrayLike = 0) -> Int64Array:
+        """Compute steps for frames (T, C, I) with masks (T, C) and ``banks`` (T,), from the present state on; see
+        `step`.
 
         Returns
         -------
@@ -270,22 +285,32 @@ class Reference:
         x = _checked("frames", x, (len(x), self.channels, self.model.inputs), self.model.config.activation_bits)
         running, cleared = (np.broadcast_to(default if mask is None else np.asarray(mask, bool), x.shape[:2])
                             for mask, default in ((active, True), (reset, False)))
+        numbers = np.broadcast_to(np.asarray(banks), len(x))
+        changes = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(x)]
+        parts = [self._run_bank(int(numbers[start]), x[start:stop], running[start:stop], cleared[start:stop], observe)
+                 for start, stop in itertools.pairwise(changes) if stop > start]
+        return np.concatenate([np.zeros((0, self.channels, self.model.outputs), np.int64), *parts])
+
+    def _run_bank(self, bank: int, x: Int64Array, running: BoolArray, cleared: BoolArray,
+                  observe: Observer) -> Int64Array:
+        """`run` of frames of one bank, with checked arguments."""
+        of_bank = self._bank(bank)
         used = running.any(axis=0)
         if observe is not _ignore or used.all():
-            return self._run(x, running, cleared, observe, self.c, self.y)
+            return self._run(x, running, cleared, observe, *of_bank)
         # Channels that are never active are not computed.
-        for held in (*self.c, *self.y):
+        for held in itertools.chain(*of_bank):
             held[cleared.any(axis=0) & ~used] = 0
         outputs = np.zeros((len(x), self.channels, self.model.outputs), np.int64)
         if not used.any():
             return outputs
-        c, y = ([held[used] for held in state] for state in (self.c, self.y))
+        c, y = ([held[used] for held in state] for state in of_bank)
         try:
             outputs[:, used] = self._run(x[:, used], running[:, used], cleared[:, used], observe, c, y)
         except AccumulatorOverflow as error:
             channel = int(np.flatnonzero(used)[error.channel])
             raise AccumulatorOverflow(error.row, channel, error.total, error.bits) from None
-        for after, held in zip((*c, *y), (*self.c, *self.y), strict=True):
+        for after, held in zip((*c, *y), itertools.chain(*of_bank), strict=True):
             held[used] = after
         return outputs
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.config import Config
+from openese.rtl.frames import BANK_SHIFT
 from openese.rtl.loader import MAGIC, VERSION, ImageError, Section
 from openese.rtl.registers import ADDRESS, COUNTERS, Control, Status
 from openese.sw.model.arrays import Int64Array
@@ -67,7 +68,9 @@ class Device:
     model : `QuantizedModel`
         The model in the machine.
     channels : int
-        Voices side by side.
+        Voices side by side, C.
+    banks : int
+        Banks of voices, B. Voice v is channel v % C of bank v // C.
 
     Raises
     ------
@@ -80,6 +83,7 @@ class Device:
         self._image = image
         self.model = image.model()
         self.channels = image.config.channels
+        self.banks = int(image.manifest.get("banks", 1))
         self._identify()
         self._place_stream()
         self.load(image.words())
@@ -120,8 +124,8 @@ class Device:
                 raise DeviceError("the machine waits for more of the image: it is truncated")
             where = f" in section {word >> 8}" if error >= ImageError.SECTION else ""
             raise DeviceError(f"the machine refused the image: wrong {error.name.lower().replace('_', ' ')}{where}")
-        self._fresh = np.ones(self.channels, bool)
-        self._held: dict[int, list[ChannelState]] = {}  # states in the machine, by channel, as far as they are known
+        self._fresh = np.ones(self.banks * self.channels, bool)
+        self._held: dict[int, list[ChannelState]] = {}  # states in the machine, by voice, as far as they are known
         self._rest(abandon_after=self._image.config.accumulator_rows)
         link.write(ADDRESS["CONTROL"], Control.RUN)
 
@@ -155,7 +159,7 @@ class Device:
         self._held.clear()
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None,
-            reset: ArrayLike | None = None) -> Int64Array:
+            reset: ArrayLike | None = None, banks: ArrayLike = 0) -> Int64Array:
         """Compute steps for frames, as `Reference.run`. A voice's first frame starts it from zero.
 
         Parameters
@@ -164,6 +168,8 @@ class Device:
             Activations at the first layer's ``x_fraction``: see `QuantizedModel.quantize_input`.
         active, reset : bool (T, C), optional
             As for `Reference.step`.
+        banks : integers (T,)
+            The bank of the voices of each frame.
 
         Returns
         -------
@@ -172,7 +178,7 @@ class Device:
         Raises
         ------
         ValueError
-            The frames have the wrong shape, or an activation does not fit ``activation_bits``.
+            The frames have the wrong shape, an activation does not fit ``activation_bits``, or there is no such bank.
         DeviceError
             A frame comes back for other voices.
         """
@@ -187,15 +193,22 @@ class Device:
         shape = (steps, self.channels)
         running = np.ones(shape, bool) if active is None else np.broadcast_to(np.asarray(active, bool), shape)
         anew = np.zeros(shape, bool) if reset is None else np.array(np.broadcast_to(np.asarray(reset, bool), shape))
-        if steps:
-            anew[0] |= self._fresh
-            self._fresh[:] = False
-            for channel in np.flatnonzero((running | anew).any(axis=0)).tolist():
-                self._held.pop(channel, None)
-        header = running | anew.astype(np.int32) << 1
+        numbers = np.broadcast_to(np.asarray(banks), steps)
+        if steps and not 0 <= numbers.min() <= numbers.max() < self.banks:
+            worst = numbers.max() if numbers.max() >= self.banks else numbers.min()
+            raise ValueError(f"banks must be from 0 to {self.banks - 1}, not {worst}")
+        for bank, first in zip(*np.unique(numbers, return_index=True), strict=True):
+            voices = slice(bank * self.channels, (bank + 1) * self.channels)
+            anew[first] |= self._fresh[voices]
+            self._fresh[voices] = False
+            for channel in np.flatnonzero((running | anew)[numbers == bank].any(axis=0)).tolist():
+                self._held.pop(voices.start + channel, None)
+        wanted = running.astype(np.int32)
+        wanted[:, 0] |= numbers.astype(np.int32) << BANK_SHIFT
+        header = wanted | anew.astype(np.int32) << 1
         echoed, y = self._link.run_frames(header, x.transpose(0, 2, 1), self.model.outputs)
-        if (echoed != running).any():
-            step = int(np.argwhere((echoed != running).any(axis=1))[0, 0])
+        if (echoed != wanted).any():
+            step = int(np.argwhere((echoed != wanted).any(axis=1))[0, 0])
             raise DeviceError(f"frame {step} came back for other voices than it was sent for")
         return y.transpose(0, 2, 1).astype(np.int64)
 
@@ -208,19 +221,21 @@ class Device:
 
     # -- state ---------------------------------------------------------------------------------
 
-    def _places(self, channel: int) -> Iterable[tuple[int, str, Int64Array]]:
-        """The STATE_SELECT words of one channel: for each layer its number, "c" or "y", and the words."""
-        if not 0 <= channel < self.channels:
-            raise ValueError(f"channel must be between 0 and {self.channels - 1}, not {channel}")
+    def _places(self, voice: int) -> Iterable[tuple[int, str, Int64Array]]:
+        """The STATE_SELECT words of one voice: for each layer its number, "c" or "y", and the words."""
+        if not 0 <= voice < self.banks * self.channels:
+            raise ValueError(f"voice must be from 0 to {self.banks * self.channels - 1}, not {voice}")
         config = self._image.config
+        bank, channel = divmod(voice, self.channels)
+        lines = bank * int(self._image.manifest.get("bank_lines", 0))
         for number, fields in enumerate(self._image.manifest["layers"]):
             cells = fields["cell_base"] * config.row_pes + np.arange(fields["cells"])
-            columns = fields["y_line"] * config.groups + np.arange(fields["outputs"])
-            yield number, "c", cells | channel << 16 | 1 << 31
+            columns = (fields["y_line"] + lines) * config.groups + np.arange(fields["outputs"])
+            yield number, "c", cells | channel << 16 | bank << 24 | 1 << 31
             yield number, "y", columns | channel << 16
 
-    def get_state(self, channel: int) -> list[ChannelState]:
-        """The state of one channel, layer by layer.
+    def get_state(self, voice: int) -> list[ChannelState]:
+        """The state of one voice, layer by layer.
 
         Raises
         ------
@@ -229,37 +244,37 @@ class Device:
         """
         self._rest()
         parts: list[dict[str, Any]] = [{} for _ in self.model.layers]
-        for number, name, words in self._places(channel):
+        for number, name, words in self._places(voice):
             values = np.zeros(len(words), np.int64)
-            if not self._fresh[channel]:
+            if not self._fresh[voice]:
                 values[:] = self._link.access(
                     access for word in words for access in ((ADDRESS["STATE_SELECT"], int(word)),
                                                             (ADDRESS["STATE_DATA"], None)))
             parts[number][name] = values - ((values >> 31) << 32)
         state = [ChannelState(**layer) for layer in parts]
-        if not self._fresh[channel]:
-            self._hold(channel, state)
+        if not self._fresh[voice]:
+            self._hold(voice, state)
         return state
 
-    def _hold(self, channel: int, state: Sequence[ChannelState]) -> None:
-        self._held[channel] = [ChannelState(np.array(c), np.array(y)) for c, y in state]
+    def _hold(self, voice: int, state: Sequence[ChannelState]) -> None:
+        self._held[voice] = [ChannelState(np.array(c), np.array(y)) for c, y in state]
 
-    def get_states(self, channels: Sequence[int]) -> list[ChannelState]:
-        """The states of some channels, layer by layer: c (channels, H) and y (channels, P); see `get_state`."""
-        states = [ChannelState(*(np.zeros((len(channels), size), np.int64) for size in (layer.cells, layer.outputs)))
+    def get_states(self, voices: Sequence[int]) -> list[ChannelState]:
+        """The states of some voices, layer by layer: c (voices, H) and y (voices, P); see `get_state`."""
+        states = [ChannelState(*(np.zeros((len(voices), size), np.int64) for size in (layer.cells, layer.outputs)))
                   for layer in self.model.layers]
-        for number, channel in enumerate(channels):
-            for layer, held in zip(states, self.get_state(channel), strict=True):
+        for number, voice in enumerate(voices):
+            for layer, held in zip(states, self.get_state(voice), strict=True):
                 layer.c[number], layer.y[number] = held
         return states
 
-    def set_states(self, channels: Sequence[int], states: Sequence[ChannelState]) -> None:
-        """Replace the states of some channels: c (channels, H) and y (channels, P); see `set_state`."""
-        for number, channel in enumerate(channels):
-            self.set_state(channel, [ChannelState(c[number], y[number]) for c, y in states])
+    def set_states(self, voices: Sequence[int], states: Sequence[ChannelState]) -> None:
+        """Replace the states of some voices: c (voices, H) and y (voices, P); see `set_state`."""
+        for number, voice in enumerate(voices):
+            self.set_state(voice, [ChannelState(c[number], y[number]) for c, y in states])
 
-    def set_state(self, channel: int, state: Sequence[ChannelState]) -> None:
-        """Replace the state of one channel. The state that was last read or written there is not written again.
+    def set_state(self, voice: int, state: Sequence[ChannelState]) -> None:
+        """Replace the state of one voice. The state that was last read or written there is not written again.
 
         Raises
         ------
@@ -271,7 +286,7 @@ class Device:
         config = self._image.config
         if len(state) != len(self.model.layers):
             raise ValueError(f"state: expected {len(self.model.layers)} layers, found {len(state)}")
-        places = list(self._places(channel))
+        places = list(self._places(voice))
         for number, name, words in places:
             values = np.asarray(getattr(state[number], name))
             limit = 1 << ((config.cell_bits if name == "c" else config.activation_bits) - 1)
@@ -281,10 +296,10 @@ class Device:
             if values.size and (values.max() >= limit or values.min() < -limit):
                 worst = values.max() if values.max() >= limit else values.min()
                 raise ValueError(f"{name} of layer {layer!r}: {worst} does not fit {limit.bit_length()} bits")
-        self._fresh[channel] = not any(np.any(part) for layer in state for part in layer)
-        if self._fresh[channel]:
+        self._fresh[voice] = not any(np.any(part) for layer in state for part in layer)
+        if self._fresh[voice]:
             return
-        held = self._held.pop(channel, None)
+        held = self._held.pop(voice, None)
         if held is None or any(np.any(part != known) for layer, before in zip(state, held, strict=True)
                                for part, known in zip(layer, before, strict=True)):
             self._rest()
@@ -292,4 +307,4 @@ class Device:
                 values = np.asarray(getattr(state[number], name))
                 self._link.access(access for word, value in zip(words, values, strict=True) for access in (
                     (ADDRESS["STATE_SELECT"], int(word)), (ADDRESS["STATE_DATA"], int(value) & 0xFFFFFFFF)))
-        self._hold(channel, state)
+        self._hold(voice, state)

@@ -7,34 +7,37 @@ import numpy as np
 import pytest
 from bench import TINY, check_held, cycles, generator, get, integers, pack, pause, put, seeds, simulate, trace
 
-from openese.rtl.frames import Beats, FrameGuard, FrameInput, FrameOutput, pack_beats, unpack_beats
+from openese.rtl.frames import BANK_SHIFT, Beats, FrameGuard, FrameInput, FrameOutput, pack_beats, unpack_beats
 from openese.rtl.vector_memory import VectorMemory
 
 CONFIGS = {
     "tiny": TINY,
     "one channel": TINY.replace(channels=1, slice_width=1),
     "two groups": TINY.replace(groups=2, slices=2),
+    "three banks": TINY.replace(banks=3),
 }
 stalls = pytest.mark.parametrize("chance", [0.0, 0.5], ids=["no stalls", "stalls"])
 configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
 def random_frames(rng, config, count, right):
-    """(length, active, reset, columns): of ``right`` columns each, some shorter or longer."""
+    """(length, active, reset, columns, bank): of ``right`` columns each, some shorter or longer, some for no bank."""
     frames = []
     for _ in range(count):
         length = right if rng.random() < 0.6 else int(rng.integers(0, 2 * right))
         active, reset = (int(rng.integers(0, 1 << config.channels)) for _ in range(2))
         frames.append((length, active, reset, [integers(rng, config.activation_bits, config.channels)
-                                               for _ in range(length)]))
+                                               for _ in range(length)],
+                       int(rng.integers(config.banks) if rng.random() < 0.8 else rng.integers(64))))
     return frames
 
 
 def beats(rng, config, frame):
     """A frame's beats; what the header does not define is noise."""
-    length, active, reset, columns = frame
+    length, active, reset, columns, bank = frame
     noise = integers(rng, config.activation_bits, config.channels)
     header = [word & ~3 | active >> k & 1 | (reset >> k & 1) << 1 for k, word in enumerate(noise)]
+    header[0] = header[0] & ~(63 << BANK_SHIFT) | bank << BANK_SHIFT
     return [{"data": pack(row, config.activation_bits), "last": int(k == length)}
             for k, row in enumerate([header, *columns])]
 
@@ -59,17 +62,21 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
     right = int(rng.integers(2, 8))
     lines = config.vector_depth // config.groups
     frames = random_frames(rng, config, 30, right)
-    good = [frame for frame in frames if frame[0] == right]
+    good = [frame for frame in frames if frame[0] == right and frame[4] < config.banks]
+    wrong_bank = [frame for frame in frames if frame[0] and frame[4] >= config.banks]
+    others = [frame for frame in frames if frame not in wrong_bank]
     memory = np.zeros((lines, config.groups, config.channels), np.int64)
     bases = [3, lines - 10]
     taken = []
-    watch, seen = trace(dut.short, dut.long)
+    watch, seen = trace(dut.short, dut.long, dut.wrong_bank)
 
     async def source(ctx):
         # Nothing is accepted before the format is known.
         for k, base in enumerate(bases):
             ctx.set(dut.bases[k], base)
         ctx.set(dut.count, right)
+        if config.banks > 1:
+            ctx.set(dut.banks, config.banks)
         ctx.set(dut.beats.valid, 1)
         await cycles(ctx, 3)
         assert not ctx.get(dut.beats.ready)
@@ -104,7 +111,7 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
             if take:
                 buffer = ctx.get(dut.buffer)
                 assert buffer == len(taken) % 2
-                taken.append((ctx.get(dut.active), ctx.get(dut.reset)))
+                taken.append((ctx.get(dut.active), ctx.get(dut.reset), ctx.get(dut.bank) if config.banks > 1 else 0))
                 held.append((buffer, good[len(taken) - 1][3]))
             if release:
                 buffer, columns = held.popleft()
@@ -117,15 +124,16 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
         ctx.set(dut.release, 0)
 
     simulate(dut, source, consume, limit=8000, background=[watch, write, hold])
-    assert taken == [frame[1:3] for frame in good]
-    assert sum(values[0] for values in seen) == sum(frame[0] < right for frame in frames)
-    assert sum(values[1] for values in seen) == sum(frame[0] > right for frame in frames)
+    assert taken == [(*frame[1:3], frame[4]) for frame in good]
+    assert sum(values[0] for values in seen) == sum(frame[0] < right for frame in others)
+    assert sum(values[1] for values in seen) == sum(frame[0] > right for frame in others)
+    assert sum(values[2] for values in seen) == len(wrong_bank) > 0
 
 
 def test_the_input_takes_two_frames_and_no_more():
     """A third frame waits until a buffer is released, not only taken."""
     dut = FrameInput(TINY)
-    frame = (2, 3, 0, [[1, 2], [3, 4]])
+    frame = (2, 3, 0, [[1, 2], [3, 4]], 0)
     watch, seen = trace(dut.beats.valid & dut.beats.ready)
 
     async def source(ctx):
@@ -163,12 +171,14 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
     lines = config.vector_depth // config.groups
     memory = np.array(integers(rng, config.activation_bits, (lines, config.groups, config.channels)))
     jobs = [{"count": int(rng.integers(1, 25)), "src_base": int(rng.integers(0, lines - 25)),
-             "active": int(rng.integers(0, 1 << config.channels))} for _ in range(8)]
+             "active": int(rng.integers(0, 1 << config.channels)),
+             **({"bank": int(rng.integers(config.banks))} if config.banks > 1 else {})} for _ in range(8)]
     expected = []
     for job in jobs:
         keep = np.array([job["active"] >> k & 1 for k in range(config.channels)])
         columns = memory.reshape(-1, config.channels)[job["src_base"] * config.groups:][:job["count"]]
         rows = [keep.tolist(), *(columns * keep).tolist()]
+        rows[0][0] |= job.get("bank", 0) << BANK_SHIFT
         expected += [(pack(row, config.activation_bits), k == len(rows) - 1) for k, row in enumerate(rows)]
     got = []
     watch, seen = trace(dut.pending, dut.blocked, dut.busy, dut.beats.valid & dut.beats.ready)
@@ -299,7 +309,7 @@ def test_the_guard_knows_when_a_frame_is_under_way():
 def test_the_rest_of_a_frame_is_dropped_after_a_reset():
     """A core that comes out of reset midway drops up to the frame's last beat, before any format is known."""
     dut = FrameInput(TINY)
-    frame = (2, 3, 0, [[1, 2], [3, 4]])
+    frame = (2, 3, 0, [[1, 2], [3, 4]], 0)
     watch, seen = trace(dut.complete)
 
     async def bench(ctx):

@@ -92,7 +92,8 @@ class Model:
                   Status.OUTPUT_BLOCKED: row["out_valid"] and not row["out_ready"], Status.STALLED: row["stalled"]}
         return {
             "ID": MAGIC, "VERSION": VERSION, "FINGERPRINT": config.fingerprint,
-            "CAPACITY": config.pes | config.channels << 16 | config.groups << 24, "CONTROL": self.run,
+            "CAPACITY": config.pes | config.channels << 16 | config.groups << 24, "BANKS": config.banks,
+            "CONTROL": self.run,
             "STATUS": sum(flag for flag, is_set in status.items() if is_set),
             "IMAGE_ERROR": row["error"] | row["error_section"] << 8, "INTERRUPT": self.pending,
             "INTERRUPT_ENABLE": self.enabled, "STATE_SELECT": self.select,
@@ -115,7 +116,7 @@ class Model:
         now = {"loaded": row["loaded"], "refused": int(row["error"] != 0), "failed": int(row["stream_error"] != 0),
                "stalled": row["stalled"]}
         events = {Interrupt.FRAME_SENT: row["frame_sent"], Interrupt.FRAME_SHORT: row["frame_short"],
-                  Interrupt.FRAME_LONG: row["frame_long"],
+                  Interrupt.FRAME_LONG: row["frame_long"], Interrupt.FRAME_BANK: row["frame_bank"],
                   **{flag: now[name] and not self.before[name] for flag, name in (
                       (Interrupt.IMAGE_LOADED, "loaded"), (Interrupt.IMAGE_REFUSED, "refused"),
                       (Interrupt.STREAM_FAILED, "failed"), (Interrupt.STALLED, "stalled"))}}
@@ -136,7 +137,7 @@ class Model:
         if write == "STATE_SELECT":
             self.select = data
         if write == "INTERRUPT_ENABLE":
-            self.enabled = data & 0b1111111
+            self.enabled = data & 0b11111111
         if write == "STREAM_BASE_LOW":
             self.base = self.base >> 32 << 32 | data & ~0xFFF
         if write == "STREAM_BASE_HIGH":
@@ -171,7 +172,7 @@ class Bench:
         self.inputs = {
             "idle": (core.idle, self.quiet), "waiting_frame": (core.waiting_frame, 0.5),
             "frame_sent": (guard.sent, 0.05), "frame_short": (core.frame_short, 0.05),
-            "frame_long": (core.frame_long, 0.05),
+            "frame_long": (core.frame_long, 0.05), "frame_bank": (core.frame_bank, 0.05),
             "state_value": (core.state_value, 0.5), "out_valid": (guard.o.valid, 1 - self.quiet),
             "out_ready": (guard.o.ready, 0.5), "midway": (guard.midway, 0.5), "core_moves": (core.moves, 0.5),
             "frame_valid": (core.frames.valid, 0.5), "stalled": (watchdog.stalled, 0.1), "cause": (watchdog.cause, 0.5),

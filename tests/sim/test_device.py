@@ -9,6 +9,7 @@ from pairs import Both
 from uneven import MODES, uneven
 from uneven import STREAMED as UNEVEN
 
+from openese.rtl.frames import BANK_SHIFT
 from openese.rtl.registers import ADDRESS, Control, Interrupt, Status
 from openese.rtl.watchdog import Stall, Watchdog
 from openese.sim.simulator import BusError, Simulator, StuckError
@@ -58,6 +59,41 @@ def test_word_lengths_of_all_kinds(widths):
     both.step(2)
     assert [np.concatenate(layer).tolist() for layer in both.device.get_state(0)] == [
         np.concatenate(layer).tolist() for layer in both.reference.get_state(0)]
+
+
+@pytest.mark.parametrize("config, shape", [
+    (TINY.replace(name="banks", banks=3, vector_depth=512), SHAPES["one layer"]),
+    (GROUPS.replace(name="banks of groups", banks=2, vector_depth=512), SHAPES["three projections"])], ids=["3", "2"])
+def test_banks_of_voices(config, shape):
+    """Frames of banks in any order; a bank's states stay while the others compute, and the host sets any of them."""
+    both = Both(config, shape, seed=3)
+    assert both.device.banks == config.banks
+    for _ in range(3):
+        masks = [both.rng.random((10, config.channels)) < share for share in (0.7, 0.2)]
+        both.step(10, *masks, both.rng.integers(0, config.banks, 10))
+        both.same_states()
+        voice = int(both.rng.integers(config.banks * config.channels))
+        state = random_state(both.rng, both.model)
+        for machine in (both.device, both.reference):
+            machine.set_state(voice, state)
+    # A frame of a bank that there is not is dropped, and named.
+    frame = both.frames(1).transpose(0, 2, 1)
+    header = np.zeros((1, config.channels), int)
+    header[0, 0] = 1 | config.banks << BANK_SHIFT
+    both.link.send_frames(header, frame)
+    both.link.clock(5 * frame.shape[1] + 100)
+    assert both.link.read(ADDRESS["INTERRUPT"]) & Interrupt.FRAME_BANK
+    both.step(4, banks=both.rng.integers(0, config.banks, 4))
+    both.same_states()
+
+
+def test_a_model_has_as_many_banks_as_its_y_have_room():
+    config = TINY.replace(name="short", banks=8, vector_depth=64)
+    both = Both(config, SHAPES["one layer"], seed=3)
+    assert both.device.banks == 4
+    both.step(8, banks=np.arange(8) % 4)
+    with pytest.raises(ValueError, match="banks must be from 0 to 3, not 4"):
+        both.device.run(both.frames(1), banks=4)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

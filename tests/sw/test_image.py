@@ -229,6 +229,19 @@ def test_a_wrong_manifest_is_named(image, change, message):
         parse(forged(image, change))
 
 
+@pytest.mark.parametrize(("change", "message"), [
+    (setting(4, "banks"), "banks must be a whole number from 1 to 3, not 4"),
+    (setting(KeyError, "banks"), "it: 'banks' is missing"),
+    (setting(11, "bank_lines"), "bank_lines must be a whole number from 12"),
+    (setting(255, "bank_lines"), "banks: 3 banks end at line 532 of the vector memory, which has 256")])
+def test_banks_of_a_manifest_are_checked(change, message):
+    config = TINY.replace(name="banks", banks=3)
+    image = pack(schedule(random_quantized(1, config, 5, 9), config))
+    assert parse(image.words(everything=True).astype("<u4").tobytes()).manifest["bank_lines"] == 12
+    with pytest.raises(ImageFormatError, match=message):
+        parse(forged(image, change))
+
+
 def test_deep_manifests_are_refused(image):
     words = image.words(everything=True).astype("<u4")
     size = int(words[HEADER_WORDS + 2])

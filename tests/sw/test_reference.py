@@ -266,7 +266,7 @@ def test_refuses_what_the_machine_cannot_take():
     model = random_quantized(5, TINY, 3, (5, 4))
     reference = Reference(model, 2)
     zeros = np.zeros((2, 3), np.int64)
-    with pytest.raises(ValueError, match=r"channels must be at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"channels and banks must be at least 1, not 0 and 1"):
         Reference(model, 0)
     with pytest.raises(ValueError, match=r"x: values must be within -32768..32767, found 0..32768"):
         reference.step(zeros + np.array([0, 0, 32768]))
