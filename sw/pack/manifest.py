@@ -147,7 +147,9 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
 def _check_banks(manifest: Mapping[str, Any], layers: list[Any], config: Config) -> None:
     """The y of all banks lie in the vector memory, and not in each other."""
     _whole("banks", manifest["banks"], 1, config.banks)
-    ends = [layer["y_line"] + -(-layer["outputs"] // config.groups) for layer in layers]
+    # Rows are written as a whole.
+    ends = [layer["y_line"] + -(-layer["outputs"] // config.row_pes) * config.row_pes // config.groups
+            for layer in layers]
     first = min(layer["y_line"] for layer in layers)
     lines = config.vector_depth // config.groups
     _whole("bank_lines", manifest["bank_lines"], max(ends) - first, max(max(ends) - first, lines - 1))
