@@ -220,7 +220,7 @@ def zoo(session):
 def networks(session):
     """Random whole networks of ONNX, Keras and PyTorch, many more than in the tests, against their own runtimes."""
     _install(session, "onnx", "keras", "dev", "oracles")
-    session.env |= {"OPENESE_ONNX_NETWORKS": "310", "OPENESE_KERAS_NETWORKS": "160", "OPENESE_TORCH_NETWORKS": "100"}
+    session.env.update(OPENESE_ONNX_NETWORKS="310", OPENESE_KERAS_NETWORKS="160", OPENESE_TORCH_NETWORKS="100")
     session.install("onnxscript")  # one of PyTorch's two exporters
     files = [f"tests/sw/test_{name}.py" for name in ("whole_onnx", "whole_keras", "whole_torch", "offload")]
     session.run("pytest", "-s", "-k", "random", *files, *session.posargs)

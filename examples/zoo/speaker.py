@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
+import torch  # noqa: F401  the patched modules forget what is imported meanwhile
 
 from examples.silero_vad.clips import CLIPS, load_all
 from examples.zoo import mel

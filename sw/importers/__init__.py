@@ -6,8 +6,8 @@
 >>> network = importers.load("model.onnx")     # or load("model.onnx", "encoder,decoder")
 
 Files are not trusted. An importer runs no code from a file, unpacks nothing to disk, and unpacks no more than a
-limit in memory. It opens no second file, except the tensor files of an ONNX model, which must be in the model's
-folder.
+limit in memory. It opens no second file, except the tensor files of an ONNX model and the shards of an index, which
+must be in the same folder.
 """
 
 import os

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Import PyTorch state dicts, checkpoints, whole saved models, TorchScript archives, and modules in memory.
 
-The importer finds tensors by their attribute paths in any container. `torch_archive` reads them: it runs no code
-from the file and does not need PyTorch.
+A state dict may be split into `shards`. The importer finds tensors by their attribute paths in any container.
+`torch_archive` reads them: it runs no code from the file and does not need PyTorch.
 """
 
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from openese.sw.importers.base import Importer, ImportRefused, Source, printable, zip_members
+from openese.sw.importers.shards import SUFFIX, find_index, sharded
 from openese.sw.importers.tensors import Stored, TensorSource, stored
 from openese.sw.importers.torch_archive import LEGACY_MAGIC, Array, Stub, read_archive
 
@@ -123,14 +124,14 @@ def _attributes(module: Stub) -> dict[str, Any]:
 
 
 def _open(path: Path) -> Source:
+    index = find_index(path)
+    if index is not None:
+        return TensorSource(index.with_name(index.name.removesuffix(SUFFIX)),
+                            sharded(index, lambda shard: _walk(shard).tensors))
     members = zip_members(path)
     if _exported(members):
         raise ImportRefused(f"{path.name}: a program of torch.export, which is not run here; {_WHOLE}")
-    root = read_archive(path)
-    try:
-        walk = _Walk(root)
-    except ImportRefused as error:
-        raise ImportRefused(f"{path.name}: {error}") from None
+    walk = _walk(path)
     refused = {name: ("quantized LSTM", "its weights are packed by torch.ao.quantization.quantize_dynamic; save the "
                                         "network before it is quantized") for name in walk.packed}
     source = TensorSource(path, walk.tensors, walk.modules, refused)
@@ -139,6 +140,14 @@ def _open(path: Path) -> Source:
         frozen = f"its weights are constants in its code (torch.jit.freeze), which is not run here; {_WHOLE}"
         return TensorSource(path, walk.tensors, walk.modules, {"": ("TorchScript", frozen)})
     return source
+
+
+def _walk(path: Path) -> _Walk:
+    root = read_archive(path)
+    try:
+        return _Walk(root)
+    except ImportRefused as error:
+        raise ImportRefused(f"{path.name}: {error}") from None
 
 
 def from_module(module: Any, name: str = "model") -> Source:
@@ -161,5 +170,5 @@ def _sniff(head: bytes, members: Any) -> bool:
         name.count("/") == 1 and name.endswith("/data.pkl") for name in members)
 
 
-IMPORTER = Importer(name="PyTorch", suffixes=(".pt", ".pth", ".ckpt", ".jit", ".bin"), sniff=_sniff,
+IMPORTER = Importer(name="PyTorch", suffixes=(".pt", ".pth", ".ckpt", ".jit", ".bin", ".bin" + SUFFIX), sniff=_sniff,
                     open=_open)

@@ -7,10 +7,11 @@ arrays are read-only; read-only arrays are not copied.
 Sizes: inputs I, cells H, outputs P. Gate order i, f, g, o (g is the paper's "c" gate).
 """
 
+import dataclasses
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar, cast
@@ -180,6 +181,12 @@ class Layer(LayerTensors):
         if not self.name or not isinstance(self.name, str):
             raise ModelError(f"layer name must be a non-empty string, not {self.name!r}")
         self._check(_tensor, ModelError)
+
+    def for_scaled_input(self, exponents: Sequence[int]) -> "Layer":
+        """The same layer for inputs ``x[i] * 2**exponents[i]``; without exponents, this layer."""
+        if not len(exponents):
+            return self
+        return dataclasses.replace(self, w_x=np.ldexp(self.w_x, np.negative(exponents)))
 
     def matrices(self) -> Iterator[Matrix]:
         """The layer's matrices: w_x and w_r of each gate in turn, then w_ym."""

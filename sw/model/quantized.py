@@ -137,6 +137,9 @@ class QuantizedLayer(LayerTensors):
         Projection, at ``w_ym_fraction``. Without it y is m, and P == H.
     x_fraction, y_fraction : int
         Fraction bits of the input and the output.
+    x_exponents : I ints, or none
+        Input i comes in as ``x[i] * 2**x_exponents[i]``, and column i of ``w_x`` is divided by the same power. Only the
+        first layer has them.
     w_x_fraction, w_r_fraction : four ints; w_ym_fraction : int or None
         Binary point of each matrix.
     align_x, align_r : four ints
@@ -168,9 +171,14 @@ class QuantizedLayer(LayerTensors):
     cell_select: int
     peephole_select: int
     g_activation: str = "tanh"
+    x_exponents: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self._check(_integers, QuantizeError)
+        object.__setattr__(self, "x_exponents", tuple(int(n) for n in self.x_exponents))
+        if self.x_exponents and len(self.x_exponents) != self.inputs:
+            raise QuantizeError(f"{self._owner} x_exponents: expected one for each of {self.inputs} inputs, found "
+                                f"{len(self.x_exponents)}")
         for field in ("w_x_fraction", "w_r_fraction", "align_x", "align_r"):
             object.__setattr__(self, field, tuple(int(n) for n in getattr(self, field)))
             if len(getattr(self, field)) != 4:
@@ -233,6 +241,9 @@ class QuantizedModel:
             if layer.inputs != before.outputs:
                 raise QuantizeError(f"layer {layer.name!r} has {layer.inputs} inputs, layer {before.name!r} "
                                     f"before it {before.outputs} outputs")
+            if layer.x_exponents:
+                raise QuantizeError(f"layer {layer.name!r} must have no x_exponents: its input is layer "
+                                    f"{before.name!r}")
             if layer.x_fraction != before.y_fraction:
                 raise QuantizeError(f"layer {layer.name!r} x_fraction {layer.x_fraction} must be y_fraction "
                                     f"{before.y_fraction} of layer {before.name!r}")
@@ -261,6 +272,12 @@ class QuantizedModel:
         return self.layers[0].inputs
 
     @property
+    def input_fractions(self) -> Int64Array:
+        """Fraction bits of the machine's integers of each input (I,)."""
+        first = self.layers[0]
+        return first.x_fraction + np.asarray(first.x_exponents or (0,) * first.inputs, np.int64)
+
+    @property
     def outputs(self) -> int:
         """P of the last layer."""
         return self.layers[-1].outputs
@@ -280,7 +297,7 @@ class QuantizedModel:
                                     f"{getattr(config, width)}")
 
     def quantize_input(self, x: ArrayLike) -> tuple[Int64Array, int]:
-        """x (..., I) as the machine's integers at ``x_fraction``, and the number of values that saturate.
+        """x (..., I) as the machine's integers at ``x_fraction`` and ``x_exponents``, and the number that saturate.
 
         Raises
         ------
@@ -291,7 +308,7 @@ class QuantizedModel:
         if not np.isfinite(real).all():
             index = [int(n) for n in np.argwhere(~np.isfinite(real))[0]]
             raise QuantizeError(f"x{index}: {real[tuple(index)]} is not a finite number")
-        exact = to_fixed(real, self.layers[0].x_fraction)
+        exact = to_fixed(real, self.input_fractions)
         values = saturate(exact, self.config.activation_bits)
         return values, int(np.count_nonzero(values != exact))
 
@@ -336,7 +353,7 @@ class QuantizedModel:
 
     def _manifest(self) -> dict[str, Any]:
         layers = [{field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)
-                   if field.name not in TENSORS} for layer in self.layers]
+                   if field.name not in TENSORS and getattr(layer, field.name) != ()} for layer in self.layers]
         return {"openese-quantized": _VERSION, "name": self.name, "config": self.config.fields(),
                 "sigmoid_range": self.sigmoid_range, "tanh_range": self.tanh_range, "layers": layers,
                 "report": None if self.report is None else self.report.to_dict()}
@@ -393,6 +410,8 @@ def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
         "w_x": real(layer.w_x, *layer.w_x_fraction), "w_r": real(layer.w_r, *layer.w_r_fraction),
         "bias": real(layer.bias, *formats.argument_fraction),
         "peephole": real(layer.peephole, formats.peephole_fraction), "w_ym": real(layer.w_ym, layer.w_ym_fraction)}
+    if layer.x_exponents:
+        real_arrays["w_x"] = np.ldexp(real_arrays["w_x"], layer.x_exponents)
     return Layer(name=layer.name, g_activation=layer.g_activation, **real_arrays)
 
 

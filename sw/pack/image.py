@@ -191,6 +191,8 @@ def _manifest(plan: Schedule) -> dict[str, Any]:
         fields = {name: getattr(layer, name) for name in LAYER_FORMATS}
         sizes = {"inputs": layer.inputs, "cells": layer.cells, "outputs": layer.outputs,
                  "peephole": layer.peephole is not None, "projection": layer.w_ym is not None}
+        if layer.x_exponents:
+            fields["x_exponents"] = layer.x_exponents
         layers.append(fields | sizes | {"cell_base": place.cells, "m_line": place.m_line, "y_line": place.y_line})
     operations = [{
         "layer": operation.layer, "matrix": operation.matrix, "part": operation.part,
@@ -344,6 +346,7 @@ class _Unpacker:
         matrices = {name: self._matrix(number, name, shape) for name, shape in shapes.items()}
         return QuantizedLayer(bias=bias, peephole=peephole if fields["peephole"] else None,
                               w_x=matrices["w_x"], w_r=matrices["w_r"], w_ym=matrices.get("w_ym"),
+                              x_exponents=tuple(fields.get("x_exponents", ())),
                               **{name: fields[name] for name in LAYER_FORMATS})
 
     def _matrix(self, layer: int, name: str, shape: tuple[int, ...]) -> IntArray:

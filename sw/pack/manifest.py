@@ -111,7 +111,8 @@ def check_manifest(manifest: Mapping[str, Any], config: Config, lines: Mapping[S
 
 def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, config: Config) -> None:
     sizes, places = ("inputs", "cells", "outputs"), ("cell_base", "m_line", "y_line")
-    _object(where, layer, {*LAYER_FORMATS, *sizes, *places, "peephole", "projection"})
+    scaled = {"x_exponents"} if before is None and isinstance(layer, dict) and "x_exponents" in layer else set()
+    _object(where, layer, {*LAYER_FORMATS, *sizes, *places, "peephole", "projection", *scaled})
     _text(f"{where}.name", layer["name"])
     if layer["g_activation"] not in ("tanh", "sigmoid"):
         raise ManifestError(f"{where}.g_activation must be tanh or sigmoid, not {layer['g_activation']!r}")
@@ -133,6 +134,12 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
     for name in ("inputs", "outputs"):
         _whole(f"{where}.{name}", layer[name], 1, config.vector_depth)
     _whole(f"{where}.cells", layer["cells"], 1, config.cell_rows * config.row_pes)
+    for name in scaled:
+        if len(_list(f"{where}.{name}", layer[name])) != layer["inputs"]:
+            raise ManifestError(f"{where}.{name} must have one number for each of {layer['inputs']} inputs, not "
+                                f"{len(layer[name])}")
+        for feature, value in enumerate(layer[name]):
+            _whole(f"{where}.{name}[{feature}]", value, -_FRACTION, _FRACTION)
     if before is not None and layer["inputs"] != before["outputs"]:
         raise ManifestError(f"{where}.inputs must be the {before['outputs']} outputs of the layer before, "
                             f"not {layer['inputs']}")

@@ -9,6 +9,10 @@
 - The binary point of the first layer's x is measured likewise, but x is clipped to half its range, since later frames
   may be twice as loud. Among all points with an error within a tenth of the smallest, the one with the largest range
   wins.
+- Inputs of very different size share one binary point. Where x and W_x cost more than a hundredth of the layer's
+  output, input i is multiplied by ``2**k[i]`` and column i of W_x is divided by it; ``k[i]`` is half the binary
+  logarithm of the RMS of the column over that of the input, at which the errors of both are smallest. This stays if it
+  halves the error.
 - The binary points of a projection's y and of c leave room for twice the largest y and eight times the largest c of the
   frames. A saturated c does harm for many steps. With 12-bit weights, the three bits of c change the error of y by
   less than a hundredth.
@@ -65,6 +69,8 @@ TANH_RANGES = range(3, 8)
 Y_HEADROOM = 2.0
 CELL_HEADROOM = 8.0
 _TABLE_SAMPLES = 100_000
+_SCALING_ERROR = 0.01  # of the RMS of y: up to this error of x and W_x, inputs are not scaled
+_SCALING_GAIN = 0.25  # of the squared error: scaling that does not reach this is not worth it
 _GATE_TENSORS = ("w_x", "w_r")
 
 
@@ -130,12 +136,45 @@ def _choose(model: Model, x: Float64Array, counts: IntArray, start: State, confi
     pieces = segments(model, counts)
     recordings = record(model, pieces.of(x), pieces.begin(start))
     tables = _choose_tables(model, recordings, config, sigmoid_range, tanh_range)
-    layers: list[QuantizedLayer] = []
-    for layer, recording, seen in zip(model.layers, recordings, ranges(model, x, counts, start), strict=True):
+    seen = ranges(model, x, counts, start)
+    layers = [_quantize_first(model.layers[0], recordings[0], seen[0], x, config, tables)]
+    for layer, recording, of_layer in zip(model.layers[1:], recordings[1:], seen[1:], strict=True):
         # A layer's quantizer is large, so only one exists at a time.
-        layers.append(_LayerQuantizer(layer, recording, seen, config, tables).quantize(
-            layers[-1].y_fraction if layers else None))
+        layers.append(_LayerQuantizer(layer, recording, of_layer, config, tables).quantize(layers[-1].y_fraction))
     return tuple(layers), tables
+
+
+def _quantize_first(layer: Layer, recording: Recording, seen: dict[str, Range], x: Float64Array, config: Config,
+                    tables: _Tables) -> QuantizedLayer:
+    """The first layer in integers, with scaled inputs where that is much better; x (T, B, I) are all frames."""
+    plain, cost = _LayerQuantizer(layer, recording, seen, config, tables).quantize_with_cost()
+    if cost <= _SCALING_ERROR ** 2 * np.mean(np.square(recording.y)):
+        return plain
+    exponents = _input_exponents(layer, recording.x)
+    if not any(exponents):
+        return plain
+    peak = float(np.ldexp(np.abs(x).max(axis=(0, 1)), exponents).max())
+    scaled, scaled_cost = _LayerQuantizer(
+        layer.for_scaled_input(exponents), recording._replace(x=np.ldexp(recording.x, exponents)),
+        seen | {"x": Range(-peak, peak)}, config, tables).quantize_with_cost()
+    if scaled_cost > _SCALING_GAIN * cost:
+        return plain
+    return dataclasses.replace(scaled, x_exponents=exponents)
+
+
+def _input_exponents(layer: Layer, x: Float64Array) -> tuple[int, ...]:
+    """The exponents (I,) of inputs x (T, B, I) at which the errors of x and W_x together are smallest.
+
+    An input that is always zero, here or in W_x, gets the smallest exponent, which leaves most room.
+    """
+    weights, inputs = (np.sqrt(np.mean(np.square(values, dtype=np.float64), axis=(0, 1))) for values in (layer.w_x, x))
+    used = (weights > 0) & (inputs > 0)
+    exponents = np.zeros(len(inputs), np.int64)
+    if used.any():
+        exponents[used] = np.round((np.log2(weights[used]) - np.log2(inputs[used])) / 2)
+        exponents[~used] = exponents[used].min()
+        exponents -= int(np.median(exponents[used]))
+    return tuple(exponents.tolist())
 
 
 def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:
@@ -157,6 +196,7 @@ def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:
 
 
 def _in_formats(layer: Layer, old: QuantizedLayer, formats: Formats, config: Config) -> QuantizedLayer:
+    layer = layer.for_scaled_input(old.x_exponents)
     owner = f"layer {layer.name!r}"
     for tensor in TENSORS:
         shape, expected = (None if array is None else np.shape(array)
@@ -295,6 +335,14 @@ class _LayerQuantizer:
             peephole=peephole, w_ym=w_ym, x_fraction=x_fraction, y_fraction=y_fraction,
             w_x_fraction=w_x_fraction, w_r_fraction=w_r_fraction, w_ym_fraction=w_ym_fraction,
             align_x=align_x, align_r=align_r, cell_select=cell_select, peephole_select=peephole_select)
+
+    def quantize_with_cost(self) -> tuple[QuantizedLayer, float]:
+        """The first layer in integers, and the summed cost of the formats of x and W_x."""
+        chosen = self.quantize(None)
+        changes = [Change("x", 0, chosen.x_fraction),
+                   *(Change("w_x", gate, fraction) for gate, fraction in enumerate(chosen.w_x_fraction))]
+        self._costs.measure(changes)
+        return chosen, sum(map(self._costs.cost, changes))
 
     def _matrices(self) -> list[tuple[str, int]]:
         """Tensor and gate of each matrix."""

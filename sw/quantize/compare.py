@@ -166,6 +166,9 @@ def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike, lengths:
             table_errors: Mapping[str, Mapping[str, float]]) -> Report:
     """Run both references over the same frames from the same states, and compare every tensor.
 
+    Input i and column i of the first layer's w_x are those of the machine: scaled by ``2**x_exponents[i]`` and
+    ``2**-x_exponents[i]``.
+
     It goes layer by layer, so only one layer's matrices are prepared for products at a time.
 
     Parameters
@@ -191,8 +194,10 @@ def compare(model: Model, quantized: QuantizedModel, frames: ArrayLike, lengths:
     tallies: list[_Tally] = []
     outputs = []
     saturations = {"cell": 0, "output": 0, "initial": 0}
-    x, integers = real, quantized.quantize_input(real)[0]
-    for layer, whole, formats, state in zip(model.layers, quantized.layers, quantized.formats, initial, strict=True):
+    exponents = quantized.layers[0].x_exponents
+    x, integers = np.ldexp(real, exponents or 0), quantized.quantize_input(real)[0]
+    layers = [model.layers[0].for_scaled_input(exponents), *model.layers[1:]]
+    for layer, whole, formats, state in zip(layers, quantized.layers, quantized.formats, initial, strict=True):
         running = _running_tallies(whole, formats, config)
         alone = dataclasses.replace(quantized, layers=(whole,))
         x, integers, clamped = _compare_running(layer, alone, x, integers, state, active, running)

@@ -161,7 +161,7 @@ class _MachineSequence(_Sequence):
                 w_ym: Tensor | None, c: Tensor, y: Tensor, machine: QuantizedModel) -> tuple[Tensor, Tensor]:
         layer, formats, real = machine.layers[0], machine.formats[0], machine.floating_point().layers[0]
 
-        def tensor(values: ArrayLike, fraction: int = 0) -> Tensor:
+        def tensor(values: ArrayLike, fraction: int | NDArray[np.int64] = 0) -> Tensor:
             return torch.from_numpy(np.ldexp(np.asarray(values, np.float64), -fraction)).to(x.dtype)
 
         reference = Reference(machine, x.shape[1])
@@ -179,7 +179,7 @@ class _MachineSequence(_Sequence):
         cell = tensor(np.stack(seen["c"]), formats.cell_fraction)
         output = tensor(np.stack(seen["y"]), layer.y_fraction)
         ctx.save_for_backward(
-            tensor(np.stack(seen["x"]), layer.x_fraction),
+            tensor(np.stack(seen["x"]), machine.input_fractions),
             tensor(real.w_x).flatten(0, 1), tensor(real.w_r).flatten(0, 1),
             None if real.peephole is None else tensor(real.peephole), None if real.w_ym is None else tensor(real.w_ym),
             gates, cell, torch.tanh(cell[1:]), tensor(np.stack(seen["m"]), m_fraction(machine.config)), output)

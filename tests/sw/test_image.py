@@ -200,6 +200,10 @@ WRONG = {
     "no cells": (setting(0, "layers", 0, "cells"), r"layers\[0\].cells must be"),
     "more cells": (setting(40, "layers", 0, "cells"), "rows of cells have"),
     "fraction": (setting(1.5, "layers", 0, "x_fraction"), r"x_fraction must be a whole number .* not 1.5"),
+    "too few exponents": (setting([1], "layers", 0, "x_exponents"), "x_exponents must have one number for each of"),
+    "an exponent": (lambda manifest: setting([0.5] * manifest["layers"][0]["inputs"], "layers", 0, "x_exponents")(
+        manifest), r"x_exponents\[0\] must be a whole number from"),
+    "exponents within": (setting([0] * 6, "layers", 1, "x_exponents"), r"layers\[1\]: 'x_exponents' is unknown"),
     "three gates": (setting([1, 2, 3], "layers", 0, "align_x"), "align_x must have one number for each gate, not 3"),
     "y_line": (setting(65536 + 4, "layers", 0, "y_line"), r"layers\[0\].y_line must be a whole number from 0 to 250"),
     "cell_base": (setting(32, "layers", 1, "cell_base"), r"cell_base must be a whole number from 0 to 30, not 32"),

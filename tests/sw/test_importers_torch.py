@@ -2,6 +2,7 @@
 """PyTorch files in every form, against PyTorch."""
 
 import io
+import json
 import os
 import pickle
 import tracemalloc
@@ -339,6 +340,54 @@ def test_stacked_selection_equals_torch(tmp_path):
     assert_close(run_float(network, x)[0], y)
     assert [len(stage.directions) for stage in network.stages] == [1, 2]
     assert "multiplied into its input weights" in " ".join(network.notes)
+
+
+SHARDS = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+INDEX = "pytorch_model.bin.index.json"
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """A network whose second LSTM layer and head are in a second file, and the folder."""
+    torch.manual_seed(7)
+    network = Tagger(num_layers=2)
+    names = {name: SHARDS["l1" in name or "head" in name] for name in network.state_dict()}
+    for shard in SHARDS:
+        torch.save({name: value for name, value in network.state_dict().items() if names[name] == shard},
+                   tmp_path / shard)
+    (tmp_path / INDEX).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": names}))
+    return network, tmp_path
+
+
+@pytest.mark.parametrize("name", [INDEX, *SHARDS])
+def test_shards_are_read_by_their_index(sharded, name):
+    network, folder = sharded
+    x = frames(3, 4, 2, 5)
+    assert_close(run_float(importers.load(folder / name, "lstm"), x)[0], expected(network.lstm, x))
+
+
+@pytest.mark.parametrize("absent", SHARDS)
+def test_missing_shards_are_named(sharded, absent):
+    _, folder = sharded
+    (folder / absent).unlink()
+    with pytest.raises(ImportRefused, match=f"^{INDEX}: '{absent}' missing; put all shards beside the index"):
+        importers.load(folder / INDEX)
+
+
+def test_a_shard_without_its_index_is_no_network(sharded):
+    """The first file alone holds an LSTM of one layer."""
+    _, folder = sharded
+    (folder / INDEX).unlink()
+    with pytest.raises(ImportRefused, match=f"^{SHARDS[0]}: one of 2 shards, but there is no {INDEX} beside it"):
+        importers.load(folder / SHARDS[0], "lstm")
+
+
+def test_damaged_shards(sharded):
+    _, folder = sharded
+    assert_survives(folder / INDEX)
+    (folder / SHARDS[1]).write_bytes(b"PK")
+    with pytest.raises(ImportRefused, match=f"^{SHARDS[1]}: "):
+        importers.load(folder / INDEX)
 
 
 def test_resemblyzer(tmp_path):

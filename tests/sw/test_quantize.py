@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from models import random_model, speech_like
 from openese.rtl.config import preset
 from openese.rtl.fixed import to_fixed
 from openese.sw.model.layers import Model
-from openese.sw.model.quantized import QuantizeError, row_limit
+from openese.sw.model.quantized import QuantizedModel, QuantizeError, row_limit
 from openese.sw.model.report import Report
+from openese.sw.pack.image import pack, read
+from openese.sw.pack.schedule import schedule
 from openese.sw.prune import prune
 from openese.sw.quantize.calibrate import max_fraction
-from openese.sw.quantize.choose import quantize
+from openese.sw.quantize.choose import quantize, requantize
 from openese.sw.reference import floating
 from openese.sw.reference.machine import Reference
 
@@ -168,6 +171,54 @@ def test_outliers_among_the_inputs_are_clipped_where_that_is_better():
     x = next(row for row in quantized.report.tensors if row.tensor == "x")
     assert x.saturated > 0
     assert quantized.quantize_input(frames)[1] == x.saturated
+
+
+@cache
+def spread():
+    """A model whose inputs reach from 2**-14 to 8, as the powers of bands do, with weights that make up for it."""
+    model = random_model(21, 16, (24, 12), 5)
+    sizes = np.ldexp(1.0, np.linspace(-14, 3, 16).round().astype(int))
+    model = dataclasses.replace(model, layers=(changed(model.layers[0], w_x=lambda w: w / sizes / 4),))
+    return model, speech_like(21, 64, 4, 16) * sizes
+
+
+def test_inputs_of_very_different_size_are_scaled_apart():
+    model, frames = spread()
+    quantized = quantize(model, frames, TINY)
+    exponents = quantized.layers[0].x_exponents
+    assert exponents[0] - exponents[-1] >= 15
+    assert output_error(model, quantized, frames) < 0.01
+    plain = dataclasses.replace(quantized, layers=(dataclasses.replace(quantized.layers[0], x_exponents=()),))
+    assert output_error(model, plain, frames) > 0.1
+    exact = model.layers[0].w_x
+    np.testing.assert_allclose(quantized.floating_point().layers[0].w_x, exact, atol=0.01 * np.abs(exact).max())
+    assert quantized.report.outputs[0].rms_error < 0.01 * quantized.report.outputs[0].rms_output
+
+
+def test_scaled_inputs_stay_in_files_and_with_other_weights(tmp_path):
+    model, frames = spread()
+    quantized = quantize(model, frames, TINY)
+    again = requantize(model, quantized)
+    quantized.save(tmp_path / "model.npz")
+    image = pack(schedule(quantized, TINY))
+    image.save(tmp_path / "model.img")
+    for other in (again, QuantizedModel.load(tmp_path / "model.npz"), read(tmp_path / "model.img").model()):
+        assert other.layers[0].x_exponents == quantized.layers[0].x_exponents
+        assert np.array_equal(other.layers[0].w_x, quantized.layers[0].w_x)
+        assert np.array_equal(other.quantize_input(frames)[0], quantized.quantize_input(frames)[0])
+
+
+def test_inputs_that_are_never_used_get_the_most_room():
+    model, frames = spread()
+    frames = frames.copy()
+    frames[..., 3] = 0
+    exponents = quantize(model, frames, TINY).layers[0].x_exponents
+    assert exponents[3] == min(exponents)
+
+
+def test_inputs_of_one_size_are_not_scaled():
+    model = random_model(6, 20, (32, 16), peephole=True)
+    assert quantize(model, speech_like(6, 60, 4, 20), TINY).layers[0].x_exponents == ()
 
 
 def test_binary_points_that_cannot_meet_give_way():

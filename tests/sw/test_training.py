@@ -400,6 +400,20 @@ def test_gradients_through_the_machine_equal_the_plain_loop_up_to_rounding(sizes
         torch.testing.assert_close(ours, exact, rtol=0, atol=0.01 * float(exact.abs().max()))
 
 
+def test_gradients_where_inputs_are_scaled():
+    layer = cell(7, 12, 5, True).float()
+    sizes = 2.0 ** torch.linspace(-14, 3, 7)
+    with torch.no_grad():
+        layer.w_x /= sizes / 4
+    x = (torch.randn(T, B, 7) * sizes).requires_grad_()
+    layer.quantize(x.detach().numpy(), preset("demo"))
+    assert layer.quantized().layers[0].x_exponents
+    state = State(torch.zeros(B, 12, requires_grad=True), torch.zeros(B, 5, requires_grad=True))
+    machine, plain = (gradients(layer, state, x, run(x, state)) for run in (layer, partial(plain_loop, layer)))
+    for ours, exact in zip(machine, plain, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=0, atol=0.02 * float(exact.abs().max()))
+
+
 def test_training_in_the_machine_s_arithmetic_compensates_few_bits():
     exact = cell(7, 12, 5, True).float()
     x = torch.randn(20, 8, 7)
