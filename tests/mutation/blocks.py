@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The blocks that are mutated, and the tests that may notice."""
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.assemble import Assemble
@@ -20,6 +22,10 @@ from openese.rtl.spmv import SpMV
 from openese.rtl.state_access import StateAccess
 from openese.rtl.vector_memory import VectorMemory
 from openese.rtl.weight_stream import StreamFetch, StreamReader
+
+# Its ports are in the test of the registers.
+sys.path.append(str(Path(__file__).parents[1] / "rtl"))
+from test_registers import Registers  # noqa: E402
 
 __all__ = ["BLOCKS", "Block"]
 
@@ -72,6 +78,7 @@ BLOCKS = {
     "loader": Block(lambda: Loader(TINY), _rtl("loader")),
     "stream_reader": Block(lambda: StreamReader(STREAM), _rtl("weight_stream"), ()),
     "stream_fetch": Block(lambda: StreamFetch(STREAM), _rtl("weight_stream"), ()),
+    "registers": Block(lambda: Registers(TINY), _rtl("registers"), ()),
     "axi_lite": Block(lambda: AXI4LiteSubordinate(12), _rtl("axi", "registers")),
     "fifo": Block(lambda: Fifo(8, 8), _rtl("fifo"), ()),
     "vector_memory": Block(lambda: VectorMemory(TINY), _rtl("vector_memory")),

@@ -2,12 +2,13 @@
 """Runs the tests on each mutation of a block, in a process of its own for each.
 
 First the tests run on the netlist without a mutation, in its place in Amaranth's simulator. Those that pass and use the
-block are the ones that count, the fastest first. What survives them meets the tests of the machine's Verilog. What
-survives these too is compared with the block, formally: a mutation that changes nothing does not count.
+block are the ones that count. A mutation that survives them is compared with the block, formally: one that changes
+nothing does not count. The others meet the tests of the machine's Verilog.
 """
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -16,14 +17,18 @@ import select
 import signal
 import time
 import traceback
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from openese import rtl
+from openese.rtl.verilog import TOP, verilog
 from openese.sim import build
 
 from .blocks import BLOCKS
 from .equivalence import same
-from .netlist import Netlist
+from .netlist import CHOICE, NUMBER, Netlist
 from .standin import StandIn
 
 __all__ = ["Campaign", "finish", "start"]
@@ -157,8 +162,11 @@ class Campaign:
         with open(self.folder / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self._block.machine and not place.exists():
-                passed = _in_a_process(lambda: self._pass(self._block.machine, 0, False), 3600)
-                place.write_text(json.dumps(sorted(passed["passed"] if passed else [], key=lambda test: test[1])))
+                for _ in range(2):  # the first time, simulators are built
+                    passed = _in_a_process(lambda: self._pass(self._block.machine, 0, False), 3600)
+                if not passed or not passed["passed"]:
+                    raise RuntimeError(f"{self.name}: no test of a machine passes with the netlist in it: {passed}")
+                place.write_text(json.dumps(sorted(passed["passed"], key=lambda test: test[1])))
         tests = json.loads(place.read_text()) if self._block.machine else []
         if not tests:
             return None
@@ -169,31 +177,33 @@ class Campaign:
     def _pass(self, tests, number, stop):
         """Run tests on a mutation; those that passed in use of the block, and the first that failed."""
         os.environ["OPENESE_CACHE"] = str(self.folder / "cache")
+        os.environ[NUMBER] = str(number)
         stand_in = StandIn(self._block.make(), self.netlist, number)
-        build.emitted = self._emitted(number)
+        build.emitted = functools.partial(self._emitted, stand_in)
         watch = _Watch(stand_in)
         options = ["-q", "--no-header", "-p", "no:cacheprovider", *(["-x"] if stop else [])]
         with stand_in.installed():
             status = pytest.main([*options, *tests], plugins=[watch])
         return {"passed": watch.passed, "failed": watch.failed, "status": int(status)}
 
-    def _emitted(self, number):
-        """In place of `build.emitted`: the machine with the mutation in it."""
-        from openese.rtl.verilog import TOP, verilog
-
-        mutant = (self.folder / "mutated.v").read_text()
-
-        def emitted(config):
+    def _emitted(self, stand_in, config):
+        """In place of `build.emitted`: the machine with the mutations in it, which counts as a use of ``stand_in``."""
+        def make(folder):
             text = verilog(config)
-            path = self.folder / f"{TOP}-{config.fingerprint:08x}-{number}.v"
-            path.write_text(f"{text}\n{mutant}" if "mutant mutant" in text or " mutant " in text else text)
+            path = folder / f"{TOP}.v"
+            path.write_text(text + self.netlist.verilog if f"  {CHOICE} " in text else text)
             return path
-        return emitted
+
+        modules = sorted(Path(rtl.__path__[0]).rglob("*.py"))
+        path = build.kept(f"{build.digest(modules, repr(config), self.digest)}.v", make)
+        stand_in.used += CHOICE in path.read_text()
+        return path
 
     def run(self, number):
-        """Judge one mutation; returns its entry."""
+        """Judge one mutation; returns its entry. The tests come first that killed most, then the fastest."""
         began = time.monotonic()
-        tests = [name for name, _ in self._tests]
+        kills = Counter(entry["by"] for entry in self.known().values())
+        tests = sorted((name for name, _ in self._tests), key=lambda name: -kills[name])
         seconds = max(_PATIENCE, _SLOWER * sum(duration for _, duration in self._tests))
         judged = _in_a_process(lambda: self._pass(tests, number, True), seconds)
         if judged is None:

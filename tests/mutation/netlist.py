@@ -2,7 +2,7 @@
 """The netlist of a block with many mutations in it, of which a number chooses one.
 
 Yosys's `mutate` picks the mutations and puts them in. The same netlist is compiled for Amaranth's simulator (by CXXRTL)
-and written as Verilog, and it is what equivalence is decided on.
+and written as Verilog, and equivalence is decided on it.
 """
 
 import functools
@@ -17,17 +17,27 @@ from amaranth.lib import wiring
 
 from openese.sim.synthesis import yosys
 
-__all__ = ["SELECT", "WIDTH", "Netlist", "description", "ports_of"]
+__all__ = ["CHOICE", "NUMBER", "SELECT", "WIDTH", "Netlist", "description", "ports_of"]
 
 #: The port that chooses a mutation; 0 is none.
 SELECT, WIDTH = "mutation_select", 16
+#: The environment variable that chooses one when a simulation of the Verilog begins, and the module that reads it.
+NUMBER, CHOICE = "OPENESE_MUTATION", "mutation_choice"
+#: In Verilator's own extension: a simulator of the Verilog is built once for all mutations.
+_CHOICE = f"""
+module {CHOICE}(output reg [{WIDTH - 1}:0] {SELECT});
+  initial {SELECT} = $c("std::getenv(\\"{NUMBER}\\") ? std::atoi(std::getenv(\\"{NUMBER}\\")) : 0");
+endmodule
+"""
 
 #: Ports of registers and memories that are the clock, or constants of a form that Yosys needs.
 _CONSTANT = {"CLK", "RD_CLK", "WR_CLK", "RD_ARST", "RD_SRST"}
 
 
 def ports_of(block):
-    """Name, value and whether it is an input, of each port of a block."""
+    """Name, value and whether it is an input, of each port of a block, which may list them itself."""
+    if not isinstance(block, wiring.Component):
+        return block.ports()
     return [("__".join(map(str, path)), Value.cast(value), member.flow is wiring.In)
             for path, member, value in block.signature.flatten(block)]
 
@@ -75,6 +85,7 @@ class Netlist:
                    f"write_rtlil {folder / 'mutated.il'}", "rename -top mutant",
                    f"write_verilog -noattr {folder / 'mutated.v'}",
                    "rename -top block", f"write_cxxrtl -O4 -g3 {folder / 'mutated.cc'}"], "block")
+        self.verilog = (folder / "mutated.v").read_text() + _CHOICE
 
     @functools.cached_property
     def library(self):

@@ -11,11 +11,12 @@ import functools
 from unittest import mock
 
 import amaranth.sim
-from amaranth.hdl import ClockSignal, Const, Instance, Module, ResetSignal, Signal
+import pytest
+from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Signal
 
 from openese.rtl.emit import VerilogPlatform
 
-from .netlist import SELECT, WIDTH, description, ports_of
+from .netlist import CHOICE, SELECT, WIDTH, description, ports_of
 
 __all__ = ["StandIn"]
 
@@ -101,7 +102,7 @@ class StandIn:
 
     @contextlib.contextmanager
     def installed(self):
-        """Replace blocks in the ``with`` block."""
+        """Replace blocks in the ``with`` block. A simulation in Amaranth of anything else is skipped."""
         stand_in, original = self, self._original
 
         def elaborate(block, platform):
@@ -111,8 +112,10 @@ class StandIn:
             m = Module()
             if isinstance(platform, VerilogPlatform):
                 ports = {f"{'i' if is_input else 'o'}_{name}": value for name, value, is_input in ports_of(block)}
-                ports[f"i_{SELECT}"] = Const(stand_in._number, WIDTH)
-                m.submodules.mutant = Instance("mutant", i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
+                choice = Signal(WIDTH)
+                m.submodules.choice = Instance(CHOICE, **{f"o_{SELECT}": choice})
+                m.submodules.mutant = Instance("mutant", i_clk=ClockSignal(), i_rst=ResetSignal(),
+                                               **{f"i_{SELECT}": choice}, **ports)
             else:
                 m.d.sync += Signal(name="clocked").eq(1)  # the block has a clock
                 stand_in._waiting.append(block)
@@ -121,6 +124,8 @@ class StandIn:
         def begin(simulation, toplevel, **named):
             stand_in._waiting.clear()
             original_begin(simulation, toplevel, **named)
+            if not stand_in._waiting:
+                pytest.skip("simulates another block")
             for block in stand_in._waiting:
                 stand_in._attach(simulation, block)
 
