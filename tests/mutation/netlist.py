@@ -26,7 +26,7 @@ NUMBER, CHOICE = "OPENESE_MUTATION", "mutation_choice"
 #: In Verilator's own extension: a simulator of the Verilog is built once for all mutations.
 _CHOICE = f"""
 module {CHOICE}(output reg [{WIDTH - 1}:0] {SELECT});
-  initial {SELECT} = $c("std::getenv(\\"{NUMBER}\\") ? std::atoi(std::getenv(\\"{NUMBER}\\")) : 0");
+  initial {SELECT} = $c("(std::getenv(\\"{NUMBER}\\") ? std::atoi(std::getenv(\\"{NUMBER}\\")) : 0)");
 endmodule
 """
 

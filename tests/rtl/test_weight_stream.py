@@ -4,7 +4,7 @@
 from collections import deque
 
 import pytest
-from bench import TINY, check_held, cycles, generator, pause, seeds, simulate, trace
+from bench import TINY, check_held, cycles, generator, pause, resettable, seeds, simulate, trace
 
 from openese.rtl.interfaces import BLOCKS
 from openese.rtl.program import Instruction, Opcode, Take, When
@@ -342,3 +342,91 @@ def test_lines_of_a_program(seed):
     simulate(dut, run, limit=3000)
     assert len(lines) > 100
     assert lines == expected_lines(program, [*decisions, 0], len(lines))
+
+
+async def write_program(ctx, dut, program, first=0):
+    layout = Instruction(STREAM)
+    for address, fields in enumerate(program, first):
+        ctx.set(dut.program, {"address": address, "data": layout.pack(**fields)})
+        ctx.set(dut.program_valid, 1)
+        await ctx.tick()
+    ctx.set(dut.program_valid, 0)
+
+
+def test_operations_of_any_length_at_any_line():
+    """Lengths and first lines of every magnitude: an operation asks for line after line, until the ring is full."""
+    dut = StreamFetch(STREAM)
+    top, resets = resettable(dut)
+
+    async def bench(ctx):
+        await write_program(ctx, dut, [{"opcode": Opcode.FORMAT, "streamed": 1}])
+        ctx.set(dut.bursts.ready, 1)
+        for bit in range(DEPTH.bit_length() - 1, 24):
+            first = (1 << bit) - 40
+            await write_program(ctx, dut, [{"opcode": Opcode.MULTIPLY, "entry_base": first, "entry_lines": 1 << bit},
+                                           {"opcode": Opcode.REPEAT, "src_base": 1}], first=1)
+            lines = []
+            ctx.set(dut.run, 1)
+            for _ in range(30):
+                _, _, valid, burst = await ctx.tick().sample(dut.bursts.valid, dut.bursts.payload)
+                if valid:
+                    lines += range(burst.line, burst.line + burst.lines)
+            assert DEPTH - 2 * burst_lines(STREAM) < len(lines) <= DEPTH
+            assert lines == list(range(first, first + len(lines)))
+            ctx.set(dut.run, 0)
+            ctx.set(resets, 1)
+            await ctx.tick()
+            ctx.set(resets, 0)
+
+    simulate(top, bench, limit=2000)
+
+
+def test_an_operation_in_the_last_lines_there_are():
+    dut = StreamFetch(STREAM)
+    first, lines = (1 << 24) - 21, []
+
+    async def bench(ctx):
+        await write_program(ctx, dut, [
+            {"opcode": Opcode.FORMAT, "streamed": 1}, {"opcode": Opcode.MULTIPLY, "entry_base": first, "entry_lines": 21},
+            {"opcode": Opcode.MULTIPLY, "entry_base": 7, "entry_lines": 3}, {"opcode": Opcode.REPEAT, "src_base": 3}])
+        ctx.set(dut.bursts.ready, 1)
+        ctx.set(dut.run, 1)
+        for _ in range(40):
+            _, _, valid, burst = await ctx.tick().sample(dut.bursts.valid, dut.bursts.payload)
+            if valid:
+                lines.extend(range(burst.line, burst.line + burst.lines))
+
+    simulate(dut, bench, limit=100)
+    assert lines == [*range(first, first + 21), 7, 8, 9]
+
+
+def test_decisions_wait_for_the_controller_and_the_program_for_them():
+    """As many as there may be, in order; the weights behind the next one are not asked for."""
+    dut, rng = StreamFetch(STREAM), generator(0)
+    decided, read = [], []
+
+    async def bench(ctx):
+        await write_program(ctx, dut, [
+            {"opcode": Opcode.FORMAT, "streamed": 1}, {"opcode": Opcode.FRAME, "when": Take.TRY},
+            {"opcode": Opcode.MULTIPLY, "when": When.TAKEN, "entry_base": 1, "entry_lines": 1},
+            {"opcode": Opcode.MULTIPLY, "when": When.MISSED, "entry_base": 0, "entry_lines": 1},
+            {"opcode": Opcode.REPEAT, "src_base": 1}])
+        ctx.set(dut.run, 1)
+        ctx.set(dut.bursts.ready, 1)
+        frames = 0
+        for ready in (0, 1, 0, 1, 0):
+            ctx.set(dut.decisions.ready, ready)
+            for _ in range(150):
+                frame = rng.random() < 0.1 and frames - sum(decided) < 2
+                frames += frame
+                ctx.set(dut.frame_complete, frame)
+                _, _, asks, burst, valid, decision = await ctx.tick().sample(
+                    dut.bursts.valid, dut.bursts.payload, dut.decisions.valid, dut.decisions.payload)
+                if asks:
+                    decided.append(burst.line)
+                if valid and ready:
+                    read.append(decision)
+            assert len(decided) - len(read) == (0 if ready else dut.ahead)
+
+    simulate(dut, bench, limit=1000)
+    assert read == decided[:len(read)] and {0, 1} == set(read)
