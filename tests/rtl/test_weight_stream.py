@@ -387,7 +387,8 @@ def test_an_operation_in_the_last_lines_there_are():
 
     async def bench(ctx):
         await write_program(ctx, dut, [
-            {"opcode": Opcode.FORMAT, "streamed": 1}, {"opcode": Opcode.MULTIPLY, "entry_base": first, "entry_lines": 21},
+            {"opcode": Opcode.FORMAT, "streamed": 1},
+            {"opcode": Opcode.MULTIPLY, "entry_base": first, "entry_lines": 21},
             {"opcode": Opcode.MULTIPLY, "entry_base": 7, "entry_lines": 3}, {"opcode": Opcode.REPEAT, "src_base": 3}])
         ctx.set(dut.bursts.ready, 1)
         ctx.set(dut.run, 1)
