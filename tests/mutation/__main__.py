@@ -65,7 +65,7 @@ def judged_in_parallel(campaigns, again, jobs, folder, seed):
         for campaign in campaigns:
             numbers = range(1, len(campaign.mutations) + 1)
             known = {number: entry for number, entry in campaign.known().items()
-                     if number in numbers and not (again and entry["result"] != "killed")}
+                     if number in numbers and not (again and entry["result"] in ("survived", "error"))}
             entries += known.values()
             waiting = [number for number in numbers if number not in known]
             task = progress.add_task(campaign.name, total=len(numbers), completed=len(known))

@@ -226,7 +226,8 @@ def test_columns_of_frames_of_any_length_are_read_in_order(count):
     simulate(dut, start, limit=8 * count + 200, background=[vectors, sink])
     expected = []
     for base in bases:
-        expected += [([1, 1], False), *(([line, ~line], line == base + count - 1) for line in range(base, base + count))]
+        expected.append(([1, 1], False))
+        expected += [([line, ~line], line == base + count - 1) for line in range(base, base + count)]
     assert got == expected
 
 
