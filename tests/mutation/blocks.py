@@ -35,6 +35,18 @@ SMALL = TINY.replace(column_depth=64)
 STREAM = TINY.replace(index_bits=4, entry_depth=128, stream=True)
 
 
+_ON_TINY = tuple(f"tests/sim/test_device.py::test_{name}" for name in (
+    *(f"equals_the_reference[{pace}-tiny-{shape}]" for pace in ("free", "paced")
+      for shape in ("one layer", "projection", "two layers", "three projections")),
+    "a_reset_in_any_cycle_of_a_step_leaves_nothing[tiny]", "a_reset_in_the_middle_of_a_step",
+    "a_stall_has_its_cause", "a_frame_is_under_way_until_it_is_sent",
+    *(f"a_state_is_right_as_soon_as_it_is_answered[{offset}-{cell}]" for offset in (0, 3, 6, 9) for cell in (0, 1)),
+    "states_are_read_and_written[tiny]", "a_state_is_written_right_after_a_load",
+    "a_carried_state_is_read_but_not_written_again",
+    "cycles_of_steps_leave_out_loads_and_states[1]", "cycles_of_steps_leave_out_loads_and_states[40]",
+    "wrong_images_are_refused_and_the_next_is_taken", "frames_of_the_wrong_length_are_dropped"))
+
+
 @dataclass(frozen=True)
 class Block:
     """A block with the widths of its tests.
@@ -51,11 +63,7 @@ class Block:
 
     make: object
     tests: tuple
-    machine: tuple = tuple(f"tests/sim/test_device.py::test_{name}" for name in (
-        "equals_the_reference[free-tiny-projection]", "equals_the_reference[paced-tiny-three projections]",
-        "states_are_read_and_written[tiny]", "cycles_of_steps_leave_out_loads_and_states[40]",
-        "a_reset_in_the_middle_of_a_step", "wrong_images_are_refused_and_the_next_is_taken",
-        "frames_of_the_wrong_length_are_dropped"))
+    machine: tuple = _ON_TINY
 
 
 def _rtl(*names):
