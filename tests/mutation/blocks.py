@@ -59,11 +59,14 @@ class Block:
         Files of tests in which it runs in Amaranth's simulator.
     machine : tuple of str
         Tests of the emitted Verilog of a machine that has the block.
+    of_a_pe : bool
+        The block is part of another that is mutated too: they are not in one machine.
     """
 
     make: object
     tests: tuple
     machine: tuple = _ON_TINY
+    of_a_pe: bool = False
 
 
 def _rtl(*names):
@@ -71,10 +74,10 @@ def _rtl(*names):
 
 
 BLOCKS = {
-    "act_queue": Block(lambda: ActQueue(TINY), _rtl("act_queue", "pe")),
-    "ptr_read": Block(lambda: PtrRead(TINY), _rtl("ptr_read", "array")),
-    "spmat_read": Block(lambda: SpmatRead(TINY), _rtl("spmat_read", "pe")),
-    "spmv": Block(lambda: SpMV(TINY), _rtl("spmv", "pe")),
+    "act_queue": Block(lambda: ActQueue(TINY), _rtl("act_queue", "pe"), of_a_pe=True),
+    "ptr_read": Block(lambda: PtrRead(TINY), _rtl("ptr_read", "array"), of_a_pe=True),
+    "spmat_read": Block(lambda: SpmatRead(TINY), _rtl("spmat_read", "pe"), of_a_pe=True),
+    "spmv": Block(lambda: SpMV(TINY), _rtl("spmv", "pe"), of_a_pe=True),
     "pe": Block(lambda: PE(TINY), _rtl("pe", "array")),
     "slice": Block(lambda: Slice(TINY), _rtl("elementwise", "assemble")),
     "assemble": Block(lambda: Assemble(TINY), _rtl("assemble")),

@@ -17,16 +17,14 @@ from amaranth.lib import wiring
 
 from openese.sim.synthesis import yosys
 
-__all__ = ["CHOICE", "NUMBER", "SELECT", "WIDTH", "Netlist", "description", "ports_of"]
+__all__ = ["SELECT", "WIDTH", "Netlist", "description", "ports_of"]
 
 #: The port that chooses a mutation; 0 is none.
 SELECT, WIDTH = "mutation_select", 16
-#: The environment variable that chooses one when a simulation of the Verilog begins, and the module that reads it.
-NUMBER, CHOICE = "OPENESE_MUTATION", "mutation_choice"
-#: In Verilator's own extension: a simulator of the Verilog is built once for all mutations.
-_CHOICE = f"""
-module {CHOICE}(output reg [{WIDTH - 1}:0] {SELECT});
-  initial {SELECT} = $c("(std::getenv(\\"{NUMBER}\\") ? std::atoi(std::getenv(\\"{NUMBER}\\")) : 0)");
+#: The module that reads an environment variable when a simulation begins, in Verilator's own extension of Verilog.
+_CHOICE = """
+module {choice}(output reg [{high}:0] {select});
+  initial {select} = $c("(std::getenv(\\"{variable}\\") ? std::atoi(std::getenv(\\"{variable}\\")) : 0)");
 endmodule
 """
 
@@ -55,7 +53,7 @@ def description(block, elaborate=None, src=False):
 
 
 class Netlist:
-    """The files of a block's netlist with its mutations, in ``folder``.
+    """The files of a block's netlist with its mutations, in ``folder``, whose name is the block's.
 
     Parameters
     ----------
@@ -63,10 +61,19 @@ class Netlist:
     folder : Path
     count, seed : int
         Of the mutations.
+
+    Attributes
+    ----------
+    module, choice, verilog : str
+        The netlist as a Verilog module, a module that chooses its mutation, and the text of both.
+    variable : str
+        The environment variable with the number that is chosen.
     """
 
     def __init__(self, block, folder, count, seed):
         self.folder = folder
+        self.module, self.choice = f"mutant_{folder.name}", f"choice_{folder.name}"
+        self.variable = f"OPENESE_MUTATION_{folder.name.upper()}"
         self.ports = [(name, len(value), is_input) for name, value, is_input in ports_of(block)]
         folder.mkdir(parents=True, exist_ok=True)
         listed = folder / "mutations.ys"
@@ -82,10 +89,11 @@ class Netlist:
                           for number, line in enumerate(lines[:count], 1)]
         listed.write_text("\n".join(self.mutations) + "\n")
         yosys.run([f"read_rtlil {folder / 'golden.il'}", f"script {listed}", "opt_clean",
-                   f"write_rtlil {folder / 'mutated.il'}", "rename -top mutant",
+                   f"write_rtlil {folder / 'mutated.il'}", f"rename -top {self.module}",
                    f"write_verilog -noattr {folder / 'mutated.v'}",
                    "rename -top block", f"write_cxxrtl -O4 -g3 {folder / 'mutated.cc'}"], "block")
-        self.verilog = (folder / "mutated.v").read_text() + _CHOICE
+        self.verilog = (folder / "mutated.v").read_text() + _CHOICE.format(
+            choice=self.choice, select=SELECT, high=WIDTH - 1, variable=self.variable)
 
     @functools.cached_property
     def library(self):

@@ -16,7 +16,7 @@ from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Signal
 
 from openese.rtl.emit import VerilogPlatform
 
-from .netlist import CHOICE, SELECT, WIDTH, description, ports_of
+from .netlist import SELECT, WIDTH, description, ports_of
 
 __all__ = ["StandIn"]
 
@@ -103,7 +103,7 @@ class StandIn:
     @contextlib.contextmanager
     def installed(self):
         """Replace blocks in the ``with`` block. A simulation in Amaranth of anything else is skipped."""
-        stand_in, original = self, self._original
+        stand_in, original, netlist = self, self._original, self._netlist
 
         def elaborate(block, platform):
             if description(block, original) != stand_in._wanted:
@@ -113,8 +113,8 @@ class StandIn:
             if isinstance(platform, VerilogPlatform):
                 ports = {f"{'i' if is_input else 'o'}_{name}": value for name, value, is_input in ports_of(block)}
                 choice = Signal(WIDTH)
-                m.submodules.choice = Instance(CHOICE, **{f"o_{SELECT}": choice})
-                m.submodules.mutant = Instance("mutant", i_clk=ClockSignal(), i_rst=ResetSignal(),
+                m.submodules.choice = Instance(netlist.choice, **{f"o_{SELECT}": choice})
+                m.submodules.mutant = Instance(netlist.module, i_clk=ClockSignal(), i_rst=ResetSignal(),
                                                **{f"i_{SELECT}": choice}, **ports)
             else:
                 m.d.sync += Signal(name="clocked").eq(1)  # the block has a clock

@@ -12,7 +12,7 @@ pytest.importorskip("pyosys", reason="needs the extra 'synth'")
 from mutation import engine  # noqa: E402
 from mutation.__main__ import scores  # noqa: E402
 from mutation.equivalence import same  # noqa: E402
-from mutation.netlist import CHOICE, SELECT, WIDTH  # noqa: E402
+from mutation.netlist import SELECT, WIDTH  # noqa: E402
 from mutation.standin import StandIn  # noqa: E402
 
 
@@ -39,7 +39,7 @@ def test_a_machine_has_the_mutation(campaign):
     with StandIn(Fifo(8, 8), campaign.netlist, 5).installed():
         text = emit(Fifo(8, 8), "top")
     assert re.findall(rf"\.{SELECT}\((\w+)\)", text) == ["choice", "choice"]
-    assert f"  {CHOICE} " in text and f"module {CHOICE}(" in campaign.netlist.verilog
+    assert f"  {campaign.netlist.module} " in text and f"module {campaign.netlist.choice}(" in campaign.netlist.verilog
 
 
 def test_equivalence(campaign):

@@ -50,7 +50,7 @@ class Registers(Elaboratable):
         self.outputs = {
             "write_known": bus.write_known, "read_data": bus.read_data, "read_known": bus.read_known, "hold": bus.hold,
             "core_reset": Signal(init=1), "load": Signal(), "irq": Signal(), "run": core.run,
-            "select": raw(core.state_select), "state_write": core.state_write, "state_data": core.state_data,
+            "select": Value.cast(core.state_select), "state_write": core.state_write, "state_data": core.state_data,
             **{name: getattr(watchdog, name) for name in ("works", "moves", "waits", "clear")},
             "word": loader.word, "word_valid": loader.word_valid}
         if reader:
