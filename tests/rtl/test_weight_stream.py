@@ -4,7 +4,7 @@
 from collections import deque
 
 import pytest
-from bench import TINY, check_held, cycles, generator, pause, resettable, seeds, simulate, trace
+from bench import TINY, check_held, cycles, generator, pause, resettable, seeds, simulate, trace, until
 
 from openese.rtl.interfaces import BLOCKS
 from openese.rtl.program import Instruction, Opcode, Take, When
@@ -250,6 +250,90 @@ def test_a_memory_without_rlast_is_done_with_when_all_lines_have_come():
             reads.extend([1] * valid)
 
     simulate(dut, run, background=[bus.addresses, bus.data, record], limit=200)
+
+
+def test_lines_of_any_number_at_any_address():
+    """The address of a burst, and the line of an error in its second beat, carry from any bit to the next."""
+    dut = StreamReader(STREAM)
+    size = STREAM.stream_bits // 8
+
+    async def bench(ctx):
+        for bit in range(12, 64):
+            base, line = (1 << bit) - 4096 * (bit % 2), (1 << bit % 24) - 1
+            ctx.set(dut.base, base)
+            ctx.set(dut.bursts.payload, {"line": line, "lines": 2})
+            ctx.set(dut.bursts.valid, 1)
+            await until(ctx, dut.bursts.ready)
+            ctx.set(dut.bursts.valid, 0)
+            ctx.set(dut.bus.ar.ready, 1)
+            address, length = await until(ctx, dut.bus.ar.valid, dut.bus.ar.payload.addr, dut.bus.ar.payload.len)
+            assert (address, length) == ((base + line * size) % (1 << 64), 1)
+            ctx.set(dut.bus.ar.ready, 0)
+            ctx.set(dut.bus.r.valid, 1)
+            for last in (0, 1):
+                ctx.set(dut.bus.r.payload, {"resp": 2 * last, "last": last})
+                await ctx.tick()
+            ctx.set(dut.bus.r.valid, 0)
+            assert (ctx.get(dut.error), ctx.get(dut.error_line)) == (2, (line + 1) % (1 << 24))
+            ctx.set(dut.flush, 1)
+            await ctx.tick()
+            ctx.set(dut.flush, 0)
+
+    simulate(dut, bench, limit=1000)
+
+
+def test_only_so_many_bursts_are_outstanding():
+    """Of a memory that takes addresses and answers none; all of its answers are then taken, one a cycle."""
+    dut = StreamReader(STREAM)
+    taken, got = [], []
+
+    async def bench(ctx):
+        ctx.set(dut.bus.ar.ready, 1)
+        ctx.set(dut.bursts.payload, {"line": 4, "lines": 1})
+        ctx.set(dut.bursts.valid, 1)
+        for _ in range(4 * dut.most):
+            _, _, ready = await ctx.tick().sample(dut.bursts.ready)
+            taken.append(ready)
+        ctx.set(dut.bursts.valid, 0)
+        assert sum(taken) == dut.most and not ctx.get(dut.idle)
+        ctx.set(dut.bus.r.valid, 1)
+        for number in range(dut.most):
+            assert not ctx.get(dut.idle)
+            ctx.set(dut.bus.r.payload, {"data": number, "last": 1})
+            await ctx.tick()
+            got.append((ctx.get(dut.line_valid), ctx.get(dut.line)))
+        ctx.set(dut.bus.r.valid, 0)
+        assert ctx.get(dut.idle)
+        await ctx.tick()
+        assert not ctx.get(dut.line_valid)
+
+    simulate(dut, bench, limit=300)
+    assert got == [(1, number) for number in range(dut.most)]
+
+
+def test_addresses_wait_for_the_memory_and_bursts_for_them():
+    dut = StreamReader(STREAM)
+    addresses = []
+
+    async def bench(ctx):
+        ctx.set(dut.bursts.valid, 1)
+        taken = 0
+        for _ in range(20):
+            ctx.set(dut.bursts.payload, {"line": 16 * taken, "lines": taken + 1})
+            _, _, ready = await ctx.tick().sample(dut.bursts.ready)
+            taken += ready
+        ctx.set(dut.bursts.valid, 0)
+        assert taken == dut.addresses and not ctx.get(dut.idle)
+        ctx.set(dut.bus.ar.ready, 1)
+        for _ in range(10):
+            _, _, valid, ar = await ctx.tick().sample(dut.bus.ar.valid, dut.bus.ar.payload)
+            if valid:
+                addresses.append((ar.addr, ar.len, ar.size, ar.burst, ar.cache))
+        assert not ctx.get(dut.idle)
+
+    simulate(dut, bench, limit=100, background=[check_held(dut.bus.ar)])
+    size = STREAM.stream_bits // 8
+    assert addresses == [(16 * size * k, k, size.bit_length() - 1, 1, 0b0011) for k in range(dut.addresses)]
 
 
 # -- StreamFetch: the program, ahead of the controller ---------------------------------------------------
