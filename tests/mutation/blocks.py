@@ -39,7 +39,7 @@ _ON_TINY = tuple(f"tests/sim/test_device.py::test_{name}" for name in (
     *(f"equals_the_reference[{pace}-tiny-{shape}]" for pace in ("free", "paced")
       for shape in ("one layer", "projection", "two layers", "three projections")),
     "a_reset_in_any_cycle_of_a_step_leaves_nothing[tiny]", "a_reset_in_the_middle_of_a_step",
-    "a_stall_has_its_cause", "a_frame_is_under_way_until_it_is_sent",
+    "a_frame_is_under_way_until_it_is_sent",
     *(f"a_state_is_right_as_soon_as_it_is_answered[{offset}-{cell}]" for offset in (0, 3, 6, 9) for cell in (0, 1)),
     "states_are_read_and_written[tiny]", "a_state_is_written_right_after_a_load",
     "a_carried_state_is_read_but_not_written_again",
