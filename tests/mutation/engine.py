@@ -118,6 +118,7 @@ def _pass(tests, use, stop):
     """Run tests; those that passed in ``use``, and the first that failed."""
     watch = _Watch(use)
     options = ["-q", "--no-header", "-p", "no:cacheprovider", *(["-x"] if stop else [])]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # which takes longer than most tests
     status = pytest.main([*options, *tests], plugins=[watch])
     return {"passed": watch.passed, "failed": watch.failed, "status": int(status)}
 

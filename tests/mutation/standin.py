@@ -84,11 +84,15 @@ class StandIn:
     def __init__(self, block, netlist, number):
         self._class = type(block)
         self._original = self._class.elaborate
-        self._wanted = description(block)
+        self._block = block
         self._netlist, self._number = netlist, number
         self._waiting = []
         #: How many blocks were replaced.
         self.used = 0
+
+    @functools.cached_property
+    def _wanted(self):
+        return description(self._block, self._original)
 
     @functools.cached_property
     def _library(self):
