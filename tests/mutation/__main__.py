@@ -14,7 +14,7 @@ from rich.table import Table
 from openese.output import write_text
 
 from .blocks import BLOCKS
-from .engine import Campaign, finish, start
+from .engine import Campaign, Machine, finish, start
 
 __all__ = ["judged_in_parallel", "main", "scores", "table"]
 
@@ -65,7 +65,7 @@ def judged_in_parallel(campaigns, again, jobs, folder, seed):
         for campaign in campaigns:
             numbers = range(1, len(campaign.mutations) + 1)
             known = {number: entry for number, entry in campaign.known().items()
-                     if number in numbers and not (again and entry["result"] != "killed")}
+                     if number in numbers and not (again and entry["result"] in ("survived", "error"))}
             entries += known.values()
             waiting = [number for number in numbers if number not in known]
             task = progress.add_task(campaign.name, total=len(numbers), completed=len(known))
@@ -89,7 +89,8 @@ def judged_in_parallel(campaigns, again, jobs, folder, seed):
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--resume", is_flag=True, help="Keep the results of a run before, and judge the rest.")
 @click.option("--again", is_flag=True, help="Judge those again that survived. Implies --resume.")
-@click.option("--machine/--no-machine", default=True, help="Whether survivors meet the Verilog of a machine: minutes.")
+@click.option("--machine/--no-machine", default=True,
+              help="Whether the tests of the Verilog of a machine judge too. It is built for minutes.")
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count(), show_default=True)
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path("build", "mutate"),
               show_default=True)
@@ -100,7 +101,13 @@ def main(blocks, count, seed, resume, again, machine, jobs, folder):
     results = folder / "results.jsonl"
     if not (resume or again):
         results.unlink(missing_ok=True)
-    campaigns = (Campaign(name, folder, count, seed, machine) for name in blocks or BLOCKS)
+    campaigns = [Campaign(name, folder, count, seed) for name in dict.fromkeys(blocks or BLOCKS)]
+    if machine:
+        for part in (False, True):
+            together = [campaign for campaign in campaigns
+                        if campaign.block.machine and campaign.block.of_a_pe == part]
+            for campaign in together:
+                campaign.machine = Machine(together, folder)
     entries = judged_in_parallel(campaigns, again, jobs, folder, seed)
     Console().print(table(scores(entries)))
     print(f"for machines: {folder / 'scores.json'}; every mutation: {results}")

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The blocks that are mutated, and the tests that may notice."""
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.assemble import Assemble
@@ -21,12 +23,28 @@ from openese.rtl.state_access import StateAccess
 from openese.rtl.vector_memory import VectorMemory
 from openese.rtl.weight_stream import StreamFetch, StreamReader
 
+# Its ports are in the test of the registers.
+sys.path.append(str(Path(__file__).parents[1] / "rtl"))
+from test_registers import Registers  # noqa: E402
+
 __all__ = ["BLOCKS", "Block"]
 
 # As the tests of the blocks have them.
 TINY = preset("tiny")
 SMALL = TINY.replace(column_depth=64)
 STREAM = TINY.replace(index_bits=4, entry_depth=128, stream=True)
+
+
+_ON_TINY = tuple(f"tests/sim/test_device.py::test_{name}" for name in (
+    *(f"equals_the_reference[{pace}-tiny-{shape}]" for pace in ("free", "paced")
+      for shape in ("one layer", "projection", "two layers", "three projections")),
+    "a_reset_in_any_cycle_of_a_step_leaves_nothing[tiny]", "a_reset_in_the_middle_of_a_step",
+    "a_frame_is_under_way_until_it_is_sent",
+    *(f"a_state_is_right_as_soon_as_it_is_answered[{offset}-{cell}]" for offset in (0, 3, 6, 9) for cell in (0, 1)),
+    "states_are_read_and_written[tiny]", "a_state_is_written_right_after_a_load",
+    "a_carried_state_is_read_but_not_written_again",
+    "cycles_of_steps_leave_out_loads_and_states[1]", "cycles_of_steps_leave_out_loads_and_states[40]",
+    "wrong_images_are_refused_and_the_next_is_taken", "frames_of_the_wrong_length_are_dropped"))
 
 
 @dataclass(frozen=True)
@@ -41,15 +59,14 @@ class Block:
         Files of tests in which it runs in Amaranth's simulator.
     machine : tuple of str
         Tests of the emitted Verilog of a machine that has the block.
+    of_a_pe : bool
+        The block is part of another that is mutated too: they are not in one machine.
     """
 
     make: object
     tests: tuple
-    machine: tuple = tuple(f"tests/sim/test_device.py::test_{name}" for name in (
-        "equals_the_reference[free-tiny-projection]", "equals_the_reference[paced-tiny-three projections]",
-        "states_are_read_and_written[tiny]", "cycles_of_steps_leave_out_loads_and_states[40]",
-        "a_reset_in_the_middle_of_a_step", "wrong_images_are_refused_and_the_next_is_taken",
-        "frames_of_the_wrong_length_are_dropped"))
+    machine: tuple = _ON_TINY
+    of_a_pe: bool = False
 
 
 def _rtl(*names):
@@ -57,10 +74,10 @@ def _rtl(*names):
 
 
 BLOCKS = {
-    "act_queue": Block(lambda: ActQueue(TINY), _rtl("act_queue", "pe")),
-    "ptr_read": Block(lambda: PtrRead(TINY), _rtl("ptr_read", "array")),
-    "spmat_read": Block(lambda: SpmatRead(TINY), _rtl("spmat_read", "pe")),
-    "spmv": Block(lambda: SpMV(TINY), _rtl("spmv", "pe")),
+    "act_queue": Block(lambda: ActQueue(TINY), _rtl("act_queue", "pe"), of_a_pe=True),
+    "ptr_read": Block(lambda: PtrRead(TINY), _rtl("ptr_read", "array"), of_a_pe=True),
+    "spmat_read": Block(lambda: SpmatRead(TINY), _rtl("spmat_read", "pe"), of_a_pe=True),
+    "spmv": Block(lambda: SpMV(TINY), _rtl("spmv", "pe"), of_a_pe=True),
     "pe": Block(lambda: PE(TINY), _rtl("pe", "array")),
     "slice": Block(lambda: Slice(TINY), _rtl("elementwise", "assemble")),
     "assemble": Block(lambda: Assemble(TINY), _rtl("assemble")),
@@ -72,6 +89,7 @@ BLOCKS = {
     "loader": Block(lambda: Loader(TINY), _rtl("loader")),
     "stream_reader": Block(lambda: StreamReader(STREAM), _rtl("weight_stream"), ()),
     "stream_fetch": Block(lambda: StreamFetch(STREAM), _rtl("weight_stream"), ()),
+    "registers": Block(lambda: Registers(TINY), _rtl("registers"), ()),
     "axi_lite": Block(lambda: AXI4LiteSubordinate(12), _rtl("axi", "registers")),
     "fifo": Block(lambda: Fifo(8, 8), _rtl("fifo"), ()),
     "vector_memory": Block(lambda: VectorMemory(TINY), _rtl("vector_memory")),

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the tests on each mutation of a block, in a process of its own for each.
 
-First the tests run on the netlist without a mutation, in its place in Amaranth's simulator. Those that pass and use the
-block are the ones that count, the fastest first. What survives them meets the tests of the machine's Verilog. What
-survives these too is compared with the block, formally: a mutation that changes nothing does not count.
+First the tests run on the netlist without a mutation, in the block's place. Those that pass and use the block are the
+ones that count. The tests of a machine as Verilog come first, since they take seconds. A mutation that survives them is
+compared with the block, formally: one that changes nothing does not count. The others meet the tests of the blocks, in
+Amaranth's simulator.
 """
 
 import contextlib
-import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -16,34 +17,42 @@ import select
 import signal
 import time
 import traceback
+from pathlib import Path
 
 import pytest
 
+from openese import rtl
+from openese.output import write_text
+from openese.rtl.verilog import TOP, verilog
 from openese.sim import build
+from openese.sim.simulator import Simulator
 
-from .blocks import BLOCKS
+from .blocks import BLOCKS, TINY
 from .equivalence import same
 from .netlist import Netlist
 from .standin import StandIn
 
-__all__ = ["Campaign", "finish", "start"]
+__all__ = ["Campaign", "Machine", "finish", "start"]
 
 #: Seconds that a test may take, at least, and how many times as long as without a mutation.
 _PATIENCE, _SLOWER = 120, 20
 
 
 class _Watch:
-    """A plugin of pytest: the tests that passed with the block in use, with their times; and the first that failed."""
+    """A plugin of pytest: the tests that passed with the block in use, with their times; and the first that failed.
 
-    def __init__(self, stand_in):
-        self._stand_in, self._before = stand_in, 0
+    ``use.used`` counts how often the block was used so far.
+    """
+
+    def __init__(self, use):
+        self._use, self._before = use, 0
         self.passed, self.failed = [], None
 
     def pytest_runtest_setup(self, item):
-        self._before = self._stand_in.used
+        self._before = self._use.used
 
     def pytest_runtest_logreport(self, report):
-        if report.when == "call" and report.passed and self._stand_in.used > self._before:
+        if report.when == "call" and report.passed and self._use.used > self._before:
             self.passed.append((report.nodeid, report.duration))
         if report.failed and self.failed is None:
             self.failed = report.nodeid
@@ -105,6 +114,106 @@ def _in_a_process(work, seconds):
     return finish(*start(work), seconds)
 
 
+def _pass(tests, use, stop):
+    """Run tests; those that passed in ``use``, and the first that failed."""
+    watch = _Watch(use)
+    options = ["-q", "--no-header", "-p", "no:cacheprovider", *(["-x"] if stop else [])]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # which takes longer than most tests
+    status = pytest.main([*options, *tests], plugins=[watch])
+    return {"passed": watch.passed, "failed": watch.failed, "status": int(status)}
+
+
+class _Tests:
+    """Tests that count: those of ``names`` that pass in ``run(names, number, stop)`` without a mutation, number 0.
+
+    They are found when a mutation is judged first, and kept in the file ``place``.
+    """
+
+    def __init__(self, names, run, place):
+        self._names, self._run, self._place = names, run, place
+
+    def prepare(self, again):
+        """Import what they need, so that it need not be imported for each mutation. With ``again``, find them anew."""
+        if again:
+            self._place.unlink(missing_ok=True)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            pytest.main(["-q", "--collect-only", "-p", "no:cacheprovider", *self._names])
+
+    def _times(self):
+        if not self._place.exists():
+            passed = _in_a_process(lambda: self._run(self._names, 0, False), 3600)
+            if not passed or not passed["passed"]:
+                raise RuntimeError(f"no test passes with the netlist in the block's place: {passed}")
+            write_text(self._place, json.dumps(dict(sorted(passed["passed"], key=lambda test: test[1]))))
+        return json.loads(self._place.read_text())
+
+    def judge(self, number, first=()):
+        """The first test that fails, "time", or None. Those in ``first`` come first, then the fastest."""
+        times = self._times()
+        tests = sorted(times, key=lambda name: name not in first)
+        seconds = max(_PATIENCE, _SLOWER * sum(times.values()))
+        judged = _in_a_process(lambda: self._run(tests, number, True), seconds)
+        if judged is None:
+            return "time"
+        if judged["status"] and not judged["failed"]:
+            raise RuntimeError(f"the tests end with status {judged['status']}")
+        return judged["failed"]
+
+
+class Machine:
+    """The Verilog of a machine in which the blocks of all ``campaigns`` have their mutations. It is built once.
+
+    An environment variable for each block chooses one when a simulation starts.
+    """
+
+    def __init__(self, campaigns, folder):
+        self.campaigns, self._folder = campaigns, folder
+        self._digest = hashlib.sha256("".join(campaign.digest for campaign in campaigns).encode()).hexdigest()[:16]
+        #: How many simulations were made.
+        self.used = 0
+
+    def tests(self, campaign):
+        """The `_Tests` of the block of ``campaign``. Builds the simulator unless there is one."""
+        _in_a_process(self._build, None)
+        return _Tests(campaign.block.machine, functools.partial(self._pass, campaign),
+                      self._folder / f"machine-{self._digest}.json")
+
+    def _build(self):
+        with self._in_place():
+            Simulator(TINY).close()
+
+    def _pass(self, campaign, tests, number, stop):
+        os.environ[campaign.netlist.variable] = str(number)
+        with self._in_place():
+            return _pass(tests, self, stop)
+
+    @contextlib.contextmanager
+    def _in_place(self):
+        """Everything that is emitted has the mutations."""
+        os.environ["OPENESE_CACHE"] = str(self._folder / "cache")
+        build.emitted = self._emitted
+        with contextlib.ExitStack() as stack:
+            for campaign in self.campaigns:
+                stack.enter_context(campaign.stand_in(0).installed())
+            yield
+
+    def _emitted(self, config):
+        """In place of `build.emitted`."""
+        def make(folder):
+            text = verilog(config)
+            netlists = [campaign.netlist for campaign in self.campaigns]
+            missing = [netlist.module for netlist in netlists if f"  {netlist.module} " not in text]
+            if missing:
+                raise RuntimeError(f"the machine has no {' and no '.join(missing)}")
+            path = folder / f"{TOP}.v"
+            path.write_text(text + "".join(netlist.verilog for netlist in netlists))
+            return path
+
+        self.used += 1
+        modules = sorted(Path(rtl.__path__[0]).rglob("*.py"))
+        return build.kept(f"{build.digest(modules, repr(config), self._digest)}.v", make)
+
+
 class Campaign:
     """The mutations of one block.
 
@@ -116,18 +225,27 @@ class Campaign:
         Keeps the netlist and the results.
     count, seed : int
         Of the mutations.
-    machine : bool
-        Whether survivors meet the machine's Verilog.
+
+    Attributes
+    ----------
+    machine : Machine or None
+        The Verilog that has the block too.
     """
 
-    def __init__(self, name, folder, count, seed, machine=True):
-        self.name, self._machine, self._block = name, machine, BLOCKS[name]
+    def __init__(self, name, folder, count, seed):
+        self.name, self.block, self.machine = name, BLOCKS[name], None
         self.folder = folder / name
-        self.netlist = Netlist(self._block.make(), self.folder, count, seed)
+        self.netlist = Netlist(self.block.make(), self.folder, count, seed)
         self.mutations = self.netlist.mutations
         netlist = re.sub(r"(?m)^ *attribute \\src .*\n", "", (self.folder / "mutated.il").read_text())
         self.digest = hashlib.sha256(netlist.encode()).hexdigest()[:16]
         self._results = folder / "results.jsonl"
+        self._tests = _Tests(self.block.tests, self._pass, self.folder / f"tests-{self.digest}.json")
+        self._machine_tests = None
+
+    def stand_in(self, number):
+        """The `StandIn` for the mutation ``number``."""
+        return StandIn(self.block.make(), self.netlist, number)
 
     def known(self):
         """The results so far, by the mutation's number."""
@@ -140,73 +258,29 @@ class Campaign:
     def prepare(self, again=False):
         """Compile the netlist, and find the tests that count; once for a netlist, or ``again``."""
         assert self.netlist.library
-        place = self.folder / f"tests-{self.digest}.json"
-        if again or not place.exists():
-            passed = _in_a_process(lambda: self._pass(self._block.tests, 0, False), 3600)
-            if not passed or not passed["passed"]:
-                raise RuntimeError(f"{self.name}: no test passes with the netlist in the block's place")
-            place.write_text(json.dumps(sorted(passed["passed"], key=lambda test: test[1])))
-        self._tests = json.loads(place.read_text())
-        # What is imported here need not be imported for each mutation.
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            pytest.main(["-q", "--collect-only", "-p", "no:cacheprovider", *self._block.tests])
-
-    def _on_the_machine(self, number):
-        """The first test of the machine's Verilog that fails, or None."""
-        place = self.folder / f"machine-{self.digest}.json"
-        with open(self.folder / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._block.machine and not place.exists():
-                passed = _in_a_process(lambda: self._pass(self._block.machine, 0, False), 3600)
-                place.write_text(json.dumps(sorted(passed["passed"] if passed else [], key=lambda test: test[1])))
-        tests = json.loads(place.read_text()) if self._block.machine else []
-        if not tests:
-            return None
-        seconds = max(_PATIENCE, _SLOWER * sum(duration for _, duration in tests))
-        judged = _in_a_process(lambda: self._pass([name for name, _ in tests], number, True), seconds)
-        return "time" if judged is None else judged["failed"]
+        if self.machine:
+            self._machine_tests = self.machine.tests(self)
+            self._machine_tests.prepare(again)
+        self._tests.prepare(again)
 
     def _pass(self, tests, number, stop):
-        """Run tests on a mutation; those that passed in use of the block, and the first that failed."""
-        os.environ["OPENESE_CACHE"] = str(self.folder / "cache")
-        stand_in = StandIn(self._block.make(), self.netlist, number)
-        build.emitted = self._emitted(number)
-        watch = _Watch(stand_in)
-        options = ["-q", "--no-header", "-p", "no:cacheprovider", *(["-x"] if stop else [])]
+        stand_in = self.stand_in(number)
         with stand_in.installed():
-            status = pytest.main([*options, *tests], plugins=[watch])
-        return {"passed": watch.passed, "failed": watch.failed, "status": int(status)}
-
-    def _emitted(self, number):
-        """In place of `build.emitted`: the machine with the mutation in it."""
-        from openese.rtl.verilog import TOP, verilog
-
-        mutant = (self.folder / "mutated.v").read_text()
-
-        def emitted(config):
-            text = verilog(config)
-            path = self.folder / f"{TOP}-{config.fingerprint:08x}-{number}.v"
-            path.write_text(f"{text}\n{mutant}" if "mutant mutant" in text or " mutant " in text else text)
-            return path
-        return emitted
+            return _pass(tests, stand_in, stop)
 
     def run(self, number):
         """Judge one mutation; returns its entry."""
-        began = time.monotonic()
-        tests = [name for name, _ in self._tests]
-        seconds = max(_PATIENCE, _SLOWER * sum(duration for _, duration in self._tests))
-        judged = _in_a_process(lambda: self._pass(tests, number, True), seconds)
-        if judged is None:
-            result, by = "killed", "time"
-        elif judged["failed"]:
-            result, by = "killed", judged["failed"]
-        elif judged["status"]:
-            result, by = "error", str(judged["status"])
-        elif same(self.netlist, number):
-            result, by = "same", "equivalence"
-        else:
-            judged = self._on_the_machine(number) if self._machine else None
-            result, by = ("killed", judged) if judged else ("survived", None)
+        began, compared = time.monotonic(), False
+        result, by = "killed", None
+        if self._machine_tests:
+            by = self._machine_tests.judge(number)
+            compared = not by and same(self.netlist, number)
+        if not by and not compared:
+            # Those that killed others come first.
+            by = self._tests.judge(number, {entry["by"] for entry in self.known().values()})
+            compared = not by and not self._machine_tests and same(self.netlist, number)
+        if not by:
+            result, by = ("same", "equivalence") if compared else ("survived", None)
         return {"block": self.name, "digest": self.digest, "mutation": number, "what": self.netlist.place(number),
                 "result": result, "by": by, "seconds": round(time.monotonic() - began, 1)}
 

@@ -2,7 +2,7 @@
 """The netlist of a block with many mutations in it, of which a number chooses one.
 
 Yosys's `mutate` picks the mutations and puts them in. The same netlist is compiled for Amaranth's simulator (by CXXRTL)
-and written as Verilog, and it is what equivalence is decided on.
+and written as Verilog, and equivalence is decided on it.
 """
 
 import functools
@@ -21,13 +21,21 @@ __all__ = ["SELECT", "WIDTH", "Netlist", "description", "ports_of"]
 
 #: The port that chooses a mutation; 0 is none.
 SELECT, WIDTH = "mutation_select", 16
+#: The module that reads an environment variable when a simulation begins, in Verilator's own extension of Verilog.
+_CHOICE = """
+module {choice}(output reg [{high}:0] {select});
+  initial {select} = $c("(std::getenv(\\"{variable}\\") ? std::atoi(std::getenv(\\"{variable}\\")) : 0)");
+endmodule
+"""
 
 #: Ports of registers and memories that are the clock, or constants of a form that Yosys needs.
 _CONSTANT = {"CLK", "RD_CLK", "WR_CLK", "RD_ARST", "RD_SRST"}
 
 
 def ports_of(block):
-    """Name, value and whether it is an input, of each port of a block."""
+    """Name, value and whether it is an input, of each port of a block, which may list them itself."""
+    if not isinstance(block, wiring.Component):
+        return block.ports()
     return [("__".join(map(str, path)), Value.cast(value), member.flow is wiring.In)
             for path, member, value in block.signature.flatten(block)]
 
@@ -45,7 +53,7 @@ def description(block, elaborate=None, src=False):
 
 
 class Netlist:
-    """The files of a block's netlist with its mutations, in ``folder``.
+    """The files of a block's netlist with its mutations, in ``folder``, whose name is the block's.
 
     Parameters
     ----------
@@ -53,10 +61,19 @@ class Netlist:
     folder : Path
     count, seed : int
         Of the mutations.
+
+    Attributes
+    ----------
+    module, choice, verilog : str
+        The netlist as a Verilog module, a module that chooses its mutation, and the text of both.
+    variable : str
+        The environment variable with the number that is chosen.
     """
 
     def __init__(self, block, folder, count, seed):
         self.folder = folder
+        self.module, self.choice = f"mutant_{folder.name}", f"choice_{folder.name}"
+        self.variable = f"OPENESE_MUTATION_{folder.name.upper()}"
         self.ports = [(name, len(value), is_input) for name, value, is_input in ports_of(block)]
         folder.mkdir(parents=True, exist_ok=True)
         listed = folder / "mutations.ys"
@@ -72,9 +89,11 @@ class Netlist:
                           for number, line in enumerate(lines[:count], 1)]
         listed.write_text("\n".join(self.mutations) + "\n")
         yosys.run([f"read_rtlil {folder / 'golden.il'}", f"script {listed}", "opt_clean",
-                   f"write_rtlil {folder / 'mutated.il'}", "rename -top mutant",
+                   f"write_rtlil {folder / 'mutated.il'}", f"rename -top {self.module}",
                    f"write_verilog -noattr {folder / 'mutated.v'}",
                    "rename -top block", f"write_cxxrtl -O4 -g3 {folder / 'mutated.cc'}"], "block")
+        self.verilog = (folder / "mutated.v").read_text() + _CHOICE.format(
+            choice=self.choice, select=SELECT, high=WIDTH - 1, variable=self.variable)
 
     @functools.cached_property
     def library(self):

@@ -7,12 +7,18 @@ from bench import integers
 from openese.rtl.elementwise import Slice
 from openese.rtl.fixed import round_shift, saturate
 
-__all__ = ["Cells", "mask", "random_settings", "spread"]
+__all__ = ["Cells", "mask", "near_powers", "random_settings", "spread"]
 
 
 def spread(rng, bits, size):
     """Signed integers of every magnitude up to ``bits`` bits."""
     return np.array(integers(rng, bits, size), np.int64) >> rng.integers(0, bits, size)
+
+
+def near_powers(rng, bits, size):
+    """Signed integers of ``bits`` bits that differ from a power of two, or its negative, by at most 1."""
+    powers = rng.choice([-1, 1], size) << rng.integers(0, bits, size)
+    return np.clip(powers + rng.integers(-1, 2, size), -1 << (bits - 1), (1 << (bits - 1)) - 1)
 
 
 def curve(function, exponent):

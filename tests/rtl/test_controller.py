@@ -2,6 +2,7 @@
 """Controller: random programs, carried out in order, against blocks that take their time."""
 
 import pytest
+from amaranth.lib.data import ArrayLayout
 from bench import TINY, cycles, generator, raw, seeds, simulate
 
 from openese.rtl.controller import Controller
@@ -12,23 +13,21 @@ FORMATS = ("cell_argument_shift", "peephole_select", "cell_select", "g_sigmoid")
 
 
 def random_program(rng, config, length):
-    """FORMAT, then a loop of anything that begins with a FRAME."""
-    def number(limit):
-        return int(rng.integers(limit))
+    """FORMAT, then a loop of anything that begins with a FRAME; fields have all their bits."""
+    members = Instruction(config).members
 
-    program = [{"opcode": Opcode.FORMAT, "count": 7}, {"opcode": Opcode.FRAME, "when": Take.WAIT}]
+    def number(shape):
+        if isinstance(shape, ArrayLayout):
+            return [number(shape.elem_shape) for _ in range(shape.length)]
+        return int(rng.integers(1 << shape))
+
+    program = [{"opcode": Opcode.FORMAT, "count": number(members["count"])},
+               {"opcode": Opcode.FRAME, "when": Take.WAIT}]
     for _ in range(length):
         opcode = rng.choice([Opcode.MULTIPLY] * 5 + [Opcode.ELEMENTWISE, Opcode.PROJECT, Opcode.OUTPUT])
-        program.append({
-            "opcode": Opcode(opcode), "when": When(number(3)), "source": Source(number(3)),
-            "release": number(2), "count": number(100), "src_base": number(200), "dst_base": number(200),
-            "entry_base": number(config.entry_depth), "order_base": number(config.column_depth),
-            "acc_base": number(config.accumulator_rows), "acc_offset": number(config.accumulator_rows),
-            "phase_stride": number(20), "phase_last": number(4), "gated": number(2), "rows": number(8),
-            "cell_base": number(config.cell_rows), "follow": number(2),
-            "align": rng.integers(0, 8, 4).tolist(), "shift": rng.integers(0, 32, 4).tolist(),
-            "cell_argument_shift": number(32), "peephole_select": number(8), "cell_select": number(8),
-            "g_sigmoid": number(2), "masked": number(2), "sent": number(2)})
+        program.append({name: number(shape) for name, shape in members.items()} | {
+            "opcode": Opcode(opcode), "when": When(int(rng.integers(3))), "source": Source(int(rng.integers(3))),
+            "src_base": number(config.line_bits), "dst_base": number(config.line_bits)})
     program.insert(2 + int(rng.integers(length)), {"opcode": Opcode.FRAME, "when": Take.TRY})
     program.append({"opcode": Opcode.REPEAT, "src_base": 1})
     return program

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 from bench import TINY, generator, integers, pack, simulate, trace, unpack
-from cells import Cells, mask, random_settings, spread
+from cells import Cells, mask, near_powers, random_settings, spread
 
 from openese.rtl.elementwise import Kind, Slice
 
@@ -26,6 +26,7 @@ class Bench:
     def __init__(self, config, rng, real_tables):
         self.config = config
         self.rng = rng
+        self.spread = spread
         self.dut = Slice(config)
         self.rows, self.channels = config.rows_per_slice, config.channels
         self.beats_at = {}
@@ -57,7 +58,7 @@ class Bench:
         bits = config.accumulator_bits - (config.groups * phases - 1).bit_length()
         total = np.zeros((self.rows, self.channels), np.int64)
         for phase in range(phases):
-            sums = spread(self.rng, bits, (config.groups, self.rows, self.channels))
+            sums = self.spread(self.rng, bits, (config.groups, self.rows, self.channels))
             total += sums.sum(axis=0)
             start = self.slot(kind, row, sums, int(phase == 0), int(phase == phases - 1))
         return start, total
@@ -186,3 +187,19 @@ def test_steps_equal_the_model(name, seed):
     bench.run()
     assert any(bench.saturated_at.values())
     assert len({value for lanes in bench.columns_at.values() for value in lanes.values()}) > 5
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_numbers_beside_powers_of_two(seed):
+    """Every number is a power of two, or beside one: where sums carry and roundings saturate."""
+    rng = generator(seed)
+    bench = Bench(TINY, rng, real_tables=False)
+    bench.spread, cells = near_powers, bench.cells
+    cells.tables = near_powers(rng, TINY.table_bits, (2, 64)).repeat(32, axis=1)
+    cells.bias[:] = near_powers(rng, TINY.argument_bits, cells.bias.shape)
+    cells.peephole[:] = near_powers(rng, TINY.peephole_bits, cells.peephole.shape)
+    bench.initial[:] = cells.cell[:] = near_powers(rng, TINY.cell_bits, bench.initial.shape)
+    for phases in (1, 2, 1, 1, 1, 1):
+        bench.step(rows=4, base=TINY.cell_rows - 4, phases=phases)
+        bench.project(rows=2, phases=phases)
+    bench.run()

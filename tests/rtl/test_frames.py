@@ -5,7 +5,7 @@ from collections import deque
 
 import numpy as np
 import pytest
-from bench import TINY, check_held, cycles, generator, get, integers, pack, pause, put, seeds, simulate, trace
+from bench import TINY, check_held, cycles, generator, get, integers, pack, pause, put, seeds, simulate, trace, unpack
 
 from openese.rtl.frames import BANK_SHIFT, Beats, FrameGuard, FrameInput, FrameOutput, pack_beats, unpack_beats
 from openese.rtl.vector_memory import VectorMemory
@@ -160,6 +160,83 @@ def test_the_input_takes_two_frames_and_no_more():
     simulate(dut, source, consume, limit=100, background=[watch])
     # At full speed: a beat in every cycle from the format on.
     assert [values[0] for values in seen[:8]] == [0, 1, 1, 1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("count", [1 << bit for bit in range(1, TINY.vector_depth.bit_length())])
+def test_frames_of_any_length_anywhere(count):
+    """Lengths of every magnitude, in the first and in the last lines: every column comes, at its own place."""
+    dut = FrameInput(TINY)
+    # The sum of a base and an index may carry anywhere.
+    bases = [min(TINY.vector_depth - count, (count >> 1) + 1), TINY.vector_depth - count]
+    columns = [[k, -k] for k in range(count)]
+    written = []
+
+    async def source(ctx):
+        for k, base in enumerate(bases):
+            ctx.set(dut.bases[k], base)
+        ctx.set(dut.count, count)
+        ctx.set(dut.format, 1)
+        await ctx.tick()
+        ctx.set(dut.format, 0)
+        for frame in ((count - 1, 3, 0, columns[1:]), (count, 3, 0, columns), (count + 1, 3, 0, [*columns, [0, 0]]),
+                      (count, 3, 0, columns)):
+            for beat in beats(generator(0), TINY, frame):
+                await put(ctx, dut.beats, beat)
+        assert ctx.get(dut.ready)
+
+    async def write(ctx):
+        async for _, _, valid, done, line, column in ctx.tick().sample(
+                dut.write_valid, dut.complete, dut.write_line, dut.write_column):
+            if valid:
+                written.append((line, list(column)))
+            if done:
+                frames.append(written[-count:])
+
+    frames = []
+    simulate(dut, source, limit=8 * count + 50, background=[write])
+    assert frames == [[(base + k, column) for k, column in enumerate(columns)] for base in bases]
+
+
+@pytest.mark.parametrize("count", [1 << bit for bit in range(1, TINY.vector_depth.bit_length())])
+def test_columns_of_frames_of_any_length_are_read_in_order(count):
+    dut = FrameOutput(TINY)
+    bases = [min(TINY.vector_depth - count, (count >> 1) + 1), TINY.vector_depth - count]
+    got = []
+
+    async def start(ctx):
+        ctx.set(dut.read_grant, 1)
+        ctx.set(dut.go, 1)
+        ctx.set(dut.count, count)
+        ctx.set(dut.active, 3)
+        for base in bases:
+            ctx.set(dut.src_base, base)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            while ctx.get(dut.busy):
+                await ctx.tick()
+        while ctx.get(dut.pending):
+            await ctx.tick()
+
+    async def vectors(ctx):
+        late = deque([0] * (VectorMemory.delay - 1))
+        while True:
+            _, _, line = await ctx.tick().sample(dut.read_line)
+            late.append(line)
+            line = late.popleft()
+            ctx.set(dut.columns, [[line, ~line]])
+
+    async def sink(ctx):
+        while True:
+            beat = await get(ctx, dut.beats)
+            got.append((unpack(beat.data, TINY.activation_bits, 2), bool(beat.last)))
+
+    simulate(dut, start, limit=8 * count + 200, background=[vectors, sink])
+    expected = []
+    for base in bases:
+        expected.append(([1, 1], False))
+        expected += [([line, ~line], line == base + count - 1) for line in range(base, base + count)]
+    assert got == expected
 
 
 @seeds(2)

@@ -115,11 +115,10 @@ def test_every_wrong_word_of_the_header_is_named(seed):
     errors = [ImageError.MAGIC, ImageError.VERSION, ImageError.FINGERPRINT, ImageError.HEADER_CRC,
               ImageError.HEADER_CRC]
     assert len(errors) == HEADER_WORDS
-    for bits in ((0,) * 5, (31,) * 5, rng.integers(0, 32, 5).tolist()):
-        images = [Image(TINY, rng, [Section.ORDER]).words for _ in errors]
-        for index, words in enumerate(images):
-            words[index] ^= 1 << bits[index]
-        assert load(TINY, images) == [([], 0, error, 0) for error in errors]
+    images = [Image(TINY, rng, [Section.ORDER]).words for _ in range(32 * HEADER_WORDS)]
+    for number, words in enumerate(images):
+        words[number % HEADER_WORDS] ^= 1 << number // HEADER_WORDS
+    assert load(TINY, images) == [([], 0, error, 0) for error in errors] * 32
 
 
 @seeds(1)
@@ -136,15 +135,68 @@ def test_a_wrong_word_of_a_section_is_found(seed):
     assert all(len(result[0]) <= len(image.writes) for result, image in zip(results, images, strict=True))
 
 
+def test_every_bit_of_the_crc_counts():
+    images = [header(TINY, 1) + section(Section.TABLES, 0, []) for _ in range(32)]
+    for bit, words in enumerate(images):
+        words[-1] ^= 1 << bit
+    assert load(TINY, images) == [([], 0, ImageError.SECTION_CRC, 0)] * 32
+
+
+def test_the_crc_is_of_all_words_so_far_in_a_section():
+    """A section with the CRC of others, or of the header as well, is refused."""
+    first, second = (section(Section.MANIFEST, number, [[number]]) for number in range(2))
+    start = header(TINY, 2)
+    images = [start + [*first[:-1], wrong] + second for wrong in (
+        crc(start + first[:-1]), crc(first[:-2]), crc(first), crc([]), second[-1])]
+    images.append(start + first + [*second[:-1], crc(first + second[:-1])])
+    assert [result[1:] for result in load(TINY, images)] == [
+        (0, ImageError.SECTION_CRC, number) for number in (0, 0, 0, 0, 0, 1)]
+
+
+def test_as_many_sections_as_are_counted():
+    """No less and no more; an error has the number of its section."""
+    images, expected = [], []
+    for count, error in ((85, ImageError.NONE), (170, ImageError.NONE), (255, ImageError.SECTION_CRC)):
+        images.append(header(TINY, count) + section(Section.TABLES, 0, []) * count)
+        images[-1][-1] ^= error != ImageError.NONE
+        expected.append(([], int(not error), error, count - 1 if error else 0))
+    assert load(TINY, images) == expected
+
+
+def test_sections_of_any_length_at_any_line():
+    """Lengths and first lines of every magnitude; the image ends before the section, and is not refused."""
+    images, expected = [], []
+    for bit in range(2, 24):
+        images.append(header(TINY, 1) + [int(Section.MANIFEST), (1 << bit) - 2, 1 << bit, 5, 6, 7])
+        expected.append(([(1 << Section.MANIFEST, (1 << bit) - 2 + k, 5 + k) for k in range(3)],
+                         0, ImageError.NONE, 0))
+    assert load(TINY, images) == expected
+
+
+def test_words_that_are_too_large_are_refused_whichever_bit_says_so():
+    start = header(TINY, 1)
+    images = [start + [1 << bit, 0, 0] for bit in range(3, 32)]
+    expected = [([], 0, ImageError.SECTION, 0)] * len(images)
+    for bit in range(24, 32):
+        images += [start + [int(Section.MANIFEST), 1 << bit, 0, 0], start + [int(Section.MANIFEST), 0, 1 << bit, 0]]
+    expected += [([], 0, ImageError.LENGTH, 0)] * 16
+    for kind, depth in Lines(TINY).depth.items():
+        for bit in range(depth.bit_length() - 1, 24):
+            images += [start + [int(kind), 1 << bit, 1, 0], start + [int(kind), 1, 1 << bit, 0]]
+            expected += [([], 0, ImageError.LENGTH, 0)] * 2
+    assert load(TINY, images) == expected
+
+
 def test_a_number_of_sections_that_cannot_be_is_refused():
     """With the right CRC: none, or more than are counted."""
     images = []
-    for count in (0, 256, 257, 1 << 31):
+    counts = (0, 257, *(1 << bit for bit in range(8, 32)))
+    for count in counts:
         words = Image(TINY, generator(0), [Section.ORDER]).words
         words[3] = count
         words[4] = crc(words[:4])
         images.append(words)
-    assert load(TINY, images) == [([], 0, ImageError.LENGTH, 0)] * 4
+    assert load(TINY, images) == [([], 0, ImageError.LENGTH, 0)] * len(counts)
 
 
 def test_an_unknown_section_is_refused():

@@ -34,13 +34,14 @@ class Bench:
                                       dut.column_valid, dut.full)
         # Columns and entries anywhere in their memories, but the entries of an operation in one piece.
         places = iter(rng.permutation(config.column_depth).tolist())
+        lengths = [sum(len(entries) for _, entries in operation.columns) for operation in self.operations]
+        apart = rng.multinomial(config.entry_depth - sum(lengths), [1 / len(lengths)] * len(lengths))
         words = 0
         self.indices = []
-        for operation in self.operations:
-            operation.context["entry_base"] = words
-            words += sum(len(entries) for _, entries in operation.columns)
+        for operation, length, gap in zip(self.operations, lengths, apart.tolist(), strict=True):
+            operation.context["entry_base"] = words + gap
+            words += gap + length
             self.indices.append([next(places) for _ in operation.columns])
-        assert words <= config.entry_depth
 
     @property
     def operations(self):
@@ -58,11 +59,10 @@ class Bench:
         config, dut = self.config, self.dut
         weights, pointers = [], []
         for operation, indices in zip(self.operations, self.indices, strict=True):
-            for (_, entries), index in zip(operation.columns, indices, strict=True):
-                pointers.append((index, len(entries)))
-                for weight, skip in entries:
-                    word = weight & ((1 << config.weight_bits) - 1) | skip << config.weight_bits
-                    weights.append((len(weights), word))
+            pointers += [(index, len(entries)) for (_, entries), index in zip(operation.columns, indices, strict=True)]
+            words = [weight & ((1 << config.weight_bits) - 1) | skip << config.weight_bits
+                     for _, entries in operation.columns for weight, skip in entries]
+            weights += enumerate(words, operation.context["entry_base"])
         for port, valid, writes in ((dut.weights, dut.weights_valid, weights),
                                     (dut.pointers, dut.pointers_valid, pointers)):
             ctx.set(valid, 1)

@@ -3,7 +3,7 @@
 """ControlRegisters: cycle by cycle as a model of the table has it, whatever the bus and the blocks around it do."""
 
 import pytest
-from amaranth.hdl import ClockDomain, Elaboratable, Module, Signal
+from amaranth.hdl import DomainRenamer, Elaboratable, Module, ResetInserter, Signal, Value
 from bench import TINY, cycles, generator, get, pause, put, raw, seeds, simulate
 
 from openese.rtl.axi import OKAY, SLVERR, AXI4LiteSubordinate
@@ -22,23 +22,68 @@ READABLE = {register.name for register in REGISTERS if register.access is not Ac
 
 
 class Registers(Elaboratable):
-    """The registers behind their bus. The blocks that they serve are ports alone, which the bench drives."""
+    """The registers without their bus and the blocks that they serve. These are ports alone.
+
+    Attributes
+    ----------
+    accesses, inputs, outputs : dict of Signal
+        By name: driven by the bus, by the blocks, and by the registers.
+    """
 
     def __init__(self, config):
         self.config = config
-        self.bus = AXI4LiteSubordinate(12)
+        self.bus = bus = AXI4LiteSubordinate(12)
         self.core, self.loader, self.guard, self.watchdog = Core(config), Loader(config), FrameGuard(config), Watchdog()
         self.reader = StreamReader(config) if config.stream else None
-        self.core_reset, self.load, self.irq = Signal(init=1), Signal(), Signal()
+        core, loader, guard, watchdog, reader = self.core, self.loader, self.guard, self.watchdog, self.reader
+        self.accesses = {name: getattr(bus, name) for name in (
+            "write", "write_address", "write_data", "read", "read_address")}
+        self.inputs = {
+            **{name: getattr(core, name) for name in (
+                "idle", "waiting_frame", "frame_short", "frame_long", "frame_bank", "state_value")},
+            "frame_sent": guard.sent, "out_valid": guard.o.valid, "out_ready": guard.o.ready, "midway": guard.midway,
+            "core_moves": core.moves, "frame_valid": core.frames.valid, "stalled": watchdog.stalled,
+            "cause": watchdog.cause,
+            **{name: getattr(loader, name) for name in ("loaded", "loading", "error", "error_section")},
+            **{f"event_{name}": getattr(core.events, name) for name in COUNTERS},
+        }
+        self.outputs = {
+            "write_known": bus.write_known, "read_data": bus.read_data, "read_known": bus.read_known, "hold": bus.hold,
+            "core_reset": Signal(init=1), "load": Signal(), "irq": Signal(), "run": core.run,
+            "select": Value.cast(core.state_select), "state_write": core.state_write, "state_data": core.state_data,
+            **{name: getattr(watchdog, name) for name in ("works", "moves", "waits", "clear")},
+            "word": loader.word, "word_valid": loader.word_valid}
+        if reader:
+            self.inputs |= {"stream_error": reader.error, "stream_error_line": reader.error_line,
+                            "reader_idle": reader.idle, "r_valid": reader.bus.r.valid}
+            self.outputs["base"] = reader.base
+
+    def ports(self):
+        """Name, value and whether it is an input, of each port."""
+        return [(name, Value.cast(value), signals is not self.outputs)
+                for signals in (self.accesses, self.inputs, self.outputs) for name, value in signals.items()]
+
+    def elaborate(self, platform):
+        m = Module()
+        registers = ControlRegisters(self.config, self.bus, self.core, self.loader, self.guard, self.watchdog,
+                                     self.reader)
+        registers.elaborate(m, *(self.outputs[name] for name in ("core_reset", "load", "irq")))
+        return DomainRenamer({"core": "sync"})(ResetInserter({"core": self.outputs["core_reset"]})(m))
+
+
+class Served(Elaboratable):
+    """The registers behind their bus."""
+
+    def __init__(self, config):
+        self.registers = Registers(config)
+
+    def __getattr__(self, name):
+        return getattr(self.registers, name)
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.bus = self.bus
-        m.domains.core = core = ClockDomain("core")
-        m.d.comb += core.rst.eq(self.core_reset)
-        registers = ControlRegisters(self.config, self.bus, self.core, self.loader, self.guard, self.watchdog,
-                                     self.reader)
-        registers.elaborate(m, self.core_reset, self.load, self.irq)
+        m.submodules.registers = self.registers
         return m
 
 
@@ -164,35 +209,13 @@ class Bench:
     def __init__(self, config, rng):
         #: How often the core rests. Each time that it comes to rest the bus is held.
         self.config, self.rng, self.quiet = config, rng, 0.99
-        self.dut = Registers(config)
+        self.dut = dut = Served(config)
         self.rows = []
-        dut, core, loader, reader = self.dut, self.dut.core, self.dut.loader, self.dut.reader
-        guard, watchdog = dut.guard, dut.watchdog
-        #: Driven by the bench: signal, and how often it is 1 or takes another value.
-        self.inputs = {
-            "idle": (core.idle, self.quiet), "waiting_frame": (core.waiting_frame, 0.5),
-            "frame_sent": (guard.sent, 0.05), "frame_short": (core.frame_short, 0.05),
-            "frame_long": (core.frame_long, 0.05), "frame_bank": (core.frame_bank, 0.05),
-            "state_value": (core.state_value, 0.5), "out_valid": (guard.o.valid, 1 - self.quiet),
-            "out_ready": (guard.o.ready, 0.5), "midway": (guard.midway, 0.5), "core_moves": (core.moves, 0.5),
-            "frame_valid": (core.frames.valid, 0.5), "stalled": (watchdog.stalled, 0.1), "cause": (watchdog.cause, 0.5),
-            "loaded": (loader.loaded, 0.998),
-            "loading": (loader.loading, 0.5), "error": (loader.error, 0.05),
-            "error_section": (loader.error_section, 0.5),
-            **{f"event_{name}": (getattr(core.events, name), 0.5) for name in COUNTERS},
-        }
-        if reader:
-            self.inputs |= {"stream_error": (reader.error, 0.05), "stream_error_line": (reader.error_line, 0.5),
-                            "reader_idle": (reader.idle, 0.7), "r_valid": (reader.bus.r.valid, 0.5)}
-        bus = dut.bus
-        self.seen = {name: signal for name, (signal, _) in self.inputs.items()} | {
-            "write": bus.write, "write_address": bus.write_address, "write_data": bus.write_data,
-            "write_known": bus.write_known, "read": bus.read, "read_address": bus.read_address,
-            "read_data": bus.read_data, "read_known": bus.read_known, "hold": bus.hold,
-            "core_reset": dut.core_reset, "load": dut.load, "irq": dut.irq, "run": core.run,
-            "select": raw(core.state_select), "state_write": core.state_write, "state_data": core.state_data,
-            "works": watchdog.works, "moves": watchdog.moves, "waits": watchdog.waits, "clear": watchdog.clear,
-            "word": loader.word, "word_valid": loader.word_valid, **({"base": reader.base} if reader else {})}
+        #: How often an input is 1 or takes another value.
+        self.chances = dict.fromkeys(dut.inputs, 0.5) | dict.fromkeys(
+            ("frame_sent", "frame_short", "frame_long", "frame_bank", "error", "stream_error"), 0.05) | {
+            "idle": self.quiet, "out_valid": 1 - self.quiet, "stalled": 0.1, "loaded": 0.998, "reader_idle": 0.7}
+        self.seen = dut.accesses | dut.inputs | dut.outputs
 
     def address(self):
         """A register's, twice in three; the states' and the control's more often than others'."""
@@ -209,7 +232,8 @@ class Bench:
     async def blocks(self, ctx):
         rng = self.rng
         while True:
-            for signal, chance in self.inputs.values():
+            for name, signal in self.dut.inputs.items():
+                chance = self.chances[name]
                 shape = raw(signal).shape().width
                 ctx.set(signal, int(rng.integers(1 << shape)) if shape > 1 and rng.random() < chance
                         else int(rng.random() < chance) if shape == 1 else 0)
@@ -245,7 +269,7 @@ class Bench:
                 await get(ctx, dut.bus.bus.r)
 
         simulate(dut, write, write_data, responses, read, read_data, background=[self.blocks, self.record],
-                 limit=100 * accesses, domains=("sync", "core"))
+                 limit=100 * accesses)
         return answers
 
 
@@ -286,7 +310,7 @@ def test_the_registers_are_the_table(config, stalls, seed):
 
 
 def test_a_counter_is_read_in_two_halves_of_one_moment():
-    dut = Registers(TINY)
+    dut = Served(TINY)
     halves = []
 
     async def bench(ctx):
@@ -299,7 +323,7 @@ def test_a_counter_is_read_in_two_halves_of_one_moment():
             await put(ctx, dut.bus.bus.ar, {"addr": ADDRESS[name], "prot": 0})
             halves.append((await get(ctx, dut.bus.bus.r)).data)
 
-    simulate(dut, bench, limit=1000, domains=("sync", "core"))
+    simulate(dut, bench, limit=1000)
     low, high, _, other = halves
     # The core's reset ends in the cycle after the image is loaded.
     assert high << 32 | low == 599 * 0xFFFFFF and high > 0

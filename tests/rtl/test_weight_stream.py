@@ -4,7 +4,7 @@
 from collections import deque
 
 import pytest
-from bench import TINY, check_held, cycles, generator, pause, seeds, simulate, trace
+from bench import TINY, check_held, cycles, generator, pause, resettable, seeds, simulate, trace, until
 
 from openese.rtl.interfaces import BLOCKS
 from openese.rtl.program import Instruction, Opcode, Take, When
@@ -252,6 +252,90 @@ def test_a_memory_without_rlast_is_done_with_when_all_lines_have_come():
     simulate(dut, run, background=[bus.addresses, bus.data, record], limit=200)
 
 
+def test_lines_of_any_number_at_any_address():
+    """The address of a burst, and the line of an error in its second beat, carry from any bit to the next."""
+    dut = StreamReader(STREAM)
+    size = STREAM.stream_bits // 8
+
+    async def bench(ctx):
+        for bit in range(12, 64):
+            base, line = (1 << bit) - 4096 * (bit % 2), (1 << bit % 24) - 1
+            ctx.set(dut.base, base)
+            ctx.set(dut.bursts.payload, {"line": line, "lines": 2})
+            ctx.set(dut.bursts.valid, 1)
+            await until(ctx, dut.bursts.ready)
+            ctx.set(dut.bursts.valid, 0)
+            ctx.set(dut.bus.ar.ready, 1)
+            address, length = await until(ctx, dut.bus.ar.valid, dut.bus.ar.payload.addr, dut.bus.ar.payload.len)
+            assert (address, length) == ((base + line * size) % (1 << 64), 1)
+            ctx.set(dut.bus.ar.ready, 0)
+            ctx.set(dut.bus.r.valid, 1)
+            for last in (0, 1):
+                ctx.set(dut.bus.r.payload, {"resp": 2 * last, "last": last})
+                await ctx.tick()
+            ctx.set(dut.bus.r.valid, 0)
+            assert (ctx.get(dut.error), ctx.get(dut.error_line)) == (2, (line + 1) % (1 << 24))
+            ctx.set(dut.flush, 1)
+            await ctx.tick()
+            ctx.set(dut.flush, 0)
+
+    simulate(dut, bench, limit=1000)
+
+
+def test_only_so_many_bursts_are_outstanding():
+    """Of a memory that takes addresses and answers none; all of its answers are then taken, one a cycle."""
+    dut = StreamReader(STREAM)
+    taken, got = [], []
+
+    async def bench(ctx):
+        ctx.set(dut.bus.ar.ready, 1)
+        ctx.set(dut.bursts.payload, {"line": 4, "lines": 1})
+        ctx.set(dut.bursts.valid, 1)
+        for _ in range(4 * dut.most):
+            _, _, ready = await ctx.tick().sample(dut.bursts.ready)
+            taken.append(ready)
+        ctx.set(dut.bursts.valid, 0)
+        assert sum(taken) == dut.most and not ctx.get(dut.idle)
+        ctx.set(dut.bus.r.valid, 1)
+        for number in range(dut.most):
+            assert not ctx.get(dut.idle)
+            ctx.set(dut.bus.r.payload, {"data": number, "last": 1})
+            await ctx.tick()
+            got.append((ctx.get(dut.line_valid), ctx.get(dut.line)))
+        ctx.set(dut.bus.r.valid, 0)
+        assert ctx.get(dut.idle)
+        await ctx.tick()
+        assert not ctx.get(dut.line_valid)
+
+    simulate(dut, bench, limit=300)
+    assert got == [(1, number) for number in range(dut.most)]
+
+
+def test_addresses_wait_for_the_memory_and_bursts_for_them():
+    dut = StreamReader(STREAM)
+    addresses = []
+
+    async def bench(ctx):
+        ctx.set(dut.bursts.valid, 1)
+        taken = 0
+        for _ in range(20):
+            ctx.set(dut.bursts.payload, {"line": 16 * taken, "lines": taken + 1})
+            _, _, ready = await ctx.tick().sample(dut.bursts.ready)
+            taken += ready
+        ctx.set(dut.bursts.valid, 0)
+        assert taken == dut.addresses and not ctx.get(dut.idle)
+        ctx.set(dut.bus.ar.ready, 1)
+        for _ in range(10):
+            _, _, valid, ar = await ctx.tick().sample(dut.bus.ar.valid, dut.bus.ar.payload)
+            if valid:
+                addresses.append((ar.addr, ar.len, ar.size, ar.burst, ar.cache))
+        assert not ctx.get(dut.idle)
+
+    simulate(dut, bench, limit=100, background=[check_held(dut.bus.ar)])
+    size = STREAM.stream_bits // 8
+    assert addresses == [(16 * size * k, k, size.bit_length() - 1, 1, 0b0011) for k in range(dut.addresses)]
+
+
 # -- StreamFetch: the program, ahead of the controller ---------------------------------------------------
 
 
@@ -342,3 +426,92 @@ def test_lines_of_a_program(seed):
     simulate(dut, run, limit=3000)
     assert len(lines) > 100
     assert lines == expected_lines(program, [*decisions, 0], len(lines))
+
+
+async def write_program(ctx, dut, program, first=0):
+    layout = Instruction(STREAM)
+    for address, fields in enumerate(program, first):
+        ctx.set(dut.program, {"address": address, "data": layout.pack(**fields)})
+        ctx.set(dut.program_valid, 1)
+        await ctx.tick()
+    ctx.set(dut.program_valid, 0)
+
+
+def test_operations_of_any_length_at_any_line():
+    """Lengths and first lines of every magnitude: an operation asks for line after line, until the ring is full."""
+    dut = StreamFetch(STREAM)
+    top, resets = resettable(dut)
+
+    async def bench(ctx):
+        await write_program(ctx, dut, [{"opcode": Opcode.FORMAT, "streamed": 1}])
+        ctx.set(dut.bursts.ready, 1)
+        for bit in range(DEPTH.bit_length() - 1, 24):
+            first = (1 << bit) - 40
+            await write_program(ctx, dut, [{"opcode": Opcode.MULTIPLY, "entry_base": first, "entry_lines": 1 << bit},
+                                           {"opcode": Opcode.REPEAT, "src_base": 1}], first=1)
+            lines = []
+            ctx.set(dut.run, 1)
+            for _ in range(30):
+                _, _, valid, burst = await ctx.tick().sample(dut.bursts.valid, dut.bursts.payload)
+                if valid:
+                    lines += range(burst.line, burst.line + burst.lines)
+            assert DEPTH - 2 * burst_lines(STREAM) < len(lines) <= DEPTH
+            assert lines == list(range(first, first + len(lines)))
+            ctx.set(dut.run, 0)
+            ctx.set(resets, 1)
+            await ctx.tick()
+            ctx.set(resets, 0)
+
+    simulate(top, bench, limit=2000)
+
+
+def test_an_operation_in_the_last_lines_there_are():
+    dut = StreamFetch(STREAM)
+    first, lines = (1 << 24) - 21, []
+
+    async def bench(ctx):
+        await write_program(ctx, dut, [
+            {"opcode": Opcode.FORMAT, "streamed": 1},
+            {"opcode": Opcode.MULTIPLY, "entry_base": first, "entry_lines": 21},
+            {"opcode": Opcode.MULTIPLY, "entry_base": 7, "entry_lines": 3}, {"opcode": Opcode.REPEAT, "src_base": 3}])
+        ctx.set(dut.bursts.ready, 1)
+        ctx.set(dut.run, 1)
+        for _ in range(40):
+            _, _, valid, burst = await ctx.tick().sample(dut.bursts.valid, dut.bursts.payload)
+            if valid:
+                lines.extend(range(burst.line, burst.line + burst.lines))
+
+    simulate(dut, bench, limit=100)
+    assert lines == [*range(first, first + 21), 7, 8, 9]
+
+
+def test_decisions_wait_for_the_controller_and_the_program_for_them():
+    """As many as there may be, in order; the weights behind the next one are not asked for."""
+    dut, rng = StreamFetch(STREAM), generator(0)
+    decided, read = [], []
+
+    async def bench(ctx):
+        await write_program(ctx, dut, [
+            {"opcode": Opcode.FORMAT, "streamed": 1}, {"opcode": Opcode.FRAME, "when": Take.TRY},
+            {"opcode": Opcode.MULTIPLY, "when": When.TAKEN, "entry_base": 1, "entry_lines": 1},
+            {"opcode": Opcode.MULTIPLY, "when": When.MISSED, "entry_base": 0, "entry_lines": 1},
+            {"opcode": Opcode.REPEAT, "src_base": 1}])
+        ctx.set(dut.run, 1)
+        ctx.set(dut.bursts.ready, 1)
+        frames = 0
+        for ready in (0, 1, 0, 1, 0):
+            ctx.set(dut.decisions.ready, ready)
+            for _ in range(150):
+                frame = rng.random() < 0.1 and frames - sum(decided) < 2
+                frames += frame
+                ctx.set(dut.frame_complete, frame)
+                _, _, asks, burst, valid, decision = await ctx.tick().sample(
+                    dut.bursts.valid, dut.bursts.payload, dut.decisions.valid, dut.decisions.payload)
+                if asks:
+                    decided.append(burst.line)
+                if valid and ready:
+                    read.append(decision)
+            assert len(decided) - len(read) == (0 if ready else dut.ahead)
+
+    simulate(dut, bench, limit=1000)
+    assert read == decided[:len(read)] and {0, 1} == set(read)
