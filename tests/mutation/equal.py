@@ -24,7 +24,7 @@ class Equal(NamedTuple):
     reason: str
 
 
-_COMPARE, _CALIBRATE = "sw/quantize/compare.py", "sw/quantize/calibrate.py"
+_COMPARE, _CALIBRATE, _CHOOSE = (f"sw/quantize/{name}.py" for name in ("compare", "calibrate", "choose"))
 _MEMORY = "The size of a block decides about memory and speed alone."
 _REST = "NumPy takes any negative size for the one that it finds itself."
 
@@ -45,4 +45,10 @@ EQUAL = (
           _REST),
     Equal(_CALIBRATE, "_BATCH_NUMBERS = 1 << 24  # numbers in memory for the changes that are measured together",
           "_BATCH_NUMBERS = 1 << 23  # numbers in memory for the changes that are measured together", _MEMORY),
+    Equal(_CHOOSE, "likely = [Change(\"x\", 0, fraction) for fraction in x_fractions if len(x_fractions) > 1]",
+          "likely = [Change(\"x\", 0, fraction) for fraction in x_fractions if len(x_fractions) != 1]",
+          "There is at least one binary point of x."),
+    Equal(_CHOOSE, "costs = {x_fraction: self._costs.cost(Change(\"x\", 0, x_fraction)) + sum(",
+          "costs = {x_fraction: self._costs.cost(Change(\"x\", 1, x_fraction)) + sum(",
+          "A change of x is of no gate, and its cost does not depend on the number."),
 )

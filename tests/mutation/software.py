@@ -41,7 +41,7 @@ def _sw(*names):
 #: By module: the files of tests that may notice.
 MODULES = {
     "sw/quantize/calibrate.py": _sw("calibrate", "quantize"),
-    "sw/quantize/choose.py": _sw("quantize", "requantize", "calibrate", "quantized"),
+    "sw/quantize/choose.py": _sw("choices", "quantize", "requantize", "quantized"),
     "sw/quantize/compare.py": _sw("compare", "quantize"),
     "sw/pack/encode.py": _sw("encode", "level", "image"),
     "sw/pack/schedule.py": _sw("image", "level", "encode", "compile"),
