@@ -44,7 +44,7 @@ MODULES = {
     "sw/quantize/choose.py": _sw("choices", "quantize", "requantize", "quantized"),
     "sw/quantize/compare.py": _sw("compare", "quantize"),
     "sw/pack/encode.py": _sw("encode", "level", "image"),
-    "sw/pack/schedule.py": _sw("image", "level", "encode", "compile"),
+    "sw/pack/schedule.py": _sw("schedule", "image", "level"),
     "sw/pack/image.py": _sw("image"),
     "sw/cycles/blocks.py": _sw("cycles"),
     "sw/cycles/model.py": _sw("cycles"),

@@ -91,10 +91,10 @@ def test_every_row_equals_its_definition(sign):
                                             if getattr(layer, name) is not None}) for layer in MODEL.layers]
     model = Model(layers=tuple(layers))
     quantized = requantize(model, QUANTIZED)
-    report = compare.compare(model, quantized, FRAMES, LENGTHS, state(0.1), {})
-    exact = observed(lambda observe: floating.run(model, FRAMES, state(0.1), observe))
+    report = compare.compare(model, quantized, FRAMES, LENGTHS, state(30), {})
+    exact = observed(lambda observe: floating.run(model, FRAMES, state(30), observe))
     machine = Reference(quantized, 3)
-    start = quantized.quantize_state(state(0.1))[0]
+    start = quantized.quantize_state(state(30))[0]
     machine.c, machine.y = [layer.c for layer in start], [layer.y for layer in start]
     integers = observed(lambda observe: machine.run(quantized.quantize_input(FRAMES)[0], observe=observe))
     wanted = {}
@@ -115,7 +115,7 @@ def test_every_row_equals_its_definition(sign):
                 ("x", TINY.activation_bits, whole.x_fraction), ("c", TINY.cell_bits, formats.cell_fraction),
                 ("m", TINY.activation_bits, 15), ("y", TINY.activation_bits, whole.y_fraction)):
             wanted[name, tensor] = (exact[number, tensor], integers[number, tensor], bits, fraction,
-                                    getattr(state(0.1)[number], tensor, []))
+                                    getattr(state(30)[number], tensor, []))
     rows = {(row.layer, row.tensor): row for row in report.tensors}
     assert rows.keys() == wanted.keys()
     for key, values in wanted.items():
