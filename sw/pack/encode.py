@@ -30,6 +30,7 @@ ORDER_STEP = 8
 ORDER_WINDOW = 64
 
 _BLOCK = 1 << 18  # entries encoded or decoded at a time
+_NARROW = 1 << 31  # places that integers of 32 bits can number
 
 
 def order_window(config: Config) -> int:
@@ -96,7 +97,7 @@ def _locate(matrix: NDArray[Any], config: Config) -> tuple[IntArray, IntArray, I
     placed = padded.reshape(stacked, lanes, config.row_pes, slots, config.groups).transpose(4, 2, 3, 1, 0).reshape(-1)
     place: IntArray = np.flatnonzero(placed)
     values = placed[place]
-    if placed.size < 1 << 31:
+    if placed.size < _NARROW:
         place = place.astype(np.int32)
     column, local = np.divmod(place, place.dtype.type(lanes * stacked))
     pe, column = np.divmod(column, place.dtype.type(slots))
@@ -188,7 +189,7 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Encode
         used = order[:, group] >= 0
         position[order[used, group]] = np.flatnonzero(used)
     lengths = counts.sum(axis=0)
-    weights = np.zeros((int(lengths.max(initial=0)), config.pes), weight_type(config.weight_bits))
+    weights = np.zeros((int(lengths.max()), config.pes), weight_type(config.weight_bits))
     skips = np.zeros(weights.shape, np.int16)
     keys = pe[starts].astype(np.int64) * columns + position[column[starts]]
     some = max(1, config.pes * _BLOCK // max(1, len(pe)))
@@ -204,7 +205,7 @@ def encode(matrix: NDArray[Any], config: Config, balance: bool = True) -> Encode
 def _fill(weights: IntArray, skips: NDArray[np.int16], pe: IntArray, values: IntArray, gap: IntArray,
           padding: IntArray, config: Config) -> None:
     """Write all entries of some PEs, by PE and in the order of their addresses, each behind its padding."""
-    line = np.cumsum(padding + 1) - 1
+    line = np.cumsum(padding + 1)
     first = np.flatnonzero(np.diff(pe, prepend=-1))
     line -= np.repeat(line[first] - padding[first], np.diff(first, append=len(pe)))
     place = line * config.pes + pe

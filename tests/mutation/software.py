@@ -2,19 +2,23 @@
 """``nox -s mutate_software -- MODULE ...``: how many small faults in the software the tests notice.
 
 Cosmic Ray makes the mutations; places in the code are chosen at random, then one of the mutations of the place. The
-mutated module exists in the memory of a process alone. Each mutation meets the tests that run its line, the fastest
-first.
+choice depends on the text of the line alone, so a mutation stays in the sample when other lines change. The mutated
+module exists in the memory of a process alone. Each mutation meets the tests that run its line, the fastest first.
 """
 
 import ast
+import contextlib
+import hashlib
 import importlib
 import importlib.machinery
 import json
 import os
-import random
+import sys
 import time
+from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import pytest
@@ -25,8 +29,9 @@ from rich.console import Console
 
 from .__main__ import judged_in_parallel, scores, table
 from .engine import finish, start
+from .equal import EQUAL
 
-__all__ = ["MODULES", "main", "mutations"]
+__all__ = ["MODULES", "Mutation", "main", "mutations"]
 
 
 def _sw(*names):
@@ -36,10 +41,10 @@ def _sw(*names):
 #: By module: the files of tests that may notice.
 MODULES = {
     "sw/quantize/calibrate.py": _sw("calibrate", "quantize"),
-    "sw/quantize/choose.py": _sw("quantize", "requantize", "calibrate", "quantized"),
-    "sw/quantize/compare.py": _sw("compare"),
+    "sw/quantize/choose.py": _sw("choices", "quantize", "requantize", "quantized"),
+    "sw/quantize/compare.py": _sw("compare", "quantize"),
     "sw/pack/encode.py": _sw("encode", "level", "image"),
-    "sw/pack/schedule.py": _sw("image", "level", "encode", "compile"),
+    "sw/pack/schedule.py": _sw("schedule", "image", "level"),
     "sw/pack/image.py": _sw("image"),
     "sw/cycles/blocks.py": _sw("cycles"),
     "sw/cycles/model.py": _sw("cycles"),
@@ -48,14 +53,45 @@ MODULES = {
 
 # The other operators need names of variables.
 _WITHOUT_NAMES = [name for name in operator_names() if "Variable" not in name]
-_OTHERS = ("amaranth.sim", "amaranth.lib.crc.catalog", "scipy.sparse", "openese.rtl.top")
-_PATIENCE, _SLOWER = 120, 20
+_PATIENCE, _SLOWER = 60, 20
+# Of modules that are there already, pytest says that it cannot rewrite their assertions.
+_ONCE = ("-x", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+_EQUAL = {(equal.module, equal.before, equal.after) for equal in EQUAL}
 # Tests of machines of the paper's size take minutes for each mutation.
 _UNLESS = "not papers"
 
 
+class Mutation(NamedTuple):
+    """A mutated module.
+
+    Attributes
+    ----------
+    key : str
+        The line's text, the place in it, and the operator.
+    line : int
+    operator : str
+        Cosmic Ray's.
+    before, after : str
+        The lines that differ.
+    code : str
+        The mutated module.
+    """
+
+    key: str
+    line: int
+    operator: str
+    before: str
+    after: str
+    code: str
+
+
 class _Bare(ast.NodeTransformer):
-    """Without annotations and docstrings, which no test runs."""
+    """Without what no test runs, annotations and docstrings, and without zip's checks of its own program."""
+
+    def visit_Call(self, node):
+        self.generic_visit(node)
+        node.keywords = [keyword for keyword in node.keywords if keyword.arg != "strict"]
+        return node
 
     def visit_AnnAssign(self, node):
         self.generic_visit(node)
@@ -97,23 +133,46 @@ def _places(code):
     return places
 
 
+def _differing(code, mutated):
+    """The lines of both that differ, each as one text."""
+    both = [text.splitlines() for text in (code, mutated)]
+    for _ in range(2):  # what they share in front, then behind
+        while all(both) and both[0][0] == both[1][0]:
+            both = [lines[1:] for lines in both]
+        both = [lines[::-1] for lines in both]
+    return tuple(" ".join(line.strip() for line in lines) for lines in both)
+
+
 def mutations(code, count, seed):
-    """``count`` mutations of ``code`` at different places: line, operator, and the mutated code."""
-    chance = random.Random(seed)
-    places = sorted(_places(code))
-    chance.shuffle(places)
+    """``count`` `Mutation` of ``code`` at different places."""
+    def rank(*parts):
+        return hashlib.sha256(repr((seed, *parts)).encode()).digest()
+
+    texts, alike, numbers = code.splitlines(), Counter(), {}
+    for number, text in enumerate(texts, 1):
+        numbers[number] = (text.strip(), alike[text.strip()])
+        alike[text.strip()] += 1
+    places = {(*numbers[line], column - len(texts[line - 1]) + len(texts[line - 1].lstrip())): (line, column)
+              for line, column in _places(code)}
     bare, found = _bare(code), []
-    for place in places:
+    for key in sorted(places, key=rank):
         if len(found) == count:
             break
-        name, occurrence = chance.choice(_places(code)[place])
+        place, used = places[key], Counter()
+        choices = []
+        for name, occurrence in _places(code)[place]:
+            choices.append((rank(key, name, used[name]), name, occurrence, used[name]))
+            used[name] += 1
+        _, name, occurrence, variant = min(choices)
         mutated = mutate_code(code, get_operator(name)(), occurrence)
         try:
             changes = mutated is not None and _bare(mutated) != bare
         except SyntaxError:
             continue
         if changes:
-            found.append((place[0], name.removeprefix("core/"), mutated))
+            operator = name.removeprefix("core/")
+            found.append(Mutation(repr((*key, operator, variant)), place[0], operator, *_differing(code, mutated),
+                                  mutated))
     return found
 
 
@@ -146,7 +205,10 @@ def _run(tests, module=None, code=None, options=()):
         _put(module, code)
     watch = _Watch()
     status = pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *options, *tests], plugins=[watch])
-    return {"passed": watch.passed, "failed": watch.failed, "status": int(status)}
+    # Hardware imports none of these modules, except the top.
+    others = [name for name in sys.modules if not name.startswith(("openese.sw", "openese.sim", "_")) and
+              getattr(sys.modules[name], "__file__", None) and "tests" not in sys.modules[name].__file__]
+    return {"passed": watch.passed, "failed": watch.failed, "status": int(status), "others": others}
 
 
 class Campaign:
@@ -162,18 +224,21 @@ class Campaign:
         """The results so far, by number."""
         if not self._results.exists():
             return {}
-        wanted = {number: [line, operator] for number, (line, operator, _) in enumerate(self.mutations, 1)}
+        numbers = {mutation.key: number for number, mutation in enumerate(self.mutations, 1)}
         entries = map(json.loads, self._results.read_text().splitlines())
-        return {entry["mutation"]: entry for entry in entries
-                if entry["block"] == self.name and [entry["line"], entry["operator"]] == wanted.get(entry["mutation"])}
+        return {numbers[entry["key"]]: entry for entry in entries
+                if entry["block"] == self.name and entry["key"] in numbers}
 
     def prepare(self, again=False):
-        """Find the tests of each line, and their times; once, or ``again``."""
+        """Find the tests of each line, and their times; once for a state of the module and the tests, or ``again``."""
         from coverage import CoverageData
 
-        place = self._folder / f"{self.name.replace('/', '-')}.tests.json"
-        if again or not place.exists():
-            data = self._folder / f"{self.name.replace('/', '-')}.coverage"
+        texts = [self._code, *(Path(name).read_text() for name in MODULES[self.name])]
+        name = f"{self.name.replace('/', '-')}-{hashlib.sha256(repr(texts).encode()).hexdigest()[:16]}"
+        place = self._folder / f"{name}.json"
+        os.environ["OPENESE_CACHE"] = str(self._folder / "cache")
+        if not place.exists():
+            data = self._folder / f"{name}.coverage"
             os.environ["COVERAGE_FILE"] = str(data)
             # What was imported before is not measured, of which coverage warns.
             cover = ["--cov", "--cov-context=test", "--cov-report=", "-k", _UNLESS, "-W", "default"]
@@ -187,12 +252,13 @@ class Campaign:
                 if file.endswith(self.name):
                     for line, contexts in measured.contexts_by_lineno(file).items():
                         lines.setdefault(line, set()).update(context.split("|")[0] for context in contexts)
-            place.write_text(json.dumps({"times": whole["passed"],
+            place.write_text(json.dumps({"times": whole["passed"], "others": whole["others"],
                                          "lines": {line: sorted(filter(None, lines[line])) for line in lines}}))
-        for name in _OTHERS:  # need not be imported for each mutation
-            importlib.import_module(name)
         kept = json.loads(place.read_text())
         self._times, self._lines = kept["times"], kept["lines"]
+        for name in kept["others"]:  # need not be imported for each mutation
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
 
     def _tests(self, line):
         """The tests that run ``line``, or all if it runs while the module is imported."""
@@ -201,15 +267,18 @@ class Campaign:
 
     def run(self, number):
         """Judge one mutation; returns its entry."""
-        line, operator, code = self.mutations[number - 1]
-        tests, began = self._tests(line), time.monotonic()
-        seconds = max(_PATIENCE, _SLOWER * sum(map(self._times.get, tests)))
-        judged = finish(*start(lambda: _run(tests, self.name, code, ["-x"])), seconds)
-        killed = judged is None or judged["status"] != 0
-        by = "time" if judged is None else judged["failed"] or f"status {judged['status']}"
-        return {"block": self.name, "mutation": number, "line": line, "operator": operator,
-                "what": f"{operator} {Path(self.name).name}:{line}", "result": "killed" if killed else "survived",
-                "by": by if killed else None, "seconds": round(time.monotonic() - began, 1)}
+        mutation, began = self.mutations[number - 1], time.monotonic()
+        if (self.name, mutation.before, mutation.after) in _EQUAL:
+            result, by = "same", "judgement"
+        else:
+            tests = self._tests(mutation.line)
+            seconds = max(_PATIENCE, _SLOWER * sum(map(self._times.get, tests)))
+            judged = finish(*start(lambda: _run(tests, self.name, mutation.code, _ONCE)), seconds)
+            result = "killed" if judged is None or judged["status"] else "survived"
+            by = "time" if judged is None else judged["failed"] or f"status {judged['status']}"
+        what = f"{mutation.operator} {self.name}:{mutation.line}: {mutation.before} => {mutation.after}"
+        return {"block": self.name, "mutation": number, "key": mutation.key, "what": what, "result": result,
+                "by": None if result == "survived" else by, "seconds": round(time.monotonic() - began, 1)}
 
     def keep(self, entry):
         """Add an entry to the results."""

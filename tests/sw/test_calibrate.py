@@ -2,6 +2,7 @@
 """What a format costs, measured for many at once, against one after the other by its definition."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -130,3 +131,31 @@ def test_large_models_get_fewer_segments(monkeypatch):
     for budget, pieces in ((5 * 64 * weights, 5), (5 * 64 * weights - 1, 4), (1, 1)):
         monkeypatch.setattr(calibrate, "SEGMENT_PRODUCTS", budget)
         assert len(segments(model, np.full(4, 640)).voice) == pieces
+
+
+def test_four_million_weights_have_all_segments():
+    for weights, pieces in ((1 << 22, 16), ((1 << 22) + 1, 15), (1 << 26, 1), (1 << 40, 1)):
+        model = SimpleNamespace(layers=(SimpleNamespace(weights=weights), SimpleNamespace(weights=5)))
+        assert len(segments(model, np.full(4, 640)).voice) == pieces
+
+
+def test_one_bit_of_x_stays_free():
+    """3.0 in half the range of 16 bits has 12 fraction bits; 1.0, which all but one percent do not exceed, has 13."""
+    model = random_model(4, 20, 8)
+    x = np.where(np.arange(600).reshape(10, 3, 20) % 2, -1.0, 1.0)
+    costs = FormatCosts(model.layers[0], recording(model, x), TINY)
+    assert costs.input_fractions(3.0) == range(12, 14)
+
+
+@pytest.mark.parametrize("tensor, size", [("x", 5 * 3 * 4 * 8), ("w_x", 5 * 3 * 8), ("w_r", 8 * 6), ("w_ym", 6 * 8)])
+def test_as_many_costs_as_memory_holds_are_measured_at_once(tensor, size, monkeypatch):
+    """Of 5 steps of 3 voices through 8 cells: the numbers that a change adds to products, or to its matrix."""
+    model = random_model(5, 20, (8, 6))
+    run = recording(model, speech_like(5, 5, 3, 20))
+    for limit, sizes in ((3 * size, [3, 3, 1]), (3 * size - 1, [2, 2, 2, 1]), (1, [1] * 7)):
+        monkeypatch.setattr(calibrate, "_BATCH_NUMBERS", limit)
+        costs, batches = FormatCosts(model.layers[0], run, TINY), []
+        monkeypatch.setattr(costs, "_measured",
+                            lambda batch, seen=batches: seen.append(len(batch)) or [0.0] * len(batch))
+        costs.measure([Change(tensor, 0, fraction) for fraction in range(7)])
+        assert batches == sizes

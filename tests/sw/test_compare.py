@@ -12,7 +12,7 @@ from openese.rtl.config import preset
 from openese.sw.model.layers import Model
 from openese.sw.model.state import LayerState
 from openese.sw.quantize import compare
-from openese.sw.quantize.choose import quantize
+from openese.sw.quantize.choose import quantize, requantize
 from openese.sw.reference import floating, machine
 from openese.sw.reference.machine import Reference
 
@@ -62,6 +62,73 @@ def test_layer_after_layer_equals_the_whole_models(held, scale, monkeypatch):
             difference = np.ldexp(integers[number, tensor].astype(float), -fraction) - values
             assert row.rms_error == pytest.approx(np.sqrt(np.mean(difference ** 2)))
         assert error.max_error == pytest.approx(np.abs(difference).max())
+
+
+def row_by_definition(tensor, exact, integers, bits, fraction, held):
+    """A row of the report from all values of a tensor; ``held`` are values that widen the range only."""
+    high = 2 ** (bits - 1) - 1
+    low = -high if tensor.startswith("w_") else -high - 1
+    rounded = np.floor(exact * 2.0 ** fraction + 0.5)
+    whole = np.append(exact, held)
+    expected = np.clip(exact, low / 2.0 ** fraction, high / 2.0 ** fraction) if tensor[0] == "z" else exact
+    return {"bits": bits, "fraction": fraction, "count": exact.size, "minimum": whole.min(), "maximum": whole.max(),
+            "saturated": ((rounded < low) | (rounded > high)).sum(),
+            "rms_error": np.sqrt(np.mean((integers / 2.0 ** fraction - expected) ** 2))}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_every_row_equals_its_definition(sign):
+    """On tensors with values beyond their formats, zeros, and values too small for them."""
+    rng = np.random.default_rng(5)
+
+    def changed(values):
+        """Peepholes and w_ym have one sign, so only their zeros make the range reach zero."""
+        sizes = rng.choice([0, 1e-6, 1, 1, 40], values.shape)
+        return sizes * (sign * np.abs(values) if values.ndim == 2 and values.shape[0] != 4 else values)
+
+    tensors = ("w_x", "w_r", "bias", "peephole", "w_ym")
+    layers = [dataclasses.replace(layer, **{name: changed(getattr(layer, name)) for name in tensors
+                                            if getattr(layer, name) is not None}) for layer in MODEL.layers]
+    model = Model(layers=tuple(layers))
+    quantized = requantize(model, QUANTIZED)
+    report = compare.compare(model, quantized, FRAMES, LENGTHS, state(30), {})
+    exact = observed(lambda observe: floating.run(model, FRAMES, state(30), observe))
+    machine = Reference(quantized, 3)
+    start = quantized.quantize_state(state(30))[0]
+    machine.c, machine.y = [layer.c for layer in start], [layer.y for layer in start]
+    integers = observed(lambda observe: machine.run(quantized.quantize_input(FRAMES)[0], observe=observe))
+    wanted = {}
+    for number, (layer, whole, formats) in enumerate(zip(layers, quantized.layers, quantized.formats, strict=True)):
+        name = layer.name
+        for n, gate in enumerate("ifgo"):
+            for tensor, fractions in (("w_x", whole.w_x_fraction), ("w_r", whole.w_r_fraction)):
+                wanted[name, f"{tensor}[{gate}]"] = (getattr(layer, tensor)[n], getattr(whole, tensor)[n],
+                                                     TINY.weight_bits, fractions[n], [])
+            wanted[name, f"bias[{gate}]"] = (layer.bias[n], whole.bias[n], TINY.argument_bits,
+                                             formats.argument_fraction[n], [])
+            wanted[name, f"z[{gate}]"] = (exact[number, "z"][:, n], integers[number, "z"][:, n], TINY.argument_bits,
+                                          formats.argument_fraction[n], [])
+        wanted[name, "peephole"] = (layer.peephole, whole.peephole, TINY.peephole_bits, formats.peephole_fraction, [])
+        if layer.w_ym is not None:
+            wanted[name, "w_ym"] = (layer.w_ym, whole.w_ym, TINY.weight_bits, whole.w_ym_fraction, [])
+        for tensor, bits, fraction in (
+                ("x", TINY.activation_bits, whole.x_fraction), ("c", TINY.cell_bits, formats.cell_fraction),
+                ("m", TINY.activation_bits, 15), ("y", TINY.activation_bits, whole.y_fraction)):
+            wanted[name, tensor] = (exact[number, tensor], integers[number, tensor], bits, fraction,
+                                    getattr(state(30)[number], tensor, []))
+    rows = {(row.layer, row.tensor): row for row in report.tensors}
+    assert rows.keys() == wanted.keys()
+    for key, values in wanted.items():
+        expected = row_by_definition(key[1], *values)
+        found = {name: getattr(rows[key], name) for name in expected}
+        assert found == {name: pytest.approx(value, rel=1e-9, abs=1e-15) for name, value in expected.items()}, key
+    assert sum(row.saturated > 0 for row in report.tensors) > 20
+    for number, error in enumerate(report.outputs):
+        y, fraction = exact[number, "y"], quantized.layers[number].y_fraction
+        difference = integers[number, "y"] / 2.0 ** fraction - y
+        assert (error.rms_output, error.rms_error, error.max_error) == pytest.approx(
+            (np.sqrt(np.mean(y ** 2)), np.sqrt(np.mean(difference ** 2)), np.abs(difference).max()))
+    assert (report.steps, report.voices) == FRAMES.shape[:2]
 
 
 @pytest.mark.parametrize("work", [lambda: compare.compare(MODEL, QUANTIZED, FRAMES, LENGTHS, state(0), {}),

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openese.rtl.config import Config, preset
-from openese.sw.pack.encode import EncodeError, column_order, decode, encode
+from openese.sw.pack import encode as encode_module
+from openese.sw.pack.encode import EncodeError, column_order, decode, encode, order_window
 
 TINY = preset("tiny")
 CONFIGS = [
@@ -80,6 +81,30 @@ def test_order_keeps_the_pes_level():
     assert spread(order) < spread(np.arange(1024)) / 3
 
 
+def test_columns_stay_in_order_if_they_need_not_balance():
+    matrix = np.tile(np.arange(1, 30) * (np.arange(29) % 3 > 0), (8, 1))
+    matrix[::4, :15] = matrix[1::4, 15:] = 0
+    kept, balanced = (encode(matrix, TINY, balance).order[:, 0].tolist() for balance in (False, True))
+    assert kept == sorted(balanced) != balanced
+
+
+@pytest.mark.parametrize(("pes", "groups", "window"), [
+    (2, 1, 8), (4, 1, 8), (8, 1, 16), (16, 1, 32), (32, 1, 64), (64, 1, 64), (32, 2, 16), (64, 4, 8), (256, 2, 64)])
+def test_the_window_of_columns_is_two_rows_of_outputs(pes, groups, window):
+    """Between 8 columns and 64."""
+    assert order_window(TINY.replace(pes=pes, groups=groups, channels=1, slices=1)) == window
+
+
+def test_the_places_of_a_small_matrix_take_32_bits(monkeypatch):
+    """A large one has many; what is encoded is the same."""
+    matrix = sparse(np.random.default_rng(3), (4, 12, 10), 0.5)
+    narrow = encode(matrix, TINY)
+    for most, dtype in ((4 * 12 * 10 + 1, np.int32), (4 * 12 * 10, np.int64)):
+        monkeypatch.setattr(encode_module, "_NARROW", most)
+        assert [part.dtype for part in encode_module._locate(matrix, TINY)[:3]] == [dtype] * 3
+        assert (encode(matrix, TINY).weights == narrow.weights).all()
+
+
 @pytest.mark.parametrize("worst", [2048, 5000, -2049])
 def test_a_weight_that_does_not_fit_is_refused(worst):
     with pytest.raises(EncodeError, match=f"a weight of {worst} does not fit 12 bits"):
@@ -97,4 +122,11 @@ def test_an_entry_outside_of_the_matrix_is_refused():
     encoded = encode(np.ones((8, 3), int), TINY)
     encoded.skips[0, 1] = 40
     with pytest.raises(EncodeError, match="PE 1: an entry lies outside"):
+        decode(encoded, TINY)
+
+
+def test_an_entry_of_a_slot_without_a_column_is_refused():
+    encoded = encode(np.ones((8, 3), int), TINY)
+    encoded.order[1, 0] = -1
+    with pytest.raises(EncodeError, match="PE 0: an entry lies outside"):
         decode(encoded, TINY)

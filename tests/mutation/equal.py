@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mutations of the software that change nothing that anyone can notice, as judged by a person."""
+
+from typing import NamedTuple
+
+__all__ = ["EQUAL", "Equal"]
+
+
+class Equal(NamedTuple):
+    """A mutation that is judged equal to the module.
+
+    Attributes
+    ----------
+    module : str
+    before, after : str
+        The line, and what becomes of it.
+    reason : str
+        Why nothing changes: one sentence.
+    """
+
+    module: str
+    before: str
+    after: str
+    reason: str
+
+
+_COMPARE, _CALIBRATE, _CHOOSE = (f"sw/quantize/{name}.py" for name in ("compare", "calibrate", "choose"))
+_MEMORY = "The size of a block decides about memory and speed alone."
+_REST = "NumPy takes any negative size for the one that it finds itself."
+
+EQUAL = (
+    Equal(_COMPARE, "_BLOCK_NUMBERS = 1 << 18  # pre-activations in memory at a time",
+          "_BLOCK_NUMBERS = 2 << 18  # pre-activations in memory at a time", _MEMORY),
+    Equal(_COMPARE, "block = max(1, _BLOCK_NUMBERS // (4 * state.c.size))",
+          "block = max(1, _BLOCK_NUMBERS % (4 * state.c.size))", _MEMORY),
+    Equal(_COMPARE, "if layer.peephole is not None and quantized.peephole is not None:",
+          "if layer.peephole is not None or quantized.peephole is not None:",
+          "Both layers have peepholes, or neither."),
+    Equal(_CALIBRATE, "products = multiply(recording.x.reshape(-1, inputs), layer.w_x).reshape(steps, voices, -1)",
+          "products = multiply(recording.x.reshape(-1, inputs), layer.w_x).reshape(steps, voices, - 2)", _REST),
+    Equal(_CALIBRATE,
+          "return multiply(error.reshape(-1, inputs), self._float.w_x).reshape(steps, voices, len(GATES), -1)",
+          "return multiply(error.reshape(~1, inputs), self._float.w_x).reshape(steps, voices, len(GATES), -1)", _REST),
+    Equal(_CALIBRATE, "before = state.y.reshape(copies, voices, -1)", "before = state.y.reshape(copies, voices, ~1)",
+          _REST),
+    Equal(_CALIBRATE, "_BATCH_NUMBERS = 1 << 24  # numbers in memory for the changes that are measured together",
+          "_BATCH_NUMBERS = 1 << 23  # numbers in memory for the changes that are measured together", _MEMORY),
+    Equal(_CHOOSE, "likely = [Change(\"x\", 0, fraction) for fraction in x_fractions if len(x_fractions) > 1]",
+          "likely = [Change(\"x\", 0, fraction) for fraction in x_fractions if len(x_fractions) != 1]",
+          "There is at least one binary point of x."),
+    Equal(_CHOOSE, "costs = {x_fraction: self._costs.cost(Change(\"x\", 0, x_fraction)) + sum(",
+          "costs = {x_fraction: self._costs.cost(Change(\"x\", 1, x_fraction)) + sum(",
+          "A change of x is of no gate, and its cost does not depend on the number."),
+)
