@@ -25,6 +25,7 @@ from amaranth.hdl import Cat, ClockDomain, Elaboratable, Fragment, Module, Mux, 
 from amaranth.lib import memory
 
 from openese.sim.synthesis import yosys
+from tests.formal.flow import Graph, follow
 
 __all__ = ["PROOFS", "Harness", "Proof", "implies", "proof"]
 
@@ -108,6 +109,9 @@ class Harness:
         self._proved = []
         self._refuted = []
         self._covered = []
+        self._secrets = []
+        self._protected = []
+        self._leaking = []
         self._count = 0
         self._first = Signal(init=1, reset_less=True, name="first_cycle")
         self.m.d.sync += self._first.eq(0)
@@ -168,6 +172,11 @@ class Harness:
         self.m.d.sync += Value.cast(kept).eq(constant)
         return constant
 
+    def secret(self, shape=1):
+        """A free signal whose value must not matter to what is protected."""
+        self._secrets.append(self.free(shape, self._name("secret")))
+        return self._secrets[-1]
+
     def past(self, value, cycles=1, reset_less=False):
         """The value of ``cycles`` before; 0 after a reset, unless ``reset_less``."""
         value = Value.cast(value)
@@ -211,6 +220,14 @@ class Harness:
         """Each of ``events`` happens in some run: the proof is not about nothing."""
         self._covered += events
 
+    def protect(self, *values):
+        """No secret has any influence on ``values``, in any cycle."""
+        self._protected += values
+
+    def leak(self, *values):
+        """A secret has an influence on each of ``values``, in some cycle: the proof would notice."""
+        self._leaking += values
+
     def _outputs(self):
         """Name and value of each output: 1 in the last cycle of a run that shows it."""
         def all_of(conditions):
@@ -220,17 +237,25 @@ class Harness:
         legally = Signal(name="legal")
         self.m.d.comb += legally.eq(legal & all_of(self._assumed))
         self.m.d.sync += legal.eq(legally)
-        yield "out_proved", legally & ~all_of(self._proved)
+        if self._proved:
+            yield "out_proved", legally & ~all_of(self._proved)
         for index, wrong in enumerate(self._refuted):
             yield f"out_refuted{index}", legally & ~Value.cast(wrong).any()
         for index, event in enumerate(self._covered):
             yield f"out_covered{index}", legally & Value.cast(event).any()
+        if self._assumed and self._secrets:
+            yield "out_legal", legally
+        if self._protected:
+            yield "out_protected", Cat(Value.cast(value) for value in self._protected)
+        for index, value in enumerate(self._leaking):
+            yield f"out_leaking{index}", Value.cast(value)
 
     def _write(self, folder):
         """Write the and-inverter graph; return the numbers of its outputs by name."""
         ports = list(self._ports)
-        for name, value in self._outputs():
-            output = Signal(name=name)
+        outputs = dict(self._outputs())
+        for name, value in outputs.items():
+            output = Signal(len(value), name=name)
             self.m.d.comb += output.eq(value)
             ports.append(output)
         (folder / "harness.il").write_text(rtlil.convert(self.m, name="top", ports=_leaves(ports), emit_src=False))
@@ -241,14 +266,41 @@ class Harness:
             "aigmap", "opt_clean",
             f"write_aiger -zinit -map {folder / 'harness.map'} {folder / 'harness.aig'}",
         ], "harness")
-        found = re.findall(r"^output (\d+) \d+ (\w+)", (folder / "harness.map").read_text(), re.MULTILINE)
-        return {name: int(number) for number, name in found}
+        found = (folder / "harness.map").read_text()
+        numbers = {}
+        for number, name in re.findall(r"^output (\d+) \d+ (\w+)", found, re.MULTILINE):
+            numbers.setdefault(name, []).append(int(number))
+        missing = outputs.keys() - numbers
+        assert not missing, f"constant: {', '.join(sorted(missing))}"
+        if self._secrets:
+            secrets = {int(number) for number in re.findall(r"^input (\d+) \d+ secret_\d+$", found, re.MULTILINE)}
+            self._follow(folder / "harness.aig", secrets, numbers)
+        return {name: number for name, (number,) in numbers.items()}
+
+    def _follow(self, path, secrets, numbers):
+        """Let the outputs in ``numbers`` say whether a ``secret`` is where it should not be, in the graph at ``path``."""
+        graph, of_secrets = follow(Graph.read(path), secrets)
+        legal = graph.outputs[numbers.pop("out_legal")[0]] if self._assumed else 1
+        for name in [name for name in numbers if name.startswith(("out_protected", "out_leaking"))]:
+            reached = graph.both(legal, graph.any([of_secrets[bit] for bit in numbers[name]]))
+            if name == "out_protected":
+                del numbers[name]
+                name, reached = "out_proved", graph.any([reached, *(graph.outputs[k] for k in numbers.get("out_proved", ()))])
+            numbers[name] = [len(graph.outputs)]
+            graph.outputs.append(reached)
+        graph.write(path)
 
     def check(self, folder, bound=None):
         """Raise AssertionError unless all properties are as the harness says."""
-        assert self._proved and self._refuted and self._covered, "a harness proves, refutes and covers"
+        assert self._proved or self._protected, "a harness proves"
+        assert self._refuted or self._leaking, "a harness refutes"
+        assert self._covered, "a harness covers"
         graph = folder / "harness.aig"
-        for name, number in self._write(folder).items():
+        numbers = self._write(folder)
+        literals = Graph.read(graph).outputs
+        for name, number in numbers.items():
+            if name == "out_proved" and literals[number] == 0:
+                continue
             # What simplification leaves without a gate and a register is a constant, which three cycles tell apart.
             command = (f"bmc3 -F {REACH} -T {LIMIT}" if name != "out_proved" else
                        f"bmc3 -F {bound} -T {LIMIT}" if bound is not None else
