@@ -77,8 +77,9 @@ class Assemble(wiring.Component):
     It drains the PEs row by row into their slices, which all work in step, and writes the columns that they assemble to
     the vector memory. A cell row takes five slots of ``slot`` cycles, one for each of `ORDER`; the slot of a gate is
     repeated for every phase of its sums. tanh(c) and o run a row behind, which covers the slices' latency. A row of a
-    projection takes a slot for each phase. Writing a row takes `lines` cycles beside that. After a reset Assemble first
-    clears all accumulators. A column is picked out of those of a row in steps of eight to one.
+    projection takes a slot for each phase. Writing a row takes `lines` cycles beside that. A CLEAR clears all
+    accumulators, a row each cycle; after a reset Assemble does this first. A column is picked out of those of a row in
+    steps of eight to one.
 
     Latency: `go_delay` cycle from ``go`` to the first slot; `turn_delay` cycle from a slot to its ``drain``;
     `write_delay` from a row's last slot to its first line. Cost: a multiplexer over all columns of a row.
@@ -86,7 +87,7 @@ class Assemble(wiring.Component):
     Members
     -------
     start : In(1) — take ``instruction``, ``dst_base``, ``acc_base`` and ``settings``; only while not ``busy``.
-    instruction : In(Instruction) — an ELEMENTWISE or PROJECT.
+    instruction : In(Instruction) — an ELEMENTWISE, PROJECT or CLEAR.
     dst_base : In(line_bits) — first line that it writes.
     acc_base : In(bits_for(accumulator_rows - 1)) — first accumulator of its rows.
     settings : In(Settings) — number formats and voices.
@@ -209,6 +210,8 @@ class Assemble(wiring.Component):
                 with m.If(self.start):
                     m.d.sync += [row.eq(0), slot.eq(0), phase.eq(0), cycle.eq(0), phase_row.eq(0)]
                     m.next = "WAIT"
+                    with m.If(self.instruction.opcode == Opcode.CLEAR):
+                        m.next = "CLEAR"
             with m.State("WAIT"):
                 m.d.sync += [has_row.eq(instruction.rows != 0), has_before.eq(0)]
                 with m.If(self.go):

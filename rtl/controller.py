@@ -46,12 +46,20 @@ class State(NamedTuple):
         The buffer of the frame that was taken.
     missed : Signal
         The last ``FRAME TRY`` found no frame.
+    stale : Signal
+        The products of y that the frame needs are still to be made; see `When`.
+    made : Signal
+        Products of y are made ahead of the next frame.
+    alone : Signal
+        The last frame had the bank of the frame before, so the next one is taken to have it too.
     bank : Signal
         The bank of gate accumulators that fills.
     sent : Signal(3)
         Operations sent so far, modulo 8.
     room : Signal
         Another operation may be sent.
+    settled : Signal
+        All operations are complete.
     voices, step_voices : Bank
         Bank of the voices of the step whose columns are sent, and of the step that Assemble works on.
     """
@@ -62,9 +70,13 @@ class State(NamedTuple):
     step_reset: Signal
     buffer: Signal
     missed: Signal
+    stale: Signal
+    made: Signal
+    alone: Signal
     bank: Signal
     sent: Signal
     room: Signal
+    settled: Signal
     voices: "Bank"
     step_voices: "Bank"
 
@@ -74,7 +86,8 @@ class Controller(wiring.Component):
 
     A MULTIPLY occupies the controller until its last column is sent. Every other instruction occupies it only until it
     is taken. The array works off its queues, Assemble its rows and the output its columns while the next columns are
-    already on their way. Two banks of gate accumulators alternate: one fills while the other is drained.
+    already on their way. Gates with an ``acc_offset`` have two banks of accumulators that alternate: one fills while
+    the other is drained. A CLEAR occupies the controller until all accumulators are clear.
 
     Other blocks read the fields that they need from ``instruction``. The ports below give the values that depend on the
     frame or on earlier instructions.
@@ -94,6 +107,7 @@ class Controller(wiring.Component):
     frame_bank : In(bank_bits) — their bank. Only if the machine has several, as ``output_bank``.
     frame_take : Out(1) — take it.
     frame_release : Out(1) — the frame taken before is not needed any more.
+    state_written : In(1) — the host has written a y.
     format : Out(1) — ``instruction`` has the size of a frame and its two buffers.
     multiply : Out(1) — start the broadcast of an operation.
     multiply_busy : In(1) — its end is not sent yet.
@@ -134,6 +148,7 @@ class Controller(wiring.Component):
             "idle": Out(1),
             "instruction": Out(Instruction(config)),
             **FramePort(config).flip().ports("frame_"),
+            "state_written": In(1),
             "format": Out(1),
             "multiply": Out(1),
             "multiply_busy": In(1),
@@ -166,8 +181,9 @@ class Controller(wiring.Component):
         current = reader.instruction
         state = State(
             *(Signal(self._config.channels) for _ in range(4)),
-            buffer=Signal(name="_buffer"), missed=Signal(init=1, name="_missed"), bank=Signal(name="_bank"),
-            sent=Signal(3, name="_sent"), room=Signal(name="_room"),
+            buffer=Signal(name="_buffer"), missed=Signal(init=1, name="_missed"), stale=Signal(init=1, name="_stale"),
+            bank=Signal(name="_bank"), sent=Signal(3, name="_sent"), room=Signal(name="_room"),
+            settled=Signal(name="_settled"), made=Signal(name="_made"), alone=Signal(init=1, name="_alone"),
             voices=Bank.new(self._config, "voices"), step_voices=Bank.new(self._config, "step_voices"))
         self._describe(m, current, state)
         reader.elaborate(m, self.program, self.program_valid)
@@ -193,12 +209,26 @@ class Controller(wiring.Component):
                         with m.If(~self.output_busy):
                             m.d.comb += [self.output.eq(1), self.step.eq(1)]
                             reader.advance(m)
-                    with m.Default():
-                        reader.jump(m, current.src_base)
+                    with m.Case(Opcode.JUMP):
+                        with m.If(reader.skips(state.missed, state.stale)):
+                            reader.advance(m)
+                        with m.Else():
+                            reader.jump(m, current.src_base)
+                    with m.Case(Opcode.CLEAR):
+                        with m.If(~state.made):
+                            reader.advance(m)
+                        with m.Elif(state.settled & ~self.assemble_busy):
+                            m.d.comb += self.assemble.eq(1)
+                            m.next = "CLEAR"
+            with m.State("CLEAR"):
+                with m.If(~self.assemble_busy):
+                    reader.advance(m)
             with m.State("BROADCAST"):
                 with m.If(~self.multiply_busy):
                     m.d.comb += self.frame_release.eq(current.release)
                     reader.advance(m)
+        with m.If(self.state_written):
+            m.d.sync += state.stale.eq(1)
         m.d.comb += self.idle.eq((fsm.ongoing("IDLE") | self.waiting_frame)
                                  & ~self.assemble_busy & ~self.output_busy)
         return m
@@ -271,6 +301,7 @@ class Controller(wiring.Component):
             difference.eq(done - target),
             self.assemble_go.eq(~difference[-1]),
             state.room.eq((state.sent - done)[:3] != MAX_OPERATIONS),
+            state.settled.eq(state.sent == done),
             self.operation.eq(state.sent),
         ]
 
@@ -290,23 +321,31 @@ class Controller(wiring.Component):
             self.waiting_frame.eq(wanted & ~available & ~trying),
         ]
         with m.If(trying):
-            m.d.sync += state.missed.eq(~available)
+            m.d.sync += [state.missed.eq(~available), state.stale.eq(0), state.made.eq(0)]
         with m.If(self.frame_take):
             m.d.sync += [
                 state.active.eq(self.frame_active),
                 state.reset.eq(self.frame_reset),
                 state.buffer.eq(self.frame_buffer),
             ]
+            other = Const(0)
             if self._config.banks > 1:
-                m.d.sync += state.voices.number.eq(self.frame_bank)
+                other = self.frame_bank != state.voices.number
+                m.d.sync += [state.voices.number.eq(self.frame_bank), state.alone.eq(~other)]
+            with m.If(~trying & (~state.made | self.frame_reset.any() | other)):
+                m.d.sync += state.stale.eq(1)
         with m.If(~self.waiting_frame & ~undecided):
             reader.advance(m)
 
     def _multiply(self, m, reader, state):
         """MULTIPLY: send the operation, unless the frame came too early or too late for it."""
-        with m.If(reader.skips(state.missed)):
+        current = reader.instruction
+        waits = current.sent & ((self.output_busy & ~self.frame_ready) | (self.assemble_busy & ~current.follow))
+        with m.If(reader.skips(state.missed, state.stale) | (current.sent & ~state.alone)):
             reader.advance(m)
-        with m.Elif(state.room):
+        with m.Elif(state.room & ~waits):
+            with m.If(current.sent):
+                m.d.sync += state.made.eq(1)
             m.d.comb += [self.multiply.eq(1), self.context_valid.eq(1)]
             m.d.sync += state.sent.eq(state.sent + 1)
             m.next = "BROADCAST"
@@ -318,7 +357,7 @@ class Controller(wiring.Component):
             m.d.comb += self.assemble.eq(1)
             with m.If(current.opcode == Opcode.ELEMENTWISE):
                 m.d.sync += [
-                    state.bank.eq(~state.bank),
+                    state.bank.eq(state.bank ^ (current.acc_offset != 0)),
                     state.step_active.eq(state.active),
                     state.step_reset.eq(state.reset),
                     state.step_voices.number.eq(state.voices.number),

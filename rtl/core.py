@@ -169,7 +169,7 @@ class Core(wiring.Component):
         ]
 
     def _rows(self, m, blocks):
-        """ELEMENTWISE and PROJECT: Controller and Assemble."""
+        """ELEMENTWISE, PROJECT and CLEAR: Controller and Assemble."""
         controller, assemble = blocks.controller, blocks.assemble
         m.d.comb += [
             assemble.start.eq(controller.assemble),
@@ -179,6 +179,7 @@ class Core(wiring.Component):
             assemble.settings.eq(controller.settings),
             assemble.go.eq(controller.assemble_go),
             controller.assemble_busy.eq(assemble.busy),
+            controller.state_written.eq(blocks.state.bank.any()),
         ]
 
     def _frames_out(self, m, blocks):

@@ -5,7 +5,8 @@ A model is run by a short list of instructions in the image. Another model, anot
 the work is therefore a write, not a synthesis. The packer, the controller and the cycle model share the instruction's
 layout, which is defined here.
 
-One step of a layer is at most five kinds of instruction (in the terms of section 4 of the paper):
+One step of a layer is at most five kinds of instruction (in the terms of section 4 of the paper), and two more hold the
+program together:
 
 =============  ==================================================================================
 MULTIPLY       broadcast ``count`` columns of one stored matrix: ``W_x x``, ``W_r y'`` or ``W_ym m``
@@ -13,9 +14,11 @@ ELEMENTWISE    once the array is done: gates, cell state and ``m`` of all cells,
 PROJECT        once the array is done: round the projection's sums to ``y``, row by row
 OUTPUT         once they are written: send ``count`` columns of ``y`` as one frame
 FRAME          take the next input frame, or go on without one (``TRY``)
+CLEAR          once the array is done: clear the accumulators of products ahead of a frame
+JUMP           go on with the instruction ``src_base``
 =============  ==================================================================================
 
-``FORMAT`` comes first and once. ``REPEAT`` goes back to the instruction ``src_base``.
+``FORMAT`` comes first and once.
 """
 
 import enum
@@ -40,7 +43,8 @@ class Opcode(enum.IntEnum):
     ELEMENTWISE = 3
     PROJECT = 4
     OUTPUT = 5
-    REPEAT = 6
+    JUMP = 6
+    CLEAR = 7
 
 
 class Take(enum.IntEnum):
@@ -54,11 +58,17 @@ class Take(enum.IntEnum):
 
 
 class When(enum.IntEnum):
-    """``when`` of a MULTIPLY: always, only if the last ``FRAME TRY`` took a frame, or only if it did not."""
+    """``when`` of a MULTIPLY or JUMP: always, or only in a step that began in this way.
+
+    ``TAKEN``: the last ``FRAME TRY`` took a frame. ``MISSED``: it did not. ``STALE``: the products of y that were made
+    since then are not those of the frame that ``FRAME WAIT`` took: it starts a voice anew, follows a write of y by the
+    host, or is of another bank; or there are no such products.
+    """
 
     ALWAYS = 0
     TAKEN = 1
     MISSED = 2
+    STALE = 3
 
 
 class Source(enum.IntEnum):
@@ -97,8 +107,8 @@ class Instruction(data.StructLayout):
             # MULTIPLY: columns, per group; OUTPUT: columns of y; FORMAT: columns of x.
             "count": bits_for(config.vector_depth),
             "order_base": column,
-            # Vector memory lines; FORMAT: of the two input buffers.
-            "src_base": line,
+            # Vector memory lines; FORMAT: of the two input buffers; JUMP: an instruction.
+            "src_base": max(line, bits_for(config.program_depth - 1)),
             "dst_base": line,
             # First line of the weights; in the memory that they are streamed from, if they are.
             "entry_base": 24 if config.stream else bits_for(config.entry_depth - 1),
@@ -119,7 +129,9 @@ class Instruction(data.StructLayout):
             "g_sigmoid": 1,
             # ELEMENTWISE and PROJECT: what is written is y, which a voice that is not active keeps.
             "masked": 1,
-            # ELEMENTWISE and PROJECT: it is the y that OUTPUT sends, and stays while it is being sent.
+            # ELEMENTWISE and PROJECT: it is the y that OUTPUT sends, and stays while it is being sent. MULTIPLY: products
+            # of y ahead of the next frame. They are made if the last two frames were of the same bank, when that y is
+            # sent or the next frame is there, and when it is complete or the columns follow it.
             "sent": 1,
             **({
                 # MULTIPLY, ELEMENTWISE and PROJECT: the vector is y, of which every bank has one.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ProgramReader: the step program's memory, and the part of a state machine that walks it."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Const, Module, Signal
 from amaranth.lib import memory
 
 from openese.rtl.config import bits_for
@@ -71,7 +71,9 @@ class ProgramReader:
         m.d.sync += self._counter.eq(address)
         m.next = "FETCH"
 
-    def skips(self, missed):
-        """Whether a MULTIPLY is passed over, given whether the last ``FRAME TRY`` found no frame."""
+    def skips(self, missed, stale=Const(0)):
+        """Whether a MULTIPLY or JUMP is passed over, given whether the last ``FRAME TRY`` found no frame, and whether
+        products of y are stale; see `When`.
+        """
         when = self.instruction.when
-        return ((when == When.TAKEN) & missed) | ((when == When.MISSED) & ~missed)
+        return ((when == When.TAKEN) & missed) | ((when == When.MISSED) & ~missed) | ((when == When.STALE) & ~stale)

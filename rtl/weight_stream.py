@@ -163,8 +163,11 @@ class StreamFetch(wiring.Component):
                         with m.Else():
                             m.d.sync += [line.eq(current.entry_base), left.eq(current.entry_lines)]
                             m.next = "REQUEST"
-                    with m.Case(Opcode.REPEAT):
-                        reader.jump(m, current.src_base)
+                    with m.Case(Opcode.JUMP):
+                        with m.If(reader.skips(missed)):
+                            reader.advance(m)
+                        with m.Else():
+                            reader.jump(m, current.src_base)
                     with m.Default():
                         reader.advance(m)
             with m.State("REQUEST"):

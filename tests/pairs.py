@@ -68,14 +68,22 @@ class Measured:
         self._inputs = plan.model.inputs
         self._link.clock(plan.config.accumulator_rows + 2 * READY)
 
+    def counters(self):
+        """The counters of a machine at rest."""
+        before, now = {}, self._device.counters()
+        while any(before.get(name) != now[name] for name in COUNTED):
+            self._link.clock(500)
+            before, now = now, self._device.counters()
+        return now
+
     def run(self, frames):
-        """Cycles from the offer of ``frames`` frames in a row to the last answer, and the counters."""
+        """Cycles from the offer of ``frames`` frames in a row to the last answer, and the counters until it rests."""
         x = np.random.default_rng(frames).integers(-99, 99, (frames, self._device.channels, self._inputs))
         before = self._device.counters()
         start = self._link.cycles
         self._device.run(x)
         cycles = self._link.cycles - start
-        after = self._device.counters()
+        after = self.counters()
         return cycles, {name: after[name] - before[name] for name in COUNTED}
 
 

@@ -344,6 +344,7 @@ class AssembleModel:
 
     def __init__(self, config: Config) -> None:
         self._slot = config.slot
+        self._rows = config.accumulator_rows
         self._timing = _timing(config)
         self._instruction: dict[str, Any] | None = None
         self._base = self._target = self._free = 0
@@ -364,6 +365,13 @@ class AssembleModel:
         self._instruction, self._base, self._target = instruction, base, target
         self._written = False
         self.lines_done = 0
+
+    def clear(self, cycle: int) -> None:
+        """Clear all accumulators."""
+        first = cycle + 1 + self._timing.turn_delay
+        self._drains.extend((first + row, row) for row in range(self._rows))
+        self._free = cycle + 1 + self._rows
+        self.spans.append((first, first + self._rows))
 
     def step(self, cycle: int, completed: int) -> None:
         """Begin the waiting instruction if enough operations have ``completed``."""

@@ -6,14 +6,15 @@ only the values that decide about time: columns and their pointers, addresses of
 PEs are one numpy array. The latencies come from the blocks of `rtl`, so the counters agree with the machine's to the
 cycle, as the tests check.
 
-The model assumes that the receiver of frames is always ready, and that frames come in at a column a cycle.
+The model assumes that the receiver of frames is always ready, and that frames come in at a column a cycle. All frames
+are of one bank of voices.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from openese.rtl.array import PEArray
 from openese.rtl.controller import Controller
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS
-from openese.rtl.program import Opcode, Take, When
+from openese.rtl.program import Opcode, Take
 from openese.rtl.spmat_read import SpmatRead
 from openese.rtl.spmv import SpMV
 from openese.rtl.weight_stream import StreamFetch, StreamReader
@@ -35,7 +36,7 @@ from openese.sw.cycles.blocks import (
     FrameOutputModel,
     part,
 )
-from openese.sw.cycles.stream import Memory, StreamModel
+from openese.sw.cycles.stream import Memory, StreamModel, skipped
 from openese.sw.model.arrays import Int64Array
 from openese.sw.pack.schedule import Schedule
 
@@ -179,9 +180,9 @@ class Timeline:
 
     def _operations(self) -> int:
         """The number of operations of a step in steady state."""
-        loop = self.plan.instructions[self.plan.instructions[-1]["src_base"]:]
-        return sum(instruction["opcode"] == Opcode.MULTIPLY and instruction["when"] != When.MISSED
-                   for instruction in loop)
+        opcodes = [instruction["opcode"] for instruction in self.plan.instructions]
+        begin = opcodes.index(Opcode.ELEMENTWISE)
+        return opcodes[begin:opcodes.index(Opcode.JUMP, begin)].count(Opcode.MULTIPLY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,8 +217,12 @@ class Estimate:
 
     @cached_property
     def latency(self) -> int:
-        """Cycles from the offer of a frame to the end of its output frame on a machine at rest."""
-        return simulate(self.plan, [READY], self.memory).latencies[0]
+        """Cycles from the offer of a frame to the end of its output frame on a machine at rest.
+
+        It is not the machine's first frame, and it starts no voice anew.
+        """
+        first = simulate(self.plan, [READY], self.memory).cycles
+        return simulate(self.plan, [READY, 3 * first], self.memory).latencies[1]
 
     @property
     def idle(self) -> Int64Array:
@@ -231,8 +236,9 @@ class Estimate:
         return work / (self.plan.config.pes * self.cycles_per_step)
 
 
-def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) -> Timeline:
-    """Run frames until the last output frame is sent.
+def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY,
+             anew: Collection[int] = ()) -> Timeline:
+    """Run frames until the last output frame is sent and the machine is at rest again.
 
     Parameters
     ----------
@@ -242,6 +248,9 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) ->
         from cycle `READY` at the latest.
     memory : Memory
         The source of streamed weights.
+    anew : collection of int
+        Numbers of the frames that start a voice anew, or that follow a write of y by the host. The first frame is
+        number 0.
 
     Raises
     ------
@@ -249,8 +258,8 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) ->
         The machine would never send all frames.
     """
     frames = list(offered)
-    walk = _Walk(plan, iter(frames), memory)
-    while len(walk.output.spans) < len(frames) or walk.cycle < walk.output.spans[-1][1]:
+    walk = _Walk(plan, iter(frames), memory, anew)
+    while len(walk.output.spans) < len(frames) or walk.cycle < walk.output.spans[-1][1] or not walk.rests:
         walk.step()
     return walk.result()
 
@@ -258,8 +267,8 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) ->
 def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimate:
     """The time of one step in steady state.
 
-    The model runs steps until two in a row take the same time, and at most ``most``; the result is the last one.
-    Streamed weights come from ``memory``.
+    The model runs steps until two in a row take the same time, or until they alternate between two times, and at most
+    ``most``; the result is the longer one of the last two. Streamed weights come from ``memory``.
 
     Raises
     ------
@@ -268,13 +277,13 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
     """
     walk = _Walk(plan, repeat(READY), memory)
     lengths: list[int] = []
-    while len(lengths) < most and (len(lengths) < 2 or lengths[-1] != lengths[-2]):
+    while len(lengths) < most and not _settled(lengths):
         known = len(walk.begun)
         while len(walk.begun) == known:
             walk.step()
         lengths = np.diff(walk.begun).tolist()
     timeline = walk.result()
-    start, stop = walk.begun[-2:]
+    start, stop = max(pairwise(walk.begun[-3:]), key=lambda step: (step[1] - step[0], step))
     spans = tuple(replace(span, issued=span.issued - start, start=span.start - start, stop=span.stop - start)
                   for span in timeline.spans if span.stop > start and span.start < stop)
     return Estimate(
@@ -282,11 +291,17 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
         causes=timeline.causes(start, stop), spans=spans, plan=plan, memory=memory)
 
 
+def _settled(lengths: list[int]) -> bool:
+    """Whether the last steps take the same time, or alternate between two times."""
+    return any(len(lengths) >= 2 * period and lengths[-period:] == lengths[-2 * period:-period] for period in (1, 2))
+
+
 class _Walk:
     """A walk through the schedule: the controller, and the blocks that it starts."""
 
-    def __init__(self, plan: Schedule, offered: Iterator[int], memory: Memory) -> None:
+    def __init__(self, plan: Schedule, offered: Iterator[int], memory: Memory, anew: Collection[int] = ()) -> None:
         self._plan = plan
+        self._anew = anew
         config = plan.config
         operations = {(operation.order_base, len(operation.encoded.order)): operation
                       for operation in plan.operations}
@@ -325,8 +340,9 @@ class _Walk:
         self._released = deque([0] * (SpmatRead.release_delay + PEArray.join_delay(config)))
         # The controller: its place in the program, and the cycle in which it executes that instruction.
         self._counter, self._execute = 0, Controller.delay
-        self._multiplying = False
-        self._missed = True
+        self._multiplying = self._clearing = False
+        self._missed, self._stale, self._made = True, False, False
+        self.rests = False
         self._bank = self._sent = self._steps = 0
         self._issued: list[tuple[int, int, int]] = []
         self._computed: list[int] = []
@@ -360,6 +376,7 @@ class _Walk:
         if self.stream:
             self._step_stream(self.stream, complete)
         waits = self._control(sending, assembling, answering, ready, completed)
+        self.rests = waits is Activity.FRAME and self._sent == completed and not (assembling or answering)
         self._status.append(waits if cause is None else cause)
         self._watch(cause, assembling or answering or self.input.busy)
         self.cycle += 1
@@ -399,13 +416,17 @@ class _Walk:
                     self.input.release()
                 self._next()
             return Activity.START
-        if self.cycle < self._execute:
+        if self._clearing and not assembling:
+            self._clearing = False
+            self._next()
+        if self._clearing or self.cycle < self._execute:
             return Activity.START
         match instruction["opcode"]:
             case Opcode.FRAME:
                 return self._frame(instruction["when"] == Take.TRY, ready)
             case Opcode.MULTIPLY:
-                return self._multiply(instruction, completed)
+                wanted = answering and not ready or assembling and not instruction["follow"]
+                return self._multiply(instruction, completed, bool(instruction.get("sent")) and wanted)
             case Opcode.ELEMENTWISE | Opcode.PROJECT:
                 if assembling:
                     return Activity.ASSEMBLE
@@ -413,14 +434,22 @@ class _Walk:
                     return Activity.OUTPUT
                 self._issue()
                 self.assemble.start(instruction, self._base(instruction), self._sent)
-                self._bank ^= instruction["opcode"] == Opcode.ELEMENTWISE
+                if instruction["opcode"] == Opcode.ELEMENTWISE:
+                    self._bank ^= instruction["acc_offset"] != 0
             case Opcode.OUTPUT:
                 if answering:
                     return Activity.OUTPUT
                 self._issue()
                 self._computed.append(self.cycle)
                 self.output.start(instruction["count"])
-            case Opcode.REPEAT:
+            case Opcode.CLEAR if self._made:
+                if assembling or self._sent != completed:
+                    return Activity.ASSEMBLE
+                self._issue()
+                self.assemble.clear(self.cycle)
+                self._clearing = True
+                return Activity.START
+            case Opcode.JUMP if not skipped(instruction, self._missed, self._stale):
                 self._counter = instruction["src_base"] - 1
         self._next()
         return Activity.START
@@ -433,25 +462,28 @@ class _Walk:
             ready = decision
         if (trying or self._missed) and ready:
             self.input.take()
+            self._stale |= not trying and (not self._made or self._steps in self._anew)
             self._steps += 1
         elif self._missed and not trying:
             return Activity.FRAME
         if trying:
-            self._missed = not ready
+            self._missed, self._stale, self._made = not ready, False, False
         self._next()
         return Activity.START
 
-    def _multiply(self, instruction: dict[str, Any], completed: int) -> Activity:
-        when = instruction["when"]
-        if when == (When.TAKEN if self._missed else When.MISSED):
+    def _multiply(self, instruction: dict[str, Any], completed: int, waits: bool) -> Activity:
+        if skipped(instruction, self._missed, self._stale):
             self._next()
         elif self._sent - completed == MAX_OPERATIONS:
             return Activity.OPERATIONS
+        elif waits:
+            return Activity.OUTPUT
         else:
             self._issue()
             operation = self._parts[self._counter]
             self.array.append(operation, self._base(instruction))
             self.broadcast.start(operation, bool(instruction["follow"]))
+            self._made |= bool(instruction.get("sent"))
             self._sent += 1
             self._multiplying = True
         return Activity.START
@@ -482,7 +514,7 @@ class _Walk:
     def _spans(self, activity: NDArray[np.uint8]) -> Iterator[Span]:
         assembled = iter(self.assemble.spans)
         times = {Opcode.MULTIPLY: iter(_operation_times(activity)), Opcode.ELEMENTWISE: assembled,
-                 Opcode.PROJECT: assembled, Opcode.OUTPUT: iter(self.output.spans)}
+                 Opcode.PROJECT: assembled, Opcode.CLEAR: assembled, Opcode.OUTPUT: iter(self.output.spans)}
         for number, step, issued in self._issued:
             span = next(times[self._plan.instructions[number]["opcode"]], None)
             if span:

@@ -34,6 +34,12 @@ class Memory:
     outstanding: int = 64
 
 
+def skipped(instruction: dict[str, Any], missed: bool, stale: bool = False) -> bool:
+    """Whether a MULTIPLY or JUMP is passed over, as in `openese.rtl.program_reader.ProgramReader`."""
+    holds = {When.ALWAYS: True, When.TAKEN: not missed, When.MISSED: missed, When.STALE: stale}
+    return not holds[instruction.get("when", When.ALWAYS)]
+
+
 class StreamModel:
     """Requests the lines of the program from a memory, as far as there is room for them.
 
@@ -123,11 +129,10 @@ class StreamModel:
                     return
                 self._frames -= 1
             case Opcode.MULTIPLY:
-                skipped = instruction["when"] == (When.TAKEN if self._missed else When.MISSED)
-                if not skipped and instruction["entry_lines"]:
+                if not skipped(instruction, self._missed) and instruction["entry_lines"]:
                     self._line, self._left = instruction["entry_base"], instruction["entry_lines"]
                     return
-            case Opcode.REPEAT:
+            case Opcode.JUMP if not skipped(instruction, self._missed):
                 self._counter = instruction["src_base"] - 1
         self._next(cycle)
 

@@ -9,8 +9,11 @@ The schedule of a layer with projection (without it there is no W_ym, and y is m
 
 While the cells of step t are computed, the array multiplies inputs of the next gates that are ready: the next frame,
 or in a stack the next layer's own y. W_ym starts with the first columns of m, W_r with the first of y. A tail of
-columns fills the time until y arrives. The two banks of gate accumulators alternate. The current step never waits for
-the next frame.
+columns fills the time until y arrives. The current step never waits for the next frame.
+
+If the next frame is late, the array multiplies W_r y(t) of all layers before it waits for the frame. Then only W_x is
+left between the frame and its answer. Each layer has accumulators of its own for this. Where they or the program do not
+fit, or would slow the steps, two banks for all layers alternate, and W_r is multiplied after the frame has come.
 """
 
 import math
@@ -119,6 +122,29 @@ def _rows(size: int, config: Config) -> int:
     return -(-size // config.row_pes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """A way to use the accumulators.
+
+    Attributes
+    ----------
+    ahead : bool
+        W_r is multiplied before a late frame, so every layer has gate rows of its own.
+    banks : tuple of (int, int)
+        By layer that has gate rows of its own, or for all together: the rows of a phase, and how many banks alternate.
+    gate_phases, output_phases : int
+        Phases of gates and projections.
+    time : float
+        Estimated cycles of a step.
+    """
+
+    ahead: bool
+    banks: tuple[tuple[int, int], ...]
+    gate_phases: int
+    output_phases: int
+    time: float
+
+
 @dataclass(kw_only=True)
 class _Memory:
     """The amount of each memory that is taken so far."""
@@ -162,6 +188,9 @@ PHASES = SpMV.latency - 1
 
 #: Columns of a matrix on which its hazards are counted.
 SAMPLE = 256
+
+#: How much longer a step may be for the sake of W_r being multiplied before a late frame.
+SLOWER = 1.001
 
 
 def _hazards(encoded: EncodedMatrix, config: Config) -> list[float]:
@@ -273,9 +302,14 @@ class _Scheduler:
         self._inputs = [memory.lines(model.inputs) for _ in range(2)]
         self._places = self._place_layers()
         self._stored = [self._store(number) for number in range(len(model.layers))]
-        self._accumulators()
-        self._write_program()
-        memory.take("program_depth", len(self._instructions))
+        self._output_rows = max(place.output_rows * ("w_ym" in stored)
+                                for place, stored in zip(self._places, self._stored, strict=True))
+        for layout in self._layouts():
+            self._accumulators(layout)
+            self._write_program()
+            memory.needs["program_depth"] = len(self._instructions)
+            if memory.needs["program_depth"] <= config.program_depth:
+                break
         memory.check(model)
         return Schedule(model=model, config=config, operations=tuple(self._operations),
                         places=tuple(self._places), instructions=tuple(self._instructions), needs=memory.needs,
@@ -298,17 +332,30 @@ class _Scheduler:
                            m_line=y_line if m_line is None else m_line, y_line=y_line)
                 for count, outputs, m_line, y_line in zip(rows, output_rows, m_lines, y_lines, strict=True)]
 
-    def _accumulators(self) -> None:
-        """Place two banks of gate rows for the largest layer, then the rows of the largest projection."""
-        self._gate_rows = max(4 * place.rows for place in self._places)
-        self._output_rows = max(place.output_rows * ("w_ym" in stored)
-                                for place, stored in zip(self._places, self._stored, strict=True))
-        self._gate_phases, self._output_phases = self._choose_phases()
-        self._bank = self._gate_rows * self._gate_phases
-        self._gate_base = self._memory.take("accumulator_rows", 2 * self._bank)
-        self._output_base = self._memory.take("accumulator_rows", self._output_rows * self._output_phases)
+    def _accumulators(self, layout: _Layout) -> None:
+        """Place the gate rows, then the rows of the largest projection."""
+        memory, phases = self._memory, layout.gate_phases
+        memory.needs["accumulator_rows"] = 0
+        self._layout = layout
+        # By layer: the first row, from one bank to the other, from one phase to the next.
+        self._gates = [(memory.take("accumulator_rows", banks * rows * phases), (banks - 1) * rows * phases, rows)
+                       for rows, banks in layout.banks]
+        if not layout.ahead:
+            self._gates *= len(self._places)
+        self._output_base = memory.take("accumulator_rows", self._output_rows * layout.output_phases)
 
-    def _choose_phases(self) -> tuple[int, int]:
+    def _layouts(self) -> Iterator[_Layout]:
+        """The ways to use the accumulators, the best first; the last one is for any model."""
+        rows = [4 * place.rows for place in self._places]
+        plain = self._layout_of(False, ((max(rows), 2),))
+        # A layer's y follows the rows that are drained, unless there is a projection between them.
+        alternates = len(rows) == 1 or "w_ym" not in self._stored[-1]
+        ahead = self._layout_of(True, (*((size, 1) for size in rows[:-1]), (rows[-1], 1 + alternates)))
+        if not self._streamed and ahead.time < math.inf and ahead.time <= SLOWER * plain.time:
+            yield ahead
+        yield plain
+
+    def _layout_of(self, ahead: bool, banks: tuple[tuple[int, int], ...]) -> _Layout:
         """The fastest numbers of phases of gates and projections: more mean fewer hazards, but longer drains."""
         window = order_window(self._config)
 
@@ -335,9 +382,13 @@ class _Scheduler:
                 total += 4 * place.rows * gates
             return total
 
-        choices = [(gates, outputs) for gates in range(1, PHASES + 1) for outputs in range(1, PHASES + 1)
-                   if 2 * self._gate_rows * gates + self._output_rows * outputs <= self._config.accumulator_rows]
-        return min(choices, key=lambda phases: step(*phases), default=(1, 1))
+        gate_rows = sum(rows * count for rows, count in banks)
+        times = {(gates, outputs): step(gates, outputs)
+                 for gates in range(1, PHASES + 1) for outputs in range(1, PHASES + 1)
+                 if gate_rows * gates + self._output_rows * outputs <= self._config.accumulator_rows}
+        gates, outputs = min(times, key=lambda phases: times[phases], default=(1, 1))
+        return _Layout(ahead=ahead, banks=banks, gate_phases=gates, output_phases=outputs,
+                       time=times.get((gates, outputs), math.inf))
 
     def _store(self, number: int) -> dict[str, list[Operation]]:
         """Encode a layer's matrices; the last early one may be split, into a body and a tail."""
@@ -411,19 +462,20 @@ class _Scheduler:
         self._instructions.append({"opcode": opcode, **fields})
 
     def _multiply(self, operation: Operation, when: When = When.ALWAYS, follow: bool = False,
-                  release: bool = False) -> None:
+                  release: bool = False, ahead: bool = False) -> None:
+        """Multiply a part of a matrix; ``ahead``: before it is known which voices the next frame starts."""
         layer = self._model.layers[operation.layer]
         place = self._places[operation.layer]
         offset = int(operation.columns[0]) // self._config.groups
         fields: dict[str, Any] = {}
         if operation.matrix == "w_ym":
             fields = {"source": Source.COMPUTED, "src_base": place.m_line + offset, "acc_base": self._output_base,
-                      "phase_stride": self._output_rows, "phase_last": self._output_phases - 1}
+                      "phase_stride": self._output_rows, "phase_last": self._layout.output_phases - 1}
         else:
-            fields = {"gated": 1, "acc_base": self._gate_base, "acc_offset": self._bank,
-                      "phase_stride": self._gate_rows, "phase_last": self._gate_phases - 1}
+            fields = {"gated": 1, **self._gate_fields(operation.layer)}
             if operation.matrix == "w_r":
-                fields |= {"source": Source.RECURRENT, "src_base": place.y_line + offset, "align": layer.align_r}
+                fields |= {"source": Source.COMPUTED if ahead else Source.RECURRENT, "sent": int(ahead),
+                           "src_base": place.y_line + offset, "align": layer.align_r}
             elif operation.layer:
                 below = self._places[operation.layer - 1]
                 fields |= {"source": Source.COMPUTED, "src_base": below.y_line + offset, "align": layer.align_x}
@@ -437,6 +489,12 @@ class _Scheduler:
                    entry_base=operation.entry_base, **fields)
         if self._streamed:
             self._instructions[-1]["entry_lines"] = operation.encoded.lines
+
+    def _gate_fields(self, number: int) -> dict[str, int]:
+        """The accumulators of a layer's gates."""
+        base, offset, stride = self._gates[number]
+        return {"acc_base": base, "acc_offset": offset, "phase_stride": stride,
+                "phase_last": self._layout.gate_phases - 1}
 
     def _early_operations(self, number: int) -> Iterator[tuple[Operation, bool]]:
         """The operations that run during the layer before, and whether each is the last to read the frame."""
@@ -457,21 +515,52 @@ class _Scheduler:
 
     def _write_program(self) -> None:
         model = self._model
+        self._instructions = []
         self._emit(Opcode.FORMAT, count=model.inputs, src_base=self._inputs[0], dst_base=self._inputs[1])
         if self._streamed:
             self._instructions[-1]["streamed"] = 1
         if self._config.banks > 1:
             self._instructions[-1] |= {"banks": self._banks, "bank_lines": self._bank_lines}
-        self._emit(Opcode.FRAME, when=Take.WAIT)
-        for operation, release in self._early_operations(0):
-            self._multiply(operation, release=release)
         # In the first frame the previous y is the host's, so there is nothing to follow.
-        for operation, _, release in self._late_operations(0):
-            self._multiply(operation, release=release)
+        begin = self._write_beginning(follow=False)
         loop = len(self._instructions)
         for number in range(len(model.layers)):
             self._write_layer(number)
-        self._emit(Opcode.REPEAT, src_base=loop)
+        self._emit(Opcode.JUMP, when=When.TAKEN, src_base=loop)
+        if self._layout.ahead:
+            self._write_recurrent(ahead=True)
+            self._emit(Opcode.JUMP, src_base=begin)
+            self._instructions[begin + 1]["src_base"] = len(self._instructions)
+            self._emit(Opcode.CLEAR)
+            self._write_recurrent(ahead=False)
+            self._emit(Opcode.JUMP, src_base=begin + 2)
+        else:
+            self._write_beginning(follow=True)
+            self._emit(Opcode.JUMP, src_base=loop)
+
+    def _write_beginning(self, follow: bool) -> int:
+        """Write what begins a step if its frame was not there in the step before. Returns its first instruction."""
+        begin = len(self._instructions)
+        self._emit(Opcode.FRAME, when=Take.WAIT)
+        if self._layout.ahead:
+            self._emit(Opcode.JUMP, when=When.STALE)
+        parts = self._stored[0]["w_x"]
+        for operation in parts:
+            self._multiply(operation, release=operation is parts[-1])
+        if not self._layout.ahead:
+            for operation in self._stored[0]["w_r"]:
+                # In a stack the y of the first layer is complete.
+                self._multiply(operation, follow=follow and len(self._places) == 1)
+        return begin
+
+    def _write_recurrent(self, ahead: bool) -> None:
+        """Write the products of all layers' y: ``ahead`` of the next frame, or after it."""
+        last = len(self._places) - 1
+        for number, stored in enumerate(self._stored):
+            for operation in stored["w_r"]:
+                # Only a matrix of one part can follow.
+                follow = ahead and number == last and len(stored["w_r"]) == 1
+                self._multiply(operation, follow=follow, ahead=ahead)
 
     def _write_layer(self, number: int) -> None:
         """Write a layer's element-wise part and projection, with the products for the next gates between them."""
@@ -481,27 +570,26 @@ class _Scheduler:
         self._elementwise(number)
         if following == 0:
             self._emit(Opcode.FRAME, when=Take.TRY)
+        # A late frame begins with the products that come before their layer's turn here.
+        when = When.TAKEN if self._layout.ahead or not following else When.ALWAYS
         for operation, release in self._early_operations(following):
-            self._multiply(operation, when=When.ALWAYS if following else When.TAKEN, release=release)
+            self._multiply(operation, when=when, release=release)
         if layer.w_ym is not None:
             for operation in self._stored[number]["w_ym"]:
                 self._multiply(operation, follow=True)
             self._emit(Opcode.PROJECT, acc_base=self._output_base, phase_stride=self._output_rows,
-                       phase_last=self._output_phases - 1, rows=place.output_rows, dst_base=place.y_line,
+                       phase_last=self._layout.output_phases - 1, rows=place.output_rows, dst_base=place.y_line,
                        shift=(model.formats[number].output_shift, 0, 0, 0), masked=1, sent=int(following == 0),
                        **self._banked)
         if following == 0:
             self._emit(Opcode.OUTPUT, count=model.outputs, src_base=place.y_line)
-            self._emit(Opcode.FRAME, when=Take.WAIT)
-            for operation, release in self._early_operations(0):
-                self._multiply(operation, when=When.MISSED, release=release)
         for operation, follow, release in self._late_operations(following):
-            self._multiply(operation, follow=follow, release=release)
+            late = When.ALWAYS if following and operation.matrix == "w_x" else when
+            self._multiply(operation, when=late, follow=follow, release=release)
 
     def _elementwise(self, number: int) -> None:
         layer, place, formats = self._model.layers[number], self._places[number], self._model.formats[number]
-        self._emit(Opcode.ELEMENTWISE, acc_base=self._gate_base, acc_offset=self._bank,
-                   phase_stride=self._gate_rows, phase_last=self._gate_phases - 1, rows=place.rows,
+        self._emit(Opcode.ELEMENTWISE, **self._gate_fields(number), rows=place.rows,
                    cell_base=place.cells, dst_base=place.m_line, shift=formats.gate_shift,
                    cell_argument_shift=formats.cell_argument_shift, peephole_select=layer.peephole_select,
                    cell_select=layer.cell_select, g_sigmoid=int(layer.g_activation == "sigmoid"),

@@ -12,8 +12,10 @@ from openese.rtl.program import Instruction, Opcode, Source, Take, When
 FORMATS = ("cell_argument_shift", "peephole_select", "cell_select", "g_sigmoid")
 
 
-def random_program(rng, config, length):
-    """FORMAT, then a loop of anything that begins with a FRAME; fields have all their bits."""
+def random_program(rng, config, length, others=True):
+    """FORMAT, then a loop of anything that begins with a FRAME; fields have all their bits.
+
+    With ``others`` there are CLEARs and more JUMPs in it."""
     members = Instruction(config).members
 
     def number(shape):
@@ -26,10 +28,20 @@ def random_program(rng, config, length):
     for _ in range(length):
         opcode = rng.choice([Opcode.MULTIPLY] * 5 + [Opcode.ELEMENTWISE, Opcode.PROJECT, Opcode.OUTPUT])
         program.append({name: number(shape) for name, shape in members.items()} | {
-            "opcode": Opcode(opcode), "when": When(int(rng.integers(3))), "source": Source(int(rng.integers(3))),
+            "opcode": Opcode(opcode), "when": When(int(rng.integers(4))), "source": Source(int(rng.integers(3))),
             "src_base": number(config.line_bits), "dst_base": number(config.line_bits)})
-    program.insert(2 + int(rng.integers(length)), {"opcode": Opcode.FRAME, "when": Take.TRY})
-    program.append({"opcode": Opcode.REPEAT, "src_base": 1})
+    more = [{"opcode": Opcode.CLEAR}] * number(3) + [{"opcode": Opcode.JUMP}] * number(4) if others else []
+    for extra in [*more, {"opcode": Opcode.FRAME, "when": Take.TRY}]:
+        program.insert(2 + number(len(program) - 1), extra)
+    tries = len(program) - 1
+    program.append({"opcode": Opcode.JUMP, "src_base": 1})
+    # Every other jump goes on, and past no TRY: else no frame would be taken any more.
+    for place in range(len(program) - 2, -1, -1):
+        if program[place]["opcode"] is Opcode.FRAME:
+            tries = place
+        elif program[place]["opcode"] is Opcode.JUMP:
+            target = int(rng.integers(place + 1, max(tries, place + 1) + 1))
+            program[place] = {"opcode": Opcode.JUMP, "when": When(number(4)), "src_base": target}
     return program
 
 
@@ -42,6 +54,9 @@ class Reference:
         self.frames = frames
         self.counter = 0
         self.missed = True
+        self.stale = self.made = False
+        #: The host has written a state since the FRAME that the controller waits in was reached.
+        self.written = False
         self.bank = 0
         self.voices = self.step = (0, 0)
         self.buffer = 0
@@ -55,30 +70,41 @@ class Reference:
             instruction = self.instruction = self.program[self.counter]
             opcode = instruction["opcode"]
             self.counter += 1
-            if opcode is Opcode.REPEAT:
-                self.counter = instruction["src_base"]
+            if opcode is Opcode.JUMP:
+                if not self.skips(instruction):
+                    self.counter = instruction["src_base"]
             elif opcode is Opcode.FORMAT:
                 return "format", instruction["count"]
             elif opcode is Opcode.FRAME:
                 if instruction["when"] == Take.TRY:
-                    self.missed = kind != "take"
+                    self.missed, self.stale, self.made = kind != "take early", False, False
                     if self.missed:
                         continue
                 elif not self.missed:
                     continue
+                else:
+                    self.stale |= self.written or self.frames[self.taken][1] != 0 or not self.made
+                    self.written = False
                 self.voices, self.buffer = self.frames[self.taken], self.taken % 2
                 self.taken += 1
-                return "take", None
+                return kind, None
             elif opcode is Opcode.MULTIPLY:
-                if instruction["when"] == When.TAKEN and self.missed:
+                if self.skips(instruction):
                     continue
-                if instruction["when"] == When.MISSED and not self.missed:
-                    continue
+                self.made |= bool(instruction["sent"])
                 return "multiply", self.multiply(instruction)
             elif opcode is Opcode.OUTPUT:
                 return "output", (instruction["count"], instruction["src_base"], self.step[0])
+            elif opcode is Opcode.CLEAR:
+                if not self.made:
+                    continue
+                return "clear", None
             else:
                 return "assemble", self.assemble(instruction)
+
+    def skips(self, instruction):
+        holds = {When.ALWAYS: True, When.TAKEN: not self.missed, When.MISSED: self.missed, When.STALE: self.stale}
+        return not holds[instruction["when"] if "when" in instruction else When.ALWAYS]
 
     def place(self, instruction):
         return (instruction["acc_base"] + self.bank * instruction["acc_offset"]) % self.rows
@@ -95,7 +121,7 @@ class Reference:
         place = instruction["acc_base"]
         if instruction["opcode"] is Opcode.ELEMENTWISE:
             place = self.place(instruction)
-            self.bank ^= 1
+            self.bank ^= instruction["acc_offset"] != 0
             self.step = self.voices
         return (place, instruction["rows"], [instruction[name] for name in FORMATS], instruction["shift"],
                 *self.step)
@@ -112,7 +138,7 @@ class Bench:
         self.program = program
         self.frames = frames
         self.reference = Reference(config, program, frames)
-        self.sent = self.done = self.waited = 0
+        self.sent = self.done = self.waited = self.written = 0
         self.longest = int(rng.integers(1, 25))
 
     def time(self):
@@ -132,10 +158,15 @@ class Bench:
         await self.load(ctx)
         multiply = assemble = output = 0
         target, queue = None, []
+        clearing = took = False
+        idle = [False, False]
         for _ in range(limit):
-            ready = self.reference.taken < len(self.frames) and rng.random() < 0.3
+            ready = frame_ready = self.reference.taken < len(self.frames) and rng.random() < 0.3
             runs = rng.random() < 0.9
             ctx.set(dut.run, runs)
+            # A write begins while the machine is idle, and takes effect two cycles later.
+            written = idle[0] and rng.random() < 0.1
+            ctx.set(dut.state_written, written)
             ctx.set(dut.frame_ready, ready)
             if ctx.get(dut.waiting_frame):
                 assert not (ready and runs) and not ctx.get(dut.frame_take)
@@ -151,14 +182,27 @@ class Bench:
             # Operations complete in order, some time after their last column.
             finished = bool(queue) and queue[0] == 0 and rng.random() < 0.5
             ctx.set(dut.operation_done, finished)
+            clears = ctx.get(dut.assemble) and ctx.get(dut.instruction.opcode) == Opcode.CLEAR
             for kind in ("format", "multiply", "assemble", "output"):
                 if ctx.get(getattr(dut, kind)):
-                    self.check(ctx, kind)
-            if ctx.get(dut.frame_take):
+                    self.check(ctx, "clear" if kind == "assemble" and clears else kind)
+            takes = ctx.get(dut.frame_take)
+            if takes:
                 assert ready and ctx.get(dut.run)
-                self.check(ctx, "take")
+                self.check(ctx, "take early" if ctx.get(dut.instruction.when) == Take.TRY else "take")
+            if written:
+                self.written += 1
+                if takes or took:
+                    self.reference.stale = True
+                else:
+                    self.reference.written = True
+            took = takes
             if ctx.get(dut.multiply):
                 assert multiply == 0
+                assert not (clearing and assemble), "the accumulators are still being cleared"
+                if ctx.get(dut.instruction.sent):
+                    assert not (output and not frame_ready), "y would be sent late"
+                    assert ctx.get(dut.instruction.follow) or not assemble, "y is not complete"
                 multiply = self.time() + 1
                 queue.append(self.slow * self.time())
                 self.sent += 1
@@ -169,6 +213,8 @@ class Bench:
                 output = self.time() + 1
             if ctx.get(dut.assemble):
                 assert assemble == 0
+                clearing = clears
+                assert not clears or self.sent == self.done, "sums would be cleared under way"
                 assert not (output and ctx.get(dut.instruction.sent)), "y would change while it is sent"
                 assemble, target = self.time() + 1, self.sent
             elif assemble:
@@ -179,7 +225,8 @@ class Bench:
                 if target is not None:
                     assemble += 1
             assert ctx.get(dut.step) == ctx.get(dut.output)
-            if ctx.get(dut.idle):
+            idle = [idle[1], ctx.get(dut.idle)]
+            if idle[1]:
                 assert not (assemble or output or multiply)
             await ctx.tick()
             multiply, assemble, output = (max(0, left - 1) for left in (multiply, assemble, output))
@@ -196,7 +243,7 @@ class Bench:
         instruction = dut.instruction
         if kind == "format":
             got = ctx.get(instruction.count)
-        elif kind == "take":
+        elif kind in ("take", "take early", "clear"):
             got = None
         elif kind == "multiply":
             assert ctx.get(dut.context_valid)
@@ -229,7 +276,7 @@ def test_random_programs(seed):
 def test_operations_that_end_late(seed):
     """As many as there may be are under way, and no more."""
     rng = generator(seed)
-    bench = Bench(TINY, rng, random_program(rng, TINY, 20), [(3, 0)] * 3, slow=12)
+    bench = Bench(TINY, rng, random_program(rng, TINY, 20, others=False), [(3, 0)] * 3, slow=12)
     bench.longest = 5
     simulate(bench.dut, lambda ctx: bench.run(ctx, 5000), limit=8000)
     assert bench.most == MAX_OPERATIONS
@@ -237,7 +284,7 @@ def test_operations_that_end_late(seed):
 
 def test_a_program_of_all_instructions_there_are():
     rng = generator(0)
-    program = random_program(rng, TINY, TINY.program_depth - 4)
+    program = random_program(rng, TINY, TINY.program_depth - 4, others=False)
     assert len(program) == TINY.program_depth
     bench = Bench(TINY, rng, program, [(3, 0)] * 4)
     simulate(bench.dut, lambda ctx: bench.run(ctx, 6000), limit=8000)

@@ -349,7 +349,7 @@ def random_program(rng):
         if rng.random() < 0.3:
             program.append({"opcode": Opcode.ELEMENTWISE})
     program.insert(2 + int(rng.integers(length)), {"opcode": Opcode.FRAME, "when": Take.TRY})
-    return [*program, {"opcode": Opcode.REPEAT, "src_base": 1}]
+    return [*program, {"opcode": Opcode.JUMP, "src_base": 1}]
 
 
 def expected_lines(program, decisions, count):
@@ -359,7 +359,7 @@ def expected_lines(program, decisions, count):
     while len(lines) < count:
         step = program[counter]
         counter += 1
-        if step["opcode"] is Opcode.REPEAT:
+        if step["opcode"] is Opcode.JUMP:
             counter = 1
         elif step["opcode"] is Opcode.FRAME and step["when"] == Take.TRY:
             missed = not next(decisions)
