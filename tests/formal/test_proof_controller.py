@@ -62,8 +62,8 @@ class Surroundings:
 
 
 @proof("Controller", f"any program: no more than {MAX_OPERATIONS} operations are under way; Assemble begins only when "
-       "the operations sent before it are complete; no block is started while it is busy, and nothing before all "
-       "accumulators are clear", MACHINE)
+       "the operations sent before it are complete; no block is started while it is busy, and no "
+       "operation before all accumulators are clear", MACHINE)
 def test_order(h):
     around = Surroundings(h)
     dut = around.dut
@@ -76,10 +76,12 @@ def test_order(h):
         implies(dut.assemble_busy & dut.assemble_go, around.owed == 0),
         implies(dut.assemble, ~dut.assemble_busy), implies(dut.output, ~dut.output_busy),
         implies(dut.multiply, ~dut.multiply_busy), dut.context_valid == dut.multiply,
-        implies(dut.assemble & dut.instruction.sent, ~dut.output_busy),
-        implies(dut.assemble & clears, around.sent == around.done), implies(dut.multiply & clearing, ~dut.assemble_busy),
+        implies(dut.assemble & dut.instruction.sent & ~clears, ~dut.output_busy),
+        implies(dut.assemble & clears, around.sent == around.done),
+        implies(dut.multiply & clearing, ~dut.assemble_busy),
         implies(dut.frame_take, dut.frame_ready & dut.run),
         implies(dut.idle, ~dut.assemble_busy & ~dut.output_busy & ~dut.multiply_busy),
     )
     h.refute((around.sent - around.done)[:4] < MAX_OPERATIONS, implies(dut.assemble_busy, around.owed == 0))
-    h.cover(clearing & dut.multiply, dut.assemble_go & (around.owed == 0) & h.past(around.owed == 1), dut.frame_take & dut.assemble_busy)
+    h.cover(dut.assemble_go & (around.owed == 0) & h.past(around.owed == 1), dut.frame_take & dut.assemble_busy,
+            clearing & dut.multiply)
