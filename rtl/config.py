@@ -341,7 +341,11 @@ PRESETS = {config.name: config for config in [
            column_depth=2048, vector_depth=2048, cell_rows=32, accumulator_rows=512),
     # A column takes all PEs of a group three cycles, so there are eight groups.
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
-           vector_depth=4096, cell_rows=16, accumulator_rows=256),
+           vector_depth=4096, cell_rows=16, accumulator_rows=512),
+    # Twice the weights of the 3 x 960 cells that it holds at 10 %, since a memory has a power of two. The accumulators
+    # are few enough for LUTs.
+    Config(name="latency2048", pes=2048, channels=1, groups=8, slices=128, entry_depth=2048, column_depth=1024,
+           vector_depth=8192, cell_rows=16, accumulator_rows=128),
 ]}
 
 #: What each preset is for.
@@ -354,6 +358,7 @@ PURPOSES = {
     "ku060": "the paper's FPGA, an XCKU060, filled: as ese with room for two fifths more weights",
     "ku115": "twice the paper's multipliers, for an FPGA with twice the block RAMs",
     "latency": "one voice with the shortest delay",
+    "latency2048": "one voice with the shortest delay for networks of 20 million weights before pruning",
 }
 
 
