@@ -129,9 +129,9 @@ class Instruction(data.StructLayout):
             "g_sigmoid": 1,
             # ELEMENTWISE and PROJECT: what is written is y, which a voice that is not active keeps.
             "masked": 1,
-            # ELEMENTWISE and PROJECT: it is the y that OUTPUT sends, and stays while it is being sent. MULTIPLY: products
-            # of y ahead of the next frame. They are made if the last two frames were of the same bank, when that y is
-            # sent or the next frame is there, and when it is complete or the columns follow it.
+            # ELEMENTWISE and PROJECT: it is the y that OUTPUT sends, and stays while it is being sent. MULTIPLY:
+            # products of y ahead of the next frame. They are made if the last two frames were of the same bank, when
+            # that y is sent or the next frame is there, and when it is complete or the columns follow it.
             "sent": 1,
             **({
                 # MULTIPLY, ELEMENTWISE and PROJECT: the vector is y, of which every bank has one.

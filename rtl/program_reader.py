@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ProgramReader: the step program's memory, and the part of a state machine that walks it."""
 
-from amaranth.hdl import Const, Module, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import memory
 
 from openese.rtl.config import bits_for
@@ -71,7 +71,7 @@ class ProgramReader:
         m.d.sync += self._counter.eq(address)
         m.next = "FETCH"
 
-    def skips(self, missed, stale=Const(0)):
+    def skips(self, missed, stale):
         """Whether a MULTIPLY or JUMP is passed over, given whether the last ``FRAME TRY`` found no frame, and whether
         products of y are stale; see `When`.
         """

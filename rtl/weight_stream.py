@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streamed weights: models larger than the chip are read from memory in every step (paper, section 5.3)."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -158,13 +158,13 @@ class StreamFetch(wiring.Component):
                             with m.If(~missed | take):
                                 reader.advance(m)
                     with m.Case(Opcode.MULTIPLY):
-                        with m.If(reader.skips(missed) | (current.entry_lines == 0)):
+                        with m.If(reader.skips(missed, Const(0)) | (current.entry_lines == 0)):
                             reader.advance(m)
                         with m.Else():
                             m.d.sync += [line.eq(current.entry_base), left.eq(current.entry_lines)]
                             m.next = "REQUEST"
                     with m.Case(Opcode.JUMP):
-                        with m.If(reader.skips(missed)):
+                        with m.If(reader.skips(missed, Const(0))):
                             reader.advance(m)
                         with m.Else():
                             reader.jump(m, current.src_base)

@@ -15,7 +15,8 @@ FORMATS = ("cell_argument_shift", "peephole_select", "cell_select", "g_sigmoid")
 def random_program(rng, config, length, others=True):
     """FORMAT, then a loop of anything that begins with a FRAME; fields have all their bits.
 
-    With ``others`` there are CLEARs and more JUMPs in it."""
+    With ``others`` there are CLEARs and more JUMPs in it.
+    """
     members = Instruction(config).members
 
     def number(shape):
@@ -30,9 +31,9 @@ def random_program(rng, config, length, others=True):
         program.append({name: number(shape) for name, shape in members.items()} | {
             "opcode": Opcode(opcode), "when": When(int(rng.integers(4))), "source": Source(int(rng.integers(3))),
             "src_base": number(config.line_bits), "dst_base": number(config.line_bits)})
-    more = [{"opcode": Opcode.CLEAR}] * number(3) + [{"opcode": Opcode.JUMP}] * number(4) if others else []
-    for extra in [*more, {"opcode": Opcode.FRAME, "when": Take.TRY}]:
-        program.insert(2 + number(len(program) - 1), extra)
+    more = [Opcode.CLEAR] * int(rng.integers(4)) + [Opcode.JUMP] * int(rng.integers(4)) if others else []
+    for extra in [*({"opcode": opcode} for opcode in more), {"opcode": Opcode.FRAME, "when": Take.TRY}]:
+        program.insert(int(rng.integers(2, len(program) + 1)), extra)
     tries = len(program) - 1
     program.append({"opcode": Opcode.JUMP, "src_base": 1})
     # Every other jump goes on, and past no TRY: else no frame would be taken any more.
@@ -41,7 +42,7 @@ def random_program(rng, config, length, others=True):
             tries = place
         elif program[place]["opcode"] is Opcode.JUMP:
             target = int(rng.integers(place + 1, max(tries, place + 1) + 1))
-            program[place] = {"opcode": Opcode.JUMP, "when": When(number(4)), "src_base": target}
+            program[place] = {"opcode": Opcode.JUMP, "when": When(int(rng.integers(4))), "src_base": target}
     return program
 
 

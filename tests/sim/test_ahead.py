@@ -13,6 +13,7 @@ from models import random_quantized
 from pairs import COUNTED, Measured, predicted
 from soak.hardware import random_config
 
+from openese.rtl.frames import BANK_SHIFT
 from openese.rtl.registers import ADDRESS, Control
 from openese.sim.simulator import Simulator
 from openese.sw.cycles.model import READY, estimate, simulate
@@ -28,15 +29,15 @@ COUNT = int(os.environ.get("OPENESE_SCHEDULES", "0"))
 #: Models on one machine.
 SHARE = 10
 EVENTS = 25
+COMMON = (TINY, GROUPS, STREAM, TINY.replace(name="banked", banks=4, vector_depth=512))
 
 
 def machine(number):
-    """One of the common machines, or from the fourth on a random one."""
-    common = (TINY, GROUPS, STREAM)
-    if number < len(common):
-        return common[number]
+    """One of the common machines, or a random one."""
+    if number < len(COMMON):
+        return COMMON[number]
     config = random_config(np.random.default_rng([number, 22]))
-    return config.replace(name=f"random{number}")
+    return config.replace(name=f"random{number}", banks=1 << int(number % 4 == 0))
 
 
 def random_plan(rng, config):
@@ -60,19 +61,19 @@ class Voices:
         self.rng, self.plan, self.model = rng, plan, plan.model
         self.link = Simulator(plan.config, scramble=int(rng.integers(1, 1 << 30)))
         self.device = Device(self.link, pack(plan))
-        self.channels = plan.config.channels
+        self.channels, self.banks = plan.config.channels, plan.banks
         self.longest = 2 * estimate(plan).latency
         self.runs = True
         self.begin()
 
     def begin(self):
         """All voices begin from a state of the host, or with the next frame."""
-        self.reference = Reference(self.model, self.channels)
-        self.waiting, self.expected, self.taken = [], [], 0
-        self.fresh = bool(self.rng.random() < 0.7)
-        if not self.fresh:
+        self.reference = Reference(self.model, self.channels, banks=self.banks)
+        self.waiting, self.expected, self.taken, self.bank = [], [], 0, 0
+        self.fresh = self.rng.random(self.banks) < 0.7
+        for bank in np.flatnonzero(~self.fresh).tolist():
             for channel in range(self.channels):
-                self.write_state(channel, share=1)
+                self.write_state(bank * self.channels + channel, share=1)
 
     def frame(self):
         """Send a frame, and go on for a while."""
@@ -80,10 +81,14 @@ class Voices:
         x = self.rng.integers(-limit, limit, (self.channels, self.model.inputs))
         active = self.rng.random(self.channels) < self.rng.choice([0.3, 0.8, 1.0])
         anew = self.rng.random(self.channels) < self.rng.choice([0, 0, 0, 0.3])
-        if self.fresh:
-            anew, self.fresh = np.ones(self.channels, bool), False
-        self.link.send_frames((active | anew.astype(int) << 1)[None], x.T[None])
-        self.waiting.append((x, active, anew))
+        if self.rng.random() < 0.4:
+            self.bank = int(self.rng.integers(self.banks))
+        anew |= self.fresh[self.bank]
+        self.fresh[self.bank] = False
+        header = active | anew.astype(int) << 1
+        header[0] |= self.bank << BANK_SHIFT
+        self.link.send_frames(header[None], x.T[None])
+        self.waiting.append((x, active, anew, self.bank))
         self.pause()
 
     def pause(self):
@@ -110,19 +115,19 @@ class Voices:
         self.device._rest()
         steps = self.device.counters()["steps"]
         for now in self.waiting[:steps - self.taken]:
-            self.expected.append((now[1], self.reference.step(*now)))
+            self.expected.append((now[1], now[3], self.reference.step(*now[:3], bank=now[3])))
         del self.waiting[:steps - self.taken]
         self.taken = steps
 
-    def write_state(self, channel=None, share=0.2):
+    def write_state(self, voice=None, share=0.2):
         """Write some numbers of a voice's state, or all."""
-        if self.fresh:
+        voice = int(self.rng.integers(self.banks * self.channels)) if voice is None else voice
+        if self.fresh[voice // self.channels]:
             return
         self.rest()
-        channel = int(self.rng.integers(self.channels)) if channel is None else channel
-        state = self.reference.get_state(channel)
+        state = self.reference.get_state(voice)
         names = [name for name in ("c", "y") if share == 1 or self.rng.random() < 0.6]
-        for layer, name, words in self.device._places(channel):
+        for layer, name, words in self.device._places(voice):
             values = np.array(getattr(state[layer], name))
             state[layer] = state[layer]._replace(**{name: values})
             bits = self.model.config.cell_bits if name == "c" else self.model.config.activation_bits
@@ -131,7 +136,7 @@ class Voices:
                     values[index] = self.rng.integers(-1 << (bits - 1), 1 << (bits - 1))
                     self.link.access([(ADDRESS["STATE_SELECT"], int(word)),
                                       (ADDRESS["STATE_DATA"], int(values[index]) & 0xFFFFFFFF)])
-        self.reference.set_state(channel, state)
+        self.reference.set_state(voice, state)
         self.pause()
 
     def reset(self):
@@ -149,16 +154,14 @@ class Voices:
         self.rest()
         assert not self.waiting
         header, columns = self.link.receive_frames(len(self.expected), self.model.outputs)
-        for number, (active, y) in enumerate(self.expected):
-            assert (header[number] == active).all(), number
+        for number, (active, bank, y) in enumerate(self.expected):
+            assert (header[number] == active + bank * (1 << BANK_SHIFT) * (np.arange(self.channels) == 0)).all(), number
             assert (columns[number].T == y).all(), number
         self.expected = []
-        if self.fresh:
-            return
-        for channel in range(self.channels):
-            state = self.reference.get_state(channel)
-            self.device._fresh[channel] = False
-            for found, layer in zip(self.device.get_state(channel), state, strict=True):
+        for voice in np.flatnonzero(np.repeat(~self.fresh, self.channels)).tolist():
+            state = self.reference.get_state(voice)
+            self.device._fresh[voice] = False
+            for found, layer in zip(self.device.get_state(voice), state, strict=True):
                 assert (found.c == layer.c).all() and (found.y == layer.y).all()
 
 
@@ -195,7 +198,7 @@ def random_times(rng, plan):
     assert {name: after[name] - before[name] for name in COUNTED} == predicted(run)[1]
 
 
-@pytest.mark.parametrize("number", range(max(3, COUNT // SHARE)))
+@pytest.mark.parametrize("number", range(max(len(COMMON), COUNT // SHARE)))
 def test_frames_at_any_time(number):
     config = machine(number)
     planned = []
@@ -208,4 +211,4 @@ def test_frames_at_any_time(number):
         if not plan.streamed:
             random_times(rng, plan)
         planned.append(plan)
-    assert planned or number > 2
+    assert planned or number >= len(COMMON)
