@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from openese.rtl.config import Config
 from openese.sw.model.layers import Layer, Model
-from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, activation_table
+from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, activation_table, m_fraction
 from openese.sw.pack.schedule import Schedule, schedule
 from openese.sw.prune import prune
 
@@ -41,8 +41,17 @@ def paper_layer(seed: int = 0, inputs: int = INPUTS, cells: int = CELLS, outputs
 
 
 def quantized_layer(model: Model, config: Config) -> QuantizedModel:
-    """A model of one layer in fixed formats that suit `paper_layer`, without calibration."""
-    layer = model.layers[0]
+    """A model in fixed formats that suit `paper_layer` and stacks of layers, without calibration."""
+    layers: list[QuantizedLayer] = []
+    for layer in model.layers:
+        y_fraction = m_fraction(config) if layer.w_ym is None else 14
+        layers.append(_quantized(layer, layers[-1].y_fraction if layers else y_fraction - 3, y_fraction, config))
+    return QuantizedModel(
+        layers=tuple(layers), config=config, sigmoid_range=4, tanh_range=3, name=model.name,
+        sigmoid_table=activation_table("sigmoid", 4, config), tanh_table=activation_table("tanh", 3, config))
+
+
+def _quantized(layer: Layer, x_fraction: int, y_fraction: int, config: Config) -> QuantizedLayer:
     high = (1 << (config.weight_bits - 1)) - 1
 
     def integers(values: NDArray[Any], fraction: int, limit: int) -> NDArray[np.int32]:
@@ -53,16 +62,14 @@ def quantized_layer(model: Model, config: Config) -> QuantizedModel:
         rounded = integers(values, 11, high)
         return np.where((rounded == 0) & (values != 0), 1, rounded).astype(np.int32)
 
-    assert layer.peephole is not None and layer.w_ym is not None
     bias = np.stack([integers(values, 15 + (gate == 2), (1 << 19) - 1) for gate, values in enumerate(layer.bias)])
-    quantized = QuantizedLayer(
-        name=layer.name, w_x=weights(layer.w_x), w_r=weights(layer.w_r), w_ym=weights(layer.w_ym), bias=bias,
-        peephole=integers(layer.peephole, 14, (1 << 15) - 1), x_fraction=11, y_fraction=14,
-        w_x_fraction=(11,) * 4, w_r_fraction=(11,) * 4, w_ym_fraction=11, align_x=(3,) * 4, align_r=(0,) * 4,
+    return QuantizedLayer(
+        name=layer.name, w_x=weights(layer.w_x), w_r=weights(layer.w_r),
+        w_ym=None if layer.w_ym is None else weights(layer.w_ym), bias=bias,
+        peephole=None if layer.peephole is None else integers(layer.peephole, 14, (1 << 15) - 1),
+        x_fraction=x_fraction, y_fraction=y_fraction, w_x_fraction=(11,) * 4, w_r_fraction=(11,) * 4,
+        w_ym_fraction=None if layer.w_ym is None else 11, align_x=(y_fraction - x_fraction,) * 4, align_r=(0,) * 4,
         cell_select=config.cell_fraction_max - 16, peephole_select=15 - config.peephole_shift_base)
-    return QuantizedModel(
-        layers=(quantized,), config=config, sigmoid_range=4, tanh_range=3, name=model.name,
-        sigmoid_table=activation_table("sigmoid", 4, config), tanh_table=activation_table("tanh", 3, config))
 
 
 def planned(config: Config, density: float, balanced: bool = True, order: bool = True) -> Schedule:
