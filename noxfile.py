@@ -238,6 +238,11 @@ def bench(session):
         session.run("openese", "bench", "--preset", preset, "--json", str(files[-1]), *options)
     if not session.posargs:
         session.run("python", "-m", "docs.results.performance", *map(str, files))
+        voices = []
+        for preset, options in (("latency", ["--thorough"]), ("latency2048", []), ("ese", [])):
+            voices.append(folder / f"{preset}-latency.json")
+            session.run("openese", "bench", "--latency", "--preset", preset, "--json", str(voices[-1]), *options)
+        session.run("python", "-m", "docs.results.latency", *map(str, voices))
 
 
 @nox.session

@@ -210,12 +210,12 @@ class Assemble(wiring.Component):
                 with m.If(self.start):
                     m.d.sync += [row.eq(0), slot.eq(0), phase.eq(0), cycle.eq(0), phase_row.eq(0)]
                     m.next = "WAIT"
-                    with m.If(self.instruction.opcode == Opcode.CLEAR):
-                        m.next = "CLEAR"
             with m.State("WAIT"):
                 m.d.sync += [has_row.eq(instruction.rows != 0), has_before.eq(0)]
                 with m.If(self.go):
                     m.next = "RUN"
+                with m.If(instruction.opcode == Opcode.CLEAR):
+                    m.next = "CLEAR"
             with m.State("RUN"):
                 with m.If((cycle != 0) | ~work.completes | (since_row == 0)):
                     m.d.sync += [

@@ -215,9 +215,10 @@ class Controller(wiring.Component):
                         with m.Else():
                             reader.jump(m, current.src_base)
                     with m.Case(Opcode.CLEAR):
-                        with m.If(~state.made):
+                        # What comes behind it reads y, which must be complete.
+                        with m.If(~self.assemble_busy & ~state.made):
                             reader.advance(m)
-                        with m.Elif(state.settled & ~self.assemble_busy):
+                        with m.Elif(~self.assemble_busy & state.settled):
                             m.d.comb += self.assemble.eq(1)
                             m.next = "CLEAR"
             with m.State("CLEAR"):
@@ -340,7 +341,10 @@ class Controller(wiring.Component):
     def _multiply(self, m, reader, state):
         """MULTIPLY: send the operation, unless the frame came too early or too late for it."""
         current = reader.instruction
-        waits = current.sent & ((self.output_busy & ~self.frame_ready) | (self.assemble_busy & ~current.follow))
+        # Both fall only while the controller waits, so a cycle late is not too late.
+        sending, assembling = Signal(name="_sending"), Signal(name="_assembling")
+        m.d.sync += [sending.eq(self.output_busy & ~self.frame_ready), assembling.eq(self.assemble_busy)]
+        waits = current.sent & (sending | (assembling & ~current.follow))
         with m.If(reader.skips(state.missed, state.stale) | (current.sent & ~state.alone)):
             reader.advance(m)
         with m.Elif(state.room & ~waits):

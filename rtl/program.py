@@ -14,7 +14,7 @@ ELEMENTWISE    once the array is done: gates, cell state and ``m`` of all cells,
 PROJECT        once the array is done: round the projection's sums to ``y``, row by row
 OUTPUT         once they are written: send ``count`` columns of ``y`` as one frame
 FRAME          take the next input frame, or go on without one (``TRY``)
-CLEAR          once the array is done: clear the accumulators of products ahead of a frame
+CLEAR          once all is done: clear the accumulators, if products were made ahead of a frame
 JUMP           go on with the instruction ``src_base``
 =============  ==================================================================================
 

@@ -40,7 +40,7 @@ def steps():
         machine, rtl = result["machine"], result["rtl"]
         rows.append((f"`{name}`", f"{machine['pes']} x {machine['channels']}", f"**{rtl['cycles_per_step']:,.0f}**",
                      f"{rtl['microseconds_at_200_mhz']:.1f}", _percent(rtl["busy"]),
-                     f"{rtl['first_frame_cycles']:,}"))
+                     f"{rtl['rest_cycles']:,}"))
     return table(["machine", "PEs x channels", "cycles per step", "us at 200 MHz", "multipliers busy",
                   "cycles at rest"], rows)
 

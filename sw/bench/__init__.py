@@ -11,8 +11,9 @@
 ``rtl``
     In steady state, from the machine's own counters: ``cycles_per_step``, ``busy`` (share of multiplier cycles on
     non-zeros), ``counters`` of one step, ``microseconds_at_200_mhz``. ``bit_exact`` (every word equals the
-    reference's), ``words``. ``first_frame_cycles`` and ``one_voice_cycles``: cycles of a machine at rest from the first
-    beat of a frame to the last beat of the output frame, with all voices and with one. ``verilog_lines``,
+    reference's), ``words``. ``rest_cycles`` and ``one_voice_cycles``: cycles of a machine at rest from the first beat
+    of a frame to the last beat of the output frame, with all voices and with one; the frame starts no voice anew.
+    ``verilog_lines``,
     ``emission_seconds`` to write them, ``build_seconds`` of the simulator if it was not in the cache,
     ``cycles_per_second`` simulated. ``memory``: the memory of streamed weights, or null.
 ``model_cycles``, ``model_difference``
@@ -41,7 +42,8 @@
     See `openese.sw.bench.processor`.
 """
 
+from openese.sw.bench.latency import latencies
 from openese.sw.bench.layer import CELLS, INPUTS, OUTPUTS, paper_layer, quantized_layer
 from openese.sw.bench.report import run
 
-__all__ = ["CELLS", "INPUTS", "OUTPUTS", "paper_layer", "quantized_layer", "run"]
+__all__ = ["CELLS", "INPUTS", "OUTPUTS", "latencies", "paper_layer", "quantized_layer", "run"]

@@ -96,13 +96,20 @@ def board(config: Config) -> None:
               help="Also over densities, queue depths and PEs (cycle model).")
 @click.option("--thorough", is_flag=True,
               help="Also figures that take minutes more: a waveform, cocotb, a model of 100 million weights.")
-def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool) -> None:
+@click.option("--latency", is_flag=True,
+              help="Instead: one voice at rest, for published shapes, beside published figures (cycle model; with "
+                   "--thorough also on the Verilog).")
+def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, latency: bool) -> None:
     """Measure the paper's layer on the emitted Verilog, beside the paper.
 
     \b
-    Example:
+    Examples:
       openese bench --preset ese --json bench.json
+      openese bench --preset latency --latency
     """
+    if latency:
+        _latency(config, path, thorough)
+        return
     with Console(stderr=True).status("building") as status:
         result = bench.run(config, sweep=sweeps, trace=thorough, cocotb=thorough, large=thorough,
                            tell=status.update)
@@ -110,4 +117,15 @@ def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool) -> N
         write_text(path, json.dumps(result, indent=2) + "\n")
     show.bench(result)
     if not result["rtl"]["bit_exact"]:
+        raise click.ClickException("the machine's words differ from the reference's")
+
+
+def _latency(config: Config, path: Path | None, measure: bool) -> None:
+    """``openese bench --latency``."""
+    with Console(stderr=True).status("building") as status:
+        result = bench.latencies(config, measure=measure, tell=status.update)
+    if path is not None:
+        write_text(path, json.dumps(result, indent=2) + "\n")
+    show.latency(result)
+    if any(shape["exact"] is False for shape in result["shapes"]):
         raise click.ClickException("the machine's words differ from the reference's")

@@ -297,7 +297,7 @@ def bench(result: Mapping[str, Any]) -> None:
         ("microseconds at 200 MHz", f"{rtl['microseconds_at_200_mhz']:.1f}", "82.7"),
         ("multipliers busy on non-zeros", f"{rtl['busy']:.1%}", "68.9 % with padding"),
         ("cycles of the cycle model", f"{result['model_cycles']:,}", ""),
-        ("a frame at rest, cycles", f"{rtl['first_frame_cycles']:,}", ""),
+        ("a frame at rest, cycles", f"{rtl['rest_cycles']:,}", ""),
         ("one voice at rest, cycles", f"{rtl['one_voice_cycles']:,}", ""),
         ("words equal to the reference", f"{rtl['words']:,} of {rtl['words']:,}" if rtl["bit_exact"] else "NO", ""),
         ("image against float32", f"{layer['float32_bytes'] / layer['image_bytes']:.1f} x smaller", "20 x"),
@@ -318,6 +318,26 @@ def bench(result: Mapping[str, Any]) -> None:
             _table(list(result[title][0]), ([f"{value:.3g}" if isinstance(value, float) else str(value)
                                              for value in row.values()] for row in result[title]))
     _host(result)
+
+
+def latency(result: Mapping[str, Any]) -> None:
+    """What `openese.sw.bench.latencies` found, beside the figures of others."""
+    machine = result["machine"]
+    line(f"{machine['preset']}: {machine['pes']} PEs x {machine['channels']} channels, {machine['multipliers']:,} "
+         f"multipliers; weights of {machine['weights']} bits, activations of {machine['activations']}; density "
+         f"{result['density']:g}, random weights")
+    if machine["deeper"]:
+        deeper = ", ".join(f"{name} {depth:,}" for name, depth in machine["deeper"].items())
+        line(f"with memories that hold all networks: {deeper}")
+    line("cycles from the first beat of a frame to the last beat of its answer, without a host; us at assumed clocks")
+    _table(["network ", "weights", "at rest", "us, 200 MHz", "us, 300 MHz", "starts voices", "steady", "Verilog"],
+           [(shape["name"], f"{shape['weights']:,}", f"{shape['rest']:,}",
+             *(f"{time:.2f}" for time in shape["microseconds"].values()), f"{shape['starts']:,}",
+             f"{shape['steady']:,}", "" if shape["measured"] is None else f"{shape['measured']:,}")
+            for shape in result["shapes"]])
+    _table(["as published ", "network ", "us", "multipliers", "bits ", "density ", "the time includes ", "source "],
+           [(peer["name"], peer["shape"], f"{peer['microseconds']:.1f}", f"{peer['multipliers']:,}", peer["bits"],
+             peer["density"], peer["included"], peer["source"]) for peer in result["peers"]])
 
 
 def _host(result: Mapping[str, Any]) -> None:

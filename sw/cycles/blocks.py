@@ -368,9 +368,9 @@ class AssembleModel:
 
     def clear(self, cycle: int) -> None:
         """Clear all accumulators."""
-        first = cycle + 1 + self._timing.turn_delay
+        first = cycle + 2 + self._timing.turn_delay
         self._drains.extend((first + row, row) for row in range(self._rows))
-        self._free = cycle + 1 + self._rows
+        self._free = cycle + 2 + self._rows
         self.spans.append((first, first + self._rows))
 
     def step(self, cycle: int, completed: int) -> None:

@@ -343,6 +343,7 @@ class _Walk:
         self._multiplying = self._clearing = False
         self._missed, self._stale, self._made = True, False, False
         self.rests = False
+        self._held = False, False  # what products ahead of a frame wait for, as it was a cycle ago
         self._bank = self._sent = self._steps = 0
         self._issued: list[tuple[int, int, int]] = []
         self._computed: list[int] = []
@@ -409,6 +410,8 @@ class _Walk:
                  completed: int) -> Activity:
         """One cycle of the controller; returns the reason why it starts no operation."""
         instruction = self._plan.instructions[self._counter]
+        sent, assembled = self._held
+        self._held = answering and not ready, assembling
         if self._multiplying:
             if not sending:
                 self._multiplying = False
@@ -425,8 +428,8 @@ class _Walk:
             case Opcode.FRAME:
                 return self._frame(instruction["when"] == Take.TRY, ready)
             case Opcode.MULTIPLY:
-                wanted = answering and not ready or assembling and not instruction["follow"]
-                return self._multiply(instruction, completed, bool(instruction.get("sent")) and wanted)
+                waits = sent or assembled and not instruction["follow"]
+                return self._multiply(instruction, completed, bool(instruction.get("sent")) and waits)
             case Opcode.ELEMENTWISE | Opcode.PROJECT:
                 if assembling:
                     return Activity.ASSEMBLE
@@ -442,13 +445,14 @@ class _Walk:
                 self._issue()
                 self._computed.append(self.cycle)
                 self.output.start(instruction["count"])
-            case Opcode.CLEAR if self._made:
-                if assembling or self._sent != completed:
+            case Opcode.CLEAR:
+                if assembling or (self._made and self._sent != completed):
                     return Activity.ASSEMBLE
-                self._issue()
-                self.assemble.clear(self.cycle)
-                self._clearing = True
-                return Activity.START
+                if self._made:
+                    self._issue()
+                    self.assemble.clear(self.cycle)
+                    self._clearing = True
+                    return Activity.START
             case Opcode.JUMP if not skipped(instruction, self._missed, self._stale):
                 self._counter = instruction["src_base"] - 1
         self._next()

@@ -25,7 +25,7 @@ def test_measured_as_predicted_and_as_traced():
     assert result["bit_exact"] and result["memory"] is None
     assert result["cycles_per_step"] == predicted.cycles_per_step
     assert result["busy"] == pytest.approx(predicted.busy)
-    assert result["one_voice_cycles"] == result["first_frame_cycles"] > result["cycles_per_step"]
+    assert result["one_voice_cycles"] == result["rest_cycles"] == predicted.latency
     in_waveform = traced(of_tiny)
     assert in_waveform["cycles_per_step"] == result["cycles_per_step"]
     assert in_waveform["busy"] == pytest.approx(result["busy"], rel=1e-3)
