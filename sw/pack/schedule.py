@@ -356,7 +356,14 @@ class _Scheduler:
         yield plain
 
     def _layout_of(self, ahead: bool, banks: tuple[tuple[int, int], ...]) -> _Layout:
-        """The fastest numbers of phases of gates and projections: more mean fewer hazards, but longer drains."""
+        gates, outputs, time = self._choose_phases(sum(rows * count for rows, count in banks))
+        return _Layout(ahead=ahead, banks=banks, gate_phases=gates, output_phases=outputs, time=time)
+
+    def _choose_phases(self, gate_rows: int) -> tuple[int, int, float]:
+        """The fastest numbers of phases of gates and projections: more mean fewer hazards, but longer drains.
+
+        ``gate_rows`` are those of all banks for one phase. Also returns the cycles of a step, infinite if none fits.
+        """
         window = order_window(self._config)
 
         def time(operations: Iterable[Operation], phases: int) -> float:
@@ -382,13 +389,11 @@ class _Scheduler:
                 total += 4 * place.rows * gates
             return total
 
-        gate_rows = sum(rows * count for rows, count in banks)
         times = {(gates, outputs): step(gates, outputs)
                  for gates in range(1, PHASES + 1) for outputs in range(1, PHASES + 1)
                  if gate_rows * gates + self._output_rows * outputs <= self._config.accumulator_rows}
         gates, outputs = min(times, key=lambda phases: times[phases], default=(1, 1))
-        return _Layout(ahead=ahead, banks=banks, gate_phases=gates, output_phases=outputs,
-                       time=times.get((gates, outputs), math.inf))
+        return gates, outputs, times.get((gates, outputs), math.inf)
 
     def _store(self, number: int) -> dict[str, list[Operation]]:
         """Encode a layer's matrices; the last early one may be split, into a body and a tail."""

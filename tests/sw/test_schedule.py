@@ -41,40 +41,71 @@ def listing(plan):
     return lines
 
 
+#: By name: a shape, and its programs with W_r ahead of a late frame and without.
 PROGRAMS = {
     "a layer": ((5, 9), """
+        format / frame wait / jump stale / w_x 0.0 always release /
+        elementwise masked sent / frame try / w_x 0.0 taken release / output / w_r 0.0 taken follow / jump taken /
+        w_r 0.0 always follow sent / jump / clear / w_r 0.0 always / jump""", """
         format / frame wait / w_x 0.0 always release / w_r 0.0 always /
-        elementwise masked sent / frame try / w_x 0.0 taken release / output /
-        frame wait / w_x 0.0 missed release / w_r 0.0 always follow / repeat"""),
+        elementwise masked sent / frame try / w_x 0.0 taken release / output / w_r 0.0 taken follow / jump taken /
+        frame wait / w_x 0.0 always release / w_r 0.0 always follow / jump"""),
     "a projection": ((40, (12, 8)), """
+        format / frame wait / jump stale / w_x 0.0 always / w_x 0.1 always release /
+        elementwise / frame try / w_x 0.0 taken / w_ym 0.0 always follow / project masked sent / output /
+        w_x 0.1 taken release / w_r 0.0 taken follow / jump taken /
+        w_r 0.0 always follow sent / jump / clear / w_r 0.0 always / jump""", """
         format / frame wait / w_x 0.0 always / w_x 0.1 always release / w_r 0.0 always /
         elementwise / frame try / w_x 0.0 taken / w_ym 0.0 always follow / project masked sent / output /
-        frame wait / w_x 0.0 missed / w_x 0.1 always release / w_r 0.0 always follow / repeat"""),
+        w_x 0.1 taken release / w_r 0.0 taken follow / jump taken /
+        frame wait / w_x 0.0 always / w_x 0.1 always release / w_r 0.0 always follow / jump"""),
     "layers": ((40, 12, 9), """
+        format / frame wait / jump stale / w_x 0.0 always release /
+        elementwise masked / w_r 1.0 taken / w_x 1.0 always follow /
+        elementwise masked sent / frame try / w_x 0.0 taken release / w_r 0.0 taken / output / jump taken /
+        w_r 0.0 always sent / w_r 1.0 always follow sent / jump /
+        clear / w_r 0.0 always / w_r 1.0 always / jump""", """
         format / frame wait / w_x 0.0 always release / w_r 0.0 always /
         elementwise masked / w_r 1.0 always / w_x 1.0 always follow /
-        elementwise masked sent / frame try / w_x 0.0 taken release / w_r 0.0 taken / output /
-        frame wait / w_x 0.0 missed release / w_r 0.0 missed / repeat"""),
+        elementwise masked sent / frame try / w_x 0.0 taken release / w_r 0.0 taken / output / jump taken /
+        frame wait / w_x 0.0 always release / w_r 0.0 always / jump"""),
     "projections": ((40, (12, 8), 9, (16, 12)), """
+        format / frame wait / jump stale / w_x 0.0 always release /
+        elementwise / w_r 1.0 taken / w_ym 0.0 always follow / project masked / w_r 1.1 taken /
+        w_x 1.0 always follow /
+        elementwise masked / w_r 2.0 taken / w_x 2.0 always follow /
+        elementwise / frame try / w_x 0.0 taken release / w_r 0.0 taken / w_ym 2.0 always follow /
+        project masked sent / output / w_r 0.1 taken / jump taken /
+        w_r 0.0 always sent / w_r 0.1 always sent / w_r 1.0 always sent / w_r 1.1 always sent /
+        w_r 2.0 always follow sent / jump /
+        clear / w_r 0.0 always / w_r 0.1 always / w_r 1.0 always / w_r 1.1 always / w_r 2.0 always / jump""", """
         format / frame wait / w_x 0.0 always release / w_r 0.0 always / w_r 0.1 always /
         elementwise / w_r 1.0 always / w_ym 0.0 always follow / project masked / w_r 1.1 always /
         w_x 1.0 always follow /
         elementwise masked / w_r 2.0 always / w_x 2.0 always follow /
         elementwise / frame try / w_x 0.0 taken release / w_r 0.0 taken / w_ym 2.0 always follow /
-        project masked sent / output /
-        frame wait / w_x 0.0 missed release / w_r 0.0 missed / w_r 0.1 always / repeat"""),
+        project masked sent / output / w_r 0.1 taken / jump taken /
+        frame wait / w_x 0.0 always release / w_r 0.0 always / w_r 0.1 always / jump"""),
 }
 
 
-@pytest.mark.parametrize("shape, expected", PROGRAMS.values(), ids=PROGRAMS)
+def jumps(plan):
+    """The instruction that each jump leads to, as in `listing`."""
+    lines = listing(plan)
+    return [lines[instruction["src_base"]] for instruction in plan.instructions
+            if instruction["opcode"] is Opcode.JUMP]
+
+
+@pytest.mark.parametrize("shape, ahead, plain", PROGRAMS.values(), ids=PROGRAMS)
 @pytest.mark.parametrize("config", [WIDE, WIDE.replace(name="wide stream", index_bits=4, stream=True),
                                     GROUPS.replace(name="many", entry_depth=4096)], ids=lambda config: config.name)
-def test_the_program_keeps_the_array_busy(shape, expected, config):
+def test_the_program_keeps_the_array_busy(shape, ahead, plain, config):
     """What needs no y runs while the cells are computed, and a tail of it while y is."""
     plan = schedule(random_quantized(3, config, *shape), config, stream=config.stream)
-    assert listing(plan) == " ".join(expected.split()).split(" / ")
-    frames = [number for number, line in enumerate(listing(plan)) if line.startswith("elementwise")]
-    assert plan.instructions[-1]["src_base"] == frames[0]
+    assert listing(plan) == " ".join((plain if config.stream else ahead).split()).split(" / ")
+    loop = next(line for line in listing(plan) if line.startswith("elementwise"))
+    begin = next(line for line in listing(plan) if line.startswith("w_x"))
+    assert jumps(plan) == ([loop, loop] if config.stream else ["clear", loop, "frame wait", begin])
     for instruction in plan.instructions:
         lines = operation_of(plan, instruction).encoded.lines if instruction["opcode"] is Opcode.MULTIPLY else None
         assert instruction.get("entry_lines") == (lines if config.stream else None)
@@ -90,7 +121,7 @@ def regions_in_order(regions):
     return end
 
 
-@pytest.mark.parametrize("shape", [shape for shape, _ in PROGRAMS.values()], ids=PROGRAMS)
+@pytest.mark.parametrize("shape", [shape for shape, *_ in PROGRAMS.values()], ids=PROGRAMS)
 @pytest.mark.parametrize("config", [WIDE, GROUPS.replace(name="many", entry_depth=4096)],
                          ids=lambda config: config.name)
 def test_places_neither_overlap_nor_leave_gaps(shape, config):
@@ -104,11 +135,11 @@ def test_places_neither_overlap_nor_leave_gaps(shape, config):
     assert needs["entry_depth"] == regions_in_order(
         (operation.entry_base, operation.encoded.lines) for operation in plan.operations)
     vectors = [(plan.instructions[0][name], lines[model.inputs]) for name in ("src_base", "dst_base")]
-    gate_rows, output_rows = 0, 0
+    gate_rows, output_rows = [], 0
     for layer, place in zip(model.layers, plan.places, strict=True):
         assert (place.rows, place.output_rows) == (rows[layer.cells], rows[layer.outputs])
         vectors.append((place.m_line, place.rows * config.row_pes // config.groups))
-        gate_rows = max(gate_rows, 4 * place.rows)
+        gate_rows.append(4 * place.rows)
         if layer.w_ym is None:
             assert place.y_line == place.m_line
         else:
@@ -117,19 +148,26 @@ def test_places_neither_overlap_nor_leave_gaps(shape, config):
     assert needs["vector_depth"] == regions_in_order(vectors) * config.groups
     assert needs["cell_rows"] == regions_in_order((place.cells, place.rows) for place in plan.places)
     assert needs["program_depth"] == len(plan.instructions)
+    # A bank for each layer; two for the last one if its y follows its rows.
+    alternates = len(gate_rows) == 1 or model.layers[-1].w_ym is None
     columns = {}
+    computed = -1
     for instruction in plan.instructions:
         if instruction["opcode"] not in (Opcode.MULTIPLY, Opcode.ELEMENTWISE, Opcode.PROJECT):
             continue
         phases = instruction["phase_last"] + 1
-        gated = instruction["opcode"] is Opcode.ELEMENTWISE or instruction.get("gated")
-        if gated:
+        computed += instruction["opcode"] is Opcode.ELEMENTWISE
+        if instruction["opcode"] is Opcode.ELEMENTWISE or instruction.get("gated"):
             gate_phases = phases
+            number = computed if instruction["opcode"] is Opcode.ELEMENTWISE else operation_of(plan, instruction).layer
+            rows = gate_rows[number]
+            second = alternates and number == len(gate_rows) - 1
             assert (instruction["acc_base"], instruction["acc_offset"], instruction["phase_stride"]) == (
-                0, gate_rows * phases, gate_rows)
+                sum(gate_rows[:number]) * phases, second * rows * phases, rows)
         else:
-            assert (instruction["acc_base"], instruction["phase_stride"]) == (2 * gate_rows * gate_phases, output_rows)
-            assert needs["accumulator_rows"] == 2 * gate_rows * gate_phases + output_rows * phases
+            all_gates = (sum(gate_rows) + alternates * gate_rows[-1]) * gate_phases
+            assert (instruction["acc_base"], instruction["phase_stride"]) == (all_gates, output_rows)
+            assert needs["accumulator_rows"] == all_gates + output_rows * phases
         if instruction["opcode"] is not Opcode.MULTIPLY:
             continue
         operation = operation_of(plan, instruction)
@@ -139,7 +177,8 @@ def test_places_neither_overlap_nor_leave_gaps(shape, config):
         if operation.matrix == "w_ym":
             expected = {"source": Source.COMPUTED, "src_base": place.m_line + offset}
         elif operation.matrix == "w_r":
-            expected = {"source": Source.RECURRENT, "src_base": place.y_line + offset, "align": layer.align_r}
+            expected = {"source": Source.COMPUTED if instruction["sent"] else Source.RECURRENT,
+                        "src_base": place.y_line + offset, "align": layer.align_r}
         elif operation.layer:
             expected = {"source": Source.COMPUTED, "align": layer.align_x,
                         "src_base": plan.places[operation.layer - 1].y_line + offset}
@@ -225,7 +264,8 @@ def test_the_numbers_of_phases_are_the_fastest(shape, monkeypatch):
     chosen = estimate(schedule(model, WIDE)).cycles_per_step
     best = math.inf
     for phases in product(range(1, PHASES + 1), repeat=2):
-        monkeypatch.setattr(schedule_module._Scheduler, "_choose_phases", lambda scheduler, phases=phases: phases)
+        monkeypatch.setattr(schedule_module._Scheduler, "_choose_phases",
+                            lambda scheduler, rows, phases=phases: (*phases, 0.0))
         best = min(best, estimate(schedule(model, WIDE)).cycles_per_step)
     assert chosen <= 1.01 * best
 
@@ -235,6 +275,23 @@ def test_phases_take_no_more_accumulators_than_there_are():
     model = random_quantized(3, WIDE, 200, 4)
     assert [schedule(model, WIDE.replace(accumulator_rows=depth)).needs["accumulator_rows"]
             for depth in (16, 32)] == [16, 24]
+
+
+@pytest.mark.parametrize("changes", [{"accumulator_rows": 32}, {"program_depth": 32}], ids=str)
+def test_products_ahead_of_a_frame_need_room(changes):
+    """Six layers of eight gate rows, and another bank for the last; the longer program."""
+    model = random_quantized(3, WIDE, 8, *[8] * 6)
+    assert "clear" in listing(schedule(model, WIDE))
+    assert "clear" not in listing(schedule(model, WIDE.replace(**changes)))
+
+
+def test_products_ahead_of_a_frame_may_not_slow_the_steps(monkeypatch):
+    """With fewer accumulators there is only room for one phase, and its hazards take longer."""
+    model = random_quantized(3, WIDE, 100, 4, 4, 4, 4)
+    config = WIDE.replace(accumulator_rows=32)
+    assert "clear" not in listing(schedule(model, config))
+    monkeypatch.setattr(schedule_module, "SLOWER", 2)
+    assert "clear" in listing(schedule(model, config))
 
 
 @pytest.mark.parametrize("config", [TINY, STREAM], ids=lambda config: config.name)
