@@ -132,7 +132,8 @@ def mutation_software():
 def equal():
     """The mutations that are judged equal."""
     return table(["module", "line", "mutation", "why nothing changes"], [
-        [f"`{Path(one.module).name}`", f"`{one.before}`", f"`{one.after}`", one.reason] for one in EQUAL])
+        [f"`{Path(one.module).name}`", *(f"`{text}`".replace("|", r"\|") for text in (one.before, one.after)),
+         one.reason] for one in EQUAL])
 
 
 def _share(ran, of):
@@ -144,11 +145,11 @@ def lines():
     found = _recorded("coverage")["hardware"]
 
     def rows(part):
-        return [[f"`{name}`", f"{counts['lines']:,}", f"{counts.get('ran', 0):,}",
-                 _share(counts.get("ran", 0), counts["lines"])] for name, counts in part.items()]
+        return [[f"`{name}`", f"{counts['lines']:,}", f"{counts['ran']:,}",
+                 _share(counts["ran"], counts["lines"])] for name, counts in part.items()]
 
     blocks = {name.removeprefix("openese_").removeprefix("core_"): counts for name, counts in found["blocks"].items()
-              if counts.get("ran", 0) < counts.get("lines", 0)}
+              if counts["ran"] < counts["lines"]}
     return "\n\n".join(table([title, "lines", "ran", "share"], rows(part))
                        for title, part in (("machine", found["machines"]), ("block, all machines", blocks)))
 
@@ -168,8 +169,8 @@ def software():
     """The statements and branches of the software that tests ran."""
     return table(["folder", "statements", "ran", "branches", "taken"], [
         [f"`{folder}/`", f"{counts['statements']:,}", _share(counts["ran"], counts["statements"]),
-         f"{counts.get('branches', 0):,}", _share(counts.get("branches_ran", 0), counts.get("branches", 0))]
-        for folder, counts in _recorded("coverage")["software"].items() if counts.get("statements")])
+         f"{counts['branches']:,}", _share(counts["branches_ran"], counts["branches"])]
+        for folder, counts in _recorded("coverage")["software"].items() if counts["statements"]])
 
 
 def soak():

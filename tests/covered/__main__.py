@@ -28,9 +28,8 @@ def hardware(machines):
         for name, found in blocks.items():
             if name.startswith(_MEMORIES):
                 continue
-            lines = Counter({"lines": found["lines"], "ran": found["ran"]})
-            of_machines[machine] += lines
-            of_blocks[name] = of_blocks.get(name, Counter()) + lines
+            for counts in (of_machines[machine], of_blocks.setdefault(name, Counter())):
+                counts.update(lines=found["lines"], ran=found["ran"])
             if found["states"]:
                 fsm = fsms.setdefault(name, {"states": Counter(), "transitions": Counter()})
                 for kind, counts in fsm.items():
@@ -42,12 +41,11 @@ def software(measured):
     """By folder of the package: statements and branches, and how many of them ran, of coverage.py's JSON."""
     folders = {}
     for file, found in sorted(measured["files"].items()):
-        folder = str(Path(file.removeprefix("openese/")).parent)
-        folder = "/".join(folder.split("/")[:2])
+        folder = "/".join(Path(file.removeprefix("openese/")).parent.parts[:2])
         summary = found["summary"]
-        folders[folder] = folders.get(folder, Counter()) + Counter({
-            "statements": summary["num_statements"], "ran": summary["covered_lines"],
-            "branches": summary["num_branches"], "branches_ran": summary["covered_branches"]})
+        folders.setdefault(folder, Counter()).update(
+            statements=summary["num_statements"], ran=summary["covered_lines"],
+            branches=summary["num_branches"], branches_ran=summary["covered_branches"])
     return folders
 
 

@@ -164,7 +164,7 @@ class Counted:
                 blocks[name[1]] = len(lines) + 1
             lines += added
         # Yosys' way to carry out a block at the beginning is no line of the machine.
-        idle = {number for number, line in enumerate(lines, 1) if "_dump_module_" in line}
+        idle = {number for number, line in enumerate(lines, 1) if re.search(r"_dump_module_\d+\) begin end", line)}
         self._known[path] = config.name, points, blocks, idle
         text = "\n".join(lines) + "\n"
         if not path.exists() or path.read_text() != text:
