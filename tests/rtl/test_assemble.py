@@ -20,6 +20,7 @@ from openese.rtl.state_access import StateAccess
 CONFIGS = {
     "tiny": TINY,
     # Writing a row takes longer than projecting one.
+    "two beats": TINY.replace(slice_width=1),
     "many PEs": TINY.replace(pes=16, slices=4, channels=1, slice_width=1),
     "one slice": TINY.replace(slices=1),
     "two groups": TINY.replace(groups=2, slices=1),
@@ -127,7 +128,7 @@ class Bench:
         """A random instruction and what it must write."""
         config, rng = self.config, self.rng
         elementwise = opcode is Opcode.ELEMENTWISE
-        rows, phases = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+        rows, phases = int(rng.integers(1, 9)), int(rng.integers(1, 5))
         height = rows * 4 if elementwise else rows
         while phases * height > config.accumulator_rows:
             phases -= 1
