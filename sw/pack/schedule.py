@@ -325,7 +325,8 @@ class _Scheduler:
                 projection = self._stored[number].get("w_ym", [])
                 early = [operation for operation, _ in self._early_operations(following)]
                 late = [operation for operation, _, _ in self._late_operations(following)]
-                elementwise = place.rows * (4 * gates + 1) * self._config.beats
+                lines = self._config.row_pes // self._config.groups
+                elementwise = place.rows * max((4 * gates + 1) * self._config.beats, lines)
                 if projection:
                     last = min(1.0, window / max(1, len(projection[0].encoded.order))) * time(projection, outputs)
                     beside = time(early, gates) + time(projection, outputs)

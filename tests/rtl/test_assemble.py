@@ -160,9 +160,9 @@ class Bench:
                 self.expected.append((destination + row * self.lines + line, channels,
                                       columns[line * config.groups:(line + 1) * config.groups].tolist()))
         instruction = {**formats, "opcode": opcode, "rows": rows, "phase_stride": stride,
-                       "phase_last": phases - 1, "cell_base": cell_base, "dst_base": destination,
+                       "phase_last": phases - 1, "cell_base": cell_base,
                        "masked": masked}
-        return instruction, {"acc_base": base, "settings": {**formats, **voices}}
+        return instruction, {"dst_base": destination, "acc_base": base, "settings": {**formats, **voices}}
 
     async def array(self, ctx):
         """Drained rows come `PEArray.drain_delay` cycles later; otherwise there is noise."""

@@ -117,7 +117,8 @@ def test_every_cycle_of_a_step_has_its_cause(config, density, balanced, inputs, 
     assert sum(estimated.matrices.values()) == estimated.cycles_per_step
     assert estimated.matrices.keys() == estimated.causes.keys()
     # Where Assemble sets the pace, a PE may still catch up an entry a step.
-    assert estimated.counters["busy"] == pytest.approx(sum(op.encoded.nonzeros.sum() for op in plan.operations), rel=5e-3)
+    work = sum(op.encoded.nonzeros.sum() for op in plan.operations)
+    assert estimated.counters["busy"] == pytest.approx(work, rel=5e-3)
     assert estimated.counters["padding"] == sum(op.encoded.padding for op in plan.operations)
     assert estimated.counters["steps"] == 1
     assert estimated.idle[Activity.END].tolist() == [len(plan.operations)] * config.pes

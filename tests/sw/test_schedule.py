@@ -166,9 +166,9 @@ def test_the_tail_lasts_until_y_comes(shape, number, name, rows, config):
     parts = [operation for operation in plan.operations if (operation.layer, operation.matrix) == (number, name)]
     matrix = getattr(model.layers[number], name)
     mean = max(1.0, np.count_nonzero(matrix) / matrix.shape[-1] / config.row_pes)
-    wait = SpMV.latency * config.slot + 60
+    wait = SpMV.latency * config.beats + 60
     if rows:
-        row = max((SpMV.latency - 1) * config.slot, config.beats + config.row_pes // config.groups + 1)
+        row = max((SpMV.latency - 1) * config.beats, config.row_pes // config.groups)
         wait += (rows - 1) * row
     tail = min(math.ceil(wait / mean) * config.groups, matrix.shape[-1] // 2)
     assert len(parts) == 2
@@ -221,14 +221,14 @@ def test_hazards_of_a_large_matrix_are_counted_on_a_sample(monkeypatch):
 @pytest.mark.parametrize("shape", [(40, (12, 8)), (100, (4, 3)), (16, (60, 4)), (60, 4, 30), (10, (8, 4), (40, 20))],
                          ids=str)
 def test_the_numbers_of_phases_are_the_fastest(shape, monkeypatch):
-    """By the cycle model, to a hundredth."""
+    """By the cycle model, to a fiftieth."""
     model = random_quantized(3, WIDE, *shape)
     chosen = estimate(schedule(model, WIDE)).cycles_per_step
     best = math.inf
     for phases in product(range(1, PHASES + 1), repeat=2):
         monkeypatch.setattr(schedule_module._Scheduler, "_choose_phases", lambda scheduler, phases=phases: phases)
         best = min(best, estimate(schedule(model, WIDE)).cycles_per_step)
-    assert chosen <= 1.01 * best
+    assert chosen <= 1.02 * best
 
 
 def test_phases_take_no_more_accumulators_than_there_are():
