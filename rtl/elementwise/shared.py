@@ -80,9 +80,9 @@ def words_per_line(config):
 
 
 def cell_memory(m, config, control, settings):
-    """The cell state: read at the first stage and kept until the adder tree is through, written at the last."""
+    """The cell state: read beside the adder tree, written at the last stage."""
     stages = Stages.of(config)
-    first, last = control[0], control[stages.cell]
+    first, last = control[stages.read], control[stages.cell]
     beat_bits = (config.beats - 1).bit_length()
     depth = config.banks * config.cell_rows * config.beats
     bank = settings.bank if config.banks > 1 else Const(0, 0)
@@ -96,17 +96,17 @@ def cell_memory(m, config, control, settings):
         read.en.eq(1),
         _cell_write.addr.eq(Cat(last.beat[:beat_bits], last.row, bank)),
     ]
-    return Cells(delayed(m, read.data, stages.total - 1), _cell_write)
+    return Cells(delayed(m, read.data, 1), _cell_write)
 
 
 def parameter_memory(m, config, control, load, load_valid, peephole_select):
-    """Biases and peepholes, read at the first stage and kept until the adder tree is through.
+    """Biases and peepholes, read beside the adder tree.
 
     A product of a peephole is shifted right by a constant plus ``peephole_select``. Of these s bits, 2 - s % 3 are
     taken back in front of the multiplier, once for all lanes, and 2, 5 or 8 are done behind it.
     """
     stages = Stages.of(config)
-    first = control[0]
+    first = control[stages.read]
     per_line = words_per_line(config)
     lines = config.rows_per_slice // per_line
     m.submodules.parameters = parameters = memory.Memory(
@@ -123,7 +123,7 @@ def parameter_memory(m, config, control, load, load_valid, peephole_select):
         parameter_write.data.eq(load.data),
         parameter_write.en.eq(load_valid),
     ]
-    ahead = delayed(m, parameter_read.data, stages.total - 2)
+    ahead = parameter_read.data
     words = delayed(m, ahead, 1)
     left, right = (Signal(2) for _ in range(2))
     with m.Switch(peephole_select):

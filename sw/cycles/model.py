@@ -318,7 +318,7 @@ class _Walk:
         self._full = deque([False] * PEArray.full_delay)
         self._drains: deque[int | None] = deque([None] * SpMV.read_delay)
         self._completed = deque(
-            [0] * (SpMV.latency + PEArray.join_delay(config) + Controller.done_delay))
+            [0] * (SpMV.done_delay - SpMV.delay + SpMV.latency + PEArray.join_delay(config) + Controller.done_delay))
         self._granted = True
         delay = StreamReader.delay + StreamFetch.written_delay + PEArray.input_delay + SpmatRead.written_delay
         self._written = deque([0] * delay)

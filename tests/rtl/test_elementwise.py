@@ -8,7 +8,7 @@ import pytest
 from bench import TINY, generator, integers, pack, simulate, trace, unpack
 from cells import Cells, mask, near_powers, random_settings, spread
 
-from openese.rtl.elementwise import Kind, Slice
+from openese.rtl.elementwise import Kind, Slice, Stages
 
 CONFIGS = {
     "tiny": TINY,
@@ -84,7 +84,7 @@ class Bench:
     def new_settings(self):
         """Random number formats and voices, once the pipeline is empty."""
         rng = self.rng
-        self.cycle += self.dut.c_delay + self.config.beats
+        self.cycle += Stages.of(self.config).cell + 1 + self.config.beats
         formats, active, reset = random_settings(rng, self.channels)
         self.settings_at[self.cycle] = {**formats, "active": mask(active), "reset": mask(reset)}
         return formats, active, reset
@@ -94,7 +94,7 @@ class Bench:
         settings = self.new_settings()
         before = deque((row, kind) for row in range(base, base + rows) for kind in (Kind.G, Kind.I, Kind.F))
         behind = deque((row, kind) for row in range(base, base + rows) for kind in (Kind.CELL_TANH, Kind.O))
-        sums, written, possible = {}, {}, {}
+        sums, forgotten, written, possible = {}, {}, {}, {}
         while behind:
             early = behind[0] not in written and behind[0][1] is Kind.CELL_TANH
             row, kind = (before if before and (early or self.rng.random() < 0.5) else behind).popleft()
@@ -106,15 +106,16 @@ class Bench:
                 start, sums[row, kind] = self.summed(kind, row, phases)
             if kind is Kind.F:
                 written[row, Kind.CELL_TANH] = start + self.dut.c_delay
+                forgotten[row] = start
             elif kind is Kind.O:
-                self.output(settings, row, start, written[row, Kind.CELL_TANH], sums)
+                self.output(settings, row, start, forgotten[row], sums)
             else:
                 possible[{Kind.G: Kind.I, Kind.I: Kind.F, Kind.CELL_TANH: Kind.O}[kind]] = start + 2
 
-    def output(self, settings, row, start, written, sums):
+    def output(self, settings, row, start, forgotten, sums):
         m, saturated = self.cells.step(row, [sums[row, kind] for kind in (Kind.I, Kind.F, Kind.G, Kind.O)], *settings)
         self.expect(m, start, self.dut.m_delay)
-        self.expect_saturated(saturated, written, 1)
+        self.expect_saturated(saturated, forgotten, Stages.of(self.config).cell + 2)
 
     def project(self, rows, phases):
         """A PROJECT: sums, rounded and saturated to y."""
@@ -128,9 +129,9 @@ class Bench:
     # -- the simulation ----------------------------------------------------------------------------
 
     async def write_cells(self, ctx):
-        """The initial cell state, lane by lane; each is given `c_delay` - 1 after its beat."""
+        """The initial cell state, lane by lane; each is given when its beat is at the last stage."""
         config, dut = self.config, self.dut
-        delay = dut.c_delay - 1
+        delay = Stages.of(config).cell
         lanes = self.initial.reshape(config.cell_rows, config.beats, config.slice_width)
         rows = (0, *range(config.cell_rows - 4, config.cell_rows))
         places = [place for place in np.ndindex(lanes.shape) if place[0] in rows]
@@ -148,7 +149,7 @@ class Bench:
 
     def run(self):
         config, dut, rng = self.config, self.dut, self.rng
-        total = self.cycle + dut.c_delay + config.beats + 2
+        total = self.cycle + Stages.of(config).cell + config.beats + 3
         watch, seen = trace(dut.columns, dut.saturated)
         beats = {key: bits for key, bits in (("kind", 6), ("row", config.cell_rows), ("beat", config.beats),
                                              ("first", 2), ("last", 2))}
