@@ -4,7 +4,7 @@
 
 from typing import NamedTuple
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,81 +13,98 @@ from openese.rtl.attributes import fanout
 from openese.rtl.bundles import DrainPort
 from openese.rtl.config import bits_for
 from openese.rtl.elementwise import Beat, Kind, Settings, Slice, SliceControl
+from openese.rtl.elementwise.shared import delayed
 from openese.rtl.interfaces import activations
 from openese.rtl.program import Instruction, Opcode
 
 __all__ = ["Assemble"]
 
-#: Columns that one step picks from.
-_PICK = 8
-#: Gates of a cell row in the order of a slice's work; tanh(c) and o belong to the row before.
-ORDER = (Kind.G, Kind.I, Kind.F, Kind.CELL_TANH, Kind.O)
+#: Choices in the first of two steps in which a line is picked: one LUT of six inputs a bit. One step does for eight.
+_PICK, _PICK_ALL = 4, 8
+#: Gates of a cell row in the order of a slice's work: up to c, and then, when c is written, to m.
+BEFORE, BEHIND = (Kind.G, Kind.I, Kind.F), (Kind.CELL_TANH, Kind.O)
 
 
-class Place(NamedTuple):
-    """Where Assemble is.
+class Part(NamedTuple):
+    """A part of the work on each row: the gates up to c, or what is left for m, or y.
 
     Attributes
     ----------
-    row, slot, phase, cycle : Signal
-        Row of the instruction, slot of the row, phase of the slot, cycle of the phase.
-    phase_row : Signal
-        Accumulators from the first phase's to this phase's.
-    has_row, has_before, is_last : Signal
-        There is a row ``row``; there is one before it; it is the last, found out a cycle late, of many.
+    kind : Signal
+        Its next operation.
+    row : Signal
+        The row of that operation.
+    left : Signal
+        Rows whose last operation has not begun.
     """
 
+    kind: Signal
     row: Signal
-    slot: Signal
+    left: Signal
+
+    @classmethod
+    def new(cls, config, name):
+        """Registers for a machine of capacity ``config``."""
+        rows = bits_for(config.cell_rows)
+        return cls(Signal(3, name=f"{name}_kind"), Signal(rows, name=f"{name}_row"), Signal(rows, name=f"{name}_left"))
+
+
+class Operation(NamedTuple):
+    """The operation that the slices are given.
+
+    Attributes
+    ----------
+    active, kind, row : Signal
+        There is one; its kind, and its row of the instruction.
+    phase, beat : Signal
+        Where it is.
+    phase_row : Signal
+        Accumulators from the first phase's to this phase's.
+    last_phase, ends : Signal
+        It is in its last phase, and in its last cycle.
+    """
+
+    active: Signal
+    kind: Signal
+    row: Signal
     phase: Signal
-    cycle: Signal
+    beat: Signal
     phase_row: Signal
-    has_row: Signal
-    has_before: Signal
-    is_last: Signal
+    last_phase: Signal
+    ends: Signal
 
     @classmethod
     def new(cls, config):
         """Registers for a machine of capacity ``config``."""
-        row = Signal(bits_for(config.cell_rows))
-        slot = Signal(range(len(ORDER)))
-        phase = Signal(3)
-        cycle = Signal(range(config.slot))
-        phase_row = Signal(bits_for(config.accumulator_rows - 1))
-        has_row, has_before, is_last = Signal(), Signal(), Signal()
-        return cls(row, slot, phase, cycle, phase_row, has_row, has_before, is_last)
-
-
-class Work(NamedTuple):
-    """The work of a slot: its ``kind``, whether it ``works`` and ``drains``, whether it is the ``last_phase`` and the
-    ``last_slot`` of its row and ``completes`` it, and the ``local`` row it is for."""
-
-    kind: Signal
-    works: Signal
-    drains: Signal
-    last_phase: Signal
-    last_slot: Signal
-    completes: Signal
-    local: Value
+        return cls(
+            active=Signal(name="_active"), kind=Signal(3, name="_kind"),
+            row=Signal(bits_for(config.cell_rows), name="_row"), phase=Signal(3, name="_phase"),
+            beat=Signal(range(config.beats), name="_beat"),
+            phase_row=Signal(bits_for(config.accumulator_rows - 1), name="_phase_row"),
+            last_phase=Signal(name="_last_phase"), ends=Signal(name="_ends"))
 
 
 class Assemble(wiring.Component):
     """Carries out ELEMENTWISE and PROJECT (paper: Assemble and the blocks behind it).
 
     It drains the PEs row by row into their slices, which all work in step, and writes the columns that they assemble to
-    the vector memory. A cell row takes five slots of ``slot`` cycles, one for each of `ORDER`; the slot of a gate is
-    repeated for every phase of its sums. tanh(c) and o run a row behind, which covers the slices' latency. A row of a
-    projection takes a slot for each phase. Writing a row takes `lines` cycles beside that. A CLEAR clears all
-    accumulators, a row each cycle; after a reset Assemble does this first. A column is picked out of those of a row in
-    steps of eight to one.
+    the vector memory. An operation of a gate takes ``beats`` cycles for every phase of its sums. A cell row takes the
+    operations g, i and f, and when c is written, tanh(c) and o. Rows overlap: when an operation ends, the next is one
+    of the oldest row whose c is there, or else of the row that comes next. A row of a projection takes one operation.
+    A CLEAR clears all accumulators, a row each cycle; after a reset Assemble does this first.
 
-    Latency: `go_delay` cycle from ``go`` to the first slot; `turn_delay` cycle from a slot to its ``drain``;
-    `write_delay` from a row's last slot to its first line. Cost: a multiplexer over all columns of a row.
+    The lines of a row are written one a cycle, while the slices work on the next row. The place of a column in a slice
+    is free for the next row as soon as it is picked. Each channel is picked as early as all lines of it allow, and then
+    waits for the others.
+
+    Latency: `turn_delay` cycle from ``go`` to the first ``drain``; `write_delay` from the first cycle of a row's last
+    phase to its first line. Two rows are at least `spacing` cycles apart. Cost: a multiplexer over all columns of a
+    row; a shift register for each bit of a line that is picked early.
 
     Members
     -------
     start : In(1) — take ``instruction``, ``dst_base``, ``acc_base`` and ``settings``; only while not ``busy``.
-    instruction : In(Instruction) — an ELEMENTWISE, PROJECT or CLEAR.
+    instruction : In(Instruction) — an ELEMENTWISE or PROJECT of at least one row, or a CLEAR.
     dst_base : In(line_bits) — first line that it writes.
     acc_base : In(bits_for(accumulator_rows - 1)) — first accumulator of its rows.
     settings : In(Settings) — number formats and voices.
@@ -107,7 +124,6 @@ class Assemble(wiring.Component):
     state_bank : In(bank_bits) — bank that they read. Only if the machine has several.
     """
 
-    go_delay = 1
     turn_delay = 1
 
     def __init__(self, config):
@@ -137,15 +153,32 @@ class Assemble(wiring.Component):
             signal.attrs.update(fanout(64))  # a load for each PE
         self.write_valid.attrs.update(fanout(128))
         a_slice = Slice(config)
-        #: Steps of at most eight to one in which a column is picked out of those of a row.
-        self._picks = 1 if self.lines <= _PICK else 2
+        #: Steps in which a column is picked out of those of a row.
+        self._picks = 1 if self.lines <= _PICK_ALL else 2
         self._y_delay = PEArray.drain_delay + a_slice.y_delay
         self._m_delay = PEArray.drain_delay + a_slice.m_delay
+        self.c_delay = a_slice.c_delay
+        #: By group and channel, the beat of its column in each line; and the cycle, after that of the first beat, from
+        #: which on a line a cycle is picked.
+        self._beats = {(group, channel): [self._beat(line * config.groups + group, channel)
+                                          for line in range(self.lines)]
+                       for group in range(config.groups) for channel in range(config.channels)}
+        self._picked_from = {place: max(beat - line for line, beat in enumerate(beats))
+                             for place, beats in self._beats.items()}
+
+    def _beat(self, pe_row, channel):
+        """The beat of a slice's work in which a column of ``pe_row`` is assembled."""
+        config = self._config
+        return (pe_row % config.rows_per_slice * config.channels + channel) // config.slice_width
 
     @property
     def spacing(self):
-        """Least cycles between the last slots of two rows: a row is written before the next is assembled."""
-        return self._config.beats + self.lines + 1
+        """Least cycles between two rows: the lines of a row are written, and a column is picked before its place takes
+        the next row's.
+        """
+        held = [first + line - beat + 1 for place, first in self._picked_from.items()
+                for line, beat in enumerate(self._beats[place])]
+        return max(self._config.beats, self.lines, *held)
 
     @property
     def lines(self):
@@ -153,10 +186,10 @@ class Assemble(wiring.Component):
         return self._config.row_pes // self._config.groups
 
     def write_delay(self, project):
-        """Cycles from the first cycle of a row's last slot to the first of its lines being written. The line counts in
+        """Cycles from the first cycle of a row's last phase to the first of its lines being written. The line counts in
         ``lines_done`` a cycle later.
         """
-        return (self._y_delay if project else self._m_delay) + self._config.beats + 1 + self._picks
+        return (self._y_delay if project else self._m_delay) + 1 + max(self._picked_from.values()) + self._picks
 
     def elaborate(self, platform):
         m = Module()
@@ -166,10 +199,12 @@ class Assemble(wiring.Component):
         acc_base = Signal.like(self.acc_base)
         settings = Signal(Settings(config))
         project = Signal()
+        starts_project = Signal()
+        m.d.comb += starts_project.eq(self.instruction.opcode == Opcode.PROJECT)
         with m.If(self.start):
             m.d.sync += [
                 instruction.eq(self.instruction),
-                project.eq(self.instruction.opcode == Opcode.PROJECT),
+                project.eq(starts_project),
                 dst_base.eq(self.dst_base),
                 acc_base.eq(self.acc_base),
                 settings.eq(self.settings),
@@ -178,96 +213,140 @@ class Assemble(wiring.Component):
             with m.Elif(~self.busy):
                 m.d.sync += settings.bank.eq(self.state_bank)
         flushed = Signal(name="_flushed")
-        beat, row_issued = self._sequence(m, instruction, acc_base, project, flushed)
+        operation = Operation.new(config)
+        before, behind = Part.new(config, "before"), Part.new(config, "behind")
+        beat = Signal(Beat(config))
+        runs = self._sequence(m, instruction.opcode == Opcode.CLEAR, operation, beat, behind, flushed)
+        self._issue(m, runs, operation, beat, instruction, acc_base, project)
+        self._choose(m, runs, operation, before, behind)
+        with m.If(self.start):
+            self._begin(m, operation, before, behind, starts_project)
+        row_issued = Signal()
+        m.d.sync += row_issued.eq(runs & operation.active & operation.last_phase & (operation.beat == 0)
+                                  & ((operation.kind == Kind.O) | project))
         self._control(m, beat, settings)
         self._write(m, instruction, dst_base, settings, project, row_issued, flushed)
         return m
 
-    def _sequence(self, m, instruction, acc_base, project, flushed):
-        """Walk rows, slots, phases and cycles. Returns the slices' beat, and a pulse for each row."""
-        config = self._config
-        row, slot, phase, cycle, phase_row, has_row, has_before, is_last = place = Place.new(config)
-        since_row = Signal(range(self.spacing))
-        beat = Signal(Beat(config))
-        row_issued = Signal()
-        sweep = Signal.like(acc_base)
-        work = self._work(m, instruction, project, place)
-        m.d.sync += [
-            self.drain.eq(0),
-            beat.valid.eq(0),
-            row_issued.eq(0),
-            is_last.eq(row + 1 == instruction.rows),
-        ]
-        with m.If(since_row != 0):
-            m.d.sync += since_row.eq(since_row - 1)
+    def _sequence(self, m, clears, operation, beat, behind, flushed):
+        """Clear the accumulators, then carry out instructions. Returns whether one has begun and not ended.
+
+        ``clears``: the instruction only clears them.
+        """
+        sweep = Signal.like(self.drain_address, name="sweep")
+        runs, begun = Signal(name="_runs"), Signal(name="_begun")
+        m.d.sync += [self.drain.eq(0), beat.valid.eq(0)]
         with m.FSM() as fsm:
             with m.State("CLEAR"):
                 m.d.sync += [self.drain.eq(1), self.drain_address.eq(sweep), sweep.eq(sweep + 1)]
-                with m.If(sweep == config.accumulator_rows - 1):
+                with m.If(sweep == self._config.accumulator_rows - 1):
                     m.next = "IDLE"
             with m.State("IDLE"):
-                m.d.sync += [beat.row.eq(self.state_row), beat.beat.eq(self.state_beat)]
+                m.d.sync += [beat.row.eq(self.state_row), beat.beat.eq(self.state_beat), begun.eq(0)]
                 with m.If(self.start):
-                    m.d.sync += [row.eq(0), slot.eq(0), phase.eq(0), cycle.eq(0), phase_row.eq(0)]
-                    m.next = "WAIT"
-            with m.State("WAIT"):
-                m.d.sync += [has_row.eq(instruction.rows != 0), has_before.eq(0)]
-                with m.If(self.go):
                     m.next = "RUN"
-                with m.If(instruction.opcode == Opcode.CLEAR):
-                    m.next = "CLEAR"
             with m.State("RUN"):
-                with m.If((cycle != 0) | ~work.completes | (since_row == 0)):
-                    m.d.sync += [
-                        cycle.eq(cycle + 1),
-                        self.drain.eq(work.drains & (cycle == 0)),
-                        self.drain_address.eq(acc_base + phase_row
-                                              + Mux(project, row, Cat(work.kind[:2], work.local))),
-                        beat.valid.eq(work.works & (cycle < config.beats)),
-                        beat.kind.eq(Mux(project, Kind.PROJECTION, work.kind)),
-                        beat.row.eq(instruction.cell_base + work.local),
-                        beat.beat.eq(cycle),
-                        beat.first.eq(phase == 0),
-                        beat.last.eq(work.last_phase),
-                    ]
-                    with m.If((cycle == 0) & work.completes):
-                        m.d.sync += [since_row.eq(self.spacing - 1), row_issued.eq(1)]
-                    with m.If(cycle == config.slot - 1):
-                        m.d.sync += [cycle.eq(0), phase.eq(phase + 1),
-                                     phase_row.eq(phase_row + instruction.phase_stride)]
-                        with m.If(work.last_phase):
-                            m.d.sync += [phase.eq(0), phase_row.eq(0), slot.eq(slot + 1)]
-                            with m.If(work.last_slot):
-                                m.d.sync += [slot.eq(0), row.eq(row + 1), has_row.eq(~is_last), has_before.eq(1)]
-                                with m.If(Mux(project, is_last, ~has_row)):
-                                    m.next = "FLUSH"
+                m.d.comb += runs.eq((begun | self.go) & ~clears)
+                m.d.sync += begun.eq(runs)
+                with m.If(clears):
+                    m.next = "CLEAR"
+                with m.If(operation.ends & (behind.left == 0)):
+                    m.next = "FLUSH"
             with m.State("FLUSH"):
                 with m.If(flushed):
                     m.next = "IDLE"
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
-        return beat, row_issued
+        return runs
 
-    def _work(self, m, instruction, project, place):
-        """The work of the slot at ``place``."""
-        row, slot, phase, _, _, has_row, has_before, _ = place
-        kind = Signal(3)
-        works = Signal()
-        drains = Signal()
-        last_phase = Signal()
-        last_slot = Signal()
-        completes = Signal()
-        behind = (slot >= 3) & ~project
-        on_time = has_row & ~behind
-        delayed = behind & has_before
-        m.d.comb += [
-            kind.eq(Array(ORDER)[slot]),
-            works.eq(on_time | delayed),
-            drains.eq(works & (project | (kind != Kind.CELL_TANH))),
-            last_phase.eq((phase == instruction.phase_last) | (~project & (kind == Kind.CELL_TANH)) | ~works),
-            last_slot.eq(project | (slot == len(ORDER) - 1)),
-            completes.eq(works & last_phase & last_slot),
+    def _begin(self, m, operation, before, behind, project):
+        """At an instruction's start, take its first operation."""
+        rows = self.instruction.rows
+        m.d.sync += [
+            operation.active.eq(1), operation.row.eq(0),
+            operation.phase.eq(0), operation.beat.eq(0), operation.phase_row.eq(0),
+            before.row.eq(0), behind.row.eq(0),
         ]
-        return Work(kind, works, drains, last_phase, last_slot, completes, local=Mux(behind, row - 1, row))
+        with m.If(project):
+            m.d.sync += [operation.kind.eq(Kind.PROJECTION), behind.kind.eq(Kind.PROJECTION), before.left.eq(0),
+                         behind.row.eq(1), behind.left.eq(rows - 1)]
+        with m.Else():
+            m.d.sync += [operation.kind.eq(Kind.G), before.kind.eq(Kind.I), behind.kind.eq(Kind.CELL_TANH),
+                         before.left.eq(rows), behind.left.eq(rows)]
+
+    def _issue(self, m, runs, operation, beat, instruction, acc_base, project):
+        """Give the slices the operation's beat, drain its row, and go on to the next phase."""
+        last_beat = Signal(name="_last_beat")
+        m.d.comb += [
+            last_beat.eq(operation.beat == self._config.beats - 1),
+            operation.last_phase.eq((operation.phase == instruction.phase_last) | (operation.kind == Kind.CELL_TANH)),
+            operation.ends.eq(runs & operation.active & last_beat & operation.last_phase),
+        ]
+        with m.If(runs):
+            m.d.sync += [
+                self.drain.eq(operation.active & (operation.beat == 0) & (operation.kind != Kind.CELL_TANH)),
+                self.drain_address.eq(acc_base + operation.phase_row
+                                      + Mux(project, operation.row, Cat(operation.kind[:2], operation.row))),
+                beat.valid.eq(operation.active),
+                beat.kind.eq(operation.kind),
+                beat.row.eq(instruction.cell_base + operation.row),
+                beat.beat.eq(operation.beat),
+                beat.first.eq(operation.phase == 0),
+                beat.last.eq(operation.last_phase),
+            ]
+            with m.If(operation.active):
+                m.d.sync += operation.beat.eq(operation.beat + 1)
+                with m.If(last_beat):
+                    m.d.sync += [operation.beat.eq(0), operation.phase.eq(operation.phase + 1),
+                                 operation.phase_row.eq(operation.phase_row + instruction.phase_stride)]
+
+    def _choose(self, m, runs, operation, before, behind):
+        """When there is no operation, or it ends, take the next."""
+        config = self._config
+        since_row = Signal(range(self.spacing), name="_since_row")
+        waiting = Signal(bits_for(config.cell_rows), name="_waiting")  # rows whose c is there
+        free, takes_behind, takes_before = (Signal(name=f"_{name}")
+                                            for name in ("free", "takes_behind", "takes_before"))
+        # What g leaves for i, i for f and tanh(c) for o can be read two cycles later.
+        kinds = {"before": (Kind.G, Kind.I), "behind": (Kind.CELL_TANH,)} if config.beats == 1 else {}
+        too_early = {name: operation.active & Cat(operation.kind == kind for kind in kinds.get(name, ())).any()
+                     for name in ("before", "behind")}
+        is_row = behind.kind != Kind.CELL_TANH
+        m.d.comb += [
+            free.eq(runs & (~operation.active | operation.ends)),
+            takes_behind.eq(free & (behind.left != 0) & Mux(is_row, since_row == 0, waiting != 0)
+                            & ~too_early["behind"]),
+            takes_before.eq(free & (before.left != 0) & ~too_early["before"] & ~takes_behind),
+        ]
+        with m.If(runs & (since_row != 0)):
+            m.d.sync += since_row.eq(since_row - 1)
+        with m.If(free):
+            m.d.sync += [operation.active.eq(takes_before | takes_behind), operation.phase.eq(0),
+                         operation.phase_row.eq(0)]
+        with m.If(takes_behind):
+            m.d.sync += [operation.kind.eq(behind.kind), operation.row.eq(behind.row)]
+            with m.If(is_row):
+                m.d.sync += [behind.row.eq(behind.row + 1), behind.left.eq(behind.left - 1),
+                             since_row.eq(self.spacing - 1)]
+            with m.If(behind.kind != Kind.PROJECTION):
+                m.d.sync += behind.kind.eq(Mux(is_row, Kind.CELL_TANH, Kind.O))
+        with m.If(takes_before):
+            m.d.sync += [operation.kind.eq(before.kind), operation.row.eq(before.row)]
+            with m.Switch(before.kind):
+                for kind, after in zip(BEFORE, (*BEFORE[1:], BEFORE[0]), strict=True):
+                    with m.Case(kind):
+                        m.d.sync += before.kind.eq(after)
+            with m.If(before.kind == BEFORE[-1]):
+                m.d.sync += [before.row.eq(before.row + 1), before.left.eq(before.left - 1)]
+        with m.If(self.start):
+            # A projection begins with a row.
+            m.d.sync += since_row.eq(Mux(self.instruction.opcode == Opcode.PROJECT, self.spacing - 1, 0))
+        written = Signal(self.c_delay - 2, name="_written")
+        writes = operation.active & operation.last_phase & (operation.beat == 0) & (operation.kind == Kind.F)
+        m.d.sync += [
+            written.eq(Cat(runs & writes, written)),
+            waiting.eq(waiting + written[-1] - (takes_behind & ~is_row)),
+        ]
+
 
     def _control(self, m, beat, settings):
         """The beat follows its drain through the array to the slices."""
@@ -286,12 +365,13 @@ class Assemble(wiring.Component):
         """Write a row's columns as soon as they are assembled, one for each group a cycle."""
         config = self._config
         lines = self.lines
-        pulses = Signal(self._m_delay + config.beats)
+        first = min(self._picked_from.values())
+        pulses = Signal(self._m_delay + first - 1)
         m.d.sync += pulses.eq(Mux(self.start, 0, (pulses << 1) | row_issued))
-        complete = Mux(project, pulses[self._y_delay + config.beats - 2], pulses[self._m_delay + config.beats - 2])
-        index = Signal(range(max(2, lines)), name="index", attrs=fanout(256))
+        index = Signal(range(max(2, lines)), name="index")
         picking = Signal()
-        with m.If(complete):
+        last = first - 2
+        with m.If(Mux(project, pulses[self._y_delay + last], pulses[self._m_delay + last])):
             m.d.sync += [picking.eq(1), index.eq(0)]
         with m.Elif(picking):
             m.d.sync += [index.eq(index + 1), picking.eq(index != lines - 1)]
@@ -312,23 +392,29 @@ class Assemble(wiring.Component):
         ]
 
     def _pick(self, m, picking, index):
-        """Pick column ``index`` of each group. Returns ``picking``, as late as the columns before the last step."""
-        config, lines = self._config, self.lines
-        picked = Signal.like(self.write_columns, reset_less=True)
-        m.d.comb += self.write_columns.eq(picked)
-        fine = (_PICK - 1).bit_length()
-        writing, coarse = picking, index
+        """Pick column ``index`` of each group and channel. Returns ``picking``, as late as the columns before the last
+        step."""
+        first, last = min(self._picked_from.values()), max(self._picked_from.values())
+        indices = [index] + [Signal.like(index, name=f"index_after{k}") for k in range(1, last - first + 1)]
+        m.d.sync += [after.eq(before) for before, after in zip(indices, indices[1:], strict=False)]
+        for (group, channel), start in self._picked_from.items():
+            columns = [self.columns[line * self._config.groups + group][channel] for line in range(self.lines)]
+            picked = self._picked(m, columns, indices[start - first], f"{group}_{channel}")
+            m.d.comb += self.write_columns[group][channel].eq(delayed(m, picked, last - start))
+        after = Signal(last - first + self._picks, name="picking_after")
+        m.d.comb += after[0].eq(picking)
+        m.d.sync += after[1:].eq(after)
+        return after[-1]
+
+    def _picked(self, m, columns, index, name):
+        """One of ``columns``, `_picks` cycles later."""
+        fine = 0
         if self._picks > 1:
-            coarse = Signal(len(index) - fine, name="coarse", attrs=fanout(256))
-            writing = Signal(name="writing")
-            m.d.sync += [coarse.eq(index[fine:]), writing.eq(picking)]
-        for group in range(config.groups):
-            columns = [self.columns[k * config.groups + group] for k in range(lines)]
-            if self._picks > 1:
-                near = [Signal.like(columns[0], name=f"near{group}_{k}", reset_less=True)
-                        for k in range(lines // _PICK)]
-                m.d.sync += [one.eq(Array(columns[k * _PICK:(k + 1) * _PICK])[index[:fine]])
-                             for k, one in enumerate(near)]
-                columns = near
-            m.d.sync += picked[group].eq(Array(columns)[coarse] if len(columns) > 1 else columns[0])
-        return writing
+            fine = (_PICK - 1).bit_length()
+            near = [Signal.like(columns[0], name=f"near{name}_{k}", reset_less=True)
+                    for k in range(len(columns) // _PICK)]
+            m.d.sync += [one.eq(Array(columns[k * _PICK:(k + 1) * _PICK])[index[:fine]]) for k, one in enumerate(near)]
+            columns, index = near, delayed(m, index[fine:], 1)
+        picked = Signal.like(columns[0], name=f"picked{name}", reset_less=True)
+        m.d.sync += picked.eq(Array(columns)[index] if len(columns) > 1 else columns[0])
+        return picked

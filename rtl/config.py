@@ -185,11 +185,6 @@ class Config:
         """Cycles in which a slice takes up one local row."""
         return self.lanes // self.slice_width
 
-    @property
-    def slot(self) -> int:
-        """Cycles between two operations of a slice; at least 4, for its partial-sum loop."""
-        return max(4, self.beats)
-
     # -- widths --------------------------------------------------------------------------------
 
     @property

@@ -123,21 +123,25 @@ class Lane:
         """Stage ``total``: add the phases of a row whose sums lie in several accumulators."""
         config, lane = self._config, self._index
         beat, ahead = self._shared.control[self._stages.added], self._shared.control[self._stages.added - 1]
-        m.submodules[f"phases{lane}"] = phases = memory.Memory(
-            shape=signed(config.accumulator_bits), depth=max(2, config.beats), init=[], attrs=LUT_RAM)
-        read = phases.read_port(domain="comb")
-        write = phases.write_port()
         before = self._register("before", signed(config.accumulator_bits))
         total = Signal.like(before, name=f"total{lane}")
         partial = Signal.like(before, name=f"partial{lane}")
-        m.d.comb += [
-            partial.eq(added + before),
-            read.addr.eq(ahead.beat),
-            write.addr.eq(beat.beat),
-            write.data.eq(partial),
-            write.en.eq(beat.valid),
-        ]
-        m.d.sync += [before.eq(Mux(ahead.first, 0, read.data)), total.eq(partial)]
+        m.d.comb += partial.eq(added + before)
+        if config.beats == 1:
+            so_far = partial
+        else:
+            m.submodules[f"phases{lane}"] = phases = memory.Memory(
+                shape=signed(config.accumulator_bits), depth=config.beats, init=[], attrs=LUT_RAM)
+            read = phases.read_port(domain="comb")
+            write = phases.write_port()
+            m.d.comb += [
+                read.addr.eq(ahead.beat),
+                write.addr.eq(beat.beat),
+                write.data.eq(partial),
+                write.en.eq(beat.valid),
+            ]
+            so_far = read.data
+        m.d.sync += [before.eq(Mux(ahead.first, 0, so_far)), total.eq(partial)]
         return total
 
     def _fresh(self, m):

@@ -96,6 +96,8 @@ class Stages(NamedTuple):
     ----------
     picks : int
         Lanes that the first stage picks from. A row with more of them takes a second stage.
+    read : int
+        The address of c and of the parameters. Their memories have two registers, as block RAMs do.
     added : int
         The sum of the groups (AdderTree).
     total : int
@@ -111,6 +113,7 @@ class Stages(NamedTuple):
     """
 
     picks: int
+    read: int
     added: int
     total: int
     pre_activation: int
@@ -127,7 +130,7 @@ class Stages(NamedTuple):
         pre_activation = total + 4              # three steps of the shift, and rounding
         gate = pre_activation + 2 + Activation.delay  # + bias + peephole, the argument, the table
         product = gate + 4                      # two registers of the multiplier, the shift, and rounding
-        return cls(8 if two_picks else config.beats, added, total, pre_activation, gate, product, cell=product + 2)
+        return cls(8 if two_picks else config.beats, total - 2, added, total, pre_activation, gate, product, cell=product + 2)
 
     @property
     def y_delay(self):
@@ -141,5 +144,5 @@ class Stages(NamedTuple):
 
     @property
     def c_delay(self):
-        """Cycles from a beat to the first beat that reads the c it writes."""
-        return self.cell + 1
+        """Least cycles from a beat to a beat that reads the c it writes."""
+        return self.cell + 1 - self.read

@@ -80,9 +80,9 @@ def words_per_line(config):
 
 
 def cell_memory(m, config, control, settings):
-    """The cell state: read at the first stage and kept until the adder tree is through, written at the last."""
+    """The cell state: read beside the adder tree, written at the last stage."""
     stages = Stages.of(config)
-    first, last = control[0], control[stages.cell]
+    first, last = control[stages.read], control[stages.cell]
     beat_bits = (config.beats - 1).bit_length()
     depth = config.banks * config.cell_rows * config.beats
     bank = settings.bank if config.banks > 1 else Const(0, 0)
@@ -96,17 +96,17 @@ def cell_memory(m, config, control, settings):
         read.en.eq(1),
         _cell_write.addr.eq(Cat(last.beat[:beat_bits], last.row, bank)),
     ]
-    return Cells(delayed(m, read.data, stages.total - 1), _cell_write)
+    return Cells(delayed(m, read.data, 1), _cell_write)
 
 
 def parameter_memory(m, config, control, load, load_valid, peephole_select):
-    """Biases and peepholes, read at the first stage and kept until the adder tree is through.
+    """Biases and peepholes, read beside the adder tree.
 
     A product of a peephole is shifted right by a constant plus ``peephole_select``. Of these s bits, 2 - s % 3 are
     taken back in front of the multiplier, once for all lanes, and 2, 5 or 8 are done behind it.
     """
     stages = Stages.of(config)
-    first = control[0]
+    first = control[stages.read]
     per_line = words_per_line(config)
     lines = config.rows_per_slice // per_line
     m.submodules.parameters = parameters = memory.Memory(
@@ -123,7 +123,7 @@ def parameter_memory(m, config, control, load, load_valid, peephole_select):
         parameter_write.data.eq(load.data),
         parameter_write.en.eq(load_valid),
     ]
-    ahead = delayed(m, parameter_read.data, stages.total - 2)
+    ahead = parameter_read.data
     words = delayed(m, ahead, 1)
     left, right = (Signal(2) for _ in range(2))
     with m.Switch(peephole_select):
@@ -174,29 +174,46 @@ def elem_mul_shifts(m, config, control, settings):
     return ElemMulShifts(lift, product_shift)
 
 
-def _exchange(m, config, control, name, shape, write_stage, read_stage, kinds):
-    """A memory of one value of every lane a beat. Beats of ``kinds`` write at ``write_stage``. Every beat reads, for
-    its work at ``read_stage``, before the value is written anew."""
+def _exchange(m, config, control, name, shape, write_stage, read_stage, kinds, place):
+    """A memory of one value of every lane a beat, at the beat's ``place``, a `Value`. Beats of ``kinds`` write at
+    ``write_stage``. Every beat reads, for its work at ``read_stage``, before the value is written anew."""
     beat = control[write_stage]
+    address = place(beat)
     m.submodules[name] = storage = memory.Memory(
-        shape=data.ArrayLayout(shape, config.slice_width), depth=max(2, config.beats), init=[], attrs=LUT_RAM)
+        shape=data.ArrayLayout(shape, config.slice_width), depth=max(2, 1 << len(address)), init=[], attrs=LUT_RAM)
     write = storage.write_port()
     read = storage.read_port(domain="comb")
     m.d.comb += [
-        write.addr.eq(beat.beat),
+        write.addr.eq(address),
         write.en.eq(beat.valid & beat.last & Cat(beat.kind == kind for kind in kinds).any()),
-        read.addr.eq(control[read_stage - 1].beat),
+        read.addr.eq(place(control[read_stage - 1])),
     ]
     return Exchange(write.data, read.data)
 
 
 def exchanges(m, config, control, cells):
-    """The values that one gate leaves for the next, and the old c for f."""
+    """The values that one gate leaves for the next, and the old c for f.
+
+    One row is on its way to c while tanh(c) and o of another are computed. The old c of several rows with few beats is
+    on its way to the multiplier.
+    """
     stages = Stages.of(config)
+    beat_bits = (config.beats - 1).bit_length()
+
+    def place(beat):
+        return beat.beat[:beat_bits]
+
+    def place_of_part(beat):
+        return Cat(place(beat), beat.kind >= Kind.O)
+
+    def place_of_row(beat):
+        return Cat(place(beat), beat.row)[:max(4, beat_bits)]
+
     kept = _exchange(m, config, control, "kept", signed(config.table_bits + 3), stages.gate, stages.gate,
-                     (Kind.G, Kind.CELL_TANH))
-    old = _exchange(m, config, control, "old", signed(config.cell_bits), stages.total, stages.gate, (Kind.F,))
+                     (Kind.G, Kind.CELL_TANH), place_of_part)
+    old = _exchange(m, config, control, "old", signed(config.cell_bits), stages.total, stages.gate,
+                    (Kind.F,), place_of_row)
     m.d.comb += old.written.eq(cells.read)
-    added = _exchange(m, config, control, "added_input", data.StructLayout({
-        "value": signed(config.cell_bits + 1), "below": 1, "clamped": 1}), stages.product, stages.product, (Kind.I,))
+    value = data.StructLayout({"value": signed(config.cell_bits + 1), "below": 1, "clamped": 1})
+    added = _exchange(m, config, control, "added_input", value, stages.product, stages.product, (Kind.I,), place)
     return Exchanges(kept, old, added)

@@ -60,12 +60,13 @@ class Slice(wiring.Component):
 
         hold -> AdderTree -> sum of phases -> shift -> + bias + peephole -> table -> ElemMul -> + -> c, m
 
-    For a cell row the gates come in the order g, i, f, then tanh(c) and o, which the sequencer delays until c is
-    written. Small memories keep the values that one gate leaves for the next (g, then i . g; tanh c).
+    For a cell row the gates come in the order g, i, f, and when c is written, tanh(c) and o. Between these, gates of
+    another row may come. Small memories keep the values that one gate leaves for the next (g, then i . g; tanh c). Such
+    a value can be read two cycles later. Phases of a gate come one after the other, without other beats between them.
 
     Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `c_delay` to the first beat that reads the new c; see
     `Stages`. Cost: for each lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel
-    shifter of ``accumulator_bits``, three choices among three or four, four memories of ``beats`` rows, and a
+    shifter of ``accumulator_bits``, three choices among three or four, four memories of a value a beat, and a
     multiplexer over as many; for each slice the tables of `Activation`, the cell states and the parameters.
 
     Members

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.array import PEArray
-from openese.rtl.assemble import ORDER, Assemble
+from openese.rtl.assemble import BEFORE, BEHIND, Assemble
 from openese.rtl.broadcast import Broadcast
 from openese.rtl.config import Config
 from openese.rtl.elementwise import Kind
@@ -343,7 +343,7 @@ class AssembleModel:
     """
 
     def __init__(self, config: Config) -> None:
-        self._slot = config.slot
+        self._beats = config.beats
         self._rows = config.accumulator_rows
         self._timing = _timing(config)
         self._instruction: dict[str, Any] | None = None
@@ -377,33 +377,46 @@ class AssembleModel:
         """Begin the waiting instruction if enough operations have ``completed``."""
         if self._instruction is not None and completed >= self._target:
             self.begun.append((self._instruction["opcode"], cycle))
-            self._lay_out(self._instruction, cycle + self._timing.go_delay)
+            self._lay_out(self._instruction, cycle)
             self._instruction = None
 
     def _lay_out(self, instruction: dict[str, Any], cycle: int) -> None:
-        """Lay out all slots from ``cycle`` on: see `openese.rtl.assemble.Assemble`."""
+        """Lay out all operations from ``cycle`` on: see `openese.rtl.assemble.Assemble`."""
         timing, rows = self._timing, instruction["rows"]
         project = instruction["opcode"] == Opcode.PROJECT
-        order = (Kind.PROJECTION,) if project else ORDER
-        earliest = cycle
-        for row in range(rows + (not project)):
-            for kind in order:
-                behind = kind in (Kind.CELL_TANH, Kind.O)
-                works = row > 0 if behind else row < rows
-                drains = works and kind != Kind.CELL_TANH
-                address = self._base + (row if project else 4 * (row - behind) + kind)
-                phases = instruction["phase_last"] + 1 if drains else 1
-                for phase in range(phases):
-                    if works and kind == order[-1] and phase == phases - 1:
-                        cycle = max(cycle, earliest)
-                        earliest = cycle + timing.spacing
-                        first = cycle + timing.write_delay(project)
-                        self._writes.extend(range(first, first + timing.lines))
-                    if drains:
-                        self._drains.append((cycle + timing.turn_delay,
-                                             address + phase * instruction["phase_stride"]))
-                    cycle += self._slot
-        self._free = max(cycle, self._writes[-1] + 1) + 1
+        before = deque() if project else deque((row, kind) for row in range(rows) for kind in BEFORE)
+        behind = deque((row, kind) for row in range(rows) for kind in ((Kind.PROJECTION,) if project else BEHIND))
+        waiting: deque[int] = deque()  # the cycles from which on a row's c can be read
+        earliest, last = cycle, None
+        while behind:
+            kind = behind[0][1]
+            # What an operation leaves for the next can be read two cycles later.
+            hazard = last if self._beats == 1 else None
+            is_ready = bool(waiting) and waiting[0] <= cycle if kind is Kind.CELL_TANH else earliest <= cycle
+            if is_ready and hazard is not Kind.CELL_TANH:
+                row, kind = behind.popleft()
+            elif before and hazard not in (Kind.G, Kind.I):
+                row, kind = before.popleft()
+            else:
+                last, cycle = None, cycle + 1
+                continue
+            if kind is Kind.CELL_TANH:
+                waiting.popleft()
+                phases = 1
+            else:
+                phases = instruction["phase_last"] + 1
+                address = self._base + (row if project else 4 * row + kind)
+                self._drains.extend((cycle + phase * self._beats + timing.turn_delay,
+                                     address + phase * instruction["phase_stride"]) for phase in range(phases))
+            at_last = cycle + (phases - 1) * self._beats
+            if kind is Kind.F:
+                waiting.append(at_last + timing.c_delay)
+            elif kind in (Kind.O, Kind.PROJECTION):
+                earliest = cycle + timing.spacing
+                first = at_last + timing.write_delay(project)
+                self._writes.extend(range(first, first + timing.lines))
+            last, cycle = kind, at_last + self._beats
+        self._free = self._writes[-1] + 2
         self.spans.append((self._drains[0][0], self._writes[-1] + 1))
 
     def drains(self, cycle: int) -> int | None:

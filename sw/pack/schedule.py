@@ -379,7 +379,8 @@ class _Scheduler:
                 projection = self._stored[number].get("w_ym", [])
                 early = [operation for operation, _ in self._early_operations(following)]
                 late = [operation for operation, _, _ in self._late_operations(following)]
-                elementwise = place.rows * (4 * gates + 1) * self._config.slot
+                lines = self._config.row_pes // self._config.groups
+                elementwise = place.rows * max((4 * gates + 1) * self._config.beats, lines)
                 if projection:
                     last = min(1.0, window / max(1, len(projection[0].encoded.order))) * time(projection, outputs)
                     beside = time(early, gates) + time(projection, outputs)
@@ -428,9 +429,9 @@ class _Scheduler:
         columns = matrix.shape[-1]
         if self._model.layers[number - 1].w_ym is None or columns < 2 * config.groups:
             return 0
-        wait = (PHASES + 1) * config.slot + 60
+        wait = (PHASES + 1) * config.beats + 60
         if len(self._early(number)) > 1:
-            row = max(PHASES * config.slot, config.beats + config.row_pes // config.groups + 1)
+            row = max(PHASES * config.beats, config.row_pes // config.groups)
             wait += (self._places[number - 1].output_rows - 1) * row
         tail = math.ceil(wait / max(1.0, _mean_entries(matrix, config)))
         return min(tail * config.groups, columns // 2)

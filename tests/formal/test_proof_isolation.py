@@ -79,7 +79,7 @@ def slice_isolation(h, config):
     # The host sets a cell state a cycle later.
     set_at = h.past(dut.beat.beat, stages.cell)
     read_at = h.past(read.addr, reset_less=True)
-    seen_at = h.past(read_at, stages.total - 1, reset_less=True)
+    seen_at = h.past(read_at, reset_less=True)
     may_write = h.past(dut.beat.valid & dut.beat.last & (dut.beat.kind == Kind.F), stages.cell + 1)
     m.d.comb += dut.cell_data.eq(Mux(is_mine(set_at, 0), h.free(cell), h.secret(cell)))
     for lane in range(config.slice_width):

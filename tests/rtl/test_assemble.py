@@ -15,10 +15,12 @@ from openese.rtl.assemble import Assemble
 from openese.rtl.elementwise import Beat, Slice
 from openese.rtl.interfaces import LineWrite
 from openese.rtl.program import Opcode
+from openese.rtl.state_access import StateAccess
 
 CONFIGS = {
     "tiny": TINY,
     # Writing a row takes longer than projecting one.
+    "two beats": TINY.replace(slice_width=1),
     "many PEs": TINY.replace(pes=16, slices=4, channels=1, slice_width=1),
     "one slice": TINY.replace(slices=1),
     "two groups": TINY.replace(groups=2, slices=1),
@@ -126,7 +128,7 @@ class Bench:
         """A random instruction and what it must write."""
         config, rng = self.config, self.rng
         elementwise = opcode is Opcode.ELEMENTWISE
-        rows, phases = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+        rows, phases = int(rng.integers(1, 9)), int(rng.integers(1, 5))
         height = rows * 4 if elementwise else rows
         while phases * height > config.accumulator_rows:
             phases -= 1
@@ -158,9 +160,9 @@ class Bench:
                 self.expected.append((destination + row * self.lines + line, channels,
                                       columns[line * config.groups:(line + 1) * config.groups].tolist()))
         instruction = {**formats, "opcode": opcode, "rows": rows, "phase_stride": stride,
-                       "phase_last": phases - 1, "cell_base": cell_base, "dst_base": destination,
+                       "phase_last": phases - 1, "cell_base": cell_base,
                        "masked": masked}
-        return instruction, {"acc_base": base, "settings": {**formats, **voices}}
+        return instruction, {"dst_base": destination, "acc_base": base, "settings": {**formats, **voices}}
 
     async def array(self, ctx):
         """Drained rows come `PEArray.drain_delay` cycles later; otherwise there is noise."""
@@ -212,3 +214,21 @@ def test_a_reset_clears_every_accumulator():
              background=[bench.array, bench._watch])
     assert not bench.accumulator.any()
     assert sum(values[2] for values in bench.seen) == config.accumulator_rows
+
+
+def test_slices_read_the_state_that_the_host_points_at():
+    """While nothing is under way; within the time that the registers give it, and without work for the slices."""
+    config = CONFIGS["one slice"]
+    dut = Assemble(config)
+
+    async def bench(ctx):
+        await until(ctx, ~dut.busy)
+        for row in (*(1 << bit for bit in range(config.cell_rows.bit_length() - 1)), config.cell_rows - 1, 0):
+            for place in range(config.beats):
+                ctx.set(dut.state_row, row)
+                ctx.set(dut.state_beat, place)
+                await cycles(ctx, StateAccess.wait // 2)
+                beat = ctx.get(dut.control.beat)
+                assert (beat.row, beat.beat, beat.valid) == (row, place, 0)
+
+    simulate(dut, bench, limit=2000)

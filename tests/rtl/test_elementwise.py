@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slice: gates, cell state, m and y of `Slice.model`, in every cycle at the place where they are due."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 from bench import TINY, generator, integers, pack, simulate, trace, unpack
 from cells import Cells, mask, near_powers, random_settings, spread
 
-from openese.rtl.elementwise import Kind, Slice
+from openese.rtl.elementwise import Kind, Slice, Stages
 
 CONFIGS = {
     "tiny": TINY,
     "one channel": TINY.replace(channels=1, slice_width=1),
+    "two beats": TINY.replace(slice_width=1),
     "eight channels": TINY.replace(channels=8),
     "wide slice": TINY.replace(slices=1, slice_width=4),
     "narrow slice": TINY.replace(slices=2, slice_width=1),
@@ -41,26 +44,26 @@ class Bench:
 
     # -- the script --------------------------------------------------------------------------------
 
-    def slot(self, kind, row, sums=None, first=1, last=1):
-        """One slot: a capture if it has sums, (group, PE row, channel), and its beats. Returns its cycle."""
+    def phase(self, kind, row, sums=None, first=1, last=1):
+        """One phase: a capture if it has sums, (group, PE row, channel), and its beats. Returns its cycle."""
         start = self.cycle
         if sums is not None:
             self.captures_at[start] = pack(sums.reshape(-1).tolist(), self.config.accumulator_bits)
         for beat in range(self.config.beats):
             self.beats_at[start + beat] = {"valid": 1, "kind": int(kind), "row": row, "beat": beat,
                                            "first": first, "last": last}
-        self.cycle += self.config.slot + int(self.rng.integers(0, 3))
+        self.cycle += self.config.beats + last * int(self.rng.integers(0, 3))
         return start
 
     def summed(self, kind, row, phases):
-        """Slots for each phase of a row of random sums. Returns the last one's cycle and the total."""
+        """All phases of a row of random sums, back to back. Returns the last one's cycle and the total."""
         config = self.config
         bits = config.accumulator_bits - (config.groups * phases - 1).bit_length()
         total = np.zeros((self.rows, self.channels), np.int64)
         for phase in range(phases):
             sums = self.spread(self.rng, bits, (config.groups, self.rows, self.channels))
             total += sums.sum(axis=0)
-            start = self.slot(kind, row, sums, int(phase == 0), int(phase == phases - 1))
+            start = self.phase(kind, row, sums, int(phase == 0), int(phase == phases - 1))
         return start, total
 
     def lanes(self, values, start, delay):
@@ -81,33 +84,38 @@ class Bench:
     def new_settings(self):
         """Random number formats and voices, once the pipeline is empty."""
         rng = self.rng
-        self.cycle += self.dut.c_delay + self.config.beats
+        self.cycle += Stages.of(self.config).cell + 1 + self.config.beats
         formats, active, reset = random_settings(rng, self.channels)
         self.settings_at[self.cycle] = {**formats, "active": mask(active), "reset": mask(reset)}
         return formats, active, reset
 
     def step(self, rows, base, phases):
-        """An ELEMENTWISE of ``rows`` cell rows from ``base``; tanh(c) and o follow a row behind."""
-        formats, active, reset = self.new_settings()
-        behind = None
-        for row in [*range(base, base + rows), None]:
-            if row is not None:
-                g = self.summed(Kind.G, row, phases)[1]
-                i = self.summed(Kind.I, row, phases)[1]
-                start, f = self.summed(Kind.F, row, phases)
-            if behind is not None:
-                # As early as c allows, which is not before the row's other gates.
-                self.cycle = max(self.cycle, behind[0] + self.dut.c_delay)
-                self.slot(Kind.CELL_TANH, behind[1])
-                self.output(formats, active, reset, *behind, phases)
-            if row is not None:
-                behind = (start, row, i, f, g)
+        """An ELEMENTWISE of ``rows`` cell rows from ``base``; tanh(c) and o come among gates of later rows."""
+        settings = self.new_settings()
+        before = deque((row, kind) for row in range(base, base + rows) for kind in (Kind.G, Kind.I, Kind.F))
+        behind = deque((row, kind) for row in range(base, base + rows) for kind in (Kind.CELL_TANH, Kind.O))
+        sums, forgotten, written, possible = {}, {}, {}, {}
+        while behind:
+            early = behind[0] not in written and behind[0][1] is Kind.CELL_TANH
+            row, kind = (before if before and (early or self.rng.random() < 0.5) else behind).popleft()
+            # As early as what the operation needs of others allows: c, or what a gate leaves for the next.
+            self.cycle = max(self.cycle, written.get((row, kind), 0), possible.get(kind, 0))
+            if kind is Kind.CELL_TANH:
+                start = self.phase(kind, row)
+            else:
+                start, sums[row, kind] = self.summed(kind, row, phases)
+            if kind is Kind.F:
+                written[row, Kind.CELL_TANH] = start + self.dut.c_delay
+                forgotten[row] = start
+            elif kind is Kind.O:
+                self.output(settings, row, start, forgotten[row], sums)
+            else:
+                possible[{Kind.G: Kind.I, Kind.I: Kind.F, Kind.CELL_TANH: Kind.O}[kind]] = start + 2
 
-    def output(self, formats, active, reset, forget_start, row, i, f, g, phases):
-        start, o = self.summed(Kind.O, row, phases)
-        m, saturated = self.cells.step(row, [i, f, g, o], formats, active, reset)
+    def output(self, settings, row, start, forgotten, sums):
+        m, saturated = self.cells.step(row, [sums[row, kind] for kind in (Kind.I, Kind.F, Kind.G, Kind.O)], *settings)
         self.expect(m, start, self.dut.m_delay)
-        self.expect_saturated(saturated, forget_start, self.dut.c_delay + 1)
+        self.expect_saturated(saturated, forgotten, Stages.of(self.config).cell + 2)
 
     def project(self, rows, phases):
         """A PROJECT: sums, rounded and saturated to y."""
@@ -121,9 +129,9 @@ class Bench:
     # -- the simulation ----------------------------------------------------------------------------
 
     async def write_cells(self, ctx):
-        """The initial cell state, lane by lane; each is given `c_delay` - 1 after its beat."""
+        """The initial cell state, lane by lane; each is given when its beat is at the last stage."""
         config, dut = self.config, self.dut
-        delay = dut.c_delay - 1
+        delay = Stages.of(config).cell
         lanes = self.initial.reshape(config.cell_rows, config.beats, config.slice_width)
         rows = (0, *range(config.cell_rows - 4, config.cell_rows))
         places = [place for place in np.ndindex(lanes.shape) if place[0] in rows]
@@ -141,7 +149,7 @@ class Bench:
 
     def run(self):
         config, dut, rng = self.config, self.dut, self.rng
-        total = self.cycle + dut.c_delay + config.beats + 2
+        total = self.cycle + Stages.of(config).cell + config.beats + 3
         watch, seen = trace(dut.columns, dut.saturated)
         beats = {key: bits for key, bits in (("kind", 6), ("row", config.cell_rows), ("beat", config.beats),
                                              ("first", 2), ("last", 2))}
@@ -181,7 +189,7 @@ def test_steps_equal_the_model(name, seed):
     config = CONFIGS[name]
     bench = Bench(config, rng, real_tables=seed % 2 == 0)
     for phases in (1, 2, 4, 1):
-        bench.step(rows=3, base=config.cell_rows - 4, phases=phases)
+        bench.step(rows=4, base=config.cell_rows - 4, phases=phases)
         bench.project(rows=2, phases=phases)
     bench.step(rows=1, base=0, phases=1)
     bench.run()

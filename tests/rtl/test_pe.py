@@ -155,7 +155,7 @@ def test_cycles_of_sparse_columns(columns, entries):
     done, = [cycle for cycle, values in enumerate(bench.seen) if values[0]]
     assert (bench.count(1), bench.count(3)) == (entries, 0)
     assert sent[-1] - sent[0] == len(columns)
-    assert done == sent[-1] + PtrRead.delay + 1 + SpmatRead.delay + SpMV.delay
+    assert done == sent[-1] + PtrRead.delay + 1 + SpmatRead.delay + SpMV.done_delay
 
 
 def test_multipliers_never_idle_while_columns_wait():

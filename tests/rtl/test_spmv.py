@@ -137,7 +137,7 @@ def test_cycles_are_entries_and_hazards_and_the_delay(seed):
     taken = [cycle for cycle, values in enumerate(bench.seen) if values[4]]
     done, = [cycle for cycle, values in enumerate(bench.seen) if values[0]]
     assert bench.count(3) == operation.stalls
-    assert done == taken[0] + len(operation.slots) - 1 + operation.stalls + SpMV.delay
+    assert done == taken[0] + len(operation.slots) - 1 + operation.stalls + SpMV.done_delay
 
 
 def test_a_row_can_be_read_after_the_delay():

@@ -193,20 +193,21 @@ def test_places_neither_overlap_nor_leave_gaps(shape, config):
 
 
 @pytest.mark.parametrize("shape, number, name, rows", [
-    ((60, (12, 8)), 0, "w_x", 0), ((60, (12, 8), (16, 40)), 0, "w_r", 10), ((60, (12, 40), (16, 8)), 1, "w_r", 10),
-    ((9, (12, 40), (16, 60), (30, 4)), 2, "w_r", 15)])
+    ((60, (24, 8)), 0, "w_x", 0), ((20, (24, 60), (16, 20)), 0, "w_r", 5), ((20, (12, 20), (24, 60)), 1, "w_r", 0),
+    ((9, (12, 8), (12, 24), (24, 60)), 2, "w_r", 0), ((20, (12, 8), (16, 20)), 0, "w_r", 5)])
 @pytest.mark.parametrize("config", [WIDE, WIDE.replace(name="groups", pes=8, groups=2, channels=1, slices=2)],
                          ids=lambda config: config.name)
 def test_the_tail_lasts_until_y_comes(shape, number, name, rows, config):
-    """In columns of mean length; half of the columns at most. Two matrices without y wait for all ``rows`` of y."""
+    """In columns of mean length; half of the columns at most. Nothing follows y behind the last layer of several, so
+    there the tail lasts until all ``rows`` of y are computed."""
     model = random_quantized(3, config, *shape)
     plan = schedule(model, config)
     parts = [operation for operation in plan.operations if (operation.layer, operation.matrix) == (number, name)]
     matrix = getattr(model.layers[number], name)
     mean = max(1.0, np.count_nonzero(matrix) / matrix.shape[-1] / config.row_pes)
-    wait = SpMV.latency * config.slot + 60
+    wait = SpMV.latency * config.beats + 60
     if rows:
-        row = max((SpMV.latency - 1) * config.slot, config.beats + config.row_pes // config.groups + 1)
+        row = max((SpMV.latency - 1) * config.beats, config.row_pes // config.groups)
         wait += (rows - 1) * row
     tail = min(math.ceil(wait / mean) * config.groups, matrix.shape[-1] // 2)
     assert len(parts) == 2
@@ -259,7 +260,7 @@ def test_hazards_of_a_large_matrix_are_counted_on_a_sample(monkeypatch):
 @pytest.mark.parametrize("shape", [(40, (12, 8)), (100, (4, 3)), (16, (60, 4)), (60, 4, 30), (10, (8, 4), (40, 20))],
                          ids=str)
 def test_the_numbers_of_phases_are_the_fastest(shape, monkeypatch):
-    """By the cycle model, to a hundredth."""
+    """By the cycle model, to a fiftieth."""
     model = random_quantized(3, WIDE, *shape)
     chosen = estimate(schedule(model, WIDE)).cycles_per_step
     best = math.inf
@@ -267,7 +268,7 @@ def test_the_numbers_of_phases_are_the_fastest(shape, monkeypatch):
         monkeypatch.setattr(schedule_module._Scheduler, "_choose_phases",
                             lambda scheduler, rows, phases=phases: (*phases, 0.0))
         best = min(best, estimate(schedule(model, WIDE)).cycles_per_step)
-    assert chosen <= 1.01 * best
+    assert chosen <= 1.02 * best
 
 
 def test_phases_take_no_more_accumulators_than_there_are():
