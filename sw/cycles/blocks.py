@@ -423,9 +423,9 @@ class FrameInputModel:
         By frame that has begun: the cycle from which on it was offered.
     """
 
-    def __init__(self, offered: Iterator[int], columns: int) -> None:
+    def __init__(self, offered: Iterator[int], beats: int) -> None:
         self._frames = offered
-        self._columns = columns
+        self._beats = beats
         self._next = next(offered, None)
         self._left = self._complete = self._occupied = 0
         self.offered: list[int] = []
@@ -460,7 +460,7 @@ class FrameInputModel:
         if self._next is not None and self._next + Fifo.delay <= cycle and self._occupied < 2:
             self.offered.append(self._next)
             self._next = next(self._frames, None)
-            self._left = self._columns
+            self._left = self._beats
         return False
 
 
@@ -483,12 +483,12 @@ class FrameOutputModel:
 
     @property
     def busy(self) -> bool:
-        """Whether there are columns left to read."""
+        """Whether there are beats left to read."""
         return self._state != "IDLE"
 
-    def start(self, columns: int) -> None:
-        """Send ``columns`` columns."""
-        self._state, self._left = "WAIT", columns
+    def start(self, beats: int) -> None:
+        """Send a header and ``beats`` beats."""
+        self._state, self._left = "WAIT", beats
 
     def step(self, cycle: int, go: bool, grant: bool) -> None:
         """One cycle. ``go``: the columns are written; ``grant``: the broadcast leaves the read port free."""

@@ -6,7 +6,7 @@ only the values that decide about time: columns and their pointers, addresses of
 PEs are one numpy array. The latencies come from the blocks of `rtl`, so the counters agree with the machine's to the
 cycle, as the tests check.
 
-The model assumes that the receiver of frames is always ready, and that frames come in at a column a cycle.
+The model assumes that the receiver of frames is always ready, and that frames come in at a beat a cycle.
 """
 
 from collections import deque
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from openese.rtl.array import PEArray
 from openese.rtl.controller import Controller
+from openese.rtl.frames import frame_beats
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS
 from openese.rtl.program import Opcode, Take, When
 from openese.rtl.spmat_read import SpmatRead
@@ -306,7 +307,7 @@ class _Walk:
         self.array = ArrayModel(config)
         self.broadcast = BroadcastModel()
         self.assemble = AssembleModel(config)
-        self.input = FrameInputModel(offered, plan.instructions[0]["count"])
+        self.input = FrameInputModel(offered, frame_beats(config, plan.instructions[0]["count"]) - 1)
         self.output = FrameOutputModel()
         self.stream = StreamModel(plan.instructions, config, memory) if plan.streamed else None
         # The last cycle in which anything moved; the lines that the memory had given by then.
@@ -419,7 +420,7 @@ class _Walk:
                     return Activity.OUTPUT
                 self._issue()
                 self._computed.append(self.cycle)
-                self.output.start(instruction["count"])
+                self.output.start(frame_beats(self._plan.config, instruction["count"]) - 1)
             case Opcode.REPEAT:
                 self._counter = instruction["src_base"] - 1
         self._next()

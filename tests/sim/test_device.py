@@ -9,7 +9,7 @@ from pairs import Both
 from uneven import MODES, uneven
 from uneven import STREAMED as UNEVEN
 
-from openese.rtl.frames import BANK_SHIFT
+from openese.rtl.frames import BANK_SHIFT, frame_beats
 from openese.rtl.registers import ADDRESS, Control, Interrupt, Status
 from openese.rtl.watchdog import Stall, Watchdog
 from openese.sim.simulator import BusError, Simulator, StuckError
@@ -123,12 +123,11 @@ def test_a_reset_in_any_cycle_of_a_step_leaves_nothing(config):
     both = Both(config, (5, (9, 6)))
     link, channels = both.link, config.channels
     both.step(1)
-    beats = np.concatenate([np.ones((1, channels), np.int32), both.frames(1)[0].T])
-    last = np.arange(len(beats)) == len(beats) - 1
+    frame = both.frames(1).transpose(0, 2, 1)
     length = estimate(schedule(both.model, config)).latency
     for cycles in range(0, length, 3):
         link.write(ADDRESS["CONTROL"], Control.RUN)
-        link.send_beats(beats, last.astype(np.uint8))
+        link.send_frames(np.ones((1, channels), np.int32), frame)
         link.clock(cycles)
         link.write(ADDRESS["CONTROL"], Control.RESET | Control.RUN)
         link.abandon()
@@ -367,13 +366,17 @@ def test_wrong_images_are_refused_and_the_next_is_taken():
         both.step(2)
 
 
-def test_frames_of_the_wrong_length_are_dropped():
-    both = Both(TINY, (5, 9))
+@pytest.mark.parametrize("config", [TINY, GROUPS], ids=lambda config: config.name)
+def test_frames_of_the_wrong_length_are_dropped(config):
+    both = Both(config, (5, 9))
     both.step(1)
-    for beats, interrupt in ((4, Interrupt.FRAME_SHORT), (9, Interrupt.FRAME_LONG), (1, Interrupt.FRAME_SHORT)):
+    right = frame_beats(config, 5)
+    for beats, interrupt in ((right - 2, Interrupt.FRAME_SHORT), (right - 1, Interrupt.FRAME_SHORT),
+                             (right + 1, Interrupt.FRAME_LONG), (right + 3, Interrupt.FRAME_LONG),
+                             (1, Interrupt.FRAME_SHORT)):
         last = np.zeros(beats, np.uint8)
         last[-1] = 1
-        both.link.send_beats(np.ones((beats, 2), np.uint16), last)
+        both.link.send_beats(np.ones((beats, config.beat_columns * config.channels), np.uint16), last)
         both.link.drain()
         both.link.clock(10)
         assert both.link.read(ADDRESS["INTERRUPT"]) & interrupt
