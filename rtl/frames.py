@@ -315,7 +315,9 @@ class FrameInput(wiring.Component):
 class FrameOutput(wiring.Component):
     """Sends columns of the vector memory as one frame, in the cycles in which the broadcast leaves the read port free.
 
-    Latency: two cycles from a column to its beat. Cost: a FIFO of `depth` beats, and a register of one beat in front of
+    It begins before the columns are complete, and reads each line as soon as it is written.
+
+    Latency: `delay` cycles from a line that counts in ``lines_done`` to its beat. Cost: a FIFO of `depth` beats, and a register of one beat in front of
     it. It is cleared for voices that are away, which takes no LUTs.
 
     Members
@@ -326,7 +328,8 @@ class FrameOutput(wiring.Component):
     src_base : In(line_bits) — line of the first column.
     active : In(channels) — voices in the frame. The others get zeros.
     bank : In(bank_bits) — their bank, for the header. Only if the machine has several.
-    go : In(1) — the columns are written: begin.
+    complete : In(1) — all columns are written.
+    lines_done : In(line_bits + 1) — lines of the frame that are written. It counts until ``complete``.
     busy : Out(1) — columns are still to be read.
     pending : Out(1) — a beat is on its way, or waits for the receiver.
     blocked : Out(1) — the receiver does not take a beat.
@@ -336,6 +339,7 @@ class FrameOutput(wiring.Component):
     """
 
     depth = 8
+    delay = VectorMemory.delay + 1 + Fifo.delay
 
     def __init__(self, config):
         self._config = config
@@ -347,7 +351,8 @@ class FrameOutput(wiring.Component):
             "src_base": In(line),
             "active": In(config.channels),
             **({"bank": In(config.bank_bits)} if config.banks > 1 else {}),
-            "go": In(1),
+            "complete": In(1),
+            "lines_done": In(line + 1),
             "busy": Out(1),
             "pending": Out(1),
             "blocked": Out(1),
@@ -371,6 +376,8 @@ class FrameOutput(wiring.Component):
         base = Signal.like(self.src_base)
         active = Signal(config.channels)
         bank = Signal(config.bank_bits)
+        complete = Signal(name="_complete")
+        written = Signal()
         read = Signal()
         reads = Signal(delay)
         lasts = Signal(delay)
@@ -380,6 +387,7 @@ class FrameOutput(wiring.Component):
         room = fifo.level + sum(reads) + header + fifo.i_valid < self.depth - 1
         m.d.comb += [
             self.read_line.eq(base + index[part_bits:]),
+            written.eq(complete | (index[part_bits:] < self.lines_done)),
             self.blocked.eq(self.beats.valid & ~self.beats.ready),
             self.pending.eq(fifo.i_valid | fifo.o.valid),
             fifo.i.eq(landed),
@@ -404,6 +412,7 @@ class FrameOutput(wiring.Component):
             lasts.eq(Cat(left == 1, lasts)),
             places[0].eq(index[:part_bits]),
             header.eq(0),
+            complete.eq(self.complete | (complete & ~self.start)),
         ]
         m.d.sync += [after.eq(before) for before, after in zip(places, places[1:], strict=False)]
         with m.FSM() as fsm:
@@ -413,13 +422,13 @@ class FrameOutput(wiring.Component):
                                  rest.eq(self.count), active.eq(self.active)]
                     if config.banks > 1:
                         m.d.sync += bank.eq(self.bank)
-                    m.next = "WAIT"
-            with m.State("WAIT"):
-                with m.If(self.go & (fifo.level < self.depth - 1)):
+                    m.next = "HEADER"
+            with m.State("HEADER"):
+                with m.If(fifo.level < self.depth - 1):
                     m.d.sync += header.eq(1)
                     m.next = "READ"
             with m.State("READ"):
-                m.d.comb += read.eq(self.read_grant & room)
+                m.d.comb += read.eq(self.read_grant & room & written)
                 with m.If(read):
                     m.d.sync += [left.eq(left - 1), index.eq(index + 1)]
                     with m.If(left == 1):

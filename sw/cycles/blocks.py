@@ -473,9 +473,11 @@ class FrameOutputModel:
         By frame: the cycle of its first beat, and the cycle after its last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
+        self._parts = config.groups // config.beat_columns
         self._state = "IDLE"
-        self._left = self._level = self._first = 0
+        self._left = self._index = self._level = self._first = 0
+        self._complete = False
         self._header = False
         self._reads = [False] * VectorMemory.delay
         self._landed = False
@@ -486,21 +488,28 @@ class FrameOutputModel:
         """Whether there are beats left to read."""
         return self._state != "IDLE"
 
-    def start(self, beats: int) -> None:
-        """Send a header and ``beats`` beats."""
-        self._state, self._left = "WAIT", beats
+    def start(self, beats: int, complete: bool) -> None:
+        """Send a header and ``beats`` beats, whose columns may be ``complete`` already."""
+        self._state, self._left, self._index, self._complete = "HEADER", beats, 0, complete
 
-    def step(self, cycle: int, go: bool, grant: bool) -> None:
-        """One cycle. ``go``: the columns are written; ``grant``: the broadcast leaves the read port free."""
+    def step(self, cycle: int, complete: bool, lines_done: int, grant: bool) -> None:
+        """One cycle.
+
+        ``complete``: all columns are written; ``lines_done``: the number of lines that are; ``grant``: the broadcast
+        leaves the read port free.
+        """
         if self._state == "IDLE":
             return
         room = self._level + sum(self._reads) + self._header + self._landed < FrameOutput.depth - 1
         arrives, self._landed = self._landed, self._header or self._reads[-1]
-        read = self._state == "READ" and grant and room
-        self._header = self._state == "WAIT" and go
+        written = self._complete or self._index // self._parts < lines_done
+        read = self._state == "READ" and grant and room and written
+        self._complete |= complete
+        self._header = self._state == "HEADER"
         if self._header:
             self._state, self._first = "READ", cycle + 3 + FrameGuard.delay
         self._left -= read
+        self._index += read
         if self._state == "LAND" and not any(self._reads):
             self._state = "IDLE"  # and the last beat lands
             self.spans.append((self._first, cycle + 2 + FrameGuard.delay))

@@ -308,7 +308,7 @@ class _Walk:
         self.broadcast = BroadcastModel()
         self.assemble = AssembleModel(config)
         self.input = FrameInputModel(offered, frame_beats(config, plan.instructions[0]["count"]) - 1)
-        self.output = FrameOutputModel()
+        self.output = FrameOutputModel(config)
         self.stream = StreamModel(plan.instructions, config, memory) if plan.streamed else None
         # The last cycle in which anything moved; the lines that the memory had given by then.
         self._moved = self._lines = 0
@@ -355,7 +355,7 @@ class _Walk:
         self._completed.append(array.completed)
         completed = self._completed.popleft()
         assemble.step(cycle, completed)
-        self.output.step(cycle, not assembling, self._granted)
+        self.output.step(cycle, not assembling, assemble.lines_done, self._granted)
         self._granted = counts is None
         complete = self.input.step(cycle, writes)
         if self.stream:
@@ -420,7 +420,7 @@ class _Walk:
                     return Activity.OUTPUT
                 self._issue()
                 self._computed.append(self.cycle)
-                self.output.start(frame_beats(self._plan.config, instruction["count"]) - 1)
+                self.output.start(frame_beats(self._plan.config, instruction["count"]) - 1, not assembling)
             case Opcode.REPEAT:
                 self._counter = instruction["src_base"] - 1
         self._next()

@@ -148,20 +148,23 @@ def test_output_level(h):
     h.cover(fire(beats) & beats.payload.last & (level == FrameOutput.depth - 1))
 
 
-ORDER = ("a frame is a header and its columns in order, TLAST with the last; voices that are away and columns that are "
-         "none of the frame get zeros")
+ORDER = ("a frame is a header and its columns in order, TLAST with the last; no line is read before it is written; "
+         "voices that are away and columns that are none of the frame get zeros")
 
 
 def check_order(h, config):
     """FrameOutput, with a line of the vector memory a beat."""
     dut, written, _ = output(h, config)
     m, groups, bits = h.m, config.groups, config.activation_bits
-    # The memory answers two cycles later, and holds in every line its number, and above it that of the bank.
-    line = h.past(dut.read_line, 2)
+    count, base, active = Signal.like(dut.count), Signal.like(dut.src_base), Signal()
+    # The memory answers two cycles later. A line that is written holds its number, and above it that of the bank.
+    complete = Signal()
+    m.d.sync += complete.eq(dut.complete | (complete & ~dut.start))
+    stored = complete | ((dut.read_line - base)[:len(base)] < dut.lines_done)
+    line = Mux(h.past(stored, 2), h.past(dut.read_line, 2), ~h.past(dut.read_line, 2))
     banks = [Signal(bits) for _ in range(groups)]
     m.d.comb += [bank.eq(Cat(line, Const(k, bits - len(line)))) for k, bank in enumerate(banks)]
     m.d.comb += dut.columns.as_value().eq(Cat(banks))
-    count, base, active = Signal.like(dut.count), Signal.like(dut.src_base), Signal()
     place, under_way = Signal.like(dut.count), Signal()
     with m.If(written.en):
         m.d.sync += place.eq(place + 1)

@@ -271,17 +271,19 @@ def test_columns_of_frames_of_any_length_are_read_in_order(count):
 @configs
 @pytest.mark.parametrize("grants, chance", [(1.0, 0.0), (1.0, 0.6), (0.4, 0.0), (0.5, 0.5)])
 def test_frames_are_sent_whole(config, grants, chance, seed):
+    """Each line is read after it is written, while the lines of the next are still to come."""
     rng = generator(seed)
     dut = FrameOutput(config)
     lines = config.vector_depth // config.groups
-    memory = np.array(integers(rng, config.activation_bits, (lines, config.groups, config.channels)))
+    contents = np.array(integers(rng, config.activation_bits, (lines, config.groups, config.channels)))
+    memory = np.array(integers(rng, config.activation_bits, contents.shape))
     jobs = [{"count": int(rng.integers(1, 25)), "src_base": int(rng.integers(0, lines - 25)),
              "active": int(rng.integers(0, 1 << config.channels)),
              **({"bank": int(rng.integers(config.banks))} if config.banks > 1 else {})} for _ in range(8)]
     expected = []
     for job in jobs:
         keep = np.array([job["active"] >> k & 1 for k in range(config.channels)])
-        columns = memory.reshape(-1, config.channels)[job["src_base"] * config.groups:][:job["count"]]
+        columns = contents.reshape(-1, config.channels)[job["src_base"] * config.groups:][:job["count"]]
         flags = keep.copy()
         flags[0] |= job.get("bank", 0) << BANK_SHIFT
         sent = pack_frames(config, flags, columns * keep)
@@ -295,16 +297,31 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
                 await ctx.tick()
             for name, value in job.items():
                 ctx.set(getattr(dut, name), value)
+            # Assemble has written some lines, or all of them.
+            base, count = job["src_base"], -(-job["count"] // config.groups)
+            done = int(rng.integers(0, count + 1))
+            memory[base:base + count] = integers(rng, config.activation_bits, contents[base:base + count].shape)
+            memory[base:base + done] = contents[base:base + done]
+            ctx.set(dut.lines_done, done)
+            ctx.set(dut.complete, done == count and rng.random() < 0.5)
             ctx.set(dut.start, 1)
-            ctx.set(dut.go, 0)
             await ctx.tick()
             ctx.set(dut.start, 0)
             for name in job:
                 ctx.set(getattr(dut, name), 1)
-            for _ in range(rng.integers(0, 4)):
+            for line in range(done, count):
+                for _ in range(rng.integers(0, 8)):
+                    await ctx.tick()
+                    assert ctx.get(dut.busy)
                 await ctx.tick()
-                assert ctx.get(dut.busy)
-            ctx.set(dut.go, 1)
+                memory[base + line] = contents[base + line]
+                ctx.set(dut.lines_done, line + 1)
+            await cycles(ctx, int(rng.integers(0, 4)))
+            ctx.set(dut.complete, 1)
+            await ctx.tick()
+            # The next instruction may begin before all is read.
+            ctx.set(dut.complete, 0)
+            ctx.set(dut.lines_done, 0)
 
     async def vectors(ctx):
         """`VectorMemory.delay` cycles behind; without a grant somebody else reads."""
@@ -312,7 +329,7 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
         while True:
             ctx.set(dut.read_grant, rng.random() < grants)
             _, _, line, grant = await ctx.tick().sample(dut.read_line, dut.read_grant)
-            late.append(memory[line if grant else rng.integers(lines)])
+            late.append(memory[line if grant else rng.integers(lines)].copy())
             ctx.set(dut.columns, late.popleft().tolist())
 
     async def sink(ctx):
