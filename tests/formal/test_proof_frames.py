@@ -3,7 +3,7 @@
 
 from amaranth.hdl import Cat, Const, Mux, Signal
 
-from openese.rtl.frames import FrameGuard, FrameInput, FrameOutput
+from openese.rtl.frames import BANK_SHIFT, FrameGuard, FrameInput, FrameOutput
 from tests.formal.engine import implies, proof
 from tests.formal.sizes import SMALL, describe, small
 
@@ -59,9 +59,9 @@ def test_guard(h):
     h.cover(o.valid & ~real & h.past(fire(o) & real), fire(o) & o.payload.last & real)
 
 
-INPUT = ("under resets at any time: a frame completes if and only if it has the right length and was seen whole; a "
-         "wrong length is reported; at most two frames are held, and none is overwritten before its release; each "
-         "column is written once, to its own place")
+INPUT = ("under resets at any time: a frame completes if and only if it has the right length and bank and was seen "
+         "whole; a wrong length or bank is reported; at most two frames are held, and none is overwritten before its "
+         "release; each column is written once, to its own place")
 
 
 def check_input(h, config):
@@ -81,11 +81,14 @@ def check_input(h, config):
     bases = [Signal.like(base) for base in dut.bases]
     held, complete, fill = Signal(2), Signal(2), Signal()
     right = taken & last & whole & (place == count)
+    foreign = taken & ~last & whole & (place == 0) & (beats.payload.data[BANK_SHIFT:8] != 0)
     with m.If(dut.format):
         m.d.sync += [formatted.eq(1), count.eq(dut.count // groups + (dut.count % groups != 0)),
                      bases[0].eq(dut.bases[0]), bases[1].eq(dut.bases[1])]
     with m.If(taken & last):
         m.d.sync += whole.eq(1)
+    with m.Elif(foreign):
+        m.d.sync += whole.eq(0)
     m.d.sync += [
         held.eq(held + dut.take - dut.release), complete.eq(complete + dut.complete - dut.take),
         fill.eq(fill ^ dut.complete)]
@@ -108,6 +111,7 @@ def check_input(h, config):
         implies(taken & whole & (place != 0) & (place <= count), dut.write_valid),
         dut.short == (taken & last & whole & (place < count)),
         dut.long == (taken & ~last & whole & (place == count)),
+        dut.wrong_bank == foreign,
     ]
     h.prove(*(implies(~aborted, rule) for rule in rules))
     h.refute(implies(~aborted, ~dut.short), held + complete != 2)

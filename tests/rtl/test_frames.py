@@ -206,15 +206,15 @@ def test_frames_of_any_length_anywhere(count):
         ctx.set(dut.format, 1)
         await ctx.tick()
         ctx.set(dut.format, 0)
-        for frame in ((count - 1, 3, 0, columns[1:]), (count, 3, 0, columns), (count + 1, 3, 0, [*columns, [0, 0]]),
-                      (count, 3, 0, columns)):
+        for length in (count - 1, count, count + 1, count):
+            frame = (length, 3, 0, columns if length == count else columns[1:], 0)
             for beat in beats(generator(0), TINY, frame):
                 await put(ctx, dut.beats, beat)
         assert ctx.get(dut.ready)
 
     async def write(ctx):
         async for _, _, valid, done, line, column in ctx.tick().sample(
-                dut.write_valid, dut.complete, dut.write_line, dut.write_column):
+                dut.write_valid, dut.complete, dut.write_line, dut.write_columns[0]):
             if valid:
                 written.append((line, list(column)))
             if done:
@@ -233,7 +233,7 @@ def test_columns_of_frames_of_any_length_are_read_in_order(count):
 
     async def start(ctx):
         ctx.set(dut.read_grant, 1)
-        ctx.set(dut.go, 1)
+        ctx.set(dut.complete, 1)
         ctx.set(dut.count, count)
         ctx.set(dut.active, 3)
         for base in bases:
