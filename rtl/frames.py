@@ -317,8 +317,8 @@ class FrameOutput(wiring.Component):
 
     It begins before the columns are complete, and reads each line as soon as it is written.
 
-    Latency: `delay` cycles from a line that counts in ``lines_done`` to its beat. Cost: a FIFO of `depth` beats, and a register of one beat in front of
-    it. It is cleared for voices that are away, which takes no LUTs.
+    Latency: `delay` cycles from a line that counts in ``lines_done`` to its beat. Cost: a FIFO of `depth` beats, and a
+    register of one beat in front of it. It is cleared for voices that are away, which takes no LUTs.
 
     Members
     -------
