@@ -191,6 +191,8 @@ class Core(wiring.Component):
             frame_output.active.eq(controller.output_active),
             frame_output.complete.eq(~blocks.assemble.busy),
             frame_output.lines_done.eq(blocks.assemble.lines_done),
+            frame_output.write_valid.eq(blocks.assemble.write_valid),
+            frame_output.write_columns.eq(blocks.assemble.write_columns),
             controller.output_busy.eq(frame_output.busy),
         ]
         if self._config.banks > 1:

@@ -315,9 +315,10 @@ class FrameInput(wiring.Component):
 class FrameOutput(wiring.Component):
     """Sends columns of the vector memory as one frame, in the cycles in which the broadcast leaves the read port free.
 
-    It begins before the columns are complete, and reads each line as soon as it is written.
+    It begins before the columns are complete. A line that is being written is taken on its way into the memory if it is
+    the next to be sent, and fills a beat; others are read once they are written.
 
-    Latency: `delay` cycles from a line that counts in ``lines_done`` to its beat. Cost: a FIFO of `depth` beats, and a
+    Latency: `write_delay` cycles from a write, or `delay` cycles from a read, to the beat. Cost: a FIFO of `depth` beats, and a
     register of one beat in front of it. It is cleared for voices that are away, which takes no LUTs.
 
     Members
@@ -330,6 +331,8 @@ class FrameOutput(wiring.Component):
     bank : In(bank_bits) — their bank, for the header. Only if the machine has several.
     complete : In(1) — all columns are written.
     lines_done : In(line_bits + 1) — lines of the frame that are written. It counts until ``complete``.
+    write_valid : In(1) — the line after them is being written, if they are not complete.
+    write_columns : In(array(groups, activations)) — its columns.
     busy : Out(1) — columns are still to be read.
     pending : Out(1) — a beat is on its way, or waits for the receiver.
     blocked : Out(1) — the receiver does not take a beat.
@@ -339,7 +342,8 @@ class FrameOutput(wiring.Component):
     """
 
     depth = 8
-    delay = VectorMemory.delay + 1 + Fifo.delay
+    write_delay = 1 + Fifo.delay
+    delay = VectorMemory.delay + write_delay
 
     def __init__(self, config):
         self._config = config
@@ -353,6 +357,8 @@ class FrameOutput(wiring.Component):
             **({"bank": In(config.bank_bits)} if config.banks > 1 else {}),
             "complete": In(1),
             "lines_done": In(line + 1),
+            "write_valid": In(1),
+            "write_columns": In(data.ArrayLayout(activations(config), config.groups)),
             "busy": Out(1),
             "pending": Out(1),
             "blocked": Out(1),
@@ -377,8 +383,9 @@ class FrameOutput(wiring.Component):
         active = Signal(config.channels)
         bank = Signal(config.bank_bits)
         complete = Signal(name="_complete")
-        written = Signal()
-        read = Signal()
+        final = Signal()  # one beat is left
+        written, follows = Signal(), Signal()
+        read, take = Signal(), Signal()
         reads = Signal(delay)
         lasts = Signal(delay)
         places = [Signal(max(1, part_bits), name=f"place{k}") for k in range(delay)]  # within the line
@@ -388,14 +395,17 @@ class FrameOutput(wiring.Component):
         m.d.comb += [
             self.read_line.eq(base + index[part_bits:]),
             written.eq(complete | (index[part_bits:] < self.lines_done)),
+            follows.eq(self.write_valid & ~complete & (index == self.lines_done) & (reads == 0) & ~header
+                       if parts == 1 else 0),
             self.blocked.eq(self.beats.valid & ~self.beats.ready),
             self.pending.eq(fifo.i_valid | fifo.o.valid),
             fifo.i.eq(landed),
         ]
+        last = Mux(reads[-1], lasts[-1], final)
         for column in range(width):
             read_columns = Array(self.columns[part * width + column] for part in range(parts))
-            taken = read_columns[places[-1]] if part_bits else read_columns[0]
-            absent = lasts[-1] & (rest != 0) & (rest <= column)
+            found = read_columns[places[-1]] if part_bits else read_columns[0]
+            absent = last & (rest != 0) & (rest <= column)
             for channel in range(config.channels):
                 beat = landed.data.word_select(column * config.channels + channel, config.activation_bits)
                 flags = active[channel] if column == 0 else 0
@@ -404,12 +414,13 @@ class FrameOutput(wiring.Component):
                 with m.If(header | ~active[channel] | absent):
                     m.d.sync += beat.eq(Mux(header, flags, 0))
                 with m.Else():
-                    m.d.sync += beat.eq(taken[channel])
+                    m.d.sync += beat.eq(Mux(reads[-1], found[channel], self.write_columns[column][channel])
+                                        if parts == 1 else found[channel])
         m.d.sync += [
-            fifo.i_valid.eq(header | reads[-1]),
-            landed.last.eq(~header & lasts[-1]),
+            fifo.i_valid.eq(header | reads[-1] | take),
+            landed.last.eq(~header & last),
             reads.eq(Cat(read, reads)),
-            lasts.eq(Cat(left == 1, lasts)),
+            lasts.eq(Cat(final, lasts)),
             places[0].eq(index[:part_bits]),
             header.eq(0),
             complete.eq(self.complete | (complete & ~self.start)),
@@ -419,7 +430,7 @@ class FrameOutput(wiring.Component):
             with m.State("IDLE"):
                 with m.If(self.start):
                     m.d.sync += [left.eq(_beats_of(config, self.count)), index.eq(0), base.eq(self.src_base),
-                                 rest.eq(self.count), active.eq(self.active)]
+                                 final.eq(self.count <= width), rest.eq(self.count), active.eq(self.active)]
                     if config.banks > 1:
                         m.d.sync += bank.eq(self.bank)
                     m.next = "HEADER"
@@ -428,10 +439,10 @@ class FrameOutput(wiring.Component):
                     m.d.sync += header.eq(1)
                     m.next = "READ"
             with m.State("READ"):
-                m.d.comb += read.eq(self.read_grant & room & written)
-                with m.If(read):
-                    m.d.sync += [left.eq(left - 1), index.eq(index + 1)]
-                    with m.If(left == 1):
+                m.d.comb += [read.eq(self.read_grant & room & written), take.eq(room & follows)]
+                with m.If(read | take):
+                    m.d.sync += [left.eq(left - 1), final.eq(left == 2), index.eq(index + 1)]
+                    with m.If(final):
                         m.next = "LAND"
             with m.State("LAND"):
                 with m.If(reads == 0):

@@ -492,28 +492,31 @@ class FrameOutputModel:
         """Send a header and ``beats`` beats, whose columns may be ``complete`` already."""
         self._state, self._left, self._index, self._complete = "HEADER", beats, 0, complete
 
-    def step(self, cycle: int, complete: bool, lines_done: int, grant: bool) -> None:
+    def step(self, cycle: int, complete: bool, lines_done: int, writes: bool, grant: bool) -> None:
         """One cycle.
 
-        ``complete``: all columns are written; ``lines_done``: the number of lines that are; ``grant``: the broadcast
-        leaves the read port free.
+        ``complete``: all columns are written; ``lines_done``: the number of lines that are; ``writes``: the next line
+        is being written; ``grant``: the broadcast leaves the read port free.
         """
         if self._state == "IDLE":
             return
         room = self._level + sum(self._reads) + self._header + self._landed < FrameOutput.depth - 1
-        arrives, self._landed = self._landed, self._header or self._reads[-1]
-        written = self._complete or self._index // self._parts < lines_done
-        read = self._state == "READ" and grant and room and written
+        line = self._index // self._parts
+        reading = self._state == "READ" and room
+        read = reading and grant and (self._complete or line < lines_done)
+        take = (reading and writes and not self._complete and line == lines_done and self._parts == 1
+                and not any(self._reads) and not self._header)
+        arrives, self._landed = self._landed, self._header or self._reads[-1] or take
         self._complete |= complete
         self._header = self._state == "HEADER"
         if self._header:
             self._state, self._first = "READ", cycle + 3 + FrameGuard.delay
-        self._left -= read
-        self._index += read
+        self._left -= read or take
+        self._index += read or take
         if self._state == "LAND" and not any(self._reads):
             self._state = "IDLE"  # and the last beat lands
             self.spans.append((self._first, cycle + 2 + FrameGuard.delay))
-        elif read and not self._left:
+        elif (read or take) and not self._left:
             self._state = "LAND"
         self._reads = [read, *self._reads[:-1]]
         self._level += arrives - (self._level > 0)

@@ -355,7 +355,7 @@ class _Walk:
         self._completed.append(array.completed)
         completed = self._completed.popleft()
         assemble.step(cycle, completed)
-        self.output.step(cycle, not assembling, assemble.lines_done, self._granted)
+        self.output.step(cycle, not assembling, assemble.lines_done, writes, self._granted)
         self._granted = counts is None
         complete = self.input.step(cycle, writes)
         if self.stream:

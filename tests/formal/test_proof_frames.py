@@ -169,6 +169,10 @@ def check_order(h, config):
     banks = [Signal(bits) for _ in range(groups)]
     m.d.comb += [bank.eq(Cat(line, Const(k, bits - len(line)))) for k, bank in enumerate(banks)]
     m.d.comb += dut.columns.as_value().eq(Cat(banks))
+    # What is written is the next line, until the frame is complete.
+    following = (base + dut.lines_done)[:len(base)]
+    following = Mux(dut.write_valid & ~complete, following, ~following)
+    m.d.comb += dut.write_columns.as_value().eq(Cat(Cat(following, Const(k, bits - len(base))) for k in range(groups)))
     place, under_way = Signal.like(dut.count), Signal()
     with m.If(written.en):
         m.d.sync += place.eq(place + 1)
@@ -190,6 +194,7 @@ def check_order(h, config):
     most = config.vector_depth // groups
     h.refute(implies(written.en & (place != 0), written.data.data == Cat(banks)), implies(written.en, place != most))
     h.cover(written.en & written.data.last & (count == config.vector_depth) & active)
+    h.cover(written.en & written.data.last & h.past(dut.write_valid & ~dut.complete & ~complete) & active)
     if groups > 1:
         h.cover(written.en & written.data.last & (place != 1) & (count % groups != 0) & active)
 

@@ -271,7 +271,7 @@ def test_columns_of_frames_of_any_length_are_read_in_order(count):
 @configs
 @pytest.mark.parametrize("grants, chance", [(1.0, 0.0), (1.0, 0.6), (0.4, 0.0), (0.5, 0.5)])
 def test_frames_are_sent_whole(config, grants, chance, seed):
-    """Each line is read after it is written, while the lines of the next are still to come."""
+    """Each line is sent when it is written, or read after that, while the next lines are still to come."""
     rng = generator(seed)
     dut = FrameOutput(config)
     lines = config.vector_depth // config.groups
@@ -313,15 +313,23 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
                 for _ in range(rng.integers(0, 8)):
                     await ctx.tick()
                     assert ctx.get(dut.busy)
+                ctx.set(dut.write_valid, 1)
+                ctx.set(dut.write_columns, contents[base + line].tolist())
                 await ctx.tick()
+                ctx.set(dut.write_valid, 0)
                 memory[base + line] = contents[base + line]
                 ctx.set(dut.lines_done, line + 1)
             await cycles(ctx, int(rng.integers(0, 4)))
             ctx.set(dut.complete, 1)
             await ctx.tick()
-            # The next instruction may begin before all is read.
+            # The next instruction may begin before all is read, and writes lines of its own.
             ctx.set(dut.complete, 0)
-            ctx.set(dut.lines_done, 0)
+            while ctx.get(dut.busy):
+                ctx.set(dut.write_valid, int(rng.integers(2)))
+                ctx.set(dut.write_columns, integers(rng, config.activation_bits, (config.groups, config.channels)))
+                ctx.set(dut.lines_done, int(rng.integers(count + 1)))
+                await ctx.tick()
+            ctx.set(dut.write_valid, 0)
 
     async def vectors(ctx):
         """`VectorMemory.delay` cycles behind; without a grant somebody else reads."""
