@@ -318,8 +318,8 @@ class FrameOutput(wiring.Component):
     It begins before the columns are complete. A line that is being written is taken on its way into the memory if it is
     the next to be sent, and fills a beat; others are read once they are written.
 
-    Latency: `write_delay` cycles from a write, or `delay` cycles from a read, to the beat. Cost: a FIFO of `depth` beats, and a
-    register of one beat in front of it. It is cleared for voices that are away, which takes no LUTs.
+    Latency: `write_delay` cycles from a write, or `delay` cycles from a read, to the beat. Cost: a FIFO of `depth`
+    beats, and a register of one beat in front of it. It is cleared for voices that are away, which takes no LUTs.
 
     Members
     -------
