@@ -17,6 +17,9 @@ __all__ = ["Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset", "machine_c
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
 LATER_FIELDS = ("banks",)
 
+#: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
+_WIDEST_BEAT = 1024
+
 
 def bits_for(n: int) -> int:
     """Bits that hold every unsigned number up to and including ``n`` (at least one)."""
@@ -184,6 +187,14 @@ class Config:
     def beats(self) -> int:
         """Cycles in which a slice takes up one local row."""
         return self.lanes // self.slice_width
+
+    @property
+    def beat_columns(self) -> int:
+        """Columns of a beat of a frame: one of each group, or as large a power of two as 1,024 bits hold."""
+        columns = self.groups
+        while columns > 1 and columns * self.channels * self.activation_bits > _WIDEST_BEAT:
+            columns //= 2
+        return columns
 
     # -- widths --------------------------------------------------------------------------------
 

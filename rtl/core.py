@@ -183,14 +183,17 @@ class Core(wiring.Component):
         ]
 
     def _frames_out(self, m, blocks):
-        """OUTPUT: Controller and FrameOutput, once Assemble has written the columns."""
+        """OUTPUT: Controller and FrameOutput, which follows Assemble line by line."""
         controller, frame_output = blocks.controller, blocks.frame_output
         m.d.comb += [
             frame_output.start.eq(controller.output),
             frame_output.count.eq(controller.instruction.count),
             frame_output.src_base.eq(controller.output_base),
             frame_output.active.eq(controller.output_active),
-            frame_output.go.eq(~blocks.assemble.busy),
+            frame_output.complete.eq(~blocks.assemble.busy),
+            frame_output.lines_done.eq(blocks.assemble.lines_done),
+            frame_output.write_valid.eq(blocks.assemble.write_valid),
+            frame_output.write_columns.eq(blocks.assemble.write_columns),
             controller.output_busy.eq(frame_output.busy),
         ]
         if self._config.banks > 1:

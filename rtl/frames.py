@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames in and out: one column of activations a beat, behind a header that names the voices."""
+"""Frames in and out: columns of activations, as many a beat as the memory has banks, behind a header that names the
+voices.
+"""
 
 import numpy as np
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
@@ -13,7 +15,8 @@ from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import activations
 from openese.rtl.vector_memory import VectorMemory
 
-__all__ = ["BANK_SHIFT", "Beats", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes", "pack_beats", "unpack_beats"]
+__all__ = ["BANK_SHIFT", "Beats", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes", "frame_beats", "pack_beats",
+           "pack_frames", "unpack_beats", "unpack_frames"]
 
 
 #: Place of the bank's number in the first word of a header.
@@ -21,17 +24,27 @@ BANK_SHIFT = 2
 
 
 def beat_bytes(config):
-    """Bytes of a beat: ``channels`` words of ``activation_bits``, side by side without gaps, in whole bytes."""
-    return -(-config.channels * config.activation_bits // 8)
+    """Bytes of a beat: ``beat_columns * channels`` words of ``activation_bits``, side by side without gaps, in whole
+    bytes.
+    """
+    return -(-config.beat_columns * config.channels * config.activation_bits // 8)
+
+
+def frame_beats(config, columns):
+    """Beats of a frame of ``columns`` columns, with its header."""
+    return 1 + -(-columns // config.beat_columns)
 
 
 def Beats(config):
-    """AXI4-Stream beats: one column of activations a beat.
+    """AXI4-Stream beats: ``beat_columns`` columns of activations a beat.
 
-    ``data`` has channel c in bits ``activation_bits * c`` and up; bits above the last channel are zero. ``last`` marks
-    the last beat of a frame. The first beat is the header. Bit 0 of a channel says that the voice is active in this
-    step; bit 1, on the way in, that it starts anew. Bits 2 to 7 of the first channel number the bank of voices.
-    `pack_beats` and `unpack_beats` are the host's side.
+    With N channels, ``data`` has channel c of the beat's column k in bits ``activation_bits * (k * N + c)`` and up;
+    bits above the last word are zero. ``last`` marks the last beat of a frame. In this beat, the words behind the
+    frame's last column are ignored on the way in and zero on the way out.
+
+    The first beat is the header, in the words of column 0; the other words are as behind the last column. Bit 0 of a
+    channel says that the voice is active in this step; bit 1, on the way in, that it starts anew. Bits 2 to 7 of the
+    first channel number the bank of voices. `pack_frames` and `unpack_frames` are the host's side.
     """
     return stream.Signature(data.StructLayout({
         "data": 8 * beat_bytes(config),
@@ -40,12 +53,12 @@ def Beats(config):
 
 
 def pack_beats(config, words):
-    """Beats for the words of all channels.
+    """Beats for the words of a beat.
 
     Parameters
     ----------
     config : Config
-    words : integers (..., channels)
+    words : integers (..., beat_columns * channels)
         Activations or headers; their lowest ``activation_bits`` count.
 
     Returns
@@ -56,9 +69,9 @@ def pack_beats(config, words):
     values = (np.asarray(words).astype(np.int64) & ((1 << config.activation_bits) - 1)).astype(np.uint64)
     size = beat_bytes(config)
     lines = np.zeros((*values.shape[:-1], size // 4 + 2), np.uint64)  # 32 bits each, and what reaches into the next
-    for channel in range(config.channels):
-        place, shift = divmod(channel * config.activation_bits, 32)
-        lines[..., place] |= values[..., channel] << np.uint64(shift)
+    for word in range(config.beat_columns * config.channels):
+        place, shift = divmod(word * config.activation_bits, 32)
+        lines[..., place] |= values[..., word] << np.uint64(shift)
     lines[..., 1:] |= lines[..., :-1] >> np.uint64(32)
     return lines.astype("<u4").view(np.uint8)[..., :size]
 
@@ -73,7 +86,7 @@ def unpack_beats(config, beats):
 
     Returns
     -------
-    int32 (..., channels)
+    int32 (..., beat_columns * channels)
         Signed.
     """
     size = beat_bytes(config)
@@ -82,17 +95,66 @@ def unpack_beats(config, beats):
     lines = padded.view("<u4").astype(np.uint64)
     pairs = lines[..., :-1] | lines[..., 1:] << np.uint64(32)
     bits = config.activation_bits
-    words = np.empty((*pairs.shape[:-1], config.channels), np.int32)
-    for channel in range(config.channels):
-        place, shift = divmod(channel * bits, 32)
-        words[..., channel] = (pairs[..., place] >> np.uint64(shift)) & np.uint64((1 << bits) - 1)
+    words = np.empty((*pairs.shape[:-1], config.beat_columns * config.channels), np.int32)
+    for word in range(words.shape[-1]):
+        place, shift = divmod(word * bits, 32)
+        words[..., word] = (pairs[..., place] >> np.uint64(shift)) & np.uint64((1 << bits) - 1)
     return words - (words >> (bits - 1) << bits)
+
+
+def pack_frames(config, header, columns):
+    """Beats of frames.
+
+    Parameters
+    ----------
+    config : Config
+    header : integers (..., channels)
+        Per channel: bit 0 active, bit 1 reset.
+    columns : integers (..., I, channels)
+        Activations.
+
+    Returns
+    -------
+    uint8 (..., frame_beats, beat_bytes)
+    """
+    header, columns = np.asarray(header), np.asarray(columns)
+    count, channels = columns.shape[-2:]
+    beats = frame_beats(config, count)
+    words = np.zeros((*header.shape[:-1], beats * config.beat_columns, channels), np.int64)
+    words[..., 0, :] = header
+    words[..., config.beat_columns:config.beat_columns + count, :] = columns
+    return pack_beats(config, words.reshape(*header.shape[:-1], beats, config.beat_columns * channels))
+
+
+def unpack_frames(config, beats, columns):
+    """Headers and columns of frames: the inverse of `pack_frames`.
+
+    Parameters
+    ----------
+    config : Config
+    beats : uint8 (..., frame_beats, at least beat_bytes)
+    columns : int
+        Columns of a frame, P.
+
+    Returns
+    -------
+    header : int32 (..., channels)
+    columns : int32 (..., P, channels)
+    """
+    words = unpack_beats(config, beats)
+    words = words.reshape(*words.shape[:-2], -1, config.channels)
+    return words[..., 0, :], words[..., config.beat_columns:config.beat_columns + columns, :]
+
+
+def _beats_of(config, count):
+    """The beats for ``count`` columns, as hardware."""
+    return (count + (config.beat_columns - 1)) >> (config.beat_columns.bit_length() - 1)
 
 
 class FrameInput(wiring.Component):
     """Takes frames into two buffers of the vector memory.
 
-    A frame whose ``last`` is not on its last column, or whose bank the model does not have, is dropped as a whole and
+    A frame whose ``last`` is not on its last beat, or whose bank the model does not have, is dropped as a whole and
     reported. The next frame is taken from
     the beat behind the dropped frame's ``last``.
 
@@ -118,10 +180,10 @@ class FrameInput(wiring.Component):
     short : Out(1) — a frame was dropped because it was too short.
     long : Out(1) — a frame was dropped because it was too long.
     wrong_bank : Out(1) — a frame was dropped because the model does not have its bank.
-    write_valid : Out(1) — write a column to the vector memory.
-    write_line : Out(line_bits) — its line.
-    write_bank : Out(groups) — its bank.
-    write_column : Out(activations) — the column.
+    write_valid : Out(1) — write the columns of a beat to the vector memory.
+    write_line : Out(line_bits) — their line.
+    write_bank : Out(groups) — their banks.
+    write_columns : Out(array(beat_columns, activations)) — the columns; column k is for bank k modulo ``beat_columns``.
     """
 
     def __init__(self, config):
@@ -143,7 +205,7 @@ class FrameInput(wiring.Component):
             "write_valid": Out(1),
             "write_line": Out(line),
             "write_bank": Out(config.groups),
-            "write_column": Out(activations(config)),
+            "write_columns": Out(data.ArrayLayout(activations(config), config.beat_columns)),
         })
 
     def elaborate(self, platform):
@@ -162,9 +224,10 @@ class FrameInput(wiring.Component):
         named, known = self._bank(m)
         word = self.beats.payload.data
         accepted = self.beats.valid & self.beats.ready
-        group_bits = (config.groups - 1).bit_length()
+        parts = config.groups // config.beat_columns  # beats of a line
+        part_bits = (parts - 1).bit_length()
         with m.If(self.format):
-            m.d.sync += [count.eq(self.count), formatted.eq(1)]
+            m.d.sync += [count.eq(_beats_of(config, self.count)), formatted.eq(1)]
             m.d.sync += [base.eq(value) for base, value in zip(bases, self.bases, strict=True)]
 
         m.d.comb += [
@@ -174,9 +237,10 @@ class FrameInput(wiring.Component):
             self.active.eq(Mux(oldest, active[1], active[0])),
             self.reset.eq(Mux(oldest, reset[1], reset[0])),
             *([self.bank.eq(Mux(oldest, bank[1], bank[0]))] if config.banks > 1 else []),
-            self.write_line.eq(Mux(fill, bases[1], bases[0]) + index[group_bits:]),
-            self.write_bank.eq(1 << index[:group_bits]),
-            self.write_column.eq(word),
+            self.write_line.eq(Mux(fill, bases[1], bases[0]) + index[part_bits:]),
+            self.write_bank.eq(Cat((index[:part_bits] == part).replicate(config.beat_columns)
+                                   for part in range(parts))),
+            self.write_columns.eq(word),
         ]
         m.d.sync += [
             complete.eq(complete + finished - self.take),
@@ -206,7 +270,7 @@ class FrameInput(wiring.Component):
                 m.d.comb += [self.beats.ready.eq(~self.hold), self.write_valid.eq(accepted)]
                 with m.If(accepted):
                     m.d.sync += index.eq(index + 1)
-                    self._column(m, index + 1 == count, finished)
+                    self._beat(m, index + 1 == count, finished)
             with m.State("DISCARD"):
                 m.d.comb += self.beats.ready.eq(1)
                 with m.If(accepted & self.beats.payload.last):
@@ -234,8 +298,8 @@ class FrameInput(wiring.Component):
                     reset[buffer].eq(Cat(flags(c, bits)[1] for c in channels)),
                 ]
 
-    def _column(self, m, at_end, finished):
-        """A column was taken, the last that fits if ``at_end``: is the frame of the right length?"""
+    def _beat(self, m, at_end, finished):
+        """A beat was taken, the last that fits if ``at_end``: is the frame of the right length?"""
         last = self.beats.payload.last
         m.d.comb += [
             finished.eq(at_end & last),
@@ -251,8 +315,11 @@ class FrameInput(wiring.Component):
 class FrameOutput(wiring.Component):
     """Sends columns of the vector memory as one frame, in the cycles in which the broadcast leaves the read port free.
 
-    Latency: two cycles from a column to its beat. Cost: a FIFO of `depth` beats, and a register of one beat in front of
-    it. It is cleared for voices that are away, which takes no LUTs.
+    It begins before the columns are complete. A line that is being written is taken on its way into the memory if it is
+    the next to be sent, and fills a beat; others are read once they are written.
+
+    Latency: `write_delay` cycles from a write, or `delay` cycles from a read, to the beat. Cost: a FIFO of `depth`
+    beats, and a register of one beat in front of it. It is cleared for voices that are away, which takes no LUTs.
 
     Members
     -------
@@ -262,7 +329,10 @@ class FrameOutput(wiring.Component):
     src_base : In(line_bits) — line of the first column.
     active : In(channels) — voices in the frame. The others get zeros.
     bank : In(bank_bits) — their bank, for the header. Only if the machine has several.
-    go : In(1) — the columns are written: begin.
+    complete : In(1) — all columns are written.
+    lines_done : In(line_bits + 1) — lines of the frame that are written. It counts until ``complete``.
+    write_valid : In(1) — the line after them is being written, if they are not complete.
+    write_columns : In(array(groups, activations)) — its columns.
     busy : Out(1) — columns are still to be read.
     pending : Out(1) — a beat is on its way, or waits for the receiver.
     blocked : Out(1) — the receiver does not take a beat.
@@ -272,6 +342,8 @@ class FrameOutput(wiring.Component):
     """
 
     depth = 8
+    write_delay = 1 + Fifo.delay
+    delay = VectorMemory.delay + write_delay
 
     def __init__(self, config):
         self._config = config
@@ -283,7 +355,10 @@ class FrameOutput(wiring.Component):
             "src_base": In(line),
             "active": In(config.channels),
             **({"bank": In(config.bank_bits)} if config.banks > 1 else {}),
-            "go": In(1),
+            "complete": In(1),
+            "lines_done": In(line + 1),
+            "write_valid": In(1),
+            "write_columns": In(data.ArrayLayout(activations(config), config.groups)),
             "busy": Out(1),
             "pending": Out(1),
             "blocked": Out(1),
@@ -298,61 +373,76 @@ class FrameOutput(wiring.Component):
         m.submodules.fifo = fifo = Fifo(self.beats.payload.shape(), self.depth)
         wiring.connect(m, fifo.o, wiring.flipped(self.beats))
         delay = VectorMemory.delay
-        group_bits = (config.groups - 1).bit_length()
+        width = config.beat_columns
+        parts = config.groups // width  # beats of a line
+        part_bits = (parts - 1).bit_length()
         left = Signal.like(self.count)
         index = Signal.like(self.count)
+        rest = Signal(range(width))  # columns of the last beat; 0: all
         base = Signal.like(self.src_base)
         active = Signal(config.channels)
         bank = Signal(config.bank_bits)
-        read = Signal()
+        complete = Signal(name="_complete")
+        final = Signal()  # one beat is left
+        written, follows = Signal(), Signal()
+        read, take = Signal(), Signal()
         reads = Signal(delay)
         lasts = Signal(delay)
-        banks = [Signal(max(1, group_bits), name=f"bank{k}") for k in range(delay)]
+        places = [Signal(max(1, part_bits), name=f"place{k}") for k in range(delay)]  # within the line
         header = Signal()
         landed = Signal(fifo.i.shape(), reset_less=True)
         room = fifo.level + sum(reads) + header + fifo.i_valid < self.depth - 1
         m.d.comb += [
-            self.read_line.eq(base + index[group_bits:]),
+            self.read_line.eq(base + index[part_bits:]),
+            written.eq(complete | (index[part_bits:] < self.lines_done)),
+            follows.eq(self.write_valid & ~complete & (index == self.lines_done) & (reads == 0) & ~header
+                       if parts == 1 else 0),
             self.blocked.eq(self.beats.valid & ~self.beats.ready),
             self.pending.eq(fifo.i_valid | fifo.o.valid),
             fifo.i.eq(landed),
         ]
-        for channel in range(config.channels):
-            value = self.columns[banks[-1]][channel] if group_bits else self.columns[0][channel]
-            beat = landed.data.word_select(channel, config.activation_bits)
-            flags = active[channel]
-            if channel == 0 and config.banks > 1:
-                flags = Cat(flags, Const(0, BANK_SHIFT - 1), bank)
-            with m.If(header | ~active[channel]):
-                m.d.sync += beat.eq(Mux(header, flags, 0))
-            with m.Else():
-                m.d.sync += beat.eq(value)
+        last = Mux(reads[-1], lasts[-1], final)
+        for column in range(width):
+            read_columns = Array(self.columns[part * width + column] for part in range(parts))
+            found = read_columns[places[-1]] if part_bits else read_columns[0]
+            absent = last & (rest != 0) & (rest <= column)
+            for channel in range(config.channels):
+                beat = landed.data.word_select(column * config.channels + channel, config.activation_bits)
+                flags = active[channel] if column == 0 else 0
+                if (column, channel) == (0, 0) and config.banks > 1:
+                    flags = Cat(flags, Const(0, BANK_SHIFT - 1), bank)
+                with m.If(header | ~active[channel] | absent):
+                    m.d.sync += beat.eq(Mux(header, flags, 0))
+                with m.Else():
+                    m.d.sync += beat.eq(Mux(reads[-1], found[channel], self.write_columns[column][channel])
+                                        if parts == 1 else found[channel])
         m.d.sync += [
-            fifo.i_valid.eq(header | reads[-1]),
-            landed.last.eq(~header & lasts[-1]),
+            fifo.i_valid.eq(header | reads[-1] | take),
+            landed.last.eq(~header & last),
             reads.eq(Cat(read, reads)),
-            lasts.eq(Cat(left == 1, lasts)),
-            banks[0].eq(index[:group_bits]),
+            lasts.eq(Cat(final, lasts)),
+            places[0].eq(index[:part_bits]),
             header.eq(0),
+            complete.eq(self.complete | (complete & ~self.start)),
         ]
-        m.d.sync += [after.eq(before) for before, after in zip(banks, banks[1:], strict=False)]
+        m.d.sync += [after.eq(before) for before, after in zip(places, places[1:], strict=False)]
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 with m.If(self.start):
-                    m.d.sync += [left.eq(self.count), index.eq(0), base.eq(self.src_base),
-                                 active.eq(self.active)]
+                    m.d.sync += [left.eq(_beats_of(config, self.count)), index.eq(0), base.eq(self.src_base),
+                                 final.eq(self.count <= width), rest.eq(self.count), active.eq(self.active)]
                     if config.banks > 1:
                         m.d.sync += bank.eq(self.bank)
-                    m.next = "WAIT"
-            with m.State("WAIT"):
-                with m.If(self.go & (fifo.level < self.depth - 1)):
+                    m.next = "HEADER"
+            with m.State("HEADER"):
+                with m.If(fifo.level < self.depth - 1):
                     m.d.sync += header.eq(1)
                     m.next = "READ"
             with m.State("READ"):
-                m.d.comb += read.eq(self.read_grant & room)
-                with m.If(read):
-                    m.d.sync += [left.eq(left - 1), index.eq(index + 1)]
-                    with m.If(left == 1):
+                m.d.comb += [read.eq(self.read_grant & room & written), take.eq(room & follows)]
+                with m.If(read | take):
+                    m.d.sync += [left.eq(left - 1), final.eq(left == 2), index.eq(index + 1)]
+                    with m.If(final):
                         m.next = "LAND"
             with m.State("LAND"):
                 with m.If(reads == 0):

@@ -12,7 +12,7 @@ program together:
 MULTIPLY       broadcast ``count`` columns of one stored matrix: ``W_x x``, ``W_r y'`` or ``W_ym m``
 ELEMENTWISE    once the array is done: gates, cell state and ``m`` of all cells, row by row
 PROJECT        once the array is done: round the projection's sums to ``y``, row by row
-OUTPUT         once they are written: send ``count`` columns of ``y`` as one frame
+OUTPUT         as they are written: send ``count`` columns of ``y`` as one frame
 FRAME          take the next input frame, or go on without one (``TRY``)
 CLEAR          once all is done: clear the accumulators, if products were made ahead of a frame
 JUMP           go on with the instruction ``src_base``

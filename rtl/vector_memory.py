@@ -78,7 +78,7 @@ def share_ports(m, config, vectors, broadcast, frame_output, frame_input, assemb
         line = Mux(frame_output.busy, frame_output.read_line, state.line)
         m.d.comb += [bank_line.eq(line) for bank_line in vectors.read_line]
     for group in range(config.groups):
-        m.d.comb += vectors.write_columns[group].eq(frame_input.write_column)
+        m.d.comb += vectors.write_columns[group].eq(frame_input.write_columns[group % config.beat_columns])
     m.d.comb += [
         vectors.write_line.eq(frame_input.write_line),
         vectors.write_bank.eq(Mux(frame_input.write_valid, frame_input.write_bank, 0)),

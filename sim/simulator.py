@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.config import Config, machine_config
-from openese.rtl.frames import beat_bytes, pack_beats, unpack_beats
+from openese.rtl.frames import beat_bytes, frame_beats, pack_beats, pack_frames, unpack_frames
 from openese.sim import build
 
 __all__ = ["SimulationError", "BusError", "StuckError", "Simulator"]
@@ -248,10 +248,10 @@ class Simulator:
         if columns.ndim != 3 or columns.shape[::2] != (frames, channels) or channels != self.config.channels:
             raise SimulationError(f"frames must be headers (T, {self.config.channels}) and columns "
                                   f"(T, I, {self.config.channels}), not {header.shape} and {columns.shape}")
-        beats = np.concatenate([header[:, None, :], columns], axis=1)
+        beats = pack_frames(self.config, header, columns)
         last = np.zeros(beats.shape[:2], np.uint8)
         last[:, -1] = 1
-        self.send_beats(beats.reshape(-1, channels), last.ravel())
+        self._send(beats.reshape(-1, beats.shape[-1]), last.ravel())
 
     def receive_frames(self, count: int, outputs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Run until the machine has sent ``count`` frames.
@@ -275,23 +275,26 @@ class Simulator:
         StuckError
             No beat goes in or out for `patience` cycles.
         SimulationError
-            A frame has another number of columns, or the machine breaks a rule of a bus.
+            A frame has another number of beats, or the machine breaks a rule of a bus.
         """
         self._run(_Goal.RECEIVED, count)
         beats, last = self._take(count)
         ends = np.flatnonzero(last)
         lengths = np.diff(ends, prepend=-1)
-        wrong = np.flatnonzero(lengths != 1 + outputs)
+        length = frame_beats(self.config, outputs)
+        wrong = np.flatnonzero(lengths != length)
         if wrong.size:
-            raise SimulationError(f"frame {wrong[0]} of {count} received has {lengths[wrong[0]]} beats, "
-                                  f"not a header and {outputs} columns")
-        beats = beats.reshape(count, 1 + outputs, self.config.channels)
-        return beats[:, 0], beats[:, 1:]
+            raise SimulationError(f"frame {wrong[0]} of {count} received has {lengths[wrong[0]]} beats; a header and "
+                                  f"{outputs} columns take {length}")
+        return unpack_frames(self.config, beats.reshape(count, length, self._beat), outputs)
 
     def send_beats(self, beats: NDArray[np.integer[Any]], last: NDArray[np.uint8]) -> None:
-        """Queue single beats: ``beats`` (n, C), and TLAST of each in ``last`` (n,)."""
+        """Queue single beats: words ``beats`` (n, beat_columns * C), and TLAST of each in ``last`` (n,)."""
+        self._send(pack_beats(self.config, beats), last)
+
+    def _send(self, beats: NDArray[np.uint8], last: NDArray[np.uint8]) -> None:
         packed = np.zeros((len(beats), self._beat), np.uint8)
-        packed[:, :beat_bytes(self.config)] = pack_beats(self.config, beats)
+        packed[:, :beat_bytes(self.config)] = beats
         last = np.ascontiguousarray(last, np.uint8)
         self._call("send", packed.ctypes.data, last.ctypes.data, len(last))
 
@@ -309,12 +312,12 @@ class Simulator:
         self.clock(64)
         self._call("forget", True)
 
-    def _take(self, frames: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    def _take(self, frames: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         length = self._call("length", frames)
         beats = np.empty((length, self._beat), np.uint8)
         last = np.empty(length, np.uint8)
         self._call("take", length, beats.ctypes.data, last.ctypes.data)
-        return unpack_beats(self.config, beats), last
+        return beats, last
 
     # -- m_axi ---------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from cocotbext.axi import (
 from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.config import Config
-from openese.rtl.frames import beat_bytes, pack_beats, unpack_beats
+from openese.rtl.frames import beat_bytes, frame_beats, pack_frames, unpack_frames
 from openese.sim.benches import CONFIG
 from openese.sim.build import TOP
 
@@ -117,15 +117,15 @@ class TB:
 
     async def send_frame(self, header: ArrayLike, columns: ArrayLike) -> None:
         """Queue a frame: header (C,) of bit 0 active and bit 1 reset, columns (I, C) of activations."""
-        beats = pack_beats(self.config, np.vstack([np.asarray(header), np.asarray(columns)]))
+        beats = pack_frames(self.config, header, columns)
         await self.source.send(AxiStreamFrame(beats.tobytes()))
 
-    async def receive_frame(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The next frame: header (C,), columns (P, C)."""
+    async def receive_frame(self, outputs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The next frame, of ``outputs`` columns: header (C,), columns (P, C)."""
         frame = await with_timeout(self.sink.recv(), PATIENCE, "ms")
         data = np.frombuffer(bytes(frame.tdata), np.uint8).reshape(-1, beat_bytes(self.config))
-        beats = unpack_beats(self.config, data)
-        return beats[0], beats[1:]
+        assert len(data) == frame_beats(self.config, outputs), f"{len(data)} beats for {outputs} columns"
+        return unpack_frames(self.config, data, outputs)
 
 
 def _pauses() -> Iterator[bool]:

@@ -13,7 +13,11 @@ from amaranth.lib import wiring
 
 import openese.rtl
 from docs.markdown import table
+from openese.rtl.broadcast import Broadcast
 from openese.rtl.config import preset
+from openese.rtl.controller import Controller
+from openese.rtl.fifo import Fifo
+from openese.rtl.frames import FrameGuard, FrameOutput
 from openese.sw import bench
 from openese.sw.pack.encode import column_order
 from openese.sw.pack.schedule import schedule
@@ -103,6 +107,19 @@ def unproved():
         for name, module in sorted(blocks) if name not in names])
 
 
+def at_rest():
+    """The stages of a frame before its first column and behind the last line of y, from the blocks' delays."""
+    return table(["stage", "cycles"], [
+        ["queue at the pins of `s_axis`", Fifo.delay],
+        ["FrameInput: header and columns, a beat a cycle", "the frame's beats"],
+        ["Controller: from FRAME to MULTIPLY", Controller.delay],
+        ["Broadcast: from MULTIPLY to its first column", Broadcast.delay],
+        ["the step: until the last line of y is written", "see the cycle model"],
+        ["FrameOutput: from the write of a line to its beat", FrameOutput.write_delay],
+        ["FrameGuard: queue at the pins of `m_axis`", FrameGuard.delay],
+    ])
+
+
 def _recorded(name):
     """What a program wrote: a copy of its file in build/."""
     return json.loads(Path(__file__).with_name(f"{name}.json").read_text())
@@ -190,4 +207,5 @@ TABLES = {("explain/strength.md", "mutation"): mutation, ("explain/strength.md",
           ("explain/strength.md", "lines"): lines, ("explain/strength.md", "state_machines"): state_machines,
           ("explain/strength.md", "software"): software,
           ("explain/proved.md", "proved"): proved, ("explain/proved.md", "unproved"): unproved,
+          ("explain/timing.md", "at_rest"): at_rest,
           ("explain/paper.md", "ideas"): ideas, ("explain/architecture.md", "padding"): padding}

@@ -26,10 +26,11 @@ async def speed(dut: Any) -> None:
     await tb.write(ADDRESS["CONTROL"], Control.LOAD)
     await tb.load(ADDRESS["LOAD"], image.words())
     await tb.write(ADDRESS["CONTROL"], Control.RUN)
-    columns = np.zeros((image.model().inputs, tb.config.channels), np.int16)
+    model = image.model()
+    columns = np.zeros((model.inputs, tb.config.channels), np.int16)
     for _ in range(STEPS):
         await tb.send_frame(np.full(tb.config.channels, 3), columns)
     for _ in range(STEPS):
-        await tb.receive_frame()
+        await tb.receive_frame(model.outputs)
     cycles = get_sim_time("ns") / PERIOD - cycle
     Path(RESULT).write_text(json.dumps(cycles / (time.perf_counter() - began)))

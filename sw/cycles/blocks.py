@@ -444,9 +444,9 @@ class FrameInputModel:
         By frame that has begun: the cycle from which on it was offered.
     """
 
-    def __init__(self, offered: Iterator[int], columns: int) -> None:
+    def __init__(self, offered: Iterator[int], beats: int) -> None:
         self._frames = offered
-        self._columns = columns
+        self._beats = beats
         self._next = next(offered, None)
         self._left = self._complete = self._occupied = 0
         self.offered: list[int] = []
@@ -481,7 +481,7 @@ class FrameInputModel:
         if self._next is not None and self._next + Fifo.delay <= cycle and self._occupied < 2:
             self.offered.append(self._next)
             self._next = next(self._frames, None)
-            self._left = self._columns
+            self._left = self._beats
         return False
 
 
@@ -494,9 +494,11 @@ class FrameOutputModel:
         By frame: the cycle of its first beat, and the cycle after its last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
+        self._parts = config.groups // config.beat_columns
         self._state = "IDLE"
-        self._left = self._level = self._first = 0
+        self._left = self._index = self._level = self._first = 0
+        self._complete = False
         self._header = False
         self._reads = [False] * VectorMemory.delay
         self._landed = False
@@ -504,28 +506,38 @@ class FrameOutputModel:
 
     @property
     def busy(self) -> bool:
-        """Whether there are columns left to read."""
+        """Whether there are beats left to read."""
         return self._state != "IDLE"
 
-    def start(self, columns: int) -> None:
-        """Send ``columns`` columns."""
-        self._state, self._left = "WAIT", columns
+    def start(self, beats: int, complete: bool) -> None:
+        """Send a header and ``beats`` beats, whose columns may be ``complete`` already."""
+        self._state, self._left, self._index, self._complete = "HEADER", beats, 0, complete
 
-    def step(self, cycle: int, go: bool, grant: bool) -> None:
-        """One cycle. ``go``: the columns are written; ``grant``: the broadcast leaves the read port free."""
+    def step(self, cycle: int, complete: bool, lines_done: int, writes: bool, grant: bool) -> None:
+        """One cycle.
+
+        ``complete``: all columns are written; ``lines_done``: the number of lines that are; ``writes``: the next line
+        is being written; ``grant``: the broadcast leaves the read port free.
+        """
         if self._state == "IDLE":
             return
         room = self._level + sum(self._reads) + self._header + self._landed < FrameOutput.depth - 1
-        arrives, self._landed = self._landed, self._header or self._reads[-1]
-        read = self._state == "READ" and grant and room
-        self._header = self._state == "WAIT" and go
+        line = self._index // self._parts
+        reading = self._state == "READ" and room
+        read = reading and grant and (self._complete or line < lines_done)
+        take = (reading and writes and not self._complete and line == lines_done and self._parts == 1
+                and not any(self._reads) and not self._header)
+        arrives, self._landed = self._landed, self._header or self._reads[-1] or take
+        self._complete |= complete
+        self._header = self._state == "HEADER"
         if self._header:
             self._state, self._first = "READ", cycle + 3 + FrameGuard.delay
-        self._left -= read
+        self._left -= read or take
+        self._index += read or take
         if self._state == "LAND" and not any(self._reads):
             self._state = "IDLE"  # and the last beat lands
             self.spans.append((self._first, cycle + 2 + FrameGuard.delay))
-        elif read and not self._left:
+        elif (read or take) and not self._left:
             self._state = "LAND"
         self._reads = [read, *self._reads[:-1]]
         self._level += arrives - (self._level > 0)

@@ -6,7 +6,7 @@ only the values that decide about time: columns and their pointers, addresses of
 PEs are one numpy array. The latencies come from the blocks of `rtl`, so the counters agree with the machine's to the
 cycle, as the tests check.
 
-The model assumes that the receiver of frames is always ready, and that frames come in at a column a cycle. All frames
+The model assumes that the receiver of frames is always ready, and that frames come in at a beat a cycle. All frames
 are of one bank of voices.
 """
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from openese.rtl.array import PEArray
 from openese.rtl.controller import Controller
+from openese.rtl.frames import frame_beats
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS
 from openese.rtl.program import Opcode, Take
 from openese.rtl.spmat_read import SpmatRead
@@ -324,8 +325,8 @@ class _Walk:
         self.array = ArrayModel(config)
         self.broadcast = BroadcastModel()
         self.assemble = AssembleModel(config)
-        self.input = FrameInputModel(offered, plan.instructions[0]["count"])
-        self.output = FrameOutputModel()
+        self.input = FrameInputModel(offered, frame_beats(config, plan.instructions[0]["count"]) - 1)
+        self.output = FrameOutputModel(config)
         self.stream = StreamModel(plan.instructions, config, memory) if plan.streamed else None
         # The last cycle in which anything moved; the lines that the memory had given by then.
         self._moved = self._lines = 0
@@ -381,7 +382,7 @@ class _Walk:
         self._completed.append(array.completed)
         completed = self._completed.popleft()
         assemble.step(cycle, completed)
-        self.output.step(cycle, not assembling, self._granted)
+        self.output.step(cycle, not assembling, assemble.lines_done, writes, self._granted)
         self._granted = counts is None
         complete = self.input.step(cycle, writes)
         if self.stream:
@@ -454,7 +455,7 @@ class _Walk:
                     return Activity.OUTPUT
                 self._issue()
                 self._computed.append(self.cycle)
-                self.output.start(instruction["count"])
+                self.output.start(frame_beats(self._plan.config, instruction["count"]) - 1, not assembling)
             case Opcode.CLEAR:
                 if assembling or (self._made and self._sent != completed):
                     return Activity.ASSEMBLE

@@ -214,9 +214,13 @@ class Device:
 
     def counters(self) -> dict[str, int]:
         """The counters since the image was loaded or the machine was reset, by the names of
-        `openese.rtl.registers.COUNTERS`."""
-        values = self._link.access((ADDRESS[f"{name.upper()}_{half}"], None) for name in COUNTERS
-                                   for half in ("LOW", "HIGH"))
+        `openese.rtl.registers.COUNTERS`.
+
+        RUN is cleared meanwhile, so all of them are of the same time.
+        """
+        control, = self._link.access([(ADDRESS["CONTROL"], None), (ADDRESS["CONTROL"], 0)])
+        values = self._link.access([*((ADDRESS[f"{name.upper()}_{half}"], None) for name in COUNTERS
+                                      for half in ("LOW", "HIGH")), (ADDRESS["CONTROL"], control)])
         return {name: low | high << 32 for name, low, high in zip(COUNTERS, values[::2], values[1::2], strict=True)}
 
     # -- state ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.config import Config, machine_config
-from openese.rtl.frames import beat_bytes, pack_beats, unpack_beats
+from openese.rtl.frames import beat_bytes, frame_beats, pack_frames, unpack_frames
 from openese.rtl.serial.packets import DEPTH, END, PROTOCOL, Kind, Packet, decode, encode
 from openese.sw.run.device import DeviceError
 
@@ -223,27 +223,29 @@ class SerialLink:
         Raises
         ------
         LinkError
-            No beat goes in or out for too long, or a frame comes back with another number of columns than ``outputs``.
+            No beat goes in or out for too long, or a frame comes back with another number of beats than ``outputs``
+            columns take.
         """
-        beats = pack_beats(self.config, np.concatenate([np.asarray(header)[:, None], np.asarray(columns)], axis=1))
+        beats = pack_frames(self.config, header, columns)
         frames, length, size = beats.shape
         padded = np.zeros((frames, length, 4 * self._words), np.uint8)
         padded[:, :, :size] = beats
         words = padded.view("<u4")
-        answers = np.zeros((frames, 1 + outputs, self._words), "<u4")
+        back = frame_beats(self.config, outputs)
+        answers = np.zeros((frames, back, self._words), "<u4")
         most = (DEPTH - 1) // self._words
         sent = received = begun = part = 0  # frames; beats of the frames in the middle of which we are
         moved = time.monotonic()
         while received < frames:
             rest = words[sent, begun:begun + most] if sent < frames else words[:0, 0]
-            wanted = 1 + outputs - part if sent > received else 0
+            wanted = back - part if sent > received else 0
             taken, _, given, ended = self._exchange(rest, begun + len(rest) == length, wanted)
             begun += taken
             if begun == length:
                 sent, begun = sent + 1, 0
-            if part + len(given) > 1 + outputs or ended != (part + len(given) == 1 + outputs):
-                raise LinkError(f"{self._name}: frame {received} came back with another number of columns "
-                                f"than {outputs}")
+            if part + len(given) > back or ended != (part + len(given) == back):
+                raise LinkError(f"{self._name}: frame {received} came back with another number of beats than the "
+                                f"{back} of {outputs} columns")
             answers[received, part:part + len(given)] = given
             part += len(given)
             if ended:
@@ -253,7 +255,6 @@ class SerialLink:
             elif time.monotonic() - moved > self._patience:
                 raise LinkError(f"{self._name}: no beat in or out for {self._patience:.0f} s; {sent} of {frames} "
                                 f"frames are in, {received} out")
-        back = unpack_beats(self.config, answers.view(np.uint8))
-        return back[:, 0], back[:, 1:]
+        return unpack_frames(self.config, answers.view(np.uint8), outputs)
 
 

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames in and out: AXI4-Stream while the core is reset at any time."""
 
-from amaranth.hdl import Mux, Signal
+from amaranth.hdl import Cat, Const, Mux, Signal
 
-from openese.rtl.frames import FrameGuard, FrameInput, FrameOutput
+from openese.rtl.frames import BANK_SHIFT, FrameGuard, FrameInput, FrameOutput
 from tests.formal.engine import implies, proof
 from tests.formal.sizes import SMALL, describe, small
 
 WIDTHS = describe(SMALL, "channels", "activation_bits", "vector_depth")
 
 SHORT = small(vector_depth=8)
+
+# Two columns a beat.
+PAIRS = small(pes=4, groups=2)
+SHORT_PAIRS = small(pes=4, groups=2, vector_depth=8)
+PAIRS_WIDTHS = describe(PAIRS, "channels", "groups", "activation_bits", "vector_depth")
 
 
 def fire(stream):
@@ -54,12 +59,15 @@ def test_guard(h):
     h.cover(o.valid & ~real & h.past(fire(o) & real), fire(o) & o.payload.last & real)
 
 
-@proof("FrameInput", "under resets at any time: a frame completes if and only if it has the right length and was seen "
-       "whole; a wrong length is reported; at most two frames are held, and none is overwritten before its release; "
-       "each column is written once, to its own place", WIDTHS + ", frames of up to 7 columns")
-def test_input(h):
-    dut = FrameInput(SMALL)
-    m = h.m
+INPUT = ("under resets at any time: a frame completes if and only if it has the right length and bank and was seen "
+         "whole; a wrong length or bank is reported; at most two frames are held, and none is overwritten before its "
+         "release; each column is written once, to its own place")
+
+
+def check_input(h, config):
+    """FrameInput, with a line of the vector memory a beat."""
+    dut = FrameInput(config)
+    m, groups = h.m, config.groups
     aborted = h.free()  # the core's reset; h.reset resets the sender and FrameGuard too
     h.add(dut, reset=aborted)
     beats = dut.beats
@@ -73,10 +81,14 @@ def test_input(h):
     bases = [Signal.like(base) for base in dut.bases]
     held, complete, fill = Signal(2), Signal(2), Signal()
     right = taken & last & whole & (place == count)
+    foreign = taken & ~last & whole & (place == 0) & (beats.payload.data[BANK_SHIFT:8] != 0)
     with m.If(dut.format):
-        m.d.sync += [formatted.eq(1), count.eq(dut.count), bases[0].eq(dut.bases[0]), bases[1].eq(dut.bases[1])]
+        m.d.sync += [formatted.eq(1), count.eq(dut.count // groups + (dut.count % groups != 0)),
+                     bases[0].eq(dut.bases[0]), bases[1].eq(dut.bases[1])]
     with m.If(taken & last):
         m.d.sync += whole.eq(1)
+    with m.Elif(foreign):
+        m.d.sync += whole.eq(0)
     m.d.sync += [
         held.eq(held + dut.take - dut.release), complete.eq(complete + dut.complete - dut.take),
         fill.eq(fill ^ dut.complete)]
@@ -92,15 +104,28 @@ def test_input(h):
         dut.ready == (complete != 0),
         dut.complete == right,
         implies(dut.write_valid, taken & whole & (held + complete < 2) & ~dut.hold),
-        implies(dut.write_valid, (place != 0) & (place <= count) & (dut.write_column.as_value() == beats.payload.data)),
+        implies(dut.write_valid,
+                (place != 0) & (place <= count) & (dut.write_columns.as_value() == beats.payload.data)),
+        implies(dut.write_valid, dut.write_bank == (1 << groups) - 1),
         implies(dut.write_valid, dut.write_line == (Mux(fill, bases[1], bases[0]) + place - 1)[:len(dut.write_line)]),
         implies(taken & whole & (place != 0) & (place <= count), dut.write_valid),
         dut.short == (taken & last & whole & (place < count)),
         dut.long == (taken & ~last & whole & (place == count)),
+        dut.wrong_bank == foreign,
     ]
     h.prove(*(implies(~aborted, rule) for rule in rules))
     h.refute(implies(~aborted, ~dut.short), held + complete != 2)
     h.cover(dut.complete & (complete == 1), dut.long & ~aborted, dut.complete & h.past(aborted, 3))
+
+
+@proof("FrameInput", INPUT, WIDTHS + ", frames of up to 7 columns")
+def test_input(h):
+    check_input(h, SMALL)
+
+
+@proof("FrameInput", INPUT, PAIRS_WIDTHS + ", frames of up to 7 columns")
+def test_input_of_pairs(h):
+    check_input(h, PAIRS)
 
 
 def output(h, config):
@@ -127,14 +152,27 @@ def test_output_level(h):
     h.cover(fire(beats) & beats.payload.last & (level == FrameOutput.depth - 1))
 
 
-@proof("FrameOutput", "a frame is a header and its columns in order, TLAST with the last; voices that are away "
-       "get zeros", describe(SHORT, "channels", "activation_bits", "vector_depth"))
-def test_output_order(h):
-    dut, written, _ = output(h, SHORT)
-    m = h.m
-    # The memory answers two cycles later, and holds in every line its number.
-    m.d.comb += dut.columns.as_value().eq(h.past(dut.read_line, 2))
+ORDER = ("a frame is a header and its columns in order, TLAST with the last; no line is read before it is written; "
+         "voices that are away and columns that are none of the frame get zeros")
+
+
+def check_order(h, config):
+    """FrameOutput, with a line of the vector memory a beat."""
+    dut, written, _ = output(h, config)
+    m, groups, bits = h.m, config.groups, config.activation_bits
     count, base, active = Signal.like(dut.count), Signal.like(dut.src_base), Signal()
+    # The memory answers two cycles later. A line that is written holds its number, and above it that of the bank.
+    complete = Signal()
+    m.d.sync += complete.eq(dut.complete | (complete & ~dut.start))
+    stored = complete | ((dut.read_line - base)[:len(base)] < dut.lines_done)
+    line = Mux(h.past(stored, 2), h.past(dut.read_line, 2), ~h.past(dut.read_line, 2))
+    banks = [Signal(bits) for _ in range(groups)]
+    m.d.comb += [bank.eq(Cat(line, Const(k, bits - len(line)))) for k, bank in enumerate(banks)]
+    m.d.comb += dut.columns.as_value().eq(Cat(banks))
+    # What is written is the next line, until the frame is complete.
+    following = (base + dut.lines_done)[:len(base)]
+    following = Mux(dut.write_valid & ~complete, following, ~following)
+    m.d.comb += dut.write_columns.as_value().eq(Cat(Cat(following, Const(k, bits - len(base))) for k in range(groups)))
     place, under_way = Signal.like(dut.count), Signal()
     with m.If(written.en):
         m.d.sync += place.eq(place + 1)
@@ -142,12 +180,30 @@ def test_output_order(h):
             m.d.sync += under_way.eq(0)
     with m.If(dut.start):
         m.d.sync += [count.eq(dut.count), base.eq(dut.src_base), active.eq(dut.active), under_way.eq(1), place.eq(0)]
-    column = (base + place - 1)[:len(base)]
+    expected = []
+    for k in range(groups):
+        column = Cat((base + place - 1)[:len(base)], Const(k, bits - len(base)))
+        there = active & ((place - 1) * groups + k < count)
+        expected.append(Mux(place == 0, active if k == 0 else 0, Mux(there, column, 0))[:bits])
     h.prove(
         implies(written.en, under_way),
-        implies(written.en, written.data.data == Mux(place == 0, active, Mux(active, column, 0))),
-        implies(written.en, written.data.last == (place == count)),
+        implies(written.en, written.data.data == Cat(expected)),
+        implies(written.en, written.data.last == ((place != 0) & (place * groups >= count))),
         implies(under_way & ~written.en, dut.busy | h.past(dut.busy, 2)),
     )
-    h.refute(implies(written.en & (place != 0), written.data.data == column), implies(written.en, place != 8))
-    h.cover(written.en & written.data.last & (count == 8) & active)
+    most = config.vector_depth // groups
+    h.refute(implies(written.en & (place != 0), written.data.data == Cat(banks)), implies(written.en, place != most))
+    h.cover(written.en & written.data.last & (count == config.vector_depth) & active)
+    h.cover(written.en & written.data.last & h.past(dut.write_valid & ~dut.complete & ~complete) & active)
+    if groups > 1:
+        h.cover(written.en & written.data.last & (place != 1) & (count % groups != 0) & active)
+
+
+@proof("FrameOutput", ORDER, describe(SHORT, "channels", "activation_bits", "vector_depth"))
+def test_output_order(h):
+    check_order(h, SHORT)
+
+
+@proof("FrameOutput", ORDER, describe(SHORT_PAIRS, "channels", "groups", "activation_bits", "vector_depth"))
+def test_output_order_of_pairs(h):
+    check_order(h, SHORT_PAIRS)

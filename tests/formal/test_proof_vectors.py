@@ -34,7 +34,7 @@ def test_ports(h):
     read, write = memory.reads[0], memory.writes[0]
     broadcast = ports(h, Broadcast, "read_valid", "read_line")
     output = ports(h, FrameOutput, "busy", "read_line")
-    frames = ports(h, FrameInput, "write_valid", "write_line", "write_bank", "write_column")
+    frames = ports(h, FrameInput, "write_valid", "write_line", "write_bank", "write_columns")
     assemble = ports(h, Assemble, "write_valid", "write_line", "write_channels", "write_columns")
     state = ports(h, StateAccess, "line", "bank", "write_channels")
     state.data = h.free(32)
@@ -49,7 +49,7 @@ def test_ports(h):
                   Mux(host, state.write_channels, frames.write_valid.replicate(2)))
     line = Mux(assemble.write_valid, assemble.write_line, Mux(host, state.line, frames.write_line))
     column = Mux(assemble.write_valid, Value.cast(assemble.write_columns),
-                 Mux(host, state.data[:bits].replicate(2), Value.cast(frames.write_column)))
+                 Mux(host, state.data[:bits].replicate(2), Value.cast(frames.write_columns)))
     h.prove(
         Value.cast(write.en) == enabled, implies(enabled, write.addr == line),
         implies(enabled, Value.cast(write.data) == column), read.en,

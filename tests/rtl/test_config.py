@@ -19,6 +19,13 @@ def test_slices_that_were_given_stay():
     assert (config.slices, config.slice_width) == (1, 4)
 
 
+@pytest.mark.parametrize(("groups", "channels", "bits", "columns"), [
+    (1, 64, 18, 1), (2, 32, 16, 2), (2, 32, 17, 1), (8, 1, 16, 8), (8, 8, 18, 4), (8, 64, 16, 1), (4, 64, 8, 2)])
+def test_a_beat_has_a_column_of_each_group_up_to_1024_bits(groups, channels, bits, columns):
+    config = preset("tiny").replace(pes=64, groups=groups, channels=channels, activation_bits=bits)
+    assert config.beat_columns == columns
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_copy_without_changes_is_the_same_machine(name):
     assert preset(name).replace(name="copy").fingerprint == preset(name).fingerprint

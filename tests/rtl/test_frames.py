@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from bench import TINY, check_held, cycles, generator, get, integers, pack, pause, put, seeds, simulate, trace, unpack
 
-from openese.rtl.frames import BANK_SHIFT, Beats, FrameGuard, FrameInput, FrameOutput, pack_beats, unpack_beats
+from openese.rtl.frames import (
+    BANK_SHIFT,
+    Beats,
+    FrameGuard,
+    FrameInput,
+    FrameOutput,
+    frame_beats,
+    pack_frames,
+    unpack_beats,
+    unpack_frames,
+)
 from openese.rtl.vector_memory import VectorMemory
 
 CONFIGS = {
@@ -15,42 +25,58 @@ CONFIGS = {
     "one channel": TINY.replace(channels=1, slice_width=1),
     "two groups": TINY.replace(groups=2, slices=2),
     "three banks": TINY.replace(banks=3),
+    "eight groups, one channel": TINY.replace(pes=64, groups=8, channels=1, slice_width=1),
+    "half a line a beat": TINY.replace(pes=64, groups=8, channels=8, activation_bits=18),
 }
 stalls = pytest.mark.parametrize("chance", [0.0, 0.5], ids=["no stalls", "stalls"])
 configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
-def random_frames(rng, config, count, right):
-    """(length, active, reset, columns, bank): of ``right`` columns each, some shorter or longer, some for no bank."""
+def random_frames(rng, config, count, columns):
+    """(beats, active, reset, columns, bank): of ``columns`` columns each, some with fewer or more beats behind the
+    header, some for no bank."""
     frames = []
+    right = frame_beats(config, columns) - 1
     for _ in range(count):
-        length = right if rng.random() < 0.6 else int(rng.integers(0, 2 * right))
+        length = right if rng.random() < 0.6 else int(rng.integers(0, 2 * right + 1))
         active, reset = (int(rng.integers(0, 1 << config.channels)) for _ in range(2))
         frames.append((length, active, reset, [integers(rng, config.activation_bits, config.channels)
-                                               for _ in range(length)],
+                                               for _ in range(columns)],
                        int(rng.integers(config.banks) if rng.random() < 0.8 else rng.integers(64))))
     return frames
 
 
 def beats(rng, config, frame):
-    """A frame's beats; what the header does not define is noise."""
+    """A frame's beats; what neither its header nor its columns define is noise."""
     length, active, reset, columns, bank = frame
-    noise = integers(rng, config.activation_bits, config.channels)
-    header = [word & ~3 | active >> k & 1 | (reset >> k & 1) << 1 for k, word in enumerate(noise)]
-    header[0] = header[0] & ~(63 << BANK_SHIFT) | bank << BANK_SHIFT
-    return [{"data": pack(row, config.activation_bits), "last": int(k == length)}
-            for k, row in enumerate([header, *columns])]
+    words = np.array(integers(rng, config.activation_bits, (length + 1, config.beat_columns, config.channels)))
+    words[0, 0] = [word & ~3 | active >> k & 1 | (reset >> k & 1) << 1 for k, word in enumerate(words[0, 0])]
+    words[0, 0, 0] = words[0, 0, 0] & ~(63 << BANK_SHIFT) | bank << BANK_SHIFT
+    places = words[1:].reshape(-1, config.channels)
+    count = min(len(columns), len(places))
+    places[:count] = np.reshape(columns[:count], (count, config.channels))
+    return [{"data": pack(beat.ravel().tolist(), config.activation_bits), "last": int(k == length)}
+            for k, beat in enumerate(words)]
 
 
 @pytest.mark.parametrize("bits", range(8, 19))
-@pytest.mark.parametrize("channels", [1, 2, 8, 64])
-def test_the_host_packs_beats_as_the_machine(bits, channels):
-    config = TINY.replace(activation_bits=bits, channels=channels)
-    words = np.array([integers(generator(bits), bits, channels) for _ in range(3)])
-    packed = pack_beats(config, words)
-    assert [int.from_bytes(beat.tobytes(), "little") for beat in packed] == [pack(row, bits) for row in words.tolist()]
-    assert packed.shape[1] * 8 == Beats(config).members["payload"].shape.size - 1
-    assert (unpack_beats(config, packed) == words).all()
+@pytest.mark.parametrize("channels, groups", [(1, 1), (2, 1), (8, 1), (64, 1), (1, 8), (4, 2), (16, 8)])
+def test_the_host_packs_frames_as_the_machine(bits, channels, groups):
+    config = TINY.replace(activation_bits=bits, channels=channels, groups=groups, pes=groups ** 2)
+    width, rng = config.beat_columns, generator(bits)
+    for count in range(2 * groups + 1):
+        header, columns = (np.array(integers(rng, bits, (3, n, channels)), int).reshape(3, n, channels)
+                           for n in (1, count))
+        packed = pack_frames(config, header[:, 0], columns)
+        filled = -(-count // width) * width - count
+        words = np.concatenate([header, np.zeros((3, width - 1, channels), int), columns,
+                                np.zeros((3, filled, channels), int)], axis=1).reshape(3, -1, width * channels)
+        assert [[int.from_bytes(beat.tobytes(), "little") for beat in frame] for frame in packed] == [
+            [pack(row, bits) for row in frame] for frame in words.tolist()]
+        assert packed.shape[1:] == (frame_beats(config, count), (Beats(config).members["payload"].shape.size - 1) // 8)
+        assert (unpack_beats(config, packed) == words).all()
+        for given, back in zip((header[:, 0], columns), unpack_frames(config, packed, count), strict=True):
+            assert (given == back).all()
 
 
 @seeds(2)
@@ -59,14 +85,15 @@ def test_the_host_packs_beats_as_the_machine(bits, channels):
 def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
     rng = generator(seed)
     dut = FrameInput(config)
-    right = int(rng.integers(2, 8))
+    right = int(rng.integers(2, 20))
     lines = config.vector_depth // config.groups
     frames = random_frames(rng, config, 30, right)
-    good = [frame for frame in frames if frame[0] == right and frame[4] < config.banks]
+    length = frame_beats(config, right) - 1
+    good = [frame for frame in frames if frame[0] == length and frame[4] < config.banks]
     wrong_bank = [frame for frame in frames if frame[0] and frame[4] >= config.banks]
     others = [frame for frame in frames if frame not in wrong_bank]
     memory = np.zeros((lines, config.groups, config.channels), np.int64)
-    bases = [3, lines - 10]
+    bases = [3, lines - 20]
     taken = []
     watch, seen = trace(dut.short, dut.long, dut.wrong_bank)
 
@@ -91,12 +118,13 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
                 await put(ctx, dut.beats, beat)
 
     async def write(ctx):
-        async for _, _, valid, hold, line, bank, column in ctx.tick().sample(
-                dut.write_valid, dut.hold, dut.write_line, dut.write_bank, dut.write_column):
+        async for _, _, valid, hold, line, bank, columns in ctx.tick().sample(
+                dut.write_valid, dut.hold, dut.write_line, dut.write_bank, dut.write_columns):
             if valid:
                 assert not hold
-                group, = [k for k in range(config.groups) if bank >> k & 1]
-                memory[line, group] = list(column)
+                groups = [k for k in range(config.groups) if bank >> k & 1]
+                assert len(groups) == config.beat_columns
+                memory[line, groups] = [list(columns[k % config.beat_columns]) for k in groups]
 
     async def hold(ctx):
         while chance:
@@ -123,10 +151,10 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
         ctx.set(dut.take, 0)
         ctx.set(dut.release, 0)
 
-    simulate(dut, source, consume, limit=8000, background=[watch, write, hold])
+    simulate(dut, source, consume, limit=16000, background=[watch, write, hold])
     assert taken == [(*frame[1:3], frame[4]) for frame in good]
-    assert sum(values[0] for values in seen) == sum(frame[0] < right for frame in others)
-    assert sum(values[1] for values in seen) == sum(frame[0] > right for frame in others)
+    assert sum(values[0] for values in seen) == sum(frame[0] < length for frame in others)
+    assert sum(values[1] for values in seen) == sum(frame[0] > length for frame in others)
     assert sum(values[2] for values in seen) == len(wrong_bank) > 0
 
 
@@ -178,15 +206,15 @@ def test_frames_of_any_length_anywhere(count):
         ctx.set(dut.format, 1)
         await ctx.tick()
         ctx.set(dut.format, 0)
-        for frame in ((count - 1, 3, 0, columns[1:]), (count, 3, 0, columns), (count + 1, 3, 0, [*columns, [0, 0]]),
-                      (count, 3, 0, columns)):
+        for length in (count - 1, count, count + 1, count):
+            frame = (length, 3, 0, columns if length == count else columns[1:], 0)
             for beat in beats(generator(0), TINY, frame):
                 await put(ctx, dut.beats, beat)
         assert ctx.get(dut.ready)
 
     async def write(ctx):
         async for _, _, valid, done, line, column in ctx.tick().sample(
-                dut.write_valid, dut.complete, dut.write_line, dut.write_column):
+                dut.write_valid, dut.complete, dut.write_line, dut.write_columns[0]):
             if valid:
                 written.append((line, list(column)))
             if done:
@@ -205,7 +233,7 @@ def test_columns_of_frames_of_any_length_are_read_in_order(count):
 
     async def start(ctx):
         ctx.set(dut.read_grant, 1)
-        ctx.set(dut.go, 1)
+        ctx.set(dut.complete, 1)
         ctx.set(dut.count, count)
         ctx.set(dut.active, 3)
         for base in bases:
@@ -243,20 +271,23 @@ def test_columns_of_frames_of_any_length_are_read_in_order(count):
 @configs
 @pytest.mark.parametrize("grants, chance", [(1.0, 0.0), (1.0, 0.6), (0.4, 0.0), (0.5, 0.5)])
 def test_frames_are_sent_whole(config, grants, chance, seed):
+    """Each line is sent when it is written, or read after that, while the next lines are still to come."""
     rng = generator(seed)
     dut = FrameOutput(config)
     lines = config.vector_depth // config.groups
-    memory = np.array(integers(rng, config.activation_bits, (lines, config.groups, config.channels)))
+    contents = np.array(integers(rng, config.activation_bits, (lines, config.groups, config.channels)))
+    memory = np.array(integers(rng, config.activation_bits, contents.shape))
     jobs = [{"count": int(rng.integers(1, 25)), "src_base": int(rng.integers(0, lines - 25)),
              "active": int(rng.integers(0, 1 << config.channels)),
              **({"bank": int(rng.integers(config.banks))} if config.banks > 1 else {})} for _ in range(8)]
     expected = []
     for job in jobs:
         keep = np.array([job["active"] >> k & 1 for k in range(config.channels)])
-        columns = memory.reshape(-1, config.channels)[job["src_base"] * config.groups:][:job["count"]]
-        rows = [keep.tolist(), *(columns * keep).tolist()]
-        rows[0][0] |= job.get("bank", 0) << BANK_SHIFT
-        expected += [(pack(row, config.activation_bits), k == len(rows) - 1) for k, row in enumerate(rows)]
+        columns = contents.reshape(-1, config.channels)[job["src_base"] * config.groups:][:job["count"]]
+        flags = keep.copy()
+        flags[0] |= job.get("bank", 0) << BANK_SHIFT
+        sent = pack_frames(config, flags, columns * keep)
+        expected += [(int.from_bytes(beat.tobytes(), "little"), k == len(sent) - 1) for k, beat in enumerate(sent)]
     got = []
     watch, seen = trace(dut.pending, dut.blocked, dut.busy, dut.beats.valid & dut.beats.ready)
 
@@ -266,16 +297,39 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
                 await ctx.tick()
             for name, value in job.items():
                 ctx.set(getattr(dut, name), value)
+            # Assemble has written some lines, or all of them.
+            base, count = job["src_base"], -(-job["count"] // config.groups)
+            done = int(rng.integers(0, count + 1))
+            memory[base:base + count] = integers(rng, config.activation_bits, contents[base:base + count].shape)
+            memory[base:base + done] = contents[base:base + done]
+            ctx.set(dut.lines_done, done)
+            ctx.set(dut.complete, done == count and rng.random() < 0.5)
             ctx.set(dut.start, 1)
-            ctx.set(dut.go, 0)
             await ctx.tick()
             ctx.set(dut.start, 0)
             for name in job:
                 ctx.set(getattr(dut, name), 1)
-            for _ in range(rng.integers(0, 4)):
+            for line in range(done, count):
+                for _ in range(rng.integers(0, 8)):
+                    await ctx.tick()
+                    assert ctx.get(dut.busy)
+                ctx.set(dut.write_valid, 1)
+                ctx.set(dut.write_columns, contents[base + line].tolist())
                 await ctx.tick()
-                assert ctx.get(dut.busy)
-            ctx.set(dut.go, 1)
+                ctx.set(dut.write_valid, 0)
+                memory[base + line] = contents[base + line]
+                ctx.set(dut.lines_done, line + 1)
+            await cycles(ctx, int(rng.integers(0, 4)))
+            ctx.set(dut.complete, 1)
+            await ctx.tick()
+            # The next instruction may begin before all is read, and writes lines of its own.
+            ctx.set(dut.complete, 0)
+            while ctx.get(dut.busy):
+                ctx.set(dut.write_valid, int(rng.integers(2)))
+                ctx.set(dut.write_columns, integers(rng, config.activation_bits, (config.groups, config.channels)))
+                ctx.set(dut.lines_done, int(rng.integers(count + 1)))
+                await ctx.tick()
+            ctx.set(dut.write_valid, 0)
 
     async def vectors(ctx):
         """`VectorMemory.delay` cycles behind; without a grant somebody else reads."""
@@ -283,7 +337,7 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
         while True:
             ctx.set(dut.read_grant, rng.random() < grants)
             _, _, line, grant = await ctx.tick().sample(dut.read_line, dut.read_grant)
-            late.append(memory[line if grant else rng.integers(lines)])
+            late.append(memory[line if grant else rng.integers(lines)].copy())
             ctx.set(dut.columns, late.popleft().tolist())
 
     async def sink(ctx):
@@ -303,7 +357,7 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
     assert (sum(values[1] for values in seen) > 0) == (chance > 0)
     # From its first beat on a frame is busy or pending until its last beat is taken.
     taken = 0
-    lengths = np.cumsum([job["count"] + 1 for job in jobs])
+    lengths = np.cumsum([frame_beats(config, job["count"]) for job in jobs])
     for pending, _, busy, takes in seen:
         assert pending or not takes
         assert pending or busy or taken == 0 or taken in lengths

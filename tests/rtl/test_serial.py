@@ -15,6 +15,7 @@ CONFIGS = {
     "tiny": TINY,
     "one channel": TINY.replace(channels=1, slice_width=1),
     "eight channels": TINY.replace(channels=8),
+    "eight groups": TINY.replace(pes=64, groups=8, channels=1),
 }
 stalls = pytest.mark.parametrize("chance", [0.0, 0.5], ids=["no stalls", "stalls"])
 
@@ -181,11 +182,12 @@ def test_frames(config, chance, seed):
     rng = generator(seed)
     host = Host(config, rng, chance)
     words = host.beat_words
-    bits = config.channels * config.activation_bits
+    words_of_beat = config.beat_columns * config.channels
+    bits = words_of_beat * config.activation_bits
 
     async def bench(ctx):
         for length in (1, 5, 17):
-            beats = [pack(rng.integers(-1 << 15, 1 << 15, config.channels).tolist(), config.activation_bits)
+            beats = [pack(rng.integers(-1 << 15, 1 << 15, words_of_beat).tolist(), config.activation_bits)
                      for _ in range(length)]
             host.beats_in.clear()
             back, ended, sent = [], 0, 0

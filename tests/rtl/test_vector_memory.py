@@ -18,6 +18,7 @@ CONFIGS = {
     "one channel": TINY.replace(channels=1, slice_width=1, vector_depth=16),
     "two groups": TINY.replace(groups=2, slices=2, vector_depth=32),
     "four groups": TINY.replace(pes=16, groups=4, slices=1, channels=4, vector_depth=64),
+    "half a line a beat": TINY.replace(pes=64, groups=8, channels=16, vector_depth=64),
 }
 
 
@@ -101,7 +102,7 @@ def test_ports_go_to_the_first_block_that_wants_them(config, seed):
     dut = Shared(config)
     vectors, (broadcast, frame_output, frame_input, assemble, state) = dut.vectors, dut.blocks
     lines = config.vector_depth // config.groups
-    everyone = (1 << config.channels) - 1
+    everyone, everywhere = (1 << config.channels) - 1, (1 << config.groups) - 1
     served = set()
 
     def number(limit):
@@ -115,7 +116,7 @@ def test_ports_go_to_the_first_block_that_wants_them(config, seed):
                 (broadcast, "read_valid"), (frame_output, "busy"), (frame_input, "write_valid"),
                 (assemble, "write_valid"))}
             channels = {block: number(everyone + 1) for block in (assemble, state)}
-            banks = {frame_input: 1 << number(config.groups),
+            banks = {frame_input: everywhere if config.beat_columns > 1 else 1 << number(config.groups),
                      state: 1 << number(config.groups) if rng.random() < 0.5 else 0}
             for (block, name), value in (inputs | wanted).items():
                 ctx.set(getattr(block, name), value)
@@ -125,10 +126,10 @@ def test_ports_go_to_the_first_block_that_wants_them(config, seed):
                 ctx.set(block.write_channels, value)
             ctx.set(frame_input.write_bank, banks[frame_input])
             ctx.set(state.bank, banks[state])
-            column = integers(rng, config.activation_bits, config.channels)
+            arrived = integers(rng, config.activation_bits, (config.beat_columns, config.channels))
             columns = integers(rng, config.activation_bits, (config.groups, config.channels))
             value = integers(rng, config.activation_bits)
-            ctx.set(frame_input.write_column, column)
+            ctx.set(frame_input.write_columns, arrived)
             ctx.set(assemble.write_columns, columns)
             ctx.set(state.data, value & 0xFFFF)
 
@@ -139,12 +140,12 @@ def test_ports_go_to_the_first_block_that_wants_them(config, seed):
             assert list(ctx.get(vectors.read_line)) == expected
             writer = assemble if wanted[assemble, "write_valid"] else state if banks[state] else frame_input
             line, bank, written, values = {
-                assemble: (inputs[assemble, "write_line"], (1 << config.groups) - 1, channels[assemble], columns),
+                assemble: (inputs[assemble, "write_line"], everywhere, channels[assemble], columns),
                 state: (inputs[state, "line"], banks[state], channels[state],
                         [[value] * config.channels] * config.groups),
                 frame_input: (inputs[frame_input, "write_line"],
                               banks[frame_input] * wanted[frame_input, "write_valid"], everyone,
-                              [column] * config.groups),
+                              arrived * (config.groups // config.beat_columns)),
             }[writer]
             assert (ctx.get(vectors.write_line), ctx.get(vectors.write_bank)) == (line, bank)
             assert ctx.get(vectors.write_channels) == written

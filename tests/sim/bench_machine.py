@@ -9,6 +9,7 @@ import numpy as np
 from cocotbext.axi import AxiResp, AxiStreamFrame
 from models import random_quantized
 
+from openese.rtl.frames import beat_bytes
 from openese.rtl.loader import ImageError
 from openese.rtl.registers import ADDRESS, Control, Interrupt, Status
 from openese.sim.testbench import TB, stalled
@@ -60,7 +61,7 @@ class Both:
             await self.tb.send_frame(active | reset.astype(int) << 1, x.T)
             expected.append((active, self.reference.step(x, active, reset)))
         for number, (active, y) in enumerate(expected):
-            header, columns = await self.tb.receive_frame()
+            header, columns = await self.tb.receive_frame(y.shape[1])
             assert (header == active).all(), f"frame {number}: header {header}"
             assert (columns.T == y).all(), f"frame {number}: {np.argwhere(columns.T != y)[0]}"
 
@@ -127,7 +128,7 @@ async def a_frame_of_the_wrong_length_is_dropped(dut):
     assert await machine.load()
     await machine.run()
     await machine.step(1)
-    beat = 2 * machine.tb.config.channels
+    beat = beat_bytes(machine.tb.config)
     for beats, interrupt in ((3, Interrupt.FRAME_SHORT), (40, Interrupt.FRAME_LONG)):
         await machine.tb.source.send(AxiStreamFrame(bytes([3] * beat * beats)))
         await machine.step(1)

@@ -13,7 +13,7 @@ from models import random_quantized
 from pairs import COUNTED, Measured, predicted
 from soak.hardware import random_config
 
-from openese.rtl.frames import BANK_SHIFT
+from openese.rtl.frames import BANK_SHIFT, frame_beats
 from openese.rtl.registers import ADDRESS, Control
 from openese.sim.simulator import Simulator
 from openese.sw.cycles.model import READY, estimate, simulate
@@ -96,10 +96,12 @@ class Voices:
 
     def wrong_frame(self):
         """A frame that is too short or too long."""
-        right = self.model.inputs + 1
+        config = self.plan.config
+        right = frame_beats(config, self.model.inputs)
         beats = int(self.rng.choice([n for n in range(1, right + 9) if n != right]))
         last = np.arange(beats) == beats - 1
-        self.link.send_beats(self.rng.integers(-99, 99, (beats, self.channels)), last.astype(np.uint8))
+        self.link.send_beats(self.rng.integers(-99, 99, (beats, config.beat_columns * self.channels)),
+                             last.astype(np.uint8))
         self.pause()
 
     def run_or_stop(self):

@@ -111,7 +111,7 @@ def test_frames_of_the_wrong_shape_are_refused(simulator, header, columns):
 
 
 def test_a_frame_of_another_length_is_refused(simulator):
-    with pytest.raises(SimulationError, match="^frame 0 of 2 received has 5 beats, not a header and 3"):
+    with pytest.raises(SimulationError, match="^frame 0 of 2 received has 5 beats; a header and 3 columns take 4$"):
         simulator.run_frames(*frames(8, 2, 4), 3)
 
 

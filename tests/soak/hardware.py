@@ -10,6 +10,7 @@ from models import random_quantized, random_state
 from pairs import Both, Measured, predicted
 
 from openese.rtl.config import Config
+from openese.rtl.frames import frame_beats
 from openese.rtl.loader import Section
 from openese.rtl.registers import ADDRESS, REGISTERS, Access, Control, Interrupt, Status
 from openese.sim.lint import lint
@@ -128,13 +129,14 @@ def states(rng, both, done):
 
 def wrong_frame(rng, both, done):
     """A frame of the wrong length is dropped and reported; the voices do not notice."""
-    right = both.model.inputs + 1
+    config = both.image.config
+    right = frame_beats(config, both.model.inputs)
     beats = int(rng.choice([n for n in range(1, right + 9) if n != right]))
     last = np.zeros(beats, np.uint8)
     last[-1] = 1
     link = both.link
     link.write(ADDRESS["INTERRUPT"], 0xFFFFFFFF)
-    link.send_beats(rng.integers(-128, 128, (beats, both.device.channels)), last)
+    link.send_beats(rng.integers(-128, 128, (beats, config.beat_columns * config.channels)), last)
     link.drain()
     link.clock(10)
     raised = Interrupt(link.read(ADDRESS["INTERRUPT"]))

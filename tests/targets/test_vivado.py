@@ -261,7 +261,7 @@ def test_the_machine_is_connected(config, folders, design):
 
 
 def test_frames_and_addresses(config, design):
-    bits = config.channels * config.activation_bits
+    bits = config.beat_columns * config.channels * config.activation_bits
     widths = [call.option("-dict") for call in named(design, "set_property") if call.words[-1] == "dma"]
     assert f"CONFIG.c_m_axis_mm2s_tdata_width {bits} " in widths[0]
     ranges = {}
