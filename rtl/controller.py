@@ -60,6 +60,8 @@ class State(NamedTuple):
         Another operation may be sent.
     settled : Signal
         All operations are complete.
+    sending, assembling : Signal
+        A cycle ago, y was being sent and the next frame was not there; Assemble was at work.
     voices, step_voices : Bank
         Bank of the voices of the step whose columns are sent, and of the step that Assemble works on.
     """
@@ -77,6 +79,8 @@ class State(NamedTuple):
     sent: Signal
     room: Signal
     settled: Signal
+    sending: Signal
+    assembling: Signal
     voices: "Bank"
     step_voices: "Bank"
 
@@ -184,6 +188,7 @@ class Controller(wiring.Component):
             buffer=Signal(name="_buffer"), missed=Signal(init=1, name="_missed"), stale=Signal(init=1, name="_stale"),
             bank=Signal(name="_bank"), sent=Signal(3, name="_sent"), room=Signal(name="_room"),
             settled=Signal(name="_settled"), made=Signal(name="_made"), alone=Signal(init=1, name="_alone"),
+            sending=Signal(name="_sending"), assembling=Signal(name="_assembling"),
             voices=Bank.new(self._config, "voices"), step_voices=Bank.new(self._config, "step_voices"))
         self._describe(m, current, state)
         reader.elaborate(m, self.program, self.program_valid)
@@ -305,6 +310,11 @@ class Controller(wiring.Component):
             state.settled.eq(state.sent == done),
             self.operation.eq(state.sent),
         ]
+        # They rise long before an instruction asks for them, and are kept so that the way to a MULTIPLY is short.
+        m.d.sync += [
+            state.sending.eq(self.output_busy & ~self.frame_ready),
+            state.assembling.eq(self.assemble_busy),
+        ]
 
     def _frame(self, m, reader, state):
         """FRAME: take the voices of the step whose work begins."""
@@ -341,10 +351,7 @@ class Controller(wiring.Component):
     def _multiply(self, m, reader, state):
         """MULTIPLY: send the operation, unless the frame came too early or too late for it."""
         current = reader.instruction
-        # Both fall only while the controller waits, so a cycle late is not too late.
-        sending, assembling = Signal(name="_sending"), Signal(name="_assembling")
-        m.d.sync += [sending.eq(self.output_busy & ~self.frame_ready), assembling.eq(self.assemble_busy)]
-        waits = current.sent & (sending | (assembling & ~current.follow))
+        waits = current.sent & (state.sending | (state.assembling & ~current.follow))
         with m.If(reader.skips(state.missed, state.stale) | (current.sent & ~state.alone)):
             reader.advance(m)
         with m.Elif(state.room & ~waits):

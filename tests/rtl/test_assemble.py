@@ -216,6 +216,33 @@ def test_a_reset_clears_every_accumulator():
     assert sum(values[2] for values in bench.seen) == config.accumulator_rows
 
 
+@pytest.mark.parametrize("go", [0, 1])
+def test_a_clear_drains_every_accumulator_once(go):
+    """Whatever ``go`` says, and without work for the slices."""
+    config = TINY
+    bench = Bench(config, generator(0), real_tables=True, pauses=0.0)
+    dut = bench.dut
+
+    async def clear(ctx):
+        ctx.set(dut.go, go)
+        await until(ctx, ~dut.busy)
+        await cycles(ctx, 2)
+        bench.seen.clear()
+        bench.accumulator[:] = 1
+        ctx.set(dut.instruction, {"opcode": Opcode.CLEAR})
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        for _ in range(config.accumulator_rows + 10):
+            assert not ctx.get(dut.control.beat.valid) and not ctx.get(dut.write_valid)
+            await ctx.tick()
+        assert not ctx.get(dut.busy)
+
+    simulate(dut, clear, limit=800, background=[bench.array, bench._watch])
+    assert not bench.accumulator.any()
+    assert sum(values[2] for values in bench.seen) == config.accumulator_rows
+
+
 def test_slices_read_the_state_that_the_host_points_at():
     """While nothing is under way; within the time that the registers give it, and without work for the slices."""
     config = CONFIGS["one slice"]
