@@ -258,8 +258,8 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY) ->
 def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimate:
     """The time of one step in steady state.
 
-    The model runs steps until two in a row take the same time and the array does one step's work in the last, and at
-    most ``most``; the result is the last one. Streamed weights come from ``memory``.
+    The model runs steps until two in a row take the same time, and at most ``most``; the result is the last one.
+    Streamed weights come from ``memory``.
 
     Raises
     ------
@@ -268,7 +268,7 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
     """
     walk = _Walk(plan, repeat(READY), memory)
     lengths: list[int] = []
-    while len(lengths) < most and (len(lengths) < 2 or lengths[-1] != lengths[-2] or not walk.steady):
+    while len(lengths) < most and (len(lengths) < 2 or lengths[-1] != lengths[-2]):
         known = len(walk.begun)
         while len(walk.begun) == known:
             walk.step()
@@ -336,13 +336,6 @@ class _Walk:
         """The cycles in which the first element-wise part of each step began."""
         begun = [cycle for opcode, cycle in self.assemble.begun if opcode == Opcode.ELEMENTWISE]
         return begun[::len(self._plan.places)]
-
-    @property
-    def steady(self) -> bool:
-        """Whether the array has done the work of one step in the last, neither more nor less."""
-        start, stop = self.begun[-2:]
-        done = sum(int((items >= 0).sum()) for items in self.array.activity[start:stop])
-        return done == sum(int(operation.encoded.nonzeros.sum()) for operation in self._plan.operations)
 
     def step(self) -> None:
         """One cycle."""
