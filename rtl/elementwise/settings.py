@@ -130,7 +130,8 @@ class Stages(NamedTuple):
         pre_activation = total + 4              # three steps of the shift, and rounding
         gate = pre_activation + 2 + Activation.delay  # + bias + peephole, the argument, the table
         product = gate + 4                      # two registers of the multiplier, the shift, and rounding
-        return cls(8 if two_picks else config.beats, total - 2, added, total, pre_activation, gate, product, cell=product + 2)
+        return cls(8 if two_picks else config.beats, total - 2, added, total, pre_activation, gate, product,
+                   cell=product + 2)
 
     @property
     def y_delay(self):
