@@ -73,14 +73,17 @@ def tests(session):
 
 @nox.session
 def coverage(session):
-    """All tests, and the share of the code that they run, in build/coverage.txt."""
+    """All tests, and the share of the software and of the machines' Verilog that they run, in build/coverage."""
     _install(session, *EVERYTHING)
-    report = Path("build", "coverage.txt")
-    report.parent.mkdir(exist_ok=True)
+    report = Path("build", "coverage", "software.txt")
+    report.parent.mkdir(parents=True, exist_ok=True)
     session.run("pytest", *PARALLEL, "--cov", "--cov-report=", *session.posargs)
     with report.open("w") as file:
         session.run("coverage", "report", "--skip-covered", stdout=file)
     session.log(report.read_text().splitlines()[-1])
+    software = str(report.with_suffix(".json"))
+    session.run("coverage", "json", "-q", "-o", software)
+    session.run("python", "-m", "covered", "--software", software, env={"PYTHONPATH": "tests"})
 
 
 @nox.session(venv_backend="uv")

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from openese.sw.reference.machine import Reference
     from openese.sw.run.device import Device
     from openese.sw.run.serial_link import SerialLink
+    from openese.sw.run.voices import Voices
     from openese.sw.training.distill import distill
     from openese.sw.training.lstmp import LSTMP
     from openese.sw.training.pruner import Pruner
@@ -63,7 +64,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS", "CompiledNetwork", "CompiledWhole", "Config", "Dense", "Device", "Image", "LSTMP", "Layer", "Model",
     "Network", "Offloaded", "Pruner", "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink", "Simulator",
-    "Summary", "build", "compile", "distill", "load", "offload", "pack", "preset", "prune", "quantize", "scan",
+    "Summary", "Voices", "build", "compile", "distill", "load", "offload", "pack", "preset", "prune", "quantize",
+    "scan",
 ]
 
 _MODULES = {
@@ -79,6 +81,7 @@ _MODULES = {
     "sw.reference.machine": ("Reference",),
     "sw.run.device": ("Device",),
     "sw.run.serial_link": ("SerialLink",),
+    "sw.run.voices": ("Voices",),
     "sw.training.distill": ("distill",),
     "sw.training.lstmp": ("LSTMP",),
     "sw.training.pruner": ("Pruner",),

@@ -12,6 +12,11 @@
 #if VM_TRACE
 #include "verilated_vcd_c.h"
 #endif
+#if VM_COVERAGE
+#include "verilated_cov.h"
+#include <cstdlib>
+#include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -372,6 +377,7 @@ public:
         Verilated::threadContextp(&context_);  // in which the model looks itself up; it may be another machine's
         trace(nullptr, "");
         top_->final();
+        count();
     }
 
     // Drops all posted work; the machine is in reset until told otherwise.
@@ -454,6 +460,15 @@ private:
         }
         edge(1);
         ++cycles;
+    }
+
+    // How often each line ran, in a file of its own whose name begins with $OPENESE_COVERAGE.
+    void count() {
+#if VM_COVERAGE
+        static int number = 0;
+        const char* const prefix = std::getenv("OPENESE_COVERAGE");
+        context_.coveragep()->write((prefix ? prefix : "") + format("%d-%d.dat", getpid(), number++));
+#endif
     }
 
     void edge(bool level) {

@@ -24,6 +24,7 @@ from openese.sw.pack.schedule import schedule
 from openese.sw.prune import prune
 from tests import formal
 from tests.formal.engine import PROOFS
+from tests.mutation.equal import EQUAL
 
 __all__ = ["TABLES"]
 
@@ -145,6 +146,50 @@ def mutation_software():
     return _scores("module", "mutation_software")
 
 
+def equal():
+    """The mutations that are judged equal."""
+    return table(["module", "line", "mutation", "why nothing changes"], [
+        [f"`{Path(one.module).name}`", *(f"`{text}`".replace("|", r"\|") for text in (one.before, one.after)),
+         one.reason] for one in EQUAL])
+
+
+def _share(ran, of):
+    return f"{100 * ran / of:.1f} %" if of else ""
+
+
+def lines():
+    """The lines of each machine's Verilog that ran, and the blocks in which some did not."""
+    found = _recorded("coverage")["hardware"]
+
+    def rows(part):
+        return [[f"`{name}`", f"{counts['lines']:,}", f"{counts['ran']:,}",
+                 _share(counts["ran"], counts["lines"])] for name, counts in part.items()]
+
+    blocks = {name.removeprefix("openese_").removeprefix("core_"): counts for name, counts in found["blocks"].items()
+              if counts["ran"] < counts["lines"]}
+    return "\n\n".join(table([title, "lines", "ran", "share"], rows(part))
+                       for title, part in (("machine", found["machines"]), ("block, all machines", blocks)))
+
+
+def state_machines():
+    """The states and transitions that tests reached, and the names of the others."""
+    rows = []
+    for name, fsm in _recorded("coverage")["hardware"]["state_machines"].items():
+        never = [f"`{what}`" for counts in fsm.values() for what, count in counts.items() if not count]
+        rows.append([f"`{name.removeprefix('openese_').removeprefix('core_')}`",
+                     *(f"{sum(map(bool, counts.values()))} of {len(counts)}" for counts in fsm.values()),
+                     ", ".join(never) or "none"])
+    return table(["block", "states", "transitions", "never reached"], rows)
+
+
+def software():
+    """The statements and branches of the software that tests ran."""
+    return table(["folder", "statements", "ran", "branches", "taken"], [
+        [f"`{folder}/`", f"{counts['statements']:,}", _share(counts["ran"], counts["statements"]),
+         f"{counts['branches']:,}", _share(counts["branches_ran"], counts["branches"])]
+        for folder, counts in _recorded("coverage")["software"].items() if counts["statements"]])
+
+
 def soak():
     """What the campaigns did."""
     record = _recorded("soak")
@@ -158,7 +203,9 @@ def soak():
 
 #: By page and marker.
 TABLES = {("explain/strength.md", "mutation"): mutation, ("explain/strength.md", "soak"): soak,
-          ("explain/strength.md", "mutation_software"): mutation_software,
+          ("explain/strength.md", "mutation_software"): mutation_software, ("explain/strength.md", "equal"): equal,
+          ("explain/strength.md", "lines"): lines, ("explain/strength.md", "state_machines"): state_machines,
+          ("explain/strength.md", "software"): software,
           ("explain/proved.md", "proved"): proved, ("explain/proved.md", "unproved"): unproved,
           ("explain/timing.md", "at_rest"): at_rest,
           ("explain/paper.md", "ideas"): ideas, ("explain/architecture.md", "padding"): padding}

@@ -2,12 +2,13 @@
 """Import Keras models from ``.keras`` archives and whole-model ``.h5`` files, without Keras.
 
 Both hold the layers' configuration as JSON and the weights as HDF5. The importer reads nothing else and never runs
-custom objects or lambdas. (The HDF5 library may hang on a file that was damaged on purpose.) Keras has the gate order
-i, f, c, o along the last axis, kernels (I, 4H) and (H, 4H), and one bias (4H,).
+custom objects or lambdas. (The HDF5 library may not return from a file with damage that `hdf5` does not find.) Keras
+has the gate order i, f, c, o along the last axis, kernels (I, 4H) and (H, 4H), and one bias (4H,).
 """
 
 import io
 import json
+import mmap
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from openese.sw.importers.base import (
     read_member,
     require,
 )
+from openese.sw.importers.hdf5 import endless
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import Dense, Layer
 
@@ -612,8 +614,12 @@ def read_archive(path: Path) -> Archive:
         if path.suffix.lower() == ".keras" or _is_zip(path):
             with open_zip(path) as archive:
                 model = json.loads(read_member(archive, "config.json", 64 << 20))
-                file = h5py.File(io.BytesIO(read_member(archive, "model.weights.h5")), "r")
+                held = read_member(archive, "model.weights.h5")
+                _check_structure(held)
+                file = h5py.File(io.BytesIO(held), "r")
             return Archive(path, model, _Weights(file, h5py, path.name), named=False)
+        with open(path, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            _check_structure(mapped)
         file = h5py.File(path, "r")
         if "model_config" not in file.attrs:
             raise ImportRefused(f"{path.name}: the file holds weights only, without the model's layers; "
@@ -622,6 +628,12 @@ def read_archive(path: Path) -> Archive:
         return Archive(path, model, _Weights(file, h5py, path.name), named=True)
     except _DAMAGE as error:
         raise _damaged(path, error) from None
+
+
+def _check_structure(data: bytes | mmap.mmap) -> None:
+    damage = endless(data)
+    if damage is not None:
+        raise ImportRefused(f"the file is damaged: {damage}")
 
 
 _DAMAGE = (KeyError, TypeError, AttributeError, ValueError, OSError, RuntimeError)

@@ -35,7 +35,9 @@ SMALL = TINY.replace(column_depth=64)
 STREAM = TINY.replace(index_bits=4, entry_depth=128, stream=True)
 
 
-_ON_TINY = tuple(f"tests/sim/test_device.py::test_{name}" for name in (
+_ON_TINY = tuple(f"tests/sw/test_cycles.py::test_it_agrees_with_the_machine_to_the_cycle[{name}]" for name in (
+    "projection", "no-projection", "sparse", "dense", "unbalanced", "stack", "mixed-stack", "least", "many-inputs"))
+_ON_TINY += tuple(f"tests/sim/test_device.py::test_{name}" for name in (
     *(f"equals_the_reference[{pace}-tiny-{shape}]" for pace in ("free", "paced")
       for shape in ("one layer", "projection", "two layers", "three projections")),
     "a_reset_in_any_cycle_of_a_step_leaves_nothing[tiny]", "a_reset_in_the_middle_of_a_step",

@@ -28,7 +28,7 @@ from openese.sim import build
 from openese.sim.simulator import Simulator
 
 from .blocks import BLOCKS, TINY
-from .equivalence import same
+from .equivalence import same, same_after_reset
 from .netlist import Netlist
 from .standin import StandIn
 
@@ -278,7 +278,8 @@ class Campaign:
         if not by and not compared:
             # Those that killed others come first.
             by = self._tests.judge(number, {entry["by"] for entry in self.known().values()})
-            compared = not by and not self._machine_tests and same(self.netlist, number)
+            compared = not by and ((not self._machine_tests and same(self.netlist, number))
+                                   or same_after_reset(self.netlist, number))
         if not by:
             result, by = ("same", "equivalence") if compared else ("survived", None)
         return {"block": self.name, "digest": self.digest, "mutation": number, "what": self.netlist.place(number),

@@ -27,6 +27,7 @@ class Equal(NamedTuple):
 _COMPARE, _CALIBRATE, _CHOOSE = (f"sw/quantize/{name}.py" for name in ("compare", "calibrate", "choose"))
 _MEMORY = "The size of a block decides about memory and speed alone."
 _REST = "NumPy takes any negative size for the one that it finds itself."
+_SCHEDULE = "sw/pack/schedule.py"
 
 EQUAL = (
     Equal(_COMPARE, "_BLOCK_NUMBERS = 1 << 18  # pre-activations in memory at a time",
@@ -51,4 +52,8 @@ EQUAL = (
     Equal(_CHOOSE, "costs = {x_fraction: self._costs.cost(Change(\"x\", 0, x_fraction)) + sum(",
           "costs = {x_fraction: self._costs.cost(Change(\"x\", 1, x_fraction)) + sum(",
           "A change of x is of no gate, and its cost does not depend on the number."),
+    Equal(_SCHEDULE, 'self._instructions[-1] |= {"banks": self._banks, "bank_lines": self._bank_lines}',
+          'self._instructions[- 0] |= {"banks": self._banks, "bank_lines": self._bank_lines}',
+          "The program has one instruction there."),
+    Equal(_SCHEDULE, "total = 0.0", "total = 1.0", "The times are compared with each other alone."),
 )

@@ -10,7 +10,7 @@ from openese.sim.synthesis import yosys
 
 from .netlist import SELECT, WIDTH
 
-__all__ = ["same"]
+__all__ = ["same", "same_after_reset"]
 
 #: Seconds that ABC may take.
 LIMIT = 120
@@ -42,24 +42,42 @@ def same(netlist, number):
     Registers and memories are cut: block and mutation get the same, free state, and must make the same next state and
     outputs of it. What differs only in states that are never reached counts as different.
     """
+    said = _compared(netlist, number, "cut", ["expose -evert-dff block", "opt_clean"], [], "iprove -v")
+    return "UNSATISFIABLE" in said
+
+
+def same_after_reset(netlist, number):
+    """Whether no input tells the mutation ``number`` from the block, in any cycle after the start.
+
+    Memories are cut: they give both the same words, and both must do the same to them. False if ABC finds no answer.
+    """
+    said = _compared(netlist, number, "open", [], ["-zinit"], f"bmc3 -F 3; scorr; print_stats; pdr -T {LIMIT}")
+    reached = "was asserted" in said or "is asserted" in said
+    proved = re.search(r"Property proved|Explored all reachable states|No output asserted in 3 frames[^~]*lat = +0 "
+                       r"+and = +0 ", said)
+    return bool(proved) and not reached
+
+
+def _compared(netlist, number, name, prepare, form, command):
+    """What ABC says to ``command`` about a circuit whose output is 1 where block and mutation differ."""
     folder = netlist.folder
-    cut = folder / "cut.il"
+    cut = folder / f"{name}.il"
     if not cut.exists():
         # Only wires with names of their own become ports.
         text = re.sub(r"\$auto\$mutate\.cc:\d+:(\w+)\$(\d+)", r"\\\1_\2", (folder / "mutated.il").read_text())
         (folder / "named.il").write_text(_without_memories(text))
         yosys.run([f"read_rtlil {folder / 'named.il'}", "opt_expr", "opt_clean", "setundef -undriven -zero",
-                   "dffunmap", "simplemap", "splitnets", "opt_clean", "expose -evert-dff block", "opt_clean",
-                   f"write_rtlil {cut}"], "equivalence")
+                   "dffunmap", "simplemap", "splitnets", "opt_clean", *prepare, f"write_rtlil {cut}"], "equivalence")
     graph = folder / f"miter-{number}.aig"
     commands = [f"read_rtlil {cut}"]
-    for name, value in (("gold", 0), ("gate", number)):
-        commands += [f"copy block {name}", f"select -module {name}", f"connect -set {SELECT} {WIDTH}'d{value}",
+    for copy, value in (("gold", 0), ("gate", number)):
+        commands += [f"copy block {copy}", f"select -module {copy}", f"connect -set {SELECT} {WIDTH}'d{value}",
                      f"delete -input w:{SELECT}", "select -clear"]
     yosys.run([*commands, "delete block", "miter -equiv -flatten gold gate miter", "hierarchy -top miter", "opt -fast",
-               "techmap", "opt -fast", "aigmap", "opt_clean", f"write_aiger {graph}"], "equivalence")
+               "techmap", "opt -fast", "setundef -zero", "dffunmap", "simplemap", "aigmap", "opt_clean",
+               " ".join(["write_aiger", *form, str(graph)])], "equivalence")
     abc = Path(find_spec("pyosys").origin).with_name("yosys-abc")
-    said = subprocess.run([abc, "-c", f"read_aiger {graph}; strash; iprove -v"], text=True, capture_output=True,
+    said = subprocess.run([abc, "-c", f"read_aiger {graph}; strash; {command}"], text=True, capture_output=True,
                           timeout=10 * LIMIT).stdout
     graph.unlink()
-    return "UNSATISFIABLE" in said
+    return said

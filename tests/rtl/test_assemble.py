@@ -15,6 +15,7 @@ from openese.rtl.assemble import Assemble
 from openese.rtl.elementwise import Beat, Slice
 from openese.rtl.interfaces import LineWrite
 from openese.rtl.program import Opcode
+from openese.rtl.state_access import StateAccess
 
 CONFIGS = {
     "tiny": TINY,
@@ -212,3 +213,21 @@ def test_a_reset_clears_every_accumulator():
              background=[bench.array, bench._watch])
     assert not bench.accumulator.any()
     assert sum(values[2] for values in bench.seen) == config.accumulator_rows
+
+
+def test_slices_read_the_state_that_the_host_points_at():
+    """While nothing is under way; within the time that the registers give it, and without work for the slices."""
+    config = CONFIGS["one slice"]
+    dut = Assemble(config)
+
+    async def bench(ctx):
+        await until(ctx, ~dut.busy)
+        for row in (*(1 << bit for bit in range(config.cell_rows.bit_length() - 1)), config.cell_rows - 1, 0):
+            for place in range(config.beats):
+                ctx.set(dut.state_row, row)
+                ctx.set(dut.state_beat, place)
+                await cycles(ctx, StateAccess.wait // 2)
+                beat = ctx.get(dut.control.beat)
+                assert (beat.row, beat.beat, beat.valid) == (row, place, 0)
+
+    simulate(dut, bench, limit=2000)

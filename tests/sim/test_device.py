@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device on the simulated machine: every word as the reference has it, whatever happens in between."""
 
+import zlib
+
 import numpy as np
 import pytest
 from machines import GROUPS, STREAM, TINY
@@ -12,6 +14,7 @@ from uneven import STREAMED as UNEVEN
 from openese.rtl.controller import Controller
 from openese.rtl.fifo import Fifo
 from openese.rtl.frames import BANK_SHIFT, FrameGuard, frame_beats
+from openese.rtl.loader import HEADER_WORDS, Lines, Section
 from openese.rtl.registers import ADDRESS, Control, Interrupt, Status
 from openese.rtl.watchdog import Stall, Watchdog
 from openese.sim.simulator import BusError, Simulator, StuckError
@@ -369,6 +372,43 @@ def test_wrong_images_are_refused_and_the_next_is_taken():
         both.device.load(words)
         both.reference = Reference(both.model, 2)
         both.step(2)
+
+
+def test_the_machine_checks_every_field_of_an_image():
+    """Where the CRCs are right, the host's own checks aside; a section without lines is none that is missing."""
+    both = Both(TINY, (5, 9))
+    words = both.image.words()
+    sections = []
+    start = HEADER_WORDS
+    while start < len(words):
+        size = 4 + int(words[start + 2]) * Lines(TINY).words[Section(int(words[start]))]
+        sections.append(words[start:start + size])
+        start += size
+
+    def image(*fields, lines=0, header=()):
+        """All sections, and one more of the ``fields`` with ``lines`` words, in the right order and with CRCs."""
+        made = [[*words[:3], len(sections) + 1]]
+        for number, value in header:
+            made[0][number] = value
+        made.append(sections[0][:-1] if not fields else [*fields, *[0] * lines])
+        parts = [np.array(part, np.uint32) for part in made]
+        sealed = [np.append(part, np.uint32(zlib.crc32(part.tobytes()))) for part in parts]
+        return np.concatenate([sealed[0], *sections, sealed[1]])
+
+    wrong_crc = words.copy()
+    wrong_crc[HEADER_WORDS - 1] ^= 1
+    last = len(sections)
+    for wrong, message in [
+        (wrong_crc, "wrong header crc"), (image(header=[(3, 0)]), "wrong length"),
+        (image(header=[(3, 1 << 8)]), "wrong length"), (image(99, 0, 0), f"wrong section in section {last}"),
+        (image(Section.ORDER, 1 << 24, 0), f"wrong length in section {last}"),
+        (image(Section.ORDER, TINY.column_depth - 1, 2, lines=2), f"wrong length in section {last}"),
+    ]:
+        with pytest.raises(DeviceError, match=message):
+            both.device.load(wrong)
+    both.device.load(image(Section.ORDER, TINY.column_depth, 0))
+    both.reference = Reference(both.model, 2)
+    both.step(2)
 
 
 @pytest.mark.parametrize("config", [TINY, GROUPS], ids=lambda config: config.name)

@@ -148,6 +148,7 @@ def test_formats_are_those_of_the_definition(case):
     make, frames, widths = case
     model, config = make(), TINY.replace(**widths)
     quantized = quantize(model, frames, config)
+    assert not quantized.layers[0].x_exponents
     wanted = Choice(model, frames, config, (quantized.sigmoid_range, quantized.tanh_range)).all()
     assert {name: getattr(quantized.layers[0], name) for name in wanted} == wanted
 

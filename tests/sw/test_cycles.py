@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cycle model, held against the counters of the emitted machine."""
 
+import numpy as np
 import pytest
 from machines import GROUPS, STREAM, TINY
 from models import random_model, speech_like
@@ -9,6 +10,7 @@ from uneven import MODES, scaled_paper_layer, uneven
 from uneven import STREAMED as UNEVEN
 
 from openese.rtl.config import Config, preset
+from openese.sw.cycles import model as model_module
 from openese.sw.cycles.model import PATIENCE, READY, Activity, Memory, StuckError, estimate, simulate
 from openese.sw.pack import schedule as schedule_module
 from openese.sw.pack.schedule import schedule
@@ -147,3 +149,25 @@ def test_the_timeline_is_in_order():
     assert spans["project 0", 2].start > spans["w_ym 0", 2].stop
     assert spans["output 0", 2].start > spans["project 0", 2].stop
     assert [span.stop for span in run.spans if span.label == "output 0"] == list(run.sent)
+
+
+@pytest.mark.parametrize("config, density, balanced, inputs, layers",
+                         [case for case in SMALL if case.id in ("least", "many-inputs", "narrow-stack")])
+def test_an_estimate_is_the_first_step_that_lasts_as_long_as_the_one_before(config, density, balanced, inputs, layers):
+    plan = planned(config, density, balanced, inputs, layers)
+    lengths = np.diff(simulate(plan, [READY] * 9).begun).tolist()
+    steady = next(number for number in range(1, 8) if lengths[number] == lengths[number - 1])
+    estimated = estimate(plan)
+    assert estimated.cycles_per_step == lengths[steady]
+    assert max(span.step for span in estimated.spans) == steady + 2
+    for most in range(1, steady + 1):
+        assert estimate(plan, most=most).cycles_per_step == lengths[most - 1]
+
+
+@pytest.mark.parametrize("config, density, balanced, inputs, layers", SMALL)
+def test_a_machine_at_work_is_never_stuck(config, density, balanced, inputs, layers, monkeypatch):
+    """However little patience there is with it."""
+    plan = planned(config, density, balanced, inputs, layers)
+    simulated = simulate(plan, [READY] * 3).sent
+    monkeypatch.setattr(model_module, "PATIENCE", 40)
+    assert simulate(plan, [READY] * 3).sent == simulated

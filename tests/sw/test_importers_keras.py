@@ -4,6 +4,7 @@
 import io
 import json
 import os
+import struct
 import zipfile
 
 import numpy as np
@@ -12,6 +13,7 @@ from import_tools import assert_close, assert_survives, run_float
 
 from openese.sw import importers
 from openese.sw.importers import ImportRefused
+from openese.sw.importers.hdf5 import endless
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("torch")
@@ -361,3 +363,35 @@ def test_shapes_that_do_not_fit_are_named(save, tmp_path):
 def test_damaged_files(save):
     """Only ``.keras``: the HDF5 library hangs on some damaged ``.h5`` files."""
     assert_survives(save(built(lstm(4), L.Dense(2)), "keras"))
+
+
+def circle(data):
+    """The bytes with the first free list of a local heap bound to itself."""
+    start = data.index(b"HEAP")
+    free, address = struct.unpack_from("<QQ", data, start + 16)
+    struct.pack_into("<Q", data, address + free, free)
+
+
+def standstill(data):
+    """The bytes with free space of no size in the first global heap."""
+    start = data.index(b"GCOL")
+    struct.pack_into("<HH4xQ", data, start + 16, 0, 0, 0)
+
+
+@pytest.mark.parametrize("damage, reason", [
+    (circle, "the free list of the local heap at byte [0-9]+ is a circle"),
+    (standstill, "the global heap at byte [0-9]+ has an object of no size")])
+def test_files_that_would_keep_the_hdf5_library_busy_are_refused(save, damage, reason):
+    path = save(built(lstm(4), L.Dense(2)), "h5")
+    data = bytearray(path.read_bytes())
+    damage(data)
+    path.write_bytes(data)
+    with pytest.raises(ImportRefused, match=f"^{path.name}: .*{reason}"):
+        importers.entries(path)
+
+
+def test_heaps_that_end_within_the_file():
+    """Signatures at the end, and lists that leave the file, are left to the library."""
+    for data in (b"HEAP", b"GCOL", b"HEAP" + bytes(4) + struct.pack("<QQQ", 100, 96, 10),
+                 b"GCOL" + bytes(4) + struct.pack("<Q", 1 << 40) + struct.pack("<HH4xQ", 1, 1, 1 << 60)):
+        assert endless(data) is None

@@ -154,12 +154,13 @@ def test_places_neither_overlap_nor_leave_gaps(shape, config):
 
 
 @pytest.mark.parametrize("shape, number, name, rows", [
-    ((60, (12, 8)), 0, "w_x", 0), ((60, (12, 8), (16, 40)), 0, "w_r", 10), ((60, (12, 40), (16, 8)), 1, "w_r", 10),
-    ((9, (12, 40), (16, 60), (30, 4)), 2, "w_r", 15)])
+    ((60, (24, 8)), 0, "w_x", 0), ((20, (24, 60), (16, 20)), 0, "w_r", 5), ((20, (12, 20), (24, 60)), 1, "w_r", 0),
+    ((9, (12, 8), (12, 24), (24, 60)), 2, "w_r", 0), ((20, (12, 8), (16, 20)), 0, "w_r", 5)])
 @pytest.mark.parametrize("config", [WIDE, WIDE.replace(name="groups", pes=8, groups=2, channels=1, slices=2)],
                          ids=lambda config: config.name)
 def test_the_tail_lasts_until_y_comes(shape, number, name, rows, config):
-    """In columns of mean length; half of the columns at most. Two matrices without y wait for all ``rows`` of y."""
+    """In columns of mean length; half of the columns at most. Nothing follows y behind the last layer of several, so
+    there the tail lasts until all ``rows`` of y are computed."""
     model = random_quantized(3, config, *shape)
     plan = schedule(model, config)
     parts = [operation for operation in plan.operations if (operation.layer, operation.matrix) == (number, name)]
