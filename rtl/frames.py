@@ -142,7 +142,7 @@ def unpack_frames(config, beats, columns):
     columns : int32 (..., P, channels)
     """
     words = unpack_beats(config, beats)
-    words = words.reshape(*words.shape[:-2], -1, config.channels)
+    words = words.reshape(*words.shape[:-2], words.shape[-2] * words.shape[-1] // config.channels, config.channels)
     return words[..., 0, :], words[..., config.beat_columns:config.beat_columns + columns, :]
 
 
