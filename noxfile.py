@@ -246,6 +246,8 @@ def bench(session):
             voices.append(folder / f"{preset}-latency.json")
             session.run("openese", "bench", "--latency", "--preset", preset, "--json", str(voices[-1]), *options)
         session.run("python", "-m", "docs.results.latency", *map(str, voices))
+        session.run("openese", "bench", "--voices", "--json", str(folder / "callers.json"))
+        session.run("python", "-m", "docs.results.callers", str(folder / "callers.json"))
 
 
 @nox.session

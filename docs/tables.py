@@ -4,13 +4,13 @@
 from docs.explain import tables as explain
 from docs.markdown import update
 from docs.reference import tables as reference
-from docs.results import accuracy, fpga, latency, performance, zoo
+from docs.results import accuracy, callers, fpga, latency, performance, zoo
 
 __all__ = ["TABLES"]
 
 #: By page and marker.
-TABLES = {**explain.TABLES, **reference.TABLES, **performance.TABLES, **latency.TABLES, **fpga.TABLES,
-          **accuracy.TABLES, **zoo.TABLES}
+TABLES = {**explain.TABLES, **reference.TABLES, **performance.TABLES, **latency.TABLES, **callers.TABLES,
+          **fpga.TABLES, **accuracy.TABLES, **zoo.TABLES}
 
 if __name__ == "__main__":
     update(TABLES)

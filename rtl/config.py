@@ -66,6 +66,7 @@ class Config:
         Columns over all matrices: the depth of the pointer memories and of the order memory.
     vector_depth : int
         Columns of x, m and y that the vector memory holds (each ``channels`` activations); of y for every bank.
+        A power of two, or a multiple of 512 for each group.
     cell_rows : int
         Cells per PE row over all layers: depth of the parameter memories, and of the cell-state memories for each bank.
     accumulator_rows : int
@@ -113,10 +114,12 @@ class Config:
         for field in ("slices", "slice_width"):
             if getattr(self, field) == 0:
                 object.__setattr__(self, field, self._left_out(field))
-        powers = ["slices", "slice_width", "queue_depth", "column_depth", "vector_depth", "cell_rows",
+        powers = ["slices", "slice_width", "queue_depth", "column_depth", "cell_rows",
                   "accumulator_rows", "row_nonzeros", "program_depth"]
         if self.stream or self.entry_depth % 1024:
             powers.append("entry_depth")
+        if self.vector_depth % (512 * self.groups):
+            powers.append("vector_depth")
         self._check_powers(powers)
         ranges = {"pes": (1, 1 << 15), "row_nonzeros": (1, 1 << 30), "weight_bits": (2, 18), "activation_bits": (8, 18),
                   "cell_bits": (max(14, self.activation_bits), 27), "index_bits": (1, 10), "align_bits": (1, 3),
@@ -343,6 +346,9 @@ PRESETS = {config.name: config for config in [
     # RAMs; but two fifths more weights, which leaves 17 % of the block RAMs (by Yosys).
     Config(name="ku060", pes=32, channels=32, entry_depth=14336, column_depth=2048, vector_depth=2048,
            cell_rows=32, accumulator_rows=512),
+    # As ese, with banks that leave 15 % of the block RAMs. The y of the paper's layer have room in three.
+    Config(name="ku060_voices", pes=32, channels=32, entry_depth=10240, column_depth=2048, vector_depth=3072,
+           cell_rows=32, accumulator_rows=512, banks=4),
     Config(name="ku115", pes=64, channels=32, groups=2, slices=32, slice_width=4, entry_depth=6144,
            column_depth=2048, vector_depth=2048, cell_rows=32, accumulator_rows=512),
     # A column takes all PEs of a group three cycles, so there are eight groups.
@@ -362,6 +368,7 @@ PURPOSES = {
     "ese_stream": "as ese, but weights come from memory in every step, as in the paper: for larger networks",
     "ulx3s": "the ULX3S board with an LFE5U-85F: holds the same dense LSTM as demo",
     "ku060": "the paper's FPGA, an XCKU060, filled: as ese with room for two fifths more weights",
+    "ku060_voices": "the paper's FPGA with the states of up to 128 live voices",
     "ku115": "twice the paper's multipliers, for an FPGA with twice the block RAMs",
     "latency": "one voice with the shortest delay",
     "latency2048": "one voice with the shortest delay for networks of 20 million weights before pruning",

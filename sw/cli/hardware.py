@@ -99,16 +99,24 @@ def board(config: Config) -> None:
 @click.option("--latency", is_flag=True,
               help="Instead: one voice at rest, for published shapes, beside published figures (cycle model; with "
                    "--thorough also on the Verilog).")
-def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, latency: bool) -> None:
+@click.option("--voices", is_flag=True,
+              help="Instead: live callers that machines with several channels serve, and hold (cycle model).")
+def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, latency: bool, voices: bool) -> None:
     """Measure the paper's layer on the emitted Verilog, beside the paper.
 
     \b
     Examples:
       openese bench --preset ese --json bench.json
       openese bench --preset latency --latency
+      openese bench --voices
     """
+    if latency and voices:
+        raise click.UsageError("--latency and --voices are two benches; name one")
     if latency:
         _latency(config, path, thorough)
+        return
+    if voices:
+        _voices(path)
         return
     with Console(stderr=True).status("building") as status:
         result = bench.run(config, sweep=sweeps, trace=thorough, cocotb=thorough, large=thorough,
@@ -118,6 +126,15 @@ def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, late
     show.bench(result)
     if not result["rtl"]["bit_exact"]:
         raise click.ClickException("the machine's words differ from the reference's")
+
+
+def _voices(path: Path | None) -> None:
+    """``openese bench --voices``, of all presets that hold the paper's layer and more than one voice."""
+    with Console(stderr=True).status("placing the layer") as status:
+        result = bench.callers(tell=status.update)
+    if path is not None:
+        write_text(path, json.dumps(result, indent=2) + "\n")
+    show.callers(result)
 
 
 def _latency(config: Config, path: Path | None, measure: bool) -> None:

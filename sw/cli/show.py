@@ -340,6 +340,15 @@ def latency(result: Mapping[str, Any]) -> None:
              peer["density"], peer["included"], peer["source"]) for peer in result["peers"]])
 
 
+def callers(result: Sequence[Mapping[str, Any]]) -> None:
+    """What `openese.sw.bench.callers` found."""
+    line("the paper's layer at a density of 0.1; each voice has a frame every 10 ms; 200 MHz is an assumed clock")
+    _table(["machine ", "channels", "banks", "cycles a step", "voices it is fast enough for", "voices it holds",
+            "of its time"],
+           [(row["preset"], str(row["channels"]), str(row["banks"]), f"{row['cycles_per_step']:,}",
+             f"{row['fast_enough']:,}", f"{row['held']:,}", f"{row['share']:.1%}") for row in result])
+
+
 def _host(result: Mapping[str, Any]) -> None:
     """This computer's part of `openese.sw.bench.run`."""
     machine, rtl, software, cpu = result["machine"], result["rtl"], result["software"], result["cpu"]
