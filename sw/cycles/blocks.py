@@ -171,7 +171,7 @@ class ArrayModel:
         self._under_way = [self._nowhere] * (SpMV.latency - 1)
         self._ends = none
         self._last: deque[Int64Array] = deque()
-        self._lines = none
+        self._lines = self._read_lines = none
         self.completed = self.passed = 0
         self.activity: list[Int64Array] = []
 
@@ -265,8 +265,10 @@ class ArrayModel:
             if lacks.any():
                 item = np.where(lacks & (item != ~Activity.PASS), ~Activity.STARVED, item)
                 fetches, is_line = fetches & ~lacks, is_line & ~lacks
+            # A line is read when the entry behind it has its turn.
+            self._read_lines = self._lines if go is None else np.where(go, self._lines, self._read_lines)
             self._lines = self._lines + (is_line if go is None else is_line & go)
-            self.passed = int(self._lines.min())
+            self.passed = int(self._read_lines.min())
         if go is None:
             self._pipeline = [item, *self._pipeline[:-1]]
             self._fetched = [fetched + fetches, *self._fetched[:-1]]

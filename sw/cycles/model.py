@@ -338,7 +338,7 @@ class _Walk:
         self._granted = True
         delay = StreamReader.delay + StreamFetch.written_delay + PEArray.input_delay + SpmatRead.written_delay
         self._written = deque([0] * delay)
-        self._released = deque([0] * (SpmatRead.release_delay + PEArray.join_delay(config)))
+        self._released = deque([0] * (SpmatRead.release_delay - 1 + PEArray.join_delay(config)))
         # The controller: its place in the program, and the cycle in which it executes that instruction.
         self._counter, self._execute = 0, Controller.delay
         self._multiplying = self._clearing = False

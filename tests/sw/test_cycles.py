@@ -126,7 +126,7 @@ def test_every_cycle_of_a_step_has_its_cause(config, density, balanced, inputs, 
     assert estimated.counters["steps"] == 1
     assert estimated.idle[Activity.END].tolist() == [len(plan.operations)] * config.pes
     assert 0 < estimated.busy <= 1
-    assert estimated.latency >= estimated.cycles_per_step
+    assert estimated.latency > max(len(op.encoded.order) for op in plan.operations if op.matrix != "w_r")
     works = {name for name, table in estimated.causes.items() if table[Activity.BUSY].any()}
     assert works == {f"{op.matrix} {op.layer}" for op in plan.operations if op.encoded.nonzeros.any()}
 
@@ -152,21 +152,21 @@ def test_the_timeline_is_in_order():
     assert spans["elementwise 0", 1].start > spans["w_r 0", 1].stop
     assert spans["w_ym 0", 2].start > spans["elementwise 0", 1].start
     assert spans["project 0", 2].start > spans["w_ym 0", 2].stop
-    assert spans["output 0", 2].start > spans["project 0", 2].stop
+    # The output follows the rows.
+    assert spans["output 0", 2].start < spans["project 0", 2].stop < spans["output 0", 2].stop
     assert [span.stop for span in run.spans if span.label == "output 0"] == list(run.sent)
 
 
 @pytest.mark.parametrize("config, density, balanced, inputs, layers",
                          [case for case in SMALL if case.id in ("least", "many-inputs", "narrow-stack")])
-def test_an_estimate_is_the_first_step_that_lasts_as_long_as_the_one_before(config, density, balanced, inputs, layers):
+def test_an_estimate_is_of_steps_that_repeat(config, density, balanced, inputs, layers):
     plan = planned(config, density, balanced, inputs, layers)
     lengths = np.diff(simulate(plan, [READY] * 9).begun).tolist()
-    steady = next(number for number in range(1, 8) if lengths[number] == lengths[number - 1])
-    estimated = estimate(plan)
-    assert estimated.cycles_per_step == lengths[steady]
-    assert max(span.step for span in estimated.spans) == steady + 2
+    steady = next(number for number in range(1, 8) if lengths[number] == lengths[number - 1]
+                  or number > 2 and lengths[number - 1:number + 1] == lengths[number - 3:number - 1])
+    assert estimate(plan).cycles_per_step == max(lengths[steady - 1:steady + 1])
     for most in range(1, steady + 1):
-        assert estimate(plan, most=most).cycles_per_step == lengths[most - 1]
+        assert estimate(plan, most=most).cycles_per_step == max(lengths[max(0, most - 2):most])
 
 
 @pytest.mark.parametrize("config, density, balanced, inputs, layers", SMALL)
