@@ -24,6 +24,7 @@ CONFIGS = {
     "many PEs": TINY.replace(pes=16, slices=4, channels=1, slice_width=1),
     "one slice": TINY.replace(slices=1),
     "two groups": TINY.replace(groups=2, slices=1),
+    "one beat of groups": TINY.replace(pes=16, groups=4),
     "four groups": TINY.replace(pes=16, groups=4, slices=2),
 }
 
