@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Assemble: drains the PEs row by row, runs the slices on the rows and writes the columns."""
 
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
@@ -407,14 +409,18 @@ class Assemble(wiring.Component):
         return after[-1]
 
     def _picked(self, m, columns, index, name):
-        """One of ``columns``, `_picks` cycles later."""
-        fine = 0
-        if self._picks > 1:
-            fine = (_PICK - 1).bit_length()
-            near = [Signal.like(columns[0], name=f"near{name}_{k}", reset_less=True)
-                    for k in range(len(columns) // _PICK)]
-            m.d.sync += [one.eq(Array(columns[k * _PICK:(k + 1) * _PICK])[index[:fine]]) for k, one in enumerate(near)]
-            columns, index = near, delayed(m, index[fine:], 1)
+        """One of ``columns``, `_picks` cycles later. In the first of two steps, all registers but that of the group
+        picked from become zero; the second is their OR."""
         picked = Signal.like(columns[0], name=f"picked{name}", reset_less=True)
-        m.d.sync += picked.eq(Array(columns)[index] if len(columns) > 1 else columns[0])
+        if self._picks == 1:
+            m.d.sync += picked.eq(Array(columns)[index] if len(columns) > 1 else columns[0])
+            return picked
+        near = [Signal(len(picked), name=f"near{name}_{k}", reset_less=True) for k in range(len(columns) // _PICK)]
+        fine = (_PICK - 1).bit_length()
+        for k, one in enumerate(near):
+            with m.If(index[fine:] == k):
+                m.d.sync += one.eq(Array(columns[k * _PICK:(k + 1) * _PICK])[index[:fine]])
+            with m.Else():
+                m.d.sync += one.eq(0)
+        m.d.sync += picked.eq(reduce(or_, near))
         return picked

@@ -268,9 +268,8 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY,
 def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimate:
     """The time of one step in steady state.
 
-    The model runs steps until two in a row take the same time and the array does one step's work in the last, or until
-    they alternate between two times, and at most ``most``. The result is the last one, or the longer one of the last
-    two. Streamed weights come from ``memory``.
+    The model runs steps until two in a row take the same time, or until they alternate between two times, and at most
+    ``most``. The result is the last one, or the longer one of the last two. Streamed weights come from ``memory``.
 
     Raises
     ------
@@ -279,7 +278,7 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
     """
     walk = _Walk(plan, repeat(READY), memory)
     lengths: list[int] = []
-    while len(lengths) < most and not _settled(lengths, walk):
+    while len(lengths) < most and not _settled(lengths):
         known = len(walk.begun)
         while len(walk.begun) == known:
             walk.step()
@@ -293,11 +292,9 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
         causes=timeline.causes(start, stop), spans=spans, plan=plan, memory=memory)
 
 
-def _settled(lengths: list[int], walk: "_Walk") -> bool:
-    """Whether the last steps are alike, or alternate between two times."""
-    if len(lengths) >= 2 and lengths[-1] == lengths[-2]:
-        return walk.steady
-    return len(lengths) >= 4 and lengths[-2:] == lengths[-4:-2]
+def _settled(lengths: list[int]) -> bool:
+    """Whether the last steps take the same time, or alternate between two times."""
+    return any(len(lengths) >= 2 * period and lengths[-period:] == lengths[-2 * period:-period] for period in (1, 2))
 
 
 class _Walk:
@@ -357,13 +354,6 @@ class _Walk:
         """The cycles in which the first element-wise part of each step began."""
         begun = [cycle for opcode, cycle in self.assemble.begun if opcode == Opcode.ELEMENTWISE]
         return begun[::len(self._plan.places)]
-
-    @property
-    def steady(self) -> bool:
-        """Whether the array has done the work of one step in the last, neither more nor less."""
-        start, stop = self.begun[-2:]
-        done = sum(int((items >= 0).sum()) for items in self.array.activity[start:stop])
-        return done == sum(int(operation.encoded.nonzeros.sum()) for operation in self._plan.operations)
 
     def step(self) -> None:
         """One cycle."""
