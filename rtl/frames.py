@@ -386,7 +386,7 @@ class FrameOutput(wiring.Component):
         final = Signal()  # one beat is left
         written, follows = Signal(), Signal()
         read, take = Signal(), Signal()
-        reads = Signal(delay)
+        reads = Signal(delay, attrs=fanout(128))
         lasts = Signal(delay)
         places = [Signal(max(1, part_bits), name=f"place{k}") for k in range(delay)]  # within the line
         header = Signal()

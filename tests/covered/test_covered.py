@@ -37,7 +37,7 @@ def test_every_state_machine_has_counters(counted):
         assert text[starts[name] - 1].startswith(f"module {name}(")
         assert starts[name] < line and "endmodule" not in text[starts[name]:line]
     of_output = [what for name, *what in points.values() if name == "openese_core_frame_output"]
-    assert of_output == [["IDLE"], ["WAIT"], ["READ"], ["LAND"], ["IDLE", "WAIT"], ["WAIT", "READ"],
+    assert of_output == [["IDLE"], ["HEADER"], ["READ"], ["LAND"], ["IDLE", "HEADER"], ["HEADER", "READ"],
                          ["READ", "LAND"], ["LAND", "IDLE"]]
     assert idle and all("begin end" in text[number - 1] for number in idle)
 

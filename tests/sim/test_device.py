@@ -101,6 +101,20 @@ def test_a_model_has_as_many_banks_as_its_y_have_room():
         both.device.run(both.frames(1), banks=4)
 
 
+@pytest.mark.parametrize("changes, columns", [
+    ({"pes": 16, "groups": 4, "channels": 2, "slices": 2}, 4),
+    ({"groups": 2, "channels": 32, "slices": 1, "activation_bits": 17}, 1)], ids=["a line", "half a line"])
+def test_beats_of_several_columns(changes, columns):
+    """Frames whose columns fill their last beat, and frames whose columns do not; the receiver stalls."""
+    config = TINY.replace(name="beats", **changes)
+    assert config.beat_columns == columns
+    for inputs, outputs in ((8, 12), (9, 10), (3, 1)):
+        both = Both(config, (inputs, (12, outputs)), seed=inputs)
+        for pace in ({}, {"valid": 0.3, "ready": 0.2, "seed": outputs}):
+            both.link.pace(**pace)
+            both.step(4, both.rng.random((4, config.channels)) < 0.7, both.rng.random((4, config.channels)) < 0.3)
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("traits", [{}, {"jitter": 40, "share": 0.6}], ids=["steady", "gaps"])
 def test_streamed_equals_resident(shape, traits):
