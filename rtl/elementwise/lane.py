@@ -107,6 +107,9 @@ class Lane:
             name = f"picked{lane}_{group}"
             lanes = [self._shared.held.word_select(group * config.lanes + index, config.accumulator_bits).as_signed()
                      for index in range(lane, config.lanes, config.slice_width)]
+            if len(lanes) == 1 and config.groups > 1:
+                values += lanes
+                continue
             picked = [pick(lanes[k:k + picks], control[0].beat[:fine], f"{name}_{k}")
                       for k in range(0, len(lanes), picks)]
             values.append(pick(picked, control[1].beat[fine:], name) if len(picked) > 1 else picked[0])

@@ -95,7 +95,8 @@ class Stages(NamedTuple):
     Attributes
     ----------
     picks : int
-        Lanes that the first stage picks from. A row with more of them takes a second stage.
+        Lanes that the first stage picks from. A row with more of them takes a second stage. Where all lanes pass at
+        once, the first stage adds groups if there are several.
     read : int
         The address of c and of the parameters. Their memories have two registers, as block RAMs do.
     added : int
@@ -125,7 +126,7 @@ class Stages(NamedTuple):
     def of(cls, config):
         """The stages of a slice of a machine of capacity ``config``."""
         two_picks = config.beats > 16
-        added = 1 + two_picks + (config.groups - 1).bit_length()
+        added = max(1, (config.beats > 1) + two_picks + (config.groups - 1).bit_length())
         total = added + 1
         pre_activation = total + 4              # three steps of the shift, and rounding
         gate = pre_activation + 2 + Activation.delay  # + bias + peephole, the argument, the table

@@ -187,7 +187,8 @@ def _latency(shape: Shape, plan: Schedule) -> dict[str, Any]:
     later = READY + 8 * found.latency
     starts = simulate(plan, [READY, later], anew=[1]).latencies[1]
     return {
-        "name": shape.name, "inputs": shape.inputs, "layers": [list(np.atleast_1d(sizes)) for sizes in shape.layers],
+        "name": shape.name, "inputs": shape.inputs,
+        "layers": [list(sizes) if isinstance(sizes, tuple) else [sizes] for sizes in shape.layers],
         "weights": sum(matrix.size for layer in plan.model.layers for matrix in (layer.w_x, layer.w_r, layer.w_ym)
                        if matrix is not None),
         "nonzeros": int(sum(operation.encoded.nonzeros.sum() for operation in plan.operations)),

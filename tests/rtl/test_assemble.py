@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """Assemble: instruction after instruction, the columns it writes and the rows it drains."""
 
@@ -12,9 +13,11 @@ from cells import Cells, mask, random_settings, spread
 
 from openese.rtl.array import PEArray
 from openese.rtl.assemble import Assemble
-from openese.rtl.elementwise import Beat, Slice
+from openese.rtl.config import preset
+from openese.rtl.elementwise import Beat, Slice, Stages
 from openese.rtl.interfaces import LineWrite
 from openese.rtl.program import Opcode
+from openese.rtl.spmv import SpMV
 from openese.rtl.state_access import StateAccess
 
 CONFIGS = {
@@ -24,6 +27,7 @@ CONFIGS = {
     "many PEs": TINY.replace(pes=16, slices=4, channels=1, slice_width=1),
     "one slice": TINY.replace(slices=1),
     "two groups": TINY.replace(groups=2, slices=1),
+    "one beat of groups": TINY.replace(pes=16, groups=4),
     "four groups": TINY.replace(pes=16, groups=4, slices=2),
 }
 
@@ -259,3 +263,15 @@ def test_slices_read_the_state_that_the_host_points_at():
                 assert (beat.row, beat.beat, beat.valid) == (row, place, 0)
 
     simulate(dut, bench, limit=2000)
+
+
+@pytest.mark.parametrize("name, join, y, m, line, spacing", [("ese", 1, 8, 20, 17, 32), ("latency", 2, 10, 22, 1, 8)])
+def test_the_cycles_from_a_sum_to_a_column(name, join, y, m, line, spacing):
+    """As docs/explain/timing.md has them."""
+    config = preset(name)
+    assemble, stages = Assemble(config), Stages.of(config)
+    assert (SpMV.done_delay, SpMV.delay - SpMV.latency, PEArray.join_delay(config)) == (4, 2, join)
+    assert (stages.y_delay, stages.m_delay, stages.c_delay) == (y, m, 21)
+    assert assemble.write_delay(project=True) == 1 + PEArray.drain_delay + y + line
+    assert assemble.write_delay(project=False) == 1 + PEArray.drain_delay + m + line
+    assert assemble.spacing == spacing

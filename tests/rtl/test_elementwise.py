@@ -19,6 +19,7 @@ CONFIGS = {
     "narrow slice": TINY.replace(slices=2, slice_width=1),
     "many beats": TINY.replace(channels=8, slices=1, slice_width=1),
     "two groups": TINY.replace(groups=2, slices=1),
+    "one beat of groups": TINY.replace(pes=16, groups=4),
     "four groups": TINY.replace(pes=16, groups=4, slices=1, cell_bits=27),
 }
 
