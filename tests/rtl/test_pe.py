@@ -170,6 +170,26 @@ def test_multipliers_never_idle_while_columns_wait():
     assert busy[start:start + total] == [1] * total
 
 
+@pytest.mark.parametrize("columns", [[1 << k for k in range(TINY.accumulator_rows.bit_length() - 1)], [20] * 40],
+                         ids=["powers of two", "a full queue"])
+def test_columns_of_many_entries(columns):
+    """A sender that stops as late as it may finds room for every column."""
+    rng = generator(0)
+    bench = Bench(TINY, rng, [[operation_of(rng, columns)]])
+    bench.run()
+    assert bench.count(1) == sum(columns)
+
+
+@seeds(2)
+def test_rows_that_wait_for_themselves(seed):
+    """Few rows, so that many entries need a sum that is still under way."""
+    rng = generator(seed)
+    bench = Bench(TINY, rng, random_jobs(rng, TINY, 8, phases=1 + seed, rows=(2, 6), density=0.5))
+    bench.run()
+    assert bench.count(1) == sum(operation.busy for operation in bench.operations)
+    assert bench.count(3) > 40
+
+
 def test_column_delay_is_that_of_the_pointers():
     """Activations are sampled exactly `column_delay` cycles after their column."""
     rng = generator(0)
