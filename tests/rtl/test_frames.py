@@ -130,6 +130,27 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
     assert sum(values[2] for values in seen) == len(wrong_bank) > 0
 
 
+def test_a_header_alone_is_no_frame():
+    """Whatever came before it, which may have lacked a single column."""
+    dut, count = FrameInput(TINY), 3
+    watch, seen = trace(dut.complete, dut.short, dut.long)
+    lengths = [count - 1, 0, 0, count + 1, 0, count, 0, count + 2, 0, count]
+
+    async def source(ctx):
+        ctx.set(dut.count, count)
+        ctx.set(dut.format, 1)
+        await ctx.tick()
+        ctx.set(dut.format, 0)
+        for length in lengths:
+            for beat in beats(generator(0), TINY, (length, 3, 0, [[1, 2]] * length)):
+                await put(ctx, dut.beats, beat)
+        await ctx.tick()
+
+    simulate(dut, source, limit=100, background=[watch])
+    events = [values for values in seen if any(values)]
+    assert events == [(int(length == count), int(length < count), int(length > count)) for length in lengths]
+
+
 def test_the_input_takes_two_frames_and_no_more():
     """A third frame waits until a buffer is released, not only taken."""
     dut = FrameInput(TINY)
