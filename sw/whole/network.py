@@ -7,6 +7,8 @@
 >>> compiled.run({"x": frames})                                     # outputs by name
 """
 
+import ctypes
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +34,7 @@ from openese.sw.prune import TENSORS, Density, PruneError
 from openese.sw.run.runners import MachineRunner
 from openese.sw.whole import torch_export
 from openese.sw.whole.engine import Engine, Recorder
-from openese.sw.whole.host import RECURRENT, Arrays, Host, HostError
+from openese.sw.whole.host import Arrays, Host, HostError, first_reason
 
 __all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "compile_parts", "differences", "first_calls",
            "open_host", "original_calls", "prune_parts", "run_calls"]
@@ -346,6 +348,8 @@ def compile_parts(recorder: Recorder, config: Config, tell: Callable[[str], None
                   ) -> dict[str, CompiledNetwork]:
     """Quantize and pack the parts of a recorder, on what it recorded; on random numbers where it recorded nothing.
 
+    What was recorded is gone afterwards.
+
     Raises
     ------
     QuantizeError, CapacityError
@@ -355,11 +359,13 @@ def compile_parts(recorder: Recorder, config: Config, tell: Callable[[str], None
     for name, part in recorder.parts.items():
         tell(f"{name}: choosing number formats")
         recorded = recorder.recorded(name)
+        recorder.forget(name)
         try:
             if recorded is None:
                 quantized = quantize(part, random_frames(part), config)
             else:
                 quantized = quantize(part, recorded.frames, config, recorded.lengths, recorded.initial)
+            del recorded
             tell(f"{name}: packing")
             compiled[name] = pack(quantized)
         except ValueError as error:
@@ -392,11 +398,11 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
         Naming what is wrong with the network or the inputs, or what the machine lacks.
     """
     config = machine_config(machine)
+    tell = _trimming(tell)
     if not host.parts:
-        reasons = [f"{item.kind} {item.name!r}: {item.detail}" for item in host.items
-                   if item.place in ("host", "refused") and item.detail and item.kind in RECURRENT]
+        reason = first_reason(host.items)
         raise HostError(f"{host.name}: no LSTM that the machine can compute"
-                        + (f": {reasons[0]}" if reasons else "; the file has no LSTM"))
+                        + (f": {reason}" if reason else "; the file has no LSTM"))
     parts = host.parts
     if density is not None:
         tell("pruning")
@@ -408,6 +414,7 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     for number, call in enumerate(calls):
         tell(f"running the network in floating point ({number + 1} of {len(calls)})")
         run_calls(host, call, recorder, carried)
+    guessed = tuple(name for name in parts if recorder.recorded(name) is None)
     tell("running the original network")
     wanted = [original_calls(host, call, carried) for call in calls]
     host.drop_original()
@@ -415,8 +422,25 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     tell("measuring the error at the outputs")
     with compiled.session() as run:
         found = [run(call) for call in calls]
-    guessed = tuple(name for name in parts if recorder.recorded(name) is None)
     return CompiledWhole(host, compiled.parts, carried, differences(found, wanted), guessed)
+
+
+def _trimming(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """As ``tell``, and each stage begins with the memory that the stages before have freed.
+
+    The memory of weights is mostly too small for the C library to give it back by itself.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim  # of glibc alone
+    except (AttributeError, OSError, TypeError):
+        return tell
+
+    def tell_trimmed(stage: str) -> None:
+        tell(stage)
+        gc.collect()
+        trim(0)
+
+    return tell_trimmed
 
 
 def _named(host: Host, inputs: Call) -> Mapping[str, ArrayLike]:
