@@ -68,11 +68,15 @@ class Item:
     detail: str = ""
 
 
+#: What the detail of an item is whose place has no further reason.
+_RUNTIMES = ("PyTorch", "keras", "onnxruntime")
+
+
 def why_no_parts(items: Iterable[Item]) -> str:
     """Why no item is a machine part: the reason of a recurrent one, or of another that has one."""
     reasons, written_out = [], set()
     for item in items:
-        if item.place in ("host", "refused") and ":" in item.detail:
+        if item.place in ("host", "refused") and item.detail not in ("", *_RUNTIMES):
             reasons.append((item.kind not in RECURRENT, f"{item.kind} {item.name!r}: {item.detail}"))
         elif item.detail == "onnxruntime":
             written_out.add(item.kind)

@@ -448,7 +448,7 @@ def test_operations_of_any_length_at_any_line():
         for bit in range(DEPTH.bit_length() - 1, 24):
             first = (1 << bit) - 40
             await write_program(ctx, dut, [{"opcode": Opcode.MULTIPLY, "entry_base": first, "entry_lines": 1 << bit},
-                                           {"opcode": Opcode.REPEAT, "src_base": 1}], first=1)
+                                           {"opcode": Opcode.JUMP, "src_base": 1}], first=1)
             lines = []
             ctx.set(dut.run, 1)
             for _ in range(30):
@@ -473,7 +473,7 @@ def test_an_operation_in_the_last_lines_there_are():
         await write_program(ctx, dut, [
             {"opcode": Opcode.FORMAT, "streamed": 1},
             {"opcode": Opcode.MULTIPLY, "entry_base": first, "entry_lines": 21},
-            {"opcode": Opcode.MULTIPLY, "entry_base": 7, "entry_lines": 3}, {"opcode": Opcode.REPEAT, "src_base": 3}])
+            {"opcode": Opcode.MULTIPLY, "entry_base": 7, "entry_lines": 3}, {"opcode": Opcode.JUMP, "src_base": 3}])
         ctx.set(dut.bursts.ready, 1)
         ctx.set(dut.run, 1)
         for _ in range(40):
@@ -495,7 +495,7 @@ def test_decisions_wait_for_the_controller_and_the_program_for_them():
             {"opcode": Opcode.FORMAT, "streamed": 1}, {"opcode": Opcode.FRAME, "when": Take.TRY},
             {"opcode": Opcode.MULTIPLY, "when": When.TAKEN, "entry_base": 1, "entry_lines": 1},
             {"opcode": Opcode.MULTIPLY, "when": When.MISSED, "entry_base": 0, "entry_lines": 1},
-            {"opcode": Opcode.REPEAT, "src_base": 1}])
+            {"opcode": Opcode.JUMP, "src_base": 1}])
         ctx.set(dut.run, 1)
         ctx.set(dut.bursts.ready, 1)
         frames = 0
