@@ -2,7 +2,7 @@
 """The interface of a host: a network around its machine parts, in its own runtime."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from openese.sw.model.network import Network
 from openese.sw.whole.engine import Engine
 
-__all__ = ["RECURRENT", "Arrays", "Host", "HostError", "Item", "Port", "checked_inputs"]
+__all__ = ["RECURRENT", "Arrays", "Host", "HostError", "Item", "Port", "checked_inputs", "why_no_parts"]
 
 #: Kinds of items that are recurrent, whose place a user wants to know.
 RECURRENT = frozenset(["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "SimpleRNN", "Bidirectional",
@@ -66,6 +66,22 @@ class Item:
     kind: str
     place: Literal["machine", "folded", "host", "refused", "unused"]
     detail: str = ""
+
+
+def why_no_parts(items: Iterable[Item]) -> str:
+    """Why no item is a machine part: the reason of a recurrent one, or of another that has one."""
+    reasons, written_out = [], set()
+    for item in items:
+        if item.place in ("host", "refused") and ":" in item.detail:
+            reasons.append((item.kind not in RECURRENT, f"{item.kind} {item.name!r}: {item.detail}"))
+        elif item.detail == "onnxruntime":
+            written_out.add(item.kind)
+    if reasons:
+        return min(reasons, key=lambda reason: reason[0])[1]
+    if written_out >= {"Sigmoid", "Tanh"}:
+        return ("it has no LSTM operator; an LSTM that an exporter wrote out in single operations (nn.LSTMCell, or "
+                "Masking and unroll=True in TensorFlow) is not recognized: use openese.offload in its framework")
+    return "it has no LSTM"
 
 
 class Host(ABC):

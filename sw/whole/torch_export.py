@@ -120,7 +120,7 @@ def open_program(path: Path, examples: Sequence[Inputs]) -> Host:
         examples = examples or [_named(network, *given)]
     if not examples:
         raise ImportRefused(f"{path.name}: PyTorch needs an example of the inputs ({', '.join(_parameters(network))}) "
-                            f"to export the program; give inputs for calibration")
+                            f"to export the program: openese compile --trust --calibrate INPUTS")
     for number, example in enumerate(examples):
         try:
             flat = _Flat.around(network, example, path.name, () if given is None else tuple(given[1]))
@@ -249,20 +249,21 @@ def _flatten(value: Any, name: str = "") -> Iterator[_Leaf]:
 class _Flat:
     """A network as a function from tensors to tensors, each with a name.
 
-    ``module`` and ``arguments`` are what an exporter takes. ``python`` is False for TorchScript, which only one reads.
+    ``module`` and ``arguments`` are what an exporter takes. ``python`` is False for TorchScript, which only one reads;
+    ``exported`` is True for a program of ``torch.export``.
     """
 
     def __init__(self, network: Any, example: dict[str, Any], keywords: Sequence[str]) -> None:
         import torch
 
         self.module, self.example, self._keywords = network, example, keywords
-        graph = isinstance(network, torch.fx.GraphModule)  # checks its arguments before its forward pass
-        self._parameters, self._forward = _parameters(network), network if graph else network.forward
+        self.exported = isinstance(network, torch.fx.GraphModule)  # checks its arguments before its forward pass
+        self._parameters, self._forward = _parameters(network), network if self.exported else network.forward
         with torch.no_grad():
             names = [leaf.name for leaf in _flatten(self._call(example))]
         self.outputs = [f"{name}.next" if name in example else name for name in names]  # ONNX has one space of names
         self.python = not isinstance(network, torch.jit.ScriptModule)
-        if graph:
+        if self.exported:
             self.module = torch.nn.Module()
             self.module.network = network
         if self.python:
@@ -360,7 +361,9 @@ def _export(flat: _Flat, file: Path, name: str) -> None:
         None does; with the first reason.
     """
     reasons = []
-    for exporter in (_by_trace, _by_dynamo) if flat.python else (_by_trace,):
+    exporters = (_by_trace, _by_dynamo) if flat.python else (_by_trace,)
+    # A trace fixes sizes that a program of torch.export leaves open.
+    for exporter in reversed(exporters) if flat.exported else exporters:
         try:
             exporter(flat, file)
             _settle(flat, file)

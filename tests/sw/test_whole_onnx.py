@@ -654,6 +654,58 @@ def test_an_lstm_that_onnxruntime_quantized(tmp_path):
         compile_host(host, "tiny")
 
 
+# -- networks of the converter for TensorFlow ----------------------------------------------------------
+
+
+def as_from_tensorflow(rng, backwards=False):
+    """LSTM and Dense on sequences (B, T, 3), as tf2onnx writes them: zero states and Dense's shape are computed."""
+    tensors = weights(rng, 3, 4) | {
+        "zero": np.array(0, "f"), "cells": np.array([4], "i"), "first": np.array([0]), "second": np.array([1]),
+        "free": np.array([0, 1], "i"), "flat": np.array([-1, 4]), "units": np.array([2], "i"),
+        "kernel": rng.normal(size=(4, 2)).astype("f")}
+    make = helper.make_node
+    nodes = [make("Transpose", ["x"], ["t"], perm=[1, 0, 2]), make("Shape", ["x"], ["s"]),
+             make("Cast", ["s"], ["s32"], to=TensorProto.INT32),
+             make("Slice", ["s32", "first", "second", "first"], ["batch"]),
+             make("Concat", ["batch", "cells"], ["packed"], axis=0),
+             make("Cast", ["packed"], ["sizes"], to=TensorProto.INT64), make("Expand", ["zero", "sizes"], ["zeros"]),
+             make("Unsqueeze", ["zeros", "first"], ["h"]),
+             make("LSTM", ["r" if backwards else "t", "W", "R", "B", "", "h", "h"], ["Y", "hn", "cn"], "lstm",
+                  hidden_size=4, activations=["Sigmoid", "Tanh", "Tanh"], direction="forward"),
+             make("Squeeze", ["Y", "second"], ["u"]), make("Transpose", ["u"], ["v"], perm=[1, 0, 2]),
+             make("Shape", ["v"], ["vs"]), make("Cast", ["vs"], ["vs32"], to=TensorProto.INT32),
+             make("Gather", ["vs32", "free"], ["kept"], axis=0), make("Concat", ["kept", "units"], ["out32"], axis=0),
+             make("Cast", ["out32"], ["out"], to=TensorProto.INT64), make("Reshape", ["v", "flat"], ["rows"]),
+             make("MatMul", ["rows", "kernel"], ["product"]), make("Reshape", ["product", "out"], ["y"])]
+    if backwards:
+        nodes[1:1] = [make("Shape", ["t"], ["ts"]), make("Gather", ["ts", "second"], ["voices"]),
+                      make("Gather", ["ts", "first"], ["steps"]), make("Expand", ["steps", "voices"], ["lengths"]),
+                      make("ReverseSequence", ["t", "lengths"], ["r"], batch_axis=1, time_axis=0)]
+    return model_of(nodes, tensors, [value("x", shape=["batch", "time", 3])], ["y"])
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_network_from_tensorflow(tmp_path, backwards):
+    rng = np.random.default_rng(31)
+    host = opened(tmp_path, as_from_tensorflow(rng, backwards))
+    assert list(host.parts) == ["lstm"]
+    for batch, steps in ((2, 5), (3, 7)):
+        assert_equal(host, {"x": rng.normal(size=(batch, steps, 3))})
+
+
+def test_an_lstm_in_single_operations_is_not_recognized(tmp_path):
+    """As tf2onnx writes an LSTM with Masking, and PyTorch an ``nn.LSTMCell``."""
+    rng = np.random.default_rng(32)
+    tensors = {"W": rng.normal(size=(3, 16)).astype("f"), "R": rng.normal(size=(4, 16)).astype("f")}
+    make = helper.make_node
+    nodes = [make("MatMul", ["x", "W"], ["a"]), make("MatMul", ["h", "R"], ["b"]), make("Add", ["a", "b"], ["z"]),
+             make("Split", ["z"], ["i", "f", "g", "o"], axis=1), make("Sigmoid", ["i"], ["si"]),
+             make("Tanh", ["g"], ["tg"]), make("Mul", ["si", "tg"], ["y"])]
+    host = opened(tmp_path, model_of(nodes, tensors, ["x", "h"], ["y"], opset=13))
+    with pytest.raises(HostError, match="it has no LSTM operator; an LSTM that an exporter wrote out in single operat"):
+        compile_host(host, "tiny")
+
+
 # -- networks of PyTorch's exporter ------------------------------------------------------------------
 
 

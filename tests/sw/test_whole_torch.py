@@ -322,8 +322,19 @@ def test_files_that_are_programs(tmp_path, kind):
     if kind == "pt2":
         agree(open_host(path, True), network, x)  # it has an example of its own
         return
-    with pytest.raises(ImportRefused, match=r"PyTorch needs an example of the inputs \(x\)"):
+    with pytest.raises(ImportRefused, match=r"an example of the inputs \(x\) .*: openese compile .* --calibrate"):
         open_host(path, True)
+
+
+def test_sizes_that_an_exported_program_leaves_open(tmp_path):
+    pytest.importorskip("onnxscript", reason="the exporter on dynamo needs onnxscript")
+    network, x, other = Around("norm").eval(), torch.randn(10, 2, 8), torch.randn(10, 3, 8)
+    with quiet():
+        program = torch.export.export(network, (x,), dynamic_shapes=({1: torch.export.Dim("batch")},))
+        torch.export.save(program, tmp_path / "net.pt2")
+    host = open_host(tmp_path / "net.pt2", True)
+    assert [port.text() for port in host.inputs] == ["x float32 (10, size0, 8)"]
+    agree(host, network, x, other)
 
 
 def test_a_streaming_program(tmp_path):
