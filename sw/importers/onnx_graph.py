@@ -21,6 +21,7 @@ Array = NDArray[Any]
 #: Operators on constants that are evaluated; none returns more elements than it reads.
 _FOLDED = {"Constant", "Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "Transpose", "Unsqueeze",
            "Squeeze", "Reshape", "Flatten", "Concat", "Slice", "Split"}
+_DEQUANTIZE = 19  # version
 #: Operators that keep all elements of their first input in their order.
 _RESHAPING = {"Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Dropout", "Cast"}
 #: Operators that only move or drop elements of their first input.
@@ -315,7 +316,12 @@ class Graph:
         helper = self.onnx.helper
         free = [helper.make_empty_tensor_value_info(given) for given in values]
         graph = helper.make_graph([node], "constant", free, [helper.make_empty_tensor_value_info(name)])
-        model = helper.make_model(graph, opset_imports=self.opsets)
+        opsets = self.opsets
+        if node.op_type == "DequantizeLinear":
+            # The evaluator has no older version; what those take means the same in this one.
+            version = max(opset.version for opset in opsets if opset.domain in ("", "ai.onnx"))
+            opsets = [helper.make_opsetid("", max(version, _DEQUANTIZE))]
+        model = helper.make_model(graph, opset_imports=opsets)
         try:
             return np.asarray(self.onnx.reference.ReferenceEvaluator(model).run(None, values)[0])
         except Exception as error:

@@ -325,6 +325,22 @@ def test_constants_in_disguise(tmp_path, disguise, word):
     assert abs(y - run_float(plain, x)[0]).max() <= loss
 
 
+@pytest.mark.parametrize("opset, axis", [(10, None), (13, 1), (17, None), (17, 1)])
+def test_quantized_weights_in_older_versions(tmp_path, opset, axis):
+    """With one scale, and from version 13 on with one for each row."""
+    rng = np.random.default_rng(41)
+    tensors = weights(rng, 3, 4)
+    stored = {name: value for name, value in tensors.items() if name != "W"}
+    scale = np.float32(0.01) if axis is None else rng.uniform(0.005, 0.02, 16).astype("f")
+    stored |= {"scale": np.asarray(scale), "zero": np.zeros(np.shape(scale), np.int8),
+               "integers": rng.integers(-127, 128, tensors["W"].shape).astype(np.int8)}
+    node = helper.make_node("DequantizeLinear", ["integers", "scale", "zero"], ["W"],
+                            **({} if axis is None else {"axis": axis}))
+    model = model_of([node, lstm_node(tensors, hidden_size=4)], stored, opset=opset)
+    x = rng.normal(size=(6, 2, 3)).astype(np.float32)
+    assert_close(run_float(importers.load(saved(tmp_path, model)), x)[0][:, None], runtime(model, X=x)[0])
+
+
 def test_half_model(tmp_path):
     tensors = weights(np.random.default_rng(5), 3, 4, dtype=np.float16)
     network = importers.load(saved(tmp_path, model_of([lstm_node(tensors, hidden_size=4)], tensors)))
