@@ -25,8 +25,8 @@ class SpmatRead(wiring.Component):
     waits until its line is ``written``. At the end of a streamed operation the block skips the lines that only other
     PEs need, so every PE passes every line.
 
-    Latency: `delay` cycles from a token to its first entry; `release_delay` from the last line of a block being read to
-    ``released``; `written_delay` from ``written`` to the entry.
+    Latency: `delay` cycles from a token to its first entry; `release_delay` from the turn of the last line of a block
+    to ``released``, if entries are taken; `written_delay` from ``written`` to the entry.
     Cost: one memory of ``entry_depth`` x ``entry_bits`` with its output register, an address counter, a count; five
     comparators of positions if the machine streams weights.
 
@@ -44,7 +44,7 @@ class SpmatRead(wiring.Component):
         token. Only if the machine streams weights, as the next four.
     streamed : In(1) — the weights are streamed.
     written : In(position_bits) — lines written so far, modulo twice the depth.
-    released : Out(1) — pulses when a block of the ring has been read.
+    released : Out(1) — pulses when the last line of a block is read; its lines may be overwritten.
     starved : Out(1) — an entry waits for its line.
     """
 
@@ -87,7 +87,7 @@ class SpmatRead(wiring.Component):
         none = Signal(init=1)  # left == 0
         fresh = Signal(init=1)
         position = Signal(config.position_bits, reset_less=not config.stream)
-        takes, skips, finishes = Signal(), Signal(), Signal()
+        takes, skips, finishes = (Signal(name=name) for name in ("takes", "skips", "finishes"))
         stages = [Signal(Entry(config), name=f"stage{k}") for k in range(3)]
         valids = Signal(3)
         fetch = stages[0]
@@ -166,10 +166,12 @@ class SpmatRead(wiring.Component):
             skips.eq(ends & beyond & there),
             finishes.eq(ends & ~beyond),
         ]
-        m.d.sync += [
-            self.released.eq(go & (takes | skips) & self.streamed & block.all()),
-            self.starved.eq(go & wants & ~there),
-        ]
+        # The last line of a block has its turn, and is read as soon as entries are taken.
+        ends_block = Signal()
+        with m.If(go):
+            m.d.sync += ends_block.eq((takes | skips) & self.streamed & block.all())
+        m.d.comb += self.released.eq(ends_block & go)
+        m.d.sync += self.starved.eq(go & wants & ~there)
 
     def _ahead(self, m, position, advances, finishes):
         """Whether the entry at ``position`` is there, and whether the operation has lines beyond it, found out a cycle

@@ -4,7 +4,9 @@
 A harness is a function with the decorator `proof`. It gets a `Harness`, puts the block into it, says what the block may
 rely on (`Harness.assume`) and what must hold in every cycle of every run (`Harness.prove`). Two kinds of property show
 that the proof says something: one that must be refuted (`Harness.refute`), and events that must be reachable
-(`Harness.cover`). All inputs of the block that the harness does not drive are free. The block may be reset at any time.
+(`Harness.cover`). Some inputs may be secrets that have no influence on some outputs (`Harness.secret`,
+`Harness.protect`, `Harness.leak`). All inputs of the block that the harness does not drive are free. The block may be
+reset at any time.
 
 The harness becomes an and-inverter graph. ABC proves by property directed reachability, for runs of any length, or by
 bounded model checking, for runs of up to ``bound`` cycles.
@@ -112,6 +114,7 @@ class Harness:
         self._secrets = []
         self._protected = []
         self._leaking = []
+        self._insides = {}
         self._count = 0
         self._first = Signal(init=1, reset_less=True, name="first_cycle")
         self.m.d.sync += self._first.eq(0)
@@ -148,10 +151,16 @@ class Harness:
             if opened is not None:
                 stack.enter_context(mock.patch.object(memory, "Memory", Chosen))
             fragment = Fragment.get(block, None)
+        self._insides[block] = {signal.name: signal for statements in fragment.statements.values()
+                                for statement in statements for signal in statement._lhs_signals()}
         self.m.submodules[name] = fragment if reset is None else ResetInserter(reset)(fragment)
         self._ports += [Value.cast(value) for _, _, value in block.signature.flatten(block)]
         self._ports += [Value.cast(port.data) for opened in memories for port in opened.reads]
         return memories
+
+    def inside(self, block, *names):
+        """Registers and wires of a ``block`` that was added, by their names: what is proved of them helps the proof."""
+        return [self._insides[block][name] for name in names]
 
     def expose(self, *signals):
         """Leave ``signals`` of an opened part free."""
@@ -278,14 +287,15 @@ class Harness:
         return {name: number for name, (number,) in numbers.items()}
 
     def _follow(self, path, secrets, numbers):
-        """Let the outputs in ``numbers`` say whether a ``secret`` is where it should not be, in the graph at ``path``."""
+        """Let outputs in ``numbers`` say whether a secret is where it should not be, in the graph at ``path``."""
         graph, of_secrets = follow(Graph.read(path), secrets)
         legal = graph.outputs[numbers.pop("out_legal")[0]] if self._assumed else 1
         for name in [name for name in numbers if name.startswith(("out_protected", "out_leaking"))]:
             reached = graph.both(legal, graph.any([of_secrets[bit] for bit in numbers[name]]))
             if name == "out_protected":
                 del numbers[name]
-                name, reached = "out_proved", graph.any([reached, *(graph.outputs[k] for k in numbers.get("out_proved", ()))])
+                name = "out_proved"
+                reached = graph.any([reached, *(graph.outputs[number] for number in numbers.get(name, ()))])
             numbers[name] = [len(graph.outputs)]
             graph.outputs.append(reached)
         graph.write(path)

@@ -77,8 +77,8 @@ class Graph:
 
     def write(self, path: Path) -> None:
         """As a binary AIGER file."""
-        data = bytearray(f"aig {self.first - 1 + len(self.gates)} {self.inputs} {len(self.latches)} {len(self.outputs)} "
-                         f"{len(self.gates)}\n".encode())
+        counts = self.inputs, len(self.latches), len(self.outputs), len(self.gates)
+        data = bytearray(f"aig {self.first - 1 + len(self.gates)} {' '.join(map(str, counts))}\n".encode())
         for literal in (*self.latches, *self.outputs):
             data += b"%d\n" % literal
         for node, gate in enumerate(self.gates, self.first):
