@@ -6,6 +6,7 @@ Verilator counts lines. For each state and transition of Amaranth's `FSM`, the V
 
 import os
 import re
+import shutil
 from bisect import bisect
 from collections import Counter
 from contextlib import contextmanager
@@ -168,7 +169,8 @@ class Counted:
         self._known[path] = config.name, points, blocks, idle
         text = "\n".join(lines) + "\n"
         if not path.exists() or path.read_text() != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(path.parent, ignore_errors=True)
+            path.parent.mkdir(parents=True)
             path.write_text(text)
         return path
 
@@ -176,7 +178,7 @@ class Counted:
         """As `build.library`, of Verilog of `emitted`."""
         source, = sources
         path = source.parent / f"{TOP}.so"
-        if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
+        if not path.exists():
             verilator.find().run([
                 "--cc", "--exe", "--build", "-j", "2", "--Mdir", source.parent / "build", "--top-module", TOP,
                 "--prefix", f"V{TOP}", *_OPTIONS, "-CFLAGS", "-fPIC -fvisibility=hidden", "-LDFLAGS", "-shared",

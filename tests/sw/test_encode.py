@@ -99,7 +99,7 @@ def test_the_places_of_a_small_matrix_take_32_bits(monkeypatch):
     """A large one has many; what is encoded is the same."""
     matrix = sparse(np.random.default_rng(3), (4, 12, 10), 0.5)
     narrow = encode(matrix, TINY)
-    for most, dtype in ((4 * 12 * 10 + 1, np.int32), (4 * 12 * 10, np.int64)):
+    for most, dtype in ((encode_module._NARROW, np.int32), (4 * 12 * 10 + 1, np.int32), (4 * 12 * 10, np.int64)):
         monkeypatch.setattr(encode_module, "_NARROW", most)
         assert [part.dtype for part in encode_module._locate(matrix, TINY)[:3]] == [dtype] * 3
         assert (encode(matrix, TINY).weights == narrow.weights).all()
