@@ -28,7 +28,6 @@ _COMPARE, _CALIBRATE, _CHOOSE = (f"sw/quantize/{name}.py" for name in ("compare"
 _MEMORY = "The size of a block decides about memory and speed alone."
 _REST = "NumPy takes any negative size for the one that it finds itself."
 _SCHEDULE, _IMAGE = "sw/pack/schedule.py", "sw/pack/image.py"
-_STREAM, _BLOCKS, _MODEL = "sw/cycles/stream.py", "sw/cycles/blocks.py", "sw/cycles/model.py"
 
 EQUAL = (
     Equal(_COMPARE, "_BLOCK_NUMBERS = 1 << 18  # pre-activations in memory at a time",
@@ -63,4 +62,7 @@ EQUAL = (
           "pairs[place.cells:place.cells + place.rows] = pair.reshape(4, place.rows, - 2).transpose(1, 0, 2)", _REST),
     Equal(_IMAGE, "if 4 * position != len(data):", "if 4 * position < len(data):",
           "No section ends behind the data, or it is refused before."),
+    Equal("sw/cycles/stream.py", "self._counter, self._execute = 0, StreamFetch.delay",
+          "self._counter, self._execute = 1, StreamFetch.delay",
+          "It only reaches the wait for the first frame earlier, and waits there."),
 )
