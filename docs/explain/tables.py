@@ -201,11 +201,14 @@ def soak():
         ["campaign", "cases", "what was done", "failures"], rows)
 
 
+_COVERAGE = {("explain/strength.md", "lines"): lines, ("explain/strength.md", "state_machines"): state_machines,
+             ("explain/strength.md", "software"): software}
+
 #: By page and marker.
 TABLES = {("explain/strength.md", "mutation"): mutation, ("explain/strength.md", "soak"): soak,
           ("explain/strength.md", "mutation_software"): mutation_software, ("explain/strength.md", "equal"): equal,
-          ("explain/strength.md", "lines"): lines, ("explain/strength.md", "state_machines"): state_machines,
-          ("explain/strength.md", "software"): software,
           ("explain/proved.md", "proved"): proved, ("explain/proved.md", "unproved"): unproved,
           ("explain/timing.md", "at_rest"): at_rest,
           ("explain/paper.md", "ideas"): ideas, ("explain/architecture.md", "padding"): padding}
+if Path(__file__).with_name("coverage.json").exists():
+    TABLES |= _COVERAGE

@@ -16,7 +16,7 @@ __all__ = ["hardware", "main", "software"]
 
 #: Tests of few machines, one of which streams its weights, and one has several column groups for one voice.
 TESTS = ("tests/sim/test_device.py", "tests/soak/test_soak.py")
-_SOME = "not word_lengths and not configurations"
+_SOME = "not word_lengths and not banks and not configurations"
 _MEMORIES = "memory_"
 
 

@@ -27,7 +27,7 @@ class Equal(NamedTuple):
 _COMPARE, _CALIBRATE, _CHOOSE = (f"sw/quantize/{name}.py" for name in ("compare", "calibrate", "choose"))
 _MEMORY = "The size of a block decides about memory and speed alone."
 _REST = "NumPy takes any negative size for the one that it finds itself."
-_SCHEDULE = "sw/pack/schedule.py"
+_SCHEDULE, _IMAGE = "sw/pack/schedule.py", "sw/pack/image.py"
 
 EQUAL = (
     Equal(_COMPARE, "_BLOCK_NUMBERS = 1 << 18  # pre-activations in memory at a time",
@@ -56,4 +56,13 @@ EQUAL = (
           'self._instructions[- 0] |= {"banks": self._banks, "bank_lines": self._bank_lines}',
           "The program has one instruction there."),
     Equal(_SCHEDULE, "total = 0.0", "total = 1.0", "The times are compared with each other alone."),
+    Equal(_IMAGE, "_BLOCK_BITS = 1 << 20  # packed or unpacked at a time",
+          "_BLOCK_BITS = 1 * 20  # packed or unpacked at a time", _MEMORY),
+    Equal(_IMAGE, "pairs[place.cells:place.cells + place.rows] = pair.reshape(4, place.rows, -1).transpose(1, 0, 2)",
+          "pairs[place.cells:place.cells + place.rows] = pair.reshape(4, place.rows, - 2).transpose(1, 0, 2)", _REST),
+    Equal(_IMAGE, "if 4 * position != len(data):", "if 4 * position < len(data):",
+          "No section ends behind the data, or it is refused before."),
+    Equal("sw/cycles/stream.py", "self._counter, self._execute = 0, StreamFetch.delay",
+          "self._counter, self._execute = 1, StreamFetch.delay",
+          "It only reaches the wait for the first frame earlier, and waits there."),
 )

@@ -13,6 +13,7 @@ from models import random_quantized
 from openese.rtl.config import Config, preset
 from openese.rtl.loader import HEADER_WORDS, Lines, Section
 from openese.sw.files import FileError, verify_image
+from openese.sw.pack import image as image_module
 from openese.sw.pack.image import Image, ImageFormatError, pack, parse, read, write_memory_files
 from openese.sw.pack.schedule import CapacityError, schedule
 
@@ -62,6 +63,16 @@ def test_weights_of_every_width_are_kept(bits):
     config = TINY.replace(name="width", weight_bits=bits)
     model = random_quantized(bits, config, 5, (9, 6), 7)
     assert same(parse(pack(schedule(model, config)).words(everything=True).tobytes()).model(), model)
+
+
+@pytest.mark.parametrize("bits", [1, 700])
+def test_lines_may_be_packed_in_any_blocks(bits, image, monkeypatch):
+    """Also in blocks of less than a line."""
+    model = image.model()
+    monkeypatch.setattr(image_module, "_BLOCK_BITS", bits)
+    again = pack(schedule(model, TINY))
+    assert (again.words(everything=True) == image.words(everything=True)).all()
+    assert same(again.model(), model)
 
 
 def test_sections_fill_whole_lines(image):
