@@ -354,8 +354,7 @@ def test_cycles_of_steps_leave_out_loads_and_states(steps):
     wanted = estimate(schedule(both.model, TINY))
     if steps == 1:
         way_in = Fifo.delay + frame_beats(TINY, 10)
-        way_out = Fifo.delay + FrameGuard.delay
-        assert cycles == wanted.latency - way_in - way_out + 2 * Controller.delay
+        assert cycles == wanted.latency - way_in - FrameGuard.delay + 2 * Controller.delay
     else:
         assert cycles == pytest.approx(wanted.cycles_per_step, rel=0.01)
 
