@@ -11,8 +11,9 @@ from openese.rtl.array import PEArray
 from openese.rtl.assemble import Assemble
 from openese.rtl.broadcast import Broadcast
 from openese.rtl.bundles import DrainPort, FramePort, StreamPort, ValidPort
+from openese.rtl.config import bits_for
 from openese.rtl.controller import Controller
-from openese.rtl.frames import Beats, FrameInput, FrameOutput
+from openese.rtl.frames import Beats, FrameBeat, FrameGuard, FrameInput, FrameOutput
 from openese.rtl.interfaces import Column
 from openese.rtl.loader import Lines, LoadPort, Section
 from openese.rtl.registers import COUNTERS
@@ -44,11 +45,14 @@ class Core(wiring.Component):
     Members
     -------
     run : In(1) — carry out the program; see `Controller`.
-    idle : Out(1) — nothing is under way, and every frame has been taken from ``results``.
+    idle : Out(1) — nothing is under way, and every frame has been given to ``result``.
     moves : Out(1) — an entry, a column, a row, a beat or a streamed line has passed, a cycle ago.
     waiting_frame : Out(1) — the controller waits for a frame.
     frames : In(Beats) — frames in.
-    results : Out(Beats) — frames out.
+    result : Out(FrameBeat) — a beat of the frames out.
+    result_valid : Out(1) — there is one.
+    results_waiting : In(bits_for(FrameGuard.depth)) — beats that wait for the receiver, in the queue at the pins.
+    results_blocked : In(1) — the receiver does not take one.
     frame_midway : In(1) — on leaving reset: a frame is under way; drop its rest.
     frame_short : Out(1) — a frame was dropped because it was too short.
     frame_long : Out(1) — a frame was dropped because it was too long.
@@ -81,7 +85,9 @@ class Core(wiring.Component):
             "moves": Out(1),
             "waiting_frame": Out(1),
             "frames": In(Beats(config)),
-            "results": Out(Beats(config)),
+            **ValidPort(FrameBeat(config)).ports("result"),
+            "results_waiting": In(bits_for(FrameGuard.depth)),
+            "results_blocked": In(1),
             "frame_midway": In(1),
             "frame_short": Out(1),
             "frame_long": Out(1),
@@ -100,7 +106,6 @@ class Core(wiring.Component):
         for name, block in blocks._asdict().items():
             m.submodules[name] = block
         wiring.connect(m, wiring.flipped(self.frames), blocks.frame_input.beats)
-        wiring.connect(m, blocks.frame_output.beats, wiring.flipped(self.results))
         self._load(m, blocks)
         self._frames_in(m, blocks)
         self._operations(m, blocks)
@@ -136,7 +141,7 @@ class Core(wiring.Component):
         controller, frame_input = blocks.controller, blocks.frame_input
         m.d.comb += [
             controller.run.eq(self.run),
-            self.idle.eq(controller.idle & ~blocks.frame_output.pending),
+            self.idle.eq(controller.idle & ~self.result_valid),
             self.waiting_frame.eq(controller.waiting_frame),
             frame_input.format.eq(controller.format),
             frame_input.count.eq(controller.instruction.count),
@@ -185,7 +190,9 @@ class Core(wiring.Component):
     def _frames_out(self, m, blocks):
         """OUTPUT: Controller and FrameOutput, which follows Assemble line by line."""
         controller, frame_output = blocks.controller, blocks.frame_output
+        ValidPort(FrameBeat(self._config)).connect(m, frame_output, wiring.flipped(self), "beat", "result")
         m.d.comb += [
+            frame_output.level.eq(self.results_waiting),
             frame_output.start.eq(controller.output),
             frame_output.count.eq(controller.instruction.count),
             frame_output.src_base.eq(controller.output_base),
@@ -260,7 +267,7 @@ class Core(wiring.Component):
         """Increments of the counters, by their names; whether anything moves."""
         controller, broadcast, array = blocks.controller, blocks.broadcast, blocks.array
         passing = [array.busy.any(), array.padding.any(), broadcast.column_valid, blocks.assemble.drain,
-                   self.frames.valid & self.frames.ready, self.results.valid & self.results.ready]
+                   self.frames.valid & self.frames.ready, self.result_valid]
         if self._config.stream:
             passing.append(self.stream_valid)
         m.d.sync += self.moves.eq(Cat(passing).any())
@@ -274,7 +281,7 @@ class Core(wiring.Component):
             "full": broadcast.blocked_full,
             "follow": broadcast.blocked_follow,
             "frame": controller.waiting_frame & controller.idle & self.run,
-            "output": blocks.frame_output.blocked,
+            "output": self.results_blocked,
             "saturated": array.saturated,
             **({"starved": array.starved} if self._config.stream else {}),
         }

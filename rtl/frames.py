@@ -9,14 +9,14 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.attributes import fanout
-from openese.rtl.bundles import FramePort
+from openese.rtl.bundles import FramePort, ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import activations
 from openese.rtl.vector_memory import VectorMemory
 
-__all__ = ["BANK_SHIFT", "Beats", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes", "frame_beats", "pack_beats",
-           "pack_frames", "unpack_beats", "unpack_frames"]
+__all__ = ["BANK_SHIFT", "Beats", "FrameBeat", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes", "frame_beats",
+           "pack_beats", "pack_frames", "unpack_beats", "unpack_frames"]
 
 
 #: Place of the bank's number in the first word of a header.
@@ -35,8 +35,8 @@ def frame_beats(config, columns):
     return 1 + -(-columns // config.beat_columns)
 
 
-def Beats(config):
-    """AXI4-Stream beats: ``beat_columns`` columns of activations a beat.
+def FrameBeat(config):
+    """A beat of a frame: ``beat_columns`` columns of activations.
 
     With N channels, ``data`` has channel c of the beat's column k in bits ``activation_bits * (k * N + c)`` and up;
     bits above the last word are zero. ``last`` marks the last beat of a frame. In this beat, the words behind the
@@ -46,10 +46,12 @@ def Beats(config):
     channel says that the voice is active in this step; bit 1, on the way in, that it starts anew. Bits 2 to 7 of the
     first channel number the bank of voices. `pack_frames` and `unpack_frames` are the host's side.
     """
-    return stream.Signature(data.StructLayout({
-        "data": 8 * beat_bytes(config),
-        "last": 1,
-    }))
+    return data.StructLayout({"data": 8 * beat_bytes(config), "last": 1})
+
+
+def Beats(config):
+    """AXI4-Stream beats; see `FrameBeat`."""
+    return stream.Signature(FrameBeat(config))
 
 
 def pack_beats(config, words):
@@ -318,12 +320,14 @@ class FrameOutput(wiring.Component):
     It begins before the columns are complete. A line that is being written is taken on its way into the memory if it is
     the next to be sent, and fills a beat; others are read once they are written.
 
-    Latency: `write_delay` cycles from a write, or `delay` cycles from a read, to the beat. Cost: a FIFO of `depth`
-    beats, and a register of one beat in front of it. It is cleared for voices that are away, which takes no LUTs.
+    Latency: `write_delay` cycle from a write, or `delay` cycles from a read, to the beat. Cost: a register of one beat.
+    It is cleared for voices that are away, which takes no LUTs.
 
     Members
     -------
-    beats : Out(Beats) — the frames.
+    beat : Out(FrameBeat) — a beat of the frames.
+    beat_valid : Out(1) — there is one.
+    level : In(bits_for(FrameGuard.depth)) — beats that wait in the queue of `FrameGuard`.
     start : In(1) — take ``count``, ``src_base`` and ``active``; only while not ``busy``.
     count : In(bits_for(vector_depth)) — columns of the frame.
     src_base : In(line_bits) — line of the first column.
@@ -334,22 +338,20 @@ class FrameOutput(wiring.Component):
     write_valid : In(1) — the line after them is being written, if they are not complete.
     write_columns : In(array(groups, activations)) — its columns.
     busy : Out(1) — columns are still to be read.
-    pending : Out(1) — a beat is on its way, or waits for the receiver.
-    blocked : Out(1) — the receiver does not take a beat.
     read_line : Out(line_bits) — line to read.
     read_grant : In(1) — the read port is free.
     columns : In(array(groups, activations)) — the columns read.
     """
 
-    depth = 8
-    write_delay = 1 + Fifo.delay
+    write_delay = 1
     delay = VectorMemory.delay + write_delay
 
     def __init__(self, config):
         self._config = config
         line = config.line_bits
         super().__init__({
-            "beats": Out(Beats(config)),
+            **ValidPort(FrameBeat(config)).ports("beat"),
+            "level": In(bits_for(FrameGuard.depth)),
             "start": In(1),
             "count": In(bits_for(config.vector_depth)),
             "src_base": In(line),
@@ -360,8 +362,6 @@ class FrameOutput(wiring.Component):
             "write_valid": In(1),
             "write_columns": In(data.ArrayLayout(activations(config), config.groups)),
             "busy": Out(1),
-            "pending": Out(1),
-            "blocked": Out(1),
             "read_line": Out(line),
             "read_grant": In(1),
             "columns": In(data.ArrayLayout(activations(config), config.groups)),
@@ -370,8 +370,6 @@ class FrameOutput(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.fifo = fifo = Fifo(self.beats.payload.shape(), self.depth)
-        wiring.connect(m, fifo.o, wiring.flipped(self.beats))
         delay = VectorMemory.delay
         width = config.beat_columns
         parts = config.groups // width  # beats of a line
@@ -390,16 +388,15 @@ class FrameOutput(wiring.Component):
         lasts = Signal(delay)
         places = [Signal(max(1, part_bits), name=f"place{k}") for k in range(delay)]  # within the line
         header = Signal()
-        landed = Signal(fifo.i.shape(), reset_less=True)
-        room = fifo.level + sum(reads) + header + fifo.i_valid < self.depth - 1
+        landed = Signal(self.beat.shape(), reset_less=True)
+        # A place is left for the end of a frame that is cut.
+        room = self.level + sum(reads) + header + self.beat_valid < FrameGuard.depth - 1
         m.d.comb += [
             self.read_line.eq(base + index[part_bits:]),
             written.eq(complete | (index[part_bits:] < self.lines_done)),
             follows.eq(self.write_valid & ~complete & (index == self.lines_done) & (reads == 0) & ~header
                        if parts == 1 else 0),
-            self.blocked.eq(self.beats.valid & ~self.beats.ready),
-            self.pending.eq(fifo.i_valid | fifo.o.valid),
-            fifo.i.eq(landed),
+            self.beat.eq(landed),
         ]
         last = Mux(reads[-1], lasts[-1], final)
         for column in range(width):
@@ -417,7 +414,7 @@ class FrameOutput(wiring.Component):
                     m.d.sync += beat.eq(Mux(reads[-1], found[channel], self.write_columns[column][channel])
                                         if parts == 1 else found[channel])
         m.d.sync += [
-            fifo.i_valid.eq(header | reads[-1] | take),
+            self.beat_valid.eq(header | reads[-1] | take),
             landed.last.eq(~header & last),
             reads.eq(Cat(read, reads)),
             lasts.eq(Cat(final, lasts)),
@@ -435,7 +432,7 @@ class FrameOutput(wiring.Component):
                         m.d.sync += bank.eq(self.bank)
                     m.next = "HEADER"
             with m.State("HEADER"):
-                with m.If(fifo.level < self.depth - 1):
+                with m.If(room):
                     m.d.sync += header.eq(1)
                     m.next = "READ"
             with m.State("READ"):
@@ -457,13 +454,16 @@ class FrameGuard(wiring.Component):
     A frame that is on its way out when the core is reset ends with a beat of zeros. A beat that was offered stays until
     it is taken. For a frame that is on its way in, ``midway`` tells the core to drop the rest.
 
-    The receiver's ``ready`` ends in the registers of a queue.
+    The receiver's ``ready`` ends in the registers of a queue. The core watches ``level``, and writes only while it is
+    below `depth` less one.
 
     Latency: `delay` cycle. Cost: a FIFO of `depth` beats.
 
     Members
     -------
-    i : In(Beats) — frames from the core.
+    i : In(FrameBeat) — a beat of the frames from the core.
+    i_valid : In(1) — there is one; not in the cycle after one with ``abort``.
+    level : Out(bits_for(FrameGuard.depth)) — beats that wait for the receiver.
     o : Out(Beats) — frames to the receiver.
     abort : In(1) — the core is in reset.
     accepted : In(1) — a beat comes in.
@@ -473,11 +473,13 @@ class FrameGuard(wiring.Component):
     """
 
     delay = Fifo.delay
-    depth = 2
+    depth = 8
 
     def __init__(self, config):
         super().__init__({
-            "i": In(Beats(config)),
+            "i": In(FrameBeat(config)),
+            "i_valid": In(1),
+            "level": Out(bits_for(self.depth)),
             "o": Out(Beats(config)),
             "abort": In(1),
             "accepted": In(1),
@@ -488,18 +490,18 @@ class FrameGuard(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        beat = self.i.payload
+        beat = self.i
         m.submodules.beats = beats = Fifo(data.StructLayout({**beat.shape().members, "whole": 1}), self.depth)
         unfinished = Signal()
         # The core was reset within a frame: it ends as soon as there is room.
         closes = Signal(attrs=fanout(128))
         room = beats.level != self.depth
         m.d.comb += [
-            self.i.ready.eq(room & ~self.abort & ~closes),
+            self.level.eq(beats.level),
             beats.i.data.eq(Mux(closes, 0, beat.data)),
             beats.i.last.eq(beat.last | closes),
             beats.i.whole.eq(beat.last & ~closes),
-            beats.i_valid.eq((self.i.valid & self.i.ready) | (closes & room)),
+            beats.i_valid.eq(Mux(closes, room, self.i_valid & ~self.abort)),
             self.o.valid.eq(beats.o.valid),
             self.o.payload.data.eq(beats.o.payload.data),
             self.o.payload.last.eq(beats.o.payload.last),

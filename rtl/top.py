@@ -7,9 +7,10 @@ from amaranth.lib.wiring import In, Out
 
 from openese.rtl.attributes import fanout
 from openese.rtl.axi import AXI4LiteSubordinate
+from openese.rtl.bundles import ValidPort
 from openese.rtl.core import Core
 from openese.rtl.fifo import Fifo
-from openese.rtl.frames import FrameGuard, beat_bytes
+from openese.rtl.frames import FrameBeat, FrameGuard, beat_bytes
 from openese.rtl.loader import Loader, LoadPort
 from openese.rtl.registers import ControlRegisters
 from openese.rtl.watchdog import Watchdog
@@ -109,8 +110,10 @@ class Top(wiring.Component):
         arrived = Fifo(core.frames.payload.shape(), _ARRIVED)
         m.submodules.arrived = DomainRenamer("core")(arrived)
         wiring.connect(m, arrived.o, core.frames)
-        wiring.connect(m, core.results, guard.i)
+        ValidPort(FrameBeat(self.config)).connect(m, core, guard, "result", "i")
         m.d.comb += [
+            core.results_waiting.eq(guard.level),
+            core.results_blocked.eq(guard.o.valid & ~guard.o.ready),
             guard.abort.eq(core_reset),
             guard.accepted.eq(arrived.i_valid),
             guard.last.eq(self.s_axis_tlast),

@@ -22,7 +22,7 @@ from openese.rtl.broadcast import Broadcast
 from openese.rtl.config import Config
 from openese.rtl.elementwise import Kind
 from openese.rtl.fifo import Fifo
-from openese.rtl.frames import FrameGuard, FrameOutput
+from openese.rtl.frames import FrameGuard
 from openese.rtl.program import Opcode
 from openese.rtl.ptr_read import PtrRead
 from openese.rtl.spmat_read import SpmatRead
@@ -523,7 +523,7 @@ class FrameOutputModel:
         """
         if self._state == "IDLE":
             return
-        room = self._level + sum(self._reads) + self._header + self._landed < FrameOutput.depth - 1
+        room = self._level + sum(self._reads) + self._header + self._landed < FrameGuard.depth - 1
         line = self._index // self._parts
         reading = self._state == "READ" and room
         read = reading and grant and (self._complete or line < lines_done)
@@ -533,12 +533,12 @@ class FrameOutputModel:
         self._complete |= complete
         self._header = self._state == "HEADER"
         if self._header:
-            self._state, self._first = "READ", cycle + 3 + FrameGuard.delay
+            self._state, self._first = "READ", cycle + 2 + FrameGuard.delay
         self._left -= read or take
         self._index += read or take
         if self._state == "LAND" and not any(self._reads):
             self._state = "IDLE"  # and the last beat lands
-            self.spans.append((self._first, cycle + 2 + FrameGuard.delay))
+            self.spans.append((self._first, cycle + 1 + FrameGuard.delay))
         elif (read or take) and not self._left:
             self._state = "LAND"
         self._reads = [read, *self._reads[:-1]]

@@ -24,24 +24,25 @@ def fire(stream):
 
 @proof("FrameGuard", "under aborts at any time: beats out stay until taken; frames begin with a header and end with "
        "TLAST; every beat of the core goes out once; an aborted frame ends with one beat of zeros; `midway` is right",
-       WIDTHS)
+       WIDTHS + ", a queue of 4 beats")
 def test_guard(h):
     dut = FrameGuard(SMALL)
+    dut.depth = 4
     h.add(dut)
     m, i, o = h.m, dut.i, dut.o
     # The core marks the first beat of a frame by bit 0 and every beat by bit 1, so beats that are made up show.
     inside = Signal()
     with m.If(dut.abort):
         m.d.sync += inside.eq(0)
-    with m.Elif(fire(i)):
-        m.d.sync += inside.eq(~i.payload.last)
-    h.assume(implies(i.valid, (i.payload.data[0] == ~inside) & i.payload.data[1]),
-             h.held(i) | h.past(dut.abort))
+    with m.Elif(dut.i_valid):
+        m.d.sync += inside.eq(~i.last)
+    h.assume(implies(dut.i_valid, (i.data[0] == ~inside) & i.data[1]),
+             implies(dut.i_valid, (dut.level < dut.depth - 1) & ~h.past(dut.abort)))
     opened = Signal()
     with m.If(fire(o)):
         m.d.sync += opened.eq(~o.payload.last)
     real = o.payload.data[1]
-    under_way = h.count(4, fire(i), fire(o) & real)
+    under_way = h.count(4, dut.i_valid & ~dut.abort, fire(o) & real)
     quiet = h.waiting(dut.abort | ~o.ready, 5)
     midway = Signal()
     with m.If(dut.accepted):
@@ -49,7 +50,7 @@ def test_guard(h):
     h.prove(
         h.held(o),
         implies(o.valid, o.payload.data[0] == ~opened),
-        under_way <= FrameGuard.depth,
+        under_way <= dut.depth,
         implies(o.valid & real, under_way != 0), implies(~o.valid, under_way == 0),
         implies(o.valid & ~real, opened & o.payload.last & (o.payload.data == 0)),
         implies((quiet == 5) & opened & ~o.valid, inside),
@@ -129,27 +130,26 @@ def test_input_of_pairs(h):
 
 
 def output(h, config):
-    """The block, the port that fills its FIFO, and the beats in it. test_proof_fifo.py proves that it keeps them."""
+    """The block, and the beats that wait behind it."""
     dut = FrameOutput(config)
-    storage, = h.add(dut, opened=lambda depth: depth == FrameOutput.depth)
-    written = storage.writes[0]
-    h.assume(implies(dut.start, ~dut.busy & (dut.count != 0) & (dut.count <= config.vector_depth)))
-    return dut, written, h.count(4, written.en, fire(dut.beats))
+    h.add(dut)
+    taken = h.free()
+    level = h.count(4, dut.beat_valid, taken)
+    h.m.d.comb += dut.level.eq(level)
+    h.assume(implies(dut.start, ~dut.busy & (dut.count != 0) & (dut.count <= config.vector_depth)),
+             implies(taken, level != 0))
+    return dut, level
 
 
-@proof("FrameOutput", "the FIFO never overflows, whoever takes the read port; beats stay until taken; no beat "
-       "comes while neither `busy` nor `pending`", WIDTHS)
+@proof("FrameOutput", "the queue behind it never overflows, whoever takes the read port, and keeps a place; a beat "
+       "comes only while it is `busy`, or in the cycle after", WIDTHS)
 def test_output_level(h):
-    dut, written, level = output(h, SMALL)
-    beats = dut.beats
-    stalled = h.past(beats.valid & ~beats.ready)
+    dut, level = output(h, SMALL)
     h.prove(
-        implies(written.en, level < FrameOutput.depth),
-        beats.valid == (level != 0), implies(stalled, beats.valid),
-        implies(written.en | (level != 0), dut.pending), implies(written.en, h.past(dut.busy | dut.pending)),
-        dut.blocked == (beats.valid & ~beats.ready))
-    h.refute(level != FrameOutput.depth - 1, implies(dut.start, level == 0))
-    h.cover(fire(beats) & beats.payload.last & (level == FrameOutput.depth - 1))
+        level < FrameGuard.depth, implies(dut.beat_valid, level < FrameGuard.depth - 1),
+        implies(dut.beat_valid, h.past(dut.busy)))
+    h.refute(level != FrameGuard.depth - 1, implies(dut.start, level == 0))
+    h.cover(dut.beat_valid & dut.beat.last & (level == FrameGuard.depth - 2))
 
 
 ORDER = ("a frame is a header and its columns in order, TLAST with the last; no line is read before it is written; "
@@ -158,7 +158,7 @@ ORDER = ("a frame is a header and its columns in order, TLAST with the last; no 
 
 def check_order(h, config):
     """FrameOutput, with a line of the vector memory a beat."""
-    dut, written, _ = output(h, config)
+    dut, _ = output(h, config)
     m, groups, bits = h.m, config.groups, config.activation_bits
     count, base, active = Signal.like(dut.count), Signal.like(dut.src_base), Signal()
     # The memory answers two cycles later. A line that is written holds its number, and above it that of the bank.
@@ -174,9 +174,9 @@ def check_order(h, config):
     following = Mux(dut.write_valid & ~complete, following, ~following)
     m.d.comb += dut.write_columns.as_value().eq(Cat(Cat(following, Const(k, bits - len(base))) for k in range(groups)))
     place, under_way = Signal.like(dut.count), Signal()
-    with m.If(written.en):
+    with m.If(dut.beat_valid):
         m.d.sync += place.eq(place + 1)
-        with m.If(written.data.last):
+        with m.If(dut.beat.last):
             m.d.sync += under_way.eq(0)
     with m.If(dut.start):
         m.d.sync += [count.eq(dut.count), base.eq(dut.src_base), active.eq(dut.active), under_way.eq(1), place.eq(0)]
@@ -186,17 +186,18 @@ def check_order(h, config):
         there = active & ((place - 1) * groups + k < count)
         expected.append(Mux(place == 0, active if k == 0 else 0, Mux(there, column, 0))[:bits])
     h.prove(
-        implies(written.en, under_way),
-        implies(written.en, written.data.data == Cat(expected)),
-        implies(written.en, written.data.last == ((place != 0) & (place * groups >= count))),
-        implies(under_way & ~written.en, dut.busy | h.past(dut.busy, 2)),
+        implies(dut.beat_valid, under_way),
+        implies(dut.beat_valid, dut.beat.data == Cat(expected)),
+        implies(dut.beat_valid, dut.beat.last == ((place != 0) & (place * groups >= count))),
+        implies(under_way & ~dut.beat_valid, dut.busy | h.past(dut.busy, 2)),
     )
     most = config.vector_depth // groups
-    h.refute(implies(written.en & (place != 0), written.data.data == Cat(banks)), implies(written.en, place != most))
-    h.cover(written.en & written.data.last & (count == config.vector_depth) & active)
-    h.cover(written.en & written.data.last & h.past(dut.write_valid & ~dut.complete & ~complete) & active)
+    h.refute(implies(dut.beat_valid & (place != 0), dut.beat.data == Cat(banks)),
+             implies(dut.beat_valid, place != most))
+    h.cover(dut.beat_valid & dut.beat.last & (count == config.vector_depth) & active)
+    h.cover(dut.beat_valid & dut.beat.last & h.past(dut.write_valid & ~dut.complete & ~complete) & active)
     if groups > 1:
-        h.cover(written.en & written.data.last & (place != 1) & (count % groups != 0) & active)
+        h.cover(dut.beat_valid & dut.beat.last & (place != 1) & (count % groups != 0) & active)
 
 
 @proof("FrameOutput", ORDER, describe(SHORT, "channels", "activation_bits", "vector_depth"))

@@ -29,7 +29,7 @@ from openese.rtl import (
     weight_stream,
 )
 from openese.rtl.axi import AXI4LiteSignature
-from openese.rtl.frames import Beats
+from openese.rtl.frames import Beats, FrameBeat, FrameGuard
 from openese.rtl.loader import ImageError, Lines, Section
 from openese.rtl.serial.bridge import DEPTH, Header
 from openese.rtl.serial.uart import DIVISOR_BITS
@@ -73,7 +73,8 @@ def names(parameters):
         "MAX_OPERATIONS": interfaces.MAX_OPERATIONS, "DIVISOR_BITS": DIVISOR_BITS, "DEPTH": DEPTH, "Section": Section,
         "ImageError": ImageError, "Lines": Lines(CONFIG), "Header": Header(), "Select": state_access.Select(),
         "AXI4LiteSignature": AXI4LiteSignature, "AXI4ReadSignature": weight_stream.AXI4ReadSignature,
-        "activations": interfaces.activations(CONFIG), "Beats": Beats(CONFIG), "LineWrite": interfaces.LineWrite,
+        "activations": interfaces.activations(CONFIG), "Beats": Beats(CONFIG), "FrameBeat": FrameBeat(CONFIG),
+        "FrameGuard": FrameGuard, "LineWrite": interfaces.LineWrite,
         "tile_pes": CONFIG.groups * CONFIG.rows_per_slice, "table_line": activation.table_line(CONFIG),
         "order_line": broadcast.order_line(CONFIG), "program_line": program_reader.program_line(CONFIG),
         "Stall": Stall, "burst_lines": weight_stream.burst_lines(CONFIG),
