@@ -179,7 +179,7 @@ def _plan(shape: Shape, config: Config, density: float) -> Schedule:
 
 def _depth(name: str, need: int) -> int:
     """The least legal depth."""
-    return -(-need // 1024) * 1024 if name == "entry_depth" else 1 << math.ceil(math.log2(need))
+    return -(-int(need) // 1024) * 1024 if name == "entry_depth" else 1 << math.ceil(math.log2(need))
 
 
 def _latency(shape: Shape, plan: Schedule) -> dict[str, Any]:
@@ -189,10 +189,10 @@ def _latency(shape: Shape, plan: Schedule) -> dict[str, Any]:
     return {
         "name": shape.name, "inputs": shape.inputs,
         "layers": [list(sizes) if isinstance(sizes, tuple) else [sizes] for sizes in shape.layers],
-        "weights": sum(matrix.size for layer in plan.model.layers for matrix in (layer.w_x, layer.w_r, layer.w_ym)
+        "weights": sum(int(matrix.size) for layer in plan.model.layers for matrix in (layer.w_x, layer.w_r, layer.w_ym)
                        if matrix is not None),
         "nonzeros": int(sum(operation.encoded.nonzeros.sum() for operation in plan.operations)),
-        "rest": found.latency, "starts": starts, "steady": found.cycles_per_step,
+        "rest": int(found.latency), "starts": int(starts), "steady": int(found.cycles_per_step),
         "microseconds": {str(clock): found.latency / clock for clock in CLOCKS}}
 
 

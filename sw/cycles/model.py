@@ -284,7 +284,8 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
             walk.step()
         lengths = np.diff(walk.begun).tolist()
     timeline = walk.result()
-    start, stop = max(pairwise(walk.begun[-3:]), key=lambda step: (step[1] - step[0], step))
+    last = 3 if _settled(lengths) and lengths[-1] != lengths[-2] else 2
+    start, stop = max(pairwise(walk.begun[-last:]), key=lambda step: step[1] - step[0])
     spans = tuple(replace(span, issued=span.issued - start, start=span.start - start, stop=span.stop - start)
                   for span in timeline.spans if span.stop > start and span.start < stop)
     return Estimate(
