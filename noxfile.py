@@ -242,7 +242,7 @@ def bench(session):
     if not session.posargs:
         session.run("python", "-m", "docs.results.performance", *map(str, files))
         voices = []
-        for preset, options in (("latency", ["--thorough"]), ("latency2048", []), ("ese", [])):
+        for preset, options in (("latency", ["--thorough"]), ("latency2048", [])):
             voices.append(folder / f"{preset}-latency.json")
             session.run("openese", "bench", "--latency", "--preset", preset, "--json", str(voices[-1]), *options)
         session.run("python", "-m", "docs.results.latency", *map(str, voices))

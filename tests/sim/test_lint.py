@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verilator warns of nothing in the Verilog of any preset."""
+"""Verilator warns of nothing in the Verilog of any preset; the largest has the modules of `latency`."""
 
 import pytest
 
@@ -9,6 +9,6 @@ from openese.sim.lint import lint
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS, key=lambda name: -PRESETS[name].pes))
+@pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"latency2048"}, key=lambda name: -PRESETS[name].pes))
 def test_a_preset_is_clean(name):
     lint(name)
