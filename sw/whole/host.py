@@ -19,6 +19,8 @@ __all__ = ["RECURRENT", "Arrays", "Host", "HostError", "Item", "Port", "checked_
 RECURRENT = frozenset(["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "SimpleRNN", "Bidirectional",
                        "com.microsoft.DynamicQuantizeLSTM", "ConvLSTM2D"])
 
+_RUNTIMES = ("keras", "onnxruntime", "PyTorch")  # details of items that have no reason
+
 #: Inputs or outputs of a network, by their names.
 Arrays = dict[str, NDArray[Any]]
 
@@ -68,20 +70,14 @@ class Item:
     detail: str = ""
 
 
-#: What the detail of an item is whose place has no further reason.
-_RUNTIMES = ("PyTorch", "keras", "onnxruntime")
-
-
 def why_no_parts(items: Iterable[Item]) -> str:
-    """Why no item is a machine part: the reason of a recurrent one, or of another that has one."""
-    reasons, written_out = [], set()
+    """Why no item is a machine part: the first reason that an item has."""
+    written_out = set()
     for item in items:
         if item.place in ("host", "refused") and item.detail not in ("", *_RUNTIMES):
-            reasons.append((item.kind not in RECURRENT, f"{item.kind} {item.name!r}: {item.detail}"))
-        elif item.detail == "onnxruntime":
+            return f"{item.kind} {item.name!r}: {item.detail}"
+        if item.detail == "onnxruntime":
             written_out.add(item.kind)
-    if reasons:
-        return min(reasons, key=lambda reason: reason[0])[1]
     if written_out >= {"Sigmoid", "Tanh"}:
         return ("it has no LSTM operator; an LSTM that an exporter wrote out in single operations (nn.LSTMCell, or "
                 "Masking and unroll=True in TensorFlow) is not recognized: use openese.offload in its framework")

@@ -32,6 +32,7 @@ from openese.sw.whole.engine import Engine, Recorder, float_runners  # noqa: E40
 from openese.sw.whole.host import HostError  # noqa: E402
 from openese.sw.whole.keras_host import KerasHost  # noqa: E402
 from openese.sw.whole.network import CompiledWhole, compile_host, compile_parts, open_host  # noqa: E402
+from openese.sw.whole.offload import offload  # noqa: E402
 
 SEED = 5
 
@@ -314,6 +315,17 @@ def test_classes_of_others_are_refused(tmp_path):
     path = saved(chain(Foreign(4, name="mine")), tmp_path / "net.keras")
     with pytest.raises(ImportRefused, match="'mine' is of a class that is not of Keras, 'Foreign'; openese.offload"):
         open_host(path)
+
+
+class Twofold(L.LSTM):
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        return super().call(2 * sequences, initial_state=initial_state, mask=mask, training=training)
+
+
+def test_a_network_whose_only_lstm_stays_names_the_reason():
+    model = chain(Twofold(4, name="mine"), L.Dense(2))
+    with pytest.raises(HostError, match="that a machine can compute: Twofold 'mine': Twofold has a loop of its own"):
+        offload(model, "tiny", calibrate=frames())
 
 
 def changed(path, target, old, new):
