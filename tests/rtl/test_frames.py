@@ -142,7 +142,7 @@ def test_a_header_alone_is_no_frame():
         await ctx.tick()
         ctx.set(dut.format, 0)
         for length in lengths:
-            for beat in beats(generator(0), TINY, (length, 3, 0, [[1, 2]] * length)):
+            for beat in beats(generator(0), TINY, (length, 3, 0, [[1, 2]] * length, 0)):
                 await put(ctx, dut.beats, beat)
         await ctx.tick()
 
@@ -199,8 +199,8 @@ def test_frames_of_any_length_anywhere(count):
         ctx.set(dut.format, 1)
         await ctx.tick()
         ctx.set(dut.format, 0)
-        for frame in ((count - 1, 3, 0, columns[1:]), (count, 3, 0, columns), (count + 1, 3, 0, [*columns, [0, 0]]),
-                      (count, 3, 0, columns)):
+        for frame in ((count - 1, 3, 0, columns[1:], 0), (count, 3, 0, columns, 0),
+                      (count + 1, 3, 0, [*columns, [0, 0]], 0), (count, 3, 0, columns, 0)):
             for beat in beats(generator(0), TINY, frame):
                 await put(ctx, dut.beats, beat)
         assert ctx.get(dut.ready)
