@@ -176,7 +176,7 @@ def test_columns_of_many_entries(columns):
     """A sender that stops as late as it may finds room for every column."""
     rng = generator(0)
     bench = Bench(TINY, rng, [[operation_of(rng, columns)]])
-    bench.run()
+    bench.run(limit=4_000)
     assert bench.count(1) == sum(columns)
 
 
