@@ -229,13 +229,8 @@ def test_frames_of_any_length_anywhere(count):
         ctx.set(dut.format, 1)
         await ctx.tick()
         ctx.set(dut.format, 0)
-<<<<<<< HEAD
-        for length in (count - 1, count, count + 1, count):
-            frame = (length, 3, 0, columns if length == count else columns[1:], 0)
-=======
         for frame in ((count - 1, 3, 0, columns[1:], 0), (count, 3, 0, columns, 0),
                       (count + 1, 3, 0, [*columns, [0, 0]], 0), (count, 3, 0, columns, 0)):
->>>>>>> mutate
             for beat in beats(generator(0), TINY, frame):
                 await put(ctx, dut.beats, beat)
         assert ctx.get(dut.ready)
