@@ -354,10 +354,9 @@ PRESETS = {config.name: config for config in [
     # A column takes all PEs of a group three cycles, so there are eight groups.
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
            vector_depth=4096, cell_rows=16, accumulator_rows=512),
-    # Twice the weights of the 3 x 960 cells that it holds at 10 %, since a memory has a power of two. The accumulators
-    # are few enough for LUTs.
+    # Twice the weights of the 3 x 960 cells that it holds at 10 %, since a memory has a multiple of 1,024.
     Config(name="latency2048", pes=2048, channels=1, groups=8, slices=128, entry_depth=2048, column_depth=1024,
-           vector_depth=8192, cell_rows=16, accumulator_rows=128),
+           vector_depth=8192, cell_rows=16, accumulator_rows=256),
 ]}
 
 #: What each preset is for.
