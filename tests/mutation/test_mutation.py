@@ -11,7 +11,7 @@ from openese.rtl.fifo import Fifo
 pytest.importorskip("pyosys", reason="needs the extra 'synth'")
 from mutation import engine  # noqa: E402
 from mutation.__main__ import scores  # noqa: E402
-from mutation.equivalence import same  # noqa: E402
+from mutation.equivalence import same, same_after_reset  # noqa: E402
 from mutation.netlist import SELECT, WIDTH  # noqa: E402
 from mutation.standin import StandIn  # noqa: E402
 
@@ -44,8 +44,9 @@ def test_a_machine_has_the_mutation(campaign):
 
 def test_equivalence(campaign):
     """Mutation 7 is none; the first ones change something."""
-    assert not all(same(campaign.netlist, number) for number in range(1, 7))
-    assert same(campaign.netlist, 7)
+    for compared in (same, same_after_reset):
+        assert not all(compared(campaign.netlist, number) for number in range(1, 7))
+        assert compared(campaign.netlist, 7)
 
 
 def test_a_netlist_has_its_mutations(campaign):
