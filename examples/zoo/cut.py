@@ -23,20 +23,20 @@ __all__ = ["CUTS", "cut"]
 
 _VOICES, _STEPS = 8, 100
 _COLUMNS = 8  # of pixels in a step of ddddocr
-_REPEATS = 3
+_REPEATS = 5
 
 
 class _Timed:
-    """A function that counts its seconds of a core, and keeps what it was called with."""
+    """A function that keeps the seconds of a core that each call takes, and what it was called with."""
 
     def __init__(self, function):
-        self._function, self.seconds, self.calls = function, 0.0, []
+        self._function, self.seconds, self.calls = function, [], []
 
     def __call__(self, *arguments):
         self.calls.append(arguments)
         start = process_time()
         result = self._function(*arguments)
-        self.seconds += process_time() - start
+        self.seconds.append(process_time() - start)
         return result
 
 
@@ -65,7 +65,7 @@ CUTS = {"silero-vad: silero_vad.onnx": _silero, "ddddocr: common.onnx": _ddddocr
 
 
 def cut(name, tell):
-    """Return the seconds of a core that each part of a run on the reference takes; the least of several runs."""
+    """Return the seconds of a core that each part of a run takes on the reference; of each call the least counts."""
     tell("the cost of the cut")
     with TemporaryDirectory() as folder, ExitStack() as stack:
         path, preset, carry, inputs = CUTS[name](Path(folder))
@@ -73,14 +73,14 @@ def cut(name, tell):
         engine = compiled.engine({part: stack.enter_context(network.machines("reference"))
                                   for part, network in compiled.parts.items()})
         runs = [_run(compiled.host, engine, inputs, carry) for _ in range(_REPEATS)]
-        machine, others, own = (min(column) for column in zip(*runs, strict=True))
+        machine, others, own = np.min(runs, axis=0).sum(axis=1).tolist()
         rest = own * _rest(path, folder, inputs, carry)
     return {"voices": _VOICES, "steps": _STEPS, "machine_seconds": machine, "rest_seconds": rest,
             "cut_seconds": others - rest, "share": (others - rest) / machine}
 
 
 def _run(host, engine, inputs, carry):
-    """Return the seconds of the LSTMs, of all else, and of the original network."""
+    """Return the seconds of the LSTMs, of all else, and of the original network, call by call."""
     lstms, whole, original = _Timed(engine.call), _Timed(host.run), _Timed(host.original)
     timed = SimpleNamespace(parts=engine.parts, call=lstms)
     _feed(lambda feeds: whole(feeds, timed), inputs, carry)
@@ -91,7 +91,8 @@ def _run(host, engine, inputs, carry):
         engine.call(*next(replayed))  # takes the processor's caches, as between two calls of the whole network
         return outputs
     _feed(alternate, inputs, carry)
-    return lstms.seconds, whole.seconds - lstms.seconds, original.seconds
+    machine = np.array(lstms.seconds).reshape(len(whole.seconds), -1).sum(axis=1)
+    return machine, whole.seconds - machine, original.seconds
 
 
 def _feed(run, inputs, carry):

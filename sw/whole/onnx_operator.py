@@ -11,8 +11,7 @@ import itertools
 import signal
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -35,6 +34,9 @@ MOST = 16
 #: The shape of an input that is left out: no real input has this rank.
 NOTHING = (0, 0)
 _WHAT = "whole ONNX networks"
+
+#: Releases of onnxruntime-extensions whose compiled code takes an operator's results as arrays, not only as lists.
+_TAKE_ARRAYS = ("0.15.",)
 
 Array = NDArray[Any]
 _sessions: "weakref.WeakValueDictionary[str, Session]" = weakref.WeakValueDictionary()
@@ -101,12 +103,13 @@ class Session:
         with self._lock:
             self._engine, self._error, self._options = engine, None, self._session.options()
             failure, outputs = None, {}
+            restore = self._defer_interrupt()
             try:
-                with self._deferred_interrupt():
-                    outputs = self._session.run(feeds, self._options)
+                outputs = self._session.run(feeds, self._options)
             except HostError as error:
                 failure = error
             finally:
+                restore()
                 kept, self._engine, self._error = self._error, None, None
         for raised in (kept, failure):
             if raised is not None:
@@ -124,22 +127,21 @@ class Session:
         except BaseException as error:
             self._stop(error)
         self._working = False
-        return (np.zeros((1, 1, 1, 1), np.float32), *(np.zeros((1, 1, 1), np.float32) for _ in states))
+        return _nothing(states)
 
     def _stop(self, error: BaseException) -> None:
         self._error = self._error or error
         self._options.terminate = True
 
-    @contextmanager
-    def _deferred_interrupt(self) -> Iterator[None]:
+    def _defer_interrupt(self) -> Callable[[], Any]:
         """In the main thread, Ctrl-C is what it was while the engine works, and else stops the run.
 
-        An exception that is raised in onnxruntime's own call of the operator would end the process.
+        An exception that is raised in onnxruntime's own call of the operator would end the process. What is returned
+        makes Ctrl-C what it was.
         """
         before = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or not callable(before):
-            yield
-            return
+        if not callable(before) or threading.current_thread() is not threading.main_thread():
+            return bool
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             if self._working:
@@ -148,10 +150,7 @@ class Session:
                 self._stop(KeyboardInterrupt())
 
         signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+        return lambda: signal.signal(signal.SIGINT, before)
 
 
 class PlainSession:
@@ -182,6 +181,8 @@ class PlainSession:
         options = self._runtime.SessionOptions()
         options.log_severity_level = 4
         options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of the weights
+        # Threads that wait in a loop take cores from the engine, which computes while they have nothing to do.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if library is not None:
             options.register_custom_ops_library(library)
         try:
@@ -215,6 +216,11 @@ class PlainSession:
         return dict(zip(self._outputs, values, strict=True))
 
 
+def _nothing(states: Sequence[Array]) -> tuple[Array, ...]:
+    """Outputs of an operator in a run that has failed."""
+    return (np.zeros((1, 1, 1, 1), np.float32), *(np.zeros((1, 1, 1), np.float32) for _ in states))
+
+
 def _short(error: Exception) -> str:
     """The first line of an error of onnxruntime, without its number."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -230,6 +236,16 @@ def operators(graph: Any) -> Iterator[Any]:
             yield from operators(body)
 
 
+class _Result(np.ndarray[Any, Any]):
+    """An array in which onnxruntime-extensions finds itself where it asks for a list: ``flatten().tolist()``."""
+
+    def flatten(self, *order: Any) -> "_Result":
+        return self
+
+    def tolist(self) -> Any:
+        return self.view(np.ndarray)
+
+
 @functools.cache
 def _declare() -> None:
     """Register the operators, all at once and in a domain of their own: sessions point to them, and an operator that is
@@ -239,9 +255,10 @@ def _declare() -> None:
 
     def body(x: Array, lengths: Array, *states: Array, call: str) -> tuple[Array, ...]:
         session = _sessions.get(call.split("/")[0])
-        if session is None:
-            return (np.zeros((1, 1, 1, 1), np.float32), *(np.zeros((1, 1, 1), np.float32) for _ in states))
-        return session.call(call, x, lengths, states)
+        results = _nothing(states) if session is None else session.call(call, x, lengths, states)
+        if extensions.__version__.startswith(_TAKE_ARRAYS):
+            return tuple(result.view(_Result) for result in results)
+        return results
 
     for lstms in range(1, MOST + 1):
         extensions.onnx_op(op_type=f"{DOMAIN}::{OPERATOR}{lstms}",
@@ -270,33 +287,35 @@ class _Call:
         counts = None if lengths.shape == NOTHING else lengths
         y, after = engine.call(name, x, counts, self._initial(part, states, voices))
         ways = len(self._places[-1])
-        outputs = [y.reshape(steps, voices, ways, y.shape[2] // ways).swapaxes(1, 2)]
+        outputs = [np.ascontiguousarray(y.reshape(steps, voices, ways, -1).swapaxes(1, 2), np.float32)]
         for row in self._places:
             ends = [after[direction][layer] for direction, layer in row]
-            outputs += [np.array([end.y for end in ends]), np.array([end.c for end in ends])]
+            outputs += [np.array([end.y for end in ends], np.float32), np.array([end.c for end in ends], np.float32)]
         if counts is not None:
             # onnxruntime's final states of a sequence without a frame are zero, whatever its initial states are
-            outputs[1:] = [np.where((counts > 0)[:, None], output, 0.0) for output in outputs[1:]]
-        return tuple(np.ascontiguousarray(output, np.float32) for output in outputs)
+            for output in outputs[1:]:
+                output[:, counts == 0] = 0
+        return tuple(outputs)
 
     def _initial(self, part: Network, states: Sequence[Array], voices: int) -> tuple[State, ...] | None:
         """The states before the first frame, for each direction of the part."""
         if all(given.shape == NOTHING for given in states):
             return None
-        initial = [[LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.outputs)))
-                    for layer in direction.model.layers] for direction in part.directions]
-        for number, row in enumerate(self._places):
-            for tensor, given in ((1, states[2 * number]), (0, states[2 * number + 1])):  # y, c of LayerState
-                if given.shape == NOTHING:
-                    continue
-                held = [initial[direction][layer][tensor] for direction, layer in row]
-                wanted = (len(row), *held[0].shape)
-                if given.shape != wanted:
-                    raise HostError(f"{self.part}: {('initial_c', 'initial_h')[tensor]} has the shape {given.shape}, "
-                                    f"not (directions, B, H) = {wanted}")
-                for values, state in zip(held, given, strict=True):
-                    values[...] = state
+        initial: list[list[Any]] = [[None] * len(direction.model.layers) for direction in part.directions]
+        for row, h, c in zip(self._places, states[::2], states[1::2], strict=True):
+            first = part.directions[row[0][0]].model.layers[row[0][1]]
+            ys = self._given("initial_h", h, (len(row), voices, first.outputs))
+            cs = self._given("initial_c", c, (len(row), voices, first.cells))
+            for way, (direction, layer) in enumerate(row):
+                initial[direction][layer] = LayerState(cs[way], ys[way])
         return tuple(tuple(state) for state in initial)
+
+    def _given(self, name: str, given: Array, wanted: tuple[int, ...]) -> Array:
+        if given.shape == NOTHING:
+            return np.zeros(wanted)
+        if given.shape != wanted:
+            raise HostError(f"{self.part}: {name} has the shape {given.shape}, not (directions, B, H) = {wanted}")
+        return given.astype(np.float64)
 
 
 def _places(part: Network) -> list[list[tuple[int, int]]]:

@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx_networks import random_network  # noqa: E402
 
 from openese.sw.importers import ImportRefused  # noqa: E402
+from openese.sw.whole import onnx_operator  # noqa: E402
 from openese.sw.whole.onnx_host import OnnxHost, open_file  # noqa: E402
 
 #: The largest error of the floating-point engine, by the scale of an output.
@@ -158,6 +159,23 @@ def test_interrupt(tmp_path):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("releases", [onnx_operator._TAKE_ARRAYS, ()], ids=["arrays", "lists"])
+def test_results_leave_the_operator(tmp_path, monkeypatch, releases):
+    """onnxruntime-extensions takes an operator's outputs as arrays, and of an unknown release as lists."""
+    monkeypatch.setattr(onnx_operator, "_TAKE_ARRAYS", releases)
+    taken = []
+    monkeypatch.setattr(onnx_operator._Result, "tolist", lambda result: taken.append(result) or np.array(result))
+    tensors = weights(np.random.default_rng(4), 3, 4, ways=2)
+    nodes = [helper.make_node("LSTM", ["x", "W", "R", "B"], ["y", "h", "c"], "lstm", hidden_size=4,
+                              direction="bidirectional")]
+    host = opened(tmp_path, model_of(nodes, tensors, ["x"], ["y", "h", "c"]))
+    x = np.random.default_rng(5).normal(size=(7, 5, 3))
+    outputs = host.run({"x": x}, engine_of(host))
+    assert len(taken) == (3 if releases else 0)
+    for name, array in host.original({"x": x}).items():
+        np.testing.assert_allclose(outputs[name], array, atol=1e-6)
 
 
 def test_sessions_do_not_mix(tmp_path):
