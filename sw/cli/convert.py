@@ -224,11 +224,7 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
 
 def _calibration(network: Network, path: Path | None) -> Sequences:
     if path is not None:
-        sequences = Sequences.load(path, network.inputs)
-        if network.batch_first and not sequences.alone and not sequences.named:
-            raise click.UsageError(f"--calibrate {path}: the file's network takes (batch, time, features), but frames "
-                                   f"are (T, B, I) here, time first; save them as an .npz with the array 'frames', "
-                                   f"which has this order, not as a .npy of shape {sequences.frames.shape}")
+        sequences = Sequences.load(path, network.inputs, network.batch_first)
         if not sequences.frames.any():
             raise click.UsageError(f"--calibrate {path}: every number is zero; number formats need real input")
         return sequences

@@ -80,7 +80,7 @@ def run(compiled: Path, inputs: Path, output: Path, backend: str, ports: Sequenc
 def _run_image(path: Path, frames: Path, output: Path, backend: Backend, model: Path | None, checked: bool) -> None:
     exact = files.load_network(model) if model is not None else None
     compiled = CompiledNetwork.load(path, exact)
-    sequences = Sequences.load(frames, compiled.network.inputs)
+    sequences = Sequences.load(frames, compiled.network.inputs, compiled.network.batch_first)
     total = sequences.machine_steps(compiled.config.channels)
     if backend.trace is not None and backend.steps.start >= total:
         raise click.UsageError(f"--trace-steps {backend.steps.start}:{backend.steps.stop}: the run has {total:,} steps")

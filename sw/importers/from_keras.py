@@ -446,7 +446,7 @@ class _KerasSource(Source):
             row = tuple(self._stack(node, number) for number in range(len(_ways(node))))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise ImportRefused(f"{self.path.name}: {node.text}: {_reason(error)}") from None
-        return Recurrent(node.name, (row,), tuple(_notes(node)))
+        return Recurrent(node.name, (row,), tuple(_notes(node)), batch_first=True)
 
     def _stack(self, node: _Node, number: int) -> Stack:
         kind, config, group, reverse = _ways(node)[number]

@@ -114,6 +114,7 @@ class _OnnxSource(Source):
         notes += [f"left out beside and after: {_shown(others)}"] if others else []
         if self._turned(names):
             notes.append("the file has the batch before the frames; here frames come first: (T, B, I)")
+            parts = [replace(part, batch_first=True) if isinstance(part, Recurrent) else part for part in parts]
         return [*parts[:-1], replace(parts[-1], notes=(*parts[-1].notes, *notes))]
 
     # -- what is around the layers ---------------------------------------------------------------

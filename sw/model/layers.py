@@ -265,7 +265,10 @@ class Model:
     ``layerK.g_activation``     ``tanh`` or ``sigmoid``       yes: ``tanh``
     ``head.weight``             (K, P)                        yes, with ``head.bias``
     ``head.bias``               (K,)                          yes, with ``head.weight``
+    ``batch_first``             boolean                       yes: false
     ==========================  ============================  ==================================
+
+    ``batch_first`` tells that the file which the model comes from has frames (B, T, I). Here they are (T, B, I).
 
     Raises
     ------
@@ -276,6 +279,7 @@ class Model:
     layers: tuple[Layer, ...]
     head: Dense | None = None
     name: str = "model"
+    batch_first: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -330,6 +334,8 @@ class Model:
                     arrays[f"layer{number}.{field}"] = getattr(layer, field)
         if self.head is not None:
             arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
+        if self.batch_first:
+            arrays["batch_first"] = True
         with replacing(path) as file:
             np.savez(file, **cast(Any, arrays))
 
@@ -351,7 +357,7 @@ class Model:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str = "model") -> "Model":
         """A model from a mapping with the keys above. Without a key ``name`` its name is ``name``."""
         count = 1 + max((int(m[1]) for m in map(_LAYER_KEY.match, arrays) if m), default=-1)
-        known = {"name", "head.weight", "head.bias"}
+        known = {"name", "batch_first", "head.weight", "head.bias"}
         known.update(f"layer{number}.{field}" for number in range(count) for field in _LAYER_KEYS)
         for key in arrays:
             if key not in known:
@@ -362,7 +368,8 @@ class Model:
         if len(head) == 1:
             raise ModelError("head needs both keys 'head.weight' and 'head.bias'")
         return cls(layers=tuple(_layer_from(arrays, number) for number in range(count)),
-                   head=Dense(**cast(Any, head)) if head else None, name=str(arrays.get("name", name)))
+                   head=Dense(**cast(Any, head)) if head else None, name=str(arrays.get("name", name)),
+                   batch_first=bool(arrays.get("batch_first", False)))
 
 
 _LAYER_KEYS = ("name", *TENSORS, "g_activation")

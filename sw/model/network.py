@@ -181,6 +181,7 @@ class Network:
     ``stageS.directionD.layerK.initial_c``  (B, H)        yes, with ``initial_y``: zero
     ``stageS.directionD.layerK.initial_y``  (B, P)        yes, with ``initial_c``: zero
     ``head.weight``, ``head.bias``          (K, P), (K,)  yes, both
+    ``batch_first``                         boolean       yes: false
     ======================================  ============  ==================================
 
     Attributes
@@ -192,7 +193,7 @@ class Network:
     notes : tuple of str
         An importer's remarks on the file. They are not saved.
     batch_first : bool
-        Whether the file's own network takes frames (B, T, I). Here frames are (T, B, I) all the same. It is not saved.
+        Whether the file's own network takes frames (B, T, I). Here frames are (T, B, I) all the same.
 
     Raises
     ------
@@ -221,7 +222,8 @@ class Network:
     def of(cls, model: Model) -> "Network":
         """The plain network with this model."""
         body = Model(layers=model.layers, name=model.name)
-        return cls(stages=(Stage((Direction(body),)),), head=model.head, name=model.name)
+        return cls(stages=(Stage((Direction(body),)),), head=model.head, name=model.name,
+                   batch_first=model.batch_first)
 
     @property
     def inputs(self) -> int:
@@ -261,7 +263,8 @@ class Network:
         if not self.plain:
             raise ModelError(f"network {self.name!r} is not one stack of forward layers that starts from "
                              f"zero, but {len(self.stages)} stages of {len(self.directions)} models")
-        return Model(layers=self.directions[0].model.layers, head=self.head, name=self.name)
+        return Model(layers=self.directions[0].model.layers, head=self.head, name=self.name,
+                     batch_first=self.batch_first)
 
     def map(self, change: Callable[[Model], Model]) -> "Network":
         """The network with ``change`` of each model in the model's place; pruning uses this."""
@@ -354,6 +357,8 @@ class Network:
                                for key, value in _direction_arrays(direction).items()})
         if self.head is not None:
             arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
+        if self.batch_first:
+            arrays["batch_first"] = True
         with replacing(path) as file:
             np.savez(file, **cast(Any, arrays))
 
@@ -383,7 +388,7 @@ class Network:
                 rest[key] = value
         if not parts:
             return cls.of(Model.from_arrays(arrays, name))
-        unknown = sorted(rest.keys() - {"name", "head.weight", "head.bias"})
+        unknown = sorted(rest.keys() - {"name", "batch_first", "head.weight", "head.bias"})
         if unknown:
             raise ModelError(f"unknown key {unknown[0]!r}")
         if len(rest.keys() & {"head.weight", "head.bias"}) == 1:
@@ -393,7 +398,8 @@ class Network:
             directions = [_direction_from(parts[key]) for key in sorted(parts) if key[0] == s]
             stages.append(Stage(tuple(directions)))
         head = Dense(weight=rest["head.weight"], bias=rest["head.bias"]) if "head.bias" in rest else None
-        return cls(stages=tuple(stages), head=head, name=str(rest.get("name", name)))
+        return cls(stages=tuple(stages), head=head, name=str(rest.get("name", name)),
+                   batch_first=bool(rest.get("batch_first", False)))
 
 
 _KEY = re.compile(r"stage(0|[1-9][0-9]{0,3})\.direction([01])\.(.+)")

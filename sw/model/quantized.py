@@ -210,6 +210,8 @@ class QuantizedModel:
         In floating point, for the host.
     report : `Report`, optional
         The quantizer's measurements.
+    batch_first : bool
+        As of `Model`.
 
     Raises
     ------
@@ -226,6 +228,7 @@ class QuantizedModel:
     head: Dense | None = None
     report: Report | None = None
     name: str = "model"
+    batch_first: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -336,7 +339,7 @@ class QuantizedModel:
         """The model with exactly the weights that the integers mean."""
         return Model(layers=tuple(_real_layer(layer, formats)
                                   for layer, formats in zip(self.layers, self.formats, strict=True)),
-                     head=self.head, name=self.name)
+                     head=self.head, name=self.name, batch_first=self.batch_first)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an ``.npz``: one array per tensor, everything else as JSON under ``manifest``."""
@@ -356,7 +359,8 @@ class QuantizedModel:
                    if field.name not in TENSORS and getattr(layer, field.name) != ()} for layer in self.layers]
         return {"openese-quantized": _VERSION, "name": self.name, "config": self.config.fields(),
                 "sigmoid_range": self.sigmoid_range, "tanh_range": self.tanh_range, "layers": layers,
-                "report": None if self.report is None else self.report.to_dict()}
+                "report": None if self.report is None else self.report.to_dict(),
+                **({"batch_first": True} if self.batch_first else {})}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "QuantizedModel":
@@ -396,7 +400,8 @@ class QuantizedModel:
                    config=Config(**manifest["config"]),
                    sigmoid_range=manifest["sigmoid_range"], tanh_range=manifest["tanh_range"],
                    sigmoid_table=arrays["sigmoid_table"], tanh_table=arrays["tanh_table"],
-                   report=Report.from_dict(manifest["report"]) if manifest["report"] else None)
+                   report=Report.from_dict(manifest["report"]) if manifest["report"] else None,
+                   batch_first=manifest.get("batch_first", False) is True)
 
 
 def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:

@@ -35,18 +35,17 @@ class Sequences:
         Frames of each sequence; T by default.
     alone : bool
         Whether the file has a single sequence without the axis B.
-    named : bool
-        Whether the file is an ``.npz``, whose array ``frames`` has its axes in the order (T, B, I) by definition.
     """
 
     frames: FloatArray
     lengths: NDArray[Any] | None = None
     alone: bool = False
-    named: bool = False
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], inputs: int | None = None) -> "Sequences":
+    def load(cls, path: str | os.PathLike[str], inputs: int | None = None, batch_first: bool = False) -> "Sequences":
         """Read a ``.npy`` or ``.npz`` of frames with ``inputs`` features. Nothing in the file is executed.
+
+        With ``batch_first``, as of `Network`, a ``.npy`` with three axes is refused, since they may be (B, T, I).
 
         Raises
         ------
@@ -65,6 +64,10 @@ class Sequences:
         if inputs is not None and frames.shape[-1] != inputs:
             raise SequenceError(f"{os.fspath(path)}: frames of shape {frames.shape} have {frames.shape[-1]} features; "
                                 f"the network takes {inputs}")
+        if batch_first and frames.ndim == 3 and not named:
+            raise SequenceError(f"{os.fspath(path)}: the file's network takes (batch, time, features), but frames are "
+                                f"(T, B, I) here, time first; save them as an .npz with the array 'frames', which has "
+                                f"this order, not as a .npy of shape {frames.shape}")
         if not np.isfinite(frames).all():
             place = np.argwhere(~np.isfinite(frames))[0].tolist()
             raise SequenceError(f"{os.fspath(path)}: frames{place} is not a finite number")
@@ -77,7 +80,7 @@ class Sequences:
                     else ""
                 raise SequenceError(f"{os.fspath(path)}: lengths must be {voices} whole numbers from 0 to {steps}, "
                                     f"not {lengths.tolist()}{swapped}")
-        return cls(np.asarray(frames[:, None] if alone else frames, np.float64), lengths, alone, named)
+        return cls(np.asarray(frames[:, None] if alone else frames, np.float64), lengths, alone)
 
     def machine_steps(self, channels: int) -> int:
         """Steps of a machine with ``channels`` channels that runs the sequences, as `runners.MachineRunner` does."""

@@ -203,8 +203,10 @@ def _manifest(plan: Schedule) -> dict[str, Any]:
         "nonzeros": int(operation.encoded.nonzeros.sum()), "padding": operation.encoded.padding,
     } for operation in plan.operations]
     banks = {"banks": plan.banks, "bank_lines": plan.bank_lines} if plan.config.banks > 1 else {}
+    axes = {"batch_first": True} if model.batch_first else {}
     return {"name": model.name, "config": plan.config.fields(), "sigmoid_range": model.sigmoid_range,
-            "tanh_range": model.tanh_range, "layers": layers, "operations": operations, "needs": plan.needs, **banks}
+            "tanh_range": model.tanh_range, "layers": layers, "operations": operations, "needs": plan.needs, **banks,
+            **axes}
 
 
 def read(path: str | os.PathLike[str]) -> Image:
@@ -323,7 +325,7 @@ class _Unpacker:
         layers = [self._layer(number, fields, pairs) for number, fields in enumerate(manifest["layers"])]
         return QuantizedModel(layers=tuple(layers), config=config, name=manifest["name"],
                               sigmoid_range=manifest["sigmoid_range"], tanh_range=manifest["tanh_range"],
-                              sigmoid_table=sigmoid, tanh_table=tanh)
+                              sigmoid_table=sigmoid, tanh_table=tanh, batch_first="batch_first" in manifest)
 
     def _pairs(self) -> Int64Array:
         """The parameter words (cell rows, gates, PE rows)."""

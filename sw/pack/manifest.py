@@ -90,7 +90,11 @@ def check_manifest(manifest: Mapping[str, Any], config: Config, lines: Mapping[S
         Naming the field.
     """
     banks = {"banks", "bank_lines"} if config.banks > 1 else set()
-    _object("it", manifest, {"name", "config", "sigmoid_range", "tanh_range", "layers", "operations", "needs", *banks})
+    axes = {"batch_first"} & manifest.keys()
+    _object("it", manifest, {"name", "config", "sigmoid_range", "tanh_range", "layers", "operations", "needs", *banks,
+                             *axes})
+    if manifest.get("batch_first", True) is not True:
+        raise ManifestError(f"batch_first must be true where it is given, not {_shown(manifest['batch_first'])}")
     _text("name", manifest["name"])
     for name in ("sigmoid_range", "tanh_range"):
         _whole(name, manifest[name], 0, config.argument_bits - 1)

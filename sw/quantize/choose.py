@@ -124,7 +124,7 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayL
     start = _checked_state(model, x.shape[1], initial)
     layers, tables = _choose(model, x, counts, start, config, sigmoid_range, tanh_range)
     quantized = QuantizedModel(
-        layers=layers, config=config, head=model.head, name=model.name,
+        layers=layers, config=config, head=model.head, name=model.name, batch_first=model.batch_first,
         sigmoid_range=tables.sigmoid, sigmoid_table=activation_table("sigmoid", tables.sigmoid, config),
         tanh_range=tables.tanh, tanh_table=activation_table("tanh", tables.tanh, config))
     return dataclasses.replace(quantized, report=compare(model, quantized, x, counts, start, tables.errors))

@@ -2,7 +2,7 @@
 """The interface of a host: a network around its machine parts, in its own runtime."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from openese.sw.model.network import Network
 from openese.sw.whole.engine import Engine
 
-__all__ = ["RECURRENT", "Arrays", "Host", "HostError", "Item", "Port", "checked_inputs"]
+__all__ = ["RECURRENT", "Arrays", "Host", "HostError", "Item", "Port", "checked_inputs", "first_reason"]
 
 #: Kinds of items that are recurrent, whose place a user wants to know.
 RECURRENT = frozenset(["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "SimpleRNN", "Bidirectional",
@@ -132,6 +132,16 @@ class Host(ABC):
         HostError
             A file is missing or damaged.
         """
+
+
+def first_reason(items: Iterable[Item]) -> str:
+    """Why the first of the items that the machine does not compute stays where it is; empty if no item says why."""
+    return next((f"{item.kind} {item.name!r}: {item.detail}" for item in items
+                 if item.place in ("host", "refused") and item.detail not in ("", *_RUNTIMES)), "")
+
+
+#: What the detail of an item is whose place has no further reason.
+_RUNTIMES = ("PyTorch", "keras", "onnxruntime")
 
 
 def checked_inputs(ports: tuple[Port, ...], inputs: Mapping[str, ArrayLike]) -> Arrays:

@@ -32,7 +32,7 @@ from openese.sw.prune import TENSORS, Density, PruneError
 from openese.sw.run.runners import MachineRunner
 from openese.sw.whole import torch_export
 from openese.sw.whole.engine import Engine, Recorder
-from openese.sw.whole.host import RECURRENT, Arrays, Host, HostError
+from openese.sw.whole.host import Arrays, Host, HostError, first_reason
 
 __all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "compile_parts", "differences", "first_calls",
            "open_host", "original_calls", "prune_parts", "run_calls"]
@@ -393,10 +393,9 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     """
     config = machine_config(machine)
     if not host.parts:
-        reasons = [f"{item.kind} {item.name!r}: {item.detail}" for item in host.items
-                   if item.place in ("host", "refused") and item.detail and item.kind in RECURRENT]
+        reason = first_reason(host.items)
         raise HostError(f"{host.name}: no LSTM that the machine can compute"
-                        + (f": {reasons[0]}" if reasons else "; the file has no LSTM"))
+                        + (f": {reason}" if reason else "; the file has no LSTM"))
     parts = host.parts
     if density is not None:
         tell("pruning")

@@ -30,7 +30,7 @@ from openese.sw.model.state import State
 from openese.sw.prune import Density
 from openese.sw.run.runners import MachineRunner
 from openese.sw.whole.engine import Engine, Recorder, float_runners
-from openese.sw.whole.host import Host, HostError, Item, Port
+from openese.sw.whole.host import Host, HostError, Item, Port, first_reason
 from openese.sw.whole.network import compile_parts, open_host, prune_parts
 
 __all__ = ["Offloaded", "Session", "Switch", "Taken", "offload"]
@@ -324,8 +324,8 @@ def _recorded(taken: Taken, switch: Switch, calibrate: Any, density: Density | N
 
 def _check_parts(taken: Taken) -> None:
     if not taken.parts:
-        reasons = [f"; {item.kind} {item.name!r}: {item.detail}" for item in taken.items if ":" in item.detail]
-        raise HostError("the network has no LSTM that a machine can compute" + "".join(reasons[:1]))
+        reason = first_reason(taken.items)
+        raise HostError("the network has no LSTM that a machine can compute" + (reason and f"; {reason}"))
 
 
 class Argument(NamedTuple):

@@ -217,4 +217,4 @@ def _check_full(feeds: Arrays) -> None:
     """onnxruntime ends the process at an LSTM that gets no sequence."""
     for name, array in feeds.items():
         if not array.size:
-            raise HostError(f"input {name!r} is empty; onnxruntime cannot run an LSTM without sequences or frames")
+            raise HostError(f"input {name!r} is empty; give an LSTM at least one sequence of one frame")

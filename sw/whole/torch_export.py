@@ -27,6 +27,7 @@ from openese.sw.importers import find
 from openese.sw.importers.base import ImportRefused, require, zip_members
 from openese.sw.importers.torch_archive import Stub, read_archive
 from openese.sw.whole.host import Host
+from openese.sw.whole.onnx_operator import PlainSession
 
 __all__ = ["Inputs", "open_program", "program", "quiet"]
 
@@ -404,13 +405,13 @@ def _settle(flat: _Flat, file: Path) -> None:
         The exported network differs from the program.
     """
     onnx = require("onnx", "onnx", "whole networks")
-    session = _session(file)
-    missing = flat.example.keys() - {port.name for port in session.get_inputs()}
+    session = PlainSession(str(file), file.stem)
+    missing = flat.example.keys() - session.types.keys()
     if missing:
         raise ValueError(f"input {min(missing)!r} does not reach an output")
 
     def check(tensors: Mapping[str, Any]) -> list[NDArray[Any]]:
-        found: list[NDArray[Any]] = session.run(None, {name: tensor.numpy() for name, tensor in tensors.items()})
+        found = list(session.run({name: tensor.numpy() for name, tensor in tensors.items()}).values())
         if at_first and all(np.array_equal(ours, before) for ours, before in zip(found, at_first, strict=True)):
             raise ValueError("these sizes have no effect in ONNX")
         for name, ours, theirs in zip(flat.outputs, found, flat.run(tensors), strict=True):
@@ -510,14 +511,6 @@ def _compare(name: str, ours: NDArray[Any], theirs: NDArray[Any]) -> None:
         same = np.array_equal(ours, theirs)
     if not same:
         raise ValueError(f"output {name!r} has other numbers in ONNX than in PyTorch")
-
-
-def _session(file: Path) -> Any:
-    onnxruntime = require("onnxruntime", "onnx", "whole networks")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def _line(error: BaseException) -> str:

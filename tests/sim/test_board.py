@@ -54,6 +54,41 @@ def test_the_command_line_runs_a_model_on_it(board, image, tmp_path):
     assert np.load(tmp_path / "out.npy").shape == (12, 3, SHAPE[-1])
 
 
+def test_the_command_line_runs_whole_networks(board, tmp_path, monkeypatch, capsys):
+    """A network of one part, with a state in and out, on the board; one of two parts on the Verilog."""
+    onnx = pytest.importorskip("onnx", reason="needs the extra `onnx`")
+    pytest.importorskip("onnxruntime_extensions", reason="needs the extra `onnx`")
+    monkeypatch.chdir(tmp_path)
+    rng, make, real = np.random.default_rng(6), onnx.helper.make_node, onnx.TensorProto.FLOAT
+    tensors = {f"{tensor}{number}": rng.normal(size=shape, scale=0.4).astype(np.float32)
+               for number, inputs in ((0, 5), (1, 7)) for tensor, shape in
+               (("W", (1, 28, inputs)), ("R", (1, 28, 7)), ("B", (1, 56)))}
+    nodes = [make("LSTM", ["x", "W0", "R0", "B0", "", "h"], ["a", "last"], "first", hidden_size=7),
+             make("Squeeze", ["a", "axis"], ["b"]), make("Relu", ["b"], ["y"]),
+             make("LSTM", ["y", "W1", "R1", "B1"], ["z"], "second", hidden_size=7)]
+    shapes = {"x": (None, None, 5), "h": (1, None, 7), "last": (1, None, 7), "y": (None, None, 7),
+              "z": (None, 1, None, 7)}
+    ports = {name: onnx.helper.make_tensor_value_info(name, real, shape) for name, shape in shapes.items()}
+    np.savez("in.npz", x=rng.normal(size=(6, 3, 5)), h=rng.uniform(-0.5, 0.5, (1, 3, 7)))
+    for name, count, output, options in (("one", 3, "y", ["--backend", "serial", "--port", board.port]),
+                                         ("two", 4, "z", ["--backend", "sim"])):
+        graph = onnx.helper.make_graph(nodes[:count], name, [ports["x"], ports["h"]], [ports[output], ports["last"]],
+                                       [onnx.numpy_helper.from_array(array, tensor) for tensor, array in
+                                        (tensors | {"axis": np.array([1])}).items()])
+        onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8),
+                  f"{name}.onnx")
+        assert main(["compile", f"{name}.onnx", "--preset", "tiny", "--calibrate", "in.npz", "-o", name]) == 0
+        assert main(["run", name, "in.npz", "-o", "reference.npz", "--against", f"{name}.onnx"]) == 0
+        assert main(["run", name, "in.npz", "-o", "found.npz", "--check", *options]) == 0
+        with np.load("reference.npz") as wanted, np.load("found.npz") as found:
+            assert wanted[output].std() > 0.05
+            for tensor in (output, "last"):
+                np.testing.assert_array_equal(found[tensor], wanted[tensor])
+    capsys.readouterr()
+    assert main(["run", "two", "in.npz", "-o", "x.npz", "--backend", "serial", "--port", board.port]) == 2
+    assert "--backend serial needs 2 --port, not 1" in capsys.readouterr().err
+
+
 def test_words_of_another_width():
     """Beats of 4 x 12 bits take two words of a packet."""
     config = CONFIG.replace(name="narrow", activation_bits=12, channels=4)

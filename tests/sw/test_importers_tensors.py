@@ -638,6 +638,27 @@ def test_batch_first_frames_are_noticed(save, tmp_path, capsys):
     assert openese.compile(openese.load(path), "tiny", calibrate=frames).network.outputs == 6
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_images_know_the_axes_of_the_network_they_come_from(save, tmp_path, monkeypatch, capsys, bidirectional):
+    monkeypatch.chdir(tmp_path)
+    save(nn.LSTM(5, 6, batch_first=True, bidirectional=bidirectional), "net.pt")
+    save(nn.LSTM(5, 6, batch_first=True, bidirectional=bidirectional).state_dict(), "state.pt")
+    frames = np.random.default_rng(1).normal(size=(3, 9, 5))
+    np.save("x.npy", frames)
+    np.save("one.npy", frames[0])
+    np.savez("x.npz", frames=frames.swapaxes(0, 1))
+    for line in ("import net.pt -o net.npz", "quantize net.npz --preset tiny --calibrate x.npz -o q.npz",
+                 "prune net.npz --preset tiny --density 0.5 -o half.npz", "pack q.npz -o net.img",
+                 "compile state.pt --preset tiny --calibrate x.npy -o state.img"):
+        assert main(line.split()) == 0
+    refusal = "x.npy: the file's network takes (batch, time, features), but frames are (T, B, I) here, time first"
+    for line in ("run net.img x.npy -o y.npy", "quantize half.npz --preset tiny --calibrate x.npy -o h.npz"):
+        capsys.readouterr()
+        assert main(line.split()) == 2 and refusal in capsys.readouterr().err
+    for image, name in (("net.img", "one.npy"), ("net.img", "x.npz"), ("state.img", "x.npy")):
+        assert main(["run", image, name, "-o", "y.npy"]) == 0
+
+
 def test_files_of_many_lstms_are_read_in_time(save):
     """The work for a name does not grow with the file."""
     small = nn.LSTM(1, 1).state_dict()

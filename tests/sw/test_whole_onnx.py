@@ -583,7 +583,7 @@ def test_nothing_to_run(tmp_path):
     for shape in ((3, 0, 3), (0, 2, 3)):
         with pytest.raises(HostError, match="lstm: the input of an LSTM is empty: its shape is"):
             host.run({"x": np.zeros(shape)}, engine_of(host))
-    with pytest.raises(HostError, match="input 'x' is empty; onnxruntime cannot run an LSTM without sequences"):
+    with pytest.raises(HostError, match="input 'x' is empty; give an LSTM at least one sequence"):
         host.original({"x": np.zeros((3, 0, 3))})
 
 
@@ -679,6 +679,7 @@ def torch_networks():
     """Networks with all kinds of things around their LSTMs, each with its inputs and the axes that stay open."""
     import torch
     from torch import nn
+    from torch_networks import Block
 
     class Between(nn.Module):
         def __init__(self, kind):
@@ -697,16 +698,6 @@ def torch_networks():
             y = {"residual": lambda: y + x, "norm": lambda: self.norm(y), "tanh": lambda: y.tanh(),
                  "concat": lambda: torch.cat([y, x], -1)[..., 4:12]}[self.kind]()
             return self.head(self.b(y)[0])
-
-    class Block(nn.Module):
-        def __init__(self, inputs, cells, outputs):
-            super().__init__()
-            self.rnn, self.embedding = nn.LSTM(inputs, cells, bidirectional=True), nn.Linear(2 * cells, outputs)
-
-        def forward(self, x):
-            y = self.rnn(x)[0]
-            steps, voices, size = y.size()
-            return self.embedding(y.view(steps * voices, size)).view(steps, voices, -1)
 
     class Step(nn.Module):
         def __init__(self):

@@ -12,7 +12,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
 pytest.importorskip("onnxruntime_extensions", reason="needs the extra `onnx`")
 
 from torch import nn  # noqa: E402
-from torch_networks import flat, random_network  # noqa: E402
+from torch_networks import Block, flat, random_network  # noqa: E402
 
 import openese  # noqa: E402
 from openese.sw.importers import ImportRefused  # noqa: E402
@@ -196,19 +196,6 @@ class Around(nn.Module):
         else:
             y = torch.cat([y, x], -1)[..., 4:12]
         return self.head(self.b(y)[0])
-
-
-class Block(nn.Module):
-    """The block of a CRNN: an LSTM both ways, and a linear layer on all frames of all voices as one batch."""
-
-    def __init__(self, inputs, cells, outputs):
-        super().__init__()
-        self.rnn, self.embedding = nn.LSTM(inputs, cells, bidirectional=True), nn.Linear(2 * cells, outputs)
-
-    def forward(self, x):
-        y = self.rnn(x)[0]
-        t, b, h = y.size()
-        return self.embedding(y.view(t * b, h)).view(t, b, -1)
 
 
 class Learned(nn.Module):

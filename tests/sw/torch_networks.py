@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import rnn
 
-__all__ = ["Case", "flat", "random_network"]
+__all__ = ["Block", "Case", "flat", "random_network"]
 
 SIZE = 6  # of everything between the layers, so that they can be put together in any order
 
@@ -28,6 +28,19 @@ def flat(outputs):
     if isinstance(outputs, dict):
         outputs = list(outputs.values())
     return [tensor for output in outputs for tensor in flat(output)] if isinstance(outputs, (list, tuple)) else []
+
+
+class Block(nn.Module):
+    """The block of a CRNN: an LSTM both ways, and a linear layer on all frames of all voices as one batch."""
+
+    def __init__(self, inputs, cells, outputs):
+        super().__init__()
+        self.rnn, self.embedding = nn.LSTM(inputs, cells, bidirectional=True), nn.Linear(2 * cells, outputs)
+
+    def forward(self, x):
+        y = self.rnn(x)[0]
+        steps, voices, size = y.size()
+        return self.embedding(y.view(steps * voices, size)).view(steps, voices, -1)
 
 
 class Recurrent(nn.Module):
