@@ -133,10 +133,6 @@ class Recorder(Engine):
         waiting.update(ended)
         return y, after
 
-    def forget(self, name: str) -> None:
-        """Free what was recorded for one part."""
-        self._sequences[name], self._open[name] = [], {}
-
     def recorded(self, name: str) -> Recorded | None:
         """The input of one part so far, the longest sequences first; None if it was not called.
 

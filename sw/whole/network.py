@@ -7,8 +7,6 @@
 >>> compiled.run({"x": frames})                                     # outputs by name
 """
 
-import ctypes
-import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -348,8 +346,6 @@ def compile_parts(recorder: Recorder, config: Config, tell: Callable[[str], None
                   ) -> dict[str, CompiledNetwork]:
     """Quantize and pack the parts of a recorder, on what it recorded; on random numbers where it recorded nothing.
 
-    What was recorded is gone afterwards.
-
     Raises
     ------
     QuantizeError, CapacityError
@@ -359,13 +355,11 @@ def compile_parts(recorder: Recorder, config: Config, tell: Callable[[str], None
     for name, part in recorder.parts.items():
         tell(f"{name}: choosing number formats")
         recorded = recorder.recorded(name)
-        recorder.forget(name)
         try:
             if recorded is None:
                 quantized = quantize(part, random_frames(part), config)
             else:
                 quantized = quantize(part, recorded.frames, config, recorded.lengths, recorded.initial)
-            del recorded
             tell(f"{name}: packing")
             compiled[name] = pack(quantized)
         except ValueError as error:
@@ -398,7 +392,6 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
         Naming what is wrong with the network or the inputs, or what the machine lacks.
     """
     config = machine_config(machine)
-    tell = _trimming(tell)
     if not host.parts:
         raise HostError(f"{host.name}: no LSTM that the machine can compute: {why_no_parts(host.items)}")
     parts = host.parts
@@ -412,7 +405,6 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     for number, call in enumerate(calls):
         tell(f"running the network in floating point ({number + 1} of {len(calls)})")
         run_calls(host, call, recorder, carried)
-    guessed = tuple(name for name in parts if recorder.recorded(name) is None)
     tell("running the original network")
     wanted = [original_calls(host, call, carried) for call in calls]
     host.drop_original()
@@ -420,25 +412,8 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     tell("measuring the error at the outputs")
     with compiled.session() as run:
         found = [run(call) for call in calls]
+    guessed = tuple(name for name in parts if recorder.recorded(name) is None)
     return CompiledWhole(host, compiled.parts, carried, differences(found, wanted), guessed)
-
-
-def _trimming(tell: Callable[[str], None]) -> Callable[[str], None]:
-    """As ``tell``, and each stage begins with the memory that the stages before have freed.
-
-    The memory of weights is mostly too small for the C library to give it back by itself.
-    """
-    try:
-        trim = ctypes.CDLL(None).malloc_trim  # of glibc alone
-    except (AttributeError, OSError, TypeError):
-        return tell
-
-    def tell_trimmed(stage: str) -> None:
-        tell(stage)
-        gc.collect()
-        trim(0)
-
-    return tell_trimmed
 
 
 def _named(host: Host, inputs: Call) -> Mapping[str, ArrayLike]:
