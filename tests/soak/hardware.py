@@ -10,7 +10,7 @@ from models import random_quantized, random_state
 from pairs import Both, Measured, predicted
 
 from openese.rtl.config import Config
-from openese.rtl.frames import frame_beats
+from openese.rtl.frames import BANK_SHIFT, frame_beats
 from openese.rtl.loader import Section
 from openese.rtl.registers import ADDRESS, REGISTERS, Access, Control, Interrupt, Status
 from openese.sim.lint import lint
@@ -48,7 +48,7 @@ def random_config(rng):
             "align_bits": int(rng.integers(1, 4)), "queue_depth": power(4, 6), "entry_depth": power(7, 12),
             "column_depth": power(6, 9), "vector_depth": power(6, 9), "cell_rows": power(2, 5),
             "accumulator_rows": power(5, 9), "row_nonzeros": power(4, 9), "program_depth": power(5, 6),
-            "stream": bool(rng.random() < 0.4)}
+            "stream": bool(rng.random() < 0.4), "banks": int(rng.integers(1, 5) if rng.random() < 0.4 else 1)}
         if fields["stream"]:  # an AXI4 data width
             wide = [width for width in (8, 16, 32) if 32 <= width * pes <= 1024 and 1 <= width - fields["index_bits"]
                     and 2 <= width - fields["index_bits"] <= 18]
@@ -100,7 +100,7 @@ def masks(rng, steps, channels):
 def random_steps(rng, both, done):
     """Steps of voices that join, leave and start anew."""
     steps = int(rng.integers(1, 8))
-    both.step(steps, *masks(rng, steps, both.device.channels))
+    both.step(steps, *masks(rng, steps, both.device.channels), rng.integers(0, both.device.banks, steps))
     done["steps"] += steps
 
 
@@ -110,37 +110,43 @@ def cut_off(rng, both, done):
     both.link.send_frames(np.full((3, both.device.channels), 1, np.uint16), x)
     both.link.clock(int(rng.integers(0, 600)))
     both.device.reset()
-    both.reference = Reference(both.model, both.device.channels)
+    both.reference = Reference(both.model, both.device.channels, banks=both.device.banks)
     both.step(1)
     done["resets"] += 1
 
 
 def states(rng, both, done):
     """The state of a voice is read, and another one is written."""
-    channel = int(rng.integers(both.device.channels))
-    for state, expected in zip(both.device.get_state(channel), both.reference.get_state(channel), strict=True):
+    voice = int(rng.integers(both.device.banks * both.device.channels))
+    for state, expected in zip(both.device.get_state(voice), both.reference.get_state(voice), strict=True):
         assert (state.c == expected.c).all() and (state.y == expected.y).all()
     state = random_state(rng, both.model)
     for machine in (both.device, both.reference):
-        machine.set_state(channel, state)
+        machine.set_state(voice, state)
     both.step(1)
     done["states"] += 1
 
 
 def wrong_frame(rng, both, done):
-    """A frame of the wrong length is dropped and reported; the voices do not notice."""
+    """A frame of the wrong length or for no bank is dropped and reported; the voices do not notice."""
     config = both.image.config
     right = frame_beats(config, both.model.inputs)
-    beats = int(rng.choice([n for n in range(1, right + 9) if n != right]))
+    bank = int(rng.integers(both.device.banks) if rng.random() < 0.7 else rng.integers(64))
+    known = bank < both.device.banks
+    beats = int(rng.choice([n for n in range(1, right + 9) if n != right or not known]))
+    words = rng.integers(-128, 128, (beats, config.beat_columns * config.channels))
+    words[0, 0] = words[0, 0] & ~(63 << BANK_SHIFT) | bank << BANK_SHIFT
     last = np.zeros(beats, np.uint8)
     last[-1] = 1
     link = both.link
     link.write(ADDRESS["INTERRUPT"], 0xFFFFFFFF)
-    link.send_beats(rng.integers(-128, 128, (beats, config.beat_columns * config.channels)), last)
+    link.send_beats(words, last)
     link.drain()
     link.clock(10)
     raised = Interrupt(link.read(ADDRESS["INTERRUPT"]))
-    assert (Interrupt.FRAME_SHORT in raised, Interrupt.FRAME_LONG in raised) == (beats < right, beats > right)
+    dropped = known or beats == 1  # for its length
+    assert (Interrupt.FRAME_SHORT in raised, Interrupt.FRAME_LONG in raised, Interrupt.FRAME_BANK in raised) == (
+        dropped and beats < right, dropped and beats > right, not dropped)
     both.step(1)
     done["wrong frames"] += 1
 
