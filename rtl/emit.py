@@ -121,7 +121,7 @@ def instantiate(platform, block, reset=None):
 
 _NAME = re.compile(r"\\\S+ |[A-Za-z_$][\w$]*")
 _ALIAS = re.compile(r"  assign (\\\S+ |[A-Za-z_$][\w$]*) = .*;$")
-_WIRE = re.compile(r"  (?:\(\* .* \*\) )?wire (?:\[\d+:\d+\] )?(\\\S+ |[A-Za-z_$][\w$]*);$")
+_WIRE = re.compile(r"  (?:\(\* .* \*\) )?wire (?:\[-?\d+:\d+\] )?(\\\S+ |[A-Za-z_$][\w$]*);$")
 
 
 def _drop_aliases(module):

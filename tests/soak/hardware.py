@@ -154,7 +154,7 @@ def wrong_frame(rng, both, done):
 def saturations(rng, both, done):
     """Counters of steps and of clamped values, of steps since a reset."""
     both.device.reset()
-    both.reference = Reference(both.model, both.device.channels)
+    both.reference = Reference(both.model, both.device.channels, banks=both.device.banks)
     steps = int(rng.integers(1, 6))
     both.step(steps, *masks(rng, steps, both.device.channels))
     counters = both.device.counters()
@@ -305,7 +305,7 @@ def recover(both):
     """Load the right image; words are right again."""
     both.device.load(both.image.words())
     both.link.abandon()
-    both.reference = Reference(both.model, both.device.channels)
+    both.reference = Reference(both.model, both.device.channels, banks=both.device.banks)
     both.device.reset()
     both.step(2)
 
@@ -350,7 +350,7 @@ def bus(case):
             link.patience = 1_000_000
             link.place(link._memory, error=(0, 0), wrong_last=(0, 0))
             both.device.reset()
-            both.reference = Reference(both.model, both.device.channels)
+            both.reference = Reference(both.model, both.device.channels, banks=both.device.banks)
             both.step(2)
             done["faults"] += 1
     return done
