@@ -241,13 +241,11 @@ def bench(session):
         session.run("openese", "bench", "--preset", preset, "--json", str(files[-1]), *options)
     if not session.posargs:
         session.run("python", "-m", "docs.results.performance", *map(str, files))
-        voices = []
-        for preset, options in (("latency", ["--thorough"]), ("latency2048", [])):
-            voices.append(folder / f"{preset}-latency.json")
-            session.run("openese", "bench", "--latency", "--preset", preset, "--json", str(voices[-1]), *options)
-        session.run("python", "-m", "docs.results.latency", *map(str, voices))
-        session.run("openese", "bench", "--voices", "--json", str(folder / "callers.json"))
-        session.run("python", "-m", "docs.results.callers", str(folder / "callers.json"))
+        one, many = str(folder / "one-voice.json"), str(folder / "voices.json")
+        session.run("openese", "bench", "--latency", "--preset", "latency", "--thorough", "--json", one)
+        session.run("python", "-m", "docs.results.latency", one)
+        session.run("openese", "bench", "--voices", "--json", many)
+        session.run("python", "-m", "docs.results.callers", many)
 
 
 @nox.session

@@ -354,9 +354,6 @@ PRESETS = {config.name: config for config in [
     # A column takes all PEs of a group three cycles, so there are eight groups.
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
            vector_depth=4096, cell_rows=16, accumulator_rows=512),
-    # Twice the weights of the 3 x 960 cells that it holds at 10 %, since a memory has a multiple of 1,024.
-    Config(name="latency2048", pes=2048, channels=1, groups=8, slices=128, entry_depth=2048, column_depth=1024,
-           vector_depth=8192, cell_rows=16, accumulator_rows=256),
 ]}
 
 #: What each preset is for.
@@ -370,7 +367,6 @@ PURPOSES = {
     "ku060_voices": "the paper's FPGA with the states of up to 128 live voices",
     "ku115": "twice the paper's multipliers, for an FPGA with twice the block RAMs",
     "latency": "one voice with the shortest delay",
-    "latency2048": "one voice with the shortest delay for networks of 20 million weights before pruning",
 }
 
 
