@@ -402,7 +402,9 @@ class FrameOutput(wiring.Component):
         for column in range(width):
             read_columns = Array(self.columns[part * width + column] for part in range(parts))
             found = read_columns[places[-1]] if part_bits else read_columns[0]
-            absent = last & (rest != 0) & (rest <= column)
+            absent = last & (rest != 0)
+            if column < width - 1:  # else it is always so
+                absent &= rest <= column
             for channel in range(config.channels):
                 beat = landed.data.word_select(column * config.channels + channel, config.activation_bits)
                 flags = active[channel] if column == 0 else 0

@@ -18,6 +18,10 @@ pytestmark = pytest.mark.sim
 CONFIG = preset("tiny")
 
 
+#: Cycles until the products ahead of the next frame are made.
+_REST = 2000
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A waveform of steps 2 and 3, the outputs of six, and what the counters say of those two."""
@@ -26,14 +30,19 @@ def run(tmp_path_factory):
     x = np.random.default_rng(1).integers(-1 << 15, 1 << 15, (6, CONFIG.channels, 5))
     with Simulator(CONFIG, trace=True) as simulator:
         device = Device(simulator, pack(schedule(model, CONFIG)))
-        machine = TracedDevice(device, simulator, path, range(2, 4))
-        y = [machine.run(x[:2])]
-        before = machine.counters()
-        y += [machine.run(x[2:5])[:2]]
+        y = [device.run(x[:2])]
+        simulator.clock(_REST)
+        before = device.counters()
+        with simulator.trace(path):
+            y += [device.run(x[2:4])]
+            simulator.clock(_REST)
+        save_view(path)
     with Simulator(CONFIG) as simulator:
         device = Device(simulator, pack(schedule(model, CONFIG)))
         device.run(x[:2])
+        simulator.clock(_REST)
         y_plain = device.run(x[2:4])
+        simulator.clock(_REST)
         after = device.counters()
     expected = np.array([(reference := Reference(model, CONFIG.channels)).step(x[0])])
     expected = np.concatenate([expected, [reference.step(frame) for frame in x[1:4]]])
@@ -48,6 +57,17 @@ def test_a_waveform_counts_as_the_counters_do(run):
     totals = np.array(list(samples(path, names))).sum(axis=0)
     assert dict(zip(("busy", "padding", "drain", "steps"), totals.tolist(), strict=True)) == counted
     assert counted["busy"] > 0 and counted["steps"] == 2
+
+
+def test_steps_are_traced_out_of_several_runs(tmp_path):
+    path = tmp_path / "steps.vcd"
+    model = random_quantized(1, CONFIG, 5, (9, 6))
+    x = np.random.default_rng(1).integers(-1 << 15, 1 << 15, (6, CONFIG.channels, 5))
+    with Simulator(CONFIG, trace=True) as simulator:
+        machine = TracedDevice(Device(simulator, pack(schedule(model, CONFIG))), simulator, path, range(2, 4))
+        y = [machine.run(x[:1]), machine.run(x[1:5]), machine.run(x[5:])]
+    np.testing.assert_array_equal(np.concatenate(y), Reference(model, CONFIG.channels).run(x))
+    assert machine.written and sum(step for step, in samples(path, ("core.controller.step",))) == 2
 
 
 def test_the_pins_show_every_beat(run):
