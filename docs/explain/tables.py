@@ -163,7 +163,7 @@ def lines():
 
     def rows(part):
         return [[f"`{name}`", f"{counts['lines']:,}", f"{counts['ran']:,}",
-                 _share(counts["ran"], counts["lines"])] for name, counts in part.items()]
+                 _share(counts["ran"], counts["lines"])] for name, counts in part.items() if counts["lines"]]
 
     blocks = {name.removeprefix("openese_").removeprefix("core_"): counts for name, counts in found["blocks"].items()
               if counts["ran"] < counts["lines"]}
