@@ -287,7 +287,8 @@ class Controller(wiring.Component):
         lines = Signal.like(current.bank_lines)
         with m.If(self.format):
             m.d.sync += lines.eq(current.bank_lines)
-        m.d.sync += voices.offset.eq(voices.number * lines)
+        # Written out, since synthesis tools take a DSP slice for a product.
+        m.d.sync += voices.offset.eq(sum(Mux(bit, lines << place, 0) for place, bit in enumerate(voices.number)))
         m.d.comb += [
             self.settings.bank.eq(Mux(elementwise, voices.number, step_voices.number)),
             self.output_bank.eq(step_voices.number),
