@@ -13,7 +13,6 @@ from typing import Any
 
 __all__ = ["Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset", "machine_config", "bits_for"]
 
-
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
 LATER_FIELDS = ("banks",)
 

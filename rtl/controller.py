@@ -81,8 +81,8 @@ class State(NamedTuple):
     settled: Signal
     sending: Signal
     assembling: Signal
-    voices: "Bank"
-    step_voices: "Bank"
+    voices: Bank
+    step_voices: Bank
 
 
 class Controller(wiring.Component):
