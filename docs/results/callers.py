@@ -18,7 +18,8 @@ DATA = Path(__file__).parent / "callers.json"
 def callers():
     """Live callers, by machine."""
     return table(["machine", "voices it is fast enough for", "voices it holds", "of its time"],
-                 [(f"`{row['preset']}`", f"{row['fast_enough']:,}", f"**{row['held']:,}**", f"{100 * row['share']:.1f} %")
+                 [(f"`{row['preset']}`", f"{row['fast_enough']:,}", f"**{row['held']:,}**",
+                   f"{100 * row['share']:.1f} %")
                   for row in json.loads(DATA.read_text())])
 
 
