@@ -12,8 +12,9 @@ or in a stack the next layer's own y. W_ym starts with the first columns of m, W
 columns fills the time until y arrives. The current step never waits for the next frame.
 
 If the next frame is late, the array multiplies W_r y(t) of all layers before it waits for the frame. Then only W_x is
-left between the frame and its answer. Each layer has accumulators of its own for this. Where they or the program do not
-fit, or would slow the steps, two banks for all layers alternate, and W_r is multiplied after the frame has come.
+left between the frame and its answer, and it follows the beats of the frame. Each layer has accumulators of its own
+for this. Where they or the program do not fit, or would slow the steps, two banks for all layers alternate, and W_r is
+multiplied after the frame has come.
 """
 
 import math
@@ -547,13 +548,16 @@ class _Scheduler:
     def _write_beginning(self, follow: bool) -> int:
         """Write what begins a step if its frame was not there in the step before. Returns its first instruction."""
         begin = len(self._instructions)
-        self._emit(Opcode.FRAME, when=Take.WAIT)
-        if self._layout.ahead:
+        ahead = self._layout.ahead
+        # Products of a frame that breaks off are cleared as those ahead of it are.
+        self._emit(Opcode.FRAME, when=Take.WAIT, follow=int(ahead))
+        if ahead:
             self._emit(Opcode.JUMP, when=When.STALE)
         parts = self._stored[0]["w_x"]
         for operation in parts:
-            self._multiply(operation, release=operation is parts[-1])
-        if not self._layout.ahead:
+            # The lines of a second part do not count from the frame's first.
+            self._multiply(operation, follow=ahead and operation is parts[0], release=operation is parts[-1])
+        if not ahead:
             for operation in self._stored[0]["w_r"]:
                 # In a stack the y of the first layer is complete.
                 self._multiply(operation, follow=follow and len(self._places) == 1)

@@ -73,8 +73,8 @@ def test_drains(h):
     h.cover(around.ended & (drains == 1))
 
 
-@proof("Assemble", "an instruction writes its lines in order, each once, and counts them; it ends when all are "
-       "written", MACHINE, BOUND)
+@proof("Assemble", "an instruction writes its lines in order, each once, and counts them, and tells them a cycle "
+       "ahead; it ends when all are written", MACHINE, BOUND)
 def test_writes(h):
     around = Instructions(h)
     dut, m = around.dut, h.m
@@ -88,6 +88,7 @@ def test_writes(h):
         implies(dut.write_valid, lines < around.rows * dut.lines),
         implies(around.ended, lines == around.rows * dut.lines),
         implies(around.works, dut.lines_done <= lines),
+        implies(around.works & h.past(around.works), h.past(dut.lines_coming) <= lines + dut.write_valid),
     )
     h.refute(implies(dut.write_valid, lines == 0), implies(around.ended, around.rows == 1))
     h.cover(around.ended & (lines == 2))
