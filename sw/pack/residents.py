@@ -26,6 +26,7 @@ from openese.sw.pack.schedule import (
     _Layout,
     _Memory,
     _Scheduler,
+    schedule,
 )
 
 __all__ = ["schedule_all"]
@@ -198,10 +199,14 @@ def schedule_all(models: Sequence[QuantizedModel], config: Config, balance: bool
         model.check_fits(config)
     if stream and not config.stream:
         raise CapacityError(f"config {config.name!r} cannot stream weights")
+    if config.models == 1 and len(models) == 1:
+        return (schedule(models[0], config, balance, stream),)
     names = [model.name for model in models]
     if len(models) > config.models:
-        raise CapacityError(f"config {config.name!r} holds {config.models} models at most, not {len(models)}: "
-                            f"{', '.join(map(repr, names))}")
+        raise CapacityError(f"config {config.name!r} holds {config.models} models at most, not the {len(models)} "
+                            f"{', '.join(map(repr, names))}: set models to {len(models)}")
+    if len(set(names)) < len(names):
+        raise CapacityError(f"two models have the name {max(names, key=names.count)!r}; rename one")
     _check_tables(models)
     encoders = [_Encoder(model, config, balance) for model in models]
     if stream is None and config.stream:
@@ -251,7 +256,7 @@ def _check_tables(models: Sequence[QuantizedModel]) -> None:
                 raise CapacityError(
                     f"models {first.name!r} and {model.name!r} have different {name} tables (ranges "
                     f"{getattr(first, f'{name}_range')} and {getattr(model, f'{name}_range')}), and a machine has one: "
-                    "quantize one with the ranges of the other")
+                    "quantize one with the tables of the other")
 
 
 def _choose(candidates: Sequence[Sequence[tuple[_Layout, _Rows]]], depth: int) -> tuple[list[_Layout], _Rows]:
