@@ -446,7 +446,8 @@ class AssembleModel:
 
 
 class FrameInputModel:
-    """FrameInput, behind a queue. Frames are offered from given cycles on, a beat a cycle.
+    """FrameInput, behind a queue. Frames are offered from given cycles on, a beat a cycle. ``beats`` are those of each
+    frame, without its header.
 
     Attributes
     ----------
@@ -458,12 +459,12 @@ class FrameInputModel:
         Its lines of which columns may be sent; all if it is not ``partial``.
     """
 
-    def __init__(self, offered: Iterator[int], beats: int, parts: int) -> None:
+    def __init__(self, offered: Iterator[int], beats: Iterator[int], parts: int) -> None:
         self._frames = offered
         self._beats = beats
         self._parts = parts
         self._next = next(offered, None)
-        self._left = self._complete = self._occupied = 0
+        self._left = self._received = self._complete = self._occupied = 0
         self.partial = False
         self.lines_readable = math.inf
         self.offered: list[int] = []
@@ -496,7 +497,8 @@ class FrameInputModel:
         """One cycle, in which the write port may be taken (``hold``); returns whether a frame completes."""
         partial, was_coming = self.partial, self._left > 0
         self._left -= was_coming and not hold
-        self.lines_readable = (self._beats - self._left) // self._parts if partial else math.inf
+        self._received += was_coming and not hold
+        self.lines_readable = self._received // self._parts if partial else math.inf
         if was_coming:
             if self._left:
                 return False
@@ -507,7 +509,7 @@ class FrameInputModel:
         if self._next is not None and self._next + Fifo.delay <= cycle and self._occupied < 2:
             self.offered.append(self._next)
             self._next = next(self._frames, None)
-            self._left = self._beats
+            self._left, self._received = next(self._beats), 0
         return False
 
 

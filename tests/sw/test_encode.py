@@ -68,7 +68,7 @@ def test_empty_columns_are_left_out():
 
 
 def test_order_keeps_the_pes_level():
-    """The most that any PE is ahead of the mean shrinks to less than half, though the first columns keep their order."""
+    """The most that any PE is ahead of the mean is less than half, though the first columns keep their order."""
     rng = np.random.default_rng(0)
     counts = np.stack([np.bincount(rng.integers(0, 1024, 1638), minlength=1024) for _ in range(32)], axis=1)
 
