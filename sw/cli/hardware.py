@@ -100,7 +100,8 @@ def board(config: Config) -> None:
               help="Instead: one voice at rest, for published shapes, beside published figures (cycle model; with "
                    "--thorough also on the Verilog).")
 @click.option("--voices", is_flag=True,
-              help="Instead: live callers that machines with several channels serve, and hold (cycle model).")
+              help="Instead: live callers that machines with several channels serve, hold, and page (cycle model; with "
+                   "--thorough a page also on the Verilog).")
 def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, latency: bool, voices: bool) -> None:
     """Measure the paper's layer on the emitted Verilog, beside the paper.
 
@@ -116,7 +117,7 @@ def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, late
         _latency(config, path, thorough)
         return
     if voices:
-        _voices(path)
+        _voices(path, thorough)
         return
     with Console(stderr=True).status("building") as status:
         result = bench.run(config, sweep=sweeps, trace=thorough, cocotb=thorough, large=thorough,
@@ -128,13 +129,15 @@ def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, late
         raise click.ClickException("the machine's words differ from the reference's")
 
 
-def _voices(path: Path | None) -> None:
+def _voices(path: Path | None, measure: bool) -> None:
     """``openese bench --voices``, of all presets that hold the paper's layer and more than one voice."""
     with Console(stderr=True).status("placing the layer") as status:
-        result = bench.callers(tell=status.update)
+        result = bench.callers(measure=measure, tell=status.update)
     if path is not None:
         write_text(path, json.dumps(result, indent=2) + "\n")
     show.callers(result)
+    if any(row["measured"] and not row["measured"]["exact"] for row in result):
+        raise click.ClickException("the machine's words differ from the reference's")
 
 
 def _latency(config: Config, path: Path | None, measure: bool) -> None:

@@ -344,9 +344,14 @@ def callers(result: Sequence[Mapping[str, Any]]) -> None:
     """What `openese.sw.bench.callers` found."""
     line("the paper's layer at a density of 0.1; each voice has a frame every 10 ms; 200 MHz is an assumed clock")
     _table(["machine ", "channels", "banks", "cycles a step", "voices it is fast enough for", "voices it holds",
-            "of its time"],
+            "of its time", "out, cycles", "in, cycles", "pages a second", "Verilog"],
            [(row["preset"], str(row["channels"]), str(row["banks"]), f"{row['cycles_per_step']:,}",
-             f"{row['fast_enough']:,}", f"{row['held']:,}", f"{row['share']:.1%}") for row in result])
+             f"{row['fast_enough']:,}", f"{row['held']:,}", f"{row['share']:.1%}", f"{row['page_out']:,}",
+             f"{row['page_in']:,}", f"{row['pages_per_second']:,}", _paged(row["measured"])) for row in result])
+
+
+def _paged(measured: Mapping[str, Any] | None) -> str:
+    return "" if measured is None else f"{measured['page_out']:,}, {measured['page_in']:,}"
 
 
 def _host(result: Mapping[str, Any]) -> None:

@@ -10,8 +10,10 @@ from uneven import MODES, scaled_paper_layer, uneven
 from uneven import STREAMED as UNEVEN
 
 from openese.rtl.config import Config, preset
+from openese.sw.bench.callers import paged
 from openese.sw.cycles import model as model_module
 from openese.sw.cycles.model import PATIENCE, READY, Activity, Memory, StuckError, estimate, simulate
+from openese.sw.cycles.pages import page_cycles
 from openese.sw.pack import schedule as schedule_module
 from openese.sw.pack.schedule import schedule
 from openese.sw.prune import prune
@@ -51,6 +53,14 @@ def planned(config, density, balanced, inputs, layers):
                   balanced=balanced)
     quantized = quantize(model, speech_like(1, 4, config.channels, inputs), config)
     return schedule(quantized, config, stream=config.stream)
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("config", [TINY, GROUPS], ids=lambda config: config.name)
+def test_a_page_takes_the_cycles_of_the_model(config):
+    plan = planned(config, 0.4, True, 7, [9, (9, 6), 20])
+    out, into = page_cycles(plan)
+    assert paged(plan) == {"page_out": out, "page_in": into, "exact": True}
 
 
 @pytest.mark.sim
