@@ -8,7 +8,7 @@ from openese.sw.model.layers import Dense, Layer, Model
 from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, activation_table, m_fraction, row_limit
 from openese.sw.model.state import ChannelState
 
-__all__ = ["random_layer", "random_model", "random_quantized", "random_state", "speech_like"]
+__all__ = ["random_gru", "random_layer", "random_model", "random_quantized", "random_state", "speech_like"]
 
 
 def random_layer(rng, name, inputs, cells, outputs=None, *, peephole=False, g_activation="tanh", scale=1.0):
@@ -22,6 +22,16 @@ def random_layer(rng, name, inputs, cells, outputs=None, *, peephole=False, g_ac
         bias=rng.normal(scale=0.5, size=(4, cells)),
         peephole=rng.normal(scale=0.3, size=(3, cells)) if peephole else None,
         w_ym=None if outputs is None else rng.normal(scale=1 / np.sqrt(cells), size=(outputs, cells)))
+
+
+def random_gru(rng, name, inputs, cells, *, reset_after=True, scale=1.0):
+    """A GRU layer whose pre-activations are of the order of ``scale``."""
+    spread = scale / np.sqrt(inputs + cells)
+    return Layer(
+        name=name, cell="gru", reset_after=reset_after,
+        w_x=rng.normal(scale=spread, size=(3, cells, inputs)), w_r=rng.normal(scale=spread, size=(3, cells, cells)),
+        bias=rng.normal(scale=0.5, size=(3, cells)),
+        bias_rn=rng.normal(scale=0.5, size=cells) if reset_after else None)
 
 
 def random_model(seed, inputs, *layers, peephole=False, g_activation="tanh", head=None, scale=1.0):

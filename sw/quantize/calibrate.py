@@ -19,7 +19,7 @@ from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
 from openese.sw.model.layers import GATES, Layer, Model
 from openese.sw.model.state import LayerState, State
 from openese.sw.reference import floating
-from openese.sw.reference.floating import FloatLayer
+from openese.sw.reference.floating import FloatLstm
 from openese.sw.reference.products import Weights, multiply, replace_values, stored_values
 
 __all__ = ["Change", "FormatCosts", "Range", "Recording", "Segments", "max_fraction", "ranges", "record",
@@ -192,7 +192,7 @@ class FormatCosts:
         self._layer = layer
         self._recording = recording
         self._config = config
-        self._float = FloatLayer(layer)
+        self._float = FloatLstm(layer)
         cells = layer.cells
         self._matrices = {(tensor, gate): weights[gate * cells:(gate + 1) * cells] for gate in range(len(GATES))
                           for tensor, weights in (("w_x", self._float.w_x), ("w_r", self._float.w_r))}
@@ -266,14 +266,14 @@ class FormatCosts:
         """The costs of changes, from one run with separate voices for each."""
         recording, layer = self._recording, self._float
         steps, voices, inputs = recording.x.shape
-        copies, cells = len(changes), self._layer.cells
+        copies = len(changes)
         products = multiply(recording.x.reshape(-1, inputs), layer.w_x).reshape(steps, voices, -1)
         added = [self._added(change) for change in changes]
         state = LayerState(*(np.tile(part, (copies, 1)) for part in recording.before))
         squares = np.zeros(copies)
         for t in range(steps):
-            sums = multiply(state.y, layer.w_r).reshape(copies, voices, len(GATES), cells)
-            sums += products[t].reshape(voices, len(GATES), cells)
+            sums = multiply(state.y, layer.w_r).reshape(copies, voices, len(GATES), -1)
+            sums += products[t].reshape(voices, len(GATES), -1)
             before = state.y.reshape(copies, voices, -1)
             for number, (change, more) in enumerate(zip(changes, added, strict=True)):
                 if change.tensor == "x":
@@ -282,12 +282,12 @@ class FormatCosts:
                     sums[number, :, change.gate] += more[t]
                 elif change.tensor == "w_r":
                     sums[number, :, change.gate] += multiply(before[number], more)
-            _, c, m = layer.cells(sums.reshape(copies * voices, -1), state.c)
-            state = LayerState(c, layer.project(m))
+            cells = layer.cells(sums.reshape(copies * voices, -1), state.c)
+            state = LayerState(cells.c, layer.project(cells.m))
             y = state.y.reshape(copies, voices, -1)
             for number, (change, more) in enumerate(zip(changes, added, strict=True)):
                 if change.tensor == "w_ym":
-                    y[number] += multiply(m.reshape(copies, voices, -1)[number], more)
+                    y[number] += multiply(cells.m.reshape(copies, voices, -1)[number], more)
             squares += np.square(y - recording.y[t]).sum(axis=(1, 2))
         costs = squares / recording.y.size
         return np.where(costs > _ROUNDING * np.mean(np.square(recording.y)), costs, 0.0)

@@ -32,7 +32,7 @@ from openese.rtl.activation import Activation
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray, real_array
-from openese.sw.model.layers import GATES, TENSORS, Layer, Model, ModelError
+from openese.sw.model.layers import GATES, LSTM, TENSORS, Layer, Model, ModelError
 from openese.sw.model.network import check_sequences, spread_state
 from openese.sw.model.quantized import (
     SELECTS,
@@ -120,6 +120,9 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayL
         The frames, lengths or states have the wrong shape or are not finite, or no format of the machine holds the
         weights.
     """
+    for layer in model.layers:
+        if layer.kind is not LSTM:
+            raise QuantizeError(f"layer {layer.name!r}: {layer.kind.title} layers are not quantized yet")
     x, counts = _checked_frames(model, frames, lengths)
     start = _checked_state(model, x.shape[1], initial)
     layers, tables = _choose(model, x, counts, start, config, sigmoid_range, tanh_range)

@@ -144,7 +144,7 @@ def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, i
     """Run a layer in both references over x (T, B, I) from ``state``, and compare steps of ``active`` voices (T, B);
     ``quantized`` has only this layer."""
     steps, voices, _ = x.shape
-    floating, reference = FloatLayer(layer), Reference(quantized, voices)
+    floating, reference = FloatLayer.of(layer), Reference(quantized, voices)
     (before,), unfit = quantized.quantize_state([state])
     reference.c, reference.y = [before.c], [before.y]
     for tensor, values in state._asdict().items():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import random_model, speech_like
+from models import random_gru, random_model, speech_like
 
 from openese.rtl.config import preset
 from openese.rtl.fixed import to_fixed
@@ -308,6 +308,9 @@ def test_wrong_frames_are_named():
             quantize(model, np.zeros(shape), TINY)
     frames = np.zeros((4, 2, 6))
     frames[3, 1, 2] = np.inf
+    gru = Model(layers=(random_gru(np.random.default_rng(0), "a", 3, 5),))
+    with pytest.raises(QuantizeError, match=r"^layer 'a': GRU layers are not quantized yet$"):
+        quantize(gru, np.zeros((4, 1, 3)), TINY)
     with pytest.raises(QuantizeError, match=r"^frames\[3, 1, 2\] is not a finite number$"):
         quantize(model, frames, TINY)
 
