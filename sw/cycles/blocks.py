@@ -392,9 +392,11 @@ class AssembleModel:
         if project:
             parts = (), (Kind.PROJECTION,)
         before, behind = (deque((row, kind) for row in range(rows) for kind in kinds) for kinds in parts)
+        leaves: dict[Kind | None, str]
         leaves = {Kind.N_X: "behind"} if gru else {Kind.G: "before", Kind.I: "before", Kind.CELL_TANH: "behind"}
         waiting: deque[int] = deque()  # the cycles from which on a row's c, or r . n_h, can be read
-        earliest, last = cycle, None
+        earliest = cycle
+        last: Kind | None = None
         while behind:
             number, kind = behind[0]
             # What an operation leaves for the next can be read two cycles later.
