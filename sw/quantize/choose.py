@@ -62,7 +62,7 @@ from openese.sw.quantize.calibrate import (
 from openese.sw.quantize.compare import compare
 from openese.sw.reference import floating
 
-__all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize", "requantize"]
+__all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize", "requantize", "unsupported"]
 
 SIGMOID_RANGES = range(4, 8)
 TANH_RANGES = range(3, 8)
@@ -87,6 +87,11 @@ class _Gate(NamedTuple):
 
     fractions: tuple[int, int]
     aligns: tuple[int, int]
+
+
+def unsupported(layer: Layer) -> str | None:
+    """Why no machine computes the layer; None if one does."""
+    return None if layer.kind is LSTM else f"{layer.kind.title} layers are not quantized yet"
 
 
 def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayLike | None = None,
@@ -121,8 +126,9 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayL
         weights.
     """
     for layer in model.layers:
-        if layer.kind is not LSTM:
-            raise QuantizeError(f"layer {layer.name!r}: {layer.kind.title} layers are not quantized yet")
+        problem = unsupported(layer)
+        if problem is not None:
+            raise QuantizeError(f"layer {layer.name!r}: {problem}")
     x, counts = _checked_frames(model, frames, lengths)
     start = _checked_state(model, x.shape[1], initial)
     layers, tables = _choose(model, x, counts, start, config, sigmoid_range, tanh_range)

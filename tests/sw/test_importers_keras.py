@@ -141,7 +141,7 @@ def test_nested_models(save, suffix):
     (lambda: L.LSTM(4, activation="relu"), "activation 'relu'"),
     (lambda: L.Bidirectional(L.LSTM(4), merge_mode="sum"), "merge_mode 'sum' is not supported; only 'concat' is"),
     (lambda: L.GRU(4), "a GRU is not an LSTM"),
-    (lambda: L.SimpleRNN(4), "no LSTM that can be imported: SimpleRNN .*: a SimpleRNN is not an LSTM"),
+    (lambda: L.SimpleRNN(4), "no layer that can be imported: SimpleRNN .*: a SimpleRNN is not an LSTM"),
     (lambda: L.RNN([L.LSTMCell(4), L.GRUCell(2)]), "a GRUCell is not an LSTM cell"),
 ])
 def test_refused_by_name(save, layer, reason, suffix):
