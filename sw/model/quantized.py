@@ -37,7 +37,7 @@ from openese.sw.model.report import Report
 from openese.sw.model.state import ChannelState, LayerState, State
 
 __all__ = ["GRU_PLACES", "Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
-           "check_cells", "weight_type"]
+           "check_cells", "unsupported", "weight_type"]
 
 
 #: The accumulators of the gates of a GRU, for the products of x and of the old h.
@@ -525,6 +525,14 @@ def _check_values(layer: QuantizedLayer, config: Config) -> None:
         _check_width(owner, "peephole", layer.peephole, config.peephole_bits)
 
 
+def unsupported(layer: LayerTensors) -> str | None:
+    """Why no machine computes the layer; None if one does."""
+    if not layer.reset_after:
+        return ("no machine computes a GRU with the reset before the product. Run the layer on the host, or train it "
+                "with the reset after the product")
+    return None
+
+
 def check_cells(layers: Sequence[LayerTensors], config: Config) -> None:
     """Refuse a machine without the layers' kinds of cells.
 
@@ -534,12 +542,12 @@ def check_cells(layers: Sequence[LayerTensors], config: Config) -> None:
         A layer is a GRU that the machine cannot compute.
     """
     for layer in layers:
+        problem = unsupported(layer)
+        if problem is not None:
+            raise QuantizeError(f"layer {layer.name!r}: {problem}")
         if layer.kind is GRU and not config.gru:
             raise QuantizeError(f"layer {layer.name!r} is a GRU; config {config.name!r} has cells {config.cells!r}. "
                                 "Take a machine with cells 'lstm+gru'")
-        if not layer.reset_after:
-            raise QuantizeError(f"layer {layer.name!r} is a GRU with the reset before the product, which no machine "
-                                "computes. Run the layer on the host, or train it with the reset after the product")
 
 
 def _check_formats(layer: QuantizedLayer, formats: Formats, config: Config) -> None:

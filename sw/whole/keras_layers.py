@@ -276,7 +276,7 @@ def _cell_problem(keras: Any, cell: Any) -> str | None:
     known, kind = keras.layers.LSTMCell, type(cell)
     if kind.call is not known.call or kind.build is not known.build or "call" in vars(cell):
         return f"{kind.__name__} has a step of its own"
-    problem = cell_problem(keras.layers.LSTMCell.get_config(cell))
+    problem = cell_problem("LSTMCell", keras.layers.LSTMCell.get_config(cell))
     if problem is None:
         for key in ("activation", "recurrent_activation"):
             function = getattr(cell, key)

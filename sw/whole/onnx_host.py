@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from openese.sw.importers.base import LIMIT, ImportRefused, require
 from openese.sw.importers.from_onnx import check_text, open_model
 from openese.sw.importers.onnx_graph import Graph, bodies, inferred, named_nodes
-from openese.sw.importers.onnx_lstm import RECURRENT
+from openese.sw.importers.onnx_recurrent import RECURRENT
 from openese.sw.model.network import Network
 from openese.sw.whole.engine import Engine
 from openese.sw.whole.host import Arrays, Host, HostError, Item, Port, checked_inputs

@@ -10,9 +10,10 @@ import numpy as np
 
 from openese.sw.importers.base import ImportRefused
 from openese.sw.importers.onnx_graph import Graph, Node, named_nodes, read_attributes
-from openese.sw.importers.onnx_lstm import INPUTS, RECURRENT, Lstm, read_lstm
+from openese.sw.importers.onnx_recurrent import INPUTS, RECURRENT, RecurrentNode, read_recurrent
 from openese.sw.model.layers import ModelError
 from openese.sw.model.network import Network
+from openese.sw.model.quantized import unsupported
 from openese.sw.whole.host import Item
 from openese.sw.whole.onnx_fold import fold
 from openese.sw.whole.onnx_fuse import fuse
@@ -71,20 +72,23 @@ class Plan:
 
     # -- which nodes are taken -----------------------------------------------------------------
 
-    def _find(self) -> list[Lstm]:
+    def _find(self) -> list[RecurrentNode]:
         """The LSTM nodes that the machine computes, each put into its scope's ``taken``."""
         scopes = {id(node): scope for scope in self._top.scopes() for node in scope.nodes}
         found = []
         for node in self._nodes:
             if node.kind not in RECURRENT:
                 continue
-            lstm = read_lstm(node)
+            lstm = read_recurrent(node)
             try:
-                if isinstance(lstm, Lstm):
-                    taken = Taken([node.proto], [lstm.row()], [node.name])
-                    scopes[id(node.proto)].taken.append(taken)
-                    found.append(lstm)
-                    continue
+                if isinstance(lstm, RecurrentNode):
+                    row = lstm.row()
+                    problem = next(filter(None, (unsupported(track.layer) for (track,) in row)), None)
+                    if problem is None:
+                        scopes[id(node.proto)].taken.append(Taken([node.proto], [row], [node.name]))
+                        found.append(lstm)
+                        continue
+                    lstm = problem
             except (ImportRefused, ModelError) as error:
                 lstm = str(error)
             self._places[id(node.proto)] = "host", f"onnxruntime: {lstm}"
@@ -117,7 +121,7 @@ class Plan:
 
     # -- recurrent nodes as onnxruntime has them: frames in front, LSTM nodes in float32 ---------
 
-    def _normalize(self, lstms: list[Lstm]) -> None:
+    def _normalize(self, lstms: list[RecurrentNode]) -> None:
         by_node = {id(lstm.node.proto): lstm for lstm in lstms}
         foreign = False
         for scope in self._top.scopes():
