@@ -35,13 +35,15 @@ def random_gru(rng, name, inputs, cells, *, reset_after=True, scale=1.0):
 
 
 def random_model(seed, inputs, *layers, peephole=False, g_activation="tanh", head=None, scale=1.0):
-    """A model of ``layers``, each H or (H, P); ``head`` is the size of a dense head."""
+    """A model of ``layers``, each H or (H, P), or ("gru", H); ``head`` is the size of a dense head."""
     rng = np.random.default_rng(seed)
     made = []
     for number, sizes in enumerate(layers):
         cells, outputs = sizes if isinstance(sizes, tuple) else (sizes, None)
-        made.append(random_layer(rng, f"lstm{number}", made[-1].outputs if made else inputs, cells, outputs,
-                                 peephole=peephole, g_activation=g_activation, scale=scale))
+        size = made[-1].outputs if made else inputs
+        made.append(random_gru(rng, f"gru{number}", size, outputs, scale=scale) if cells == "gru" else
+                    random_layer(rng, f"lstm{number}", size, cells, outputs, peephole=peephole,
+                                 g_activation=g_activation, scale=scale))
     dense = None
     if head is not None:
         dense = Dense(weight=rng.normal(size=(head, made[-1].outputs)), bias=rng.normal(size=head))
