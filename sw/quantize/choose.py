@@ -32,7 +32,7 @@ from openese.rtl.activation import Activation
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray, real_array
-from openese.sw.model.layers import GATES, LSTM, TENSORS, Layer, Model, ModelError
+from openese.sw.model.layers import GATES, TENSORS, Layer, Model, ModelError
 from openese.sw.model.network import check_sequences, spread_state
 from openese.sw.model.quantized import (
     SELECTS,
@@ -48,6 +48,7 @@ from openese.sw.model.quantized import (
     weight_type,
 )
 from openese.sw.model.state import State, initial_state
+from openese.sw.quantize import cells
 from openese.sw.quantize.calibrate import (
     Change,
     FormatCosts,
@@ -62,7 +63,7 @@ from openese.sw.quantize.calibrate import (
 from openese.sw.quantize.compare import compare
 from openese.sw.reference import floating
 
-__all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize", "requantize", "unsupported"]
+__all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize", "requantize"]
 
 SIGMOID_RANGES = range(4, 8)
 TANH_RANGES = range(3, 8)
@@ -87,11 +88,6 @@ class _Gate(NamedTuple):
 
     fractions: tuple[int, int]
     aligns: tuple[int, int]
-
-
-def unsupported(layer: Layer) -> str | None:
-    """Why no machine computes the layer; None if one does."""
-    return None if layer.kind is LSTM else f"{layer.kind.title} layers are not quantized yet"
 
 
 def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayLike | None = None,
@@ -126,7 +122,7 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayL
         weights.
     """
     for layer in model.layers:
-        problem = unsupported(layer)
+        problem = cells.unsupported(layer.kind, layer.reset_after, config)
         if problem is not None:
             raise QuantizeError(f"layer {layer.name!r}: {problem}")
     x, counts = _checked_frames(model, frames, lengths)
