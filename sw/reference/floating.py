@@ -133,16 +133,21 @@ class FloatGru(FloatLayer):
     def step(self, products: Float64Array, state: LayerState) -> Cells:
         """Compute the cells from W_x x (B, 3H) and the old state."""
         split = 2 * state.y.shape[1]
-        z = products.reshape(len(products), 3, -1).transpose(1, 0, 2) + self._bias
-        if self._bias_rn is None:
-            z[:2] += self._gates(multiply(state.y, self.w_r[:split]), 2)
-            z[2] += multiply(sigmoid(z[0]) * state.y, self.w_r[split:])
-            return self._cells(z, state.c, None)
-        recurrent = self._gates(multiply(state.y, self.w_r), 3)
+        if self._bias_rn is not None:
+            return self.cells(products, multiply(state.y, self.w_r), state.c)
+        z = self._gates(products, 3) + self._bias
+        z[:2] += self._gates(multiply(state.y, self.w_r[:split]), 2)
+        z[2] += multiply(sigmoid(z[0]) * state.y, self.w_r[split:])
+        return self._cells(z, state.c, None)
+
+    def cells(self, products: Float64Array, recurrent: Float64Array, h: Float64Array) -> Cells:
+        """Compute the cells with the reset after the product, from W_x x and W_r y (B, 3H) and the old h (B, H)."""
+        z = self._gates(products, 3) + self._bias
+        recurrent = self._gates(recurrent, 3)
         z[:2] += recurrent[:2]
         n_h = recurrent[2] + self._bias_rn
         z[2] += sigmoid(z[0]) * n_h
-        return self._cells(z, state.c, n_h)
+        return self._cells(z, h, n_h)
 
     @staticmethod
     def _gates(sums: Float64Array, gates: int) -> Float64Array:

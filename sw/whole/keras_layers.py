@@ -21,8 +21,8 @@ from openese.rtl.config import Config
 from openese.sw.importers.from_keras import cell_problem, keras_gru, keras_layer
 from openese.sw.model.layers import GRU, LSTM, CellKind, Model
 from openese.sw.model.network import Network
+from openese.sw.model.quantized import unsupported
 from openese.sw.model.state import LayerState, State
-from openese.sw.quantize import cells
 from openese.sw.whole.engine import Engine
 from openese.sw.whole.host import HostError, Item
 
@@ -294,7 +294,7 @@ def _kind(keras: Any, cell: Any) -> CellKind | None:
 def _missing(keras: Any, cell: Any, machine: Config | None) -> str | None:
     """Why the machine has no such cell; None if it has, and for a layer that is no LSTM or GRU cell."""
     kind = _kind(keras, cell)
-    return None if kind is None else cells.unsupported(kind, kind is LSTM or bool(cell.reset_after), machine)
+    return None if kind is None else unsupported(kind, kind is LSTM or bool(cell.reset_after), machine)
 
 
 def _cell_problem(keras: Any, cell: Any) -> str | None:

@@ -14,7 +14,7 @@ from openese.sw.importers.onnx_graph import Graph, Node, named_nodes, read_attri
 from openese.sw.importers.onnx_recurrent import INPUTS, RECURRENT, RecurrentNode, read_recurrent
 from openese.sw.model.layers import GRU, ModelError
 from openese.sw.model.network import Network
-from openese.sw.quantize import cells
+from openese.sw.model.quantized import unsupported
 from openese.sw.whole.host import Item
 from openese.sw.whole.onnx_fold import fold
 from openese.sw.whole.onnx_fuse import fuse
@@ -87,7 +87,7 @@ class Plan:
             try:
                 if isinstance(lstm, RecurrentNode):
                     row = lstm.row()
-                    problem = next(filter(None, (cells.unsupported(lstm.kind, track.layer.reset_after, self._machine)
+                    problem = next(filter(None, (unsupported(lstm.kind, track.layer.reset_after, self._machine)
                                                  for (track,) in row)), None)
                     if problem is None:
                         scopes[id(node.proto)].taken.append(Taken([node.proto], [row], [node.name]))

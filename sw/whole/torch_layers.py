@@ -23,8 +23,8 @@ from openese.rtl.config import Config
 from openese.sw.importers.tensors import TensorSource, stored
 from openese.sw.model.layers import GRU, LSTM, CellKind, Layer, Model
 from openese.sw.model.network import Network
+from openese.sw.model.quantized import unsupported
 from openese.sw.model.state import LayerState, State
-from openese.sw.quantize import cells
 from openese.sw.training.lstmp import LSTMP
 from openese.sw.training.lstmp import State as TensorState
 from openese.sw.training.pruner import root_name
@@ -241,7 +241,7 @@ def take(network: nn.Module, switch: Switch, machine: Config) -> Taken:
                         f"the network that it was made from, or compile its file")
     copied = _plain(_copy(network)).eval()
     parts, links = {}, []
-    missing = {kind: cells.unsupported(kind, machine=machine) for kind in _KERNELS}
+    missing = {kind: unsupported(kind, config=machine) for kind in _KERNELS}
     for path, module in copied.named_modules():
         module_kind = _kind(module)
         if module_kind is None or missing[module_kind]:

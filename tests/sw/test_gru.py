@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GRUs in whole networks of every framework and in training, and what is told of those that stay with the host."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -18,7 +19,6 @@ from torch.nn.utils import rnn  # noqa: E402
 
 import openese  # noqa: E402
 from openese.sw.prune import prune, slice_counts  # noqa: E402
-from openese.sw.quantize import cells  # noqa: E402
 from openese.sw.training.pruner import Pruner, find_weights  # noqa: E402
 from openese.sw.training.sensitivity import scan  # noqa: E402
 from openese.sw.whole import keras_layers  # noqa: E402
@@ -29,10 +29,11 @@ L = keras.layers
 SEED = 4
 
 
-@pytest.fixture
-def machine_with_grus(monkeypatch):
-    monkeypatch.setattr(cells, "unsupported", lambda kind, reset_after=True, machine=None: (
-        None if reset_after else "the reset comes before the product"))
+#: A machine with GRU cells; presets have those of LSTMs.
+MACHINE = dataclasses.replace(openese.preset("demo"), cells="lstm+gru")
+LACKS = "a GRU, but config 'demo' has cells 'lstm'. Take a machine with cells 'lstm+gru'"
+BEFORE = ("no machine computes a GRU with the reset before the product. Run the layer on the host, or train it with "
+          "the reset after the product")
 
 
 # -- PyTorch -------------------------------------------------------------------------------------------
@@ -44,16 +45,18 @@ def flat(outputs):
     return [] if outputs is None else [tensor for output in outputs for tensor in flat(output)]
 
 
-def check(network, *arguments):
-    """Compare a network with itself offloaded."""
+def check(network, *arguments, machine=MACHINE):
+    """Compare a network with itself offloaded, in floating point and in integers."""
     network.eval()
-    offloaded = openese.offload(network, "demo", calibrate=arguments, backend="float")
     with torch.no_grad():
-        wanted, found = network(*arguments), offloaded(*arguments)
-    assert type(found) is type(wanted)
-    for ours, theirs in zip(flat(found), flat(wanted), strict=True):
-        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        wanted = network(*arguments)
+        for backend, bound in (("float", 1e-5), ("reference", 0.01)):
+            offloaded = openese.offload(network, machine, calibrate=arguments, backend=backend)
+            found = offloaded(*arguments)
+            assert type(found) is type(wanted)
+            for ours, theirs in zip(flat(found), flat(wanted), strict=True):
+                assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+                torch.testing.assert_close(ours, theirs, atol=bound, rtol=bound)
     return offloaded
 
 
@@ -62,25 +65,25 @@ SHAPES = {"plain": {}, "batch first": {"batch_first": True}, "no bias": {"bias":
 
 
 @pytest.mark.parametrize("named", SHAPES.values(), ids=SHAPES)
-def test_offloaded_modules(machine_with_grus, named):
+def test_offloaded_modules(named):
     torch.manual_seed(SEED)
     gru = nn.GRU(6, 9, **named)
-    h = torch.randn(gru.num_layers * (1 + gru.bidirectional), 3, 9)
+    h = torch.randn(gru.num_layers * (1 + gru.bidirectional), 3, 9).tanh()
     x = torch.randn(*((3, 7) if gru.batch_first else (7, 3)), 6)
     packed = rnn.pack_padded_sequence(x, torch.tensor([5, 1, 7]), gru.batch_first, enforce_sorted=False)
     for given in ((x,), (x, h), (torch.randn(7, 6),), (torch.randn(7, 6), h[:, 0]), (packed,), (packed, h)):
         offloaded = check(gru, *given)
-    assert list(offloaded.parts) == [] and list(offloaded.networks) == ["gru"]
+    assert list(offloaded.parts) == list(offloaded.networks) == ["gru"]
     names = [layer.name for d in offloaded.networks["gru"].directions for layer in d.model.layers]
     assert names == list(dict.fromkeys(weights.layer for weights in find_weights(gru)))
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("voices", [(), (3,)])
-def test_offloaded_cells(machine_with_grus, bias, voices):
+def test_offloaded_cells(bias, voices):
     cell = nn.GRUCell(6, 9, bias=bias)
     check(cell, torch.randn(*voices, 6))
-    check(cell, torch.randn(*voices, 6), torch.randn(*voices, 9))
+    check(cell, torch.randn(*voices, 6), torch.randn(*voices, 9).tanh())
 
 
 class Mixed(nn.Module):
@@ -95,7 +98,7 @@ class Mixed(nn.Module):
         return self.hidden[0](torch.stack([self.cell(frame) for frame in y]))[0]
 
 
-def test_places_in_pytorch(machine_with_grus):
+def test_places_in_pytorch():
     torch.manual_seed(SEED)
     offloaded = check(Mixed(), torch.randn(7, 3, 5))
     assert [(item.name, item.kind, item.place) for item in offloaded.items] == [
@@ -104,12 +107,14 @@ def test_places_in_pytorch(machine_with_grus):
     assert "that is no module of the network; keep it as an attribute" in offloaded.items[-1].detail
 
 
-def test_grus_that_no_machine_computes_stay():
+def test_grus_stay_if_the_machine_lacks_them():
     torch.manual_seed(SEED)
-    offloaded = check(Mixed(), torch.randn(7, 3, 5))
+    offloaded = check(Mixed(), torch.randn(7, 3, 5), machine="demo")
     assert list(offloaded.networks) == ["lstm"]
     told = {item.name: (item.place, item.detail) for item in offloaded.items}
-    assert told["gru"] == told["cell"] == ("host", "PyTorch: GRU layers are not quantized yet")
+    assert told["gru"] == told["cell"] == ("host", f"PyTorch: {LACKS}")
+    with pytest.raises(ValueError, match="no LSTM that a machine can compute: GRU 'gru': PyTorch: a GRU, but config"):
+        openese.offload(nn.GRU(4, 4), "demo", calibrate=torch.randn(5, 2, 4))
 
 
 # -- ONNX ----------------------------------------------------------------------------------------------
@@ -138,7 +143,7 @@ def assert_original(host, inputs):
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("after", [0, 1])
-def test_gru_nodes(machine_with_grus, tmp_path, direction, after):
+def test_gru_nodes(tmp_path, direction, after):
     """With a front that is folded, lengths, an initial state, and a final one."""
     rng, ways = np.random.default_rng(SEED), 1 + (direction == "bidirectional")
     tensors = {**onnx_weights(rng, 3, 4, 5, ways, ""), "F": rng.normal(size=(3, 4)).astype("f"),
@@ -154,10 +159,10 @@ def test_gru_nodes(machine_with_grus, tmp_path, direction, after):
                            "h": rng.normal(size=(ways, 3, 5))})
     item, = (item for item in host.items if item.name == "gru")
     assert (item.place, item.detail) == (("machine", "gru") if after else (
-        "host", "onnxruntime: the reset comes before the product"))
+        "host", f"onnxruntime: {BEFORE}"))
 
 
-def test_lstm_and_gru_are_one_part(machine_with_grus, tmp_path):
+def test_lstm_and_gru_are_one_part(tmp_path):
     rng = np.random.default_rng(SEED)
     tensors = {**onnx_weights(rng, 4, 3, 5, 1, "0"), **onnx_weights(rng, 3, 5, 4, 1, "1"), "axis": np.array([1])}
     nodes = [helper.make_node("LSTM", ["x", "W0", "R0", "B0", "", "h", "c"], ["Y0", "hn", "cn"], "lstm", hidden_size=5),
@@ -173,7 +178,7 @@ def test_lstm_and_gru_are_one_part(machine_with_grus, tmp_path):
     assert_original(host, {"x": rng.normal(size=(6, 2, 3)), **states})
 
 
-def test_equal_weights_of_other_cells_are_other_parts(machine_with_grus, tmp_path):
+def test_equal_weights_of_other_cells_are_other_parts(tmp_path):
     """Two GRUs that differ only in the recurrent bias of n are two parts; two equal ones are one."""
     rng = np.random.default_rng(SEED)
     tensors = {**onnx_weights(rng, 3, 3, 4, 1, ""), "C": np.zeros((1, 24), "f")}
@@ -189,7 +194,7 @@ def test_equal_weights_of_other_cells_are_other_parts(machine_with_grus, tmp_pat
 
 @pytest.mark.parametrize("kind", ["module", "cell"])
 @pytest.mark.filterwarnings("ignore")
-def test_programs_of_pytorch(machine_with_grus, tmp_path, kind):
+def test_programs_of_pytorch(tmp_path, kind):
     torch.manual_seed(SEED)
     network = nn.Sequential(nn.Linear(5, 6), nn.ReLU())
     if kind == "module":
@@ -249,7 +254,7 @@ def keras_frames():
 
 
 @pytest.mark.parametrize("name", KERAS)
-def test_keras_layers(machine_with_grus, tmp_path, name):
+def test_keras_layers(tmp_path, name):
     """Alive and from a file."""
     model = KERAS[name]()
     twin = keras_layers.copy_model(model)
@@ -266,7 +271,7 @@ def test_keras_layers(machine_with_grus, tmp_path, name):
         assert_original(host, {host.inputs[0].name: x})
 
 
-def test_a_keras_cell_with_its_state(machine_with_grus):
+def test_a_keras_cell_with_its_state():
     class Steps(keras.Model):
         def __init__(self, **named):
             super().__init__(**named)
@@ -288,14 +293,14 @@ def test_a_keras_cell_with_its_state(machine_with_grus):
     assert list(layers.parts) == ["cell"]
 
 
-def test_the_reset_before_the_product_stays_with_keras(machine_with_grus, tmp_path):
+def test_the_reset_before_the_product_stays_with_keras(tmp_path):
     model = keras_model(gru(6, name="a"), gru(4, reset_after=False, name="b"),
                         L.RNN([L.LSTMCell(3), L.GRUCell(2, reset_after=False)], name="c"))
     model.save(tmp_path / "net.keras")
     host = open_host(tmp_path / "net.keras")
     told = {item.name: (item.place, item.detail) for item in host.items if item.kind != "weight"}
     assert told["a"] == ("machine", "a")
-    assert told["b"] == told["c"] == ("host", "the reset comes before the product")
+    assert told["b"] == told["c"] == ("host", BEFORE)
     assert_original(host, {host.inputs[0].name: keras_frames()})
 
 
