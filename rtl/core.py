@@ -56,7 +56,7 @@ class Core(wiring.Component):
     frame_midway : In(1) — on leaving reset: a frame is under way; drop its rest.
     frame_short : Out(1) — a frame was dropped because it was too short.
     frame_long : Out(1) — a frame was dropped because it was too long.
-    frame_bank : Out(1) — a frame was dropped because the model does not have its bank.
+    frame_bank : Out(1) — a frame was dropped because its bank or model is not there.
     line : In(Lines.width) — a line from the loader.
     address : In(24) — its number.
     writes : In(len(Section)) — write it, in the bit of its section.
@@ -150,6 +150,9 @@ class Core(wiring.Component):
         ]
         if self._config.banks > 1:
             m.d.comb += frame_input.banks.eq(controller.instruction.banks)
+        if self._config.models > 1:
+            m.d.comb += [frame_input.index.eq(controller.instruction.model),
+                         frame_input.models.eq(controller.instruction.models)]
         FramePort(self._config).connect(m, frame_input, controller, "", "frame_")
 
     def _operations(self, m, blocks):
@@ -161,7 +164,7 @@ class Core(wiring.Component):
             broadcast.count.eq(instruction.count),
             broadcast.order_base.eq(instruction.order_base),
             broadcast.src_base.eq(controller.src_base),
-            broadcast.follow.eq(instruction.follow),
+            broadcast.follow.eq(controller.follow if self._config.models > 1 else instruction.follow),
             broadcast.clear.eq(controller.clear),
             broadcast.operation.eq(controller.operation),
             broadcast.full.eq(array.full),
@@ -205,6 +208,8 @@ class Core(wiring.Component):
         ]
         if self._config.banks > 1:
             m.d.comb += frame_output.bank.eq(controller.output_bank)
+        if self._config.models > 1:
+            m.d.comb += frame_output.model.eq(controller.output_model)
 
     def _vectors(self, m, blocks):
         """Columns: out of the vector memory to the array and to FrameOutput; from Assemble and FrameInput into it."""
@@ -234,6 +239,7 @@ class Core(wiring.Component):
         m.d.comb += [
             fetch.run.eq(self.run),
             fetch.frame_complete.eq(blocks.frame_input.complete),
+            *([fetch.frame_model.eq(blocks.frame_input.complete_model)] if self._config.models > 1 else []),
             fetch.arrived.eq(self.stream_valid),
             fetch.released.eq(array.released),
             fetch.program.eq(controller.program),

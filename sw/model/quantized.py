@@ -25,6 +25,7 @@ from openese.sw.model.layers import (
     GRU,
     LSTM,
     TENSORS,
+    CellKind,
     Dense,
     Layer,
     LayerTensors,
@@ -525,11 +526,13 @@ def _check_values(layer: QuantizedLayer, config: Config) -> None:
         _check_width(owner, "peephole", layer.peephole, config.peephole_bits)
 
 
-def unsupported(layer: LayerTensors) -> str | None:
-    """Why no machine computes the layer; None if one does."""
-    if not layer.reset_after:
+def unsupported(kind: CellKind, reset_after: bool = True, config: Config | None = None) -> str | None:
+    """Why a machine, or without ``config`` any machine, does not compute layers of a kind; None if it does."""
+    if not reset_after:
         return ("no machine computes a GRU with the reset before the product. Run the layer on the host, or train it "
                 "with the reset after the product")
+    if kind is GRU and config is not None and not config.gru:
+        return f"a GRU, but config {config.name!r} has cells {config.cells!r}. Take a machine with cells 'lstm+gru'"
     return None
 
 
@@ -542,12 +545,9 @@ def check_cells(layers: Sequence[LayerTensors], config: Config) -> None:
         A layer is a GRU that the machine cannot compute.
     """
     for layer in layers:
-        problem = unsupported(layer)
+        problem = unsupported(layer.kind, layer.reset_after, config)
         if problem is not None:
             raise QuantizeError(f"layer {layer.name!r}: {problem}")
-        if layer.kind is GRU and not config.gru:
-            raise QuantizeError(f"layer {layer.name!r} is a GRU; config {config.name!r} has cells {config.cells!r}. "
-                                "Take a machine with cells 'lstm+gru'")
 
 
 def _check_formats(layer: QuantizedLayer, formats: Formats, config: Config) -> None:

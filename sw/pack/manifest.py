@@ -14,7 +14,11 @@ from openese.rtl.config import LATER_FIELDS, Config
 from openese.rtl.loader import Section
 from openese.sw.model.layers import GRU
 
-__all__ = ["LAYER_FORMATS", "ManifestError", "check_manifest", "dense_limit", "read_config", "read_json"]
+__all__ = ["FIELDS", "LAYER_FORMATS", "ManifestError", "check_manifest", "dense_limit", "read_config", "read_json"]
+
+#: Fields of a manifest in their order. With several models, those that describe one are in an object for each.
+FIELDS = ("name", "config", "sigmoid_range", "tanh_range", "layers", "operations", "models", "needs", "banks",
+          "bank_lines", "batch_first")
 
 #: Fields of a layer that a `QuantizedLayer` has too.
 LAYER_FORMATS = ("name", "x_fraction", "y_fraction", "w_x_fraction", "w_r_fraction", "w_ym_fraction", "align_x",

@@ -309,7 +309,7 @@ def test_wrong_frames_are_named():
     frames = np.zeros((4, 2, 6))
     frames[3, 1, 2] = np.inf
     gru = Model(layers=(random_gru(np.random.default_rng(0), "a", 3, 5),))
-    with pytest.raises(QuantizeError, match=r"^layer 'a': GRU layers are not quantized yet$"):
+    with pytest.raises(QuantizeError, match=r"^layer 'a': a GRU, but config 'tiny' has cells 'lstm'"):
         quantize(gru, np.zeros((4, 1, 3)), TINY)
     with pytest.raises(QuantizeError, match=r"^frames\[3, 1, 2\] is not a finite number$"):
         quantize(model, frames, TINY)

@@ -281,10 +281,11 @@ def test_compile_save_and_load(tmp_path):
 def test_every_layer_and_weight_has_a_place(tmp_path):
     model = chain(L.Masking(name="m"), L.Bidirectional(L.GRU(3, return_sequences=True, name="g"), name="b"),
                   lstm(4, name="a"), lstm(4, activation="relu", name="r"), L.Dense(2, name="d"))
-    host = open_host(saved(model, tmp_path / "net.keras"))
+    host = open_host(saved(model, tmp_path / "net.keras"), machine=machine_config("demo"))
     places = {item.name: (item.kind, item.place, item.detail) for item in host.items}
     assert places["m"] == ("Masking", "host", "keras")
-    assert places["b"] == ("Bidirectional", "host", "a GRU is not an LSTM, and the machine does not compute it")
+    assert places["b"] == ("Bidirectional", "host", (
+        "a GRU, but config 'demo' has cells 'lstm'. Take a machine with cells 'lstm+gru'"))
     assert places["a"] == ("LSTM", "machine", "a")
     both = open_host(saved(chain(L.Bidirectional(lstm(4), name="both")), tmp_path / "both.keras"))
     assert [(item.place, item.detail) for item in both.items if item.name == "both"] == [("machine", "both directions")]

@@ -452,7 +452,7 @@ def test_types_and_layouts(tmp_path):
                      {"W": rng.normal(size=(1, 12, 3)).astype("f"), "R": rng.normal(size=(1, 12, 4)).astype("f")},
                      ["x"], ["Y"])
     host = opened(tmp_path, model)
-    assert host.items[0].place == "host" and "GRU layers are not quantized yet" in host.items[0].detail
+    assert host.items[0].place == "host" and "a GRU with the reset before the product" in host.items[0].detail
     assert_equal(host, {"x": rng.normal(size=(2, 5, 3))})
 
 
