@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.config import Config
-from openese.rtl.frames import BANK_SHIFT
+from openese.rtl.frames import BANK_SHIFT, MODEL_SHIFT
 from openese.rtl.loader import MAGIC, VERSION, ImageError, Section
 from openese.rtl.registers import ADDRESS, COUNTERS, Control, Status
 from openese.sw.model.arrays import Int64Array
@@ -62,6 +62,7 @@ class Device:
     link : `Link`
         The connection to a machine of the image's configuration.
     image : `Image`
+        If it holds several models, the device runs the one that the image stands for. `of` gives the others.
 
     Attributes
     ----------
@@ -80,13 +81,40 @@ class Device:
 
     def __init__(self, link: Link, image: Image) -> None:
         self._link = link
+        #: The devices of the models in the machine that are in use.
+        self._resident = {image.which: self}
+        self._hold_model(image)
+        self._identify()
+        self._place_stream()
+        self.load(image.words())
+
+    def _hold_model(self, image: Image) -> None:
         self._image = image
         self.model = image.model()
         self.channels = image.config.channels
         self.banks = int(image.manifest.get("banks", 1))
-        self._identify()
-        self._place_stream()
-        self.load(image.words())
+        self._forget()
+
+    def _forget(self) -> None:
+        """All voices start from zero."""
+        self._fresh = np.ones(self.banks * self.channels, bool)
+        self._held: dict[int, list[ChannelState]] = {}  # states in the machine, by voice, as far as they are known
+
+    def of(self, model: int | str) -> "Device":
+        """The device of another model in the same machine, by name or number. Each model has voices of its own.
+
+        Raises
+        ------
+        ValueError
+            There is no such model. The message lists those that there are.
+        """
+        image = self._image.select(model)
+        if image.which not in self._resident:
+            other = object.__new__(Device)
+            other._link, other._resident = self._link, self._resident
+            other._hold_model(image)
+            self._resident[image.which] = other
+        return self._resident[image.which]
 
     def _identify(self) -> None:
         actual = {name: self._link.read(ADDRESS[name]) for name in ("ID", "VERSION", "FINGERPRINT")}
@@ -124,8 +152,8 @@ class Device:
                 raise DeviceError("the machine waits for more of the image: it is truncated")
             where = f" in section {word >> 8}" if error >= ImageError.SECTION else ""
             raise DeviceError(f"the machine refused the image: wrong {error.name.lower().replace('_', ' ')}{where}")
-        self._fresh = np.ones(self.banks * self.channels, bool)
-        self._held: dict[int, list[ChannelState]] = {}  # states in the machine, by voice, as far as they are known
+        for device in self._resident.values():
+            device._forget()
         self._rest(abandon_after=self._image.config.accumulator_rows)
         link.write(ADDRESS["CONTROL"], Control.RUN)
 
@@ -150,13 +178,13 @@ class Device:
         raise DeviceError(f"the machine is still not idle, {_PATIENCE:,} reads of STATUS later")
 
     def reset(self) -> None:
-        """Drop all frames and every voice's state. The image stays."""
+        """Drop all frames and every voice's state, of all models. The image stays."""
         self._link.write(ADDRESS["CONTROL"], Control.RESET | Control.RUN)
         # The machine still takes and computes a frame that was already offered; its answer is dropped.
         self._rest(abandon_after=0)
         self._link.abandon()
-        self._fresh[:] = True
-        self._held.clear()
+        for device in self._resident.values():
+            device._forget()
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None,
             reset: ArrayLike | None = None, banks: ArrayLike = 0) -> Int64Array:
@@ -204,7 +232,7 @@ class Device:
             for channel in np.flatnonzero((running | anew)[numbers == bank].any(axis=0)).tolist():
                 self._held.pop(voices.start + channel, None)
         wanted = running.astype(np.int32)
-        wanted[:, 0] |= numbers.astype(np.int32) << BANK_SHIFT
+        wanted[:, 0] |= numbers.astype(np.int32) << BANK_SHIFT | self._image.which << MODEL_SHIFT
         header = wanted | anew.astype(np.int32) << 1
         echoed, y = self._link.run_frames(header, x.transpose(0, 2, 1), self.model.outputs)
         if (echoed != wanted).any():
@@ -232,7 +260,7 @@ class Device:
         config = self._image.config
         bank, channel = divmod(voice, self.channels)
         lines = bank * int(self._image.manifest.get("bank_lines", 0))
-        for number, fields in enumerate(self._image.manifest["layers"]):
+        for number, fields in enumerate(self._image.part["layers"]):
             cells = fields["cell_base"] * config.row_pes + np.arange(fields["cells"])
             columns = (fields["y_line"] + lines) * config.groups + np.arange(fields["outputs"])
             yield number, "c", cells | channel << 16 | bank << 24 | 1 << 31
