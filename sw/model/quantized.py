@@ -562,9 +562,11 @@ def _check_formats(layer: QuantizedLayer, formats: Formats, config: Config) -> N
                                 f"those of y {of_r}; they must agree")
     for gate, shift in zip(layer.accumulators, formats.gate_shift, strict=True):
         _check_in(owner, f"gate_shift[{gate}]", shift, SHIFTS)
-    selects = range(1) if layer.kind is GRU else SELECTS
-    _check_in(owner, "cell_select", layer.cell_select, selects)
-    _check_in(owner, "peephole_select", layer.peephole_select, selects)
+    for name in ("cell_select", "peephole_select"):
+        select = getattr(layer, name)
+        if layer.kind is GRU and select:
+            raise QuantizeError(f"{owner} {name} must be 0 of a GRU, not {select}")
+        _check_in(owner, name, select, SELECTS)
     _check_in(owner, "cell_argument_shift", formats.cell_argument_shift, SHIFTS)
     if formats.output_shift is not None:
         _check_in(owner, "output_shift", formats.output_shift, SHIFTS)
