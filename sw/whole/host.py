@@ -2,7 +2,7 @@
 """The interface of a host: a network around its machine parts, in its own runtime."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -140,8 +140,8 @@ class Host(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path, trust: bool = False) -> "Host":
-        """Read what `save` wrote. With ``trust`` code in it may run.
+    def load(cls, folder: Path, trust: bool = False, parts: Collection[str] = ()) -> "Host":
+        """Read what `save` wrote for a network with these ``parts``. With ``trust`` code in it may run.
 
         Raises
         ------

@@ -275,7 +275,7 @@ def test_without_calibration_it_says_so(folder, openese):
     ("prune net.img --density 0.5 -o a", "net.img: an image, or a folder of images; expected a network in floating"),
     ("quantize q.npz -o a", "q.npz: a quantized network; expected a network in floating point"),
     ("prune net.pt --density 0.5 -o a", "net.pt: a file to import: first run openese import net.pt -o NET.npz"),
-    ("prune xs.npz --density 0.5 -o a", "xs.npz: unknown key 'frames'; a layer has name, w_x"),
+    ("prune xs.npz --density 0.5 -o a", "xs.npz: unknown key 'frames'; a layer has name, cell, w_x"),
     ("run q.npz x.npy -o a", "q.npz: a quantized network; expected an image"),
     ("verify .", ".: a folder of other things; expected an image, or a folder of images"),
     ("run net.img x.npy -o a --model net.img", "net.img: an image, or a folder of images; expected a network"),
