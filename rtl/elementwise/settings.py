@@ -155,6 +155,11 @@ class Stages(NamedTuple):
         return self.product + 2
 
     @property
+    def h_delay(self):
+        """The same for the y of a GRU."""
+        return self.cell + 2
+
+    @property
     def cells_delay(self):
         """Cycles from a beat to the cell states at its row being read."""
         return self.read + 3
@@ -163,11 +168,6 @@ class Stages(NamedTuple):
     def cell_write_delay(self):
         """Cycles from a beat to the host's write of a cell state at its row."""
         return self.cell
-
-    @property
-    def h_delay(self):
-        """The same for the y of a GRU."""
-        return self.cell + 2
 
     @property
     def c_delay(self):
