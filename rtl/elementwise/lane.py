@@ -184,7 +184,9 @@ class Lane:
         before = self._register("coarse_beyond_before", 1)
         m.d.sync += before.eq(beyond)
         rounded = Saturated(config.sum_bits, f"rounded{self._index}")
-        rounded.load(m, round_shift_value(fine, 1), before | beyond_fine)
+        # Rounding may take the sign of what is left of a number that is too small: -1 becomes 0.
+        overflow = before | beyond_fine
+        rounded.load(m, round_shift_value(fine, 1), overflow & ~fine[-1], overflow & fine[-1])
         return rounded
 
     def _peephole(self, m, fresh):

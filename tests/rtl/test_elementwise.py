@@ -241,7 +241,7 @@ def test_steps_of_a_gru_equal_the_model(name, seed):
     assert len({value for lanes in bench.columns_at.values() for value in lanes.values()}) > 5
 
 
-@pytest.mark.parametrize("seed, config", [(0, TINY), (1, TINY), (2, GRUS["tiny"])])
+@pytest.mark.parametrize("seed, config", [(1, TINY), (3, TINY), (6, TINY), (11, GRUS["tiny"])])
 def test_numbers_beside_powers_of_two(seed, config):
     """Every number is a power of two, or beside one: where sums carry and roundings saturate."""
     rng = generator(seed)
