@@ -12,7 +12,7 @@ from soak.schedules import random_events, random_times
 
 pytestmark = pytest.mark.sim
 
-MACHINES = (TINY, GROUPS, STREAM, TINY.replace(name="banked", banks=4, vector_depth=512))
+MACHINES = (TINY, GROUPS, STREAM, TINY.replace(name="banked", banks=4, vector_depth=512), GRU)
 
 
 @pytest.mark.parametrize("seed", range(2))
