@@ -320,6 +320,25 @@ def bench(result: Mapping[str, Any]) -> None:
     _host(result)
 
 
+def gru(result: Mapping[str, Any]) -> None:
+    """What `openese.sw.bench.gru` measured."""
+    machine, rtl, layer = result["machine"], result["rtl"], result["layer"]
+    deeper = "".join(f", {name} {depth:,}" for name, depth in machine["deeper"].items())
+    line(f"{machine['preset']} with cells {machine['cells']}{deeper}: {machine['pes']} PEs x {machine['channels']} "
+         f"channels, GRU {layer['inputs']}/{layer['cells']} at density {layer['density']:g}, "
+         f"{layer['entries_per_pe']:,} entries per PE, {layer['padding']:.1%} of them padding")
+    _table(["measured ", ""], [
+        ("cycles a step", f"{rtl['cycles_per_step']:,.1f}"),
+        ("microseconds at 200 MHz", f"{rtl['microseconds_at_200_mhz']:.1f}"),
+        ("multipliers busy on non-zeros", f"{rtl['busy']:.1%}"),
+        ("cycles of the cycle model", f"{result['model_cycles']:,}"),
+        ("a frame at rest, cycles", f"{rtl['rest_cycles']:,}"),
+        ("one voice at rest, cycles", f"{rtl['one_voice_cycles']:,}"),
+        ("words equal to the reference", f"{rtl['words']:,} of {rtl['words']:,}" if rtl["bit_exact"] else "NO"),
+        *((f"{name}, cycles", f"{row['cycles']:,}") for name, row in result["matrices"].items()),
+        *((f"{name}, PE cycles a step", f"{value:,.1f}") for name, value in rtl["counters"].items())])
+
+
 def latency(result: Mapping[str, Any]) -> None:
     """What `openese.sw.bench.latencies` found, beside the figures of others."""
     machine = result["machine"]
