@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,14 @@ class Image:
     sections : dict
         By section, uint32 (lines, words), from line 0; without the manifest. Streamed weights are section STREAM,
         others WEIGHTS.
+    which : int
+        The number of the model that the image stands for, if it holds several; see `select`.
     """
 
     config: Config
     manifest: dict[str, Any]
     sections: dict[Section, NDArray[np.uint32]]
+    which: int = 0
 
     def words(self, everything: bool = False) -> NDArray[np.uint32]:
         """The words (n,) for the machine; with ``everything``, also the sections for the host alone."""
@@ -90,40 +93,41 @@ class Image:
         """The names of the models."""
         return tuple(part["name"] for part in self.parts)
 
-    def number(self, model: int | str) -> int:
-        """The number of a model that is given by its name or number.
+    @property
+    def part(self) -> Mapping[str, Any]:
+        """The model's part of the manifest."""
+        return self.parts[self.which]
+
+    def select(self, model: int | str) -> "Image":
+        """The same image, which stands for another of its models, given by name or number.
 
         Raises
         ------
         ValueError
-            There is no such model. The message lists the models.
+            There is no such model. The message lists those that there are.
         """
-        if isinstance(model, str) and model in self.names:
-            return self.names.index(model)
-        if isinstance(model, int) and 0 <= model < len(self.names):
-            return model
-        there = ", ".join(f"{number} {name!r}" for number, name in enumerate(self.names))
-        raise ValueError(f"no model {model!r} in the image; there are {there}")
+        number = self.names.index(model) if model in self.names else model
+        if not isinstance(number, int) or not 0 <= number < len(self.names):
+            there = ", ".join(f"{name!r} ({number})" for number, name in enumerate(self.names))
+            raise ValueError(f"no model {model!r} in the image; there are {there}")
+        return replace(self, which=number)
 
-    def model(self, which: int | str = 0) -> QuantizedModel:
-        """A quantized model, exactly as it was packed, from the memories' contents.
-
-        Parameters
-        ----------
-        which : int or str
-            Its number or name, if there are several.
+    def model(self) -> QuantizedModel:
+        """The quantized model, exactly as it was packed, from the memories' contents.
 
         Raises
         ------
-        ValueError
-            There is no such model. `ImageFormatError`, one of them: manifest and memories do not agree, or a number
-            breaks a rule of the formats.
+        ImageFormatError
+            Manifest and memories do not agree, or a number breaks a rule of the formats.
         """
-        part = self.parts[self.number(which)]
         try:
-            return _Unpacker(self, part).model()
+            return _Unpacker(self).model()
         except (EncodeError, QuantizeError) as error:
-            raise ImageFormatError(f"image {part['name']!r}: {error}") from None
+            raise ImageFormatError(f"image {self.part['name']!r}: {error}") from None
+
+    def models(self) -> list[QuantizedModel]:
+        """All models of the image; raises as `model`."""
+        return [self.select(number).model() for number in range(len(self.parts))]
 
 
 def _crc(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -353,9 +357,9 @@ def _parse_manifest(payload: NDArray[np.uint32]) -> tuple[dict[str, Any], Config
 class _Unpacker:
     """Reads a model back from an image's memories."""
 
-    def __init__(self, image: Image, part: Mapping[str, Any]) -> None:
+    def __init__(self, image: Image) -> None:
         self._image = image
-        self._part = part
+        self._part = image.part
         self._config = image.config
 
     def _values(self, section: Section, bits: int, count: int) -> Int64Array:

@@ -25,7 +25,9 @@ from openese.sw.pack.schedule import (
     _Encoder,
     _Layout,
     _Memory,
+    _rows,
     _Scheduler,
+    schedule,
 )
 
 __all__ = ["schedule_all"]
@@ -50,7 +52,18 @@ class _Rows:
 
 
 class _Resident(_Scheduler):
-    """Places one of several models."""
+    """Places one of several ``models``."""
+
+    def __init__(self, models: Sequence[QuantizedModel], number: int, encoder: _Encoder, streamed: bool,
+                 memory: _Memory) -> None:
+        super().__init__(models[number], memory.config, encoder, streamed, memory)
+        self._number = number
+        # The step before may be of any model.
+        self._projected = max(0 if model.layers[-1].w_ym is None else _rows(model.outputs, memory.config)
+                              for model in models)
+
+    def _projected_before(self, number: int) -> int:
+        return super()._projected_before(number) if number else self._projected
 
     def place_m(self, first: int, inputs: list[int]) -> int:
         """Take the input buffers and place m from column ``first`` on; returns the column behind."""
@@ -153,18 +166,18 @@ class _Resident(_Scheduler):
         """The model's program, without its FORMAT."""
         return self._instructions
 
-    def format(self, number: int, models: int, banks: tuple[int, int], places: dict[str, int]) -> dict[str, Any]:
+    def format(self, models: int, banks: tuple[int, int], places: dict[str, int]) -> dict[str, Any]:
         """The model's FORMAT."""
         fields = {"opcode": Opcode.FORMAT, "count": self._model.inputs, "src_base": self._inputs[0],
-                  "dst_base": self._inputs[1], "model": number, "models": models, **places}
+                  "dst_base": self._inputs[1], "model": self._number, "models": models, **places}
         fields |= {"banks": banks[0], "bank_lines": banks[1]} if self._config.banks > 1 else {}
         return fields | ({"streamed": 1} if self._streamed else {})
 
-    def result(self, number: int, instructions: Sequence[dict[str, Any]], banks: tuple[int, int]) -> Schedule:
+    def result(self, instructions: Sequence[dict[str, Any]], banks: tuple[int, int]) -> Schedule:
         """The model in its places, with the program of all models."""
         return Schedule(model=self._model, config=self._config, operations=tuple(self._operations),
                         places=tuple(self._places), instructions=tuple(instructions), needs=self._memory.needs,
-                        streamed=self._streamed, banks=banks[0], bank_lines=banks[1], number=number)
+                        streamed=self._streamed, banks=banks[0], bank_lines=banks[1], number=self._number)
 
 
 def schedule_all(models: Sequence[QuantizedModel], config: Config, balance: bool = True,
@@ -198,10 +211,14 @@ def schedule_all(models: Sequence[QuantizedModel], config: Config, balance: bool
         model.check_fits(config)
     if stream and not config.stream:
         raise CapacityError(f"config {config.name!r} cannot stream weights")
+    if config.models == 1 and len(models) == 1:
+        return (schedule(models[0], config, balance, stream),)
     names = [model.name for model in models]
     if len(models) > config.models:
-        raise CapacityError(f"config {config.name!r} holds {config.models} models at most, not {len(models)}: "
-                            f"{', '.join(map(repr, names))}")
+        raise CapacityError(f"config {config.name!r} holds {config.models} models at most, not the {len(models)} "
+                            f"{', '.join(map(repr, names))}: set models to {len(models)}")
+    if len(set(names)) < len(names):
+        raise CapacityError(f"two models have the name {max(names, key=names.count)!r}; rename one")
     _check_tables(models)
     encoders = [_Encoder(model, config, balance) for model in models]
     if stream is None and config.stream:
@@ -217,8 +234,7 @@ def _place(models: Sequence[QuantizedModel], config: Config, encoders: Sequence[
     """`schedule_all`, with or without streamed weights."""
     names = [model.name for model in models]
     memory = _Memory(config=config)
-    residents = [_Resident(model, config, encoder, streamed, memory)
-                 for model, encoder in zip(models, encoders, strict=True)]
+    residents = [_Resident(models, number, encoder, streamed, memory) for number, encoder in enumerate(encoders)]
     inputs = [memory.lines(max(model.inputs for model in models)) for _ in range(2)]
     first = memory.needs["vector_depth"]
     memory.needs["vector_depth"] = start = max(resident.place_m(first, inputs) for resident in residents)
@@ -239,7 +255,7 @@ def _place(models: Sequence[QuantizedModel], config: Config, encoders: Sequence[
         if len(instructions) <= config.program_depth:
             break
     memory.check(who)
-    return tuple(resident.result(number, instructions, banks) for number, resident in enumerate(residents))
+    return tuple(resident.result(instructions, banks) for resident in residents)
 
 
 def _check_tables(models: Sequence[QuantizedModel]) -> None:
@@ -251,7 +267,7 @@ def _check_tables(models: Sequence[QuantizedModel]) -> None:
                 raise CapacityError(
                     f"models {first.name!r} and {model.name!r} have different {name} tables (ranges "
                     f"{getattr(first, f'{name}_range')} and {getattr(model, f'{name}_range')}), and a machine has one: "
-                    "quantize one with the ranges of the other")
+                    "quantize one with the tables of the other")
 
 
 def _choose(candidates: Sequence[Sequence[tuple[_Layout, _Rows]]], depth: int) -> tuple[list[_Layout], _Rows]:
@@ -292,6 +308,6 @@ def _write(residents: Sequence[_Resident], banks: tuple[int, int]) -> list[dict[
     program: list[dict[str, Any]] = [{}] * count + [{"opcode": Opcode.FRAME, "when": Take.WAIT}]
     for number, resident in enumerate(residents):
         places = resident.write(len(program), wait=count)
-        program[number] = resident.format(number, count, banks, places)
+        program[number] = resident.format(count, banks, places)
         program += resident.instructions
     return program

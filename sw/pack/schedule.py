@@ -461,14 +461,20 @@ class _Scheduler:
         """
         config = self._config
         columns = matrix.shape[-1]
-        if self._model.layers[number - 1].w_ym is None or columns < 2 * config.groups:
+        output_rows = self._projected_before(number)
+        if not output_rows or columns < 2 * config.groups:
             return 0
         wait = (PHASES + 1) * config.beats + 60
         if len(self._early(number)) > 1:
             row = max(PHASES * config.beats, config.row_pes // config.groups)
-            wait += (self._places[number - 1].output_rows - 1) * row
+            wait += (output_rows - 1) * row
         tail = math.ceil(wait / max(1.0, _mean_entries(matrix, config)))
         return min(tail * config.groups, columns // 2)
+
+    def _projected_before(self, number: int) -> int:
+        """Rows of y of the layer before in the program, or 0 if it has no projection."""
+        before = self._model.layers[number - 1]
+        return 0 if before.w_ym is None else _rows(before.outputs, self._config)
 
     def _add(self, layer: int, name: str, part: int, columns: Int64Array) -> Operation:
         encoded = self._encoder.encode(layer, name, columns)
