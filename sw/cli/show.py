@@ -16,6 +16,7 @@ from openese.rtl.config import PRESETS, PURPOSES
 from openese.sw.compile import OutputError, Summary
 from openese.sw.importers import Entry
 from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import GRU
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image
@@ -123,7 +124,7 @@ def network(model: Network) -> None:
         for direction in stage.directions:
             for layer in direction.model.layers:
                 traits = [name for name, has in (
-                    ("peepholes", layer.peephole is not None), ("projection", layer.w_ym is not None),
+                    ("GRU cells", layer.kind is GRU), ("peepholes", layer.peephole is not None), ("projection", layer.w_ym is not None),
                     ("sigmoid g", layer.g_activation == "sigmoid"),
                     ("initial state", direction.initial is not None)) if has]
                 rows.append((number, layer.name, "reverse" if direction.reverse else "forward", layer.inputs,
@@ -180,6 +181,8 @@ def quantized(model: QuantizedModel) -> None:
 def _parameters(layer: Mapping[str, Any]) -> int:
     """Numbers in a dense layer, from its sizes in a manifest."""
     cells, outputs = layer["cells"], layer["outputs"]
+    if layer.get("cell") == GRU.name:
+        return int(3 * cells * (layer["inputs"] + outputs) + 4 * cells)
     return int(4 * cells * (layer["inputs"] + outputs + 1) + layer["peephole"] * 3 * cells
                + layer["projection"] * outputs * cells)
 
