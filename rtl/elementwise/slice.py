@@ -85,8 +85,8 @@ class Slice(wiring.Component):
     peephole's. z multiplies the old h less n, to which n is added.
 
     Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `h_delay` to the y of a GRU, `c_delay` to the first beat
-    that reads the new c, `cells_delay` and `cell_write_delay` to what the host reads and writes; see `Stages`.
-    Cost: for each lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel shifter of
+    that reads the new c, `cells_delay` and `cell_write_delay` to what the host reads and writes; see `Stages`. Cost:
+    for each lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel shifter of
     ``accumulator_bits``, three choices among three or four, four memories of a value a beat (six with GRUs), and a
     multiplexer over as many; for each slice the tables of `Activation`, the cell states and the parameters.
 

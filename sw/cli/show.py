@@ -16,6 +16,7 @@ from openese.rtl.config import PRESETS, PURPOSES
 from openese.sw.compile import OutputError, Summary
 from openese.sw.importers import Entry
 from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import GRU
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image
@@ -123,7 +124,7 @@ def network(model: Network) -> None:
         for direction in stage.directions:
             for layer in direction.model.layers:
                 traits = [name for name, has in (
-                    ("peepholes", layer.peephole is not None), ("projection", layer.w_ym is not None),
+                    ("GRU cells", layer.kind is GRU), ("peepholes", layer.peephole is not None), ("projection", layer.w_ym is not None),
                     ("sigmoid g", layer.g_activation == "sigmoid"),
                     ("initial state", direction.initial is not None)) if has]
                 rows.append((number, layer.name, "reverse" if direction.reverse else "forward", layer.inputs,
@@ -180,6 +181,8 @@ def quantized(model: QuantizedModel) -> None:
 def _parameters(layer: Mapping[str, Any]) -> int:
     """Numbers in a dense layer, from its sizes in a manifest."""
     cells, outputs = layer["cells"], layer["outputs"]
+    if layer.get("cell") == GRU.name:
+        return int(3 * cells * (layer["inputs"] + outputs) + 4 * cells)
     return int(4 * cells * (layer["inputs"] + outputs + 1) + layer["peephole"] * 3 * cells
                + layer["projection"] * outputs * cells)
 
@@ -318,6 +321,25 @@ def bench(result: Mapping[str, Any]) -> None:
             _table(list(result[title][0]), ([f"{value:.3g}" if isinstance(value, float) else str(value)
                                              for value in row.values()] for row in result[title]))
     _host(result)
+
+
+def gru(result: Mapping[str, Any]) -> None:
+    """What `openese.sw.bench.gru` measured."""
+    machine, rtl, layer = result["machine"], result["rtl"], result["layer"]
+    deeper = "".join(f", {name} {depth:,}" for name, depth in machine["deeper"].items())
+    line(f"{machine['preset']} with cells {machine['cells']}{deeper}: {machine['pes']} PEs x {machine['channels']} "
+         f"channels, GRU {layer['inputs']}/{layer['cells']} at density {layer['density']:g}, "
+         f"{layer['entries_per_pe']:,} entries per PE, {layer['padding']:.1%} of them padding")
+    _table(["measured ", ""], [
+        ("cycles a step", f"{rtl['cycles_per_step']:,.1f}"),
+        ("microseconds at 200 MHz", f"{rtl['microseconds_at_200_mhz']:.1f}"),
+        ("multipliers busy on non-zeros", f"{rtl['busy']:.1%}"),
+        ("cycles of the cycle model", f"{result['model_cycles']:,}"),
+        ("a frame at rest, cycles", f"{rtl['rest_cycles']:,}"),
+        ("one voice at rest, cycles", f"{rtl['one_voice_cycles']:,}"),
+        ("words equal to the reference", f"{rtl['words']:,} of {rtl['words']:,}" if rtl["bit_exact"] else "NO"),
+        *((f"{name}, cycles", f"{row['cycles']:,}") for name, row in result["matrices"].items()),
+        *((f"{name}, PE cycles a step", f"{value:,.1f}") for name, value in rtl["counters"].items())])
 
 
 def latency(result: Mapping[str, Any]) -> None:

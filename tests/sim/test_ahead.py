@@ -12,7 +12,8 @@ from soak.schedules import random_events, random_times
 
 pytestmark = pytest.mark.sim
 
-MACHINES = (TINY, GROUPS, STREAM, GRU, TINY.replace(name="banked", banks=4, vector_depth=512, models=2, program_depth=128))
+MACHINES = (TINY, GROUPS, STREAM, GRU,
+            TINY.replace(name="banked", banks=4, vector_depth=512, models=2, program_depth=128))
 
 
 @pytest.mark.parametrize("seed", range(2))

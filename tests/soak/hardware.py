@@ -53,6 +53,8 @@ def random_config(rng):
             "accumulator_rows": power(5, 9), "row_nonzeros": power(4, 9), "program_depth": power(5, 8),
             "stream": bool(rng.random() < 0.4), "banks": int(rng.integers(1, 5) if rng.random() < 0.4 else 1),
             "models": int(rng.integers(2, 5) if rng.random() < 0.3 else 1)}
+        if rng.random() < 0.4:
+            fields |= {"cells": "lstm+gru", "cell_bits": int(rng.integers(24, 28))}
         if fields["stream"]:  # an AXI4 data width
             wide = [width for width in (8, 16, 32) if 32 <= width * pes <= 1024 and 1 <= width - fields["index_bits"]
                     and 2 <= width - fields["index_bits"] <= 18]
@@ -69,6 +71,8 @@ def random_shape(rng, config):
     """Inputs and layers, and whether with peepholes, of a random model; it may be too large."""
     layers = [int(rng.integers(1, 25)) for _ in range(int(rng.integers(1, 5)))]
     shape = [(cells, int(rng.integers(1, cells + 1))) if rng.random() < 0.5 else cells for cells in layers]
+    if config.gru:
+        shape = [("gru", cells) if rng.random() < 0.6 else other for cells, other in zip(layers, shape, strict=True)]
     return (int(rng.integers(1, 25)), *shape), bool(rng.random() < 0.6)
 
 
