@@ -169,7 +169,8 @@ class _Resident(_Scheduler):
     def format(self, models: int, banks: tuple[int, int], places: dict[str, int]) -> dict[str, Any]:
         """The model's FORMAT."""
         fields = {"opcode": Opcode.FORMAT, "count": self._model.inputs, "src_base": self._inputs[0],
-                  "dst_base": self._inputs[1], "model": self._number, "models": models, **places}
+                  "dst_base": self._inputs[1], "model": self._number, "models": models, "outputs": self._model.outputs,
+                  **places}
         fields |= {"banks": banks[0], "bank_lines": banks[1]} if self._config.banks > 1 else {}
         return fields | ({"streamed": 1} if self._streamed else {})
 

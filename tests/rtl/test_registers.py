@@ -15,7 +15,7 @@ from openese.rtl.state_access import StateAccess
 from openese.rtl.watchdog import Watchdog
 from openese.rtl.weight_stream import StreamReader
 
-CONFIGS = {"resident": TINY, "stream": TINY.replace(index_bits=4, stream=True)}
+CONFIGS = {"resident": TINY, "stream": TINY.replace(index_bits=4, stream=True), "models": TINY.replace(models=3)}
 NAMES = {address >> 2: name for name, address in ADDRESS.items()}
 WRITABLE = {register.name for register in REGISTERS if register.access is not Access.READ}
 READABLE = {register.name for register in REGISTERS if register.access is not Access.WRITE}
@@ -53,6 +53,9 @@ class Registers(Elaboratable):
             "select": Value.cast(core.state_select), "state_write": core.state_write, "state_data": core.state_data,
             **{name: getattr(watchdog, name) for name in ("works", "moves", "waits", "clear")},
             "word": loader.word, "word_valid": loader.word_valid}
+        if config.models > 1:
+            self.inputs |= {"models": core.models, "model_size": core.model_size}
+            self.outputs["model"] = core.model_select
         if reader:
             self.inputs |= {"stream_error": reader.error, "stream_error_line": reader.error_line,
                             "reader_idle": reader.idle, "r_valid": reader.bus.r.valid}
@@ -92,7 +95,7 @@ class Model:
 
     def __init__(self, config):
         self.config = config
-        self.run = self.select = self.enabled = self.pending = self.high = self.base = 0
+        self.run = self.select = self.enabled = self.pending = self.high = self.base = self.model = 0
         self.core_reset, self.load, self.usable, self.hold = 1, 0, 0, 0
         self.resets = [False] * 3
         self.taken = 0
@@ -101,12 +104,13 @@ class Model:
         self.counters, self.counted = dict.fromkeys(COUNTERS, 0), dict.fromkeys(COUNTERS, 0)
 
     def exists(self, name):
-        return name is not None and (self.config.stream or not name.startswith("STREAM"))
+        return name is not None and (self.config.stream or not name.startswith("STREAM")) and (
+            self.config.models > 1 or not name.startswith("MODEL"))
 
     def outputs(self):
         return {"core_reset": self.core_reset, "load": self.load, "run": self.run, "select": self.select,
                 "state_write": self.state_written, "word_valid": self.loads, "hold": int(self.hold > 0),
-                "irq": int(self.pending & self.enabled != 0), "base": self.base}
+                "irq": int(self.pending & self.enabled != 0), "base": self.base, "model": self.model}
 
     def watched(self, row):
         """What the watchdog is told."""
@@ -146,6 +150,7 @@ class Model:
             "STREAM_BASE_LOW": self.base & 0xFFFFFFFF, "STREAM_BASE_HIGH": self.base >> 32,
             "STALL": row["cause"],
             "STREAM_ERROR": row["stream_error"] | row["stream_error_line"] << 8,
+            "MODELS": config.models | row["models"] << 8 | self.model << 16, "MODEL_SIZE": row["model_size"],
         }[name]
 
     def advance(self, row):
@@ -183,6 +188,8 @@ class Model:
             self.select = data
         if write == "INTERRUPT_ENABLE":
             self.enabled = data & 0b11111111
+        if write == "MODELS":
+            self.model = data >> 16 & 0xFF
         if write == "STREAM_BASE_LOW":
             self.base = self.base >> 32 << 32 | data & ~0xFFF
         if write == "STREAM_BASE_HIGH":
@@ -227,6 +234,7 @@ class Bench:
         signals = list(self.seen.values())
         async for _, _, *values in ctx.tick().sample(*signals):
             self.rows.append({"stream_error": 0, "stream_error_line": 0, "reader_idle": 1, "base": 0, "r_valid": 0,
+                              "models": 1, "model_size": 0, "model": 0,
                               **dict(zip(self.seen, values, strict=True))})
 
     async def blocks(self, ctx):
