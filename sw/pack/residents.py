@@ -219,7 +219,8 @@ def schedule_all(models: Sequence[QuantizedModel], config: Config, balance: bool
         raise CapacityError(f"config {config.name!r} holds {config.models} models at most, not the {len(models)} "
                             f"{', '.join(map(repr, names))}: set models to {len(models)}")
     if len(set(names)) < len(names):
-        raise CapacityError(f"two models have the name {max(names, key=names.count)!r}; rename one")
+        raise CapacityError(f"models need different names, and two have {max(names, key=names.count)!r}: a model has "
+                            "the name of the file from which it is imported")
     _check_tables(models)
     encoders = [_Encoder(model, config, balance) for model in models]
     if stream is None and config.stream:

@@ -186,6 +186,8 @@ class _Memory:
                             "short)" for name, need in short.items())
         fitting = [preset.name for preset in PRESETS.values() if self._scaled(preset)]
         advice = f"; preset {' or '.join(fitting)} should hold it" if fitting else "; no preset holds it"
+        if fitting and self.config.models > 1:
+            advice += f" with models set to {self.config.models}"
         raise CapacityError(f"{who} not fit config {self.config.name!r}: needs {details}{advice}")
 
     def _scaled(self, preset: Config) -> bool:
