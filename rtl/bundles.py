@@ -137,8 +137,8 @@ class CellsPort(Bundle):
     -------
     cells : Out(array(slices * slice_width, signed(cell_bits))) — cell states at the row and beat of the slices'
         control.
-    cell_write : In(slices * slice_width) — lanes whose cell state is set, a cycle later, with a beat that is held
-        and not valid.
+    cell_write : In(slices * slice_width) — lanes whose cell state is set at the row and beat of the control some
+        cycles ago; see `Slice`.
     cell_data : In(signed(cell_bits)) — the value to set.
     """
 

@@ -118,6 +118,7 @@ class Controller(wiring.Component):
     frame_take : Out(1) — take it.
     frame_release : Out(1) — the frame taken before is not needed any more.
     state_written : In(1) — the host has written a y.
+    state_writing : In(1) — a c that the host has written is on its way to its memory.
     format : Out(1) — ``instruction`` has the size of a model's frame and the two buffers.
     multiply : Out(1) — start the broadcast of an operation.
     multiply_busy : In(1) — its end is not sent yet.
@@ -161,6 +162,7 @@ class Controller(wiring.Component):
             "instruction": Out(Instruction(config)),
             **FramePort(config).flip().ports("frame_"),
             "state_written": In(1),
+            "state_writing": In(1),
             "format": Out(1),
             "multiply": Out(1),
             "multiply_busy": In(1),
@@ -240,7 +242,7 @@ class Controller(wiring.Component):
                             complete |= current.turn
                         with m.If(complete & ~state.made):
                             reader.advance(m)
-                        with m.Elif(~self.assemble_busy & state.settled):
+                        with m.Elif(~self.assemble_busy & ~self.state_writing & state.settled):
                             m.d.comb += self.assemble.eq(1)
                             m.next = "CLEAR"
             with m.State("CLEAR"):
@@ -393,9 +395,9 @@ class Controller(wiring.Component):
             m.next = "BROADCAST"
 
     def _assemble(self, m, reader, state):
-        """ELEMENTWISE or PROJECT. Neither may overwrite the y that is being sent."""
+        """ELEMENTWISE or PROJECT. Neither may overwrite the y that is being sent, nor overtake a c of the host."""
         current = reader.instruction
-        with m.If(~self.assemble_busy & ~(current.sent & self.output_busy)):
+        with m.If(~self.assemble_busy & ~self.state_writing & ~(current.sent & self.output_busy)):
             m.d.comb += self.assemble.eq(1)
             with m.If(current.opcode == Opcode.ELEMENTWISE):
                 m.d.sync += [

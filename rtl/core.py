@@ -64,10 +64,15 @@ class Core(wiring.Component):
     address : In(24) — its number.
     writes : In(len(Section)) — write it, in the bit of its section.
     events : Out(counters) — increments of `openese.rtl.registers.COUNTERS` in this cycle, by name, 24 bits each.
-    state_select : In(Select) — one number of a voice's state, while ``idle``; see `StateAccess`.
-    state_write : In(1) — set it to ``state_data``.
+    state_select : In(Select) — the next number of a voice's state, while ``idle``; see `StateAccess`.
+    state_restart : In(1) — forget what is read ahead.
+    state_write : In(1) — set the next number to ``state_data``.
     state_data : In(32) — the value to set.
-    state_value : Out(signed(32)) — the number.
+    state_writing : Out(1) — a c is on its way to its memory.
+    state_wanted : In(1) — the next number is asked for.
+    state_take : In(1) — ``state_value`` is taken.
+    state_value : Out(signed(32)) — the next number.
+    state_value_valid : Out(1) — it is there.
     bursts : Out(stream(Burst)) — to `StreamReader`. Only if the machine streams weights, as the next two.
     stream_line : In(stream_bits) — a line from it.
     stream_valid : In(1) — there is one.
@@ -195,6 +200,7 @@ class Core(wiring.Component):
             assemble.go.eq(controller.assemble_go),
             controller.assemble_busy.eq(assemble.busy),
             controller.state_written.eq(blocks.state.bank.any()),
+            controller.state_writing.eq(blocks.state.writing),
         ]
 
     def _frames_out(self, m, blocks):
@@ -284,7 +290,7 @@ class Core(wiring.Component):
             assemble.state_row.eq(state.cell_row),
             assemble.state_beat.eq(state.cell_beat),
             array.cell_write.eq(state.cell_write),
-            array.cell_data.eq(state.data),
+            array.cell_data.eq(state.cell_data),
         ]
         if self._config.banks > 1:
             m.d.comb += assemble.state_bank.eq(state.cell_bank)

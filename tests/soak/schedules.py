@@ -95,14 +95,14 @@ class Voices:
         self.rest()
         state = self.reference.get_state(voice)
         names = [name for name in ("c", "y") if share == 1 or self.rng.random() < 0.6]
-        for layer, name, words in self.device._places(voice):
+        for layer, name, word, count in self.device._runs(voice):
             values = np.array(getattr(state[layer], name))
             state[layer] = state[layer]._replace(**{name: values})
             bits = self.model.config.cell_bits if name == "c" else self.model.config.activation_bits
-            for index, word in enumerate(words):
+            for index in range(count):
                 if name in names and self.rng.random() <= share:
                     values[index] = self.rng.integers(-1 << (bits - 1), 1 << (bits - 1))
-                    self.link.access([(ADDRESS["STATE_SELECT"], int(word)),
+                    self.link.access([(ADDRESS["STATE_SELECT"], word + index),
                                       (ADDRESS["STATE_DATA"], int(values[index]) & 0xFFFFFFFF)])
         self.reference.set_state(voice, state)
         self.pause()
