@@ -27,8 +27,8 @@ from openese.sw.model.state import LayerState, State
 from openese.sw.pack.image import Image
 from openese.sw.pack.image import pack as pack_image
 from openese.sw.pack.image import read as read_image
-from openese.sw.pack.residents import schedule_all
 from openese.sw.pack.schedule import schedule
+from openese.sw.pack.together import schedule_all
 from openese.sw.prune import Density, check_projections
 from openese.sw.prune import prune as prune_model
 from openese.sw.quantize.choose import quantize as quantize_model

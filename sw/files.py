@@ -24,7 +24,7 @@ from openese.sw.model.layers import ModelError
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image, pack
-from openese.sw.pack.residents import schedule_all
+from openese.sw.pack.together import schedule_all
 
 __all__ = ["WHOLE", "FileError", "check_kind", "kind", "load", "load_network", "save", "verify_image"]
 

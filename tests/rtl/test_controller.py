@@ -11,7 +11,7 @@ from models import random_quantized
 from openese.rtl.controller import Controller
 from openese.rtl.interfaces import MAX_OPERATIONS
 from openese.rtl.program import Instruction, Opcode, Source, Take, When
-from openese.sw.pack.residents import schedule_all
+from openese.sw.pack.together import schedule_all
 
 #: Holds three models.
 SEVERAL = TINY.replace(name="several", models=3, program_depth=128)

@@ -18,7 +18,7 @@ from openese.rtl.registers import ADDRESS, Interrupt
 from openese.sim.simulator import Simulator
 from openese.sw.cycles.model import READY, simulate
 from openese.sw.pack.image import pack
-from openese.sw.pack.residents import schedule_all
+from openese.sw.pack.together import schedule_all
 from openese.sw.reference.machine import Reference
 from openese.sw.run.device import Device
 from openese.sw.run.voices import Voices

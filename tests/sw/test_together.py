@@ -18,15 +18,15 @@ from openese.sw.cycles.model import READY, estimate, simulate
 from openese.sw.files import FileError, verify_image
 from openese.sw.model.network import Network
 from openese.sw.pack.image import ImageFormatError, pack, parse
-from openese.sw.pack.residents import schedule_all
 from openese.sw.pack.schedule import CapacityError, schedule
+from openese.sw.pack.together import schedule_all
 
 MODELS = TINY.replace(name="models", models=3, banks=2, program_depth=128, vector_depth=512, entry_depth=4096,
                       column_depth=512, cell_rows=64)
 SHAPES = [(5, 9), (20, (12, 8)), (7, 12, 9)]
 
 
-def residents(config, shapes=SHAPES, **options):
+def members(config, shapes=SHAPES, **options):
     return schedule_all([replace(random_quantized(seed, config, *shape), name=f"model {seed}")
                          for seed, shape in enumerate(shapes)], config, **options)
 
@@ -35,7 +35,7 @@ def residents(config, shapes=SHAPES, **options):
                                     STREAM.replace(name="streamed models", models=3, column_depth=512)],
                          ids=lambda config: config.name)
 def test_an_image_holds_all_models_as_they_are(config):
-    plans = residents(config, stream=config.stream)
+    plans = members(config, stream=config.stream)
     image = pack(plans)
     again = parse(image.words(everything=True).astype("<u4").tobytes())
     assert again.names == ("model 0", "model 1", "model 2")
@@ -52,7 +52,7 @@ def test_an_image_holds_all_models_as_they_are(config):
 
 def test_models_share_what_holds_nothing_between_two_steps():
     """Inputs, m and accumulators as the largest needs; weights, columns, cells and y of all."""
-    plans = residents(MODELS)
+    plans = members(MODELS)
     alone = [schedule(plan.model, MODELS) for plan in plans]
     needs = plans[0].needs
     for name in ("entry_depth", "column_depth", "cell_rows"):
@@ -67,7 +67,7 @@ def test_models_share_what_holds_nothing_between_two_steps():
 
 @pytest.mark.parametrize("depth, ahead", [(128, True), (64, False)])
 def test_a_short_program_has_no_products_ahead_of_a_frame(depth, ahead):
-    plans = residents(MODELS.replace(program_depth=depth), [(5, (9, 6), 7), (20, (12, 8)), (7, 12, 9)])
+    plans = members(MODELS.replace(program_depth=depth), [(5, (9, 6), 7), (20, (12, 8)), (7, 12, 9)])
     program = plans[0].instructions
     assert len(program) <= depth
     assert any(instruction.get("sent") and instruction["opcode"] is Opcode.MULTIPLY
@@ -76,20 +76,20 @@ def test_a_short_program_has_no_products_ahead_of_a_frame(depth, ahead):
 
 def test_accumulators_decide_about_the_layouts():
     """With few, the models have fewer phases, and at last none fits."""
-    rows = [residents(MODELS.replace(accumulator_rows=depth))[0].needs["accumulator_rows"] for depth in (128, 64, 32)]
+    rows = [members(MODELS.replace(accumulator_rows=depth))[0].needs["accumulator_rows"] for depth in (128, 64, 32)]
     assert rows == sorted(rows, reverse=True) and rows[-1] <= 32 < rows[0]
     with pytest.raises(CapacityError, match=r"models 'model 0', 'model 1', 'model 2' together do not fit config "
                                             r"'models': needs accumulator_rows \d+ \(has 16, \d+ short\)"):
-        residents(MODELS.replace(accumulator_rows=16))
+        members(MODELS.replace(accumulator_rows=16))
 
 
 def test_what_does_not_fit_together_is_refused():
     small = MODELS.replace(entry_depth=256)
     with pytest.raises(CapacityError, match=r"together do not fit config 'models': needs entry_depth \d+ \(has 256.*"
                                             r"; preset .* should hold it with models set to 3"):
-        residents(small)
+        members(small)
     with pytest.raises(CapacityError, match="config 'models' holds 2 models at most, not the 3 .*: set models to 3"):
-        residents(MODELS.replace(models=2))
+        members(MODELS.replace(models=2))
     model = random_quantized(1, MODELS, 5, 9)
     with pytest.raises(CapacityError, match="need different names, and two have 'integers1'"):
         schedule_all([model, model], MODELS)
@@ -97,7 +97,7 @@ def test_what_does_not_fit_together_is_refused():
     with pytest.raises(CapacityError, match="'integers1' and 'other' have different sigmoid tables .*one: quantize"):
         schedule_all([model, other], MODELS)
     with pytest.raises(CapacityError, match="config 'models' cannot stream weights"):
-        residents(MODELS, stream=True)
+        members(MODELS, stream=True)
 
 
 def test_the_first_word_of_a_header_names_the_model():
@@ -132,7 +132,7 @@ def forged(image, change):
 ])
 def test_a_wrong_manifest_is_refused(change, message):
     with pytest.raises(ImageFormatError, match=message):
-        parse(forged(pack(residents(MODELS)), change))
+        parse(forged(pack(members(MODELS)), change))
 
 
 @pytest.mark.parametrize("config, shapes", [
@@ -142,7 +142,7 @@ def test_a_wrong_manifest_is_refused(change, message):
      [(20, (32, 28), (27, 10), 18), (9, 22)])], ids=["small", "larger", "groups"])
 def test_switching_costs_no_time(config, shapes):
     """Frames of two models in turn take the time of both, to a fiftieth."""
-    plans = residents(config, shapes)
+    plans = members(config, shapes)
     own = sum(estimate(plan).cycles_per_step for plan in plans)
     begun = simulate(plans, [READY] * 16, models=[0, 1] * 8).begun
     assert begun[12] - begun[4] <= 1.02 * 4 * own
