@@ -152,8 +152,9 @@ class Instruction(data.StructLayout):
                 "banks": bits_for(config.banks),
             } if config.banks > 1 else {}),
             **({
-                # FORMAT: the model's number, and the models.
+                # FORMAT: the model's number, its columns of y that are sent, and the models.
                 "model": config.model_bits,
+                "outputs": bits_for(config.vector_depth),
                 "models": bits_for(config.models),
                 # FORMAT: where the model's program begins, and its early and late routine.
                 **{name: bits_for(config.program_depth - 1) for name in ROUTINES},

@@ -189,24 +189,31 @@ def _parameters(layer: Mapping[str, Any]) -> int:
 
 def image(held: Image, memories: bool = True) -> None:
     """The contents of an image, and, with ``memories``, the shares of the machine's memories that they take."""
-    manifest, config = held.manifest, held.config
-    line(f"{manifest['name']}: {held.bytes:,} bytes for machine {config.name} ({config.pes} PEs x "
+    config = held.config
+    layers = [layer for part in held.parts for layer in part["layers"]]
+    line(f"{', '.join(held.names)}: {held.bytes:,} bytes for machine {config.name} ({config.pes} PEs x "
          f"{config.channels} channels, fingerprint {config.fingerprint:08x}); "
-         f"dense in float32 {4 * sum(map(_parameters, manifest['layers'])):,} bytes")
-    _table(["layer ", "matrix ", "columns", "non-zeros", "per PE, least", "most", "padding"],
-           [(manifest["layers"][row["layer"]]["name"], f"{row['matrix']} part {row['part'] + 1}",
+         f"dense in float32 {4 * sum(map(_parameters, layers)):,} bytes")
+    several = len(held.parts) > 1
+    _table([*(["model "] if several else []), "layer ", "matrix ", "columns", "non-zeros", "per PE, least", "most",
+            "padding"],
+           [(*([f"{number} {part['name']}"] if several else []), part["layers"][row["layer"]]["name"],
+             f"{row['matrix']} part {row['part'] + 1}",
              row["columns"], f"{row['nonzeros']:,}", row["entries_min"], row["entries_max"],
              f"{row['padding'] / max(1, row['padding'] + row['nonzeros']):.1%}")
-            for row in manifest["operations"]])
+            for number, part in enumerate(held.parts) for row in part["operations"]])
+    if several:
+        line(f"the machine holds up to {config.models} models: openese build --for writes it; "
+             "openese run --name runs one")
     if memories:
         _table(["memory ", "taken", "of", "share"],
                [(name, f"{need:,}", f"{getattr(config, name):,}", f"{need / getattr(config, name):.0%}")
-                for name, need in manifest["needs"].items()])
+                for name, need in held.manifest["needs"].items()])
 
 
 def verified(held: Image, more: str = "") -> None:
     """That an image is sound."""
-    line(f"{held.manifest['name']}: {held.bytes:,} bytes, all CRCs match, packs into the same bytes again{more}")
+    line(f"{', '.join(held.names)}: {held.bytes:,} bytes, all CRCs match, packs into the same bytes again{more}")
 
 
 def ran(machines: Sequence[Machine], input_saturations: int) -> None:

@@ -108,7 +108,7 @@ class Schedule:
         Lines of the vector memory from a bank's y to the next bank's.
     number : int
         The number of the model, if there are several in the machine. Then ``instructions`` and ``needs`` are those of
-        all, see `openese.sw.pack.residents.schedule_all`.
+        all, see `openese.sw.pack.together.schedule_all`.
     """
 
     model: QuantizedModel
@@ -187,6 +187,8 @@ class _Memory:
                             "short)" for name, need in short.items())
         fitting = [preset.name for preset in PRESETS.values() if self._scaled(preset)]
         advice = f"; preset {' or '.join(fitting)} should hold it" if fitting else "; no preset holds it"
+        if fitting and self.config.models > 1:
+            advice += f" with models set to {self.config.models}"
         raise CapacityError(f"{who} not fit config {self.config.name!r}: needs {details}{advice}")
 
     def _scaled(self, preset: Config) -> bool:
@@ -259,7 +261,7 @@ def schedule(model: QuantizedModel, config: Config, balance: bool = True, stream
     """
     model.check_fits(config)
     if config.models > 1:
-        from openese.sw.pack.residents import schedule_all
+        from openese.sw.pack.together import schedule_all
         return schedule_all([model], config, balance, stream)[0]
     if stream and not config.stream:
         raise CapacityError(f"config {config.name!r} cannot stream weights")

@@ -154,7 +154,8 @@ def test_a_machine_by_any_option_is_the_same(folder, openese):
     """A preset with --set, a TOML file with and without a preset, and what was made for it."""
     Path("changed.toml").write_text('preset = "tiny"\nchannels = 4\n')
     tiny = {field: getattr(CONFIG, field) for field in CONFIG.__dataclass_fields__ if field not in ("name", "stream")}
-    lines = [f"{field} = {json.dumps(value)}" for field, value in {**tiny, "channels": 4, "slices": 0, "slice_width": 0}.items()]
+    lines = [f"{field} = {json.dumps(value)}"
+             for field, value in {**tiny, "channels": 4, "slices": 0, "slice_width": 0}.items()]
     Path("whole.toml").write_text("\n".join([*lines, "stream = false", 'name = "mine"']))
     openese("quantize both.npz --preset tiny --set channels=4 --calibrate x3.npy -o q")
     openese("pack q -o images")

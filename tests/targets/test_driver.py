@@ -127,7 +127,8 @@ def parts(tmp_path):
 
 
 def test_the_header_is_the_register_table(tmp_path):
-    lines = [line.split(maxsplit=2)[1:] for line in header(STREAM).splitlines() if line.startswith("#define")]
+    config = STREAM.replace(models=2)
+    lines = [line.split(maxsplit=2)[1:] for line in header(config).splitlines() if line.startswith("#define")]
     defined = {name: int(value[0].split()[0].rstrip("u"), 0) for name, *value in lines if value}
     for register in REGISTERS:
         assert defined[f"OPENESE_{register.name}"] == register.address
@@ -135,8 +136,8 @@ def test_the_header_is_the_register_table(tmp_path):
         for flag in flags:
             assert defined[f"OPENESE_{name}_{flag.name}"] == flag
     assert defined["OPENESE_CAPACITY_CHANNELS"] == 0xFF0000 and defined["OPENESE_CAPACITY_CHANNELS_SHIFT"] == 16
-    assert defined["OPENESE_CONFIG_FINGERPRINT"] == STREAM.fingerprint
-    assert "OPENESE_STREAM_ERROR" not in header(TINY)
+    assert defined["OPENESE_CONFIG_FINGERPRINT"] == config.fingerprint
+    assert "OPENESE_STREAM_ERROR" not in header(TINY) and "OPENESE_MODEL_SIZE" not in header(TINY)
 
 
 def test_the_example_of_the_documentation_compiles(tmp_path):
