@@ -124,7 +124,8 @@ def network(model: Network) -> None:
         for direction in stage.directions:
             for layer in direction.model.layers:
                 traits = [name for name, has in (
-                    ("GRU cells", layer.kind is GRU), ("peepholes", layer.peephole is not None), ("projection", layer.w_ym is not None),
+                    ("GRU cells", layer.kind is GRU),
+                    ("peepholes", layer.peephole is not None), ("projection", layer.w_ym is not None),
                     ("sigmoid g", layer.g_activation == "sigmoid"),
                     ("initial state", direction.initial is not None)) if has]
                 rows.append((number, layer.name, "reverse" if direction.reverse else "forward", layer.inputs,
