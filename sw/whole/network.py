@@ -396,7 +396,7 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     """
     config = machine_config(machine)
     if not host.parts:
-        raise HostError(f"{host.name}: no LSTM that the machine can compute: {why_no_parts(host.items)}")
+        raise HostError(f"{host.name}: no LSTM or GRU that the machine can compute: {why_no_parts(host.items)}")
     parts = host.parts
     if density is not None:
         tell("pruning")

@@ -324,7 +324,7 @@ def _recorded(taken: Taken, switch: Switch, calibrate: Any, density: Density | N
 
 def _check_parts(taken: Taken) -> None:
     if not taken.parts:
-        raise HostError(f"the network has no LSTM that a machine can compute: {why_no_parts(taken.items)}")
+        raise HostError(f"the network has no LSTM or GRU that the machine can compute: {why_no_parts(taken.items)}")
 
 
 class Argument(NamedTuple):

@@ -113,7 +113,7 @@ def test_grus_stay_if_the_machine_lacks_them():
     assert list(offloaded.networks) == ["lstm"]
     told = {item.name: (item.place, item.detail) for item in offloaded.items}
     assert told["gru"] == told["cell"] == ("host", f"PyTorch: {LACKS}")
-    with pytest.raises(ValueError, match="no LSTM that a machine can compute: GRU 'gru': PyTorch: a GRU, but config"):
+    with pytest.raises(ValueError, match="no LSTM or GRU that the machine can compute: GRU 'gru': PyTorch: a GRU, but"):
         openese.offload(nn.GRU(4, 4), "demo", calibrate=torch.randn(5, 2, 4))
 
 
