@@ -186,7 +186,8 @@ class _Memory:
         details = ", ".join(f"{name} {need} (has {getattr(self.config, name)}, {need - getattr(self.config, name)} "
                             "short)" for name, need in short.items())
         fitting = [preset.name for preset in PRESETS.values() if self._scaled(preset)]
-        advice = f"; preset {' or '.join(fitting)} should hold it" if fitting else "; no preset holds it"
+        cells = f" with cells={self.config.cells}" if self.config.gru else ""
+        advice = f"; preset {' or '.join(fitting)}{cells} should hold it" if fitting else "; no preset holds it"
         raise CapacityError(f"{who} not fit config {self.config.name!r}: needs {details}{advice}")
 
     def _scaled(self, preset: Config) -> bool:

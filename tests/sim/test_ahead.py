@@ -6,7 +6,7 @@ The campaign ``configurations`` of the soak does the same on random machines.
 
 import numpy as np
 import pytest
-from machines import GROUPS, STREAM, TINY
+from machines import GROUPS, GRU, STREAM, TINY
 from soak.hardware import random_model
 from soak.schedules import random_events, random_times
 
