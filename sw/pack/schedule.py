@@ -186,9 +186,10 @@ class _Memory:
         details = ", ".join(f"{name} {need} (has {getattr(self.config, name)}, {need - getattr(self.config, name)} "
                             "short)" for name, need in short.items())
         fitting = [preset.name for preset in PRESETS.values() if self._scaled(preset)]
-        advice = f"; preset {' or '.join(fitting)} should hold it" if fitting else "; no preset holds it"
-        if fitting and self.config.models > 1:
-            advice += f" with models set to {self.config.models}"
+        sets = [f"{name}={getattr(self.config, name)}" for name, has in (("models", self.config.models > 1),
+                                                                         ("cells", self.config.gru)) if has]
+        having = f" with {' and '.join(sets)}" if sets else ""
+        advice = f"; preset {' or '.join(fitting)}{having} should hold it" if fitting else "; no preset holds it"
         raise CapacityError(f"{who} not fit config {self.config.name!r}: needs {details}{advice}")
 
     def _scaled(self, preset: Config) -> bool:

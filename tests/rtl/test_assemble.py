@@ -286,6 +286,8 @@ def test_the_cycles_from_a_sum_to_a_column(name, join, y, m, line, spacing):
     assemble, stages = Assemble(config), Stages.of(config)
     assert (SpMV.done_delay, SpMV.delay - SpMV.latency, PEArray.join_delay(config)) == (4, 2, join)
     assert (stages.y_delay, stages.m_delay, stages.c_delay) == (y, m, 21)
+    assert (stages.h_delay, stages.r_delay) == (m + 2, 16)
     assert assemble.write_delay(Kind.PROJECTION) == 1 + PEArray.drain_delay + y + line
     assert assemble.write_delay(Kind.O) == 1 + PEArray.drain_delay + m + line
+    assert assemble.write_delay(Kind.Z) == 1 + PEArray.drain_delay + m + 2 + line
     assert assemble.spacing == spacing
