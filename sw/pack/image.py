@@ -173,7 +173,7 @@ def _unsigned(values: NDArray[Any], bits: int) -> Int64Array:
 
 
 def pack(placed: Schedule | Sequence[Schedule]) -> Image:
-    """Pack a placed model into an image, or all models of `openese.sw.pack.residents.schedule_all`."""
+    """Pack a placed model into an image, or all models of `openese.sw.pack.together.schedule_all`."""
     plans = [placed] if isinstance(placed, Schedule) else list(placed)
     plan = plans[0]
     config = plan.config

@@ -189,7 +189,7 @@ def test_a_header_alone_is_no_frame():
         await ctx.tick()
         ctx.set(dut.format, 0)
         for length in lengths:
-            for beat in beats(generator(0), TINY, (length, 3, 0, [[1, 2]] * length, 0)):
+            for beat in beats(generator(0), TINY, (length, 3, 0, [[1, 2]] * length, 0, 0)):
                 await put(ctx, dut.beats, beat)
         await ctx.tick()
 

@@ -19,8 +19,8 @@ from openese.sim.simulator import BusError, StuckError
 from openese.sw.cycles.model import READY, simulate
 from openese.sw.model.quantized import QuantizeError
 from openese.sw.pack.image import Image, ImageFormatError, parse
-from openese.sw.pack.residents import schedule_all
 from openese.sw.pack.schedule import CapacityError, Schedule
+from openese.sw.pack.together import schedule_all
 from openese.sw.reference.machine import Reference
 from openese.sw.run.device import DeviceError
 
