@@ -201,7 +201,7 @@ def test_a_header_alone_is_no_frame():
 def test_the_input_takes_two_frames_and_no_more():
     """A third frame waits until a buffer is released, not only taken."""
     dut = FrameInput(TINY)
-    frame = (2, 3, 0, [[1, 2], [3, 4]], 0)
+    frame = (2, 3, 0, [[1, 2], [3, 4]], 0, 0)
     watch, seen = trace(dut.beats.valid & dut.beats.ready)
 
     async def source(ctx):
@@ -246,8 +246,8 @@ def test_frames_of_any_length_anywhere(count):
         ctx.set(dut.format, 1)
         await ctx.tick()
         ctx.set(dut.format, 0)
-        for frame in ((count - 1, 3, 0, columns[1:], 0), (count, 3, 0, columns, 0),
-                      (count + 1, 3, 0, [*columns, [0, 0]], 0), (count, 3, 0, columns, 0)):
+        for frame in ((count - 1, 3, 0, columns[1:], 0, 0), (count, 3, 0, columns, 0, 0),
+                      (count + 1, 3, 0, [*columns, [0, 0]], 0, 0), (count, 3, 0, columns, 0, 0)):
             for beat in beats(generator(0), TINY, frame):
                 await put(ctx, dut.beats, beat)
         assert ctx.get(dut.ready)
@@ -483,7 +483,7 @@ def test_the_guard_knows_when_a_frame_is_under_way():
 def test_the_rest_of_a_frame_is_dropped_after_a_reset():
     """A core that comes out of reset midway drops up to the frame's last beat, before any format is known."""
     dut = FrameInput(TINY)
-    frame = (2, 3, 0, [[1, 2], [3, 4]], 0)
+    frame = (2, 3, 0, [[1, 2], [3, 4]], 0, 0)
     watch, seen = trace(dut.complete)
 
     async def bench(ctx):
