@@ -99,9 +99,9 @@ class Assemble(wiring.Component):
     is free for the next row as soon as it is picked. Each channel is picked as early as all lines of it allow, and then
     waits for the others.
 
-    Latency: `turn_delay` cycle from ``go`` to the first ``drain``; `write_delay` from the first cycle of a row's last
-    phase to its first line. Two rows are at least `spacing` cycles apart. Cost: a multiplexer over all columns of a
-    row; a shift register for each bit of a line that is picked early.
+    Latency: `turn_delay` cycle from ``go`` to the first ``drain``; `control_delay` from ``state_row`` to ``control``;
+    `write_delay` from the first cycle of a row's last phase to its first line. Two rows are at least `spacing` cycles
+    apart. Cost: a multiplexer over all columns of a row; a shift register for each bit of a line that is picked early.
 
     Members
     -------
@@ -127,6 +127,7 @@ class Assemble(wiring.Component):
     """
 
     turn_delay = 1
+    control_delay = 1 + PEArray.drain_delay - PEArray.input_delay
 
     def __init__(self, config):
         self._config = config
@@ -352,7 +353,7 @@ class Assemble(wiring.Component):
 
     def _control(self, m, beat, settings):
         """The beat follows its drain through the array to the slices."""
-        ahead = PEArray.drain_delay - PEArray.input_delay
+        ahead = self.control_delay - 1
         beats = [beat] + [Signal(Beat(self._config), name=f"beat_after{k}") for k in range(ahead)]
         drains = [self.drain] + [Signal(name=f"drain_after{k}") for k in range(ahead)]
         for values in (beats, drains):

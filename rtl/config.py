@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset", "machine_config", "bits_for"]
+__all__ = ["BANK_SHIFT", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset", "machine_config",
+           "bits_for"]
 
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
-LATER_FIELDS = ("banks",)
+LATER_FIELDS = ("banks", "models")
+
+#: Place of the bank's number in the first word of a frame's header, and of the model's.
+BANK_SHIFT, MODEL_SHIFT = 2, 8
 
 #: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
 _WIDEST_BEAT = 1024
@@ -77,6 +81,8 @@ class Config:
         Instructions of the step program.
     stream : bool
         Can read the weights from memory in every step, for models of which ``entry_depth`` is only a buffer.
+    models : int
+        Models that an image may hold. They share the memories, and each has the states of its own voices.
 
     Raises
     ------
@@ -105,6 +111,7 @@ class Config:
     program_depth: int = 64
     stream: bool = False
     banks: int = 1
+    models: int = 1
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -126,7 +133,7 @@ class Config:
                   # Assemble writes a column of every group at once, out of one a PE row.
                   "groups": (1, min(8, max(1, self.row_pes))), "vector_depth": (2 * self.groups, 65536),
                   "entry_depth": (16, 1 << 20), "column_depth": (16, 65536), "cell_rows": (2, 4096),
-                  "accumulator_rows": (16, 4096), "channels": (1, 64), "banks": (1, 64),
+                  "accumulator_rows": (16, 4096), "channels": (1, 64), "banks": (1, 64), "models": (1, 16),
                   "slices": (1, self.row_pes),
                   "slice_width": (1, max(1, self.row_pes // self.slices) * self.channels)}
         for field, (low, high) in ranges.items():
@@ -137,11 +144,20 @@ class Config:
             raise ValueError(f"Config weight_bits + index_bits must be at most 32, "
                              f"not {self.weight_bits + self.index_bits}")
 
+        if self.models > 1:
+            self._check_models()
         if self.stream and (not _power_of_two(self.stream_bits) or not 32 <= self.stream_bits <= 1024):
             raise ValueError(f"Config stream needs pes x (weight_bits + index_bits) to be an AXI4 data width: a power "
                              f"of two between 32 and 1024, not {self.stream_bits}")
         if self.stream and self.entry_depth < 128:
             raise ValueError(f"Config stream needs an entry_depth of at least 128, not {self.entry_depth}")
+
+    def _check_models(self) -> None:
+        # The words of a header are signed numbers.
+        if MODEL_SHIFT + self.model_bits >= self.activation_bits:
+            raise ValueError(f"Config models of {self.models} takes activation_bits of at least "
+                             f"{MODEL_SHIFT + self.model_bits + 1}, not {self.activation_bits}: the first word of a "
+                             "frame's header names the model")
 
     def _check_types(self) -> None:
         for name, value in vars(self).items():
@@ -301,6 +317,11 @@ class Config:
     def bank_bits(self) -> int:
         """Width of a bank's number; 0 if there is one bank."""
         return (self.banks - 1).bit_length()
+
+    @property
+    def model_bits(self) -> int:
+        """Width of a model's number; 0 if there is one model."""
+        return (self.models - 1).bit_length()
 
     @property
     def line_bits(self) -> int:

@@ -56,15 +56,20 @@ class Core(wiring.Component):
     frame_midway : In(1) — on leaving reset: a frame is under way; drop its rest.
     frame_short : Out(1) — a frame was dropped because it was too short.
     frame_long : Out(1) — a frame was dropped because it was too long.
-    frame_bank : Out(1) — a frame was dropped because the model does not have its bank.
+    frame_bank : Out(1) — a frame was dropped because its bank or model is not there.
     line : In(Lines.width) — a line from the loader.
     address : In(24) — its number.
     writes : In(len(Section)) — write it, in the bit of its section.
     events : Out(counters) — increments of `openese.rtl.registers.COUNTERS` in this cycle, by name, 24 bits each.
-    state_select : In(Select) — one number of a voice's state, while ``idle``; see `StateAccess`.
-    state_write : In(1) — set it to ``state_data``.
+    state_select : In(Select) — the next number of a voice's state, while ``idle``; see `StateAccess`.
+    state_restart : In(1) — forget what is read ahead.
+    state_write : In(1) — set the next number to ``state_data``.
     state_data : In(32) — the value to set.
-    state_value : Out(signed(32)) — the number.
+    state_writing : Out(1) — a c is on its way to its memory.
+    state_wanted : In(1) — the next number is asked for.
+    state_take : In(1) — ``state_value`` is taken.
+    state_value : Out(signed(32)) — the next number.
+    state_value_valid : Out(1) — it is there.
     bursts : Out(stream(Burst)) — to `StreamReader`. Only if the machine streams weights, as the next two.
     stream_line : In(stream_bits) — a line from it.
     stream_valid : In(1) — there is one.
@@ -150,6 +155,9 @@ class Core(wiring.Component):
         ]
         if self._config.banks > 1:
             m.d.comb += frame_input.banks.eq(controller.instruction.banks)
+        if self._config.models > 1:
+            m.d.comb += [frame_input.index.eq(controller.instruction.model),
+                         frame_input.models.eq(controller.instruction.models)]
         FramePort(self._config).connect(m, frame_input, controller, "", "frame_")
 
     def _operations(self, m, blocks):
@@ -161,7 +169,7 @@ class Core(wiring.Component):
             broadcast.count.eq(instruction.count),
             broadcast.order_base.eq(instruction.order_base),
             broadcast.src_base.eq(controller.src_base),
-            broadcast.follow.eq(instruction.follow),
+            broadcast.follow.eq(controller.follow if self._config.models > 1 else instruction.follow),
             broadcast.clear.eq(controller.clear),
             broadcast.operation.eq(controller.operation),
             broadcast.full.eq(array.full),
@@ -185,6 +193,7 @@ class Core(wiring.Component):
             assemble.go.eq(controller.assemble_go),
             controller.assemble_busy.eq(assemble.busy),
             controller.state_written.eq(blocks.state.bank.any()),
+            controller.state_writing.eq(blocks.state.writing),
         ]
 
     def _frames_out(self, m, blocks):
@@ -205,6 +214,8 @@ class Core(wiring.Component):
         ]
         if self._config.banks > 1:
             m.d.comb += frame_output.bank.eq(controller.output_bank)
+        if self._config.models > 1:
+            m.d.comb += frame_output.model.eq(controller.output_model)
 
     def _vectors(self, m, blocks):
         """Columns: out of the vector memory to the array and to FrameOutput; from Assemble and FrameInput into it."""
@@ -234,6 +245,7 @@ class Core(wiring.Component):
         m.d.comb += [
             fetch.run.eq(self.run),
             fetch.frame_complete.eq(blocks.frame_input.complete),
+            *([fetch.frame_model.eq(blocks.frame_input.complete_model)] if self._config.models > 1 else []),
             fetch.arrived.eq(self.stream_valid),
             fetch.released.eq(array.released),
             fetch.program.eq(controller.program),
@@ -258,7 +270,7 @@ class Core(wiring.Component):
             assemble.state_row.eq(state.cell_row),
             assemble.state_beat.eq(state.cell_beat),
             array.cell_write.eq(state.cell_write),
-            array.cell_data.eq(state.data),
+            array.cell_data.eq(state.cell_data),
         ]
         if self._config.banks > 1:
             m.d.comb += assemble.state_bank.eq(state.cell_bank)

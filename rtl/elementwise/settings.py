@@ -145,6 +145,16 @@ class Stages(NamedTuple):
         return self.product + 2
 
     @property
+    def cells_delay(self):
+        """Cycles from a beat to the cell states at its row being read."""
+        return self.read + 3
+
+    @property
+    def cell_write_delay(self):
+        """Cycles from a beat to the host's write of a cell state at its row."""
+        return self.cell
+
+    @property
     def c_delay(self):
         """Least cycles from a beat to a beat that reads the c it writes."""
         return self.cell + 1 - self.read

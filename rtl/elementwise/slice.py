@@ -64,10 +64,11 @@ class Slice(wiring.Component):
     another row may come. Small memories keep the values that one gate leaves for the next (g, then i . g; tanh c). Such
     a value can be read two cycles later. Phases of a gate come one after the other, without other beats between them.
 
-    Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `c_delay` to the first beat that reads the new c; see
-    `Stages`. Cost: for each lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel
-    shifter of ``accumulator_bits``, three choices among three or four, four memories of a value a beat, and a
-    multiplexer over as many; for each slice the tables of `Activation`, the cell states and the parameters.
+    Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `c_delay` to the first beat that reads the new c,
+    `cells_delay` and `cell_write_delay` to what the host reads and writes; see `Stages`. Cost: for each lane of
+    ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel shifter of ``accumulator_bits``,
+    three choices among three or four, four memories of a value a beat, and a multiplexer over as many; for each slice
+    the tables of `Activation`, the cell states and the parameters.
 
     Members
     -------
@@ -77,8 +78,10 @@ class Slice(wiring.Component):
     settings : In(Settings) — number formats and voices. They are constant while beats are in the pipeline.
     columns : Out(lanes * activation_bits) — m or y of the row, complete one cycle after the last beat's delay.
     saturated : Out(bits_for(slice_width)) — lanes whose cell state or output was clamped, for one cycle.
-    cells : Out(array(slice_width, signed(cell_bits))) — cell states at the row and beat of ``beat``.
-    cell_write : In(slice_width) — lanes whose cell state is set, a cycle later, with a beat that is held and not valid.
+    cells : Out(array(slice_width, signed(cell_bits))) — cell states at the row and beat of ``beat``, `cells_delay`
+        cycles later.
+    cell_write : In(slice_width) — lanes whose cell state is set at the row and beat of ``beat``, `cell_write_delay`
+        cycles ago, which was not valid.
     cell_data : In(signed(cell_bits)) — the value to set.
     parameters : In(parameter_line) — line of the parameter memory: (bias, peephole) pairs, gate by gate.
     parameters_valid : In(1) — write the line.

@@ -438,7 +438,8 @@ class AssembleModel:
 
 
 class FrameInputModel:
-    """FrameInput, behind a queue. Frames are offered from given cycles on, a beat a cycle.
+    """FrameInput, behind a queue. Frames are offered from given cycles on, a beat a cycle. ``beats`` are those of each
+    frame, without its header.
 
     Attributes
     ----------
@@ -446,7 +447,7 @@ class FrameInputModel:
         By frame that has begun: the cycle from which on it was offered.
     """
 
-    def __init__(self, offered: Iterator[int], beats: int) -> None:
+    def __init__(self, offered: Iterator[int], beats: Iterator[int]) -> None:
         self._frames = offered
         self._beats = beats
         self._next = next(offered, None)
@@ -483,7 +484,7 @@ class FrameInputModel:
         if self._next is not None and self._next + Fifo.delay <= cycle and self._occupied < 2:
             self.offered.append(self._next)
             self._next = next(self._frames, None)
-            self._left = self._beats
+            self._left = next(self._beats)
         return False
 
 

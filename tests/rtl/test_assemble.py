@@ -18,7 +18,6 @@ from openese.rtl.elementwise import Beat, Slice, Stages
 from openese.rtl.interfaces import LineWrite
 from openese.rtl.program import Opcode
 from openese.rtl.spmv import SpMV
-from openese.rtl.state_access import StateAccess
 
 CONFIGS = {
     "tiny": TINY,
@@ -247,20 +246,23 @@ def test_a_clear_drains_every_accumulator_once(go):
     assert sum(values[2] for values in bench.seen) == config.accumulator_rows
 
 
-def test_slices_read_the_state_that_the_host_points_at():
-    """While nothing is under way; within the time that the registers give it, and without work for the slices."""
+def test_slices_follow_the_state_that_the_host_points_at():
+    """While nothing is under way; a row in every cycle, and without work for the slices."""
     config = CONFIGS["one slice"]
     dut = Assemble(config)
+    places = [(row, place) for row in (*(1 << bit for bit in range(config.cell_rows.bit_length() - 1)),
+                                       config.cell_rows - 1, 0) for place in range(config.beats)]
 
     async def bench(ctx):
         await until(ctx, ~dut.busy)
-        for row in (*(1 << bit for bit in range(config.cell_rows.bit_length() - 1)), config.cell_rows - 1, 0):
-            for place in range(config.beats):
-                ctx.set(dut.state_row, row)
-                ctx.set(dut.state_beat, place)
-                await cycles(ctx, StateAccess.wait // 2)
+        for cycle in range(len(places) + dut.control_delay):
+            if cycle < len(places):
+                ctx.set(dut.state_row, places[cycle][0])
+                ctx.set(dut.state_beat, places[cycle][1])
+            if cycle >= dut.control_delay:
                 beat = ctx.get(dut.control.beat)
-                assert (beat.row, beat.beat, beat.valid) == (row, place, 0)
+                assert (beat.row, beat.beat, beat.valid) == (*places[cycle - dut.control_delay], 0)
+            await ctx.tick()
 
     simulate(dut, bench, limit=2000)
 

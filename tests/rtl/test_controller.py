@@ -169,6 +169,8 @@ class Bench:
             # A write begins while the machine is idle, and takes effect two cycles later.
             written = idle[0] and rng.random() < 0.1
             ctx.set(dut.state_written, written)
+            writing = rng.random() < 0.1
+            ctx.set(dut.state_writing, writing)
             ctx.set(dut.frame_ready, ready)
             if ctx.get(dut.waiting_frame):
                 assert not (ready and runs) and not ctx.get(dut.frame_take)
@@ -215,6 +217,7 @@ class Bench:
                 output = self.time() + 1
             if ctx.get(dut.assemble):
                 assert assemble == 0
+                assert not writing, "a c of the host would be late"
                 clearing = clears
                 assert not clears or self.sent == self.done, "sums would be cleared under way"
                 assert not (output and ctx.get(dut.instruction.sent)), "y would change while it is sent"

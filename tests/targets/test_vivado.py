@@ -153,10 +153,8 @@ def test_the_exceptions_are_true(folders):
     settings, state, tables = named(run(folders / "ooc" / "openese.xdc", folders), "set_multicycle_path")[::2]
     # From the start of an instruction to the first beat at a slice: the start itself, `go`, the turn, the array.
     assert int(settings.words[0]) <= 1 + Assemble.turn_delay + PEArray.drain_delay
-    # From a selection on the way of a beat, which ends with a slice's first register, its memory and a register for
-    # each of at most five stages before its sums; then the register in question, and the one that the bus reads.
-    beat = 1 + PEArray.drain_delay + 1 + 1 + 5
-    assert beat + int(state.words[0]) + 1 <= StateAccess.wait
+    # What is read, and its place, stand for so long.
+    assert int(state.words[0]) <= StateAccess.period
     # The number of a line stays from the line before it on.
     assert int(tables.words[0]) <= Lines(TINY).words[Section.TABLES]
 
