@@ -404,6 +404,39 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
         sent += valid
 
 
+@pytest.mark.parametrize("last", ["header", "read", "written"])
+def test_a_queue_that_nobody_takes_from_fills_up(last):
+    """But for the place that is kept; whether its last beat is a header, a line read, or a line that is written."""
+    dut = FrameOutput(TINY)
+    count = 2 if last == "header" else 9
+    level = 0
+
+    async def start(ctx):
+        ctx.set(dut.read_grant, 1)
+        ctx.set(dut.count, count)
+        ctx.set(dut.complete, last != "written")
+        ctx.set(dut.lines_done, FrameGuard.depth - 3)  # with the header, all but one of those that fit
+        for _ in range(3 if last == "header" else 1):
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            await cycles(ctx, 20)
+        assert level == FrameGuard.depth - 1 - (last == "written")
+        ctx.set(dut.write_valid, last == "written")
+        await ctx.tick()
+        ctx.set(dut.write_valid, 0)
+        await cycles(ctx, 5)
+        assert level == FrameGuard.depth - 1
+
+    async def queue(ctx):
+        nonlocal level
+        async for _, _, valid in ctx.tick().sample(dut.beat_valid):
+            level += valid
+            ctx.set(dut.level, level)
+
+    simulate(dut, start, limit=100, background=[queue])
+
+
 @seeds(3)
 @pytest.mark.parametrize("chance", [0.0, 0.6], ids=["no stalls", "stalls"])
 @pytest.mark.parametrize("longest", [1, 6])
