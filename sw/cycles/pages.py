@@ -1,5 +1,5 @@
-# SPDX-License-Identifier: Apache-2.0
 # amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
 """The cycles in which a host reads or writes the state of a voice."""
 
 from openese.rtl.state_access import StateAccess

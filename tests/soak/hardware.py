@@ -94,15 +94,14 @@ def random_models(rng, config):
     for refused in range(20):
         stream = bool(rng.random() < 0.7) if config.stream else None
         junk = bool(rng.random() < 0.5)
-        made, models = [], []
-        for number in range(int(rng.integers(1, config.models + 1))):
-            made.append((*random_shape(rng, config), 2 * int(rng.integers(1 << 29)) + (not junk)))
-            shape, peephole, seed = made[-1]
-            model = random_quantized(seed, config, *shape, peephole=peephole, junk_tables=junk)
-            models.append(replace(model, name=f"model {number}", sigmoid_table=(models or [model])[0].sigmoid_table,
-                                  tanh_table=(models or [model])[0].tanh_table))
+        made = [(*random_shape(rng, config), 2 * int(rng.integers(1 << 29)) + (not junk))
+                for _ in range(int(rng.integers(1, config.models + 1)))]
         try:
-            plans = schedule_all(models, config, stream=stream)
+            models = [random_quantized(seed, config, *shape, peephole=peephole, junk_tables=junk)
+                      for shape, peephole, seed in made]
+            plans = schedule_all([replace(model, name=f"model {number}", sigmoid_table=models[0].sigmoid_table,
+                                          tanh_table=models[0].tanh_table) for number, model in enumerate(models)],
+                                 config, stream=stream)
         except (CapacityError, QuantizeError):
             continue
         shape, peephole, seed = made[0]
