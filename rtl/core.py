@@ -3,7 +3,7 @@
 
 from typing import NamedTuple
 
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -58,6 +58,9 @@ class Core(wiring.Component):
     frame_short : Out(1) — a frame was dropped because it was too short.
     frame_long : Out(1) — a frame was dropped because it was too long.
     frame_bank : Out(1) — a frame was dropped because its bank or model is not there.
+    models : Out(bits_for(models)) — models of the image. Only if the machine holds several, as the next two.
+    model_select : In(8) — the model that ``model_size`` is of.
+    model_size : Out(32) — columns of its frames, and in the upper half of its answers; 0 if there is no such model.
     line : In(Lines.width) — a line from the loader.
     address : In(24) — its number.
     writes : In(len(Section)) — write it, in the bit of its section.
@@ -98,6 +101,8 @@ class Core(wiring.Component):
             "frame_short": Out(1),
             "frame_long": Out(1),
             "frame_bank": Out(1),
+            **({"models": Out(bits_for(config.models)), "model_select": In(8), "model_size": Out(32)}
+               if config.models > 1 else {}),
             **LoadPort(config).flip().ports(),
             "events": Out(wiring.Signature(events)),
             **StatePort().flip().ports("state_"),
@@ -121,6 +126,8 @@ class Core(wiring.Component):
         self._state(m, blocks)
         if config.stream:
             self._stream(m, blocks)
+        if config.models > 1:
+            self._sizes(m, blocks.controller)
         self._count(m, blocks)
         m.d.comb += [
             self.frame_short.eq(blocks.frame_input.short),
@@ -262,6 +269,19 @@ class Core(wiring.Component):
                 array.weights.data.eq(self.stream_line),
                 array.weights_valid.eq(self.stream_valid),
             ]
+
+    def _sizes(self, m, controller):
+        """Keep the sizes of the models for the host."""
+        instruction = controller.instruction
+        sizes = [Signal(32, name=f"size{k}") for k in range(self._config.models)]
+        with m.If(controller.format):
+            m.d.sync += [
+                Array(sizes)[instruction.model].eq(Cat(instruction.count, Const(0, 16 - len(instruction.count)),
+                                                       instruction.outputs)),
+                self.models.eq(instruction.models),
+            ]
+        m.d.comb += self.model_size.eq(Mux(self.model_select < self._config.models,
+                                           Array(sizes)[self.model_select[:self._config.model_bits]], 0))
 
     def _state(self, m, blocks):
         """The host's access to c and y."""

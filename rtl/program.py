@@ -137,6 +137,8 @@ class Instruction(data.StructLayout):
             "peephole_select": 3,
             "cell_select": 3,
             "g_sigmoid": 1,
+            # ELEMENTWISE: the cells are those of a GRU.
+            **({"gru": 1} if config.gru else {}),
             # ELEMENTWISE and PROJECT: what is written is y, which a voice that is not active keeps.
             "masked": 1,
             # ELEMENTWISE and PROJECT: it is the y that OUTPUT sends, and stays while it is being sent. MULTIPLY:
@@ -151,8 +153,9 @@ class Instruction(data.StructLayout):
                 "banks": bits_for(config.banks),
             } if config.banks > 1 else {}),
             **({
-                # FORMAT: the model's number, and the models.
+                # FORMAT: the model's number, its columns of y that are sent, and the models.
                 "model": config.model_bits,
+                "outputs": bits_for(config.vector_depth),
                 "models": bits_for(config.models),
                 # FORMAT: where the model's program begins, and its early and late routine.
                 **{name: bits_for(config.program_depth - 1) for name in ROUTINES},

@@ -15,7 +15,7 @@ from openese.rtl.watchdog import Stall, Watchdog
 from openese.rtl.weight_stream import PAGE
 
 __all__ = ["Access", "Field", "Register", "REGISTERS", "COUNTERS", "Control", "ControlRegisters", "Status", "Interrupt",
-           "ADDRESS", "markdown"]
+           "ADDRESS", "markdown", "registers"]
 
 
 class Access(enum.Enum):
@@ -110,7 +110,7 @@ _INTERRUPTS = _flags(Interrupt, [
     "a frame was sent", "an image was loaded", "an image was refused", "a frame was dropped since TLAST came early",
     "a frame was dropped since TLAST came late", "a weight could not be read",
     "nothing has moved for long though work is under way, see STALL",
-    "a frame was dropped since it names a bank that the model does not have"])
+    "a frame was dropped since it names a bank or a model that is not there"])
 
 _FIXED = [
     Register("ID", 0x000, Access.READ, "`0x4553454F`: OESE"),
@@ -119,6 +119,12 @@ _FIXED = [
     Register("CAPACITY", 0x00C, Access.READ, "", (
         Field("PES", 0, 16, "PEs"), Field("CHANNELS", 16, 8, "channels"), Field("GROUPS", 24, 8, "column groups"))),
     Register("BANKS", 0x010, Access.READ, "banks of voices"),
+    Register("MODELS", 0x014, Access.READ_WRITE, "if the machine may hold several models", (
+        Field("MOST", 0, 8, "models that an image may hold; cannot be written"),
+        Field("LOADED", 8, 8, "models of the image, soon after RUN is set; 0: not yet; cannot be written"),
+        Field("SELECT", 16, 8, "the model that MODEL_SIZE is of"))),
+    Register("MODEL_SIZE", 0x018, Access.READ, "of the selected model; 0: there is none", (
+        Field("INPUTS", 0, 16, "columns of its frames"), Field("OUTPUTS", 16, 16, "columns of its answers"))),
     Register("CONTROL", 0x020, Access.READ_WRITE, "", _flags(Control, [
         "compute frames", "abandon everything but the image and the cell states; reads as 0",
         "abandon the image too and expect a new one; reads as 0"])),
@@ -165,6 +171,12 @@ ADDRESS = {register.name: register.address for register in REGISTERS}
 _RESET = 4
 
 
+def registers(config: Config) -> list[Register]:
+    """The registers of a machine of ``config``."""
+    absent = (*(() if config.stream else ("STREAM",)), *(() if config.models > 1 else ("MODEL",)))
+    return [register for register in REGISTERS if not register.name.startswith(absent)]
+
+
 def markdown() -> str:
     """The table of the documentation."""
     lines = ["| address | name | access | meaning |", "|---|---|---|---|"]
@@ -200,7 +212,8 @@ class ControlRegisters:
         The way out of the core's frames.
     watchdog : Watchdog
     reader : StreamReader or None
-        None if the machine cannot stream weights. It then has no STREAM register.
+        None if the machine cannot stream weights. It then has no STREAM register. A machine that holds one model has no
+        MODEL register.
     """
 
     def __init__(self, config: Config, bus: Any, core: Any, loader: Any, guard: Any, watchdog: Any,
@@ -208,8 +221,7 @@ class ControlRegisters:
         self._config = config
         self._bus, self._core, self._loader, self._reader = bus, core, loader, reader
         self._guard, self._watchdog = guard, watchdog
-        self._writable = [register.name for register in REGISTERS if register.access is not Access.READ
-                          and (reader or not register.name.startswith("STREAM"))]
+        self._writable = [register.name for register in registers(config) if register.access is not Access.READ]
 
     def elaborate(self, m: Module, core_reset: Signal, load: Signal, irq: Signal) -> None:
         """Add the registers to ``m``.
@@ -269,6 +281,7 @@ class ControlRegisters:
             "STATE_DATA": core.state_value,
             "STALL": watchdog.cause,
             **(self._stream(m, writes) if self._reader else {}),
+            **(self._models(m, writes["MODELS"]) if self._config.models > 1 else {}),
         })
 
     def _decode(self, m: Module, usable: Signal) -> dict[str, Signal]:
@@ -353,6 +366,16 @@ class ControlRegisters:
                                   guard.o.valid & ~guard.o.ready, guard.midway & ~core.frames.valid)),
             watchdog.clear.eq(clear),
         ]
+
+    def _models(self, m: Module, write: Signal) -> dict[str, ValueLike]:
+        """The MODEL registers: the models of the image, and the sizes of one."""
+        core = self._core
+        select = Signal(8)
+        with m.If(write):
+            m.d.sync += select.eq(self._bus.write_data[16:])
+        m.d.comb += core.model_select.eq(select)
+        return {"MODELS": Cat(Const(self._config.models, 8), core.models, Const(0, 8 - len(core.models)), select),
+                "MODEL_SIZE": core.model_size}
 
     def _stream(self, m: Module, writes: dict[str, Signal]) -> dict[str, ValueLike]:
         """The STREAM registers: the memory's base address, and the first read that failed."""

@@ -27,8 +27,8 @@ from openese.sw.model.state import LayerState, State
 from openese.sw.pack.image import Image
 from openese.sw.pack.image import pack as pack_image
 from openese.sw.pack.image import read as read_image
-from openese.sw.pack.residents import schedule_all
 from openese.sw.pack.schedule import schedule
+from openese.sw.pack.together import schedule_all
 from openese.sw.prune import Density, check_projections
 from openese.sw.prune import prune as prune_model
 from openese.sw.quantize.choose import quantize as quantize_model
@@ -401,7 +401,7 @@ def pack_together(networks: Sequence[QuantizedNetwork], machine: str | Config | 
         if len(network.models) > 1:
             raise files.FileError(f"network {network.network.name!r} has {len(network.models)} directions; an image of "
                                   "several models holds networks of one")
-    _check_machines([network.config for network in networks])
+    _check_machines([network.config for network in networks], "the networks of one image")
     config = networks[0].config if machine is None else machine_config(machine)
     if machine is None and config.models < len(networks):
         config = config.replace(models=len(networks))
@@ -504,18 +504,18 @@ def _network(network: Network | Model) -> Network:
     return network
 
 
-def _check_machines(configs: Sequence[Config]) -> None:
+def _check_machines(configs: Sequence[Config], what: str) -> None:
     """Raises `FileError` unless all are for one machine."""
     machines = {config.fingerprint: f"{config.name} ({config.fingerprint:08x})" for config in configs}
     if len(machines) > 1:
-        raise files.FileError(f"parts of one image or network are for several machines: {', '.join(machines.values())}")
+        raise files.FileError(f"{what} are for several machines: {', '.join(machines.values())}")
 
 
 def _check_parts(configs: Sequence[Config], sizes: Sequence[tuple[int, int]], network: Network | None) -> None:
     """Raises `FileError` unless parts are for one machine, and one for each direction of the network, of its size."""
     if not sizes:
         raise files.FileError("a network has one part for each direction, not none")
-    _check_machines(configs)
+    _check_machines(configs, "the parts of a network")
     wanted = sizes[:1] if network is None else [(d.model.inputs, d.model.outputs) for d in network.directions]
     if len(wanted) != len(sizes):
         raise files.FileError(f"the network has {len(wanted)} directions, but the number of parts is {len(sizes)}")

@@ -24,7 +24,7 @@ from openese.sw.model.layers import ModelError
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image, pack
-from openese.sw.pack.residents import schedule_all
+from openese.sw.pack.together import schedule_all
 
 __all__ = ["WHOLE", "FileError", "check_kind", "kind", "load", "load_network", "save", "verify_image"]
 
@@ -167,9 +167,9 @@ def _first(packed: Image, image: Image) -> str:
                 "the order of its sections")
 
 
-def verify_image(image: Image, wanted: QuantizedModel | None = None) -> None:
+def verify_image(image: Image, wanted: Sequence[QuantizedModel] = ()) -> None:
     """Check that an image decodes to models that pack into the same bytes again, manifest and streamed weights
-    included, and that the model for which it stands is ``wanted``.
+    included, and, if there are ``wanted`` models, that it holds these, in their order.
 
     Raises
     ------
@@ -179,13 +179,16 @@ def verify_image(image: Image, wanted: QuantizedModel | None = None) -> None:
         If it cannot be decoded.
     """
     models = image.models()
-    model = models[image.which]
     again = pack(schedule_all(models, image.config, stream=Section.STREAM in image.sections))
     if not np.array_equal(again.words(everything=True), image.words(everything=True)):
         raise FileError(f"image {', '.join(map(repr, image.names))} decodes, but packs into other bytes, first in "
                         f"{_first(again, image)}: another packer made it")
-    if wanted is None:
-        return
+    for model, other in zip(models, wanted, strict=False):
+        _check_same(model, other)
+
+
+def _check_same(model: QuantizedModel, wanted: QuantizedModel) -> None:
+    """Raises `FileError` unless a model of an image is ``wanted``."""
     if len(wanted.layers) != len(model.layers):
         raise FileError(f"image {model.name!r} has {len(model.layers)} layers, "
                         f"the quantized model {len(wanted.layers)}")

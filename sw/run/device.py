@@ -86,7 +86,7 @@ class Device:
     def __init__(self, link: Link, image: Image) -> None:
         self._link = link
         #: The devices of the models in the machine that are in use.
-        self._resident = {image.which: self}
+        self._models = {image.which: self}
         self._hold_model(image)
         self._identify()
         self._place_stream()
@@ -113,12 +113,12 @@ class Device:
             There is no such model. The message lists those that there are.
         """
         image = self._image.select(model)
-        if image.which not in self._resident:
+        if image.which not in self._models:
             other = object.__new__(Device)
-            other._link, other._resident = self._link, self._resident
+            other._link, other._models = self._link, self._models
             other._hold_model(image)
-            self._resident[image.which] = other
-        return self._resident[image.which]
+            self._models[image.which] = other
+        return self._models[image.which]
 
     def _identify(self) -> None:
         actual = {name: self._link.read(ADDRESS[name]) for name in ("ID", "VERSION", "FINGERPRINT")}
@@ -156,7 +156,7 @@ class Device:
                 raise DeviceError("the machine waits for more of the image: it is truncated")
             where = f" in section {word >> 8}" if error >= ImageError.SECTION else ""
             raise DeviceError(f"the machine refused the image: wrong {error.name.lower().replace('_', ' ')}{where}")
-        for device in self._resident.values():
+        for device in self._models.values():
             device._forget()
         self._rest(abandon_after=self._image.config.accumulator_rows)
         link.write(ADDRESS["CONTROL"], Control.RUN)
@@ -187,7 +187,7 @@ class Device:
         # The machine still takes and computes a frame that was already offered; its answer is dropped.
         self._rest(abandon_after=0)
         self._link.abandon()
-        for device in self._resident.values():
+        for device in self._models.values():
             device._forget()
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None,

@@ -283,8 +283,8 @@ def writes(h, config):
 
 DRAINS = ("no row is drained before the operations that fill it are complete; in an instruction, each row of each "
           "phase and gate is drained once, and no other")
-WRITES = ("an instruction writes its lines in order, each once, counts them, and tells them a cycle ahead; it ends when "
-          "all are written, and it ends: once its sums are complete, less is left to do in every cycle")
+WRITES = ("an instruction writes its lines in order, each once, counts them, and tells them a cycle ahead; it ends "
+          "when all are written, and it ends: once its sums are complete, less is left to do in every cycle")
 
 
 @proof("Assemble", DRAINS, machine(LINES), inductive=True)

@@ -14,7 +14,7 @@ from openese.rtl.registers import ADDRESS, COUNTERS, REGISTERS, Access, Control,
 from openese.rtl.watchdog import Watchdog
 from openese.rtl.weight_stream import StreamReader
 
-CONFIGS = {"resident": TINY, "stream": TINY.replace(index_bits=4, stream=True)}
+CONFIGS = {"resident": TINY, "stream": TINY.replace(index_bits=4, stream=True), "models": TINY.replace(models=3)}
 NAMES = {address >> 2: name for name, address in ADDRESS.items()}
 WRITABLE = {register.name for register in REGISTERS if register.access is not Access.READ}
 READABLE = {register.name for register in REGISTERS if register.access is not Access.WRITE}
@@ -55,6 +55,9 @@ class Registers(Elaboratable):
             "restart": core.state_restart, "wanted": core.state_wanted, "take": core.state_take,
             **{name: getattr(watchdog, name) for name in ("works", "moves", "waits", "clear")},
             "word": loader.word, "word_valid": loader.word_valid}
+        if config.models > 1:
+            self.inputs |= {"models": core.models, "model_size": core.model_size}
+            self.outputs["model"] = core.model_select
         if reader:
             self.inputs |= {"stream_error": reader.error, "stream_error_line": reader.error_line,
                             "reader_idle": reader.idle, "r_valid": reader.bus.r.valid}
@@ -94,7 +97,7 @@ class Model:
 
     def __init__(self, config):
         self.config = config
-        self.run = self.select = self.enabled = self.pending = self.high = self.base = 0
+        self.run = self.select = self.enabled = self.pending = self.high = self.base = self.model = 0
         self.core_reset, self.load, self.usable = 1, 0, 0
         self.resets = [False] * 3
         self.taken = 0
@@ -103,14 +106,15 @@ class Model:
         self.counters, self.counted = dict.fromkeys(COUNTERS, 0), dict.fromkeys(COUNTERS, 0)
 
     def exists(self, name):
-        return name is not None and (self.config.stream or not name.startswith("STREAM"))
+        return name is not None and (self.config.stream or not name.startswith("STREAM")) and (
+            self.config.models > 1 or not name.startswith("MODEL"))
 
     def outputs(self):
         return {"core_reset": self.core_reset, "load": self.load, "run": self.run, "select": self.select,
                 "state_write": self.state_written, "word_valid": self.loads,
                 "restart": int(self.selected or not self.usable),
                 "wanted": int(self.asked and self.usable),
-                "irq": int(self.pending & self.enabled != 0), "base": self.base}
+                "irq": int(self.pending & self.enabled != 0), "base": self.base, "model": self.model}
 
     def watched(self, row):
         """What the watchdog is told."""
@@ -158,6 +162,7 @@ class Model:
             "STREAM_BASE_LOW": self.base & 0xFFFFFFFF, "STREAM_BASE_HIGH": self.base >> 32,
             "STALL": row["cause"],
             "STREAM_ERROR": row["stream_error"] | row["stream_error_line"] << 8,
+            "MODELS": config.models | row["models"] << 8 | self.model << 16, "MODEL_SIZE": row["model_size"],
         }[name]
 
     def advance(self, row):
@@ -196,6 +201,8 @@ class Model:
         self.asked = int(row["read_asked"] and of_state["read_wait"])
         if write == "INTERRUPT_ENABLE":
             self.enabled = data & 0b11111111
+        if write == "MODELS":
+            self.model = data >> 16 & 0xFF
         if write == "STREAM_BASE_LOW":
             self.base = self.base >> 32 << 32 | data & ~0xFFF
         if write == "STREAM_BASE_HIGH":
@@ -238,6 +245,7 @@ class Bench:
         signals = list(self.seen.values())
         async for _, _, *values in ctx.tick().sample(*signals):
             self.rows.append({"stream_error": 0, "stream_error_line": 0, "reader_idle": 1, "base": 0, "r_valid": 0,
+                              "models": 1, "model_size": 0, "model": 0,
                               **dict(zip(self.seen, values, strict=True))})
 
     async def blocks(self, ctx):

@@ -51,7 +51,7 @@ class _Rows:
         return 2 * self.bank + self.earlier + self.outputs
 
 
-class _Resident(_Scheduler):
+class _Member(_Scheduler):
     """Places one of several ``models``."""
 
     def __init__(self, models: Sequence[QuantizedModel], number: int, encoder: _Encoder, streamed: bool,
@@ -169,7 +169,8 @@ class _Resident(_Scheduler):
     def format(self, models: int, banks: tuple[int, int], places: dict[str, int]) -> dict[str, Any]:
         """The model's FORMAT."""
         fields = {"opcode": Opcode.FORMAT, "count": self._model.inputs, "src_base": self._inputs[0],
-                  "dst_base": self._inputs[1], "model": self._number, "models": models, **places}
+                  "dst_base": self._inputs[1], "model": self._number, "models": models, "outputs": self._model.outputs,
+                  **places}
         fields |= {"banks": banks[0], "bank_lines": banks[1]} if self._config.banks > 1 else {}
         return fields | ({"streamed": 1} if self._streamed else {})
 
@@ -218,7 +219,8 @@ def schedule_all(models: Sequence[QuantizedModel], config: Config, balance: bool
         raise CapacityError(f"config {config.name!r} holds {config.models} models at most, not the {len(models)} "
                             f"{', '.join(map(repr, names))}: set models to {len(models)}")
     if len(set(names)) < len(names):
-        raise CapacityError(f"two models have the name {max(names, key=names.count)!r}; rename one")
+        raise CapacityError(f"models need different names, and two have {max(names, key=names.count)!r}: a model has "
+                            "the name of the file from which it is imported")
     _check_tables(models)
     encoders = [_Encoder(model, config, balance) for model in models]
     if stream is None and config.stream:
@@ -234,28 +236,28 @@ def _place(models: Sequence[QuantizedModel], config: Config, encoders: Sequence[
     """`schedule_all`, with or without streamed weights."""
     names = [model.name for model in models]
     memory = _Memory(config=config)
-    residents = [_Resident(models, number, encoder, streamed, memory) for number, encoder in enumerate(encoders)]
+    members = [_Member(models, number, encoder, streamed, memory) for number, encoder in enumerate(encoders)]
     inputs = [memory.lines(max(model.inputs for model in models)) for _ in range(2)]
     first = memory.needs["vector_depth"]
-    memory.needs["vector_depth"] = start = max(resident.place_m(first, inputs) for resident in residents)
+    memory.needs["vector_depth"] = start = max(member.place_m(first, inputs) for member in members)
     line = 0
-    for resident in residents:
-        line = resident.place_rest(line)
+    for member in members:
+        line = member.place_rest(line)
     banks = memory.place_banks(memory.needs["vector_depth"] - start)
     who = f"models {', '.join(map(repr, names))} together do" if len(models) > 1 else f"model {names[0]!r} does"
-    candidates = [resident.layouts() for resident in residents]
+    candidates = [member.layouts() for member in members]
     for ahead in (True, False):
         chosen, shared = _choose([[one for one in of if ahead or not one[0].ahead] for of in candidates],
                                  config.accumulator_rows)
         memory.needs["accumulator_rows"] = shared.total
-        for resident, layout in zip(residents, chosen, strict=True):
-            resident.take_rows(layout, shared)
-        instructions = _write(residents, banks)
+        for member, layout in zip(members, chosen, strict=True):
+            member.take_rows(layout, shared)
+        instructions = _write(members, banks)
         memory.needs["program_depth"] = len(instructions)
         if len(instructions) <= config.program_depth:
             break
     memory.check(who)
-    return tuple(resident.result(instructions, banks) for resident in residents)
+    return tuple(member.result(instructions, banks) for member in members)
 
 
 def _check_tables(models: Sequence[QuantizedModel]) -> None:
@@ -302,12 +304,12 @@ def _shared(rows: Iterable[_Rows]) -> _Rows:
                  outputs=max(one.outputs for one in of))
 
 
-def _write(residents: Sequence[_Resident], banks: tuple[int, int]) -> list[dict[str, Any]]:
+def _write(members: Sequence[_Member], banks: tuple[int, int]) -> list[dict[str, Any]]:
     """The program of all models."""
-    count = len(residents)
+    count = len(members)
     program: list[dict[str, Any]] = [{}] * count + [{"opcode": Opcode.FRAME, "when": Take.WAIT}]
-    for number, resident in enumerate(residents):
-        places = resident.write(len(program), wait=count)
-        program[number] = resident.format(count, banks, places)
-        program += resident.instructions
+    for number, member in enumerate(members):
+        places = member.write(len(program), wait=count)
+        program[number] = member.format(count, banks, places)
+        program += member.instructions
     return program
