@@ -31,7 +31,7 @@ from openese.sw.whole import keras_layers  # noqa: E402
 from openese.sw.whole.engine import Engine, Recorder, float_runners  # noqa: E402
 from openese.sw.whole.host import HostError  # noqa: E402
 from openese.sw.whole.keras_host import KerasHost  # noqa: E402
-from openese.sw.whole.network import CompiledWhole, compile_host, compile_parts, open_host  # noqa: E402
+from openese.sw.whole.network import CompiledWhole, compile_host, open_host, pack_parts, quantize_parts  # noqa: E402
 from openese.sw.whole.offload import offload  # noqa: E402
 
 SEED = 5
@@ -474,7 +474,7 @@ def test_random_networks(tmp_path):
         counts["equal"] += 1
         counts["parts"] += len(machine.parts)
         if machine.parts:
-            compiled = compile_parts(machine.engine, machine_config("demo"))
+            compiled = pack_parts(quantize_parts(machine.engine, machine_config("demo")))
             images = {name: part.images[0] for name, part in compiled.items()}
             runners = {name: [MachineRunner(Reference(image.model(), image.config.channels))]
                        for name, image in images.items()}
