@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from openese.rtl.config import PRESETS, Config, preset
     from openese.rtl.targets import build
     from openese.sim.simulator import Simulator
-    from openese.sw.compile import CompiledNetwork, QuantizedNetwork, Summary, pack, prune, quantize
+    from openese.sw.compile import CompiledNetwork, QuantizedNetwork, Summary, pack, pack_together, prune, quantize
     from openese.sw.importers import load
     from openese.sw.model.layers import Dense, Layer, Model
     from openese.sw.model.network import Network
@@ -64,15 +64,15 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS", "CompiledNetwork", "CompiledWhole", "Config", "Dense", "Device", "Image", "LSTMP", "Layer", "Model",
     "Network", "Offloaded", "Pruner", "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink", "Simulator",
-    "Summary", "Voices", "build", "compile", "distill", "load", "offload", "pack", "preset", "prune", "quantize",
-    "scan",
+    "Summary", "Voices", "build", "compile", "distill", "load", "offload", "pack", "pack_together", "preset", "prune",
+    "quantize", "scan",
 ]
 
 _MODULES = {
     "rtl.config": ("PRESETS", "Config", "preset"),
     "rtl.targets": ("build",),
     "sim.simulator": ("Simulator",),
-    "sw.compile": ("CompiledNetwork", "QuantizedNetwork", "Summary", "pack", "prune", "quantize"),
+    "sw.compile": ("CompiledNetwork", "QuantizedNetwork", "Summary", "pack", "pack_together", "prune", "quantize"),
     "sw.importers": ("load",),
     "sw.model.layers": ("Dense", "Layer", "Model"),
     "sw.model.network": ("Network",),

@@ -94,9 +94,9 @@ def measured(plan: Schedule) -> list[dict[str, Any]]:
         if memory is not None:
             link.place(np.zeros(0, np.uint8), **memory)
         measurement = _Measurement(plan, image, link, frames, expected)
-        began, cycles = time.perf_counter(), link.cycles
         together, exact = measurement.at_rest(config.channels)
         alone, exact_alone = measurement.at_rest(1)
+        began, cycles = time.perf_counter(), link.cycles
         (before, exact_before), (after, exact_after) = measurement.run(_WARM), measurement.run(_WARM + _MEASURED)
         speed = (link.cycles - cycles) / (time.perf_counter() - began)
         counters = {name: (after[name] - before[name]) / _MEASURED for name in before}
