@@ -188,7 +188,7 @@ class _Memory:
         advice = f"; preset {' or '.join(fitting)} should hold it" if fitting else "; no preset holds it"
         if fitting and self.config.models > 1:
             advice += f" with models set to {self.config.models}"
-        raise CapacityError(f"{who} not fit config {self.config.name!r}: needs {details}{advice}")
+        raise CapacityError(f"{who} does not fit config {self.config.name!r}: needs {details}{advice}")
 
     def _scaled(self, preset: Config) -> bool:
         """Whether the model fits a preset, estimated from the numbers of PEs."""
@@ -331,7 +331,7 @@ class _Scheduler:
             memory.needs["program_depth"] = len(self._instructions)
             if memory.needs["program_depth"] <= config.program_depth:
                 break
-        memory.check(f"model {model.name!r} does")
+        memory.check(f"model {model.name!r}")
         return Schedule(model=model, config=config, operations=tuple(self._operations),
                         places=tuple(self._places), instructions=tuple(self._instructions), needs=memory.needs,
                         streamed=self._streamed, banks=self._banks, bank_lines=self._bank_lines)
