@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["BANK_SHIFT", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset", "machine_config",
-           "bits_for"]
+__all__ = ["BANK_SHIFT", "CELLS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset",
+           "machine_config", "bits_for"]
 
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
-LATER_FIELDS = ("banks", "models")
+LATER_FIELDS = ("banks", "models", "cells")
 
 #: Place of the bank's number in the first word of a frame's header, and of the model's.
 BANK_SHIFT, MODEL_SHIFT = 2, 8
+
+#: Kinds of cells that a machine may have.
+CELLS = ("lstm", "lstm+gru")
 
 #: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
 _WIDEST_BEAT = 1024
@@ -83,6 +86,8 @@ class Config:
         Can read the weights from memory in every step, for models of which ``entry_depth`` is only a buffer.
     models : int
         Models that an image may hold. They share the memories, and each has the states of its own voices.
+    cells : str
+        Kinds of cells: ``"lstm"`` or ``"lstm+gru"``. A machine with GRUs has a ``cell_bits`` of at least 24.
 
     Raises
     ------
@@ -112,6 +117,7 @@ class Config:
     stream: bool = False
     banks: int = 1
     models: int = 1
+    cells: str = "lstm"
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -140,6 +146,11 @@ class Config:
             value = getattr(self, field)
             if not low <= value <= high:
                 raise ValueError(f"Config {field} must be between {low} and {high}, not {value}")
+        if self.cells not in CELLS:
+            raise ValueError(f"Config cells must be {' or '.join(CELLS)}, not {self.cells!r}")
+        if self.gru and self.cell_bits < self.sum_bits:
+            raise ValueError(f"Config cell_bits must be at least {self.sum_bits} with cells {self.cells!r}, "
+                             f"not {self.cell_bits}")
         if self.weight_bits + self.index_bits > 32:
             raise ValueError(f"Config weight_bits + index_bits must be at most 32, "
                              f"not {self.weight_bits + self.index_bits}")
@@ -161,8 +172,9 @@ class Config:
 
     def _check_types(self) -> None:
         for name, value in vars(self).items():
-            wanted = "text" if name == "name" else "true or false" if name == "stream" else "a whole number"
-            if not isinstance(value, str if name == "name" else int) or (wanted == "a whole number" and
+            text = name in ("name", "cells")
+            wanted = "text" if text else "true or false" if name == "stream" else "a whole number"
+            if not isinstance(value, str if text else int) or (wanted == "a whole number" and
                                                                          isinstance(value, bool)):
                 raise ValueError(f"Config {name} must be {wanted}, not {value!r}")
 
@@ -213,6 +225,11 @@ class Config:
         while columns > 1 and columns * self.channels * self.activation_bits > _WIDEST_BEAT:
             columns //= 2
         return columns
+
+    @property
+    def gru(self) -> bool:
+        """Whether the machine has GRU cells beside those of an LSTM."""
+        return self.cells == "lstm+gru"
 
     # -- widths --------------------------------------------------------------------------------
 
@@ -292,6 +309,11 @@ class Config:
     def cell_fraction_max(self) -> int:
         """Most fraction bits of the cell state; a layer takes 0 to 7 off."""
         return self.cell_bits - 4
+
+    @property
+    def hidden_fraction(self) -> int:
+        """Fraction bits of h, the state of a GRU."""
+        return self.gate_fraction + 3
 
     @property
     def cell_argument_left(self) -> int:

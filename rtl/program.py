@@ -136,6 +136,8 @@ class Instruction(data.StructLayout):
             "peephole_select": 3,
             "cell_select": 3,
             "g_sigmoid": 1,
+            # ELEMENTWISE: the cells are those of a GRU.
+            **({"gru": 1} if config.gru else {}),
             # ELEMENTWISE and PROJECT: what is written is y, which a voice that is not active keeps.
             "masked": 1,
             # ELEMENTWISE and PROJECT: it is the y that OUTPUT sends, and stays while it is being sent. MULTIPLY:

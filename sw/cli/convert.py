@@ -203,7 +203,8 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
     host = None
     if select is None:
         host = open_host(file, trust, lambda: [call for path in calibrate[:1]
-                                               for call in first_calls(arrays.read(path), whole.parse_carry(carry))])
+                                               for call in first_calls(arrays.read(path), whole.parse_carry(carry))],
+                         config)
     if host is not None:
         if ignore:
             raise click.UsageError("--ignore goes with a file without a graph; a whole network leaves nothing out")

@@ -22,7 +22,8 @@ from openese.output import replacing, replacing_folder
 from openese.rtl.config import Config
 from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, Lines, Section
 from openese.sw.model.arrays import Int64Array, IntArray
-from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, QuantizeError, weight_type
+from openese.sw.model.layers import CELLS, GRU, LSTM
+from openese.sw.model.quantized import GRU_PLACES, QuantizedLayer, QuantizedModel, QuantizeError, weight_type
 from openese.sw.pack.encode import EncodedMatrix, EncodeError, decode
 from openese.sw.pack.manifest import FIELDS, LAYER_FORMATS, ManifestError, check_manifest, read_config, read_json
 from openese.sw.pack.schedule import Schedule, instruction_words
@@ -172,7 +173,7 @@ def _unsigned(values: NDArray[Any], bits: int) -> Int64Array:
 
 
 def pack(placed: Schedule | Sequence[Schedule]) -> Image:
-    """Pack a placed model into an image, or all models of `openese.sw.pack.residents.schedule_all`."""
+    """Pack a placed model into an image, or all models of `openese.sw.pack.together.schedule_all`."""
     plans = [placed] if isinstance(placed, Schedule) else list(placed)
     plan = plans[0]
     config = plan.config
@@ -206,7 +207,7 @@ def _parameters(plans: Sequence[Schedule]) -> Int64Array:
     for layer, place in placed:
         bias = np.zeros((4, place.rows * config.row_pes), np.int64)
         peephole = np.zeros_like(bias)
-        bias[:, :layer.cells] = layer.bias
+        bias[:, :layer.cells] = layer.by_accumulator("bias")
         if layer.peephole is not None:
             peephole[[0, 1, 3], :layer.cells] = layer.peephole
         pair = _unsigned(bias, config.argument_bits)
@@ -242,6 +243,8 @@ def _part(plan: Schedule) -> dict[str, Any]:
                  "peephole": layer.peephole is not None, "projection": layer.w_ym is not None}
         if layer.x_exponents:
             fields["x_exponents"] = layer.x_exponents
+        if layer.kind is not LSTM:
+            fields["cell"] = layer.cell
         layers.append(fields | sizes | {"cell_base": place.cells, "m_line": place.m_line, "y_line": place.y_line})
     operations = [{
         "layer": operation.layer, "matrix": operation.matrix, "part": operation.part,
@@ -393,9 +396,17 @@ class _Unpacker:
         if fields["projection"]:
             shapes["w_ym"] = (fields["outputs"], cells)
         matrices = {name: self._matrix(number, name, shape) for name, shape in shapes.items()}
+        kind, bias_rn = CELLS[fields.get("cell", LSTM.name)], None
+        if kind is GRU:
+            bias, bias_rn = bias[:3], bias[3]
+            for name, matrix in matrices.items():
+                places = GRU_PLACES[name[-1]]
+                if np.delete(matrix, places, axis=0).any():
+                    raise EncodeError(f"layer {number} {name}: a GRU has weights in the sums of the other matrix")
+                matrices[name] = matrix[places]
         return QuantizedLayer(bias=bias, peephole=peephole if fields["peephole"] else None,
                               w_x=matrices["w_x"], w_r=matrices["w_r"], w_ym=matrices.get("w_ym"),
-                              x_exponents=tuple(fields.get("x_exponents", ())),
+                              x_exponents=tuple(fields.get("x_exponents", ())), cell=kind.name, bias_rn=bias_rn,
                               **{name: fields[name] for name in LAYER_FORMATS})
 
     def _matrix(self, layer: int, name: str, shape: tuple[int, ...]) -> IntArray:

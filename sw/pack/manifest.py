@@ -12,6 +12,7 @@ from typing import Any
 
 from openese.rtl.config import LATER_FIELDS, Config
 from openese.rtl.loader import Section
+from openese.sw.model.layers import GRU
 
 __all__ = ["FIELDS", "LAYER_FORMATS", "ManifestError", "check_manifest", "dense_limit", "read_config", "read_json"]
 
@@ -150,7 +151,10 @@ def _check_model(where: str, part: Mapping[str, Any], config: Config) -> None:
 def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, config: Config) -> None:
     sizes, places = ("inputs", "cells", "outputs"), ("cell_base", "m_line", "y_line")
     scaled = {"x_exponents"} if before is None and isinstance(layer, dict) and "x_exponents" in layer else set()
-    _object(where, layer, {*LAYER_FORMATS, *sizes, *places, "peephole", "projection", *scaled})
+    cell = {"cell"} if config.gru and isinstance(layer, dict) and "cell" in layer else set()
+    _object(where, layer, {*LAYER_FORMATS, *sizes, *places, "peephole", "projection", *scaled, *cell})
+    if cell:
+        _check_gru(where, layer)
     _text(f"{where}.name", layer["name"])
     if layer["g_activation"] not in ("tanh", "sigmoid"):
         raise ManifestError(f"{where}.g_activation must be tanh or sigmoid, not {layer['g_activation']!r}")
@@ -163,7 +167,7 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
         raise ManifestError(f"{where}.w_ym_fraction must be null without projection, not {layer['w_ym_fraction']!r}")
     for name, low, high in (("w_x_fraction", -_FRACTION, _FRACTION), ("w_r_fraction", -_FRACTION, _FRACTION),
                             ("align_x", 0, (1 << config.align_bits) - 1), ("align_r", 0, (1 << config.align_bits) - 1)):
-        if len(_list(f"{where}.{name}", layer[name])) != 4:
+        if len(_list(f"{where}.{name}", layer[name])) != (len(GRU.gates) if cell else 4):
             raise ManifestError(f"{where}.{name} must have one number for each gate, not {len(layer[name])}")
         for gate, value in enumerate(layer[name]):
             _whole(f"{where}.{name}[{gate}]", value, low, high)
@@ -187,6 +191,15 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
     _whole(f"{where}.cell_base", layer["cell_base"], 0, config.cell_rows - -(-layer["cells"] // config.row_pes))
     for name, columns in (("m_line", layer["cells"]), ("y_line", layer["outputs"])):
         _whole(f"{where}.{name}", layer[name], 0, (config.vector_depth - columns) // config.groups)
+
+
+def _check_gru(where: str, layer: Mapping[str, Any]) -> None:
+    if layer["cell"] != GRU.name:
+        raise ManifestError(f"{where}.cell must be {GRU.name} where it is given, not {_shown(layer['cell'])}")
+    for name, only in (("peephole", False), ("projection", False), ("cell_select", 0), ("peephole_select", 0),
+                       ("g_activation", "tanh")):
+        if layer[name] != only:
+            raise ManifestError(f"{where}.{name} must be {json.dumps(only)} of a GRU, not {_shown(layer[name])}")
 
 
 def _check_banks(manifest: Mapping[str, Any], layers: list[Any], config: Config) -> None:

@@ -29,6 +29,7 @@ from openese.rtl.program import Instruction, Opcode, Source, Take, When
 from openese.rtl.spmv import SpMV
 from openese.rtl.weight_stream import LINE_BITS
 from openese.sw.model.arrays import Int64Array
+from openese.sw.model.layers import GRU
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.encode import EncodedMatrix, encode, entries, order_window
 from openese.sw.pack.level import level
@@ -185,9 +186,10 @@ class _Memory:
         details = ", ".join(f"{name} {need} (has {getattr(self.config, name)}, {need - getattr(self.config, name)} "
                             "short)" for name, need in short.items())
         fitting = [preset.name for preset in PRESETS.values() if self._scaled(preset)]
-        advice = f"; preset {' or '.join(fitting)} should hold it" if fitting else "; no preset holds it"
-        if fitting and self.config.models > 1:
-            advice += f" with models set to {self.config.models}"
+        sets = [f"{name}={getattr(self.config, name)}" for name, has in (("models", self.config.models > 1),
+                                                                         ("cells", self.config.gru)) if has]
+        having = f" with {' and '.join(sets)}" if sets else ""
+        advice = f"; preset {' or '.join(fitting)}{having} should hold it" if fitting else "; no preset holds it"
         raise CapacityError(f"{who} does not fit config {self.config.name!r}: needs {details}{advice}")
 
     def _scaled(self, preset: Config) -> bool:
@@ -288,7 +290,7 @@ class _Encoder:
         """Encode consecutive columns of a matrix."""
         first, end = int(columns[0]), int(columns[-1]) + 1
         if (layer, name, first, end) not in self._encoded:
-            matrix = getattr(self._model.layers[layer], name)[..., first:end]
+            matrix = self._model.layers[layer].by_accumulator(name)[..., first:end]
             self._encoded[layer, name, first, end] = encode(matrix, self._config, self._balance)
         return self._encoded[layer, name, first, end]
 
@@ -416,7 +418,9 @@ class _Scheduler:
                 early = [operation for operation, _ in self._early_operations(following)]
                 late = [operation for operation, _, _ in self._late_operations(following)]
                 lines = self._config.row_pes // self._config.groups
-                elementwise = place.rows * max((4 * gates + 1) * self._config.beats, lines)
+                # tanh c has no sums; a GRU has no tanh of its state.
+                operations = 4 * gates + (self._model.layers[number].kind is not GRU)
+                elementwise = place.rows * max(operations * self._config.beats, lines)
                 if projection:
                     last = min(1.0, window / max(1, len(projection[0].encoded.order))) * time(projection, outputs)
                     beside = time(early, gates) + time(projection, outputs)
@@ -434,7 +438,7 @@ class _Scheduler:
         layer = self._model.layers[number]
         early = self._early(number)
         stored = {}
-        matrices = {"w_x": layer.w_x, "w_r": layer.w_r}
+        matrices: dict[str, NDArray[Any]] = {"w_x": layer.w_x, "w_r": layer.w_r}
         if layer.w_ym is not None:
             matrices["w_ym"] = layer.w_ym
         for name, matrix in matrices.items():
@@ -520,13 +524,14 @@ class _Scheduler:
             fields = {"gated": 1, **self._gate_fields(operation.layer)}
             if operation.matrix == "w_r":
                 fields |= {"source": Source.COMPUTED if ahead else Source.RECURRENT, "sent": int(ahead),
-                           "src_base": place.y_line + offset, "align": layer.align_r}
+                           "src_base": place.y_line + offset, "align": layer.by_accumulator("align_r")}
             elif operation.layer:
                 below = self._places[operation.layer - 1]
-                fields |= {"source": Source.COMPUTED, "src_base": below.y_line + offset, "align": layer.align_x}
+                fields |= {"source": Source.COMPUTED, "src_base": below.y_line + offset,
+                           "align": layer.by_accumulator("align_x")}
             else:
                 fields |= {"source": Source.INPUT, "src_base": self._inputs[0] + offset,
-                           "dst_base": self._inputs[1] + offset, "align": layer.align_x}
+                           "dst_base": self._inputs[1] + offset, "align": layer.by_accumulator("align_x")}
         if operation.matrix != "w_ym" and (operation.matrix == "w_r" or operation.layer):
             fields |= self._banked
         self._emit(Opcode.MULTIPLY, when=when, follow=int(follow), release=int(release),
@@ -652,7 +657,7 @@ class _Scheduler:
                    cell_select=layer.cell_select, g_sigmoid=int(layer.g_activation == "sigmoid"),
                    masked=int(layer.w_ym is None),
                    sent=int(layer.w_ym is None and number == len(self._model.layers) - 1),
-                   **(self._banked if layer.w_ym is None else {}))
+                   **({"gru": 1} if layer.kind is GRU else {}), **(self._banked if layer.w_ym is None else {}))
 
 
 def instruction_words(plan: Schedule) -> NDArray[np.uint32]:

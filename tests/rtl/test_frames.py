@@ -189,7 +189,7 @@ def test_a_header_alone_is_no_frame():
         await ctx.tick()
         ctx.set(dut.format, 0)
         for length in lengths:
-            for beat in beats(generator(0), TINY, (length, 3, 0, [[1, 2]] * length, 0)):
+            for beat in beats(generator(0), TINY, (length, 3, 0, [[1, 2]] * length, 0, 0)):
                 await put(ctx, dut.beats, beat)
         await ctx.tick()
 
@@ -201,7 +201,7 @@ def test_a_header_alone_is_no_frame():
 def test_the_input_takes_two_frames_and_no_more():
     """A third frame waits until a buffer is released, not only taken."""
     dut = FrameInput(TINY)
-    frame = (2, 3, 0, [[1, 2], [3, 4]], 0)
+    frame = (2, 3, 0, [[1, 2], [3, 4]], 0, 0)
     watch, seen = trace(dut.beats.valid & dut.beats.ready)
 
     async def source(ctx):
@@ -246,8 +246,8 @@ def test_frames_of_any_length_anywhere(count):
         ctx.set(dut.format, 1)
         await ctx.tick()
         ctx.set(dut.format, 0)
-        for frame in ((count - 1, 3, 0, columns[1:], 0), (count, 3, 0, columns, 0),
-                      (count + 1, 3, 0, [*columns, [0, 0]], 0), (count, 3, 0, columns, 0)):
+        for frame in ((count - 1, 3, 0, columns[1:], 0, 0), (count, 3, 0, columns, 0, 0),
+                      (count + 1, 3, 0, [*columns, [0, 0]], 0, 0), (count, 3, 0, columns, 0, 0)):
             for beat in beats(generator(0), TINY, frame):
                 await put(ctx, dut.beats, beat)
         assert ctx.get(dut.ready)
@@ -404,6 +404,39 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
         sent += valid
 
 
+@pytest.mark.parametrize("last", ["header", "read", "written"])
+def test_a_queue_that_nobody_takes_from_fills_up(last):
+    """But for the place that is kept; whether its last beat is a header, a line read, or a line that is written."""
+    dut = FrameOutput(TINY)
+    count = 2 if last == "header" else 9
+    level = 0
+
+    async def start(ctx):
+        ctx.set(dut.read_grant, 1)
+        ctx.set(dut.count, count)
+        ctx.set(dut.complete, last != "written")
+        ctx.set(dut.lines_done, FrameGuard.depth - 3)  # with the header, all but one of those that fit
+        for _ in range(3 if last == "header" else 1):
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            await cycles(ctx, 20)
+        assert level == FrameGuard.depth - 1 - (last == "written")
+        ctx.set(dut.write_valid, last == "written")
+        await ctx.tick()
+        ctx.set(dut.write_valid, 0)
+        await cycles(ctx, 5)
+        assert level == FrameGuard.depth - 1
+
+    async def queue(ctx):
+        nonlocal level
+        async for _, _, valid in ctx.tick().sample(dut.beat_valid):
+            level += valid
+            ctx.set(dut.level, level)
+
+    simulate(dut, start, limit=100, background=[queue])
+
+
 @seeds(3)
 @pytest.mark.parametrize("chance", [0.0, 0.6], ids=["no stalls", "stalls"])
 @pytest.mark.parametrize("longest", [1, 6])
@@ -483,7 +516,7 @@ def test_the_guard_knows_when_a_frame_is_under_way():
 def test_the_rest_of_a_frame_is_dropped_after_a_reset():
     """A core that comes out of reset midway drops up to the frame's last beat, before any format is known."""
     dut = FrameInput(TINY)
-    frame = (2, 3, 0, [[1, 2], [3, 4]], 0)
+    frame = (2, 3, 0, [[1, 2], [3, 4]], 0, 0)
     watch, seen = trace(dut.complete)
 
     async def bench(ctx):

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from machines import GROUPS, STREAM, TINY
+from machines import GROUPS, GRU, STREAM, TINY
 from models import random_quantized, random_state
 from pairs import Both
 from uneven import MODES, uneven
@@ -43,6 +43,26 @@ def test_equals_the_reference(config, shape, pace):
     both.step(6)
     both.step(6, both.rng.random((6, config.channels)) < 0.6, both.rng.random((6, config.channels)) < 0.3)
     both.step(3)
+    counters = both.device.counters()
+    assert counters["steps"] == 15
+    assert counters["saturated"] == sum(both.reference.saturations.values())
+
+
+@pytest.mark.parametrize("shape", [
+    (5, ("gru", 8)), (3, ("gru", 7), ("gru", 6)), (5, ("gru", 8), (8, 5), ("gru", 4)), (4, 6, ("gru", 5))], ids=str)
+@pytest.mark.parametrize("pace", [{}, {"valid": 0.2, "ready": 0.3, "seed": 5}], ids=["free", "paced"])
+def test_grus_equal_the_reference(shape, pace):
+    """GRUs, alone and in stacks with LSTMs; states go in and out. Where tables are random, all cells of a row are of
+    the model, since others count too when they are clamped."""
+    both = Both(GRU, shape, seed=len(shape), pace=pace)
+    both.step(6)
+    both.step(6, both.rng.random((6, GRU.channels)) < 0.6, both.rng.random((6, GRU.channels)) < 0.3)
+    both.same_states()
+    state = random_state(both.rng, both.model)
+    for machine in (both.device, both.reference):
+        machine.set_state(1, state)
+    both.step(3)
+    both.same_states()
     counters = both.device.counters()
     assert counters["steps"] == 15
     assert counters["saturated"] == sum(both.reference.saturations.values())

@@ -86,7 +86,7 @@ def test_accumulators_decide_about_the_layouts():
 def test_what_does_not_fit_together_is_refused():
     small = MODELS.replace(entry_depth=256)
     with pytest.raises(CapacityError, match=r"does not fit config 'models': needs entry_depth \d+ \(has 256.*"
-                                            r"; preset .* should hold it with models set to 3"):
+                                            r"; preset .* with models=3 should hold it"):
         members(small)
     with pytest.raises(CapacityError, match="config 'models' holds 2 models at most, not the 3 .*: set models to 3"):
         members(MODELS.replace(models=2))

@@ -159,20 +159,24 @@ static int select(openese_t *machine, int cell, uint32_t channel, uint32_t index
     return OPENESE_OK;
 }
 
-int openese_get_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t *value)
+int openese_get_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t *values, size_t count)
 {
     int result = select(machine, cell, channel, index);
+    size_t k;
 
-    if (result == OPENESE_OK)
-        *value = (int32_t)get(machine, OPENESE_STATE_DATA);
+    /* The index grows by one with every access. */
+    for (k = 0; k < count && result == OPENESE_OK; k++)
+        values[k] = (int32_t)get(machine, OPENESE_STATE_DATA);
     return result;
 }
 
-int openese_set_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t value)
+int openese_set_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, const int32_t *values,
+                      size_t count)
 {
     int result = select(machine, cell, channel, index);
+    size_t k;
 
-    if (result == OPENESE_OK)
-        put(machine, OPENESE_STATE_DATA, (uint32_t)value);
+    for (k = 0; k < count && result == OPENESE_OK; k++)
+        put(machine, OPENESE_STATE_DATA, (uint32_t)values[k]);
     return result;
 }

@@ -69,11 +69,12 @@ uint64_t openese_counter(const openese_t *machine, uint32_t low);
 uint32_t openese_models(const openese_t *machine);
 int openese_model_size(openese_t *machine, uint32_t model, uint32_t *inputs, uint32_t *outputs);
 
-/* One number of a voice's state while nothing is under way: y where cell is 0, else the cell state c. A step may end
-   some cycles after its answer: try again if the machine is busy.
+/* So many numbers of a voice's state, from index on, while nothing is under way: y where cell is 0, else the cell state
+   c. A step may end some cycles after its answer: try again if the machine is busy. Send no frame meanwhile.
    The voice's bank times 256 is part of channel. The index of y is that of its column in that bank. */
-int openese_get_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t *value);
-int openese_set_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t value);
+int openese_get_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t *values, size_t count);
+int openese_set_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, const int32_t *values,
+                      size_t count);
 
 #ifdef __cplusplus
 }
