@@ -191,7 +191,7 @@ class _Memory:
                                                                          ("cells", self.config.gru)) if has]
         having = f" with {' and '.join(sets)}" if sets else ""
         advice = f"; preset {' or '.join(fitting)}{having} should hold it" if fitting else "; no preset holds it"
-        raise CapacityError(f"{who} not fit config {self.config.name!r}: needs {details}{advice}")
+        raise CapacityError(f"{who} does not fit config {self.config.name!r}: needs {details}{advice}")
 
     def _scaled(self, preset: Config) -> bool:
         """Whether the model fits a preset, estimated from the numbers of PEs."""
@@ -334,7 +334,7 @@ class _Scheduler:
             memory.needs["program_depth"] = len(self._instructions)
             if memory.needs["program_depth"] <= config.program_depth:
                 break
-        memory.check(f"model {model.name!r} does")
+        memory.check(f"model {model.name!r}")
         return Schedule(model=model, config=config, operations=tuple(self._operations),
                         places=tuple(self._places), instructions=tuple(self._instructions), needs=memory.needs,
                         streamed=self._streamed, banks=self._banks, bank_lines=self._bank_lines)
