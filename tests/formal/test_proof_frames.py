@@ -117,8 +117,8 @@ def check_input(h, config):
         broken.eq((broken & ~dut.drop) | ((claimed | early) & wrong)),
         fill.eq(fill ^ dut.complete)]
     with m.If(aborted):
-        m.d.sync += [formatted.eq(0), formats.eq(0), held.eq(0), complete.eq(0), fill.eq(0), claimed.eq(0), broken.eq(0),
-                     whole.eq(Mux(taken, last, place == 0))]
+        m.d.sync += [formatted.eq(0), formats.eq(0), held.eq(0), complete.eq(0), fill.eq(0), claimed.eq(0),
+                     broken.eq(0), whole.eq(Mux(taken, last, place == 0))]
     h.assume(
         h.held(beats),
         implies(dut.format, ~formatted & (dut.count != 0) & (dut.count <= 7)),
