@@ -11,6 +11,7 @@ from docs.markdown import table
 from docs.results.fpga import TITLES, synthesized
 from openese.rtl import registers
 from openese.rtl.config import PRESETS, PURPOSES
+from openese.rtl.targets.devices import DEVICES, RESOURCES
 from openese.sw.cli import openese
 
 __all__ = ["TABLES"]
@@ -40,6 +41,13 @@ def synthesis():
     order = list(PRESETS)
     rows.sort(key=lambda row: order.index(row[0].strip("`")))
     return table(["preset", "family", "LUT", "block RAM", "DSP"], rows)
+
+
+def devices():
+    """FPGAs and boards, with the source of their numbers."""
+    return table(["name", "FPGA", *(title for title in RESOURCES.values()), "source"], [
+        [f"`{held.name}`", held.fpga, *(f"{there:,}" for there in held.resources.values()), held.source]
+        for held in DEVICES.values()])
 
 
 def _paragraphs(text):
@@ -104,6 +112,7 @@ TABLES = {
     ("reference/presets.md", "purposes"): purposes,
     ("reference/presets.md", "capacities"): capacities,
     ("reference/presets.md", "synthesis"): synthesis,
+    ("reference/devices.md", "devices"): devices,
     ("reference/command.md", "overview"): overview,
     ("reference/command.md", "machine_options"): machine_options,
     ("reference/command.md", "commands"): commands,

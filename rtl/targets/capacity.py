@@ -11,8 +11,9 @@ from math import ceil
 from openese.rtl.config import PRESETS, Config
 from openese.rtl.program import Instruction
 from openese.rtl.targets import TargetError
+from openese.rtl.targets.devices import DEVICES
 
-__all__ = ["DEVICES", "Device", "block_rams", "check_fits", "multipliers"]
+__all__ = ["FPGAS", "Fpga", "block_rams", "check_fits", "multipliers", "resources"]
 
 
 @dataclass(frozen=True)
@@ -43,37 +44,36 @@ class _Family:
 _FAMILIES = {
     # RAMB18 and RAMB36. Activation, peephole and ElemMul take one DSP each.
     "xcu": _Family(((0.5, 129, 14, 36), (1, 257, 15, 72)), 16, 64, 7, True, 3, 27),
+    # As xcu, with narrower multipliers and other LUT RAMs.
+    "xc7": _Family(((0.5, 129, 14, 36), (1, 257, 15, 72)), 8, 64, 3, True, 3, 25),
     # DP16KD. Peephole and ElemMul take two multipliers of 18 bits.
     "ecp5": _Family(((1, 128, 14, 36),), 4, 16, 4, False, 5, 19),
 }
 
 
 @dataclass(frozen=True)
-class Device:
-    """An FPGA on a board.
+class Fpga:
+    """The FPGA of a target.
 
     Attributes
     ----------
-    name : str
-    family : str
-    block_rams : int
-    multipliers : int
+    device : str
+        A key of `DEVICES`.
+    title : str
     beside : int
         Block RAMs of the board's own logic.
     """
 
-    name: str
-    family: str
-    block_rams: int
-    multipliers: int
+    device: str
+    title: str
     beside: int = 0
 
 
 #: By target. What Vivado adds to the KCU105's design, PCIe and DDR4, is not counted.
-DEVICES = {
-    "ooc": Device("XCKU060", "xcu", 1080, 2760),
-    "kcu105": Device("XCKU040 of the KCU105", "xcu", 600, 1920),
-    "ulx3s": Device("LFE5U-85F of the ULX3S", "ecp5", 208, 156, beside=2),
+FPGAS = {
+    "ooc": Fpga("xcku060", "XCKU060"),
+    "kcu105": Fpga("kcu105", "XCKU040 of the KCU105"),
+    "ulx3s": Fpga("ulx3s-85f", "LFE5U-85F of the ULX3S", beside=2),
 }
 
 
@@ -134,35 +134,43 @@ def _memories(config: Config) -> list[_Memory]:
 
 
 def block_rams(config: Config, family: str) -> float:
-    """Block RAMs of a machine: RAMB36 for ``"xcu"``, where a RAMB18 is half of one, DP16KD for ``"ecp5"``."""
+    """Block RAMs of a machine: RAMB36 for ``"xcu"`` and ``"xc7"``, where a RAMB18 is half of one, DP16KD for
+    ``"ecp5"``."""
     return sum(memory.block_rams(_FAMILIES[family]) for memory in _memories(config))
 
 
 def multipliers(config: Config, family: str) -> int:
-    """Multipliers of a machine: DSP slices for ``"xcu"``, multipliers of 18 x 18 bits for ``"ecp5"``."""
+    """Multipliers of a machine: DSP slices for ``"xcu"`` and ``"xc7"``, multipliers of 18 x 18 bits for
+    ``"ecp5"``."""
     traits = _FAMILIES[family]
     each = 1 if config.operand_bits <= traits.operand_bits else 2
     return config.multipliers * each + config.slices * config.slice_width * traits.lane_multipliers
 
 
-def _short(config: Config, device: Device) -> list[str]:
-    needs = (("block RAMs", block_rams(config, device.family) + device.beside, device.block_rams),
+def resources(config: Config, family: str) -> dict[str, float]:
+    """What a machine takes of an FPGA of a family, by the names of `openese.rtl.targets.devices.RESOURCES`."""
+    return {"BRAM": block_rams(config, family), "URAM": 0, "DSP": multipliers(config, family)}
+
+
+def _short(config: Config, fpga: Fpga) -> list[str]:
+    device = DEVICES[fpga.device]
+    needs = (("block RAMs", block_rams(config, device.family) + fpga.beside, device.block_rams),
              ("multipliers", multipliers(config, device.family), device.multipliers))
     return [f"{need:,g} {what}, {need - there:,g} more than the FPGA's {there:,}" for what, need, there in needs
             if need > there]
 
 
 def check_fits(config: Config, target: str) -> None:
-    """Raise unless a machine fits the FPGA of a target, as far as `DEVICES` knows it.
+    """Raise unless a machine fits the FPGA of a target, as far as `FPGAS` knows it.
 
     Raises
     ------
     TargetError
         Naming what is short, and the presets that fit.
     """
-    device = DEVICES.get(target)
-    short = _short(config, device) if device else []
-    if device and short:
-        fitting = [preset.name for preset in PRESETS.values() if not _short(preset, device)]
-        raise TargetError(f"machine {config.name!r} does not fit the {device.name}: it takes {' and '.join(short)}. "
+    fpga = FPGAS.get(target)
+    short = _short(config, fpga) if fpga else []
+    if fpga and short:
+        fitting = [preset.name for preset in PRESETS.values() if not _short(preset, fpga)]
+        raise TargetError(f"machine {config.name!r} does not fit the {fpga.title}: it takes {' and '.join(short)}. "
                           f"Presets that fit: {', '.join(fitting)}")

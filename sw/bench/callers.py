@@ -3,7 +3,7 @@
 
 `callers` returns for each machine a dictionary with these keys: ``preset``, ``channels``, ``banks``;
 ``cycles_per_step`` of the paper's layer at `DENSITY` in steady state (cycle model); ``fast_enough``: voices of a frame
-every `PERIOD` seconds that the steps of a second serve at `CLOCK`, which is an assumed clock; ``held``: voices whose
+every `PERIOD` seconds that the steps of a second serve at an assumed clock of 200 MHz; ``held``: voices whose
 states the machine holds; ``share``: of the machine's time that these take.
 """
 
@@ -11,16 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from openese.rtl.config import PRESETS, Config
-from openese.sw.bench.layer import CLOCK, planned
+from openese.sw.bench.layer import planned
+from openese.sw.cycles.load import PERIOD, voices_served
 from openese.sw.cycles.model import estimate
 
 __all__ = ["DENSITY", "MACHINES", "PERIOD", "callers"]
 
 DENSITY = 0.1
-
-#: Seconds from a caller's frame to the next.
-PERIOD = 0.01
-
 
 #: Presets with several channels that hold the paper's layer.
 MACHINES = tuple(PRESETS[name] for name in ("ese", "ku060", "ku060_voices", "ku115"))
@@ -40,7 +37,7 @@ def callers(machines: Iterable[Config] = MACHINES,
         tell(config.name)
         plan = planned(config, DENSITY)
         cycles = estimate(plan).cycles_per_step
-        fast_enough = int(config.channels * PERIOD * CLOCK / cycles)
+        fast_enough = voices_served(config, cycles)
         held = plan.banks * config.channels
         result.append({
             "preset": config.name, "channels": config.channels, "banks": plan.banks, "cycles_per_step": cycles,

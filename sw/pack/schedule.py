@@ -17,7 +17,7 @@ fit, or would slow the steps, two banks for all layers alternate, and W_r is mul
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,7 +37,17 @@ __all__ = ["CapacityError", "Operation", "Schedule", "schedule"]
 
 
 class CapacityError(ValueError):
-    """The model does not fit the machine. The message says what is short, by how much, and which preset is enough."""
+    """The model does not fit the machine. The message says what is short, by how much, and which preset is enough.
+
+    Attributes
+    ----------
+    needs : dict
+        By capacity field of the machine, the amount that the model needs; empty where something else is short.
+    """
+
+    def __init__(self, message: str, needs: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.needs = dict(needs or {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +182,8 @@ class _Memory:
                             "short)" for name, need in short.items())
         fitting = [preset.name for preset in PRESETS.values() if self._scaled(preset)]
         advice = f"; preset {' or '.join(fitting)} should hold it" if fitting else "; no preset holds it"
-        raise CapacityError(f"model {model.name!r} does not fit config {self.config.name!r}: needs {details}{advice}")
+        raise CapacityError(f"model {model.name!r} does not fit config {self.config.name!r}: needs {details}{advice}",
+                            self.needs)
 
     def _scaled(self, preset: Config) -> bool:
         """Whether the model fits a preset, estimated from the numbers of PEs."""

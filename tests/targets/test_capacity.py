@@ -9,7 +9,7 @@ import pytest
 from openese import build
 from openese.rtl.config import PRESETS, preset
 from openese.rtl.targets import TargetError
-from openese.rtl.targets.capacity import _FAMILIES, DEVICES, _Memory, block_rams, check_fits, multipliers
+from openese.rtl.targets.capacity import _FAMILIES, FPGAS, _Memory, block_rams, check_fits, multipliers
 
 BASELINES = json.loads((Path(__file__).parents[1] / "baselines" / "synth.json").read_text())
 
@@ -22,6 +22,7 @@ def test_presets_take_what_yosys_maps(family, name):
 
 
 # RAMB36 and DP16KD that Yosys 0.70 maps a memory of rows, bits, lanes to, with or without the request for block RAM.
+# On the 7 series, whose LUT RAMs are smaller, these are as many RAMB36 as on UltraScale.
 @pytest.mark.parametrize("memory, xcu, ecp5", [
     ((128, 36, 1, False), 0.5, 1), ((256, 7, 1, False), 0, 1), ((256, 18, 1, False), 0.5, 1),
     ((128, 48, 2, False), 0, 2), ((256, 48, 2, False), 1, 2), ((64, 144, 1, False), 0, 4),
@@ -31,7 +32,7 @@ def test_presets_take_what_yosys_maps(family, name):
     ((4096, 64, 4, True), 8, 16), ((1024, 35, 1, True), 1, 2), ((65536, 11, 1, True), 22, 44)])
 def test_memories_take_what_yosys_maps(memory, xcu, ecp5):
     counted = {name: _Memory(1, *memory).block_rams(family) for name, family in _FAMILIES.items()}
-    assert counted == {"xcu": xcu, "ecp5": ecp5}
+    assert counted == {"xcu": xcu, "xc7": 1 if memory == (128, 48, 2, False) else xcu, "ecp5": ecp5}
 
 
 @pytest.mark.parametrize("weight_bits, each", [(11, 1), (12, 1), (13, 2), (18, 2)])
@@ -59,7 +60,7 @@ def test_a_machine_that_does_not_fit_is_refused_with_what_is_short(tmp_path, nam
 
 
 def test_targets_without_an_fpga_take_any_machine():
-    assert DEVICES.keys() == {"ooc", "kcu105", "ulx3s"}
+    assert FPGAS.keys() == {"ooc", "kcu105", "ulx3s"}
     check_fits(preset("latency"), "verilog")
     check_fits(preset("latency"), "ip")
 
