@@ -6,12 +6,11 @@ only the values that decide about time: columns and their pointers, addresses of
 PEs are one numpy array. The latencies come from the blocks of `rtl`, so the counters agree with the machine's to the
 cycle, as the tests check.
 
-The model assumes that the receiver of frames is always ready, and that frames come in at a beat a cycle. All frames
-are of one bank of voices.
+The model assumes that the receiver of frames is always ready, and that frames come in at a beat a cycle.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise, repeat
@@ -238,7 +237,7 @@ class Estimate:
 
 
 def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY,
-             anew: Collection[int] = ()) -> Timeline:
+             anew: Collection[int] = (), banks: Sequence[int] = ()) -> Timeline:
     """Run frames until the last output frame is sent and the machine is at rest again.
 
     Parameters
@@ -252,6 +251,8 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY,
     anew : collection of int
         Numbers of the frames that start a voice anew, or that follow a write of y by the host. The first frame is
         number 0.
+    banks : sequence of int
+        The bank of voices of each frame. Frames beyond its end are of bank 0.
 
     Raises
     ------
@@ -259,7 +260,7 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY,
         The machine would never send all frames.
     """
     frames = list(offered)
-    walk = _Walk(plan, iter(frames), memory, anew)
+    walk = _Walk(plan, iter(frames), memory, anew, banks)
     while len(walk.output.spans) < len(frames) or walk.cycle < walk.output.spans[-1][1] or not walk.rests:
         walk.step()
     return walk.result()
@@ -268,8 +269,9 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY,
 def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimate:
     """The time of one step in steady state.
 
-    The model runs steps until two in a row take the same time, or until they alternate between two times, and at most
-    ``most``. The result is the last one, or the longer one of the last two. Streamed weights come from ``memory``.
+    All frames are of one bank. The model runs steps until two in a row take the same time, or until they alternate
+    between two times, and at most ``most``. The result is the last one, or the longer one of the last two. Streamed
+    weights come from ``memory``.
 
     Raises
     ------
@@ -301,9 +303,10 @@ def _settled(lengths: list[int]) -> bool:
 class _Walk:
     """A walk through the schedule: the controller, and the blocks that it starts."""
 
-    def __init__(self, plan: Schedule, offered: Iterator[int], memory: Memory, anew: Collection[int] = ()) -> None:
+    def __init__(self, plan: Schedule, offered: Iterator[int], memory: Memory, anew: Collection[int] = (),
+                 banks: Sequence[int] = ()) -> None:
         self._plan = plan
-        self._anew = anew
+        self._anew, self._banks = anew, banks
         config = plan.config
         operations = {(operation.order_base, len(operation.encoded.order)): operation
                       for operation in plan.operations}
@@ -344,6 +347,7 @@ class _Walk:
         self._counter, self._execute = 0, Controller.delay
         self._multiplying = self._clearing = False
         self._missed, self._stale, self._made = True, False, False
+        self._voices, self._alone = 0, True  # the bank of the last frame, and whether the one before was of it too
         self.rests = False
         self._held = False, False  # what products ahead of a frame wait for, as it was a cycle ago
         self._bank = self._sent = self._steps = 0
@@ -468,7 +472,9 @@ class _Walk:
             ready = decision
         if (trying or self._missed) and ready:
             self.input.take()
-            self._stale |= not trying and (not self._made or self._steps in self._anew)
+            bank = self._banks[self._steps] if self._steps < len(self._banks) else 0
+            self._alone, self._voices = bank == self._voices, bank
+            self._stale |= not trying and (not self._made or self._steps in self._anew or not self._alone)
             self._steps += 1
         elif self._missed and not trying:
             return Activity.FRAME
@@ -478,7 +484,8 @@ class _Walk:
         return Activity.START
 
     def _multiply(self, instruction: dict[str, Any], completed: int, waits: bool) -> Activity:
-        if skipped(instruction, self._missed, self._stale):
+        ahead = bool(instruction.get("sent"))
+        if skipped(instruction, self._missed, self._stale) or ahead and not self._alone:
             self._next()
         elif self._sent - completed == MAX_OPERATIONS:
             return Activity.OPERATIONS
@@ -489,7 +496,7 @@ class _Walk:
             operation = self._parts[self._counter]
             self.array.append(operation, self._base(instruction))
             self.broadcast.start(operation, bool(instruction["follow"]))
-            self._made |= bool(instruction.get("sent"))
+            self._made |= ahead
             self._sent += 1
             self._multiplying = True
         return Activity.START

@@ -29,6 +29,7 @@ def _table(log):
 
 @click.command()
 @click.option("--minutes", type=click.FloatRange(min=0), default=10.0, show_default=True)
+@click.option("--cases", type=click.IntRange(min=1), help="End each campaign after so many cases, not after --minutes.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--only", type=click.Choice(sorted(CAMPAIGNS)), multiple=True, help="A campaign; may be repeated.")
 @click.option("--resume", is_flag=True, help="Go on behind the cases in the log, and add to its counts.")
@@ -37,7 +38,7 @@ def _table(log):
               help="Read one file as the fuzzer does.")
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path("build", "soak"),
               show_default=True)
-def main(minutes, seed, only, resume, case, file, folder):
+def main(minutes, cases, seed, only, resume, case, file, folder):
     """Random campaigns against the machine and its surroundings. Exit status 1 after a failure."""
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
@@ -68,7 +69,7 @@ def main(minutes, seed, only, resume, case, file, folder):
                 last = entry["failure"].strip().splitlines()[-1]
                 console.print(f"{entry['campaign']} {entry['case']}: {last}", markup=False, soft_wrap=True)
 
-        run(names, seed, 60 * minutes, log, folder, advance)
+        run(names, seed, 60 * minutes, log, folder, advance, cases)
     Console().print(_table(log))
     print(f"for machines: {folder / 'summary.json'}; every case: {folder / 'log.jsonl'}")
     for entry in log.failures:

@@ -121,8 +121,8 @@ def carry_out(name, seed, number, folder):
             "counts": {key: int(value) for key, value in counts.items()}, "failure": failure}
 
 
-def run(names, seed, seconds, log, folder, advance=lambda entry: None):
-    """Carry out cases of the campaigns ``names`` for ``seconds``; at least one of each.
+def run(names, seed, seconds, log, folder, advance=lambda entry: None, cases=None):
+    """Carry out cases of the campaigns ``names`` for ``seconds``, at least one of each; or so many ``cases`` of each.
 
     The campaign that is the furthest behind its share of the time has the next case. Campaigns with `ENOUGH` failures
     end. ``advance`` is called with the entry of every case.
@@ -130,9 +130,9 @@ def run(names, seed, seconds, log, folder, advance=lambda entry: None):
     began = time.monotonic()
     spent = Counter()
     while True:
-        waiting = [name for name in names if log.failed(name) < ENOUGH]
+        waiting = [name for name in names if log.failed(name) < ENOUGH and (cases is None or log.cases[name] < cases)]
         fresh = [name for name in waiting if name not in spent]
-        if not waiting or not fresh and time.monotonic() - began >= seconds:
+        if not waiting or cases is None and not fresh and time.monotonic() - began >= seconds:
             return
         name = min(fresh or waiting, key=lambda name: spent[name] / CAMPAIGNS[name].share)
         entry = carry_out(name, seed, log.next(name, seed), folder)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Campaigns on the emitted Verilog in Verilator: every word against the reference, whatever else happens."""
 
-import dataclasses
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 from machines import GROUPS, STREAM, TINY
@@ -18,18 +18,19 @@ from openese.sim.simulator import BusError, StuckError
 from openese.sw.cycles.model import READY, simulate
 from openese.sw.model.quantized import QuantizeError
 from openese.sw.pack.image import Image, ImageFormatError, parse
-from openese.sw.pack.schedule import CapacityError, schedule
+from openese.sw.pack.schedule import CapacityError, Schedule, schedule
 from openese.sw.reference.machine import Reference
 from openese.sw.run.device import DeviceError
 
 from .engine import campaign
+from .schedules import random_events, random_times
 
-__all__ = ["random_config", "random_shape"]
+__all__ = ["random_config", "random_model", "random_shape"]
 
 #: Machines of the campaigns that are not about configurations.
 MACHINES = (TINY, GROUPS, STREAM)
 #: Models that a random machine runs, which takes ten seconds to build and more.
-MODELS = 10
+MODELS = 3
 
 
 def random_config(rng):
@@ -63,13 +64,23 @@ def random_config(rng):
 
 def random_shape(rng, config):
     """Inputs and layers, and whether with peepholes, of a random model; it may be too large."""
-    layers = [int(rng.integers(1, 25)) for _ in range(int(rng.integers(1, 4)))]
+    layers = [int(rng.integers(1, 25)) for _ in range(int(rng.integers(1, 5)))]
     shape = [(cells, int(rng.integers(1, cells + 1))) if rng.random() < 0.5 else cells for cells in layers]
     return (int(rng.integers(1, 25)), *shape), bool(rng.random() < 0.6)
 
 
-def random_pair(rng, config, **named):
-    """A `Both` of a random model that the machine holds, or None; and how often there was no such model."""
+class Found(NamedTuple):
+    """A random model that a machine holds: what `Both` makes it from, and its schedule."""
+
+    shape: tuple
+    seed: int
+    stream: bool | None
+    peephole: bool
+    plan: Schedule
+
+
+def random_model(rng, config):
+    """A random model that the machine holds, or None; and how many were too large."""
     for refused in range(20):
         shape, peephole = random_shape(rng, config)
         seed = int(rng.integers(1 << 30))
@@ -79,9 +90,15 @@ def random_pair(rng, config, **named):
                             config, stream=stream)
         except (CapacityError, QuantizeError):
             continue
-        return Both(config, shape, seed, stream, peephole, random_pace(rng), int(rng.integers(1, 1 << 30))), plan, \
-            refused
-    return None, None, 20
+        return Found(shape, seed, stream, peephole, plan), refused
+    return None, 20
+
+
+def random_pair(rng, config, found):
+    """A `Both` of a random model."""
+    *made, _ = found
+    shape, seed, stream, peephole = made
+    return Both(config, shape, seed, stream, peephole, random_pace(rng), int(rng.integers(1, 1 << 30)))
 
 
 def random_pace(rng):
@@ -168,40 +185,45 @@ def saturations(rng, both, done):
 EPISODES = (random_steps, random_steps, cut_off, states, wrong_frame, saturations)
 
 
-@campaign("configurations", "a machine of any legal configuration is clean Verilog, gives the reference's words at any "
-          "pace, and takes the cycles of the cycle model", share=4)
+@campaign("configurations", "a machine of any legal configuration is clean Verilog, gives the reference's words for "
+          "frames at any time and any pace, and takes the cycles of the cycle model", share=4)
 def configurations(case):
     rng, done = case.rng, Counter()
     config = random_config(rng)
-    print_config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     try:
         lint(config)
         done["machines"] += 1
+        done["machines with banks"] += config.banks > 1
         for _ in range(MODELS):
-            both, plan, refused = random_pair(rng, config)
+            found, refused = random_model(rng, config)
             done["too large"] += refused
-            if both is None:
+            if found is None:
                 break
-            with both.link:
-                for episode in rng.choice(len(EPISODES), 5):
+            done.update(random_events(rng, found.plan))
+            with (both := random_pair(rng, config, found)).link:
+                for episode in rng.choice(len(EPISODES), 3):
                     EPISODES[episode](rng, both, done)
             done["models"] += 1
-            frames = int(rng.integers(1, 6))
-            measured = Measured(plan).run(frames)
-            assert measured == predicted(simulate(plan, [READY] * frames)), "the cycle model is wrong"
-            done["counters"] += len(measured[1])
+            if found.plan.streamed:
+                frames = int(rng.integers(1, 6))
+                measured = Measured(found.plan).run(frames)
+                assert measured == predicted(simulate(found.plan, [READY] * frames)), "the cycle model is wrong"
+            else:
+                random_times(rng, found.plan)
+            done["runs of the cycle model"] += 1
     except Exception as error:
-        error.add_note(f"machine {print_config}")
+        error.add_note(f"machine {config}")
         raise
     return done
 
 
-def some_pair(rng, machines=MACHINES, **named):
+def some_pair(rng, machines=MACHINES):
     """A random model on one of the common machines."""
-    both = None
-    while both is None:
-        both, _, _ = random_pair(rng, machines[int(rng.integers(len(machines)))])
-    return both
+    found = None
+    while found is None:
+        config = machines[int(rng.integers(len(machines)))]
+        found, _ = random_model(rng, config)
+    return random_pair(rng, config, found)
 
 
 @campaign("steps", "voices join, leave, start anew and are reset in any phase of a step", share=2)
