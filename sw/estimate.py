@@ -19,6 +19,7 @@ from openese.rtl.config import Config, machine_config
 from openese.rtl.targets.capacity import resources
 from openese.rtl.targets.devices import Device
 from openese.rtl.targets.devices import device as named_device
+from openese.rtl.targets.logic import Amount
 from openese.sw import files, importers
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork, quantize
 from openese.sw.cycles.load import CLOCK, PERIOD, MachineLoad, image_load, model_load, voices_served
@@ -84,7 +85,8 @@ class Estimated:
         What lies where, as `Host.items`.
     device : `Device`, optional
     resources : dict
-        What the machine takes of the FPGA, by the names of `RESOURCES`. Empty without a device.
+        What the machine takes of the FPGA, by the names of `openese.rtl.targets.devices.RESOURCES`: of each the
+        ``number``, and from ``least`` to ``most``. Empty without a device.
     clock : float
         In hertz.
     period : float
@@ -97,7 +99,7 @@ class Estimated:
     weights: int
     items: tuple[Item, ...] = ()
     device: Device | None = None
-    resources: Mapping[str, float] = field(default_factory=dict)
+    resources: Mapping[str, Amount] = field(default_factory=dict)
     clock: float = CLOCK
     period: float = PERIOD
 
@@ -107,7 +109,8 @@ class Estimated:
         lacking: dict[str, dict[str, float]] = {load.name: dict(load.short) for load in self.loads if load.short}
         if self.device is not None:
             there = self.device.resources
-            over = {name: need - there[name] for name, need in self.resources.items() if need > there[name]}
+            over = {name: taken.number - there[name] for name, taken in self.resources.items()
+                    if taken.number > there[name]}
             if over:
                 lacking[self.device.name] = over
         return lacking
@@ -193,7 +196,8 @@ class Estimated:
                         "banks": load.banks, "nonzeros": load.nonzeros, **self._figures(load)} for load in self.loads],
             "device": None if self.device is None else {
                 "name": self.device.name, "fpga": self.device.fpga, "source": self.device.source,
-                "resources": {name: {"taken": taken, "there": there[name], "share": _share(taken, there[name])}
+                "resources": {name: {"taken": taken.number, "least": taken.least, "most": taken.most,
+                                     "there": there[name], "share": _share(taken.number, there[name])}
                               for name, taken in self.resources.items()}},
             "host": [item._asdict() if hasattr(item, "_asdict") else vars(item) for item in self.items
                      if item.place in ("host", "refused")],

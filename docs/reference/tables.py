@@ -2,6 +2,7 @@
 """Tables of the reference that are made from the code: presets, registers, commands."""
 
 import inspect
+import json
 import re
 import textwrap
 
@@ -12,6 +13,7 @@ from docs.results.fpga import TITLES, synthesized
 from openese.rtl import registers
 from openese.rtl.config import PRESETS, PURPOSES
 from openese.rtl.targets.devices import DEVICES, RESOURCES
+from openese.rtl.targets.logic import FILE
 from openese.sw.cli import openese
 
 __all__ = ["TABLES"]
@@ -48,6 +50,13 @@ def devices():
     return table(["name", "FPGA", *(title for title in RESOURCES.values()), "source"], [
         [f"`{held.name}`", held.fpga, *(f"{there:,}" for there in held.resources.values()), held.source]
         for held in DEVICES.values()])
+
+
+def logic():
+    """How far the model of LUTs and registers is from Yosys."""
+    return table(["preset", "family", "LUTs", "LUTs as memory", "registers"], [
+        [f"`{name}`", TITLES[family], *(f"{100 * error:+.1f} %" for error in found.values())]
+        for family, fit in json.loads(FILE.read_text()).items() for name, found in fit["compared"].items()])
 
 
 def _paragraphs(text):
@@ -113,6 +122,7 @@ TABLES = {
     ("reference/presets.md", "capacities"): capacities,
     ("reference/presets.md", "synthesis"): synthesis,
     ("reference/devices.md", "devices"): devices,
+    ("reference/devices.md", "logic"): logic,
     ("reference/command.md", "overview"): overview,
     ("reference/command.md", "machine_options"): machine_options,
     ("reference/command.md", "commands"): commands,

@@ -58,6 +58,10 @@ class Baselines:
         """The presets that have baselines for ``family``."""
         return list(self._figures.get(family, ()))
 
+    def figures(self, family: str) -> dict[str, Any]:
+        """The figures of each preset that has a baseline for ``family``."""
+        return self._figures.get(family, {})
+
     def changes(self, config: Config, family: str, figures: dict[str, Any]) -> list[Change]:
         """The figures of a machine beyond tolerance; empty where it has no baseline."""
         before = self._figures.get(family, {}).get(config.name)

@@ -16,6 +16,7 @@ from rich.table import Table
 from openese.rtl.config import PRESETS, PURPOSES
 from openese.rtl.targets.capacity import resources
 from openese.rtl.targets.devices import DEVICES, RESOURCES
+from openese.rtl.targets.logic import Amount
 from openese.sw.compile import OutputError, Summary
 from openese.sw.cycles.load import MachineLoad
 from openese.sw.estimate import Estimated, holding
@@ -311,8 +312,8 @@ def estimated(found: Estimated) -> None:
     rows += _times(found) + _work(found)
     if found.device is not None:
         there = found.device.resources
-        rows += [(f"{RESOURCES[name]} of the {found.device.fpga} ({name})", f"{taken:,g}", f"{there[name]:,}",
-                  f"{taken / there[name]:.0%}" if there[name] else "")
+        rows += [(f"{RESOURCES[name]} of the {found.device.fpga} ({name}){_range(taken)}", f"{taken.number:,}",
+                  f"{there[name]:,}", f"{taken.number / there[name]:.0%}" if there[name] else "")
                  for name, taken in found.resources.items()]
     _table(["figure ", "value", "of", "share"], [(*row, *[""] * (4 - len(row))) for row in rows])
     for load in found.loads:
@@ -321,8 +322,14 @@ def estimated(found: Estimated) -> None:
         lacking = found.short[found.device.name]
         line(f"the machine does not fit the {found.device.fpga}: it lacks "
              f"{', '.join(f'{amount:,g} {RESOURCES[name]}' for name, amount in lacking.items())}")
-    elif found.device is None:
-        line(f"devices with as many block RAMs and multipliers: {', '.join(_fitting(found)) or 'none'}")
+    elif found.device is not None:
+        there = found.device.resources
+        tight = [f"{RESOURCES[name]}, up to {taken.most:,} of {there[name]:,}"
+                 for name, taken in found.resources.items() if taken.most > there[name]]
+        if tight:
+            line(f"note: it may not fit the {found.device.fpga}: {'; '.join(tight)}")
+    else:
+        line(f"devices that the machine fits: {', '.join(_fitting(found)) or 'none'}")
 
 
 def _taken(load: MachineLoad) -> list[tuple[str, ...]]:
@@ -333,6 +340,11 @@ def _taken(load: MachineLoad) -> list[tuple[str, ...]]:
         rows.append((f"{_MEMORIES[name]} ({name})", *(
             ("from memory",) if streamed else (f"{taken:,}", f"{there:,}", f"{taken / there:.0%}"))))
     return rows
+
+
+def _range(taken: Amount) -> str:
+    """The range of a number that is not exact."""
+    return f", {taken.least:,} to {taken.most:,}" if taken.error else ""
 
 
 def _images(found: Estimated) -> None:
@@ -402,7 +414,8 @@ def _fitting(found: Estimated) -> list[str]:
     """The devices that a machine fits."""
     fitting = []
     for held in DEVICES.values():
-        if all(taken <= held.resources[name] for name, taken in resources(found.machine, held.family).items()):
+        if all(taken.number <= held.resources[name]
+               for name, taken in resources(found.machine, held.family).items()):
             fitting.append(held.name)
     return fitting
 
@@ -416,11 +429,11 @@ def estimates(found: Sequence[Estimated]) -> None:
         places(first.items)
     device = first.device
     shares = {} if device is None else {name: f"of {name}" for name, there in device.resources.items()
-                                        if there and any(one.resources.get(name) for one in found)}
+                                        if there and any(one.resources[name].number for one in found)}
     _table(["machine ", "PEs x channels", "cycles", "us", "at rest", "us at rest", "live", "held", "busy",
             *shares.values(), *(["smallest device "] if device is None else []), "fits "],
            [(one.machine.name, f"{one.machine.pes} x {one.machine.channels}", *_line(one),
-             *([f"{one.resources[name] / device.resources[name]:.0%}" for name in shares] if device is not None
+             *([f"{one.resources[name].number / device.resources[name]:.0%}" for name in shares] if device is not None
                else _fitting(one)[:1] or ["none"]), _verdict(one))
             for one in found])
     line("cycles and us: a step of all channels in steady state; at rest: from a frame to its answer; live: voices of "
@@ -436,7 +449,7 @@ def _verdict(one: Estimated) -> str:
             needs[name] = max(taken / there, needs.get(name, 0))
     if one.device is not None:
         held = one.device.resources
-        needs |= {name: one.resources[name] / held[name] if held[name] else math.inf
+        needs |= {name: one.resources[name].number / held[name] if held[name] else math.inf
                   for name in one.short.get(one.device.name, ())}
     return "no: " + ", ".join(f"{name} x {times:.3g}" for name, times in needs.items()) if needs else "yes"
 

@@ -102,6 +102,7 @@ def test_a_device_that_is_too_small_is_named():
     found = package.estimate(stack(), "ese", device="pynq-z2")
     assert found.loads[0].short == {} and not found.fits
     assert found.short["pynq-z2"]["BRAM"] == 833 - 140 and found.short["pynq-z2"]["DSP"] == 1216 - 220
+    assert found.short["pynq-z2"]["LUT"] == found.resources["LUT"].number - 53_200
 
 
 def test_voices_and_times():
@@ -136,7 +137,10 @@ def test_the_command_shows_and_writes_the_figures(folder, openese):  # noqa: F81
     for figure in (f"{found.cycles_per_step:,}", f"{found.voices_fast_enough:,}", "note: the host computes 'head'",
                    "block RAMs of the XCK26", "150 MHz (assumed)"):
         assert figure in said
-    assert result["device"]["resources"]["DSP"] == {"taken": 32, "there": 1248, "share": 32 / 1248}
+    assert result["device"]["resources"]["DSP"] == {
+        "taken": 32, "least": 32, "most": 32, "there": 1248, "share": 32 / 1248}
+    luts = result["device"]["resources"]["LUT"]
+    assert luts["least"] < luts["taken"] < luts["most"] and f"(LUT), {luts['least']:,} to {luts['most']:,} " in said
 
 
 def test_all_presets(folder, openese):  # noqa: F811
@@ -144,7 +148,8 @@ def test_all_presets(folder, openese):  # noqa: F811
     assert all(f"\n{name} " in said for name in PRESETS)
     assert [one["machine"]["name"] for one in json.loads(Path("out.json").read_text())] == list(PRESETS)
     assert "of LUT" not in said
-    assert "no: BRAM x" in openese("estimate net.npz --all --device pynq-z2")
+    said = openese("estimate net.npz --all --device pynq-z2")
+    assert "of LUT" in said and "no: LUT x" in said
 
 
 def test_images_and_several_directions(folder, openese):  # noqa: F811
