@@ -7,7 +7,7 @@
 set_multicycle_path 4 -setup -from [get_cells {core/assemble*/settings_reg[*]}]
 set_multicycle_path 3 -hold -from [get_cells {core/assemble*/settings_reg[*]}]
 
-# The host reads a voice's state through muxes over all slices and channels, long after it has selected it.
+# The host reads a voice's state through muxes over all slices and channels: a number in every fourth cycle.
 set_multicycle_path 4 -setup -to [get_cells {core/state/cell_value_reg[*] core/state/y_value_reg[*]}]
 set_multicycle_path 3 -hold -to [get_cells {core/state/cell_value_reg[*] core/state/y_value_reg[*]}]
 

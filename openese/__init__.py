@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from openese.rtl.config import PRESETS, Config, preset
     from openese.rtl.targets import build
     from openese.sim.simulator import Simulator
-    from openese.sw.compile import CompiledNetwork, QuantizedNetwork, Summary, pack, prune, quantize
+    from openese.sw.compile import CompiledNetwork, QuantizedNetwork, Summary, pack, pack_together, prune, quantize
     from openese.sw.estimate import Estimated, estimate
     from openese.sw.importers import load
     from openese.sw.model.layers import Dense, Layer, Model
@@ -65,15 +65,15 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS", "CompiledNetwork", "CompiledWhole", "Config", "Dense", "Device", "Estimated", "Image", "LSTMP", "Layer",
     "Model", "Network", "Offloaded", "Pruner", "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink",
-    "Simulator", "Summary", "Voices", "build", "compile", "distill", "estimate", "load", "offload", "pack", "preset",
-    "prune", "quantize", "scan",
+    "Simulator", "Summary", "Voices", "build", "compile", "distill", "estimate", "load", "offload", "pack",
+    "pack_together", "preset", "prune", "quantize", "scan",
 ]
 
 _MODULES = {
     "rtl.config": ("PRESETS", "Config", "preset"),
     "rtl.targets": ("build",),
     "sim.simulator": ("Simulator",),
-    "sw.compile": ("CompiledNetwork", "QuantizedNetwork", "Summary", "pack", "prune", "quantize"),
+    "sw.compile": ("CompiledNetwork", "QuantizedNetwork", "Summary", "pack", "pack_together", "prune", "quantize"),
     "sw.estimate": ("Estimated", "estimate"),
     "sw.importers": ("load",),
     "sw.model.layers": ("Dense", "Layer", "Model"),

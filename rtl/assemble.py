@@ -14,7 +14,7 @@ from openese.rtl.array import PEArray
 from openese.rtl.attributes import fanout
 from openese.rtl.bundles import DrainPort
 from openese.rtl.config import bits_for
-from openese.rtl.elementwise import Beat, Kind, Settings, Slice, SliceControl
+from openese.rtl.elementwise import Beat, Kind, Settings, Slice, SliceControl, rows_ahead
 from openese.rtl.elementwise.shared import delayed
 from openese.rtl.interfaces import activations
 from openese.rtl.program import Instruction, Opcode
@@ -25,10 +25,13 @@ __all__ = ["Assemble"]
 _PICK, _PICK_ALL = 4, 8
 #: Gates of a cell row in the order of a slice's work: up to c, and then, when c is written, to m.
 BEFORE, BEHIND = (Kind.G, Kind.I, Kind.F), (Kind.CELL_TANH, Kind.O)
+#: Those of a GRU: up to r . n_h, and then, when this is there, to y.
+GRU_BEFORE, GRU_BEHIND = (Kind.N_H, Kind.R), (Kind.N_X, Kind.Z)
 
 
 class Part(NamedTuple):
-    """A part of the work on each row: the gates up to c, or what is left for m, or y.
+    """A part of the work on each row: the gates up to c, or what is left for m, or y. Of a GRU: the gates up to
+    r . n_h, or what is left for y.
 
     Attributes
     ----------
@@ -92,16 +95,17 @@ class Assemble(wiring.Component):
     It drains the PEs row by row into their slices, which all work in step, and writes the columns that they assemble to
     the vector memory. An operation of a gate takes ``beats`` cycles for every phase of its sums. A cell row takes the
     operations g, i and f, and when c is written, tanh(c) and o. Rows overlap: when an operation ends, the next is one
-    of the oldest row whose c is there, or else of the row that comes next. A row of a projection takes one operation.
+    of the oldest row whose c is there, or else of the row that comes next. A row of a GRU takes n_h and r, and when
+    r . n_h is there, n_x and z; at most `rows_ahead` rows wait for these. A row of a projection takes one operation.
     A CLEAR clears all accumulators, a row each cycle; after a reset Assemble does this first.
 
     The lines of a row are written one a cycle, while the slices work on the next row. The place of a column in a slice
     is free for the next row as soon as it is picked. Each channel is picked as early as all lines of it allow, and then
     waits for the others.
 
-    Latency: `turn_delay` cycle from ``go`` to the first ``drain``; `write_delay` from the first cycle of a row's last
-    phase to its first line. Two rows are at least `spacing` cycles apart. Cost: a multiplexer over all columns of a
-    row; a shift register for each bit of a line that is picked early.
+    Latency: `turn_delay` cycle from ``go`` to the first ``drain``; `control_delay` from ``state_row`` to ``control``;
+    `write_delay` from the first cycle of a row's last phase to its first line. Two rows are at least `spacing` cycles
+    apart. Cost: a multiplexer over all columns of a row; a shift register for each bit of a line that is picked early.
 
     Members
     -------
@@ -127,6 +131,7 @@ class Assemble(wiring.Component):
     """
 
     turn_delay = 1
+    control_delay = 1 + PEArray.drain_delay - PEArray.input_delay
 
     def __init__(self, config):
         self._config = config
@@ -159,7 +164,8 @@ class Assemble(wiring.Component):
         self.picks = 1 if self.lines <= _PICK_ALL else 2
         self._y_delay = PEArray.drain_delay + a_slice.y_delay
         self._m_delay = PEArray.drain_delay + a_slice.m_delay
-        self.c_delay = a_slice.c_delay
+        self._h_delay = PEArray.drain_delay + a_slice.h_delay
+        self.c_delay, self.r_delay = a_slice.c_delay, a_slice.r_delay
         #: By group and channel, the beat of its column in each line; and the cycle, after that of the first beat, from
         #: which on a line a cycle is picked.
         self._beats = {(group, channel): [self._beat(line * config.groups + group, channel)
@@ -193,11 +199,12 @@ class Assemble(wiring.Component):
         """Lines of the vector memory that a row fills, one a cycle."""
         return self._config.row_pes // self._config.groups
 
-    def write_delay(self, project):
-        """Cycles from the first cycle of a row's last phase to the first of its lines being written. The line counts in
-        ``lines_done`` a cycle later.
+    def write_delay(self, kind):
+        """Cycles from the first cycle of the last phase of a row's last operation, which is of ``kind``, to the first
+        of its lines being written. The line counts in ``lines_done`` a cycle later.
         """
-        return (self._y_delay if project else self._m_delay) + 1 + max(self._picked_from.values()) + self.picks
+        delay = {Kind.PROJECTION: self._y_delay, Kind.O: self._m_delay, Kind.Z: self._h_delay}[kind]
+        return delay + 1 + max(self._picked_from.values()) + self.picks
 
     def elaborate(self, platform):
         m = Module()
@@ -226,12 +233,13 @@ class Assemble(wiring.Component):
         beat = Signal(Beat(config))
         runs = self._sequence(m, instruction.opcode == Opcode.CLEAR, operation, beat, behind, flushed)
         self._issue(m, runs, operation, beat, instruction, acc_base, project)
-        self._choose(m, runs, operation, before, behind)
+        self._choose(m, runs, operation, before, behind, instruction)
         with m.If(self.start):
             self._begin(m, operation, before, behind, starts_project)
         row_issued = Signal()
+        last_gate = Mux(instruction.gru, Kind.Z, Kind.O) if config.gru else Kind.O
         m.d.sync += row_issued.eq(runs & operation.active & operation.last_phase & (operation.beat == 0)
-                                  & ((operation.kind == Kind.O) | project))
+                                  & ((operation.kind == last_gate) | project))
         self._control(m, beat, settings)
         self._write(m, instruction, dst_base, settings, project, row_issued, flushed)
         return m
@@ -280,6 +288,9 @@ class Assemble(wiring.Component):
         with m.Else():
             m.d.sync += [operation.kind.eq(Kind.G), before.kind.eq(Kind.I), behind.kind.eq(Kind.CELL_TANH),
                          before.left.eq(rows), behind.left.eq(rows)]
+            if self._config.gru:
+                with m.If(self.instruction.gru):
+                    m.d.sync += [operation.kind.eq(Kind.N_H), before.kind.eq(Kind.R), behind.kind.eq(Kind.N_X)]
 
     def _issue(self, m, runs, operation, beat, instruction, acc_base, project):
         """Give the slices the operation's beat, drain its row, and go on to the next phase."""
@@ -307,18 +318,20 @@ class Assemble(wiring.Component):
                     m.d.sync += [operation.beat.eq(0), operation.phase.eq(operation.phase + 1),
                                  operation.phase_row.eq(operation.phase_row + instruction.phase_stride)]
 
-    def _choose(self, m, runs, operation, before, behind):
+    def _choose(self, m, runs, operation, before, behind, instruction):
         """When there is no operation, or it ends, take the next."""
         config = self._config
+        gru = instruction.gru if config.gru else None
         since_row = Signal(range(self.spacing), name="_since_row")
-        waiting = Signal(bits_for(config.cell_rows), name="_waiting")  # rows whose c is there
+        waiting = Signal(bits_for(config.cell_rows), name="_waiting")  # rows whose c, or r . n_h, is there
         free, takes_behind, takes_before = (Signal(name=f"_{name}")
                                             for name in ("free", "takes_behind", "takes_before"))
-        # What g leaves for i, i for f and tanh(c) for o can be read two cycles later.
-        kinds = {"before": (Kind.G, Kind.I), "behind": (Kind.CELL_TANH,)} if config.beats == 1 else {}
-        too_early = {name: operation.active & Cat(operation.kind == kind for kind in kinds.get(name, ())).any()
-                     for name in ("before", "behind")}
-        is_row = behind.kind != Kind.CELL_TANH
+        too_early = self._too_early(operation, gru)
+        is_row, ends_before = behind.kind != Kind.CELL_TANH, before.kind == BEFORE[-1]
+        if gru is not None:
+            is_row &= behind.kind != Kind.N_X
+            ends_before |= gru & (before.kind == Kind.R)
+            too_early["before"] |= self._held_up(m, gru, takes_before & ends_before, takes_behind & is_row)
         m.d.comb += [
             free.eq(runs & (~operation.active | operation.ends)),
             takes_behind.eq(free & (behind.left != 0) & Mux(is_row, since_row == 0, waiting != 0)
@@ -337,28 +350,61 @@ class Assemble(wiring.Component):
                              since_row.eq(self.spacing - 1)]
             with m.If(behind.kind != Kind.PROJECTION):
                 m.d.sync += behind.kind.eq(Mux(is_row, Kind.CELL_TANH, Kind.O))
+                if gru is not None:
+                    with m.If(gru):
+                        m.d.sync += behind.kind.eq(Mux(is_row, *GRU_BEHIND))
         with m.If(takes_before):
             m.d.sync += [operation.kind.eq(before.kind), operation.row.eq(before.row)]
             with m.Switch(before.kind):
                 for kind, after in zip(BEFORE, (*BEFORE[1:], BEFORE[0]), strict=True):
                     with m.Case(kind):
                         m.d.sync += before.kind.eq(after)
-            with m.If(before.kind == BEFORE[-1]):
+            if gru is not None:
+                with m.If(gru):
+                    m.d.sync += before.kind.eq(Mux(ends_before, *GRU_BEFORE))
+            with m.If(ends_before):
                 m.d.sync += [before.row.eq(before.row + 1), before.left.eq(before.left - 1)]
         with m.If(self.start):
             # A projection begins with a row.
             m.d.sync += since_row.eq(Mux(self.instruction.opcode == Opcode.PROJECT, self.spacing - 1, 0))
         written = Signal(self.c_delay - 2, name="_written")
-        writes = operation.active & operation.last_phase & (operation.beat == 0) & (operation.kind == Kind.F)
+        last_before, arrives = BEFORE[-1], written[-1]
+        if gru is not None:
+            last_before, arrives = Mux(gru, *(part[-1] for part in (GRU_BEFORE, BEFORE))), Mux(
+                gru, written[self.r_delay - 3], arrives)
+        writes = operation.active & operation.last_phase & (operation.beat == 0) & (operation.kind == last_before)
         m.d.sync += [
             written.eq(Cat(runs & writes, written)),
-            waiting.eq(waiting + written[-1] - (takes_behind & ~is_row)),
+            waiting.eq(waiting + arrives - (takes_behind & ~is_row)),
         ]
 
+    def _too_early(self, operation, gru):
+        """Whether the operation that ends, one of a single beat, has not left what the next of its part reads.
+
+        What g leaves for i, i for f, tanh(c) for o and n for z can be read two cycles later.
+        """
+        kinds = {"before": (Kind.G, Kind.I), "behind": (Kind.CELL_TANH,)} if self._config.beats == 1 else {}
+        too_early = {name: operation.active & Cat(operation.kind == kind for kind in kinds.get(name, ())).any()
+                     for name in ("before", "behind")}
+        if gru is not None and kinds:
+            too_early = {"before": too_early["before"] & ~gru,
+                         "behind": too_early["behind"] | (operation.active & gru & (operation.kind == Kind.N_X))}
+        return too_early
+
+    def _held_up(self, m, gru, row_before, row_behind):
+        """Whether as many rows of a GRU wait for n_x and z as the slices keep r . n_h of. The arguments say that the
+        last operation of a row's part is taken."""
+        most = rows_ahead(self._config)
+        ahead = Signal(range(most + 1), name="_ahead")
+        with m.If(self.start):
+            m.d.sync += ahead.eq(0)
+        with m.Else():
+            m.d.sync += ahead.eq(ahead + row_before - row_behind)
+        return gru & (ahead == most)
 
     def _control(self, m, beat, settings):
         """The beat follows its drain through the array to the slices."""
-        ahead = PEArray.drain_delay - PEArray.input_delay
+        ahead = self.control_delay - 1
         beats = [beat] + [Signal(Beat(self._config), name=f"beat_after{k}") for k in range(ahead)]
         drains = [self.drain] + [Signal(name=f"drain_after{k}") for k in range(ahead)]
         for values in (beats, drains):
@@ -374,12 +420,15 @@ class Assemble(wiring.Component):
         config = self._config
         lines = self.lines
         first = min(self._picked_from.values())
-        pulses = Signal(self._m_delay + first - 1)
+        pulses = Signal((self._h_delay if config.gru else self._m_delay) + first - 1)
         m.d.sync += pulses.eq(Mux(self.start, 0, (pulses << 1) | row_issued))
         index = Signal(range(max(2, lines)), name="index")
         picking = Signal()
         last = first - 2
-        with m.If(Mux(project, pulses[self._y_delay + last], pulses[self._m_delay + last])):
+        of_cells = pulses[self._m_delay + last]
+        if config.gru:
+            of_cells = Mux(instruction.gru, pulses[self._h_delay + last], of_cells)
+        with m.If(Mux(project, pulses[self._y_delay + last], of_cells)):
             m.d.sync += [picking.eq(1), index.eq(0)]
         with m.Elif(picking):
             m.d.sync += [index.eq(index + 1), picking.eq(index != lines - 1)]

@@ -57,13 +57,15 @@ class AXI4LiteSubordinate(wiring.Component):
     -------
     bus : In(AXI4LiteSignature(address_width)) — the bus. A write that does not set all byte strobes gets SLVERR and
         changes nothing.
-    hold : In(1) — carry out no access. It comes from a register.
     write : Out(1) — a write.
     write_address : Out(address_width - 2) — its word address.
+    write_wait : In(1) — in the same cycle: a write there has to wait.
     write_data : Out(32) — its value.
     write_known : In(1) — in the same cycle: it is allowed.
-    read : Out(1) — a read.
+    read_asked : Out(1) — there is a read.
+    read : Out(1) — it is carried out.
     read_address : Out(address_width - 2) — its word address.
+    read_wait : In(1) — in the same cycle: a read there has to wait.
     read_data : In(32) — a cycle later: the value.
     read_known : In(1) — a cycle later: it is allowed.
     """
@@ -75,13 +77,15 @@ class AXI4LiteSubordinate(wiring.Component):
         self.accepts = Signal()
         super().__init__({
             "bus": In(AXI4LiteSignature(address_width)),
-            "hold": In(1),
             "write": Out(1),
             "write_address": Out(word),
+            "write_wait": In(1),
             "write_data": Out(32),
             "write_known": In(1),
+            "read_asked": Out(1),
             "read": Out(1),
             "read_address": Out(word),
+            "read_wait": In(1),
             "read_data": In(32),
             "read_known": In(1),
         })
@@ -100,7 +104,7 @@ class AXI4LiteSubordinate(wiring.Component):
         m.submodules.responses = responses = Fifo(len(bus.b.payload), self.waiting)
         wiring.connect(m, responses.o, wiring.flipped(bus.b))
         accepts = self.accepts
-        m.d.comb += accepts.eq(~self.hold & addresses.o.valid & words.o.valid & (responses.level != self.waiting))
+        m.d.comb += accepts.eq(~self.write_wait & addresses.o.valid & words.o.valid & (responses.level != self.waiting))
         whole = words.o.payload.strb.all()
         m.d.comb += [
             addresses.o.ready.eq(accepts),
@@ -115,11 +119,15 @@ class AXI4LiteSubordinate(wiring.Component):
         requested, answered = Signal(), Signal()
         address = Signal.like(self.read_address)
         m.d.comb += [
-            bus.ar.ready.eq(~self.hold & ~requested & ~answered & ~bus.r.valid),
-            self.read.eq(requested),
+            bus.ar.ready.eq(~requested & ~answered & ~bus.r.valid),
+            self.read_asked.eq(requested),
+            self.read.eq(requested & ~self.read_wait),
             self.read_address.eq(address),
         ]
-        m.d.sync += [requested.eq(bus.ar.valid & bus.ar.ready), answered.eq(requested)]
+        m.d.sync += [
+            requested.eq((bus.ar.valid & bus.ar.ready) | (requested & self.read_wait)),
+            answered.eq(self.read),
+        ]
         with m.If(bus.ar.ready):
             m.d.sync += address.eq(bus.ar.payload.addr[2:])
         with m.If(answered):

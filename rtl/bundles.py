@@ -137,8 +137,8 @@ class CellsPort(Bundle):
     -------
     cells : Out(array(slices * slice_width, signed(cell_bits))) — cell states at the row and beat of the slices'
         control.
-    cell_write : In(slices * slice_width) — lanes whose cell state is set, a cycle later, with a beat that is held
-        and not valid.
+    cell_write : In(slices * slice_width) — lanes whose cell state is set at the row and beat of the control some
+        cycles ago; see `Slice`.
     cell_data : In(signed(cell_bits)) — the value to set.
     """
 
@@ -161,6 +161,7 @@ class FramePort(Bundle):
     active : Out(channels) — voices that are active in it.
     reset : Out(channels) — voices that start anew with it.
     bank : Out(bank_bits) — their bank. Only if the machine has several.
+    model : Out(model_bits) — their model. Only if the machine holds several.
     take : In(1) — take it; the next frame becomes the oldest.
     release : In(1) — free the buffer of the frame taken before.
     """
@@ -172,6 +173,7 @@ class FramePort(Bundle):
             "active": Out(config.channels),
             "reset": Out(config.channels),
             **({"bank": Out(config.bank_bits)} if config.banks > 1 else {}),
+            **({"model": Out(config.model_bits)} if config.models > 1 else {}),
             "take": In(1),
             "release": In(1),
         })

@@ -11,10 +11,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset", "machine_config", "bits_for"]
+__all__ = ["BANK_SHIFT", "CELLS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset",
+           "machine_config", "bits_for"]
 
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
-LATER_FIELDS = ("banks",)
+LATER_FIELDS = ("banks", "models", "cells")
+
+#: Place of the bank's number in the first word of a frame's header, and of the model's.
+BANK_SHIFT, MODEL_SHIFT = 2, 8
+
+#: Kinds of cells that a machine may have.
+CELLS = ("lstm", "lstm+gru")
 
 #: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
 _WIDEST_BEAT = 1024
@@ -77,6 +84,10 @@ class Config:
         Instructions of the step program.
     stream : bool
         Can read the weights from memory in every step, for models of which ``entry_depth`` is only a buffer.
+    models : int
+        Models that an image may hold. They share the memories, and each has the states of its own voices.
+    cells : str
+        Kinds of cells: ``"lstm"`` or ``"lstm+gru"``. A machine with GRUs has a ``cell_bits`` of at least 24.
 
     Raises
     ------
@@ -105,6 +116,8 @@ class Config:
     program_depth: int = 64
     stream: bool = False
     banks: int = 1
+    models: int = 1
+    cells: str = "lstm"
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -126,27 +139,42 @@ class Config:
                   # Assemble writes a column of every group at once, out of one a PE row.
                   "groups": (1, min(8, max(1, self.row_pes))), "vector_depth": (2 * self.groups, 65536),
                   "entry_depth": (16, 1 << 20), "column_depth": (16, 65536), "cell_rows": (2, 4096),
-                  "accumulator_rows": (16, 4096), "channels": (1, 64), "banks": (1, 64),
+                  "accumulator_rows": (16, 4096), "channels": (1, 64), "banks": (1, 64), "models": (1, 16),
                   "slices": (1, self.row_pes),
                   "slice_width": (1, max(1, self.row_pes // self.slices) * self.channels)}
         for field, (low, high) in ranges.items():
             value = getattr(self, field)
             if not low <= value <= high:
                 raise ValueError(f"Config {field} must be between {low} and {high}, not {value}")
+        if self.cells not in CELLS:
+            raise ValueError(f"Config cells must be {' or '.join(CELLS)}, not {self.cells!r}")
+        if self.gru and self.cell_bits < self.sum_bits:
+            raise ValueError(f"Config cell_bits must be at least {self.sum_bits} with cells {self.cells!r}, "
+                             f"not {self.cell_bits}")
         if self.weight_bits + self.index_bits > 32:
             raise ValueError(f"Config weight_bits + index_bits must be at most 32, "
                              f"not {self.weight_bits + self.index_bits}")
 
+        if self.models > 1:
+            self._check_models()
         if self.stream and (not _power_of_two(self.stream_bits) or not 32 <= self.stream_bits <= 1024):
             raise ValueError(f"Config stream needs pes x (weight_bits + index_bits) to be an AXI4 data width: a power "
                              f"of two between 32 and 1024, not {self.stream_bits}")
         if self.stream and self.entry_depth < 128:
             raise ValueError(f"Config stream needs an entry_depth of at least 128, not {self.entry_depth}")
 
+    def _check_models(self) -> None:
+        # The words of a header are signed numbers.
+        if MODEL_SHIFT + self.model_bits >= self.activation_bits:
+            raise ValueError(f"Config models of {self.models} takes activation_bits of at least "
+                             f"{MODEL_SHIFT + self.model_bits + 1}, not {self.activation_bits}: the first word of a "
+                             "frame's header names the model")
+
     def _check_types(self) -> None:
         for name, value in vars(self).items():
-            wanted = "text" if name == "name" else "true or false" if name == "stream" else "a whole number"
-            if not isinstance(value, str if name == "name" else int) or (wanted == "a whole number" and
+            text = name in ("name", "cells")
+            wanted = "text" if text else "true or false" if name == "stream" else "a whole number"
+            if not isinstance(value, str if text else int) or (wanted == "a whole number" and
                                                                          isinstance(value, bool)):
                 raise ValueError(f"Config {name} must be {wanted}, not {value!r}")
 
@@ -197,6 +225,11 @@ class Config:
         while columns > 1 and columns * self.channels * self.activation_bits > _WIDEST_BEAT:
             columns //= 2
         return columns
+
+    @property
+    def gru(self) -> bool:
+        """Whether the machine has GRU cells beside those of an LSTM."""
+        return self.cells == "lstm+gru"
 
     # -- widths --------------------------------------------------------------------------------
 
@@ -278,6 +311,11 @@ class Config:
         return self.cell_bits - 4
 
     @property
+    def hidden_fraction(self) -> int:
+        """Fraction bits of h, the state of a GRU."""
+        return self.gate_fraction + 3
+
+    @property
     def cell_argument_left(self) -> int:
         """Left shift of c in front of the right shift that makes it a table argument."""
         return 8
@@ -301,6 +339,11 @@ class Config:
     def bank_bits(self) -> int:
         """Width of a bank's number; 0 if there is one bank."""
         return (self.banks - 1).bit_length()
+
+    @property
+    def model_bits(self) -> int:
+        """Width of a model's number; 0 if there is one model."""
+        return (self.models - 1).bit_length()
 
     @property
     def line_bits(self) -> int:

@@ -18,19 +18,21 @@ __all__ = ["Controller"]
 
 
 class Bank(NamedTuple):
-    """A bank of voices: its ``number``, and the ``offset`` of its y in lines of the vector memory.
+    """A bank of voices: its ``number``, the ``offset`` of its y in lines of the vector memory, and its ``model``.
 
-    On a machine with one bank both have no bits.
+    On a machine with one bank number and offset have no bits, on one for one model the model has none.
     """
 
     number: Signal
     offset: Signal
+    model: Signal
 
     @classmethod
     def new(cls, config, name):
         """Registers for a machine of capacity ``config``."""
         return cls(Signal(config.bank_bits, name=f"{name}_bank"),
-                   Signal(config.line_bits if config.banks > 1 else 0, name=f"{name}_offset"))
+                   Signal(config.line_bits if config.banks > 1 else 0, name=f"{name}_offset"),
+                   Signal(config.model_bits, name=f"{name}_model"))
 
 
 class State(NamedTuple):
@@ -51,7 +53,7 @@ class State(NamedTuple):
     made : Signal
         Products of y are made ahead of the next frame.
     alone : Signal
-        The last frame had the bank of the frame before, so the next one is taken to have it too.
+        The last frame had the bank and model of the frame before, so the next one is taken to have them too.
     bank : Signal
         The bank of gate accumulators that fills.
     sent : Signal(3)
@@ -64,6 +66,8 @@ class State(NamedTuple):
         A cycle ago, y was being sent and the next frame was not there; Assemble was at work.
     voices, step_voices : Bank
         Bank of the voices of the step whose columns are sent, and of the step that Assemble works on.
+    begun : Signal
+        Assemble has begun a step. Only used if the machine holds several models.
     """
 
     active: Signal
@@ -83,6 +87,7 @@ class State(NamedTuple):
     assembling: Signal
     voices: Bank
     step_voices: Bank
+    begun: Signal
 
 
 class Controller(wiring.Component):
@@ -109,13 +114,16 @@ class Controller(wiring.Component):
     frame_active : In(channels) — voices that are active in it.
     frame_reset : In(channels) — voices that start anew with it.
     frame_bank : In(bank_bits) — their bank. Only if the machine has several, as ``output_bank``.
+    frame_model : In(model_bits) — their model. Only if the machine holds several, as ``output_model`` and ``follow``.
     frame_take : Out(1) — take it.
     frame_release : Out(1) — the frame taken before is not needed any more.
     state_written : In(1) — the host has written a y.
-    format : Out(1) — ``instruction`` has the size of a frame and its two buffers.
+    state_writing : In(1) — a c that the host has written is on its way to its memory.
+    format : Out(1) — ``instruction`` has the size of a model's frame and the two buffers.
     multiply : Out(1) — start the broadcast of an operation.
     multiply_busy : In(1) — its end is not sent yet.
     src_base : Out(line_bits) — first line of the operation's source.
+    follow : Out(1) — its columns are still to be written.
     clear : Out(channels) — channels whose activations are zero in it.
     operation : Out(bits_for(MAX_OPERATIONS - 1)) — its number.
     context : Out(Context) — its context for the PEs.
@@ -133,6 +141,7 @@ class Controller(wiring.Component):
     output_base : Out(line_bits) — first line of its columns.
     output_active : Out(channels) — voices that are active in that frame.
     output_bank : Out(bank_bits) — their bank.
+    output_model : Out(model_bits) — their model.
     step : Out(1) — a step is complete: its frame goes out.
     waiting_frame : Out(1) — the controller waits for a frame.
     program : In(program_line) — line of the program.
@@ -153,10 +162,12 @@ class Controller(wiring.Component):
             "instruction": Out(Instruction(config)),
             **FramePort(config).flip().ports("frame_"),
             "state_written": In(1),
+            "state_writing": In(1),
             "format": Out(1),
             "multiply": Out(1),
             "multiply_busy": In(1),
             "src_base": Out(config.line_bits),
+            **({"follow": Out(1)} if config.models > 1 else {}),
             "clear": Out(config.channels),
             "operation": Out(bits_for(MAX_OPERATIONS - 1)),
             "context": Out(Context(config)),
@@ -173,6 +184,7 @@ class Controller(wiring.Component):
             "output_base": Out(config.line_bits),
             "output_active": Out(config.channels),
             **({"output_bank": Out(config.bank_bits)} if config.banks > 1 else {}),
+            **({"output_model": Out(config.model_bits)} if config.models > 1 else {}),
             "step": Out(1),
             "waiting_frame": Out(1),
             **ValidPort(program_line(config)).flip().ports("program"),
@@ -189,7 +201,9 @@ class Controller(wiring.Component):
             bank=Signal(name="_bank"), sent=Signal(3, name="_sent"), room=Signal(name="_room"),
             settled=Signal(name="_settled"), made=Signal(name="_made"), alone=Signal(init=1, name="_alone"),
             sending=Signal(name="_sending"), assembling=Signal(name="_assembling"),
-            voices=Bank.new(self._config, "voices"), step_voices=Bank.new(self._config, "step_voices"))
+            voices=Bank.new(self._config, "voices"), step_voices=Bank.new(self._config, "step_voices"),
+            begun=Signal(name="_begun"))
+        several = self._config.models > 1
         self._describe(m, current, state)
         reader.elaborate(m, self.program, self.program_valid)
         m.d.comb += self.instruction.eq(current)
@@ -203,6 +217,8 @@ class Controller(wiring.Component):
                 with m.Switch(current.opcode):
                     with m.Case(Opcode.FORMAT):
                         m.d.comb += self.format.eq(1)
+                        if several:
+                            reader.keep_routines(m)
                         reader.advance(m)
                     with m.Case(Opcode.FRAME):
                         self._frame(m, reader, state)
@@ -218,12 +234,15 @@ class Controller(wiring.Component):
                         with m.If(reader.skips(state.missed, state.stale)):
                             reader.advance(m)
                         with m.Else():
-                            reader.jump(m, current.src_base)
+                            reader.follow_jump(m, state.voices.model)
                     with m.Case(Opcode.CLEAR):
                         # What comes behind it reads y, which must be complete.
-                        with m.If(~self.assemble_busy & ~state.made):
+                        complete = ~self.assemble_busy
+                        if several:
+                            complete |= current.turn
+                        with m.If(complete & ~state.made):
                             reader.advance(m)
-                        with m.Elif(~self.assemble_busy & state.settled):
+                        with m.Elif(~self.assemble_busy & ~self.state_writing & state.settled):
                             m.d.comb += self.assemble.eq(1)
                             m.next = "CLEAR"
             with m.State("CLEAR"):
@@ -232,7 +251,7 @@ class Controller(wiring.Component):
             with m.State("BROADCAST"):
                 with m.If(~self.multiply_busy):
                     m.d.comb += self.frame_release.eq(current.release)
-                    reader.advance(m)
+                    reader.end_multiply(m)
         with m.If(self.state_written):
             m.d.sync += state.stale.eq(1)
         m.d.comb += self.idle.eq((fsm.ongoing("IDLE") | self.waiting_frame)
@@ -260,11 +279,19 @@ class Controller(wiring.Component):
             self.settings.peephole_select.eq(current.peephole_select),
             self.settings.cell_select.eq(current.cell_select),
             self.settings.g_sigmoid.eq(current.g_sigmoid),
+            *([self.settings.gru.eq(current.gru)] if self._config.gru else []),
             self.settings.active.eq(Mux(elementwise, state.active, state.step_active)),
             self.settings.reset.eq(Mux(elementwise, state.reset, state.step_reset)),
             self.output_base.eq(current.src_base + state.step_voices.offset),
             self.output_active.eq(state.step_active),
         ]
+        if self._config.models > 1:
+            # Assemble writes the y of its own model alone.
+            others = ~state.begun | (state.voices.model != state.step_voices.model)
+            m.d.comb += [
+                self.follow.eq(current.follow & ~((current.source == Source.RECURRENT) & others)),
+                self.output_model.eq(state.step_voices.model),
+            ]
 
         if not self._config.stream:
             m.d.comb += self.context.entry_base.eq(current.entry_base)
@@ -344,10 +371,16 @@ class Controller(wiring.Component):
             if self._config.banks > 1:
                 other = self.frame_bank != state.voices.number
                 m.d.sync += [state.voices.number.eq(self.frame_bank), state.alone.eq(~other)]
+            if self._config.models > 1:
+                other |= self.frame_model != state.voices.model
+                m.d.sync += [state.voices.model.eq(self.frame_model), state.alone.eq(~other)]
             with m.If(~trying & (~state.made | self.frame_reset.any() | other)):
                 m.d.sync += state.stale.eq(1)
         with m.If(~self.waiting_frame & ~undecided):
             reader.advance(m)
+        if self._config.models > 1:
+            with m.If(self.frame_take):
+                reader.take(m, self.frame_model, trying)
 
     def _multiply(self, m, reader, state):
         """MULTIPLY: send the operation, unless the frame came too early or too late for it."""
@@ -363,9 +396,9 @@ class Controller(wiring.Component):
             m.next = "BROADCAST"
 
     def _assemble(self, m, reader, state):
-        """ELEMENTWISE or PROJECT. Neither may overwrite the y that is being sent."""
+        """ELEMENTWISE or PROJECT. Neither may overwrite the y that is being sent, nor overtake a c of the host."""
         current = reader.instruction
-        with m.If(~self.assemble_busy & ~(current.sent & self.output_busy)):
+        with m.If(~self.assemble_busy & ~self.state_writing & ~(current.sent & self.output_busy)):
             m.d.comb += self.assemble.eq(1)
             with m.If(current.opcode == Opcode.ELEMENTWISE):
                 m.d.sync += [
@@ -375,4 +408,6 @@ class Controller(wiring.Component):
                     state.step_voices.number.eq(state.voices.number),
                     state.step_voices.offset.eq(state.voices.offset),
                 ]
+                if self._config.models > 1:
+                    m.d.sync += [state.step_voices.model.eq(state.voices.model), state.begun.eq(1)]
             reader.advance(m)

@@ -3,7 +3,7 @@
 
 from typing import NamedTuple
 
-from amaranth.hdl import Cat, Module
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -56,15 +56,23 @@ class Core(wiring.Component):
     frame_midway : In(1) — on leaving reset: a frame is under way; drop its rest.
     frame_short : Out(1) — a frame was dropped because it was too short.
     frame_long : Out(1) — a frame was dropped because it was too long.
-    frame_bank : Out(1) — a frame was dropped because the model does not have its bank.
+    frame_bank : Out(1) — a frame was dropped because its bank or model is not there.
+    models : Out(bits_for(models)) — models of the image. Only if the machine holds several, as the next two.
+    model_select : In(8) — the model that ``model_size`` is of.
+    model_size : Out(32) — columns of its frames, and in the upper half of its answers; 0 if there is no such model.
     line : In(Lines.width) — a line from the loader.
     address : In(24) — its number.
     writes : In(len(Section)) — write it, in the bit of its section.
     events : Out(counters) — increments of `openese.rtl.registers.COUNTERS` in this cycle, by name, 24 bits each.
-    state_select : In(Select) — one number of a voice's state, while ``idle``; see `StateAccess`.
-    state_write : In(1) — set it to ``state_data``.
+    state_select : In(Select) — the next number of a voice's state, while ``idle``; see `StateAccess`.
+    state_restart : In(1) — forget what is read ahead.
+    state_write : In(1) — set the next number to ``state_data``.
     state_data : In(32) — the value to set.
-    state_value : Out(signed(32)) — the number.
+    state_writing : Out(1) — a c is on its way to its memory.
+    state_wanted : In(1) — the next number is asked for.
+    state_take : In(1) — ``state_value`` is taken.
+    state_value : Out(signed(32)) — the next number.
+    state_value_valid : Out(1) — it is there.
     bursts : Out(stream(Burst)) — to `StreamReader`. Only if the machine streams weights, as the next two.
     stream_line : In(stream_bits) — a line from it.
     stream_valid : In(1) — there is one.
@@ -92,6 +100,8 @@ class Core(wiring.Component):
             "frame_short": Out(1),
             "frame_long": Out(1),
             "frame_bank": Out(1),
+            **({"models": Out(bits_for(config.models)), "model_select": In(8), "model_size": Out(32)}
+               if config.models > 1 else {}),
             **LoadPort(config).flip().ports(),
             "events": Out(wiring.Signature(events)),
             **StatePort().flip().ports("state_"),
@@ -115,6 +125,8 @@ class Core(wiring.Component):
         self._state(m, blocks)
         if config.stream:
             self._stream(m, blocks)
+        if config.models > 1:
+            self._sizes(m, blocks.controller)
         self._count(m, blocks)
         m.d.comb += [
             self.frame_short.eq(blocks.frame_input.short),
@@ -150,6 +162,9 @@ class Core(wiring.Component):
         ]
         if self._config.banks > 1:
             m.d.comb += frame_input.banks.eq(controller.instruction.banks)
+        if self._config.models > 1:
+            m.d.comb += [frame_input.index.eq(controller.instruction.model),
+                         frame_input.models.eq(controller.instruction.models)]
         FramePort(self._config).connect(m, frame_input, controller, "", "frame_")
 
     def _operations(self, m, blocks):
@@ -161,7 +176,7 @@ class Core(wiring.Component):
             broadcast.count.eq(instruction.count),
             broadcast.order_base.eq(instruction.order_base),
             broadcast.src_base.eq(controller.src_base),
-            broadcast.follow.eq(instruction.follow),
+            broadcast.follow.eq(controller.follow if self._config.models > 1 else instruction.follow),
             broadcast.clear.eq(controller.clear),
             broadcast.operation.eq(controller.operation),
             broadcast.full.eq(array.full),
@@ -185,6 +200,7 @@ class Core(wiring.Component):
             assemble.go.eq(controller.assemble_go),
             controller.assemble_busy.eq(assemble.busy),
             controller.state_written.eq(blocks.state.bank.any()),
+            controller.state_writing.eq(blocks.state.writing),
         ]
 
     def _frames_out(self, m, blocks):
@@ -205,6 +221,8 @@ class Core(wiring.Component):
         ]
         if self._config.banks > 1:
             m.d.comb += frame_output.bank.eq(controller.output_bank)
+        if self._config.models > 1:
+            m.d.comb += frame_output.model.eq(controller.output_model)
 
     def _vectors(self, m, blocks):
         """Columns: out of the vector memory to the array and to FrameOutput; from Assemble and FrameInput into it."""
@@ -234,6 +252,7 @@ class Core(wiring.Component):
         m.d.comb += [
             fetch.run.eq(self.run),
             fetch.frame_complete.eq(blocks.frame_input.complete),
+            *([fetch.frame_model.eq(blocks.frame_input.complete_model)] if self._config.models > 1 else []),
             fetch.arrived.eq(self.stream_valid),
             fetch.released.eq(array.released),
             fetch.program.eq(controller.program),
@@ -248,6 +267,19 @@ class Core(wiring.Component):
                 array.weights_valid.eq(self.stream_valid),
             ]
 
+    def _sizes(self, m, controller):
+        """Keep the sizes of the models for the host."""
+        instruction = controller.instruction
+        sizes = [Signal(32, name=f"size{k}") for k in range(self._config.models)]
+        with m.If(controller.format):
+            m.d.sync += [
+                Array(sizes)[instruction.model].eq(Cat(instruction.count, Const(0, 16 - len(instruction.count)),
+                                                       instruction.outputs)),
+                self.models.eq(instruction.models),
+            ]
+        m.d.comb += self.model_size.eq(Mux(self.model_select < self._config.models,
+                                           Array(sizes)[self.model_select[:self._config.model_bits]], 0))
+
     def _state(self, m, blocks):
         """The host's access to c and y."""
         state, array, assemble = blocks.state, blocks.array, blocks.assemble
@@ -258,7 +290,7 @@ class Core(wiring.Component):
             assemble.state_row.eq(state.cell_row),
             assemble.state_beat.eq(state.cell_beat),
             array.cell_write.eq(state.cell_write),
-            array.cell_data.eq(state.data),
+            array.cell_data.eq(state.cell_data),
         ]
         if self._config.banks > 1:
             m.d.comb += assemble.state_bank.eq(state.cell_bank)

@@ -91,15 +91,16 @@ class Saturated:
         self.below = Signal(name=f"{name}_below", reset_less=True)
         self.clamped = Signal(name=f"{name}_clamped", reset_less=True)
 
-    def load(self, m: Module, value: ValueLike, overflow: ValueLike = 0) -> None:
-        """Take ``value`` with the next clock. ``overflow`` says that it is too large, of the sign that it has."""
+    def load(self, m: Module, value: ValueLike, above: ValueLike = 0, below: ValueLike = 0) -> None:
+        """Take ``value`` with the next clock. ``above`` and ``below`` say that it is too large, or too small, whatever
+        its bits are."""
         value = Value.cast(value)
         narrow, clamps = narrow_value(value, self._bits)
-        clamped = Signal(name=f"{self.register.name}_clamps")
-        m.d.comb += clamped.eq(clamps | overflow)
+        clamped, negative = (Signal(name=f"{self.register.name}_{name}") for name in ("clamps", "negative"))
+        m.d.comb += [clamped.eq(clamps | above | below), negative.eq(value[-1] | below)]
         m.d.sync += [
-            self.register.eq(narrow),
-            self.below.eq(clamped & value[-1]),
+            self.register.eq(Cat(narrow[:-1], negative).as_signed()),
+            self.below.eq(clamped & negative),
             self.clamped.eq(clamped),
         ]
         with m.If(clamped):

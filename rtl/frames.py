@@ -10,17 +10,13 @@ from amaranth.lib.wiring import In, Out
 
 from openese.rtl.attributes import fanout
 from openese.rtl.bundles import FramePort, ValidPort
-from openese.rtl.config import bits_for
+from openese.rtl.config import BANK_SHIFT, MODEL_SHIFT, bits_for
 from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import activations
 from openese.rtl.vector_memory import VectorMemory
 
-__all__ = ["BANK_SHIFT", "Beats", "FrameBeat", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes", "frame_beats",
-           "pack_beats", "pack_frames", "unpack_beats", "unpack_frames"]
-
-
-#: Place of the bank's number in the first word of a header.
-BANK_SHIFT = 2
+__all__ = ["BANK_SHIFT", "MODEL_SHIFT", "Beats", "FrameBeat", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes",
+           "frame_beats", "pack_beats", "pack_frames", "unpack_beats", "unpack_frames"]
 
 
 def beat_bytes(config):
@@ -44,7 +40,8 @@ def FrameBeat(config):
 
     The first beat is the header, in the words of column 0; the other words are as behind the last column. Bit 0 of a
     channel says that the voice is active in this step; bit 1, on the way in, that it starts anew. Bits 2 to 7 of the
-    first channel number the bank of voices. `pack_frames` and `unpack_frames` are the host's side.
+    first channel number the bank of voices. On a machine that holds several models, bits 8 and up of the first channel
+    number the model. `pack_frames` and `unpack_frames` are the host's side.
     """
     return data.StructLayout({"data": 8 * beat_bytes(config), "last": 1})
 
@@ -156,9 +153,8 @@ def _beats_of(config, count):
 class FrameInput(wiring.Component):
     """Takes frames into two buffers of the vector memory.
 
-    A frame whose ``last`` is not on its last beat, or whose bank the model does not have, is dropped as a whole and
-    reported. The next frame is taken from
-    the beat behind the dropped frame's ``last``.
+    A frame whose ``last`` is not on its last beat, or whose bank or model is not there, is dropped as a whole and
+    reported. The next frame is taken from the beat behind the dropped frame's ``last``.
 
     Latency: none; a beat is written in the cycle in which it is accepted. Cost: a header and a count.
 
@@ -166,22 +162,27 @@ class FrameInput(wiring.Component):
     -------
     beats : In(Beats) — the frames. Not ready while both buffers are full, or while ``hold`` is set.
     format : In(1) — take ``count`` and ``bases``.
+    index : In(model_bits) — the model whose ``count`` it is. The last model's comes last. Only if the machine holds
+        several models, as ``models``, ``complete_model`` and ``model``.
+    models : In(bits_for(models)) — models.
     count : In(bits_for(vector_depth)) — columns of a frame.
     bases : In(line_bits).array(2) — first lines of the two buffers.
     banks : In(bits_for(banks)) — banks of voices. Only if the machine has several, as ``bank``.
     hold : In(1) — the write port is taken.
     midway : In(1) — on leaving reset: a frame is under way; drop its rest.
     complete : Out(1) — pulses when a frame has come in as a whole.
+    complete_model : Out(model_bits) — its model.
     ready : Out(1) — there is a complete frame.
     buffer : Out(1) — the buffer that the oldest one lies in.
     active : Out(channels) — voices that are active in it.
     reset : Out(channels) — voices that start anew with it.
     bank : Out(bank_bits) — their bank.
+    model : Out(model_bits) — their model.
     take : In(1) — take it; the next frame becomes the oldest.
     release : In(1) — free the buffer of the frame taken before.
     short : Out(1) — a frame was dropped because it was too short.
     long : Out(1) — a frame was dropped because it was too long.
-    wrong_bank : Out(1) — a frame was dropped because the model does not have its bank.
+    wrong_bank : Out(1) — a frame was dropped because its bank or model is not there.
     write_valid : Out(1) — write the columns of a beat to the vector memory.
     write_line : Out(line_bits) — their line.
     write_bank : Out(groups) — their banks.
@@ -194,12 +195,14 @@ class FrameInput(wiring.Component):
         super().__init__({
             "beats": In(Beats(config)),
             "format": In(1),
+            **({"index": In(config.model_bits), "models": In(bits_for(config.models))} if config.models > 1 else {}),
             "count": In(bits_for(config.vector_depth)),
             "bases": In(line).array(2),
             **({"banks": In(bits_for(config.banks))} if config.banks > 1 else {}),
             "hold": In(1),
             "midway": In(1),
             "complete": Out(1),
+            **({"complete_model": Out(config.model_bits)} if config.models > 1 else {}),
             **FramePort(config).ports(),
             "short": Out(1),
             "long": Out(1),
@@ -213,7 +216,9 @@ class FrameInput(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        count = Signal.like(self.count)
+        counts = [Signal.like(self.count, name="count" if config.models == 1 else f"count{k}")
+                  for k in range(config.models)]
+        count = counts[0] if config.models == 1 else Signal.like(self.count)
         bases = [Signal.like(base, name=f"base{k}") for k, base in enumerate(self.bases)]
         formatted = Signal()
         index = Signal.like(self.count)
@@ -223,13 +228,21 @@ class FrameInput(wiring.Component):
         active = [Signal(config.channels, name=f"active{k}") for k in range(2)]
         reset = [Signal(config.channels, name=f"reset{k}") for k in range(2)]
         bank = [Signal(config.bank_bits, name=f"bank{k}") for k in range(2)]
+        model = [Signal(config.model_bits, name=f"model{k}") for k in range(2)]
         named, known = self._bank(m)
+        if config.models > 1:
+            named_model, known_model = self._model(m)
+            known &= known_model
         word = self.beats.payload.data
         accepted = self.beats.valid & self.beats.ready
         parts = config.groups // config.beat_columns  # beats of a line
         part_bits = (parts - 1).bit_length()
         with m.If(self.format):
-            m.d.sync += [count.eq(_beats_of(config, self.count)), formatted.eq(1)]
+            if config.models == 1:
+                m.d.sync += [count.eq(_beats_of(config, self.count)), formatted.eq(1)]
+            else:
+                m.d.sync += [Array(counts)[self.index].eq(_beats_of(config, self.count)),
+                             formatted.eq(self.index + 1 == self.models)]
             m.d.sync += [base.eq(value) for base, value in zip(bases, self.bases, strict=True)]
 
         m.d.comb += [
@@ -239,6 +252,8 @@ class FrameInput(wiring.Component):
             self.active.eq(Mux(oldest, active[1], active[0])),
             self.reset.eq(Mux(oldest, reset[1], reset[0])),
             *([self.bank.eq(Mux(oldest, bank[1], bank[0]))] if config.banks > 1 else []),
+            *([self.model.eq(Mux(oldest, model[1], model[0])), self.complete_model.eq(Mux(fill, model[1], model[0]))]
+              if config.models > 1 else []),
             self.write_line.eq(Mux(fill, bases[1], bases[0]) + index[part_bits:]),
             self.write_bank.eq(Cat((index[:part_bits] == part).replicate(config.beat_columns)
                                    for part in range(parts))),
@@ -262,6 +277,8 @@ class FrameInput(wiring.Component):
                     self._voices(m, fill, active, reset)
                     if config.banks > 1:
                         m.d.sync += Array(bank)[fill].eq(named)
+                    if config.models > 1:
+                        m.d.sync += [Array(model)[fill].eq(named_model), count.eq(Array(counts)[named_model])]
                     m.d.comb += self.short.eq(self.beats.payload.last)
                     with m.If(~self.beats.payload.last):
                         m.next = "COLUMNS"
@@ -288,6 +305,14 @@ class FrameInput(wiring.Component):
         with m.If(self.format):
             m.d.sync += banks.eq(self.banks)
         return named, named < banks
+
+    def _model(self, m):
+        """The model that a header names, and whether there is one."""
+        named = self.beats.payload.data[MODEL_SHIFT:self._config.activation_bits]
+        models = Signal.like(self.models)
+        with m.If(self.format):
+            m.d.sync += models.eq(self.models)
+        return named, named < models
 
     def _voices(self, m, fill, active, reset):
         """Keep the header's flags with the buffer that the frame goes to."""
@@ -333,6 +358,7 @@ class FrameOutput(wiring.Component):
     src_base : In(line_bits) — line of the first column.
     active : In(channels) — voices in the frame. The others get zeros.
     bank : In(bank_bits) — their bank, for the header. Only if the machine has several.
+    model : In(model_bits) — their model, for the header. Only if the machine holds several.
     complete : In(1) — all columns are written.
     lines_done : In(line_bits + 1) — lines of the frame that are written. It counts until ``complete``.
     write_valid : In(1) — the line after them is being written, if they are not complete.
@@ -357,6 +383,7 @@ class FrameOutput(wiring.Component):
             "src_base": In(line),
             "active": In(config.channels),
             **({"bank": In(config.bank_bits)} if config.banks > 1 else {}),
+            **({"model": In(config.model_bits)} if config.models > 1 else {}),
             "complete": In(1),
             "lines_done": In(line + 1),
             "write_valid": In(1),
@@ -380,6 +407,7 @@ class FrameOutput(wiring.Component):
         base = Signal.like(self.src_base)
         active = Signal(config.channels)
         bank = Signal(config.bank_bits)
+        model = Signal(config.model_bits)
         complete = Signal(name="_complete")
         final = Signal()  # one beat is left
         written, follows = Signal(), Signal()
@@ -408,8 +436,10 @@ class FrameOutput(wiring.Component):
             for channel in range(config.channels):
                 beat = landed.data.word_select(column * config.channels + channel, config.activation_bits)
                 flags = active[channel] if column == 0 else 0
-                if (column, channel) == (0, 0) and config.banks > 1:
+                if (column, channel) == (0, 0) and config.banks * config.models > 1:
                     flags = Cat(flags, Const(0, BANK_SHIFT - 1), bank)
+                    if config.models > 1:
+                        flags = Cat(flags, Const(0, MODEL_SHIFT - len(flags)), model)
                 with m.If(header | ~active[channel] | absent):
                     m.d.sync += beat.eq(Mux(header, flags, 0))
                 with m.Else():
@@ -432,6 +462,8 @@ class FrameOutput(wiring.Component):
                                  final.eq(self.count <= width), rest.eq(self.count), active.eq(self.active)]
                     if config.banks > 1:
                         m.d.sync += bank.eq(self.bank)
+                    if config.models > 1:
+                        m.d.sync += model.eq(self.model)
                     m.next = "HEADER"
             with m.State("HEADER"):
                 with m.If(room):

@@ -15,10 +15,16 @@ PROJECT        once the array is done: round the projection's sums to ``y``, row
 OUTPUT         as they are written: send ``count`` columns of ``y`` as one frame
 FRAME          take the next input frame, or go on without one (``TRY``)
 CLEAR          once all is done: clear the accumulators, if products were made ahead of a frame
-JUMP           go on with the instruction ``src_base``
+JUMP           go on with the instruction ``src_base``, or in the program of the next frame's model
 =============  ==================================================================================
 
-``FORMAT`` comes first and once.
+``FORMAT`` comes first, once for each model.
+
+A machine for several models has a program for each. The products for the next frame are multiplied while a step is
+computed, and the frame may be of another model. So they are two routines of a program, which the program of any model
+uses: a ``FRAME TRY`` that takes a frame goes on with the early routine of the frame's model, whose last MULTIPLY goes
+back behind the ``FRAME TRY``. A ``JUMP`` with ``turn`` goes on with the late routine, which leads to the step of that
+model. A ``FRAME WAIT`` that takes a frame goes on at the beginning of the model's program.
 """
 
 import enum
@@ -29,9 +35,12 @@ from amaranth.lib import data
 
 from openese.rtl.config import Config, bits_for
 
-__all__ = ["Opcode", "Take", "When", "Source", "Instruction", "GATES"]
+__all__ = ["Opcode", "Take", "When", "Source", "Instruction", "GATES", "ROUTINES"]
 
 GATES = ("i", "f", "g", "o")
+
+#: Places of a model's program that those of other models go on with.
+ROUTINES = ("begin", "early", "late")
 
 
 class Opcode(enum.IntEnum):
@@ -62,7 +71,7 @@ class When(enum.IntEnum):
 
     ``TAKEN``: the last ``FRAME TRY`` took a frame. ``MISSED``: it did not. ``STALE``: the products of y that were made
     since then are not those of the frame that ``FRAME WAIT`` took: it starts a voice anew, follows a write of y by the
-    host, or is of another bank; or there are no such products.
+    host, or is of another bank or model; or there are no such products.
     """
 
     ALWAYS = 0
@@ -127,6 +136,8 @@ class Instruction(data.StructLayout):
             "peephole_select": 3,
             "cell_select": 3,
             "g_sigmoid": 1,
+            # ELEMENTWISE: the cells are those of a GRU.
+            **({"gru": 1} if config.gru else {}),
             # ELEMENTWISE and PROJECT: what is written is y, which a voice that is not active keeps.
             "masked": 1,
             # ELEMENTWISE and PROJECT: it is the y that OUTPUT sends, and stays while it is being sent. MULTIPLY:
@@ -140,6 +151,17 @@ class Instruction(data.StructLayout):
                 "bank_lines": line,
                 "banks": bits_for(config.banks),
             } if config.banks > 1 else {}),
+            **({
+                # FORMAT: the model's number, its columns of y that are sent, and the models.
+                "model": config.model_bits,
+                "outputs": bits_for(config.vector_depth),
+                "models": bits_for(config.models),
+                # FORMAT: where the model's program begins, and its early and late routine.
+                **{name: bits_for(config.program_depth - 1) for name in ROUTINES},
+                # MULTIPLY: go back behind the FRAME TRY. JUMP: go on with the late routine of the frame's model.
+                # CLEAR: wait for nothing if there is nothing to clear.
+                "turn": 1,
+            } if config.models > 1 else {}),
         })
         self.words = -(-Shape.cast(self).width // 32)
 

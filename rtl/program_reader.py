@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """ProgramReader: the step program's memory, and the part of a state machine that walks it."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import memory
 
 from openese.rtl.config import bits_for
 from openese.rtl.interfaces import LineWrite
-from openese.rtl.program import Instruction, When
+from openese.rtl.program import ROUTINES, Instruction, When
 
 __all__ = ["ProgramReader", "program_line"]
 
@@ -36,6 +36,11 @@ class ProgramReader:
     def __init__(self, config):
         instruction = Instruction(config)
         self.instruction = Signal(instruction, name="current")
+        self._config = config
+        #: The instruction behind the last FRAME TRY that took a frame, for a program of several models.
+        self._back = Signal(bits_for(config.program_depth - 1), name="back")
+        self._routines = {name: [Signal.like(self._back, name=f"{name}{k}") for k in range(config.models)]
+                          for name in ROUTINES}
         self._counter = Signal(bits_for(config.program_depth - 1), name="counter")
         self._memory = memory.Memory(shape=32 * instruction.words, depth=config.program_depth, init=[])
         read = self._memory.read_port()
@@ -70,6 +75,32 @@ class ProgramReader:
         """Go on with the instruction at ``address``."""
         m.d.sync += self._counter.eq(address)
         m.next = "FETCH"
+
+    # -- several models ------------------------------------------------------------------------
+
+    def keep_routines(self, m: Module):
+        """Keep the places of a model's routines, which a FORMAT names."""
+        m.d.sync += [Array(places)[self.instruction.model].eq(self.instruction[name])
+                     for name, places in self._routines.items()]
+
+    def take(self, m: Module, model, early):
+        """A FRAME takes a frame of ``model``: go on with its early routine, or at the beginning of its program."""
+        m.d.sync += self._back.eq(self._counter + 1)
+        self.jump(m, Mux(early, Array(self._routines["early"])[model], Array(self._routines["begin"])[model]))
+
+    def end_multiply(self, m: Module):
+        """Go on behind a MULTIPLY, which may be the end of an early routine."""
+        self.advance(m)
+        if self._config.models > 1:
+            with m.If(self.instruction.turn):
+                self.jump(m, self._back)
+
+    def follow_jump(self, m: Module, model):
+        """Go on where a JUMP leads to, while the last frame taken is of ``model``."""
+        target = self.instruction.src_base
+        if self._config.models > 1:
+            target = Mux(self.instruction.turn, Array(self._routines["late"])[model], target)
+        self.jump(m, target)
 
     def skips(self, missed, stale):
         """Whether a MULTIPLY or JUMP is passed over, given whether the last ``FRAME TRY`` found no frame, and whether

@@ -10,12 +10,12 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike
 
 from openese.rtl.config import Config
 from openese.rtl.loader import MAGIC, VERSION
-from openese.rtl.state_access import Select, StateAccess
+from openese.rtl.state_access import Select
 from openese.rtl.watchdog import Stall, Watchdog
 from openese.rtl.weight_stream import PAGE
 
 __all__ = ["Access", "Field", "Register", "REGISTERS", "COUNTERS", "Control", "ControlRegisters", "Status", "Interrupt",
-           "ADDRESS", "markdown"]
+           "ADDRESS", "markdown", "registers"]
 
 
 class Access(enum.Enum):
@@ -110,7 +110,7 @@ _INTERRUPTS = _flags(Interrupt, [
     "a frame was sent", "an image was loaded", "an image was refused", "a frame was dropped since TLAST came early",
     "a frame was dropped since TLAST came late", "a weight could not be read",
     "nothing has moved for long though work is under way, see STALL",
-    "a frame was dropped since it names a bank that the model does not have"])
+    "a frame was dropped since it names a bank or a model that is not there"])
 
 _FIXED = [
     Register("ID", 0x000, Access.READ, "`0x4553454F`: OESE"),
@@ -119,6 +119,12 @@ _FIXED = [
     Register("CAPACITY", 0x00C, Access.READ, "", (
         Field("PES", 0, 16, "PEs"), Field("CHANNELS", 16, 8, "channels"), Field("GROUPS", 24, 8, "column groups"))),
     Register("BANKS", 0x010, Access.READ, "banks of voices"),
+    Register("MODELS", 0x014, Access.READ_WRITE, "if the machine may hold several models", (
+        Field("MOST", 0, 8, "models that an image may hold; cannot be written"),
+        Field("LOADED", 8, 8, "models of the image, soon after RUN is set; 0: not yet; cannot be written"),
+        Field("SELECT", 16, 8, "the model that MODEL_SIZE is of"))),
+    Register("MODEL_SIZE", 0x018, Access.READ, "of the selected model; 0: there is none", (
+        Field("INPUTS", 0, 16, "columns of its frames"), Field("OUTPUTS", 16, 16, "columns of its answers"))),
     Register("CONTROL", 0x020, Access.READ_WRITE, "", _flags(Control, [
         "compute frames", "abandon everything but the image and the cell states; reads as 0",
         "abandon the image too and expect a new one; reads as 0"])),
@@ -133,11 +139,12 @@ _FIXED = [
     Register("INTERRUPT", 0x030, Access.CLEAR, "write ones to clear", _INTERRUPTS),
     Register("INTERRUPT_ENABLE", 0x034, Access.READ_WRITE, "which of INTERRUPT raise `irq`", _INTERRUPTS),
     Register("STATE_SELECT", 0x040, Access.READ_WRITE,
-             "one number of a voice's state, only while nothing is under way (else SLVERR)", (
+             "the next number of a voice's state; written only while nothing is under way (else SLVERR)", (
                  Field("INDEX", 0, 16, "of c: cell row x PE rows + PE row; of y: its column in the vector memory"),
                  Field("CHANNEL", 16, 8, "the channel"), Field("BANK", 24, 6, "of c: the bank"),
                  Field("CELL", 31, 1, "1: the cell state c, 0: y"))),
-    Register("STATE_DATA", 0x044, Access.READ_WRITE, "that number, signed"),
+    Register("STATE_DATA", 0x044, Access.READ_WRITE,
+             "that number, signed, only while nothing is under way (else SLVERR); INDEX then grows by one"),
     Register("STREAM_BASE_LOW", 0x048, Access.READ_WRITE,
              "byte address of the streamed weights, if the machine can stream them; its lower 12 bits are 0"),
     Register("STREAM_BASE_HIGH", 0x04C, Access.READ_WRITE, "its upper half"),
@@ -162,6 +169,12 @@ ADDRESS = {register.name: register.address for register in REGISTERS}
 
 #: Cycles of a reset of the core, at least: what the tiles, whose reset comes later, have on the way must arrive in it.
 _RESET = 4
+
+
+def registers(config: Config) -> list[Register]:
+    """The registers of a machine of ``config``."""
+    absent = (*(() if config.stream else ("STREAM",)), *(() if config.models > 1 else ("MODEL",)))
+    return [register for register in REGISTERS if not register.name.startswith(absent)]
 
 
 def markdown() -> str:
@@ -192,15 +205,15 @@ class ControlRegisters:
     ----------
     config : Config
     bus : AXI4LiteSubordinate
-        The source of reads and writes. It is held for `StateAccess.wait` cycles after an access to a state, and after
-        the core has come to rest.
+        The source of reads and writes.
     core : Core
     loader : Loader
     guard : FrameGuard
         The way out of the core's frames.
     watchdog : Watchdog
     reader : StreamReader or None
-        None if the machine cannot stream weights. It then has no STREAM register.
+        None if the machine cannot stream weights. It then has no STREAM register. A machine that holds one model has no
+        MODEL register.
     """
 
     def __init__(self, config: Config, bus: Any, core: Any, loader: Any, guard: Any, watchdog: Any,
@@ -208,8 +221,7 @@ class ControlRegisters:
         self._config = config
         self._bus, self._core, self._loader, self._reader = bus, core, loader, reader
         self._guard, self._watchdog = guard, watchdog
-        self._writable = [register.name for register in REGISTERS if register.access is not Access.READ
-                          and (reader or not register.name.startswith("STREAM"))]
+        self._writable = [register.name for register in registers(config) if register.access is not Access.READ]
 
     def elaborate(self, m: Module, core_reset: Signal, load: Signal, irq: Signal) -> None:
         """Add the registers to ``m``.
@@ -224,17 +236,15 @@ class ControlRegisters:
         """
         bus, core, loader, watchdog = self._bus, self._core, self._loader, self._watchdog
         run = Signal()
-        usable, state_written = Signal(), Signal()
-        select, state_busy = Signal(Select()), Signal(range(StateAccess.wait + 1))
+        usable = Signal()
+        select = Signal(Select())
         enabled, pending = Signal(len(Interrupt)), Signal(len(Interrupt))
-        writes = self._decode(m, usable, state_busy)
+        writes = self._decode(m, usable)
         resets = Signal(_RESET - 1)
         # Values written go on a cycle later, so that the bus ends here.
         data, loads = Signal(32, reset_less=True), Signal()
         m.d.comb += [
-            core.state_select.eq(select),
             core.state_data.eq(data),
-            core.state_write.eq(state_written),
             core.run.eq(run),
             loader.word.eq(data),
             loader.word_valid.eq(loads),
@@ -248,22 +258,18 @@ class ControlRegisters:
             data.eq(bus.write_data),
             loads.eq(writes["LOAD"]),
             load.eq(control & _bit(bus.write_data, Control.LOAD)),
-            state_written.eq(writes["STATE_DATA"] & usable),
             resets.eq(Cat(reset | load, resets)),
             # The memory's answers must all come back before the core may ask for more.
             core_reset.eq(~loader.loaded | reset | load | resets.any() | (core_reset & outstanding)),
         ]
         self._interrupts(m, writes["INTERRUPT"], enabled, pending, irq)
         self._watch(m, core_reset, rests, outstanding, reset | load)
-        self._hold(m, writes["STATE_SELECT"] | writes["STATE_DATA"] | (rests & ~usable), state_busy)
-        with m.If(writes["STATE_SELECT"]):
-            m.d.sync += select.eq(bus.write_data)
+        self._state(m, writes, usable, select)
         with m.If(control):
             m.d.sync += run.eq(_bit(bus.write_data, Control.RUN) & ~_bit(bus.write_data, Control.LOAD))
         with m.If(writes["INTERRUPT_ENABLE"]):
             m.d.sync += enabled.eq(bus.write_data)
-        # A read that was taken as the hold began is refused.
-        self._read(m, usable & (state_busy == 0), {
+        self._read(m, usable, {
             **self._capacity(),
             "CONTROL": run,
             "STATUS": Cat(loader.loaded, loader.loading, usable, core.waiting_frame,
@@ -275,27 +281,47 @@ class ControlRegisters:
             "STATE_DATA": core.state_value,
             "STALL": watchdog.cause,
             **(self._stream(m, writes) if self._reader else {}),
+            **(self._models(m, writes["MODELS"]) if self._config.models > 1 else {}),
         })
 
-    def _decode(self, m: Module, usable: Signal, state_busy: Signal) -> dict[str, Signal]:
+    def _decode(self, m: Module, usable: Signal) -> dict[str, Signal]:
         """A pulse for each register that is written; the bus's answer to writes."""
         bus = self._bus
         writes = {name: Signal(name=f"write_{name.lower()}") for name in self._writable}
         for name, signal in writes.items():
             m.d.comb += signal.eq(bus.write & (bus.write_address == ADDRESS[name] >> 2))
         of_state = writes["STATE_DATA"] | writes["STATE_SELECT"]
-        m.d.comb += [
-            bus.write_known.eq(Cat(writes.values()).any() & (usable | ~of_state)),
-            bus.hold.eq(state_busy != 0),
-        ]
+        m.d.comb += bus.write_known.eq(Cat(writes.values()).any() & (usable | ~of_state))
         return writes
 
-    def _hold(self, m: Module, start: ValueLike, state_busy: Signal) -> None:
-        """Hold the bus for some time after an access to a state, and after the core has come to rest."""
-        with m.If(start):
-            m.d.sync += state_busy.eq(StateAccess.wait)
-        with m.Elif(state_busy != 0):
-            m.d.sync += state_busy.eq(state_busy - 1)
+    def _state(self, m: Module, writes: dict[str, Signal], usable: Signal, select: Signal) -> None:
+        """STATE_SELECT and STATE_DATA: the numbers of a state, one after another.
+
+        While a c is on its way nothing is written but the next number: a reset would lose it. While a number is asked
+        for, none is written: the reads would wait for ever.
+        """
+        bus, core = self._bus, self._core
+        written, selected, asked = Signal(), Signal(), Signal()
+        sets_number = bus.write_address == ADDRESS["STATE_DATA"] >> 2
+        number = (bus.read_address == ADDRESS["STATE_DATA"] >> 2) & usable
+        m.d.comb += [
+            core.state_select.eq(select),
+            core.state_write.eq(written),
+            core.state_restart.eq(selected | ~usable),
+            core.state_wanted.eq(asked & usable),
+            core.state_take.eq(bus.read & number),
+            bus.read_wait.eq(number & (written | selected | ~core.state_value_valid)),
+            bus.write_wait.eq(asked | (~sets_number & (written | core.state_writing))),
+        ]
+        m.d.sync += [
+            written.eq(writes["STATE_DATA"] & usable),
+            selected.eq(writes["STATE_SELECT"] & usable),
+            asked.eq(bus.read_asked & bus.read_wait),
+        ]
+        with m.If(writes["STATE_SELECT"] & usable):
+            m.d.sync += select.eq(bus.write_data)
+        with m.Elif(written | core.state_take):
+            m.d.sync += select.index.eq(select.index + 1)
 
     def _capacity(self) -> dict[str, int]:
         """The registers that say which machine this is."""
@@ -340,6 +366,16 @@ class ControlRegisters:
                                   guard.o.valid & ~guard.o.ready, guard.midway & ~core.frames.valid)),
             watchdog.clear.eq(clear),
         ]
+
+    def _models(self, m: Module, write: Signal) -> dict[str, ValueLike]:
+        """The MODEL registers: the models of the image, and the sizes of one."""
+        core = self._core
+        select = Signal(8)
+        with m.If(write):
+            m.d.sync += select.eq(self._bus.write_data[16:])
+        m.d.comb += core.model_select.eq(select)
+        return {"MODELS": Cat(Const(self._config.models, 8), core.models, Const(0, 8 - len(core.models)), select),
+                "MODEL_SIZE": core.model_size}
 
     def _stream(self, m: Module, writes: dict[str, Signal]) -> dict[str, ValueLike]:
         """The STREAM registers: the memory's base address, and the first read that failed."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streamed weights: models larger than the chip are read from memory in every step (paper, section 5.3)."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -86,6 +86,7 @@ class StreamFetch(wiring.Component):
     streamed : Out(1) — the program says that the weights are streamed.
     written : Out(position_bits) — lines written so far, modulo twice the depth.
     frame_complete : In(1) — pulses when a frame has come in.
+    frame_model : In(model_bits) — its model. Only if the machine holds several.
     decisions : Out(stream(1)) — for each ``FRAME TRY``, in order: it takes a frame.
     bursts : Out(stream(Burst)) — to `StreamReader`.
     arrived : In(1) — pulses for each line that it reads.
@@ -106,6 +107,7 @@ class StreamFetch(wiring.Component):
             "run": In(1),
             **StreamPort(config).ports(),
             "frame_complete": In(1),
+            **({"frame_model": In(config.model_bits)} if config.models > 1 else {}),
             "decisions": Out(stream.Signature(1)),
             "bursts": Out(stream.Signature(Burst(config))),
             "arrived": In(1),
@@ -132,6 +134,7 @@ class StreamFetch(wiring.Component):
             self.written.eq(before + self.arrived),
         ]
         m.d.sync += [frames.eq(frames + self.frame_complete - take), before.eq(self.written)]
+        model, next_model = self._models(m, take)
         line, left, has_room = self._requests(m)
 
         with m.FSM():
@@ -143,6 +146,8 @@ class StreamFetch(wiring.Component):
                 with m.Switch(current.opcode):
                     with m.Case(Opcode.FORMAT):
                         m.d.sync += self.streamed.eq(current.streamed)
+                        if config.models > 1:
+                            reader.keep_routines(m)
                         m.next = "OFF"
                         with m.If(current.streamed):
                             reader.advance(m)
@@ -157,9 +162,12 @@ class StreamFetch(wiring.Component):
                             m.d.comb += take.eq(missed & self.run & (frames != 0))
                             with m.If(~missed | take):
                                 reader.advance(m)
+                        if config.models > 1:
+                            with m.If(take):
+                                reader.take(m, next_model, trying)
                     with m.Case(Opcode.MULTIPLY):
                         with m.If(reader.skips(missed, Const(0)) | (current.entry_lines == 0)):
-                            reader.advance(m)
+                            reader.end_multiply(m)
                         with m.Else():
                             m.d.sync += [line.eq(current.entry_base), left.eq(current.entry_lines)]
                             m.next = "REQUEST"
@@ -167,16 +175,28 @@ class StreamFetch(wiring.Component):
                         with m.If(reader.skips(missed, Const(0))):
                             reader.advance(m)
                         with m.Else():
-                            reader.jump(m, current.src_base)
+                            reader.follow_jump(m, model)
                     with m.Default():
                         reader.advance(m)
             with m.State("REQUEST"):
                 m.d.comb += self.bursts.valid.eq(has_room)
                 with m.If(self.bursts.valid & self.bursts.ready & (left == self.bursts.payload.lines)):
-                    reader.advance(m)
+                    reader.end_multiply(m)
             with m.State("OFF"):
                 pass
         return m
+
+    def _models(self, m, take):
+        """The model of the last frame that was taken, and of the next. There are two buffers for frames."""
+        model, into, out = Signal(self._config.model_bits), Signal(), Signal()
+        if self._config.models == 1:
+            return model, model
+        held = [Signal.like(model, name=f"held{k}") for k in range(2)]
+        with m.If(self.frame_complete):
+            m.d.sync += [Array(held)[into].eq(self.frame_model), into.eq(~into)]
+        with m.If(take):
+            m.d.sync += [model.eq(Array(held)[out]), out.eq(~out)]
+        return model, Array(held)[out]
 
     def _requests(self, m):
         """Cut an operation's lines into bursts that stay within their page, as far as there is room."""

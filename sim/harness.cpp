@@ -111,15 +111,20 @@ struct Writer {
     }
 };
 
-// One AXI4-Lite read.
+// AXI4-Lite reads of one address, one at a time.
 struct Reader {
-    uint32_t address = 0, value = 0;
+    uint32_t address = 0;
+    size_t wanted = 0;
+    std::vector<uint32_t> values;
+    size_t refused = 0;  // 1 + the first read whose answer was not OKAY
     unsigned response = 0;
-    bool wanted = false, addressing = false, answering = false, addressed = false;
+    bool addressing = false, answering = false, addressed = false;
+
+    bool done() const { return values.size() == wanted; }
 
     void drive(Vopenese& top, Paces& paces) {
-        addressing = addressing || (wanted && !addressed && paces.valid.willing());
-        answering = wanted && paces.ready.willing();
+        addressing = addressing || (!done() && !addressed && paces.valid.willing());
+        answering = !done() && paces.ready.willing();
         top.s_axi_arvalid = addressing;
         top.s_axi_araddr = address;
         top.s_axi_rready = answering;
@@ -129,12 +134,17 @@ struct Reader {
         const bool taken = addressing && top.s_axi_arready;
         if (taken) addressing = false, addressed = true;
         const bool answer = answering && top.s_axi_rvalid;
-        if (answer) value = top.s_axi_rdata, response = top.s_axi_rresp, wanted = addressed = false;
+        if (answer) {
+            values.push_back(top.s_axi_rdata);
+            addressed = false;
+            if (top.s_axi_rresp && !refused) refused = values.size(), response = top.s_axi_rresp;
+        }
         return taken || answer;
     }
 
     std::string waiting() const {
-        return format("read of 0x%03x waits for %s", address, addressed ? "s_axi_rvalid" : "s_axi_arready");
+        return format("read %zu of %zu of 0x%03x waits for %s", values.size() + 1, wanted, address,
+                      addressed ? "s_axi_rvalid" : "s_axi_arready");
     }
 };
 
@@ -482,7 +492,7 @@ private:
     bool reached(Goal goal, size_t count) const {
         switch (goal) {
             case WRITTEN: return writer.done();
-            case READ: return !reader.wanted;
+            case READ: return reader.done();
             case SENT: return source.done();
             case RECEIVED: return sink.frames >= count;
             default: return false;
@@ -532,13 +542,18 @@ void openese_write(Machine* machine, uint32_t address, const uint32_t* words, si
 // The answer to the posted writes: 0, or 1 + the first word that was refused.
 size_t openese_refused(const Machine* machine) { return machine->writer.refused; }
 
-void openese_read(Machine* machine, uint32_t address) {
+void openese_read(Machine* machine, uint32_t address, size_t count) {
     machine->reader = {};
     machine->reader.address = address;
-    machine->reader.wanted = true;
+    machine->reader.wanted = count;
 }
 
-uint32_t openese_value(const Machine* machine) { return machine->reader.value; }
+// The answer to the posted reads: 0, or 1 + the first that was refused.
+size_t openese_read_refused(const Machine* machine) { return machine->reader.refused; }
+
+void openese_values(const Machine* machine, uint32_t* values) {
+    std::copy(machine->reader.values.begin(), machine->reader.values.end(), values);
+}
 
 // "OKAY" unless the last write or read was refused.
 const char* openese_response(const Machine* machine, int reading) {

@@ -2,6 +2,7 @@
 """A machine's emitted Verilog in Verilator, as a Python object with the machine's ports."""
 
 import ctypes
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
@@ -170,15 +171,10 @@ class Simulator:
 
     def read(self, address: int) -> int:
         """Read a register as an unsigned number; raises as `write`."""
-        self._call("read", address)
-        self._run(_Goal.READ)
-        response = self._call("response", True).decode()
-        if response != "OKAY":
-            raise BusError(f"read of 0x{address:03x} answered {response}")
-        return self._call("value")
+        return int(self._read(address, 1)[0])
 
     def access(self, accesses: Iterable[tuple[int, int | None]]) -> list[int]:
-        """Read and write registers in order; raises as `write`.
+        """Read and write registers in order, runs of one address back to back; raises as `write`.
 
         Parameters
         ----------
@@ -190,12 +186,13 @@ class Simulator:
         list of int
             The values of the reads.
         """
-        values = []
-        for address, value in accesses:
-            if value is None:
-                values.append(self.read(address))
+        values: list[int] = []
+        for (address, reads), run in itertools.groupby(accesses, lambda access: (access[0], access[1] is None)):
+            if reads:
+                values += self._read(address, sum(1 for _ in run)).tolist()
             else:
-                self.write(address, value)
+                self._write(address, np.array([value & 0xFFFFFFFF for _, value in run if value is not None],
+                                              np.uint32))
         return values
 
     def load(self, address: int, words: ArrayLike) -> None:
@@ -215,6 +212,18 @@ class Simulator:
             The machine does not answer.
         """
         self._write(address, np.ascontiguousarray(words, np.uint32))
+
+    def _read(self, address: int, count: int) -> NDArray[np.uint32]:
+        self._call("read", address, count)
+        self._run(_Goal.READ)
+        refused = self._call("read_refused")
+        if refused:
+            which = f"read {refused} of {count}" if count > 1 else "read"
+            response = self._call("response", True).decode()
+            raise BusError(f"{which} of 0x{address:03x} answered {response}")
+        values = np.empty(count, np.uint32)
+        self._call("values", values.ctypes.data)
+        return values
 
     def _write(self, address: int, words: NDArray[np.uint32]) -> None:
         self._call("write", address, words.ctypes.data, words.size)
@@ -415,7 +424,8 @@ def _load(path: Path) -> ctypes.CDLL:
         ("create", pointer, u64), ("destroy", None, pointer), ("reset", None, pointer, integer),
         ("pace", None, pointer, u64, real, real), ("cycles", u64, pointer), ("irq", integer, pointer),
         ("trace", None, pointer, text, text), ("write", None, pointer, u32, pointer, size),
-        ("refused", size, pointer), ("read", None, pointer, u32), ("value", u32, pointer),
+        ("refused", size, pointer), ("read", None, pointer, u32, size), ("read_refused", size, pointer),
+        ("values", None, pointer, pointer),
         ("response", text, pointer, integer), ("send", None, pointer, pointer, pointer, size),
         ("length", size, pointer, size), ("take", None, pointer, size, pointer, pointer),
         ("forget", None, pointer, integer),

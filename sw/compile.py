@@ -27,6 +27,7 @@ from openese.sw.pack.image import Image
 from openese.sw.pack.image import pack as pack_image
 from openese.sw.pack.image import read as read_image
 from openese.sw.pack.schedule import schedule
+from openese.sw.pack.together import schedule_all
 from openese.sw.prune import Density, check_projections
 from openese.sw.prune import prune as prune_model
 from openese.sw.quantize.choose import quantize as quantize_model
@@ -35,7 +36,7 @@ from openese.sw.run.device import Device
 from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
 
 __all__ = ["BACKENDS", "CompiledNetwork", "OutputError", "QuantizedNetwork", "Summary", "compile",
-           "pack", "prune", "quantize", "random_frames"]
+           "pack", "pack_together", "prune", "quantize", "random_frames"]
 
 #: What `CompiledNetwork.run` can run on.
 BACKENDS = ("reference", "sim")
@@ -168,7 +169,7 @@ class CompiledNetwork:
     pruning_error: OutputError | None = None
 
     def __post_init__(self) -> None:
-        layers = [image.manifest["layers"] for image in self.images]
+        layers = [image.part["layers"] for image in self.images]
         _check_parts([image.config for image in self.images],
                      [(held[0]["inputs"], held[-1]["outputs"]) for held in layers], self.given)
 
@@ -196,7 +197,8 @@ class CompiledNetwork:
         files.save(Path(path), self.given, self.images, ".img")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], network: Network | None = None) -> "CompiledNetwork":
+    def load(cls, path: str | os.PathLike[str], network: Network | None = None,
+             model: int | str | None = None) -> "CompiledNetwork":
         """Read what `save` wrote.
 
         Parameters
@@ -204,13 +206,17 @@ class CompiledNetwork:
         path : path
         network : `Network`, optional
             In the place of the saved one, for its head.
+        model : int or str, optional
+            Of an image of several models, the name or number of one. Without it the first.
 
         Raises
         ------
         FileError, ImageFormatError, ModelError, OSError
-            Naming the file and what is wrong with it.
+            Naming the file and what is wrong with it. `ValueError`, if there is no such model.
         """
         saved, images = files.load(Path(path), read_image, ".img")
+        if model is not None:
+            images = [image.select(model) for image in images]
         return cls(tuple(images), network or saved)
 
     def run(self, frames: ArrayLike, lengths: ArrayLike | None = None, backend: str = "reference") -> FloatArray:
@@ -293,7 +299,7 @@ def random_frames(network: Network) -> FloatArray:
 
 
 def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config, lengths: ArrayLike | None = None,
-             initial: Sequence[State] | None = None) -> QuantizedNetwork:
+             initial: Sequence[State] | None = None, tables: QuantizedNetwork | None = None) -> QuantizedNetwork:
     """Turn a network into integers, its number formats chosen on calibration frames.
 
     Parameters
@@ -307,6 +313,8 @@ def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
     initial : sequence of State, optional
         The states before the first frame, one for each direction of the network, as `Network.run` takes them. By
         default the network's own, which are zero unless it has others.
+    tables : QuantizedNetwork, optional
+        Take the tables of this network, so that both fit one image: a machine has one table of each function.
 
     Raises
     ------
@@ -319,13 +327,52 @@ def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
     if x.ndim != 3:
         raise QuantizeError(f"frames: expected shape (T, B, {network.inputs}), found {x.shape}")
     starts = network.start(x.shape[1], initial)
+    ranges = {} if tables is None else {name: getattr(tables.models[0], name)
+                                        for name in ("sigmoid_range", "tanh_range")}
     if network.plain:
-        models = [quantize_model(network.model, x, config, lengths=lengths, initial=starts[0])]
+        models = [quantize_model(network.model, x, config, lengths=lengths, initial=starts[0], **ranges)]
         return QuantizedNetwork(tuple(models), network, _reported_error(models))
     runners = [FloatRunner(direction.model) for direction in network.directions]
-    models = [quantize_model(direction.model, fed, config, lengths=lengths, initial=start)
+    models = [quantize_model(direction.model, fed, config, lengths=lengths, initial=start, **ranges)
               for (direction, fed), start in zip(network.fed(x, runners, lengths, starts), starts, strict=True)]
     return QuantizedNetwork(tuple(models), network, _measured_error(network, models, x, lengths, starts))
+
+
+def pack_together(networks: Sequence[QuantizedNetwork], machine: str | Config | None = None,
+                  ) -> tuple[CompiledNetwork, ...]:
+    """One image of several networks, which share the memories of a machine.
+
+    Parameters
+    ----------
+    networks : sequence of `QuantizedNetwork`
+        Plain networks of different names, for the same machine, with the same tables.
+    machine : str or `Config`, optional
+        Another machine of the same number formats. By default it is the networks' own, with as many ``models`` as
+        there are networks if it holds fewer.
+
+    Returns
+    -------
+    tuple of `CompiledNetwork`
+        One for each network. All have the same image, which stands for the network's model; each can save it.
+
+    Raises
+    ------
+    CapacityError
+        If the machine cannot hold them together: what is short.
+    FileError
+        If a network is not plain, or the networks are for several machines.
+    """
+    for network in networks:
+        if len(network.models) > 1:
+            raise files.FileError(f"network {network.network.name!r} has {len(network.models)} directions; an image of "
+                                  "several models holds networks of one")
+    _check_machines([network.config for network in networks], "the networks of one image")
+    config = networks[0].config if machine is None else machine_config(machine)
+    if machine is None and config.models < len(networks):
+        config = config.replace(models=len(networks))
+    image = pack_image(schedule_all([network.models[0] for network in networks], config))
+    return tuple(CompiledNetwork((image.select(number),), network.given, network.error, _calibration(network))
+                 for number, network in enumerate(networks))
 
 
 def pack(quantized: QuantizedNetwork, machine: str | Config | None = None) -> CompiledNetwork:
@@ -346,9 +393,13 @@ def pack(quantized: QuantizedNetwork, machine: str | Config | None = None) -> Co
         raise TypeError(f"expected a QuantizedNetwork, as openese.quantize gives it, not {type(quantized).__name__}")
     config = quantized.config if machine is None else machine_config(machine)
     images = tuple(pack_image(schedule(model, config)) for model in quantized.models)
+    return CompiledNetwork(images, quantized.given, quantized.error, _calibration(quantized))
+
+
+def _calibration(quantized: QuantizedNetwork) -> tuple[int, int] | None:
+    """Steps and voices that number formats were chosen on."""
     report = quantized.models[0].report
-    calibration = None if report is None else (report.steps, report.voices)
-    return CompiledNetwork(images, quantized.given, quantized.error, calibration)
+    return None if report is None else (report.steps, report.voices)
 
 
 def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Config, *,
@@ -418,13 +469,18 @@ def _network(network: Network | Model) -> Network:
     return network
 
 
+def _check_machines(configs: Sequence[Config], what: str) -> None:
+    """Raises `FileError` unless all are for one machine."""
+    machines = {config.fingerprint: f"{config.name} ({config.fingerprint:08x})" for config in configs}
+    if len(machines) > 1:
+        raise files.FileError(f"{what} are for several machines: {', '.join(machines.values())}")
+
+
 def _check_parts(configs: Sequence[Config], sizes: Sequence[tuple[int, int]], network: Network | None) -> None:
     """Raises `FileError` unless parts are for one machine, and one for each direction of the network, of its size."""
     if not sizes:
         raise files.FileError("a network has one part for each direction, not none")
-    machines = {config.fingerprint: f"{config.name} ({config.fingerprint:08x})" for config in configs}
-    if len(machines) > 1:
-        raise files.FileError(f"the parts of a network are for several machines: {', '.join(machines.values())}")
+    _check_machines(configs, "the parts of a network")
     wanted = sizes[:1] if network is None else [(d.model.inputs, d.model.outputs) for d in network.directions]
     if len(wanted) != len(sizes):
         raise files.FileError(f"the network has {len(wanted)} directions, but the number of parts is {len(sizes)}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from openese.rtl.config import Config, machine_config
+from openese.rtl.config import PRESETS, Config, machine_config
 from openese.rtl.targets.capacity import resources
 from openese.rtl.targets.devices import Device
 from openese.rtl.targets.devices import device as named_device
@@ -23,14 +23,14 @@ from openese.rtl.targets.logic import Amount
 from openese.sw import files, importers
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork, quantize
 from openese.sw.cycles.load import CLOCK, PERIOD, MachineLoad, image_load, model_load, voices_served
-from openese.sw.model.layers import Model
+from openese.sw.model.layers import GRU, Model
 from openese.sw.model.network import Network
 from openese.sw.prune import Density
 from openese.sw.whole.host import Item, why_no_parts
 from openese.sw.whole.network import CompiledWhole, open_host, prune_parts
 
 __all__ = ["Estimated", "EstimateError", "Opened", "estimate", "estimate_opened", "holding",
-           "open_network", "opened"]
+           "open_network", "opened", "presets_for"]
 
 Part = Network | QuantizedNetwork | CompiledNetwork
 _FRAMES = 2  # random ones, for number formats
@@ -277,6 +277,15 @@ def open_network(path: str | os.PathLike[str], select: str | None = None, ignore
     if not host.parts:
         raise EstimateError(f"{host.name}: nothing that the machine can compute: {why_no_parts(host.items)}")
     return Opened(host.name, host.parts, host.items)
+
+
+def presets_for(network: Opened) -> list[Config]:
+    """All presets; for a network with GRUs, with GRU cells."""
+    layers = [layer for part in network.floating().values() for direction in part.directions
+              for layer in direction.model.layers]
+    if all(layer.kind is not GRU for layer in layers):
+        return list(PRESETS.values())
+    return [config.replace(cells="lstm+gru", name=f"{config.name} with cells=lstm+gru") for config in PRESETS.values()]
 
 
 def opened(network: Part | Model | CompiledWhole) -> Opened:

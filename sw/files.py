@@ -24,7 +24,7 @@ from openese.sw.model.layers import ModelError
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image, pack
-from openese.sw.pack.schedule import schedule
+from openese.sw.pack.together import schedule_all
 
 __all__ = ["WHOLE", "FileError", "check_kind", "kind", "load", "load_network", "save", "verify_image"]
 
@@ -167,9 +167,9 @@ def _first(packed: Image, image: Image) -> str:
                 "the order of its sections")
 
 
-def verify_image(image: Image, wanted: QuantizedModel | None = None) -> None:
-    """Check that an image decodes to a model that packs into the same bytes again, manifest and streamed weights
-    included, and that the model is ``wanted``.
+def verify_image(image: Image, wanted: Sequence[QuantizedModel] = ()) -> None:
+    """Check that an image decodes to models that pack into the same bytes again, manifest and streamed weights
+    included, and, if there are ``wanted`` models, that it holds these, in their order.
 
     Raises
     ------
@@ -178,13 +178,17 @@ def verify_image(image: Image, wanted: QuantizedModel | None = None) -> None:
     ImageFormatError
         If it cannot be decoded.
     """
-    model = image.model()
-    again = pack(schedule(model, image.config, stream=Section.STREAM in image.sections))
+    models = image.models()
+    again = pack(schedule_all(models, image.config, stream=Section.STREAM in image.sections))
     if not np.array_equal(again.words(everything=True), image.words(everything=True)):
-        raise FileError(f"image {model.name!r} decodes, but packs into other bytes, first in {_first(again, image)}: "
-                        "another packer made it")
-    if wanted is None:
-        return
+        raise FileError(f"image {', '.join(map(repr, image.names))} decodes, but packs into other bytes, first in "
+                        f"{_first(again, image)}: another packer made it")
+    for model, other in zip(models, wanted, strict=False):
+        _check_same(model, other)
+
+
+def _check_same(model: QuantizedModel, wanted: QuantizedModel) -> None:
+    """Raises `FileError` unless a model of an image is ``wanted``."""
     if len(wanted.layers) != len(model.layers):
         raise FileError(f"image {model.name!r} has {len(model.layers)} layers, "
                         f"the quantized model {len(wanted.layers)}")

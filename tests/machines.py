@@ -3,9 +3,11 @@
 
 from openese.rtl.config import Config, preset
 
-__all__ = ["GROUPS", "STREAM", "TINY"]
+__all__ = ["GROUPS", "GRU", "STREAM", "TINY"]
 
 TINY = preset("tiny")
+#: With GRUs.
+GRU = TINY.replace(name="grus", cells="lstm+gru")
 #: Can read weights from memory, and can hold those of small models.
 STREAM = TINY.replace(name="streaming", index_bits=4, entry_depth=512, stream=True)
 #: One voice, two column groups.

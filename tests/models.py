@@ -8,7 +8,7 @@ from openese.sw.model.layers import Dense, Layer, Model
 from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, activation_table, m_fraction, row_limit
 from openese.sw.model.state import ChannelState
 
-__all__ = ["random_layer", "random_model", "random_quantized", "random_state", "speech_like"]
+__all__ = ["random_gru", "random_layer", "random_model", "random_quantized", "random_state", "speech_like"]
 
 
 def random_layer(rng, name, inputs, cells, outputs=None, *, peephole=False, g_activation="tanh", scale=1.0):
@@ -24,14 +24,26 @@ def random_layer(rng, name, inputs, cells, outputs=None, *, peephole=False, g_ac
         w_ym=None if outputs is None else rng.normal(scale=1 / np.sqrt(cells), size=(outputs, cells)))
 
 
+def random_gru(rng, name, inputs, cells, *, reset_after=True, scale=1.0):
+    """A GRU layer whose pre-activations are of the order of ``scale``."""
+    spread = scale / np.sqrt(inputs + cells)
+    return Layer(
+        name=name, cell="gru", reset_after=reset_after,
+        w_x=rng.normal(scale=spread, size=(3, cells, inputs)), w_r=rng.normal(scale=spread, size=(3, cells, cells)),
+        bias=rng.normal(scale=0.5, size=(3, cells)),
+        bias_rn=rng.normal(scale=0.5, size=cells) if reset_after else None)
+
+
 def random_model(seed, inputs, *layers, peephole=False, g_activation="tanh", head=None, scale=1.0):
-    """A model of ``layers``, each H or (H, P); ``head`` is the size of a dense head."""
+    """A model of ``layers``, each H or (H, P), or ("gru", H); ``head`` is the size of a dense head."""
     rng = np.random.default_rng(seed)
     made = []
     for number, sizes in enumerate(layers):
         cells, outputs = sizes if isinstance(sizes, tuple) else (sizes, None)
-        made.append(random_layer(rng, f"lstm{number}", made[-1].outputs if made else inputs, cells, outputs,
-                                 peephole=peephole, g_activation=g_activation, scale=scale))
+        size = made[-1].outputs if made else inputs
+        made.append(random_gru(rng, f"gru{number}", size, outputs, scale=scale) if cells == "gru" else
+                    random_layer(rng, f"lstm{number}", size, cells, outputs, peephole=peephole,
+                                 g_activation=g_activation, scale=scale))
     dense = None
     if head is not None:
         dense = Dense(weight=rng.normal(size=(head, made[-1].outputs)), bias=rng.normal(size=head))
@@ -51,7 +63,7 @@ def speech_like(seed, steps, voices, inputs):
 def _random_aligned(rng, config, rows, widths):
     """Integers for each of ``widths`` columns, and their alignments, that no row can overflow together."""
     high = (1 << (config.weight_bits - 1)) - 1
-    aligns = [int(n) for n in rng.permutation([0, rng.integers(0, 1 << config.align_bits)])]
+    aligns = [int(n) for n in rng.permutation([0, rng.integers(0, 1 << config.align_bits)])][:len(widths)]
     parts = [rng.integers(-high, high + 1, (rows, width)) * (rng.random((rows, width)) < 0.5)
              for width in widths]
     for part in parts:
@@ -83,19 +95,41 @@ def _random_quantized_layer(rng, config, name, inputs, cells, outputs, peephole,
         cell_select=int(rng.integers(0, 8)), peephole_select=int(rng.integers(0, 8)))
 
 
+def _random_quantized_gru(rng, config, name, inputs, cells, x_fraction):
+    y_fraction = m_fraction(config)
+    gates = [_random_aligned(rng, config, cells, (inputs, cells)) for _ in range(2)]
+    (n_x,), align_x = _random_aligned(rng, config, cells, (inputs,))
+    (n_h,), align_r = _random_aligned(rng, config, cells, (cells,))
+    gates.append(([n_x, n_h], [align_x[0], align_r[0]]))
+    aligns = np.array([aligns for _, aligns in gates])
+    sums = np.broadcast_to(rng.integers(20, 30, (3, 1)), (3, 2)).copy()
+    sums[2, 1] = rng.integers(20, 30)
+    fractions = sums - aligns - [x_fraction, y_fraction]
+
+    def biases(*shape):
+        return rng.integers(-1 << (config.argument_bits - 1), 1 << (config.argument_bits - 1), shape)
+
+    return QuantizedLayer(
+        name=name, cell="gru", w_x=np.stack([parts[0] for parts, _ in gates]),
+        w_r=np.stack([parts[1] for parts, _ in gates]), align_x=aligns[:, 0], align_r=aligns[:, 1],
+        w_x_fraction=fractions[:, 0], w_r_fraction=fractions[:, 1], bias=biases(3, cells), bias_rn=biases(cells),
+        x_fraction=x_fraction, y_fraction=y_fraction, cell_select=0, peephole_select=0)
+
+
 def random_quantized(seed, config: Config, inputs, *layers, peephole=True, junk_tables=False):
     """A model of integers that fill their formats, so that sums clamp, cells and outputs saturate.
 
-    ``layers`` are H or (H, P). With ``junk_tables``, any samples instead of sigmoid and tanh.
+    ``layers`` are H or (H, P), or ("gru", H). With ``junk_tables``, any samples instead of sigmoid and tanh.
     """
     rng = np.random.default_rng(seed)
     made = []
     for number, sizes in enumerate(layers):
-        cells, outputs = sizes if isinstance(sizes, tuple) else (sizes, None)
         x_fraction = made[-1].y_fraction if made else int(rng.integers(8, 16))
         size = made[-1].outputs if made else inputs
-        made.append(_random_quantized_layer(rng, config, f"lstm{number}", size, cells, outputs, peephole,
-                                            x_fraction))
+        cells, outputs = sizes if isinstance(sizes, tuple) else (sizes, None)
+        made.append(
+            _random_quantized_gru(rng, config, f"gru{number}", size, outputs, x_fraction) if cells == "gru" else
+            _random_quantized_layer(rng, config, f"lstm{number}", size, cells, outputs, peephole, x_fraction))
     tables = {"sigmoid": activation_table("sigmoid", 4, config), "tanh": activation_table("tanh", 3, config)}
     if junk_tables:
         limit = 1 << (config.table_bits - 1)

@@ -7,7 +7,7 @@ from models import random_quantized
 from openese.rtl.registers import COUNTERS
 from openese.sw.cycles.model import READY
 from openese.sw.pack.image import pack
-from openese.sw.pack.schedule import schedule
+from openese.sw.pack.schedule import Schedule, schedule
 from openese.sw.reference.machine import Reference
 from openese.sw.run.device import Device
 
@@ -56,15 +56,16 @@ class Both:
 
 
 class Measured:
-    """A machine with a model in it, whose counters are read around each run."""
+    """A machine with a model in it, or several, whose counters are read around each run; `run` runs the first model."""
 
-    def __init__(self, plan, **memory):
+    def __init__(self, placed, **memory):
         from openese.sim.simulator import Simulator
 
+        plan = placed if isinstance(placed, Schedule) else placed[0]
         self._link = Simulator(plan.config)
         if memory:
             self._link.place(np.zeros(1, np.uint8), **memory)
-        self._device = Device(self._link, pack(plan))
+        self._device = Device(self._link, pack(placed))
         self._inputs = plan.model.inputs
         self._link.clock(plan.config.accumulator_rows + 2 * READY)
 

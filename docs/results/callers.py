@@ -17,9 +17,11 @@ DATA = Path(__file__).parent / "callers.json"
 
 def callers():
     """Live callers, by machine."""
-    return table(["machine", "voices it is fast enough for", "voices it holds", "of its time"],
+    return table(["machine", "voices it is fast enough for", "voices it holds", "of its time",
+                  "cycles to page a voice out", "and in", "voices out and in, a second"],
                  [(f"`{row['preset']}`", f"{row['fast_enough']:,}", f"**{row['held']:,}**",
-                   f"{100 * row['share']:.1f} %")
+                   f"{100 * row['share']:.1f} %", f"{row['page_out']:,}", f"{row['page_in']:,}",
+                   f"{row['pages_per_second']:,}")
                   for row in json.loads(DATA.read_text())])
 
 

@@ -5,8 +5,8 @@
 lanes use, and `lane` the arithmetic, one function a box of the paper.
 """
 
-from openese.rtl.elementwise.settings import Beat, Kind, Settings, SliceControl, Stages
+from openese.rtl.elementwise.settings import Beat, Kind, Settings, SliceControl, Stages, rows_ahead
 from openese.rtl.elementwise.slice import CellStep, Slice, parameter_line, slice_members
 
 __all__ = ["Beat", "CellStep", "Kind", "Settings", "Slice", "SliceControl", "Stages", "parameter_line",
-           "slice_members"]
+           "rows_ahead", "slice_members"]

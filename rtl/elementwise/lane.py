@@ -15,6 +15,7 @@ from openese.rtl.elementwise.shared import (
     Cells,
     ElemMulShifts,
     Exchanges,
+    HiddenSelects,
     Parameters,
     PreActivationShifts,
     delayed,
@@ -40,6 +41,8 @@ class Shared(NamedTuple):
     shifts : PreActivationShifts
     elem_mul_shifts : ElemMulShifts
     exchanges : Exchanges
+    hidden_selects : HiddenSelects or None
+        Of a machine with GRUs.
     activation : Activation
     host_write, host_data : Signal
         Cell states that the host sets: one bit a lane, and the value.
@@ -55,6 +58,7 @@ class Shared(NamedTuple):
     shifts: PreActivationShifts
     elem_mul_shifts: ElemMulShifts
     exchanges: Exchanges
+    hidden_selects: HiddenSelects | None
     activation: Any
     host_write: Any
     host_data: Any
@@ -77,7 +81,8 @@ class Lane:
         pre_activation = self._pre_activation(m, total)
         gate = self._gate(m, pre_activation, fresh)
         product = self._elem_mul(m, gate, fresh)
-        return self._cell(m, product) | self._assemble(m, pre_activation, product)
+        saturated, total = self._cell(m, product)
+        return saturated | self._assemble(m, pre_activation, product, total)
 
     def _register(self, name, shape, **attributes):
         return Signal(shape, name=f"{name}{self._index}", reset_less=True, attrs=attributes)
@@ -179,7 +184,9 @@ class Lane:
         before = self._register("coarse_beyond_before", 1)
         m.d.sync += before.eq(beyond)
         rounded = Saturated(config.sum_bits, f"rounded{self._index}")
-        rounded.load(m, round_shift_value(fine, 1), before | beyond_fine)
+        # Rounding may take the sign of what is left of a number that is too small: -1 becomes 0.
+        overflow = before | beyond_fine
+        rounded.load(m, round_shift_value(fine, 1), overflow & ~fine[-1], overflow & fine[-1])
         return rounded
 
     def _peephole(self, m, fresh):
@@ -203,9 +210,18 @@ class Lane:
             addend.eq(Mux(before[2], 0, peephole.added_to(bias))),
         ]
         shifted = Signal(signed(len(product2) - rights[0]), name=f"peephole_shifted{self._index}")
-        m.d.comb += shifted.eq(Array(product2 >> right for right in rights)[parameters.right])
+        choice = Array(product2 >> right for right in rights)[parameters.right]
+        m.d.comb += shifted.eq(choice | self._gated(m) if config.gru else choice)
         peephole.load(m, shifted)
         return addend
+
+    def _gated(self, m):
+        """Two stages before ``pre_activation``: r . n_h for n_x, which has no peephole, and 0 for the others."""
+        kind = self._shared.control[self._stages.pre_activation - 3].kind
+        gated = self._register("gated_read", signed(self._config.cell_bits + 1))
+        m.d.sync += gated.eq(Mux(self._shared.settings.gru & (kind == Kind.N_X),
+                                 self._shared.exchanges.gated.read[self._index], 0))
+        return gated
 
     def _gate(self, m, pre_activation, fresh):
         """From stage ``pre_activation`` to ``gate``: + bias + peephole . c, then the table (Sigmoid, Tanh)."""
@@ -220,6 +236,8 @@ class Lane:
             argument.eq(saturate_value(total, config.argument_bits)[0] ^ (1 << (config.argument_bits - 1))),
             function.eq((kind == Kind.CELL_TANH) | ((kind == Kind.G) & ~self._shared.settings.g_sigmoid)),
         ]
+        if config.gru:
+            m.d.comb += self._shared.exchanges.recurrent.written[self._index].eq(total)
         m.d.comb += [
             activation.argument[self._index].eq(argument),
             activation.function[self._index].eq(function),
@@ -228,10 +246,11 @@ class Lane:
 
     def _elem_mul(self, m, gate, fresh):
         """From stage ``gate`` to ``product`` (ElemMul): i . g, f . c' or o . tanh(c), rounded to the format of c or
-        m."""
+        m. Of a GRU: r . n_h in the format of n_h, n in that of h, and z . (h' - n)."""
         config, lane, stages = self._config, self._index, self._stages
         exchanges, shifts = self._shared.exchanges, self._shared.elem_mul_shifts
-        lifted, before = exchanges.kept.written[lane], self._register("old_read", signed(config.cell_bits))
+        lifted, before = exchanges.kept.written[lane], self._register(
+            "old_read", signed(config.cell_bits + (1 if config.gru else 0)))
         kept = self._register("kept_read", lifted.shape())
         # One of the two is zero: their sum is a choice that a DSP slice makes in front of its multiplier.
         operand = Signal(signed(max(len(before), len(kept))), name=f"operand{lane}")
@@ -247,9 +266,14 @@ class Lane:
         is_f = self._shared.control[stages.gate - 1].kind == Kind.F
         was_fresh = delayed(m, fresh, stages.gate - 1 - stages.total)
         m.d.comb += [lifted.eq(gate << shifts.lift), operand.eq(kept + before)]
+        if config.gru:
+            self._hidden_operand(m, kept, before, is_f, was_fresh)
+        else:
+            m.d.sync += [
+                kept.eq(Mux(is_f, 0, exchanges.kept.read[lane])),
+                before.eq(Mux(is_f & ~was_fresh, exchanges.old.read[lane], 0)),
+            ]
         m.d.sync += [
-            kept.eq(Mux(is_f, 0, exchanges.kept.read[lane])),
-            before.eq(Mux(is_f & ~was_fresh, exchanges.old.read[lane], 0)),
             product1.eq(gate * operand),
             product2.eq(product1),
         ]
@@ -257,11 +281,26 @@ class Lane:
                                       doubled >> config.gate_fraction))[shifts.product])
         value = Saturated(config.cell_bits, f"value{lane}")
         value.load(m, round_shift_value(shifted, 1))
+        if config.gru:
+            m.d.comb += exchanges.gated.written[lane].eq(value.register)
         return value
 
+    def _hidden_operand(self, m, kept, before, is_f, was_fresh):
+        """Stage ``gate``: the same operands for an LSTM. For a GRU: n_h, h' - n, or what brings n to the format of
+        h."""
+        config, lane, selects, gru = self._config, self._index, self._shared.hidden_selects, self._shared.settings.gru
+        exchanges = self._shared.exchanges
+        state = Mux(selects.recurrent, exchanges.recurrent.read[lane], Mux(was_fresh, 0, exchanges.old.read[lane]))
+        m.d.sync += [
+            kept.eq(Mux(is_f | gru, 0, exchanges.kept.read[lane])),
+            before.eq(state - Mux(selects.less_n, exchanges.kept.read[lane], 0)),
+        ]
+        with m.If(selects.blank):
+            m.d.sync += before.eq(Mux(gru, 1 << config.hidden_fraction, 0))
+
     def _cell(self, m, product):
-        """From stage ``product`` to ``cell``: c = f . c' + i . g for voices that are active, zero for a voice that is
-        only reset."""
+        """From stage ``product`` to ``cell``: c = f . c' + i . g, or h = z . (h' - n) + n, for voices that are active,
+        zero for a voice that is only reset. Returns whether it was clamped, and the sum a stage earlier."""
         config, lane, shared = self._config, self._index, self._shared
         beat = shared.control[self._stages.product + 1]
         written, read = (values[lane] for values in shared.exchanges.added)
@@ -297,11 +336,11 @@ class Lane:
             shared.cells.write.data[lane].eq(state),
             shared.cells.write.en[lane].eq(writes),
         ]
-        return saturated
+        return saturated, total
 
-    def _assemble(self, m, pre_activation, product):
-        """Behind stage ``product`` for m and ``pre_activation`` for y (Assemble): put the lane in its place in the
-        row's columns."""
+    def _assemble(self, m, pre_activation, product, total):
+        """Behind stage ``product`` for m, ``pre_activation`` for y and ``cell`` for the y of a GRU (Assemble): put the
+        lane in its place in the row's columns."""
         config, lane, control = self._config, self._index, self._shared.control
         of_y, of_m = control[self._stages.pre_activation - 1], control[self._stages.product - 1]
         is_y = Signal(name=f"is_y{lane}")
@@ -311,10 +350,16 @@ class Lane:
         chosen = Signal(Beat(config), name=f"result_beat{lane}")
         beat = Signal.like(chosen.beat, name=f"result_place{lane}", reset_less=True)
         comes_y = of_y.valid & of_y.last & (of_y.kind == Kind.PROJECTION)
+        is_output = of_m.kind == Kind.O
+        if config.gru:
+            gru, of_m = self._shared.settings.gru, Signal(Beat(config), name=f"output_beat{lane}")
+            m.d.comb += of_m.eq(Mux(gru, control[self._stages.cell - 1], control[self._stages.product - 1]))
+            is_output = of_m.kind == Mux(gru, Kind.Z, Kind.O)
+            result = Mux(is_y | ~gru, result, self._hidden_output(m, total))
         m.d.comb += chosen.eq(Mux(comes_y, of_y, of_m))
         m.d.sync += [
             is_y.eq(comes_y),
-            is_m.eq(of_m.valid & of_m.last & (of_m.kind == Kind.O)),
+            is_m.eq(of_m.valid & of_m.last & is_output),
             beat.eq(chosen.beat),
             active.eq(self._channel_flag(self._shared.settings.active, chosen)),
         ]
@@ -324,3 +369,10 @@ class Lane:
             with m.If((is_y | is_m) & (beat == position)):
                 m.d.sync += place.eq(Mux(active, result, 0))
         return is_y & active & clamped
+
+    def _hidden_output(self, m, total):
+        """At stage ``cell``: h, rounded and saturated to y."""
+        config = self._config
+        y = Saturated(config.activation_bits, f"hidden{self._index}")
+        y.load(m, round_shift_value(total, config.hidden_fraction - (config.activation_bits - 1)))
+        return saturate_value(y.register, config.activation_bits)[0]

@@ -9,11 +9,14 @@ from amaranth.lib import data
 from openese.rtl.activation import Activation
 from openese.rtl.config import bits_for
 
-__all__ = ["Beat", "Kind", "Settings", "SliceControl", "Stages"]
+__all__ = ["Beat", "Kind", "Settings", "SliceControl", "Stages", "rows_ahead"]
 
 
 class Kind(enum.IntEnum):
-    """Work of a slice on a row. The gates are numbered as their rows are interleaved."""
+    """Work of a slice on a row. The gates are numbered as their rows are interleaved.
+
+    A GRU has r, z, n_x and n_h in the places of i, f, g and o.
+    """
 
     I = 0       # noqa: E741
     F = 1
@@ -21,6 +24,11 @@ class Kind(enum.IntEnum):
     O = 3       # noqa: E741
     CELL_TANH = 4
     PROJECTION = 5
+
+    R = 0
+    Z = 1
+    N_X = 2
+    N_H = 3
 
 
 class Beat(data.StructLayout):
@@ -57,6 +65,7 @@ class Settings(data.StructLayout):
     peephole_select : 3 — shift of a peephole product, beyond ``peephole_shift_base``.
     cell_select : 3 — fraction bits of c, below ``cell_fraction_max``.
     g_sigmoid : 1 — g uses the sigmoid's table.
+    gru : 1 — the cells are those of a GRU; ``cell_select`` and ``g_sigmoid`` are 0. Only if the machine has them.
     active : channels — voices that are active.
     reset : channels — voices that start anew.
     bank : bank_bits — their bank. Only if the machine has several.
@@ -69,6 +78,7 @@ class Settings(data.StructLayout):
             "peephole_select": 3,
             "cell_select": 3,
             "g_sigmoid": 1,
+            **({"gru": 1} if config.gru else {}),
             "active": config.channels,
             "reset": config.channels,
             **({"bank": config.bank_bits} if config.banks > 1 else {}),
@@ -145,6 +155,31 @@ class Stages(NamedTuple):
         return self.product + 2
 
     @property
+    def h_delay(self):
+        """The same for the y of a GRU."""
+        return self.cell + 2
+
+    @property
+    def cells_delay(self):
+        """Cycles from a beat to the cell states at its row being read."""
+        return self.read + 3
+
+    @property
+    def cell_write_delay(self):
+        """Cycles from a beat to the host's write of a cell state at its row."""
+        return self.cell
+
+    @property
     def c_delay(self):
         """Least cycles from a beat to a beat that reads the c it writes."""
         return self.cell + 1 - self.read
+
+    @property
+    def r_delay(self):
+        """Least cycles from a beat of r to the beat of n_x that adds its product."""
+        return self.product + 4 - self.pre_activation
+
+
+def rows_ahead(config):
+    """Rows of a GRU whose r . n_h a slice keeps until n_x adds it."""
+    return min(config.cell_rows, max(2, 16 // config.beats))

@@ -7,10 +7,11 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, memory
 
 from openese.rtl.attributes import LUT_RAM, block_ram
-from openese.rtl.elementwise.settings import Kind, Stages
+from openese.rtl.elementwise.settings import Kind, Stages, rows_ahead
 
-__all__ = ["Cells", "ElemMulShifts", "Exchange", "Exchanges", "Parameters", "PreActivationShifts", "cell_memory",
-           "delayed", "elem_mul_shifts", "exchanges", "parameter_memory", "pre_activation_shifts", "words_per_line"]
+__all__ = ["Cells", "ElemMulShifts", "Exchange", "Exchanges", "HiddenSelects", "Parameters", "PreActivationShifts",
+           "cell_memory", "delayed", "elem_mul_shifts", "exchanges", "hidden_selects", "parameter_memory",
+           "pre_activation_shifts", "words_per_line"]
 
 
 class Cells(NamedTuple):
@@ -58,11 +59,36 @@ class Exchange(NamedTuple):
 
 
 class Exchanges(NamedTuple):
-    """``kept``: g for i, and tanh c for o. ``old``: the old c for f. ``added``: i . g for f."""
+    """``kept``: g for i, and tanh c for o; n for z. ``old``: the old c for f; the old h for z. ``added``: i . g for f;
+    n for z. Of a GRU, if the machine has them: ``recurrent``: the sum n_h for r; ``gated``: r . n_h for n_x.
+    """
 
     kept: Exchange
     old: Exchange
     added: Exchange
+    recurrent: Exchange | None = None
+    gated: Exchange | None = None
+
+
+class HiddenSelects(NamedTuple):
+    """What a machine with GRUs takes in front of the multiplier of ElemMul, at stage ``gate - 1``: nothing (``blank``),
+    n_h (``recurrent``), or the old state less n (``less_n``)."""
+
+    blank: Signal
+    recurrent: Signal
+    less_n: Signal
+
+
+def hidden_selects(m, config, control, settings):
+    """`HiddenSelects` of each beat."""
+    kind = control[Stages.of(config).gate - 2].kind
+    blank, recurrent, less_n = (Signal(name=name, reset_less=True) for name in ("blank", "recurrent", "less_n"))
+    m.d.sync += [
+        blank.eq((kind != Kind.Z) & ~(settings.gru & (kind == Kind.R))),
+        recurrent.eq(kind == Kind.R),
+        less_n.eq(settings.gru & (kind == Kind.Z)),
+    ]
+    return HiddenSelects(blank, recurrent, less_n)
 
 
 def delayed(m: Module, value, cycles):
@@ -158,7 +184,7 @@ def pre_activation_shifts(m, config, control, settings):
 
 def elem_mul_shifts(m, config, control, settings):
     """Control of the product's shift. For i . g it is one of two shifts, 4 bits apart; g's lift makes up the rest.
-    There is one for o . tanh(c) and one for f . c'.
+    There is one for o . tanh(c) and one for f . c', which is also that of all products of a GRU.
     """
     stage = Stages.of(config).gate
     select = settings.cell_select
@@ -171,12 +197,15 @@ def elem_mul_shifts(m, config, control, settings):
             m.d.sync += product_shift.eq(3)
         with m.Default():
             m.d.sync += product_shift.eq(2)
+    if config.gru:
+        with m.If(settings.gru):
+            m.d.sync += product_shift.eq(3)
     return ElemMulShifts(lift, product_shift)
 
 
-def _exchange(m, config, control, name, shape, write_stage, read_stage, kinds, place):
-    """A memory of one value of every lane a beat, at the beat's ``place``, a `Value`. Beats of ``kinds`` write at
-    ``write_stage``. Every beat reads, for its work at ``read_stage``, before the value is written anew."""
+def _exchange(m, config, control, name, shape, write_stage, read_stage, writes, place):
+    """A memory of one value of every lane a beat, at the beat's ``place``, a `Value`. Beats whose kind ``writes`` write
+    at ``write_stage``. Every beat reads, for its work at ``read_stage``, before the value is written anew."""
     beat = control[write_stage]
     address = place(beat)
     m.submodules[name] = storage = memory.Memory(
@@ -185,13 +214,13 @@ def _exchange(m, config, control, name, shape, write_stage, read_stage, kinds, p
     read = storage.read_port(domain="comb")
     m.d.comb += [
         write.addr.eq(address),
-        write.en.eq(beat.valid & beat.last & Cat(beat.kind == kind for kind in kinds).any()),
+        write.en.eq(beat.valid & beat.last & writes(beat.kind)),
         read.addr.eq(place(control[read_stage - 1])),
     ]
     return Exchange(write.data, read.data)
 
 
-def exchanges(m, config, control, cells):
+def exchanges(m, config, control, cells, settings):
     """The values that one gate leaves for the next, and the old c for f.
 
     One row is on its way to c while tanh(c) and o of another are computed. The old c of several rows with few beats is
@@ -209,11 +238,25 @@ def exchanges(m, config, control, cells):
     def place_of_row(beat):
         return Cat(place(beat), beat.row)[:max(4, beat_bits)]
 
+    def is_one_of(*kinds):
+        return lambda kind: Cat(kind == one for one in kinds).any()
+
+    def adds(kind):
+        return Mux(settings.gru, kind == Kind.N_X, kind == Kind.I) if config.gru else is_one_of(Kind.I)(kind)
+
     kept = _exchange(m, config, control, "kept", signed(config.table_bits + 3), stages.gate, stages.gate,
-                     (Kind.G, Kind.CELL_TANH), place_of_part)
+                     is_one_of(Kind.G, Kind.CELL_TANH), place_of_part)
     old = _exchange(m, config, control, "old", signed(config.cell_bits), stages.total, stages.gate,
-                    (Kind.F,), place_of_row)
+                    is_one_of(Kind.F), place_of_row)
     m.d.comb += old.written.eq(cells.read)
     value = data.StructLayout({"value": signed(config.cell_bits + 1), "below": 1, "clamped": 1})
-    added = _exchange(m, config, control, "added_input", value, stages.product, stages.product, (Kind.I,), place)
-    return Exchanges(kept, old, added)
+    added = _exchange(m, config, control, "added_input", value, stages.product, stages.product, adds, place)
+    if not config.gru:
+        return Exchanges(kept, old, added)
+    rows = (rows_ahead(config) - 1).bit_length()
+    recurrent = _exchange(m, config, control, "recurrent", signed(config.sum_bits + 1), stages.pre_activation + 1,
+                          stages.gate, is_one_of(Kind.N_H), place_of_row)
+    gated = _exchange(m, config, control, "gated", signed(config.cell_bits + 1), stages.product,
+                      stages.pre_activation - 2, is_one_of(Kind.R),
+                      lambda beat: Cat(place(beat), beat.row[:rows]))
+    return Exchanges(kept, old, added, recurrent, gated)

@@ -18,6 +18,7 @@ from openese.rtl.elementwise.shared import (
     cell_memory,
     elem_mul_shifts,
     exchanges,
+    hidden_selects,
     parameter_memory,
     pre_activation_shifts,
 )
@@ -43,12 +44,27 @@ def slice_members(config, slices=1):
 
 
 class CellStep(NamedTuple):
-    """Result of `Slice.model`: table arguments (4, ...), cell state, m in Q15, cells that were clamped."""
+    """Result of `Slice.model`.
+
+    Attributes
+    ----------
+    arguments : int64 (gates, ...)
+        Table arguments of i, f, g and o, or of r, z and n.
+    cell : int64 (...)
+        The cell state; h of a GRU.
+    m : int64 (...)
+        m in Q15; y of a GRU.
+    saturated : bool (...)
+        Cells whose state was clamped.
+    n_h : int64 (...), optional
+        Of a GRU: the sum that r multiplies.
+    """
 
     arguments: np.ndarray
     cell: np.ndarray
     m: np.ndarray
     saturated: np.ndarray
+    n_h: np.ndarray | None = None
 
 
 class Slice(wiring.Component):
@@ -64,9 +80,14 @@ class Slice(wiring.Component):
     another row may come. Small memories keep the values that one gate leaves for the next (g, then i . g; tanh c). Such
     a value can be read two cycles later. Phases of a gate come one after the other, without other beats between them.
 
-    Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `c_delay` to the first beat that reads the new c; see
-    `Stages`. Cost: for each lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel
-    shifter of ``accumulator_bits``, three choices among three or four, four memories of a value a beat, and a
+    The cells of a GRU pass the same pipeline, if the machine has them. The gates of a row come in the order n_h, r, and
+    `r_delay` cycles later n_x and z. r multiplies n_h, which is kept, and the product is added to n_x in the place of a
+    peephole's. z multiplies the old h less n, to which n is added.
+
+    Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `h_delay` to the y of a GRU, `c_delay` to the first beat
+    that reads the new c, `cells_delay` and `cell_write_delay` to what the host reads and writes; see `Stages`. Cost:
+    for each lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel shifter of
+    ``accumulator_bits``, three choices among three or four, four memories of a value a beat (six with GRUs), and a
     multiplexer over as many; for each slice the tables of `Activation`, the cell states and the parameters.
 
     Members
@@ -77,8 +98,10 @@ class Slice(wiring.Component):
     settings : In(Settings) — number formats and voices. They are constant while beats are in the pipeline.
     columns : Out(lanes * activation_bits) — m or y of the row, complete one cycle after the last beat's delay.
     saturated : Out(bits_for(slice_width)) — lanes whose cell state or output was clamped, for one cycle.
-    cells : Out(array(slice_width, signed(cell_bits))) — cell states at the row and beat of ``beat``.
-    cell_write : In(slice_width) — lanes whose cell state is set, a cycle later, with a beat that is held and not valid.
+    cells : Out(array(slice_width, signed(cell_bits))) — cell states at the row and beat of ``beat``, `cells_delay`
+        cycles later.
+    cell_write : In(slice_width) — lanes whose cell state is set at the row and beat of ``beat``, `cell_write_delay`
+        cycles ago, which was not valid.
     cell_data : In(signed(cell_bits)) — the value to set.
     parameters : In(parameter_line) — line of the parameter memory: (bias, peephole) pairs, gate by gate.
     parameters_valid : In(1) — write the line.
@@ -90,6 +113,7 @@ class Slice(wiring.Component):
         self.config = config
         stages = Stages.of(config)
         self.y_delay, self.m_delay, self.c_delay = stages.y_delay, stages.m_delay, stages.c_delay
+        self.h_delay, self.r_delay = stages.h_delay, stages.r_delay
         super().__init__({
             "drained": In(config.groups * config.lanes * config.accumulator_bits),
             "capture": In(1),
@@ -110,11 +134,11 @@ class Slice(wiring.Component):
 
         Parameters
         ----------
-        sums : int64 (4, ...) accumulators of i, f, g, o.
+        sums : int64 (4, ...) accumulators of i, f, g, o, or of r, z, n_x, n_h.
         cell : int64 (...) cell state.
         bias : int64 (4, ...) at the format of table arguments; peephole : int64 (3, ...) of i, f, o, or None.
             Both broadcast against the cells.
-        settings : mapping with the fields of `Settings` but the voices.
+        settings : mapping with the fields of `Settings` but the voices. With ``gru``, the cells are those of a GRU.
         sigmoid, tanh : 2048 samples each.
 
         Returns
@@ -130,6 +154,8 @@ class Slice(wiring.Component):
 
         shift = np.reshape(settings["shift"], (4,) + (1,) * (np.ndim(sums) - 1))
         arguments = saturate(round_shift(sums, shift), config.sum_bits) + bias
+        if settings.get("gru"):
+            return Slice._model_gru(config, arguments, cell, sigmoid, tanh)
         if peephole is not None:
             arguments[0] += product(0, cell)
             arguments[1] += product(1, cell)
@@ -152,6 +178,19 @@ class Slice(wiring.Component):
         squashed = Activation.model(config, tanh, narrow(argument))
         m = round_shift(o * squashed, 2 * config.gate_fraction - (config.activation_bits - 1))
         return CellStep(arguments, state, saturate(m, config.activation_bits), saturated)
+
+    @staticmethod
+    def _model_gru(config, arguments, cell, sigmoid, tanh):
+        """`model` from the sums with their biases on."""
+        n_h = arguments[3]
+        r, z = Activation.model(config, sigmoid, saturate(arguments[:2], config.argument_bits))
+        arguments[2] += saturate(round_shift(r * n_h, config.gate_fraction), config.sum_bits)
+        arguments = saturate(arguments[:3], config.argument_bits)
+        n = Activation.model(config, tanh, arguments[2]) << (config.hidden_fraction - config.gate_fraction)
+        kept = saturate(round_shift(z * (cell - n), config.gate_fraction), config.cell_bits)
+        state = saturate(kept + n, config.cell_bits)
+        y = round_shift(state, config.hidden_fraction - (config.activation_bits - 1))
+        return CellStep(arguments, state, saturate(y, config.activation_bits), state != kept + n, n_h)
 
     def elaborate(self, platform):
         m = Module()
@@ -177,7 +216,8 @@ class Slice(wiring.Component):
             control, self.settings, held, cells, parameters,
             shifts=pre_activation_shifts(m, config, control, self.settings),
             elem_mul_shifts=elem_mul_shifts(m, config, control, self.settings),
-            exchanges=exchanges(m, config, control, cells),
+            exchanges=exchanges(m, config, control, cells, self.settings),
+            hidden_selects=hidden_selects(m, config, control, self.settings) if config.gru else None,
             activation=activation, host_write=self.cell_write, host_data=self.cell_data, columns=columns)
         m.d.comb += self.columns.eq(columns)
         m.d.sync += self.saturated.eq(sum(Lane(config, shared, index).elaborate(m)

@@ -3,9 +3,9 @@
 
 from xml.etree import ElementTree
 
-from openese.rtl.registers import Access
+from openese.rtl.registers import Access, registers
 from openese.rtl.targets.buses import buses, ports
-from openese.rtl.targets.vivado import ACCESS, CORE, DEVICE_FAMILIES, core, parameters, registers
+from openese.rtl.targets.vivado import ACCESS, CORE, DEVICE_FAMILIES, core, parameters
 from openese.rtl.top import ADDRESS_WIDTH
 from openese.rtl.verilog import TOP
 

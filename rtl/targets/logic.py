@@ -151,7 +151,7 @@ def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     registers = (groups * config.lanes * sums + config.lanes * config.activation_bits
                  + width * groups * sums * picked + adders)
     lanes = {"lanes": width, "sums": width * sums, "cells": width * config.cell_bits,
-             "outputs": width * config.activation_bits}
+             "outputs": width * config.activation_bits, "gru": width * config.gru}
     pes = groups * config.rows_per_slice
     context = Context(config).size
     lines = (pes * (config.entry_bits + config.count_bits) + bits_for(config.entry_depth - 1)
@@ -166,7 +166,7 @@ def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
             {**lanes, "picked": width * groups * sums * choice, "adders": adders,
              "flags": width * ways(max(1, config.channels // width), inputs), "channels": config.channels},
             {**lanes, "registers": registers, "channels": config.channels},
-            {"lanes": width, "outputs": width * config.activation_bits}),
+            {"lanes": width, "outputs": width * config.activation_bits, "gru": width * config.gru}),
         "Tile": _Terms({"several": several, "joined": several * pes, "streamed": several * stream * pes},
                        {"registers": arrived, "several": several, "joined": several * pes, "streams": stream,
                         "streamed": stream * config.position_bits}),

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from openese.rtl.config import Config
 from openese.rtl.loader import VERSION
-from openese.rtl.registers import REGISTERS, Access
+from openese.rtl.registers import Access, registers
 from openese.rtl.targets.buses import buses, ports
 from openese.rtl.top import ADDRESS_WIDTH
 from openese.rtl.verilog import TOP
 
-__all__ = ["PART", "BOARD_PART", "PERIOD", "CORE", "ACCESS", "core", "parameters", "registers", "constraints",
+__all__ = ["PART", "BOARD_PART", "PERIOD", "CORE", "ACCESS", "core", "parameters", "constraints",
            "settings"]
 
 #: The paper's device: Kintex UltraScale KU060, slower of the two common speed grades.
@@ -59,11 +59,6 @@ def parameters(config):
             values[field.name.upper()] = ("long", str(value))
     values["FINGERPRINT"] = ("bitString", f"0x{config.fingerprint:08X}")
     return values
-
-
-def registers(config):
-    """The registers of a machine of ``config``."""
-    return [register for register in REGISTERS if config.stream or not register.name.startswith("STREAM")]
 
 
 def constraints(name):

@@ -112,11 +112,11 @@ def estimate(config: Config, family: str) -> dict[str, Any]:
 def synthesized(config: Config, family: str, names: Collection[str]) -> dict[str, dict[str, float]]:
     """As ``blocks`` of `estimate`, of one instance of each of the blocks ``names``, without ``instances``. The other
     blocks are not synthesized. The modules of a block must be in it once each."""
-    target = FAMILIES[family]
-    netlist = _netlist(verilog(config), target, names)
+    target, text = FAMILIES[family], verilog(config)
+    modules = set(re.findall(r"(?m)^module (\w+)", text))
     found: dict[str, dict[str, float]] = {name: defaultdict(float) for name in names}
-    for name, module in netlist.items():
-        for resource, taken in _resources(module, netlist, target).items():
+    for name, module in _netlist(text, target, names).items():
+        for resource, taken in _resources(module, modules, target).items():
             found[_block(name)][resource] += taken
     return {name: {resource: _plain(number) for resource, number in sorted(taken.items())}
             for name, taken in found.items()}

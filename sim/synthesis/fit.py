@@ -57,6 +57,8 @@ DESIGNS = tuple(Config(name=f"design{number}", **fields) for number, fields in e
          cell_rows=16, accumulator_rows=512),
     dict(pes=16, channels=16, slices=8, slice_width=2, activation_bits=14, queue_depth=16, entry_depth=1024,
          column_depth=1024, vector_depth=1024, cell_rows=64, accumulator_rows=256, index_bits=5),
+    dict(pes=4, channels=2, queue_depth=16, column_depth=256, vector_depth=256, cell_rows=32, accumulator_rows=128,
+         cells="lstm+gru"),
 )))
 
 
@@ -126,32 +128,39 @@ def compared(machines: Sequence[tuple[Config, Figures]], family: str,
 
 
 class _Family(NamedTuple):
-    """How a family is fitted: the designs, the family that it is like, and the blocks that differ from its blocks."""
+    """How a family is fitted: the designs, those of which only some blocks are synthesized, the family that it is like,
+    and the blocks that differ from its blocks."""
 
     designs: Sequence[int]
+    parts: Mapping[int, tuple[str, ...]]
     like: str | None = None
     blocks: tuple[str, ...] = ()
 
 
+#: GRUs are in the slices.
+_GRU = {10: ("Slice",)}
 _FAMILIES = {
-    "xcu": _Family(range(len(DESIGNS))),
+    "xcu": _Family(range(10), _GRU),
     # Only their multipliers differ, which take in registers and adders here.
-    "xc7": _Family((0, 1, 3, 4, 7, 9), "xcu", ("SpMV", "Activation", "Slice")),
-    "ecp5": _Family((0, 1, 4), "xcu"),
+    "xc7": _Family((0, 1, 3, 4, 7, 9), _GRU, "xcu", ("SpMV", "Activation", "Slice")),
+    "ecp5": _Family((0, 1, 4), _GRU, "xcu"),
 }
 
 
 def _coefficients(family: str, known: Mapping[str, Any]) -> tuple[list[tuple[Config, Figures]], dict[str, Any]]:
-    """The machines of a family, and its coefficients; ``known`` has those of other families."""
+    """The machines of a family that were synthesized as a whole, and its coefficients; ``known`` has those of other
+    families."""
     machines: list[tuple[Config, Figures]] = []
     how = _FAMILIES[family]
-    for config in (DESIGNS[number] for number in how.designs):
+    parts = {**how.parts, **dict.fromkeys(how.designs, how.blocks)}
+    for number, some in sorted(parts.items()):
+        config = DESIGNS[number]
         with Console(stderr=True).status(f"synthesizing {config.name} for {family}"):
-            machines.append((config, synthesized(config, family, how.blocks) if how.blocks
-                             else estimate(config, family)["blocks"]))
+            machines.append((config, synthesized(config, family, some) if some else estimate(config, family)["blocks"]))
     like = known[how.like]["blocks"] if how.like else None
     own = fitted(machines, family, like)
-    return machines, {**(like or {}), **own}
+    whole = [machine for number, machine in zip(sorted(parts), machines, strict=True) if not parts[number]]
+    return whole, {**(like or {}), **own}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -165,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         machines, coefficients = _coefficients(family, result)
         presets = [(PRESETS[name], figures["blocks"]) for name, figures in Baselines().figures(family).items()]
         errors = compared(presets, family, coefficients)
-        of_all = errors | (compared(machines, family, coefficients) if not _FAMILIES[family].blocks else {})
+        of_all = errors | compared(machines, family, coefficients)
         for name, found in of_all.items():
             console.print(f"{family} {name}: " + ", ".join(f"{resource} {error:+.1%}"
                                                            for resource, error in found.items()))

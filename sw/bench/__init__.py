@@ -43,8 +43,9 @@
 """
 
 from openese.sw.bench.callers import callers
+from openese.sw.bench.gru import gru
 from openese.sw.bench.latency import latencies
 from openese.sw.bench.layer import CELLS, INPUTS, OUTPUTS, paper_layer, quantized_layer
 from openese.sw.bench.report import run
 
-__all__ = ["CELLS", "INPUTS", "OUTPUTS", "callers", "latencies", "paper_layer", "quantized_layer", "run"]
+__all__ = ["CELLS", "INPUTS", "OUTPUTS", "callers", "gru", "latencies", "paper_layer", "quantized_layer", "run"]

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from openese.rtl.config import Config
 from openese.sw.cycles.load import CLOCK
-from openese.sw.model.layers import Layer, Model
+from openese.sw.model.layers import GRU, Layer, Model
 from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, activation_table, m_fraction
 from openese.sw.pack.schedule import Schedule, schedule
 from openese.sw.prune import prune
 
-__all__ = ["CELLS", "CLOCK", "INPUTS", "OUTPUTS", "PAPER", "PAPER_MULTIPLIERS", "paper_layer", "planned",
-           "quantized_layer"]
+__all__ = ["CELLS", "CLOCK", "INPUTS", "OUTPUTS", "PAPER", "PAPER_MULTIPLIERS", "gru_layer", "paper_layer",
+           "planned", "quantized_layer"]
 
 INPUTS, CELLS, OUTPUTS = 153, 1024, 512
 
@@ -36,6 +36,16 @@ def paper_layer(seed: int = 0, inputs: int = INPUTS, cells: int = CELLS, outputs
         peephole=rng.normal(scale=0.3, size=(3, cells)),
         w_ym=rng.normal(scale=cells ** -0.5, size=(outputs, cells)))
     return Model(layers=(layer,), name="paper")
+
+
+def gru_layer(seed: int = 0, inputs: int = INPUTS, cells: int = CELLS) -> Model:
+    """A dense GRU with the paper layer's inputs and cells, or others, and random weights."""
+    rng = np.random.default_rng(seed)
+    layer = Layer(
+        name="gru", cell=GRU.name, w_x=rng.normal(scale=inputs ** -0.5, size=(3, cells, inputs)),
+        w_r=rng.normal(scale=cells ** -0.5, size=(3, cells, cells)), bias=rng.normal(size=(3, cells)),
+        bias_rn=rng.normal(size=cells))
+    return Model(layers=(layer,), name="gru")
 
 
 def quantized_layer(model: Model, config: Config) -> QuantizedModel:
@@ -60,14 +70,17 @@ def _quantized(layer: Layer, x_fraction: int, y_fraction: int, config: Config) -
         rounded = integers(values, 11, high)
         return np.where((rounded == 0) & (values != 0), 1, rounded).astype(np.int32)
 
+    gates, is_gru = len(layer.gates), layer.kind is GRU
     bias = np.stack([integers(values, 15 + (gate == 2), (1 << 19) - 1) for gate, values in enumerate(layer.bias)])
     return QuantizedLayer(
-        name=layer.name, w_x=weights(layer.w_x), w_r=weights(layer.w_r),
+        name=layer.name, cell=layer.cell, w_x=weights(layer.w_x), w_r=weights(layer.w_r),
         w_ym=None if layer.w_ym is None else weights(layer.w_ym), bias=bias,
         peephole=None if layer.peephole is None else integers(layer.peephole, 14, (1 << 15) - 1),
-        x_fraction=x_fraction, y_fraction=y_fraction, w_x_fraction=(11,) * 4, w_r_fraction=(11,) * 4,
-        w_ym_fraction=None if layer.w_ym is None else 11, align_x=(y_fraction - x_fraction,) * 4, align_r=(0,) * 4,
-        cell_select=config.cell_fraction_max - 16, peephole_select=15 - config.peephole_shift_base)
+        bias_rn=None if layer.bias_rn is None else integers(layer.bias_rn, 16, (1 << 19) - 1),
+        x_fraction=x_fraction, y_fraction=y_fraction, w_x_fraction=(11,) * gates, w_r_fraction=(11,) * gates,
+        w_ym_fraction=None if layer.w_ym is None else 11, align_x=(y_fraction - x_fraction,) * gates,
+        align_r=(0,) * gates, cell_select=0 if is_gru else config.cell_fraction_max - 16,
+        peephole_select=0 if is_gru else 15 - config.peephole_shift_base)
 
 
 def planned(config: Config, density: float, balanced: bool = True, order: bool = True) -> Schedule:

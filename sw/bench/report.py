@@ -20,7 +20,7 @@ from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import Schedule
 from openese.sw.prune import prune
 
-__all__ = ["run"]
+__all__ = ["by_matrix", "run"]
 
 
 def run(config: Config, density: float = 0.1, *, sweep: bool = True, trace: bool = False, cocotb: bool = False,
@@ -57,8 +57,11 @@ def run(config: Config, density: float = 0.1, *, sweep: bool = True, trace: bool
         "rtl": steady,
         "model_cycles": predicted.cycles_per_step,
         "model_difference": predicted.cycles_per_step / steady["cycles_per_step"] - 1,
-        "matrices": _by_matrix(plan, predicted),
+        "matrices": by_matrix(plan, predicted),
     }
+    if config.multipliers == PAPER_MULTIPLIERS:
+        for name, row in result["matrices"].items():
+            row["paper_theory_cycles"], row["paper_cycles"] = PAPER[name]
     if config.stream:
         lines = sum(operation.encoded.lines for operation in plan.operations)
         result["memories"] = [{**machine, "lines": lines, "cycles_per_line": machine["cycles_per_step"] / lines,
@@ -100,7 +103,8 @@ def _layer(plan: Schedule, density: float) -> dict[str, Any]:
             "image_bytes": pack(plan).bytes, "float32_bytes": 4 * floats}
 
 
-def _by_matrix(plan: Schedule, predicted: Estimate) -> dict[str, dict[str, float]]:
+def by_matrix(plan: Schedule, predicted: Estimate) -> dict[str, dict[str, float]]:
+    """By matrix of a layer: ``cycles`` of the array in a step, ``entries_per_pe`` and ``busy``."""
     result: dict[str, dict[str, float]] = {}
     for label, cycles in predicted.matrices.items():
         row = result.setdefault(label.split()[0], {"cycles": 0, "entries_per_pe": 0, "busy": 0.0})
@@ -109,10 +113,8 @@ def _by_matrix(plan: Schedule, predicted: Estimate) -> dict[str, dict[str, float
         row = result[operation.matrix]
         row["entries_per_pe"] += operation.encoded.lines
         row["busy"] += float(operation.encoded.nonzeros.sum()) / plan.config.pes
-    for name, row in result.items():
+    for row in result.values():
         row["busy"] /= row["cycles"]
-        if plan.config.multipliers == PAPER_MULTIPLIERS:
-            row["paper_theory_cycles"], row["paper_cycles"] = PAPER[name]
     return result
 
 

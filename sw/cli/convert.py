@@ -26,7 +26,7 @@ from openese.sw.cli.options import (
     select_option,
     trust_option,
 )
-from openese.sw.compile import QuantizedNetwork, random_frames
+from openese.sw.compile import QuantizedNetwork, pack_together, random_frames
 from openese.sw.compile import compile as compile_network
 from openese.sw.compile import pack as pack_network
 from openese.sw.compile import prune as prune_network
@@ -124,7 +124,9 @@ def _warn(rows: Sequence[pruning.MatrixCounts], density: Sequence[str]) -> None:
 @output_option
 @machine_options("demo")
 @calibrate_option
-def quantize(network: Path, output: Path, config: Config, calibrate: Path | None) -> None:
+@click.option("--tables", type=PATH, metavar="QUANTIZED",
+              help="Take the tables of this quantized network, so that one image can hold both.")
+def quantize(network: Path, output: Path, config: Config, calibrate: Path | None, tables: Path | None) -> None:
     """Turn NETWORK into integers.
 
     Number formats are chosen on real frames, such as the machine will meet.
@@ -133,31 +135,37 @@ def quantize(network: Path, output: Path, config: Config, calibrate: Path | None
     Example:
       openese quantize sparse.npz --preset demo --calibrate speech.npy -o quantized.npz
     """
-    keep_inputs(output, network, calibrate)
+    keep_inputs(output, network, calibrate, tables)
     given = files.load_network(network)
     sequences = _calibration(given, calibrate)
+    other = QuantizedNetwork.load(tables) if tables is not None else None
     with status() as tell:
         tell("choosing number formats")
-        quantized = quantize_network(given, sequences.frames, config, sequences.lengths)
+        quantized = quantize_network(given, sequences.frames, config, sequences.lengths, tables=other)
     quantized.save(output)
     for model in quantized.models:
         show.quantized(model)
 
 
 @click.command()
-@click.argument("quantized", type=PATH)
+@click.argument("quantized", type=PATH, nargs=-1, required=True)
 @output_option
 @click.option("--hex", "folder", type=PATH, metavar="FOLDER",
               help="Also write memory files for $readmemh and Vivado.")
-def pack(quantized: Path, output: Path, folder: Path | None) -> None:
+def pack(quantized: Sequence[Path], output: Path, folder: Path | None) -> None:
     """Pack QUANTIZED into a memory image.
 
+    Several networks share one machine: each frame names the network that it is for. Unless the machine holds so many
+    models already, the image is for one that does; build it by `openese build --for IMAGE`.
+
     \b
-    Example:
+    Examples:
       openese pack quantized.npz -o net.img
+      openese pack first.npz second.npz -o both.img
     """
-    keep_inputs(output, quantized)
-    compiled = pack_network(QuantizedNetwork.load(quantized))
+    keep_inputs(output, *quantized)
+    networks = [QuantizedNetwork.load(path) for path in quantized]
+    compiled = pack_together(networks)[0] if len(networks) > 1 else pack_network(networks[0])
     compiled.save(output)
     for image in compiled.images:
         show.image(image)
@@ -195,7 +203,8 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
     host = None
     if select is None:
         host = open_host(file, trust, lambda: [call for path in calibrate[:1]
-                                               for call in first_calls(arrays.read(path), whole.parse_carry(carry))])
+                                               for call in first_calls(arrays.read(path), whole.parse_carry(carry))],
+                         config)
     if host is not None:
         if ignore:
             raise click.UsageError("--ignore goes with a file without a graph; a whole network leaves nothing out")

@@ -26,7 +26,7 @@ from openese.sw.cli.options import (
     trust_option,
 )
 from openese.sw.cycles.load import CLOCK, PERIOD
-from openese.sw.estimate import Estimated, estimate_opened, open_network
+from openese.sw.estimate import Estimated, estimate_opened, open_network, presets_for
 
 __all__ = ["devices", "estimate"]
 
@@ -63,7 +63,8 @@ class _Device(click.ParamType):
 @click.command("estimate", short_help="Tell what a network takes of a machine, and the machine of an FPGA.")
 @click.argument("file", type=PATH, metavar="NET-OR-FILE")
 @machine_options("")
-@click.option("--all", "every", is_flag=True, help="Estimate all presets, one line each.")
+@click.option("--all", "every", is_flag=True,
+              help="Estimate all presets, one line each; with GRU cells if the network has GRUs.")
 @click.option("--device", "fpga", type=_Device(), metavar="NAME",
               help="An FPGA or board of `openese devices`, to compare the machine with.")
 @click.option("--density", multiple=True, metavar="D", help=density_help + " Without it nothing is pruned.")
@@ -101,7 +102,7 @@ def estimate(file: Path, config: Config | None, every: bool, fpga: Device | None
                   for layer in direction.model.layers]
         kept = parse_densities(density, layers) if density else None
         found: list[Estimated] = []
-        for machine in PRESETS.values() if every else (config or network.machine or PRESETS["demo"],):
+        for machine in presets_for(network) if every else (config or network.machine or PRESETS["demo"],):
             tell(f"estimating {machine.name}")
             found.append(estimate_opened(network, machine, device=fpga, density=kept, clock=clock * 1e6,
                                          period=period / 1e3))

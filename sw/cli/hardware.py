@@ -100,8 +100,12 @@ def board(config: Config) -> None:
               help="Instead: one voice at rest, for published shapes, beside published figures (cycle model; with "
                    "--thorough also on the Verilog).")
 @click.option("--voices", is_flag=True,
-              help="Instead: live callers that machines with several channels serve, and hold (cycle model).")
-def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, latency: bool, voices: bool) -> None:
+              help="Instead: live callers that machines with several channels serve, hold, and page (cycle model; with "
+                   "--thorough a page also on the Verilog).")
+@click.option("--cell", type=click.Choice(["lstm", "gru"]), default="lstm", show_default=True,
+              help="gru: instead, a GRU of 153 inputs and 1,024 cells, on the machine with GRU cells.")
+def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, latency: bool, voices: bool,
+           cell: str) -> None:
     """Measure the paper's layer on the emitted Verilog, beside the paper.
 
     \b
@@ -109,14 +113,20 @@ def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, late
       openese bench --preset ese --json bench.json
       openese bench --preset latency --latency
       openese bench --voices
+      openese bench --preset ese --cell gru
     """
-    if latency and voices:
-        raise click.UsageError("--latency and --voices are two benches; name one")
+    named = [name for name, given in (("--latency", latency), ("--voices", voices), ("--cell gru", cell == "gru"))
+             if given]
+    if len(named) > 1:
+        raise click.UsageError(f"{' and '.join(named)} are {len(named)} benches; name one")
+    if cell == "gru":
+        _gru(config, path)
+        return
     if latency:
         _latency(config, path, thorough)
         return
     if voices:
-        _voices(path)
+        _voices(path, thorough)
         return
     with Console(stderr=True).status("building") as status:
         result = bench.run(config, sweep=sweeps, trace=thorough, cocotb=thorough, large=thorough,
@@ -128,13 +138,26 @@ def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, late
         raise click.ClickException("the machine's words differ from the reference's")
 
 
-def _voices(path: Path | None) -> None:
+def _gru(config: Config, path: Path | None) -> None:
+    """``openese bench --cell gru``."""
+    with Console(stderr=True).status("building") as status:
+        result = bench.gru(config, tell=status.update)
+    if path is not None:
+        write_text(path, json.dumps(result, indent=2) + "\n")
+    show.gru(result)
+    if not result["rtl"]["bit_exact"]:
+        raise click.ClickException("the machine's words differ from the reference's")
+
+
+def _voices(path: Path | None, measure: bool) -> None:
     """``openese bench --voices``, of all presets that hold the paper's layer and more than one voice."""
     with Console(stderr=True).status("placing the layer") as status:
-        result = bench.callers(tell=status.update)
+        result = bench.callers(measure=measure, tell=status.update)
     if path is not None:
         write_text(path, json.dumps(result, indent=2) + "\n")
     show.callers(result)
+    if any(row["measured"] and not row["measured"]["exact"] for row in result):
+        raise click.ClickException("the machine's words differ from the reference's")
 
 
 def _latency(config: Config, path: Path | None, measure: bool) -> None:

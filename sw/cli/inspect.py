@@ -10,7 +10,6 @@ from openese.sw import files, importers
 from openese.sw.cli import show, whole
 from openese.sw.cli.options import PATH, trust_option
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork
-from openese.sw.model.quantized import QuantizedModel
 
 __all__ = ["info", "presets", "verify"]
 
@@ -45,9 +44,11 @@ def info(path: Path, trust: bool) -> None:
 
 @click.command()
 @click.argument("image", type=PATH)
-@click.option("--quantized", type=PATH, metavar="PATH", help="The quantized network that the image should hold.")
+@click.option("--quantized", type=PATH, multiple=True, metavar="PATH",
+              help="The quantized network that the image should hold. If it holds several, once for each, in their "
+                   "order.")
 @trust_option
-def verify(image: Path, quantized: Path | None, trust: bool) -> None:
+def verify(image: Path, quantized: Sequence[Path], trust: bool) -> None:
     """Check that IMAGE, or every image of a whole network, is sound.
 
     Its format, manifest and CRCs are checked, and that it decodes to a model that packs into the same bytes again.
@@ -57,19 +58,20 @@ def verify(image: Path, quantized: Path | None, trust: bool) -> None:
       openese verify net.img --quantized quantized.npz
     """
     if files.kind(image) == "whole":
-        if quantized is not None:
+        if quantized:
             raise click.UsageError("--quantized goes with an image; this is a whole network")
         whole.verify(image, trust)
         return
     images = CompiledNetwork.load(image).images
-    wanted: Sequence[QuantizedModel | None] = [None] * len(images)
-    if quantized is not None:
-        wanted = QuantizedNetwork.load(quantized).models
-        if len(wanted) != len(images):
-            raise files.FileError(f"{image} has {len(images)} images, {quantized} has {len(wanted)} models")
-    for held, model in zip(images, wanted, strict=True):
-        files.verify_image(held, model)
-        show.verified(held, ", holds the quantized model" if model is not None else "")
+    given = [model for path in quantized for model in QuantizedNetwork.load(path).models]
+    held = sum(len(one.names) for one in images)
+    if quantized and len(given) != held:
+        raise files.FileError(f"{image} holds {held} model{'s' if held > 1 else ''}, "
+                              f"{', '.join(map(str, quantized))} {len(given)}")
+    for one in images:
+        wanted, given = given[:len(one.names)], given[len(one.names):]
+        files.verify_image(one, wanted)
+        show.verified(one, f", holds the quantized model{'s' if len(wanted) > 1 else ''}" if wanted else "")
 
 
 @click.command()

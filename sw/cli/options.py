@@ -48,7 +48,7 @@ class _Path(click.Path):
 PATH = _Path()
 NEW_PATH = _Path(new=True)
 NEW_FILE = _Path(new=True, folder=False)
-_NUMBERS = {field.name: field.type for field in fields(Config) if field.name != "name"}
+_FIELDS = {field.name: field.type for field in fields(Config) if field.name != "name"}
 
 output_option = click.option("--output", "-o", type=NEW_PATH, required=True, metavar="PATH",
                              help="The file to write; a folder for a whole network, or one of several directions.")
@@ -92,8 +92,8 @@ def machine_options(default: str | None) -> Callable[[_F], _F]:
         click.option("--for", "machine_of", type=PATH, metavar="PATH",
                      help="The machine: the one that an image, a folder of images or a quantized network is made for."),
         click.option("--set", "machine_settings", multiple=True, metavar="FIELD=N",
-                     help="Another value for a field of the preset or the --config file, as weight_bits=8. May be "
-                          "repeated."),
+                     help="Another value for a field of the preset or the --config file, as weight_bits=8 or "
+                          "cells=lstm+gru. May be repeated."),
     ]
 
     def decorate(command: _F) -> _F:
@@ -134,7 +134,7 @@ def _machine(default: str | None, preset: str | None, file: str | None, part: Pa
         raise click.UsageError("--set needs --preset NAME or --config FILE")
     else:
         return None
-    changes: dict[str, int] = {}
+    changes: dict[str, Any] = {}
     for setting in settings:
         field, value = _setting(setting)
         if field in changes:
@@ -152,15 +152,17 @@ def _preset(where: str, name: object) -> Config:
 
 def _known(where: str, name: str) -> None:
     """Raise unless ``name`` is a field that can be set."""
-    if name not in _NUMBERS:
-        near = difflib.get_close_matches(name, _NUMBERS, 1)
-        there = f"did you mean {near[0]}?" if near else f"there are {', '.join(_NUMBERS)}"
+    if name not in _FIELDS:
+        near = difflib.get_close_matches(name, _FIELDS, 1)
+        there = f"did you mean {near[0]}?" if near else f"there are {', '.join(_FIELDS)}"
         raise click.UsageError(f"{where}: no field {name!r} that can be set; {there}")
 
 
-def _setting(text: str) -> tuple[str, int]:
+def _setting(text: str) -> tuple[str, int | str]:
     name, _, value = text.partition("=")
     _known(f"--set {text}", name)
+    if name == "cells" and value:
+        return name, value
     if not (value.isascii() and value.isdecimal()):
         raise click.UsageError(f"--set {text}: expected FIELD=N, with a whole number")
     if name == "stream" and value not in ("0", "1"):
@@ -193,8 +195,8 @@ def read_config(path: Path) -> Config:
         raise click.UsageError(f"{path}: name must be text, not {name!r}")
     for field, value in values.items():
         _known(str(path), field)
-        if isinstance(value, bool) is not (field == "stream") or not isinstance(value, int):
-            wanted = "true or false" if field == "stream" else "a whole number"
+        wanted, kind = {"stream": ("true or false", bool), "cells": ("text", str)}.get(field, ("a whole number", int))
+        if type(value) is not kind:
             raise click.UsageError(f"{path}: {field} must be {wanted}, not {value!r}")
     missing = [] if base else [field for field in ("pes", "channels") if field not in values]
     if missing:

@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -33,6 +34,7 @@ __all__ = ["check", "run"]
               help="The board's serial port, as /dev/ttyUSB0; one for each image of the network.")
 @click.option("--baud", type=click.IntRange(min=1), default=BAUD, show_default=True,
               help="Bits a second on the serial port.")
+@click.option("--name", metavar="NAME", help="Of an image that holds several models, the one to run.")
 @click.option("--model", type=PATH, metavar="NETWORK",
               help="Of an image, the network in floating point: apply its head, and show the error against it.")
 @click.option("--against", type=PATH, metavar="FILE",
@@ -46,8 +48,8 @@ __all__ = ["check", "run"]
               help="Write a waveform (VCD) of some steps of the Verilog, and a view of it for GTKWave beside it; "
                    "one for each image of the network.")
 @click.option("--trace-steps", default="0:2", show_default=True, metavar="FIRST:STOP", help="Which steps.")
-def run(compiled: Path, inputs: Path, output: Path, backend: str, ports: Sequence[str], baud: int, model: Path | None,
-        against: Path | None, carry: Sequence[str], trust: bool, checked: bool, trace: Path | None,
+def run(compiled: Path, inputs: Path, output: Path, backend: str, ports: Sequence[str], baud: int, name: str | None,
+        model: Path | None, against: Path | None, carry: Sequence[str], trust: bool, checked: bool, trace: Path | None,
         trace_steps: str) -> None:
     """Run INPUTS through COMPILED.
 
@@ -60,6 +62,7 @@ def run(compiled: Path, inputs: Path, output: Path, backend: str, ports: Sequenc
     Examples:
       openese run net speech.npz -o out.npz --against net.onnx
       openese run net.img speech.npy -o out.npy
+      openese run both.img speech.npy -o out.npy --name first
       openese run net.img speech.npy -o out.npy --backend sim --check --model sparse.npz
       openese run net.img speech.npy -o out.npy --backend serial --port /dev/ttyUSB0
       openese run net.img speech.npy -o out.npy --backend sim --trace wave.vcd --trace-steps 10:12
@@ -69,17 +72,24 @@ def run(compiled: Path, inputs: Path, output: Path, backend: str, ports: Sequenc
     if files.kind(compiled) == "whole":
         if model is not None:
             raise click.UsageError("--model goes with an image; a whole network is compared by --against FILE")
+        if name is not None:
+            raise click.UsageError("--name goes with an image of several models; this is a whole network")
         whole.run(compiled, inputs, output, machines, checked, against, trust, carry)
         return
     for option, given in (("--against", against), ("--carry", carry), ("--trust", trust)):
         if given:
             raise click.UsageError(f"{option} goes with a whole network; {compiled} is an image of LSTMs alone")
-    _run_image(compiled, inputs, output, machines, model, checked)
+    _run_image(compiled, name, inputs, output, machines, model, checked)
 
 
-def _run_image(path: Path, frames: Path, output: Path, backend: Backend, model: Path | None, checked: bool) -> None:
+def _run_image(path: Path, name: str | None, frames: Path, output: Path, backend: Backend, model: Path | None,
+               checked: bool) -> None:
     exact = files.load_network(model) if model is not None else None
-    compiled = CompiledNetwork.load(path, exact)
+    held = CompiledNetwork.load(path)
+    names = held.images[0].names
+    if name is None and len(names) > 1:
+        raise click.UsageError(f"{path} holds the models {', '.join(names)}: choose one by --name")
+    compiled = replace(held, images=tuple(image.select(name or 0) for image in held.images), given=exact or held.given)
     sequences = Sequences.load(frames, compiled.network.inputs, compiled.network.batch_first)
     total = sequences.machine_steps(compiled.config.channels)
     if backend.trace is not None and backend.steps.start >= total:

@@ -22,6 +22,7 @@ from openese.sw.cycles.load import MachineLoad
 from openese.sw.estimate import Estimated, holding
 from openese.sw.importers import Entry
 from openese.sw.model.arrays import FloatArray
+from openese.sw.model.layers import GRU
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image
@@ -130,8 +131,8 @@ def network(model: Network) -> None:
         for direction in stage.directions:
             for layer in direction.model.layers:
                 traits = [name for name, has in (
-                    ("peepholes", layer.peephole is not None), ("projection", layer.w_ym is not None),
-                    ("sigmoid g", layer.g_activation == "sigmoid"),
+                    ("GRU cells", layer.kind is GRU), ("peepholes", layer.peephole is not None),
+                    ("projection", layer.w_ym is not None), ("sigmoid g", layer.g_activation == "sigmoid"),
                     ("initial state", direction.initial is not None)) if has]
                 rows.append((number, layer.name, "reverse" if direction.reverse else "forward", layer.inputs,
                              layer.cells, layer.outputs, f"{layer.weights:,}", f"{layer.density:.1%}",
@@ -187,30 +188,39 @@ def quantized(model: QuantizedModel) -> None:
 def _parameters(layer: Mapping[str, Any]) -> int:
     """Numbers in a dense layer, from its sizes in a manifest."""
     cells, outputs = layer["cells"], layer["outputs"]
+    if layer.get("cell") == GRU.name:
+        return int(3 * cells * (layer["inputs"] + outputs) + 4 * cells)
     return int(4 * cells * (layer["inputs"] + outputs + 1) + layer["peephole"] * 3 * cells
                + layer["projection"] * outputs * cells)
 
 
 def image(held: Image, memories: bool = True) -> None:
     """The contents of an image, and, with ``memories``, the shares of the machine's memories that they take."""
-    manifest, config = held.manifest, held.config
-    line(f"{manifest['name']}: {held.bytes:,} bytes for machine {config.name} ({config.pes} PEs x "
+    config = held.config
+    layers = [layer for part in held.parts for layer in part["layers"]]
+    line(f"{', '.join(held.names)}: {held.bytes:,} bytes for machine {config.name} ({config.pes} PEs x "
          f"{config.channels} channels, fingerprint {config.fingerprint:08x}); "
-         f"dense in float32 {4 * sum(map(_parameters, manifest['layers'])):,} bytes")
-    _table(["layer ", "matrix ", "columns", "non-zeros", "per PE, least", "most", "padding"],
-           [(manifest["layers"][row["layer"]]["name"], f"{row['matrix']} part {row['part'] + 1}",
+         f"dense in float32 {4 * sum(map(_parameters, layers)):,} bytes")
+    several = len(held.parts) > 1
+    _table([*(["model "] if several else []), "layer ", "matrix ", "columns", "non-zeros", "per PE, least", "most",
+            "padding"],
+           [(*([f"{number} {part['name']}"] if several else []), part["layers"][row["layer"]]["name"],
+             f"{row['matrix']} part {row['part'] + 1}",
              row["columns"], f"{row['nonzeros']:,}", row["entries_min"], row["entries_max"],
              f"{row['padding'] / max(1, row['padding'] + row['nonzeros']):.1%}")
-            for row in manifest["operations"]])
+            for number, part in enumerate(held.parts) for row in part["operations"]])
+    if several:
+        line(f"the machine holds up to {config.models} models: openese build --for writes it; "
+             "openese run --name runs one")
     if memories:
         _table(["memory ", "taken", "of", "share"],
                [(name, f"{need:,}", f"{getattr(config, name):,}", f"{need / getattr(config, name):.0%}")
-                for name, need in manifest["needs"].items()])
+                for name, need in held.manifest["needs"].items()])
 
 
 def verified(held: Image, more: str = "") -> None:
     """That an image is sound."""
-    line(f"{held.manifest['name']}: {held.bytes:,} bytes, all CRCs match, packs into the same bytes again{more}")
+    line(f"{', '.join(held.names)}: {held.bytes:,} bytes, all CRCs match, packs into the same bytes again{more}")
 
 
 def ran(machines: Sequence[Machine], input_saturations: int) -> None:
@@ -512,6 +522,25 @@ def bench(result: Mapping[str, Any]) -> None:
     _host(result)
 
 
+def gru(result: Mapping[str, Any]) -> None:
+    """What `openese.sw.bench.gru` measured."""
+    machine, rtl, layer = result["machine"], result["rtl"], result["layer"]
+    deeper = "".join(f", {name} {depth:,}" for name, depth in machine["deeper"].items())
+    line(f"{machine['preset']} with cells {machine['cells']}{deeper}: {machine['pes']} PEs x {machine['channels']} "
+         f"channels, GRU {layer['inputs']}/{layer['cells']} at density {layer['density']:g}, "
+         f"{layer['entries_per_pe']:,} entries per PE, {layer['padding']:.1%} of them padding")
+    _table(["measured ", ""], [
+        ("cycles a step", f"{rtl['cycles_per_step']:,.1f}"),
+        ("microseconds at 200 MHz", f"{rtl['microseconds_at_200_mhz']:.1f}"),
+        ("multipliers busy on non-zeros", f"{rtl['busy']:.1%}"),
+        ("cycles of the cycle model", f"{result['model_cycles']:,}"),
+        ("a frame at rest, cycles", f"{rtl['rest_cycles']:,}"),
+        ("one voice at rest, cycles", f"{rtl['one_voice_cycles']:,}"),
+        ("words equal to the reference", f"{rtl['words']:,} of {rtl['words']:,}" if rtl["bit_exact"] else "NO"),
+        *((f"{name}, cycles", f"{row['cycles']:,}") for name, row in result["matrices"].items()),
+        *((f"{name}, PE cycles a step", f"{value:,.1f}") for name, value in rtl["counters"].items())])
+
+
 def latency(result: Mapping[str, Any]) -> None:
     """What `openese.sw.bench.latencies` found, beside the figures of others."""
     machine = result["machine"]
@@ -536,9 +565,14 @@ def callers(result: Sequence[Mapping[str, Any]]) -> None:
     """What `openese.sw.bench.callers` found."""
     line("the paper's layer at a density of 0.1; each voice has a frame every 10 ms; 200 MHz is an assumed clock")
     _table(["machine ", "channels", "banks", "cycles a step", "voices it is fast enough for", "voices it holds",
-            "of its time"],
+            "of its time", "out, cycles", "in, cycles", "pages a second", "Verilog"],
            [(row["preset"], str(row["channels"]), str(row["banks"]), f"{row['cycles_per_step']:,}",
-             f"{row['fast_enough']:,}", f"{row['held']:,}", f"{row['share']:.1%}") for row in result])
+             f"{row['fast_enough']:,}", f"{row['held']:,}", f"{row['share']:.1%}", f"{row['page_out']:,}",
+             f"{row['page_in']:,}", f"{row['pages_per_second']:,}", _paged(row["measured"])) for row in result])
+
+
+def _paged(measured: Mapping[str, Any] | None) -> str:
+    return "" if measured is None else f"{measured['page_out']:,}, {measured['page_in']:,}"
 
 
 def _host(result: Mapping[str, Any]) -> None:

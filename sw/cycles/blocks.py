@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.array import PEArray
-from openese.rtl.assemble import BEFORE, BEHIND, Assemble
+from openese.rtl.assemble import BEFORE, BEHIND, GRU_BEFORE, GRU_BEHIND, Assemble
 from openese.rtl.broadcast import Broadcast
 from openese.rtl.config import Config
-from openese.rtl.elementwise import Kind
+from openese.rtl.elementwise import Kind, rows_ahead
 from openese.rtl.fifo import Fifo
 from openese.rtl.frames import FrameGuard
 from openese.rtl.program import Opcode
@@ -348,6 +348,7 @@ class AssembleModel:
         self._beats = config.beats
         self._rows = config.accumulator_rows
         self._timing = _timing(config)
+        self._rows_ahead = rows_ahead(config)
         self._instruction: dict[str, Any] | None = None
         self._base = self._target = self._free = 0
         self._drains: deque[tuple[int, int]] = deque()
@@ -386,24 +387,33 @@ class AssembleModel:
         """Lay out all operations from ``cycle`` on: see `openese.rtl.assemble.Assemble`."""
         timing, rows = self._timing, instruction["rows"]
         project = instruction["opcode"] == Opcode.PROJECT
-        before = deque() if project else deque((row, kind) for row in range(rows) for kind in BEFORE)
-        behind = deque((row, kind) for row in range(rows) for kind in ((Kind.PROJECTION,) if project else BEHIND))
-        waiting: deque[int] = deque()  # the cycles from which on a row's c can be read
-        earliest, last = cycle, None
+        gru = bool(instruction.get("gru"))
+        parts: tuple[tuple[Kind, ...], ...] = (GRU_BEFORE, GRU_BEHIND) if gru else (BEFORE, BEHIND)
+        if project:
+            parts = (), (Kind.PROJECTION,)
+        before, behind = (deque((row, kind) for row in range(rows) for kind in kinds) for kinds in parts)
+        leaves: dict[Kind | None, str]
+        leaves = {Kind.N_X: "behind"} if gru else {Kind.G: "before", Kind.I: "before", Kind.CELL_TANH: "behind"}
+        waiting: deque[int] = deque()  # the cycles from which on a row's c, or r . n_h, can be read
+        earliest = cycle
+        last: Kind | None = None
         while behind:
-            kind = behind[0][1]
+            number, kind = behind[0]
             # What an operation leaves for the next can be read two cycles later.
-            hazard = last if self._beats == 1 else None
-            is_ready = bool(waiting) and waiting[0] <= cycle if kind is Kind.CELL_TANH else earliest <= cycle
-            if is_ready and hazard is not Kind.CELL_TANH:
+            hazard = leaves.get(last) if self._beats == 1 else None
+            waits = len(parts[1]) > 1 and kind is parts[1][0]
+            is_ready = bool(waiting) and waiting[0] <= cycle if waits else earliest <= cycle
+            held_up = gru and bool(before) and before[0][0] - number == self._rows_ahead
+            if is_ready and hazard != "behind":
                 row, kind = behind.popleft()
-            elif before and hazard not in (Kind.G, Kind.I):
+                if waits:
+                    waiting.popleft()
+            elif before and hazard != "before" and not held_up:
                 row, kind = before.popleft()
             else:
                 last, cycle = None, cycle + 1
                 continue
             if kind is Kind.CELL_TANH:
-                waiting.popleft()
                 phases = 1
             else:
                 phases = instruction["phase_last"] + 1
@@ -411,11 +421,11 @@ class AssembleModel:
                 self._drains.extend((cycle + phase * self._beats + timing.turn_delay,
                                      address + phase * instruction["phase_stride"]) for phase in range(phases))
             at_last = cycle + (phases - 1) * self._beats
-            if kind is Kind.F:
-                waiting.append(at_last + timing.c_delay)
-            elif kind in (Kind.O, Kind.PROJECTION):
+            if parts[0] and kind is parts[0][-1]:
+                waiting.append(at_last + (timing.r_delay if gru else timing.c_delay))
+            elif kind is parts[1][-1]:
                 earliest = cycle + timing.spacing
-                first = at_last + timing.write_delay(project)
+                first = at_last + timing.write_delay(kind)
                 self._writes.extend(range(first, first + timing.lines))
             last, cycle = kind, at_last + self._beats
         self._free = self._writes[-1] + 2
@@ -438,7 +448,8 @@ class AssembleModel:
 
 
 class FrameInputModel:
-    """FrameInput, behind a queue. Frames are offered from given cycles on, a beat a cycle.
+    """FrameInput, behind a queue. Frames are offered from given cycles on, a beat a cycle. ``beats`` are those of each
+    frame, without its header.
 
     Attributes
     ----------
@@ -446,7 +457,7 @@ class FrameInputModel:
         By frame that has begun: the cycle from which on it was offered.
     """
 
-    def __init__(self, offered: Iterator[int], beats: int) -> None:
+    def __init__(self, offered: Iterator[int], beats: Iterator[int]) -> None:
         self._frames = offered
         self._beats = beats
         self._next = next(offered, None)
@@ -483,7 +494,7 @@ class FrameInputModel:
         if self._next is not None and self._next + Fifo.delay <= cycle and self._occupied < 2:
             self.offered.append(self._next)
             self._next = next(self._frames, None)
-            self._left = self._beats
+            self._left = next(self._beats)
         return False
 
 

@@ -11,9 +11,11 @@ from openese.rtl.config import Config
 from openese.rtl.loader import Section
 from openese.rtl.program import Opcode
 from openese.sw.cycles.model import estimate
+from openese.sw.model.layers import GRU, LSTM
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image, pack
 from openese.sw.pack.schedule import CapacityError, Schedule, schedule
+from openese.sw.pack.together import schedule_all
 
 __all__ = ["CLOCK", "PERIOD", "MachineLoad", "drained_rows", "image_load", "model_load", "voices_served"]
 
@@ -26,8 +28,9 @@ PERIOD = 0.01
 # Entries of a PE in one step up to which the cycle model runs: it takes some 50 us a cycle, and walks a few steps.
 _CYCLE_MODEL_ENTRIES = 100_000
 _SAMPLES = 2  # of a table, for each value
-_TABLE_VALUES = 5  # of a cell in a step: four gates, and tanh(c)
-_CELL_PRODUCTS = 3  # i . g, f . c' and o . tanh(c)
+#: By kind of cell, values that a cell takes from the tables in a step, and products of these and the state: of an LSTM
+#: four gates and tanh(c), and i . g, f . c' and o . tanh(c); of a GRU three gates, and r . n_h and z . (h' - n).
+_CELLS = {LSTM: (5, 3), GRU: (3, 2)}
 _PEEPHOLES = 3
 
 
@@ -114,9 +117,10 @@ def model_load(model: QuantizedModel, config: Config) -> MachineLoad:
 
 
 def image_load(image: Image) -> MachineLoad:
-    """The load of a packed model on the machine that it is packed for."""
-    plan = schedule(image.model(), image.config, stream=Section.STREAM in image.sections)
-    return _load(plan, image.bytes)
+    """The load of a packed model on the machine that it is packed for. Memories and size are of all models in the
+    image."""
+    plans = schedule_all(image.models(), image.config, stream=Section.STREAM in image.sections)
+    return _load(plans[image.which], image.bytes)
 
 
 def _memories(needs: Mapping[str, int], config: Config) -> dict[str, tuple[int, int]]:
@@ -128,45 +132,49 @@ def _load(plan: Schedule, size: int) -> MachineLoad:
     config = plan.config
     lines = sum(operation.encoded.lines for operation in plan.operations)
     steady = rest = None
+    drained = drained_rows(plan)
     if lines <= _CYCLE_MODEL_ENTRIES:
         times = estimate(plan)
-        steady, rest = times.cycles_per_step, times.latency
+        steady, rest, drained = times.cycles_per_step, times.latency, times.counters["drain"]
     return MachineLoad(
         name=plan.model.name, memories=_memories(plan.needs, config), bytes=size, streamed=plan.streamed,
         stream_bytes=lines * config.stream_bits // 8 if plan.streamed else 0, banks=plan.banks, least_cycles=lines,
         cycles_per_step=steady, cycles_at_rest=rest,
         nonzeros=sum(int(operation.encoded.nonzeros.sum()) for operation in plan.operations),
-        reads=_reads(plan), multiplications=_multiplications(plan))
+        reads=_reads(plan, drained), multiplications=_multiplications(plan))
 
 
 def drained_rows(plan: Schedule) -> int:
-    """Rows of accumulators that are read out in a step, on each PE."""
+    """Rows of accumulators that are read out in a step, on each PE, of a machine with this model alone."""
     rows = {Opcode.ELEMENTWISE: 4, Opcode.PROJECT: 1}
     return sum(rows[held["opcode"]] * held["rows"] * (held["phase_last"] + 1) for held in plan.instructions
                if held["opcode"] in rows)
 
 
-def _reads(plan: Schedule) -> dict[str, int]:
+def _table_values(plan: Schedule) -> int:
+    return sum(layer.cells * _CELLS[layer.kind][0] for layer in plan.model.layers) * plan.config.channels
+
+
+def _reads(plan: Schedule, drained: int) -> dict[str, int]:
     config = plan.config
     parts = [operation.encoded for operation in plan.operations]
     nonzeros = sum(int(part.nonzeros.sum()) for part in parts)
-    cells = sum(layer.cells for layer in plan.model.layers)
     return {
         "weights": sum(int(part.lengths.sum()) for part in parts),
         "pointers": sum(part.counts.size for part in parts),
         "columns": sum(part.order.size for part in parts) * config.channels,
-        "accumulators": (nonzeros + drained_rows(plan) * config.pes) * config.channels,
-        "tables": _SAMPLES * _TABLE_VALUES * cells * config.channels,
+        "accumulators": (nonzeros + drained * config.pes) * config.channels,
+        "tables": _SAMPLES * _table_values(plan),
     }
 
 
 def _multiplications(plan: Schedule) -> dict[str, int]:
     channels = plan.config.channels
-    cells = sum(layer.cells for layer in plan.model.layers)
+    cells = sum(layer.cells * _CELLS[layer.kind][1] for layer in plan.model.layers)
     with_peepholes = sum(layer.cells for layer in plan.model.layers if layer.peephole is not None)
     return {
         "weights": sum(int(operation.encoded.nonzeros.sum()) for operation in plan.operations) * channels,
-        "tables": _TABLE_VALUES * cells * channels,
-        "cells": _CELL_PRODUCTS * cells * channels,
+        "tables": _table_values(plan),
+        "cells": cells * channels,
         "peepholes": _PEEPHOLES * with_peepholes * channels,
     }

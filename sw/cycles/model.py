@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise, repeat
+from itertools import count, pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from openese.rtl.array import PEArray
 from openese.rtl.controller import Controller
 from openese.rtl.frames import frame_beats
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS
-from openese.rtl.program import Opcode, Take
+from openese.rtl.program import Opcode, Source, Take
 from openese.rtl.spmat_read import SpmatRead
 from openese.rtl.spmv import SpMV
 from openese.rtl.weight_stream import StreamFetch, StreamReader
@@ -34,9 +34,10 @@ from openese.sw.cycles.blocks import (
     BroadcastModel,
     FrameInputModel,
     FrameOutputModel,
+    Part,
     part,
 )
-from openese.sw.cycles.stream import Memory, StreamModel, skipped
+from openese.sw.cycles.stream import Memory, StreamModel, routine, skipped
 from openese.sw.model.arrays import Int64Array
 from openese.sw.pack.schedule import Schedule
 
@@ -180,9 +181,19 @@ class Timeline:
 
     def _operations(self) -> int:
         """The number of operations of a step in steady state."""
-        opcodes = [instruction["opcode"] for instruction in self.plan.instructions]
-        begin = opcodes.index(Opcode.ELEMENTWISE)
-        return opcodes[begin:opcodes.index(Opcode.JUMP, begin)].count(Opcode.MULTIPLY)
+        instructions = self.plan.instructions
+        opcodes = [instruction["opcode"] for instruction in instructions]
+        if self.plan.config.models == 1:
+            begin = opcodes.index(Opcode.ELEMENTWISE)
+            return opcodes[begin:opcodes.index(Opcode.JUMP, begin)].count(Opcode.MULTIPLY)
+
+        def of(name: str) -> int:
+            """The operations from a routine on to its turn."""
+            begin = routine(instructions, self.plan.number, name)
+            end = next(number for number in range(begin, len(opcodes)) if instructions[number].get("turn"))
+            return opcodes[begin:end + 1].count(Opcode.MULTIPLY)
+
+        return of("early") + of("late")
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,13 +247,14 @@ class Estimate:
         return work / (self.plan.config.pes * self.cycles_per_step)
 
 
-def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY,
-             anew: Collection[int] = (), banks: Sequence[int] = ()) -> Timeline:
+def simulate(plan: Schedule | Sequence[Schedule], offered: Iterable[int], memory: Memory = MEMORY,
+             anew: Collection[int] = (), banks: Sequence[int] = (), models: Sequence[int] = ()) -> Timeline:
     """Run frames until the last output frame is sent and the machine is at rest again.
 
     Parameters
     ----------
-    plan : Schedule
+    plan : Schedule, or a sequence of them
+        A model, or all models of a machine, in the order of their numbers.
     offered : iterable of int
         The cycle from which each frame is offered. The controller starts its program in cycle 0, and waits for a frame
         from cycle `READY` at the latest.
@@ -253,6 +265,8 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY,
         number 0.
     banks : sequence of int
         The bank of voices of each frame. Frames beyond its end are of bank 0.
+    models : sequence of int
+        The number of each frame's model. Frames beyond its end are of the first model in ``plan``.
 
     Raises
     ------
@@ -260,7 +274,7 @@ def simulate(plan: Schedule, offered: Iterable[int], memory: Memory = MEMORY,
         The machine would never send all frames.
     """
     frames = list(offered)
-    walk = _Walk(plan, iter(frames), memory, anew, banks)
+    walk = _Walk([plan] if isinstance(plan, Schedule) else plan, iter(frames), memory, anew, banks, models)
     while len(walk.output.spans) < len(frames) or walk.cycle < walk.output.spans[-1][1] or not walk.rests:
         walk.step()
     return walk.result()
@@ -278,7 +292,7 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
     StuckError
         The machine would never end a step.
     """
-    walk = _Walk(plan, repeat(READY), memory)
+    walk = _Walk([plan], repeat(READY), memory)
     lengths: list[int] = []
     while len(lengths) < most and not _settled(lengths):
         known = len(walk.begun)
@@ -300,35 +314,44 @@ def _settled(lengths: list[int]) -> bool:
     return any(len(lengths) >= 2 * period and lengths[-period:] == lengths[-2 * period:-period] for period in (1, 2))
 
 
+def _operations_of(plans: Sequence[Schedule]) -> tuple[dict[int, Part], list[str]]:
+    """The operation of each MULTIPLY, by its number in the program; and a label for each instruction."""
+    instructions = plans[0].instructions
+    operations = {(operation.order_base, len(operation.encoded.order)): (plan, operation)
+                  for plan in plans for operation in plan.operations}
+    begins = {instruction.get("begin") for instruction in instructions}
+    parts, labels = {}, []
+    layer = -1
+    for number, instruction in enumerate(instructions):
+        opcode = instruction["opcode"]
+        layer = -1 if number in begins else layer + (opcode == Opcode.ELEMENTWISE)
+        label = f"{opcode.name.lower()} {layer}"
+        if opcode == Opcode.MULTIPLY and (instruction["order_base"], instruction["count"]) in operations:
+            plan, operation = operations[instruction["order_base"], instruction["count"]]
+            parts[number] = part(operation.encoded, instruction, plan.config)
+            label = f"{operation.matrix} {operation.layer}"
+        labels.append(label)
+    return parts, labels
+
+
 class _Walk:
     """A walk through the schedule: the controller, and the blocks that it starts."""
 
-    def __init__(self, plan: Schedule, offered: Iterator[int], memory: Memory, anew: Collection[int] = (),
-                 banks: Sequence[int] = ()) -> None:
-        self._plan = plan
-        self._anew, self._banks = anew, banks
+    def __init__(self, plans: Sequence[Schedule], offered: Iterator[int], memory: Memory, anew: Collection[int] = (),
+                 banks: Sequence[int] = (), models: Sequence[int] = ()) -> None:
+        self._plan = plan = plans[0]
+        self._anew, self._banks, self._models = anew, banks, models
+        self._several = plan.config.models > 1
         config = plan.config
-        operations = {(operation.order_base, len(operation.encoded.order)): operation
-                      for operation in plan.operations}
-        self._parts = {}
-        self._labels = []
-        layer = -1
-        for number, instruction in enumerate(plan.instructions):
-            opcode = instruction["opcode"]
-            layer += opcode == Opcode.ELEMENTWISE
-            label = f"{opcode.name.lower()} {layer}"
-            if opcode == Opcode.MULTIPLY:
-                operation = operations[instruction["order_base"], instruction["count"]]
-                self._parts[number] = part(operation.encoded, instruction, config)
-                label = f"{operation.matrix} {operation.layer}"
-            self._labels.append(label)
+        self._parts, self._labels = _operations_of(plans)
         self.cycle = 0
         self.array = ArrayModel(config)
         self.broadcast = BroadcastModel()
         self.assemble = AssembleModel(config)
-        self.input = FrameInputModel(offered, frame_beats(config, plan.instructions[0]["count"]) - 1)
+        self.input = FrameInputModel(offered, (frame_beats(config, plan.instructions[self._model(frame)]["count"]) - 1
+                                               for frame in count()))
         self.output = FrameOutputModel(config)
-        self.stream = StreamModel(plan.instructions, config, memory) if plan.streamed else None
+        self.stream = StreamModel(plan.instructions, config, memory, self._model) if plan.streamed else None
         # The last cycle in which anything moved; the lines that the memory had given by then.
         self._moved = self._lines = 0
         self._patience = PATIENCE + memory.latency
@@ -347,7 +370,14 @@ class _Walk:
         self._counter, self._execute = 0, Controller.delay
         self._multiplying = self._clearing = False
         self._missed, self._stale, self._made = True, False, False
-        self._voices, self._alone = 0, True  # the bank of the last frame, and whether the one before was of it too
+        # The bank and model of the last frame, and whether those of the one before were the same.
+        self._voices, self._alone = (0, 0), True
+        # The model of the step that Assemble works on; the instruction behind the last FRAME TRY that took a frame.
+        self._assembled: int | None = None
+        self._back = 0
+        # By ELEMENTWISE: whether it is the first of a step.
+        self._firsts: list[bool] = []
+        self._begins = False
         self.rests = False
         self._held = False, False  # what products ahead of a frame wait for, as it was a cycle ago
         self._bank = self._sent = self._steps = 0
@@ -358,7 +388,11 @@ class _Walk:
     def begun(self) -> list[int]:
         """The cycles in which the first element-wise part of each step began."""
         begun = [cycle for opcode, cycle in self.assemble.begun if opcode == Opcode.ELEMENTWISE]
-        return begun[::len(self._plan.places)]
+        return [cycle for cycle, first in zip(begun, self._firsts, strict=False) if first]
+
+    def _model(self, frame: int) -> int:
+        """The model of a frame, by its number."""
+        return self._models[frame] if frame < len(self._models) else self._plan.number
 
     def step(self) -> None:
         """One cycle."""
@@ -423,6 +457,8 @@ class _Walk:
                 self._multiplying = False
                 if instruction["release"]:
                     self.input.release()
+                if instruction.get("turn"):
+                    self._counter = self._back - 1
                 self._next()
             return Activity.START
         if self._clearing and not assembling:
@@ -445,6 +481,9 @@ class _Walk:
                 self.assemble.start(instruction, self._base(instruction), self._sent)
                 if instruction["opcode"] == Opcode.ELEMENTWISE:
                     self._bank ^= instruction["acc_offset"] != 0
+                    self._assembled = self._voices[1]
+                    self._firsts.append(self._begins)
+                    self._begins = False
             case Opcode.OUTPUT:
                 if answering:
                     return Activity.OUTPUT
@@ -452,7 +491,8 @@ class _Walk:
                 self._computed.append(self.cycle)
                 self.output.start(frame_beats(self._plan.config, instruction["count"]) - 1, not assembling)
             case Opcode.CLEAR:
-                if assembling or (self._made and self._sent != completed):
+                if assembling and not (instruction.get("turn") and not self._made) or (
+                        self._made and self._sent != completed):
                     return Activity.ASSEMBLE
                 if self._made:
                     self._issue()
@@ -460,9 +500,14 @@ class _Walk:
                     self._clearing = True
                     return Activity.START
             case Opcode.JUMP if not skipped(instruction, self._missed, self._stale):
-                self._counter = instruction["src_base"] - 1
+                late = instruction.get("turn")
+                self._counter = (self._routine("late") if late else instruction["src_base"]) - 1
         self._next()
         return Activity.START
+
+    def _routine(self, name: str) -> int:
+        """The first instruction of a routine of the last frame's model."""
+        return routine(self._plan.instructions, self._voices[1], name)
 
     def _frame(self, trying: bool, ready: bool) -> Activity:
         if trying and self.stream:
@@ -472,10 +517,14 @@ class _Walk:
             ready = decision
         if (trying or self._missed) and ready:
             self.input.take()
-            bank = self._banks[self._steps] if self._steps < len(self._banks) else 0
-            self._alone, self._voices = bank == self._voices, bank
+            voices = self._banks[self._steps] if self._steps < len(self._banks) else 0, self._model(self._steps)
+            self._alone, self._voices = voices == self._voices, voices
             self._stale |= not trying and (not self._made or self._steps in self._anew or not self._alone)
             self._steps += 1
+            self._begins = True
+            if self._several:
+                self._back = self._counter + 1
+                self._counter = self._routine("early" if trying else "begin") - 1
         elif self._missed and not trying:
             return Activity.FRAME
         if trying:
@@ -495,7 +544,8 @@ class _Walk:
             self._issue()
             operation = self._parts[self._counter]
             self.array.append(operation, self._base(instruction))
-            self.broadcast.start(operation, bool(instruction["follow"]))
+            self.broadcast.start(operation, bool(instruction["follow"]) and not (
+                self._several and instruction["source"] == Source.RECURRENT and self._assembled != self._voices[1]))
             self._made |= ahead
             self._sent += 1
             self._multiplying = True

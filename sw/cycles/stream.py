@@ -2,6 +2,7 @@
 """The cycle model of streamed weights: StreamFetch, StreamReader and the memory."""
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,11 @@ def skipped(instruction: dict[str, Any], missed: bool, stale: bool = False) -> b
     return not holds[instruction.get("when", When.ALWAYS)]
 
 
+def routine(instructions: Sequence[dict[str, Any]], model: int, name: str) -> int:
+    """The first instruction of a routine of a model, see `openese.rtl.program.ROUTINES`."""
+    return int(instructions[model][name])
+
+
 class StreamModel:
     """Requests the lines of the program from a memory, as far as there is room for them.
 
@@ -49,8 +55,11 @@ class StreamModel:
         Lines that the memory has given.
     """
 
-    def __init__(self, instructions: tuple[dict[str, Any], ...], config: Config, memory: Memory) -> None:
+    def __init__(self, instructions: tuple[dict[str, Any], ...], config: Config, memory: Memory,
+                 model: Callable[[int], int]) -> None:
         self._instructions = instructions
+        self._model = model  # of a frame, by its number
+        self._begun = self._back = 0  # frames that were taken; the instruction behind the last FRAME TRY
         self._memory = memory
         self._chance = np.random.default_rng(1)
         self._block = config.entry_depth // BLOCKS
@@ -83,7 +92,7 @@ class StreamModel:
         self._released = released
         if requesting:
             if not self._left:
-                self._next(cycle)
+                self._end_multiply(cycle)
         elif cycle >= self._execute:
             self._carry_out(cycle)
         self._frames += complete
@@ -123,17 +132,33 @@ class StreamModel:
                     return
                 self._decisions.append((cycle, self._frames > 0))
                 self._missed = not self._frames
-                self._frames -= not self._missed
+                if not self._missed:
+                    self._take("early")
             case Opcode.FRAME if self._missed:
                 if not self._frames:
                     return
-                self._frames -= 1
+                self._take("begin")
             case Opcode.MULTIPLY:
                 if not skipped(instruction, self._missed) and instruction["entry_lines"]:
                     self._line, self._left = instruction["entry_base"], instruction["entry_lines"]
-                    return
+                else:
+                    self._end_multiply(cycle)
+                return
             case Opcode.JUMP if not skipped(instruction, self._missed):
-                self._counter = instruction["src_base"] - 1
+                self._counter = (routine(self._instructions, self._model(self._begun - 1), "late")
+                                 if instruction.get("turn") else instruction["src_base"]) - 1
+        self._next(cycle)
+
+    def _take(self, name: str) -> None:
+        self._frames -= 1
+        self._begun += 1
+        if "begin" in self._instructions[0]:
+            self._back = self._counter + 1
+            self._counter = routine(self._instructions, self._model(self._begun - 1), name) - 1
+
+    def _end_multiply(self, cycle: int) -> None:
+        if self._instructions[self._counter].get("turn"):
+            self._counter = self._back - 1
         self._next(cycle)
 
     def _next(self, cycle: int) -> None:

@@ -30,7 +30,7 @@ Row = tuple[Stack, ...]
 
 @dataclass(frozen=True)
 class Recurrent:
-    """An LSTM of a file: rows, each fed by the one before it, and notes for the user.
+    """An LSTM or GRU of a file: rows, each fed by the one before it, and notes for the user.
 
     ``batch_first`` tells that the file's own network takes frames (B, T, I).
     """
@@ -43,7 +43,7 @@ class Recurrent:
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer: the head if it comes last, else multiplied into the LSTM after it.
+    """A linear layer: the head if it comes last, else multiplied into the recurrent layer after it.
 
     ``activation`` names the activation of its outputs in the file. Only the last layer may have one.
     """
@@ -62,14 +62,14 @@ def assemble(parts: Sequence[Part], name: str) -> Network:
     """Build the network of ``parts`` in their order.
 
     Consecutive forward layers become one `Model`, which the machine runs in one step. A linear layer
-    before an LSTM is multiplied into the LSTM's ``w_x`` and bias, which is exact. A linear layer at the end
+    before an LSTM or GRU is multiplied into its ``w_x`` and bias, which is exact. A linear layer at the end
     becomes the head.
 
     Raises
     ------
     ModelError
-        If there is no LSTM, if sizes do not fit (the message names both parts), or if a linear layer before an
-        LSTM has an activation.
+        If there is no recurrent layer, if sizes do not fit (the message names both parts), or if a linear layer before
+        one has an activation.
     """
     rows: list[Row] = []
     notes: list[str] = []
@@ -99,7 +99,7 @@ def assemble(parts: Sequence[Part], name: str) -> Network:
             linear = None
         rows += [first, *others]
     if not rows:
-        raise ModelError("no LSTM is selected; select at least one")
+        raise ModelError("no LSTM or GRU is selected; select at least one")
     return Network(stages=tuple(_stages(rows, name)), head=linear, name=name, notes=tuple(notes),
                    batch_first=any(isinstance(part, Recurrent) and part.batch_first for part in parts))
 

@@ -140,9 +140,9 @@ class Source(ABC):
         file = self.path.name
         if not usable:
             if not entries:
-                raise ImportRefused(f"{file}: no LSTM found; expected {self.expected}")
+                raise ImportRefused(f"{file}: no LSTM or GRU found; expected {self.expected}")
             refused = next(iter(entries.values()))
-            raise ImportRefused(f"{file}: no LSTM that can be imported: {refused.kind} {refused.name!r}: "
+            raise ImportRefused(f"{file}: no layer that can be imported: {refused.kind} {refused.name!r}: "
                                 f"{refused.problem}")
         refusals = [f"{entry.kind} {entry.name!r}" for entry in entries.values() if entry.problem is not None]
         if select is None:

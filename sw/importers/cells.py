@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LSTMs among named tensors, by the names of PyTorch, of Kaldi and of the ESE paper.
+"""LSTMs and GRUs among named tensors, by the names of PyTorch, of Kaldi and of the ESE paper.
 
-Every tensor under an LSTM's prefix must be understood. One that is not may be a LayerNorm inside the cell, an adapter
-or a gate that other LSTMs do not have; an import without it would be wrong. So it blocks the LSTM until the user says
-that it does nothing.
+Every tensor under a cell's prefix must be understood. One that is not may be a LayerNorm inside the cell, an adapter or
+a gate that other cells do not have; an import without it would be wrong. So it blocks the cell until the user says that
+it does nothing.
 """
 
 import re
@@ -18,7 +18,7 @@ from openese.sw.importers.assembly import Recurrent, Track
 from openese.sw.importers.base import ImportRefused, listed
 from openese.sw.importers.parameters import FLOATS, Parameter, Stored, owner, resolve
 from openese.sw.model.arrays import FloatArray
-from openese.sw.model.layers import Layer
+from openese.sw.model.layers import CELLS, GRU, CellKind, Layer
 from openese.sw.model.state import LayerState
 
 __all__ = ["Attributes", "Blocker", "Cell", "Group", "LstmpCell", "TorchCell", "cell_of", "type_notes",
@@ -30,6 +30,7 @@ Attributes = Mapping[str, Any]
 
 _TORCH = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l(\d{1,3})(_reverse)?)?")
 _MLX = {"Wx": "weight_ih", "Wh": "weight_hh"}
+_MLX_GRU = {**_MLX, "b": "bias_ih"}
 _KALDI = ("w_gifo_x", "w_gifo_r", "bias", "peephole_i_c", "peephole_f_c", "peephole_o_c", "w_r_m")
 _PAPER = tuple(f"w_{gate}{of}" for gate in "ifco" for of in "xr") + tuple(f"b_{gate}" for gate in "ifco") + (
     "w_ic", "w_fc", "w_oc", "w_ym")
@@ -39,8 +40,8 @@ _RECURRENT = {"w_gifo_x": "w_gifo_r", "w_ix": "w_ir", "w_x": "w_r"}
 _PEEPHOLES = ("weight_c{}", "weight_c_{}", "w_c{}", "W_c{}", "w_{}c", "W_{}c", "peephole_{}", "peephole_{}_c", "p_{}")
 _LAYER = ("w_x", "w_r", "bias", "peephole", "w_ym")
 #: Classes whose code is known.
-_OWN = re.compile(r"torch\.nn\.modules\.rnn\.(LSTM|LSTMCell)|torch\.nn\.utils\.parametrize\.ParametrizedLSTM(Cell)?|"
-                  r"openese\.sw\.training\.lstmp\.LSTMP")
+_OWN = re.compile(r"torch\.nn\.modules\.rnn\.(LSTM|GRU)(Cell)?|"
+                  r"torch\.nn\.utils\.parametrize\.Parametrized(LSTM|GRU)(Cell)?|openese\.sw\.training\.lstmp\.LSTMP")
 _SCALED = re.compile(r"(.*\.)?ScaledLSTM")
 _NORMS = re.compile(r"(^|[._])(ln|bn|layer_?norm|batch_?norm|norm|gamma|beta)", re.IGNORECASE)
 
@@ -123,14 +124,15 @@ def type_notes(label: str, tensors: Iterable[Stored]) -> list[str]:
 
 @dataclass(frozen=True)
 class Cell(Group):
-    """An LSTM.
+    """An LSTM or GRU, of one or several layers.
 
     Attributes
     ----------
     states : mapping of str to (str, Stored)
-        Initial states ``h`` and ``c`` that the file has for this LSTM alone: names in the file, and tensors.
+        Initial states that the file has for this cell alone, ``h`` and for an LSTM ``c``: names in the file, and
+        tensors.
     outside : tuple of Blocker
-        What the file has around the LSTM.
+        What the file has around the cell.
     """
 
     states: Mapping[str, tuple[str, Stored]] | None = None
@@ -143,8 +145,13 @@ class Cell(Group):
 
     @property
     def refusal(self) -> str | None:
-        """Why this is no LSTM, or not one that can be read; None for an LSTM."""
+        """Why this is no LSTM or GRU, or not one that can be read; None if it is one."""
         return None
+
+    @property
+    def article(self) -> str:
+        """The class with its article, for messages."""
+        return f"{'an' if self.kind.startswith('L') else 'a'} {self.kind.removesuffix('Cell')}"
 
     @property
     def used(self) -> list[str]:
@@ -172,7 +179,7 @@ class Cell(Group):
 
     @cached_property
     def blockers(self) -> list[Blocker]:
-        """What must be understood or ignored before the LSTM can be taken."""
+        """What must be understood or ignored before the cell can be taken."""
         origin = str(self.attributes.get("class", ""))
         found = list(self.outside)
         known = _OWN.fullmatch(origin) or (_SCALED.fullmatch(origin) and any(
@@ -194,11 +201,11 @@ class Cell(Group):
         if any(len(self.tensors[name].shape) == 2 and 1 not in self.tensors[name].shape
                and name.startswith(tuple(form.partition("{")[0] for form in _PEEPHOLES)) for name in unread):
             return "peepholes as matrices; the machine has one peephole for each cell"
-        return "not those of an LSTM, so their effect is not known"
+        return f"not those of {self.article}, so their effect is not known"
 
     @property
     def problem(self) -> str | None:
-        """Why the LSTM cannot be taken, and what to do; None if it can."""
+        """Why the cell cannot be taken, and what to do; None if it can."""
         if self.refusal is not None:
             return self.refusal
         for name in self.used:
@@ -208,14 +215,14 @@ class Cell(Group):
                             f"before it is quantized")
         for names, reason in self.blockers:
             if names == (self.label,):
-                return f"{reason}; if it computes an LSTM, give --ignore {self.label}"
+                return f"{reason}; if it computes {self.article}, give --ignore {self.label}"
             return (f"{listed(names)} beside its weights: {reason}; give --ignore NAME for each that has no effect")
         return None
 
 
 @dataclass(frozen=True)
 class TorchCell(Cell):
-    """Tensors with the names of ``nn.LSTM`` or ``nn.LSTMCell``."""
+    """Tensors with the names of ``nn.LSTM``, ``nn.GRU`` or their cells."""
 
     @cached_property
     def suffixes(self) -> list[tuple[str, ...]]:
@@ -233,12 +240,26 @@ class TorchCell(Cell):
             match = re.match("LSTM|GRU|RNN", str(attribute).rpartition(".")[2])
             if match:
                 return str(match[0]) + self._cell
-        hh, hr = self.shape(f"weight_hh{self.suffixes[0][0]}"), self.shape(f"weight_hr{self.suffixes[0][0]}")
-        if hh is None or len(hh) != 2 or 0 in hh:
-            return "?"
-        gates = hh[0] / (hr[1] if hr is not None and len(hr) == 2 and hr[1] else hh[1])
         kinds: dict[float, str] = {4: "LSTM", 3: "GRU", 1: "RNN"}
-        return kinds.get(gates, "?") + self._cell
+        gates = self._gates(self.suffixes[0][0])
+        return "?" if gates is None else kinds.get(gates, "?") + self._cell
+
+    @property
+    def cell_kind(self) -> CellKind | None:
+        """The kind of cell; None for another one."""
+        return CELLS.get(self.kind.removesuffix("Cell").lower())
+
+    @property
+    def is_gru(self) -> bool:
+        """Whether it is a GRU."""
+        return self.cell_kind is GRU
+
+    def _gates(self, suffix: str) -> float | None:
+        """The rows of ``weight_hh`` by the number of cells; None if it has not two axes."""
+        hh, hr = self.shape(f"weight_hh{suffix}"), self.shape(f"weight_hr{suffix}")
+        if hh is None or len(hh) != 2 or 0 in hh:
+            return None
+        return hh[0] / (hr[1] if hr is not None and len(hr) == 2 and hr[1] else hh[1])
 
     @property
     def _cell(self) -> str:
@@ -247,8 +268,8 @@ class TorchCell(Cell):
     @property
     def refusal(self) -> str | None:
         kind = self.kind.removesuffix("Cell")
-        if kind not in ("LSTM", "?"):
-            return f"a {kind} is not an LSTM: the machine has no {kind} cell"
+        if kind == "RNN":
+            return "an RNN is no LSTM or GRU: the machine has no RNN cell"
         for name in [f"weight_{of}{way}" for ways in self.suffixes for way in ways for of in ("ih", "hh")]:
             if name not in self.parameters:
                 unread = [tensor for tensor in self.tensors if owner(tensor) == name]
@@ -256,21 +277,30 @@ class TorchCell(Cell):
                     return f"{name}: {self._meaning(unread)}: {listed(unread)}"
                 return f"{name} is missing" + (f", and cannot be computed from {listed(unread)}" if unread else "")
         shape = self.shape("weight_hh" + self.suffixes[0][0])
-        return None if kind == "LSTM" else (f"weight_hh has shape {shape}; an LSTM has (4H, H), or (4H, P) with a "
-                                            f"projection")
+        if kind == "?":
+            return (f"weight_hh has shape {shape}; an LSTM has (4H, H), or (4H, P) with a projection, and a GRU "
+                    f"(3H, H)")
+        sizes = "a GRU has (3H, H)" if self.is_gru else "an LSTM has (4H, H), or (4H, P) with a projection"
+        wrong = [way for ways in self.suffixes for way in ways if self._gates(way) != (3 if self.is_gru else 4)]
+        return f"weight_hh{wrong[0]} has shape {self.shape(f'weight_hh{wrong[0]}')}; {sizes}" if wrong else None
 
     @property
     def used(self) -> list[str]:
         return [name for ways in self.suffixes for way in ways
-                for name in (f"weight_ih{way}", f"weight_hh{way}", f"weight_hr{way}", *self._biases(way),
-                             *self._peepholes(way))]
+                for name in (f"weight_ih{way}", f"weight_hh{way}", *([] if self.is_gru else [f"weight_hr{way}"]),
+                             *self._biases(way), *self._peepholes(way))]
 
     def _biases(self, suffix: str) -> list[str]:
-        both = [name + suffix for name in ("bias_ih", "bias_hh") if name + suffix in self.parameters]
+        names = ("bias_ih", "bias_hh") if suffix or not self.is_gru else ("bias_ih", "bias_hh", "bhn")
+        both = [name + suffix for name in names if name + suffix in self.parameters]
+        if self.is_gru:  # of one bias for both products, nobody knows whether r multiplies its part of n
+            return both
         return both or [name for name in (f"bias{suffix}",) if name in self.parameters]
 
     def _peepholes(self, suffix: str) -> list[str]:
         """Return the names of the peepholes: one for i, f and o together, or three; none if there is no one way."""
+        if self.is_gru:
+            return []
         rows = (self.shape(f"weight_hh{suffix}") or (0,))[0]
         cells = rows // 4
         names = [[f"weight_ch{suffix}"]] if self.shape(f"weight_ch{suffix}") in ((3 * cells,), (3 * cells, 1)) else []
@@ -304,14 +334,17 @@ class TorchCell(Cell):
         return Recurrent(self.label, tuple(rows), tuple(self._notes()), self.attributes.get("batch_first") is True)
 
     def _layer(self, suffix: str, name: str) -> Layer:
+        gates = 3 if self.is_gru else 4
         w_r = self.values(f"weight_hh{suffix}")
-        if w_r.ndim != 2 or w_r.shape[0] % 4:
-            raise ImportRefused(f"{self.label}: weight_hh{suffix}: expected shape (4H, P), found {w_r.shape}")
-        cells, rows = w_r.shape[0] // 4, w_r.shape[0]
+        if w_r.ndim != 2 or w_r.shape[0] % gates:
+            raise ImportRefused(f"{self.label}: weight_hh{suffix}: expected shape ({gates}H, P), found {w_r.shape}")
+        cells, rows = w_r.shape[0] // gates, w_r.shape[0]
         w_x = self.values(f"weight_ih{suffix}")
         if w_x.ndim != 2 or w_x.shape[0] != rows:
             raise ImportRefused(f"{self.label}: weight_ih{suffix}: expected shape ({rows}, I), "
                                 f"found {w_x.shape}")
+        if self.is_gru:
+            return self._gru(suffix, name, w_x.reshape(3, cells, -1), w_r.reshape(3, cells, -1))
         bias: FloatArray = np.zeros(rows, np.float32)
         for tensor in self._biases(suffix):
             bias = bias + self.values(tensor, (rows,))
@@ -322,13 +355,23 @@ class TorchCell(Cell):
                      if peepholes else None,
                      w_ym=self.values(projection) if self.shape(projection) is not None else None)
 
+    def _gru(self, suffix: str, name: str, w_x: FloatArray, w_r: FloatArray) -> Layer:
+        cells = w_r.shape[1]
+        held = {tensor: self.values(tensor, (cells if tensor == "bhn" else 3 * cells,))
+                for tensor in self._biases(suffix)}
+        zero: FloatArray = np.zeros(3 * cells, w_x.dtype)
+        bias = held.get(f"bias_ih{suffix}", zero).reshape(3, cells)
+        recurrent = held.get(f"bias_hh{suffix}", zero).reshape(3, cells)
+        return Layer(name=name, cell=GRU.name, w_x=w_x, w_r=w_r, bias_rn=held.get("bhn", recurrent[2]),
+                     bias=np.concatenate([bias[:2] + recurrent[:2], bias[2:]]))
+
     def _initial(self) -> list[LayerState | None]:
         """Return the initial states of all layers and directions, in PyTorch's order."""
         count = len(self.suffixes) * len(self.suffixes[0])
         if self.states is None:
             return [None] * count
         held = Group(self.name, {name: tensor for name, tensor in self.states.values()}, {}, {}, self.label)
-        h, c = (held.values(self.states[state][0]).reshape(count, 1, -1) for state in "hc")
+        h, c = (held.values(self.states[state][0]).reshape(count, 1, -1) for state in ("hh" if self.is_gru else "hc"))
         return [LayerState(c[number], h[number]) for number in range(count)]
 
     def _notes(self) -> list[str]:
@@ -424,10 +467,11 @@ class LstmpCell(Cell):
 
 
 def cell_of(group: Group) -> Cell | None:
-    """Return the LSTM under a prefix; None if its tensors have no names of one."""
+    """Return the cell under a prefix; None if its tensors have no names of one."""
     if {"Wx", "Wh"} <= group.tensors.keys():
-        group = replace(group, tensors={_MLX.get(name, name): tensor for name, tensor in group.tensors.items()},
-                        full={_MLX.get(name, name): full for name, full in group.full.items()})
+        names = _MLX_GRU if {"b", "bhn"} <= group.tensors.keys() else _MLX
+        group = replace(group, tensors={names.get(name, name): tensor for name, tensor in group.tensors.items()},
+                        full={names.get(name, name): full for name, full in group.full.items()})
     made = {field: getattr(group, field) for field in ("name", "tensors", "full", "attributes", "label")}
     if any(match and match[1] in ("weight_ih", "weight_hh") for match in map(_TORCH.fullmatch, group.parameters)):
         return TorchCell(**made)

@@ -3,7 +3,8 @@
 
 Both hold the layers' configuration as JSON and the weights as HDF5. The importer reads nothing else and never runs
 custom objects or lambdas. (The HDF5 library may not return from a file with damage that `hdf5` does not find.) Keras
-has the gate order i, f, c, o along the last axis, kernels (I, 4H) and (H, 4H), and one bias (4H,).
+has the gate order i, f, c, o of an LSTM along the last axis, kernels (I, 4H) and (H, 4H), and one bias (4H,). The
+gates of a GRU are z, r, h; with ``reset_after`` it has two biases (2, 3H), of x and of the previous output.
 """
 
 import io
@@ -13,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,13 +32,14 @@ from openese.sw.importers.base import (
 )
 from openese.sw.importers.hdf5 import endless
 from openese.sw.model.arrays import FloatArray
-from openese.sw.model.layers import Dense, Layer
+from openese.sw.model.layers import GRU, Dense, Layer
 
-__all__ = ["IMPORTER", "Archive", "cell_problem", "keras_layer", "read_archive"]
+__all__ = ["IMPORTER", "Archive", "cell_problem", "keras_gru", "keras_layer", "read_archive"]
 
 _MODELS = ("Sequential", "Functional", "Model")
 _PASSING = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "Identity")
 _OTHERS = re.compile(r"GRU|SimpleRNN|ConvLSTM|CuDNN|RNN|LSTM")
+_CELLS = ("LSTMCell", "GRUCell")
 _MOST_LAYERS = 10_000
 _WHOLE = "'openese compile' takes the whole network"
 
@@ -196,12 +198,12 @@ class _Node:
 
     @property
     def recurrent(self) -> bool:
-        """Whether the layer is made of LSTM cells, as far as its class tells."""
+        """Whether the layer is made of LSTM or GRU cells, as far as its class tells."""
         kind, config = self.kind, self.config
         if kind == "Bidirectional":
             kind, config = config["layer"]["class_name"], config["layer"]["config"]
-        return kind == "LSTM" or (kind == "RNN"
-                                  and config.get("cell", {}).get("class_name") in ("LSTMCell", "StackedRNNCells"))
+        return kind in ("LSTM", "GRU") or (kind == "RNN" and config.get("cell", {}).get("class_name") in (
+            *_CELLS, "StackedRNNCells"))
 
 
 def _called(function: Any) -> str:
@@ -214,21 +216,43 @@ def _called(function: Any) -> str:
     return held if isinstance(held, str) else str(function.get("class_name"))
 
 
-def _cells(node_kind: str, config: Mapping[str, Any], group: str) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Yield the configuration and the weights' group of each LSTM cell in an LSTM or RNN layer."""
-    if node_kind == "LSTM":
-        yield config, f"{group}/cell"
+class _Cell(NamedTuple):
+    """An LSTM or GRU cell in a layer: its configuration and the HDF5 group of its weights."""
+
+    kind: str
+    config: Mapping[str, Any]
+    group: str
+
+    @property
+    def arrays(self) -> int:
+        """The number of its arrays of weights."""
+        return 3 if self.config.get("use_bias", True) else 2
+
+    def layer(self, name: str, arrays: Sequence[FloatArray]) -> Layer:
+        if self.kind == "GRUCell":
+            return keras_gru(name, self.config["reset_after"], *arrays)
+        return keras_layer(name, *arrays)
+
+
+def _cells(node_kind: str, config: Mapping[str, Any], group: str) -> Iterator[_Cell]:
+    """Yield each cell of an LSTM, GRU or RNN layer."""
+    if node_kind in ("LSTM", "GRU"):
+        yield _Cell(f"{node_kind}Cell", config, f"{group}/cell")
         return
     cell: Mapping[str, Any] = config["cell"] if node_kind == "RNN" else {"class_name": node_kind}
-    if cell["class_name"] == "LSTMCell":
-        yield cell["config"], f"{group}/cell"
+    if cell["class_name"] in _CELLS:
+        yield _Cell(cell["class_name"], cell["config"], f"{group}/cell")
     elif cell["class_name"] == "StackedRNNCells":
-        for number, inner in enumerate(cell["config"]["cells"]):
-            if inner["class_name"] != "LSTMCell":
-                raise ImportRefused(f"a {inner['class_name']} is not an LSTM cell, and the machine does not compute it")
-            yield inner["config"], f"{group}/cell/cells/lstm_cell{f'_{number}' if number else ''}"
+        counts = dict.fromkeys(_CELLS, 0)
+        for inner in cell["config"]["cells"]:
+            kind = inner["class_name"]
+            if kind not in _CELLS:
+                raise ImportRefused(f"a {kind} is not an LSTM or GRU cell, and the machine does not compute it")
+            number = f"_{counts[kind]}" if counts[kind] else ""
+            yield _Cell(kind, inner["config"], f"{group}/cell/cells/{_snake_case(kind)}{number}")
+            counts[kind] += 1
     else:
-        raise ImportRefused(f"a {cell['class_name']} is not an LSTM cell, and the machine does not compute it")
+        raise ImportRefused(f"a {cell['class_name']} is not an LSTM or GRU cell, and the machine does not compute it")
 
 
 def _ways(node: _Node) -> list[tuple[str, Mapping[str, Any], str, bool]]:
@@ -245,12 +269,14 @@ def _ways(node: _Node) -> list[tuple[str, Mapping[str, Any], str, bool]]:
             (backward["class_name"], backward["config"], f"{node.group}/backward_layer", True)]
 
 
-def cell_problem(config: Mapping[str, Any]) -> str | None:
-    """Why the machine does not compute an LSTM cell with this configuration; None if it does."""
+def cell_problem(kind: str, config: Mapping[str, Any]) -> str | None:
+    """Why the machine does not compute a cell of class ``kind`` with this configuration; None if it does."""
     for key, computed in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
         found = _called(config.get(key))
         if found != computed:
             return f"{key} {found!r}: the machine computes only {computed!r} there"
+    if kind == "GRUCell" and not isinstance(config.get("reset_after"), bool):
+        return "its configuration does not tell reset_after; load and save the model again with Keras 3"
     return None
 
 
@@ -273,13 +299,38 @@ def keras_layer(name: str, kernel: FloatArray, recurrent: FloatArray, bias: Floa
                  bias=bias.reshape(4, cells))
 
 
+def keras_gru(name: str, reset_after: bool, kernel: FloatArray, recurrent: FloatArray,
+              bias: FloatArray | None = None) -> Layer:
+    """The layer with the weights of a GRU cell of Keras: kernels (I, 3H) and (H, 3H), and a bias (3H,), or (2, 3H) with
+    ``reset_after``.
+
+    Raises
+    ------
+    ImportRefused
+        A shape is another one.
+    """
+    cells = recurrent.shape[0]
+    if kernel.ndim != 2 or kernel.shape[1] != 3 * cells or recurrent.shape != (cells, 3 * cells):
+        raise ImportRefused(f"kernels: expected shapes (I, 3H) and (H, 3H), found {kernel.shape} and {recurrent.shape}")
+    shape = (2, 3 * cells) if reset_after else (3 * cells,)
+    bias = np.zeros(shape, kernel.dtype) if bias is None else bias
+    if bias.shape != shape:
+        raise ImportRefused(f"bias: expected shape {shape}, found {bias.shape}")
+    order = [1, 0, 2]
+    of_x, *of_y = bias.reshape(-1, 3, cells)[:, order]
+    return Layer(name=name, cell=GRU.name, w_x=kernel.T.reshape(3, cells, -1)[order],
+                 w_r=recurrent.T.reshape(3, cells, cells)[order], reset_after=reset_after,
+                 bias=np.concatenate([of_x[:2] + of_y[0][:2], of_x[2:]]) if reset_after else of_x,
+                 bias_rn=of_y[0][2] if reset_after else None)
+
+
 def _problem(node: _Node) -> str | None:
     if any(len(call) > 1 for call in node.calls):
         return "it is called with initial states or a mask that the network computes"
     try:
         for kind, config, group, _ in _ways(node):
-            for cell, _ in _cells(kind, config, group):
-                problem = cell_problem(cell)
+            for cell in _cells(kind, config, group):
+                problem = cell_problem(cell.kind, cell.config)
                 if problem is not None:
                     return problem
     except ImportRefused as error:
@@ -290,7 +341,7 @@ def _problem(node: _Node) -> str | None:
 class _KerasSource(Source):
     """The layers of a Keras model."""
 
-    expected = "a layer of class LSTM, Bidirectional(LSTM), or RNN with LSTMCell"
+    expected = "a layer of class LSTM or GRU, Bidirectional of one, or RNN with LSTMCell or GRUCell"
 
     def __init__(self, archive: Archive) -> None:
         self.path = archive.path
@@ -319,15 +370,15 @@ class _KerasSource(Source):
                 entries.append(Entry(node.name, "Dense", f"{node.inner.config.get('units')} outputs, "
                                                          f"{_called(node.inner.config.get('activation'))}"))
             elif node.inner is not node and node.inner.recurrent:
-                entries.append(Entry(node.name, node.kind, problem=f"its LSTM runs over an axis behind another one; "
-                                                                   f"{_WHOLE}"))
+                entries.append(Entry(node.name, node.kind,
+                                     problem=f"it runs over an axis behind another one; {_WHOLE}"))
             elif _OTHERS.search(node.inner.kind):
-                entries.append(Entry(node.name, node.kind, problem=f"a {node.inner.kind} is not an LSTM, and the "
+                entries.append(Entry(node.name, node.kind, problem=f"a {node.inner.kind} is no LSTM or GRU, and the "
                                                                    f"machine does not compute it"))
         return entries
 
     def _beside(self, dense: _Node) -> bool:
-        """Whether a chain leads from an LSTM to this layer, or linearly from it to an LSTM."""
+        """Whether a chain leads from a recurrent layer to this one, or linearly from it to a recurrent layer."""
         before: _Node | None = dense
         for _ in self._nodes:
             before = None if before is None else self._feeders[before.name]
@@ -355,7 +406,7 @@ class _KerasSource(Source):
             chain += after
         problem = self._more_than(chain, nodes)
         if problem is not None:
-            raise ImportRefused(f"{self.path.name}: not only one chain of LSTMs and linear layers ({problem}); "
+            raise ImportRefused(f"{self.path.name}: not only one chain of recurrent and linear layers ({problem}); "
                                 f"{_WHOLE}, and --select takes layers of it: "
                                 f"{listed([entry.name for entry in self._entries if entry.problem is None])}")
         return [node.name for node in chain]
@@ -452,11 +503,11 @@ class _KerasSource(Source):
         kind, config, group, reverse = _ways(node)[number]
         cells = list(_cells(kind, config, group))
         if self._named:
-            arrays = self._named_cells(node, number, [cell for cell, _ in cells])
+            arrays = self._named_cells(node, number, [cell.config for cell in cells])
         else:
-            arrays = [self._counted(place, 3 if cell.get("use_bias", True) else 2) for cell, place in cells]
-        return tuple(Track(keras_layer(node.name if len(cells) == 1 else f"{node.name}.{n}", *held), reverse)
-                     for n, held in enumerate(arrays))
+            arrays = [self._counted(cell.group, cell.arrays) for cell in cells]
+        return tuple(Track(cell.layer(node.name if len(cells) == 1 else f"{node.name}.{n}", held), reverse)
+                     for n, (cell, held) in enumerate(zip(cells, arrays, strict=True)))
 
     def _named_cells(self, node: _Node, number: int, cells: Sequence[Mapping[str, Any]]) -> list[list[FloatArray]]:
         """The arrays of each cell in one direction, by names: a ``.h5`` file lists trainable weights first."""
@@ -515,7 +566,7 @@ def _sequences(node: _Node) -> bool:
 def _summary(node: _Node) -> str:
     try:
         ways = _ways(node)
-        units = [cell.get("units") for cell, _ in _cells(*ways[0][:3])]
+        units = [cell.config.get("units") for cell in _cells(*ways[0][:3])]
     except ImportRefused:
         return ""
     text = " -> ".join(f"{n} cells" for n in units)
@@ -529,7 +580,7 @@ def _notes(node: _Node) -> list[str]:
     if len(node.calls) > 1:
         notes.append(f"{node.name}: called {len(node.calls)} times with the same weights; this is one call")
     for kind, config, group, reverse in _ways(node):
-        dropouts = [cell.get(key, 0) for cell, _ in _cells(kind, config, group)
+        dropouts = [cell.config.get(key, 0) for cell in _cells(kind, config, group)
                     for key in ("dropout", "recurrent_dropout")]
         if any(dropouts):
             notes.append(f"{node.name}: dropout {max(dropouts):g} is ignored; it acts only in training")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import ONNX models: LSTM nodes anywhere in the graph, and the linear layers after them.
+"""Import ONNX models: LSTM and GRU nodes anywhere in the graph, and the linear layers after them.
 
-An LSTM node that the machine cannot compute is refused with the reason.
+A node that the machine cannot compute is refused with the reason.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,17 +28,17 @@ from openese.sw.importers.onnx_graph import (
     named_nodes,
     read_attributes,
 )
-from openese.sw.importers.onnx_lstm import RECURRENT, Lstm, read_lstm
-from openese.sw.model.layers import Dense
+from openese.sw.importers.onnx_recurrent import CELLS, RECURRENT, RecurrentNode, read_recurrent
+from openese.sw.model.layers import GRU, Dense
 from openese.sw.model.state import LayerState
 
 __all__ = ["IMPORTER", "check_text", "open_model"]
 
 
 class _OnnxSource(Source):
-    """The LSTM nodes of a model, and the linear nodes before, between and after them."""
+    """The LSTM and GRU nodes of a model, and the linear nodes before, between and after them."""
 
-    expected = ("an LSTM node; export the LSTM as one operator, not as MatMul and Sigmoid nodes, "
+    expected = ("an LSTM or GRU node; export it as one operator, not as MatMul and Sigmoid nodes, "
                 "and before it is quantized")
 
     def __init__(self, path: Path, graph: Graph) -> None:
@@ -46,16 +46,16 @@ class _OnnxSource(Source):
         self._graph = graph
         self._all = named_nodes(graph)
         self._nodes: dict[str, Node] = {}
-        self._lstms: dict[str, Lstm | str] = {}
+        self._lstms: dict[str, RecurrentNode | str] = {}
         self._tails: dict[str, list[Affine]] = {}
         for node in self._all:
             if node.kind in RECURRENT or node.kind in ("MatMul", "Gemm") and linear_weight(node) is not None:
                 self._nodes[node.name] = node
-                if node.kind in ("LSTM", "MatMul", "Gemm"):
+                if node.kind in (*CELLS, "MatMul", "Gemm"):
                     node.graph.nodes.update({name: node for name in node.proto.output if name})
         for node in self._nodes.values():
             if node.kind in RECURRENT:
-                self._lstms[node.name] = read_lstm(node)
+                self._lstms[node.name] = read_recurrent(node)
             else:
                 self._tails[node.name] = node.graph.tail(node)
         self._by_proto = {id(node.proto): node for node in self._all}
@@ -76,10 +76,10 @@ class _OnnxSource(Source):
         return entries
 
     def default(self) -> list[str]:
-        usable = [name for name, lstm in self._lstms.items() if isinstance(lstm, Lstm)]
+        usable = [name for name, lstm in self._lstms.items() if isinstance(lstm, RecurrentNode)]
         if not usable:
             name, problem = next((name, lstm) for name, lstm in self._lstms.items() if isinstance(lstm, str))
-            raise ImportRefused(f"{self.path.name}: no LSTM that can be imported: {self._nodes[name].kind} {name!r}: "
+            raise ImportRefused(f"{self.path.name}: no layer that can be imported: {self._nodes[name].kind} {name!r}: "
                                 f"{problem}")
         whole = "compile takes the whole network"
         roots = list(dict.fromkeys(self._root(name) for name in usable))
@@ -95,12 +95,12 @@ class _OnnxSource(Source):
         alone = f"{whole}, --select {','.join(chain)} these layers alone"
         for name in chain:
             lstm = self._lstms.get(name)
-            if isinstance(lstm, Lstm) and lstm.computed_states():
-                raise ImportRefused(f"{self.path.name}: LSTM {name!r} begins in a state that the graph computes; "
-                                    f"{alone}")
+            if isinstance(lstm, RecurrentNode) and lstm.computed_states():
+                raise ImportRefused(f"{self.path.name}: {lstm.kind.title} {name!r} begins in a state that the graph "
+                                    f"computes; {alone}")
         rest = [node for nodes in self._left_out(chain) for node in nodes]
         if rest:
-            raise ImportRefused(f"{self.path.name}: has more than LSTMs and linear layers: {_shown(rest)}; {alone}")
+            raise ImportRefused(f"{self.path.name}: has more than recurrent and linear layers: {_shown(rest)}; {alone}")
         return chain
 
     def parts(self, names: Sequence[str]) -> list[Part]:
@@ -124,7 +124,7 @@ class _OnnxSource(Source):
         found = node.graph.origins(node.input(0))
         if not found or any(labels.rows is None for labels in found):
             return None
-        if node.kind == "LSTM":
+        if node.kind in CELLS:
             turned = read_attributes(node.graph.onnx, node.proto).get("layout", 0) == 1
             if not all(_in_order(labels, turned) for labels in found):
                 return None
@@ -230,22 +230,22 @@ class _OnnxSource(Source):
         for name in names:
             turns += sum(map(_turns, self._way(self._nodes[name], any_way=name != names[0])))
             lstm = self._lstms.get(name)
-            if isinstance(lstm, Lstm):
+            if isinstance(lstm, RecurrentNode):
                 return (turns + lstm.batch_first) % 2 == 1
         return False
 
     def _part(self, node: Node) -> Part:
         lstm = self._lstms.get(node.name)
         try:
-            return _recurrent(lstm) if isinstance(lstm, Lstm) else _linear(node, self._tails[node.name])
+            return _recurrent(lstm) if isinstance(lstm, RecurrentNode) else _linear(node, self._tails[node.name])
         except ImportRefused as error:
             raise ImportRefused(f"{self.path.name}: {node.kind} {node.name!r}: {error}") from None
 
     def _summary(self, node: Node) -> str:
         weights = node.graph.constant(node.input(1))
         attributes = read_attributes(node.graph.onnx, node.proto)
-        sizes = f"{weights.array.shape[2]} -> {weights.array.shape[1] // 4}, " \
-            if weights is not None and weights.array.ndim == 3 else ""
+        sizes = f"{weights.array.shape[2]} -> {weights.array.shape[1] // len(CELLS[node.kind].kind.gates)}, " \
+            if weights is not None and weights.array.ndim == 3 and node.kind in CELLS else ""
         before = self._before[node.name]
         return (f"{sizes}{attributes.get('direction', 'forward')}"
                 + (", peepholes" if node.kind == "LSTM" and node.input(7) else "")
@@ -271,10 +271,10 @@ def _in_order(labels: Labels, turned: bool) -> bool:
     found = rows.T if turned else rows
     order = np.arange(steps * voices)
     return np.array_equal(found.reshape(steps, voices), order.reshape(steps, voices)) or (
-        labels.source.kind != "LSTM" and labels.root and np.array_equal(found, order.reshape(voices, steps).T))
+        labels.source.kind not in CELLS and labels.root and np.array_equal(found, order.reshape(voices, steps).T))
 
 
-def _recurrent(lstm: Lstm) -> Recurrent:
+def _recurrent(lstm: RecurrentNode) -> Recurrent:
     """Return the node as one row of one or two directions, with its initial states."""
     name, graph, notes = lstm.node.name, lstm.node.graph, lstm.notes()
     if lstm.given("sequence_lens"):
@@ -292,7 +292,8 @@ def _recurrent(lstm: Lstm) -> Recurrent:
     row = lstm.row()
     if states:
         zero = np.zeros_like(next(iter(states.values())))
-        c, h = states.get("initial_c", zero), states.get("initial_h", zero)
+        h = states.get("initial_h", zero)
+        c = h if lstm.kind is GRU else states.get("initial_c", zero)
         row = tuple((track._replace(initial=LayerState(c[d], h[d])),) for d, (track,) in enumerate(row))
     return Recurrent(name, (row,), tuple(notes))
 

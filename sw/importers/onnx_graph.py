@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Analyse an ONNX graph around its LSTM nodes: constants, and the outputs that feed each input."""
+"""Analyse an ONNX graph around its recurrent nodes: constants, and the outputs that feed each input."""
 
 import graphlib
 import math
@@ -43,8 +43,8 @@ class Constant(NamedTuple):
 class Labels(NamedTuple):
     """The origin of each element of a tensor, as the index ``(t * B + b) * features + f`` into a node's output.
 
-    ``source`` is that node, an LSTM or the last linear node; ``total`` is T * B. At a ``root``, a linear node that
-    reads no LSTM, T and B may be exchanged.
+    ``source`` is that node, an LSTM, a GRU or the last linear node; ``total`` is T * B. At a ``root``, a linear node
+    that reads neither, T and B may be exchanged.
     """
 
     array: Array
@@ -215,7 +215,7 @@ class Graph:
         self.outer, self.prefix = outer, prefix
         _check_nodes(path, proto)
         self.tensors = {tensor.name: tensor for tensor in proto.initializer}
-        #: LSTM, MatMul and Gemm nodes by their outputs' names. The importer fills it in.
+        #: LSTM, GRU, MatMul and Gemm nodes by their outputs' names. The importer fills it in.
         self.nodes: dict[str, Node] = {}
         self._constants: dict[str, Constant | None] = {}
         self._tail_of: set[int] = set()
@@ -384,7 +384,7 @@ class Graph:
     # -- the origin of inputs ------------------------------------------------------------------
 
     def origins(self, name: str) -> list[Labels]:
-        """Return the origin of ``name``'s elements, if all come from one LSTM or linear node; else nothing.
+        """Return the origin of ``name``'s elements, if all come from one LSTM, GRU or linear node; else nothing.
 
         One for each of `EXTENTS`.
         """
@@ -398,7 +398,8 @@ class Graph:
             return self.outer._labels(name, extent) if self.outer is not None else None
         node = self.nodes.get(name)
         if node is not None:
-            return self._lstm_labels(node, name, extent) if node.kind == "LSTM" else self._linear_labels(node, extent)
+            return (self._linear_labels(node, extent) if node.kind in ("MatMul", "Gemm")
+                    else self._recurrent_labels(node, name, extent))
         if id(proto) in self._tail_of:  # of a linear node, whose vectors it keeps
             return self._labels(next(given for given in proto.input if self.constant(given) is None), extent)
         if not is_moving(self, proto):
@@ -468,7 +469,7 @@ class Graph:
             if rows is None or weight.shape[1] != before.features:
                 return None
             return Labels(rows[..., None] * outputs + np.arange(outputs), outputs, before.total, node, before.root)
-        sizes = self.sizes(node.proto.output[0])  # of a linear node that reads no LSTM
+        sizes = self.sizes(node.proto.output[0])  # of a linear node that reads neither LSTM nor GRU
         if sizes is None or len(sizes) not in (2, 3):
             return None
         stand_ins = extent if len(sizes) == 3 else (math.prod(extent),)
@@ -478,7 +479,7 @@ class Graph:
         array = np.arange(math.prod(shape) * outputs).reshape(*shape, outputs)
         return Labels(array, outputs, math.prod(shape), node, root=True)
 
-    def _lstm_labels(self, node: Node, name: str, extent: tuple[int, int]) -> Labels | None:
+    def _recurrent_labels(self, node: Node, name: str, extent: tuple[int, int]) -> Labels | None:
         output = list(node.proto.output).index(name)
         attributes = read_attributes(self.onnx, node.proto)
         weights = self.constant(node.input(2))
@@ -500,7 +501,7 @@ class Graph:
         return None
 
     def _extent(self, name: str, batch_first: bool, extent: tuple[int, int]) -> tuple[int, int]:
-        """Return the frames and voices of an LSTM's input; ``extent`` stands in for those that the file leaves open."""
+        """Return the frames and voices of a node's input; ``extent`` stands in for those that the file leaves open."""
         sizes = self.sizes(name)
         if sizes is None or len(sizes) != 3:
             return extent

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find LSTMs among the named arrays of a state dict, a safetensors file or an ``.npz``.
+"""Find LSTMs and GRUs among the named arrays of a state dict, a safetensors file or an ``.npz``.
 
 Four families of names are recognized. PREFIX ends with a dot, or is empty.
 
@@ -15,6 +15,15 @@ PyTorch, gate order i, f, g, o along the first axis, ``K`` counting stacked laye
 ``PREFIX.peephole_i_lK, _f, _o``      (H,), (1, H)        the same; also weight_ci, w_ci, W_ci, w_ic, p_i
 ``PREFIX.weight_ih, weight_hh, ...``                      an ``nn.LSTMCell``
 ``PREFIX.Wx, Wh, bias``                                   an LSTM of MLX
+====================================  ==================  =========================================
+
+GRUs of PyTorch, gate order r, z, n. ``weight_hh`` has 3 rows a column; an LSTM has 4 a cell:
+
+====================================  ==================  =========================================
+``PREFIX.weight_ih_lK, weight_hh_lK`` (3H, I), (3H, H)    the backward direction ends in ``_reverse``
+``PREFIX.bias_ih_lK, bias_hh_lK``     (3H,)               absent with ``bias=False``
+``PREFIX.weight_ih, weight_hh, ...``                      an ``nn.GRUCell``
+``PREFIX.Wx, Wh, b, bhn``             b (3H,), bhn (H,)   a GRU of MLX
 ====================================  ==================  =========================================
 
 Kaldi's ``LstmProjectedStreams``, gate order g, i, f, o along the first axis:
@@ -46,9 +55,9 @@ Those of `openese.LSTMP`, gate order i, f, g, o along the first axis:
 ``PREFIX.w_ym``                       (P, H)              absent without projection
 ====================================  ==================  =========================================
 
-Any of these may be computed from other tensors: `parameters` has the ways. Every other tensor under an LSTM's prefix
-blocks the LSTM. ``h0, c0`` (or ``h_0, c_0``, ``init_h, init_c``, ...) beside the only LSTM of a module are its initial
-states.
+Any of these may be computed from other tensors: `parameters` has the ways. Every other tensor under a cell's prefix
+blocks the cell. ``h0, c0`` (or ``h_0, c_0``, ``init_h, init_c``, ...) beside the only LSTM of a module are its initial
+states, and ``h0`` alone those of its only GRU.
 
 LSTMs with Kaldi's or the paper's names whose prefixes differ only in a number at the end (``layer0``, ``layer1``, ...)
 are stacked in the order of these numbers. ``NAME.weight`` (K, P), with an optional ``NAME.bias`` (K,), can be selected
@@ -103,8 +112,8 @@ class TensorSource(Source):
         What the file has that cannot be read, by prefix: kinds and reasons.
     """
 
-    expected = ("tensors with the names of nn.LSTM (weight_ih_l0, weight_hh_l0, ...), of Kaldi (w_gifo_x, ...), of the "
-                "ESE paper (w_ix, ...) or of openese.LSTMP (w_x, ...)")
+    expected = ("tensors with the names of nn.LSTM or nn.GRU (weight_ih_l0, weight_hh_l0, ...), of Kaldi "
+                "(w_gifo_x, ...), of the ESE paper (w_ix, ...) or of openese.LSTMP (w_x, ...)")
 
     def __init__(self, path: Path, tensors: Mapping[str, Stored],
                  modules: Mapping[str, Attributes] | None = None,
@@ -360,6 +369,8 @@ def _lstms(tensors: Mapping[str, Stored], modules: Mapping[str, Attributes],
         if prefix.rpartition(".")[2] == "module" and outer in prefixes:
             group = _with_raw(group, outer, [name for name in tensors if name.rpartition(".")[0] == outer], tensors)
         cell = cell_of(group)
+        if cell is not None and not prefix and cell.kind.startswith("GRU") and "gru" not in prefixes:
+            cell = replace(cell, label="gru")
         if cell is not None:
             if modules.get(outer, {}).get("variational") is True:
                 cell = with_outside(cell, Blocker((outer,), "its dropout of weights is variational, which acts in "
@@ -398,18 +409,18 @@ def _with_states(lstms: dict[str, Cell], tensors: Mapping[str, Stored]) -> dict[
                 shapes = ", ".join(str(tensors[name].shape) for name in names)
                 lstms[label] = with_outside(cell, Blocker(names, (
                     f"initial states, but it is not clear for which of {listed(inside)}" if len(inside) > 1 else
-                    f"perhaps initial states, but {shapes} are not surely h and c of one voice")))
+                    f"perhaps initial states, but {shapes} are not surely those of one voice")))
     return lstms
 
 
 def _fit(cell: Cell, pairs: Mapping[tuple[str, str], Mapping[str, str]], tensors: Mapping[str, Stored]) -> bool:
-    """Tell whether two tensors are surely h and c of one voice, for all layers and directions."""
+    """Tell whether tensors are surely the states of one voice, for all layers and directions."""
     (_, after), states = next(iter(pairs.items()))
-    if not isinstance(cell, TorchCell) or states.keys() != {"h", "c"} or "state" in after:
+    if not isinstance(cell, TorchCell) or "state" in after or states.keys() != ({"h"} if cell.is_gru else {"h", "c"}):
         return False
     count = len(cell.suffixes) * len(cell.suffixes[0])
     hh = cell.shape(f"weight_hh{cell.suffixes[0][0]}") or (0, 0)
-    for state, size in (("h", hh[-1]), ("c", hh[0] // 4)):
+    for state, size in [("h", hh[-1]), *([] if cell.is_gru else [("c", hh[0] // 4)])]:
         one = [(size,), (1, size)] if count == 1 else []
         if tensors[states[state]].shape not in [(count, size), (count, 1, size), *one]:
             return False

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The canonical model: stacked LSTM layers with optional peepholes and projection, and a dense head.
+"""The canonical model: stacked LSTM and GRU layers, and a dense head.
 
 Importers make models, and every later stage takes them. An object checks its shapes and values when it is made. Its
 arrays are read-only; read-only arrays are not copied.
 
-Sizes: inputs I, cells H, outputs P. Gate order i, f, g, o (g is the paper's "c" gate).
+Sizes: gates G, inputs I, cells H, outputs P. Gate order i, f, g, o of an LSTM (g is the paper's "c" gate), and r, z, n
+of a GRU.
 """
 
 import dataclasses
@@ -22,12 +23,43 @@ from numpy.typing import ArrayLike, NDArray
 from openese.output import replacing
 from openese.sw.model.arrays import FloatArray
 
-__all__ = ["GATES", "G_ACTIVATIONS", "TENSORS", "Dense", "Layer", "LayerTensors", "Matrix", "Model", "ModelError",
-           "frozen", "read_npz"]
+__all__ = ["CELLS", "GATES", "GRU", "G_ACTIVATIONS", "LSTM", "TENSORS", "CellKind", "Dense", "Layer", "LayerTensors",
+           "Matrix", "Model", "ModelError", "frozen", "layer_arrays", "read_npz"]
 
-GATES = ("i", "f", "g", "o")
-TENSORS = ("w_x", "w_r", "bias", "peephole", "w_ym")
+
+class CellKind(NamedTuple):
+    """A kind of cell: its gates, and the attributes of `Layer` that its layers may have.
+
+    Attributes
+    ----------
+    name : str
+        As in ``Layer.cell``.
+    title : str
+        For people.
+    gates : tuple of str
+        In the order of the first axis of ``w_x``, ``w_r`` and ``bias``.
+    tensors : tuple of str
+        The arrays of a layer; ``w_x``, ``w_r`` and ``bias`` are always there.
+    settings : tuple of str
+        The attributes that are not arrays.
+    """
+
+    name: str
+    title: str
+    gates: tuple[str, ...]
+    tensors: tuple[str, ...]
+    settings: tuple[str, ...]
+
+
+LSTM = CellKind("lstm", "LSTM", ("i", "f", "g", "o"), ("w_x", "w_r", "bias", "peephole", "w_ym"), ("g_activation",))
+GRU = CellKind("gru", "GRU", ("r", "z", "n"), ("w_x", "w_r", "bias", "bias_rn"), ("reset_after",))
+CELLS = {kind.name: kind for kind in (LSTM, GRU)}
+
+GATES = LSTM.gates
+TENSORS = tuple(dict.fromkeys(tensor for kind in CELLS.values() for tensor in kind.tensors))
 G_ACTIVATIONS = ("tanh", "sigmoid")
+_REQUIRED = ("w_x", "w_r", "bias")
+_SETTINGS: dict[str, Any] = {"g_activation": "tanh", "reset_after": True}
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -96,6 +128,19 @@ class LayerTensors:
     peephole: NDArray[Any] | None
     w_ym: NDArray[Any] | None
     g_activation: str
+    cell: str = LSTM.name
+    bias_rn: NDArray[Any] | None = None
+    reset_after: bool = True
+
+    @property
+    def kind(self) -> CellKind:
+        """The kind of cell."""
+        return CELLS[self.cell]
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """The names of the gates, in the order of the first axis of ``w_x``, ``w_r`` and ``bias``."""
+        return self.kind.gates
 
     @property
     def inputs(self) -> int:
@@ -117,24 +162,47 @@ class LayerTensors:
         return f"layer {self.name!r}"
 
     def _check(self, converted: Callable[[str, str, ArrayLike], NDArray[Any]], error: type[ValueError]) -> None:
-        """Convert the tensors, and raise ``error`` if they do not fit each other or the activation is unknown."""
-        for tensor in TENSORS:
+        """Convert the tensors, and raise ``error`` if they do not fit each other or the kind of cell."""
+        if self.cell not in CELLS:
+            raise error(f"{self._owner} cell: expected {' or '.join(CELLS)}, found {self.cell!r}")
+        for name in (*TENSORS, *_SETTINGS):
+            self._check_kind(name, error)
+        for tensor in self.kind.tensors:
             value = getattr(self, tensor)
-            if value is None and tensor in ("w_x", "w_r", "bias"):
+            if value is None and tensor in _REQUIRED:
                 raise error(f"{self._owner} {tensor}: it is missing")
             if value is not None:
                 object.__setattr__(self, tensor, converted(self._owner, tensor, value))
         if self.g_activation not in G_ACTIVATIONS:
             raise error(f"{self._owner} g_activation: expected {' or '.join(G_ACTIVATIONS)}, "
                         f"found {self.g_activation!r}")
-        _expect(self._owner, "w_x", self.w_x, "4, H, I", (4, None, None), error)
+        gates = len(self.gates)
+        _expect(self._owner, "w_x", self.w_x, f"{gates}, H, I", (gates, None, None), error)
         cells = self.cells
         if self.w_ym is not None:
             _expect(self._owner, "w_ym", self.w_ym, "P, H", (None, cells), error)
-        _expect(self._owner, "w_r", self.w_r, "4, H, P", (4, cells, self.outputs), error)
-        _expect(self._owner, "bias", self.bias, "4, H", (4, cells), error)
+        _expect(self._owner, "w_r", self.w_r, f"{gates}, H, P", (gates, cells, self.outputs), error)
+        _expect(self._owner, "bias", self.bias, f"{gates}, H", (gates, cells), error)
         if self.peephole is not None:
             _expect(self._owner, "peephole", self.peephole, "3, H", (3, cells), error)
+        if self.cell == GRU.name:
+            self._check_reset(error)
+
+    def _check_kind(self, name: str, error: type[ValueError]) -> None:
+        """Raise ``error`` if the attribute is set, and belongs to layers of another kind."""
+        kind, value, default = self.kind, getattr(self, name), _SETTINGS.get(name)
+        if name not in (*kind.tensors, *kind.settings) and (value is not None if default is None else value != default):
+            raise error(f"{self._owner} {name}: {'an LSTM' if kind is LSTM else f'a {kind.title}'} has none")
+
+    def _check_reset(self, error: type[ValueError]) -> None:
+        if not isinstance(self.reset_after, bool):
+            raise error(f"{self._owner} reset_after: expected True or False, found {self.reset_after!r}")
+        if self.reset_after != (self.bias_rn is not None):
+            raise error(f"{self._owner} bias_rn: " + (
+                "it is missing; a GRU with reset_after has it" if self.reset_after else
+                "a GRU without reset_after has none; add it to the bias of n"))
+        if self.bias_rn is not None:
+            _expect(self._owner, "bias_rn", self.bias_rn, "H", (self.cells,), error)
 
 
 def _nonzeros(matrices: Iterator[Matrix]) -> int:
@@ -143,30 +211,44 @@ def _nonzeros(matrices: Iterator[Matrix]) -> int:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer(LayerTensors):
-    """One LSTM layer: the paper's cell.
+    """One layer: an LSTM with the paper's cell, or a GRU.
+
+    A GRU computes, from x, the previous output h' and the sigmoid s (``*`` is element by element)::
+
+        r = s(W_r x + R_r h' + b_r)
+        z = s(W_z x + R_z h' + b_z)
+        n = tanh(W_n x + b_n + r * (R_n h' + bias_rn))        with reset_after
+        n = tanh(W_n x + b_n + R_n (r * h'))                  without
+        h = (1 - z) * n + z * h'
 
     Attributes
     ----------
     name : str
         Unique in its model; errors and reports use it.
-    w_x : ndarray (4, H, I)
-        Input weights of the gates i, f, g, o.
-    w_r : ndarray (4, H, P)
+    w_x : ndarray (G, H, I)
+        Input weights of the gates: i, f, g, o of an LSTM (G = 4), and r, z, n of a GRU (G = 3).
+    w_r : ndarray (G, H, P)
         Recurrent weights, which multiply the previous output.
-    bias : ndarray (4, H)
-        One bias per gate and cell (frameworks with two: their sum).
+    bias : ndarray (G, H)
+        One bias per gate and cell (frameworks with two: their sum, except for gate n of a GRU with ``reset_after``).
     peephole : ndarray (3, H), optional
-        Diagonal peepholes of i, f (which see the old c) and o (which sees the new c).
+        LSTM: diagonal peepholes of i, f (which see the old c) and o (which sees the new c).
     w_ym : ndarray (P, H), optional
-        Projection. Without it the output is m, and P == H.
+        LSTM: projection. Without it the output is m, and P == H.
     g_activation : str
-        ``"tanh"`` or ``"sigmoid"``.
+        LSTM: ``"tanh"`` or ``"sigmoid"``.
+    cell : str
+        ``"lstm"`` or ``"gru"``.
+    bias_rn : ndarray (H,), optional
+        GRU with ``reset_after``, which must have it: the recurrent bias of n.
+    reset_after : bool
+        GRU: whether r multiplies the product of R_n and h' (PyTorch, Keras, ONNX with ``linear_before_reset``) or h'.
 
     Raises
     ------
     ModelError
-        A shape is wrong, a value is not finite, or the activation is unknown. The message names the layer, the
-        tensor, and the shapes or the index.
+        A shape is wrong, a value is not finite, the cell or the activation is unknown, or an attribute belongs to
+        another kind of cell. The message names the layer, the tensor, and the shapes or the index.
     """
 
     name: str
@@ -176,6 +258,9 @@ class Layer(LayerTensors):
     peephole: FloatArray | None = None
     w_ym: FloatArray | None = None
     g_activation: str = "tanh"
+    cell: str = LSTM.name
+    bias_rn: FloatArray | None = None
+    reset_after: bool = True
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -190,7 +275,7 @@ class Layer(LayerTensors):
 
     def matrices(self) -> Iterator[Matrix]:
         """The layer's matrices: w_x and w_r of each gate in turn, then w_ym."""
-        for number, gate in enumerate(GATES):
+        for number, gate in enumerate(self.gates):
             yield Matrix("w_x", gate, self.w_x[number])
             yield Matrix("w_r", gate, self.w_r[number])
         if self.w_ym is not None:
@@ -214,7 +299,15 @@ class Layer(LayerTensors):
     @property
     def parameters(self) -> int:
         """Weights, biases and peepholes, zeros included."""
-        return self.weights + self.bias.size + (0 if self.peephole is None else self.peephole.size)
+        return self.weights + sum(tensor.size for tensor in (self.bias, self.peephole, self.bias_rn)
+                                  if tensor is not None)
+
+
+def layer_arrays(layer: Layer) -> dict[str, ArrayLike]:
+    """The attributes of the layer's kind that are set, as `Model.save` writes them."""
+    names = ("name", *layer.kind.tensors, *layer.kind.settings)
+    arrays = {} if layer.kind is LSTM else {"cell": layer.cell}
+    return arrays | {name: getattr(layer, name) for name in names if getattr(layer, name) is not None}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -257,12 +350,15 @@ class Model:
     ==========================  ============================  ==================================
     ``name``                    string                        yes: the file's name without suffix
     ``layerK.name``             string                        yes: ``layerK``
-    ``layerK.w_x``              (4, H, I)
-    ``layerK.w_r``              (4, H, P)
-    ``layerK.bias``             (4, H)
-    ``layerK.peephole``         (3, H), order i, f, o         yes: no peepholes
-    ``layerK.w_ym``             (P, H)                        yes: no projection, P == H
-    ``layerK.g_activation``     ``tanh`` or ``sigmoid``       yes: ``tanh``
+    ``layerK.cell``             ``lstm`` or ``gru``           yes: ``lstm``
+    ``layerK.w_x``              (G, H, I)
+    ``layerK.w_r``              (G, H, P)
+    ``layerK.bias``             (G, H)
+    ``layerK.peephole``         LSTM: (3, H), order i, f, o   yes: no peepholes
+    ``layerK.w_ym``             LSTM: (P, H)                  yes: no projection, P == H
+    ``layerK.g_activation``     LSTM: ``tanh``, ``sigmoid``   yes: ``tanh``
+    ``layerK.bias_rn``          GRU: (H,)                     without ``reset_after``
+    ``layerK.reset_after``      GRU: boolean                  yes: true
     ``head.weight``             (K, P)                        yes, with ``head.bias``
     ``head.bias``               (K,)                          yes, with ``head.weight``
     ``batch_first``             boolean                       yes: false
@@ -290,8 +386,9 @@ class Model:
             if names.count(name) > 1:
                 raise ModelError(f"model {self.name!r} has {names.count(name)} layers named {name!r}")
         for before, layer in zip(self.layers, self.layers[1:], strict=False):
-            _expect(f"layer {layer.name!r}", "w_x", layer.w_x, f"4, H, P of {before.name!r}",
-                    (4, layer.cells, before.outputs))
+            gates = len(layer.gates)
+            _expect(f"layer {layer.name!r}", "w_x", layer.w_x, f"{gates}, H, P of {before.name!r}",
+                    (gates, layer.cells, before.outputs))
         if self.head is not None:
             _expect("head", "weight", self.head.weight, f"K, P of {names[-1]!r}", (None, self.outputs))
 
@@ -329,9 +426,7 @@ class Model:
         """Write the model to ``path`` as an ``.npz`` with the keys above."""
         arrays: dict[str, ArrayLike] = {"name": self.name}
         for number, layer in enumerate(self.layers):
-            for field in _LAYER_KEYS:
-                if getattr(layer, field) is not None:
-                    arrays[f"layer{number}.{field}"] = getattr(layer, field)
+            arrays.update({f"layer{number}.{key}": value for key, value in layer_arrays(layer).items()})
         if self.head is not None:
             arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
         if self.batch_first:
@@ -372,8 +467,14 @@ class Model:
                    batch_first=bool(arrays.get("batch_first", False)))
 
 
-_LAYER_KEYS = ("name", *TENSORS, "g_activation")
+_LAYER_KEYS = ("name", "cell", *TENSORS, *_SETTINGS)
 _LAYER_KEY = re.compile(r"layer(0|[1-9][0-9]{0,3})\.")
+
+
+def _flag(key: str, value: NDArray[Any]) -> bool:
+    if value.shape or value.dtype != np.bool_:
+        raise ModelError(f"key {key!r}: expected one boolean, found shape {value.shape} of type {value.dtype}")
+    return bool(value)
 
 
 def _layer_from(arrays: Mapping[str, NDArray[Any]], number: int) -> Layer:
@@ -381,8 +482,9 @@ def _layer_from(arrays: Mapping[str, NDArray[Any]], number: int) -> Layer:
     for field in _LAYER_KEYS:
         key = f"layer{number}.{field}"
         if key in arrays:
-            fields[field] = str(arrays[key]) if field in ("name", "g_activation") else arrays[key]
-        elif field in ("w_x", "w_r", "bias"):
+            fields[field] = (str(arrays[key]) if field in ("name", "cell", "g_activation") else
+                             _flag(key, arrays[key]) if field == "reset_after" else arrays[key])
+        elif field in _REQUIRED:
             raise ModelError(f"key {key!r} is missing")
     return Layer(**fields)
 

@@ -10,7 +10,7 @@ frame by frame, as speech arrives; any other network needs whole sequences.
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from openese.output import replacing
 from openese.sw.model.arrays import FloatArray, real_array
-from openese.sw.model.layers import Dense, Model, ModelError, read_npz
+from openese.sw.model.layers import Dense, Model, ModelError, layer_arrays, read_npz
 from openese.sw.model.state import LayerState, State, initial_state
 
 __all__ = ["Direction", "Network", "Runner", "Stage", "check_sequences",
@@ -409,8 +409,7 @@ _INITIAL = re.compile(r"layer([0-9]+)\.initial_([cy])")
 def _direction_arrays(direction: Direction) -> dict[str, Any]:
     arrays: dict[str, Any] = {"name": direction.model.name, "reverse": direction.reverse}
     for number, row in enumerate(direction.model.layers):
-        arrays.update({f"layer{number}.{field.name}": getattr(row, field.name)
-                       for field in fields(row) if getattr(row, field.name) is not None})
+        arrays.update({f"layer{number}.{key}": value for key, value in layer_arrays(row).items()})
     for number, layer in enumerate(direction.initial or ()):
         arrays[f"layer{number}.initial_c"], arrays[f"layer{number}.initial_y"] = layer
     return arrays

@@ -21,17 +21,32 @@ from openese.output import replacing
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
-from openese.sw.model.layers import GATES, TENSORS, Dense, Layer, LayerTensors, Model, ModelError, frozen, read_npz
+from openese.sw.model.layers import (
+    GRU,
+    LSTM,
+    TENSORS,
+    CellKind,
+    Dense,
+    Layer,
+    LayerTensors,
+    Model,
+    ModelError,
+    frozen,
+    read_npz,
+)
 from openese.sw.model.report import Report
 from openese.sw.model.state import ChannelState, LayerState, State
 
-__all__ = ["Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
-           "weight_type"]
+__all__ = ["GRU_PLACES", "Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
+           "check_cells", "unsupported", "weight_type"]
 
 
+#: The accumulators of the gates of a GRU, for the products of x and of the old h.
+GRU_PLACES = {"x": [0, 1, 2], "r": [0, 1, 3]}
 SHIFTS = range(32)
 SELECTS = range(8)
 _VERSION = 1
+_LATER = ("x_exponents", "cell")  # of a layer in a file: only if they are not at their defaults
 _WIDTHS = ("weight_bits", "activation_bits", "cell_bits", "accumulator_bits")
 
 
@@ -44,14 +59,16 @@ class Formats(NamedTuple):
 
     Attributes
     ----------
-    accumulator_fraction : fraction bits of the sums of i, f, g, o.
+    accumulator_fraction : fraction bits of the sums of i, f, g, o, or of r, z, n_x, n_h.
     argument_fraction : fraction bits of their table arguments, and so of their biases.
     gate_shift : right shifts from the sums to the arguments.
-    cell_fraction : fraction bits of c.
+    cell_fraction : fraction bits of c; of h of a GRU.
     cell_argument_shift : right shift of ``c << cell_argument_left`` to an argument of the tanh table.
     peephole_shift : right shift of a product of peephole and c to an argument of the sigmoid table.
     peephole_fraction : fraction bits of the peepholes.
     output_shift : right shift of the projection's sums to y; None without projection.
+
+    The shifts of c and the formats of peepholes are 0 for a GRU.
     """
 
     accumulator_fraction: tuple[int, ...]
@@ -123,14 +140,22 @@ def _integers(owner: str, tensor: str, value: ArrayLike) -> IntArray:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class QuantizedLayer(LayerTensors):
-    """One layer's integers and binary points. Sizes: inputs I, cells H, outputs P; gate order i, f, g, o.
+    """One layer's integers and binary points. Sizes: gates G, inputs I, cells H, outputs P; gate order i, f, g, o of an
+    LSTM, and r, z, n of a GRU.
+
+    The machine has four sums for each cell, its *accumulators*. A GRU has the two products of n in two of them: n_x
+    and n_h.
 
     Attributes
     ----------
-    w_x : int16 or int32 (4, H, I); w_r : (4, H, P)
+    w_x : int16 or int32 (G, H, I); w_r : (G, H, P)
         Gate weights, symmetric in ``weight_bits``, at ``w_x_fraction[gate]`` and ``w_r_fraction[gate]``.
-    bias : int32 (4, H)
+    bias : int32 (G, H)
         At the fraction of the gate's table argument, in ``argument_bits``.
+    cell : str
+        ``"lstm"``, or ``"gru"`` with reset after the product.
+    bias_rn : int32 (H,), only of a GRU
+        The recurrent bias of n, in the format of its bias.
     peephole : int32 (3, H), optional
         Of i, f, o, in ``peephole_bits``; see `Formats`.
     w_ym : int16 or int32 (P, H), optional
@@ -140,12 +165,12 @@ class QuantizedLayer(LayerTensors):
     x_exponents : I ints, or none
         Input i comes in as ``x[i] * 2**x_exponents[i]``, and column i of ``w_x`` is divided by the same power. Only the
         first layer has them.
-    w_x_fraction, w_r_fraction : four ints; w_ym_fraction : int or None
+    w_x_fraction, w_r_fraction : G ints; w_ym_fraction : int or None
         Binary point of each matrix.
-    align_x, align_r : four ints
+    align_x, align_r : G ints
         Left shift of the weights that brings both products of a gate to one fraction.
     cell_select, peephole_select : int
-        See `Formats`: ``cell_fraction_max - cell_select``, ``peephole_shift_base + peephole_select``.
+        See `Formats`: ``cell_fraction_max - cell_select``, ``peephole_shift_base + peephole_select``. 0 of a GRU.
     g_activation : str
         ``"tanh"`` or ``"sigmoid"``.
 
@@ -172,6 +197,8 @@ class QuantizedLayer(LayerTensors):
     peephole_select: int
     g_activation: str = "tanh"
     x_exponents: tuple[int, ...] = ()
+    cell: str = LSTM.name
+    bias_rn: IntArray | None = None
 
     def __post_init__(self) -> None:
         self._check(_integers, QuantizeError)
@@ -181,16 +208,43 @@ class QuantizedLayer(LayerTensors):
                                 f"{len(self.x_exponents)}")
         for field in ("w_x_fraction", "w_r_fraction", "align_x", "align_r"):
             object.__setattr__(self, field, tuple(int(n) for n in getattr(self, field)))
-            if len(getattr(self, field)) != 4:
-                raise QuantizeError(f"{self._owner} {field}: expected one for each of {', '.join(GATES)}, "
+            if len(getattr(self, field)) != len(self.gates):
+                raise QuantizeError(f"{self._owner} {field}: expected one for each of {', '.join(self.gates)}, "
                                     f"found {getattr(self, field)}")
         if (self.w_ym is None) != (self.w_ym_fraction is None):
             raise QuantizeError(f"{self._owner} w_ym and w_ym_fraction come together or not at all")
 
+    @property
+    def accumulators(self) -> tuple[str, ...]:
+        """The names of a cell's four sums."""
+        return ("r", "z", "n_x", "n_h") if self.kind is GRU else self.gates
+
+    def by_accumulator(self, field: str) -> Any:
+        """``w_x``, ``w_r``, ``bias``, ``align_x`` or ``align_r`` with four rows, one for each of `accumulators`.
+
+        Zeros stand for what an accumulator has not.
+        """
+        value = getattr(self, field)
+        if self.kind is not GRU:
+            return value
+        if field == "bias":
+            return np.concatenate([value, np.asarray(self.bias_rn)[None]])
+        rows = np.zeros((4, *np.shape(value)[1:]), np.asarray(value).dtype)
+        rows[self.accumulator_places(field)] = value
+        return rows if isinstance(value, np.ndarray) else tuple(rows.tolist())
+
+    def accumulator_places(self, field: str) -> list[int]:
+        """The places among `accumulators` of the gates of ``w_x``, ``w_r``, ``align_x`` or ``align_r``."""
+        return GRU_PLACES[field[-1]] if self.kind is GRU else list(range(len(self.gates)))
+
     def row_sums(self) -> Int64Array:
         """Summed magnitudes (4, H) of each row's weights as they meet the accumulators, aligned."""
-        return (_row_sums(self.w_x) << np.reshape(self.align_x, (4, 1))) + (
-            _row_sums(self.w_r) << np.reshape(self.align_r, (4, 1)))
+        sums: Int64Array = np.zeros((4, self.cells), np.int64)
+        for weights, aligns in (("w_x", "align_x"), ("w_r", "align_r")):
+            of_gates = _row_sums(getattr(self, weights)) << np.reshape(getattr(self, aligns), (-1, 1))
+            for place, rows in zip(self.accumulator_places(weights), of_gates, strict=True):
+                sums[place] += rows
+        return sums
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -234,6 +288,7 @@ class QuantizedModel:
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers:
             raise QuantizeError(f"model {self.name!r} has no layers")
+        check_cells(self.layers, self.config)
         for function in ("sigmoid", "tanh"):
             self._check_table(function)
         for layer, formats in zip(self.layers, self.formats, strict=True):
@@ -286,13 +341,14 @@ class QuantizedModel:
         return self.layers[-1].outputs
 
     def check_fits(self, config: Config) -> None:
-        """Refuse a machine with other number formats than the model's.
+        """Refuse a machine with other number formats than the model's, or without cells of its kind.
 
         Raises
         ------
         QuantizeError
-            A width differs. The message names it.
+            A width differs, or a kind of cell is missing. The message names it.
         """
+        check_cells(self.layers, config)
         for width in _WIDTHS:
             if getattr(config, width) != getattr(self.config, width):
                 raise QuantizeError(f"model {self.name!r} was quantized for {width} "
@@ -356,7 +412,9 @@ class QuantizedModel:
 
     def _manifest(self) -> dict[str, Any]:
         layers = [{field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)
-                   if field.name not in TENSORS and getattr(layer, field.name) != ()} for layer in self.layers]
+                   if field.name not in TENSORS and (field.name not in _LATER or
+                                                     getattr(layer, field.name) != field.default)}
+                  for layer in self.layers]
         return {"openese-quantized": _VERSION, "name": self.name, "config": self.config.fields(),
                 "sigmoid_range": self.sigmoid_range, "tanh_range": self.tanh_range, "layers": layers,
                 "report": None if self.report is None else self.report.to_dict(),
@@ -413,20 +471,26 @@ def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
 
     real_arrays: dict[str, Any] = {
         "w_x": real(layer.w_x, *layer.w_x_fraction), "w_r": real(layer.w_r, *layer.w_r_fraction),
-        "bias": real(layer.bias, *formats.argument_fraction),
+        "bias": real(layer.bias, *formats.argument_fraction[:len(layer.gates)]),
+        "bias_rn": real(layer.bias_rn, formats.argument_fraction[-1]),
         "peephole": real(layer.peephole, formats.peephole_fraction), "w_ym": real(layer.w_ym, layer.w_ym_fraction)}
     if layer.x_exponents:
         real_arrays["w_x"] = np.ldexp(real_arrays["w_x"], layer.x_exponents)
-    return Layer(name=layer.name, g_activation=layer.g_activation, **real_arrays)
+    return Layer(name=layer.name, g_activation=layer.g_activation, cell=layer.cell, **real_arrays)
 
 
 def derived_formats(layer: QuantizedLayer, config: Config, sigmoid_range: int, tanh_range: int) -> Formats:
     """The layer's `Formats`, from its other formats and the ranges of the tables."""
     of_sigmoid, of_tanh = (argument_fraction(config, r) for r in (sigmoid_range, tanh_range))
-    of_g = of_tanh if layer.g_activation == "tanh" else of_sigmoid
-    arguments = (of_sigmoid, of_sigmoid, of_g, of_sigmoid)
     sums = tuple(w + align + layer.x_fraction
                  for w, align in zip(layer.w_x_fraction, layer.align_x, strict=True))
+    if layer.kind is GRU:
+        sums = (*sums, layer.w_r_fraction[-1] + layer.align_r[-1] + layer.y_fraction)
+        arguments = (of_sigmoid, of_sigmoid, of_tanh, of_tanh)
+        return Formats(sums, arguments, tuple(s - a for s, a in zip(sums, arguments, strict=True)),
+                       config.hidden_fraction, 0, 0, 0, None)
+    of_g = of_tanh if layer.g_activation == "tanh" else of_sigmoid
+    arguments = (of_sigmoid, of_sigmoid, of_g, of_sigmoid)
     cell_fraction = config.cell_fraction_max - layer.cell_select
     peephole_shift = config.peephole_shift_base + layer.peephole_select
     output_shift = None
@@ -456,23 +520,53 @@ def _check_values(layer: QuantizedLayer, config: Config) -> None:
         if getattr(layer, tensor) is not None:
             _check_width(owner, tensor, getattr(layer, tensor), config.weight_bits, symmetric=True)
     _check_width(owner, "bias", layer.bias, config.argument_bits)
+    if layer.bias_rn is not None:
+        _check_width(owner, "bias_rn", layer.bias_rn, config.argument_bits)
     if layer.peephole is not None:
         _check_width(owner, "peephole", layer.peephole, config.peephole_bits)
 
 
+def unsupported(kind: CellKind, reset_after: bool = True, config: Config | None = None) -> str | None:
+    """Why a machine, or without ``config`` any machine, does not compute layers of a kind; None if it does."""
+    if not reset_after:
+        return ("no machine computes a GRU with the reset before the product. Run the layer on the host, or train it "
+                "with the reset after the product")
+    if kind is GRU and config is not None and not config.gru:
+        return f"a GRU, but config {config.name!r} has cells {config.cells!r}. Take a machine with cells 'lstm+gru'"
+    return None
+
+
+def check_cells(layers: Sequence[LayerTensors], config: Config) -> None:
+    """Refuse a machine without the layers' kinds of cells.
+
+    Raises
+    ------
+    QuantizeError
+        A layer is a GRU that the machine cannot compute.
+    """
+    for layer in layers:
+        problem = unsupported(layer.kind, layer.reset_after, config)
+        if problem is not None:
+            raise QuantizeError(f"layer {layer.name!r}: {problem}")
+
+
 def _check_formats(layer: QuantizedLayer, formats: Formats, config: Config) -> None:
     owner = f"layer {layer.name!r}"
-    for number, gate in enumerate(GATES):
+    for number, gate in enumerate(layer.gates):
         _check_in(owner, f"align_x[{gate}]", layer.align_x[number], range(1 << config.align_bits))
         _check_in(owner, f"align_r[{gate}]", layer.align_r[number], range(1 << config.align_bits))
         of_x = formats.accumulator_fraction[number]
         of_r = layer.w_r_fraction[number] + layer.align_r[number] + layer.y_fraction
-        if of_x != of_r:
+        if of_x != of_r and gate in layer.accumulators:
             raise QuantizeError(f"{owner} gate {gate}: products of x have {of_x} fraction bits, "
                                 f"those of y {of_r}; they must agree")
-        _check_in(owner, f"gate_shift[{gate}]", formats.gate_shift[number], SHIFTS)
-    _check_in(owner, "cell_select", layer.cell_select, SELECTS)
-    _check_in(owner, "peephole_select", layer.peephole_select, SELECTS)
+    for gate, shift in zip(layer.accumulators, formats.gate_shift, strict=True):
+        _check_in(owner, f"gate_shift[{gate}]", shift, SHIFTS)
+    for name in ("cell_select", "peephole_select"):
+        select = getattr(layer, name)
+        if layer.kind is GRU and select:
+            raise QuantizeError(f"{owner} {name} must be 0 of a GRU, not {select}")
+        _check_in(owner, name, select, SELECTS)
     _check_in(owner, "cell_argument_shift", formats.cell_argument_shift, SHIFTS)
     if formats.output_shift is not None:
         _check_in(owner, "output_shift", formats.output_shift, SHIFTS)
@@ -496,7 +590,7 @@ def _row_sums(weights: IntArray) -> Int64Array:
 
 def _check_sums(layer: QuantizedLayer, config: Config) -> None:
     limit = row_limit(config)
-    sums = [(f"gate {gate}", rows) for gate, rows in zip(GATES, layer.row_sums(), strict=True)]
+    sums = [(f"gate {gate}", rows) for gate, rows in zip(layer.accumulators, layer.row_sums(), strict=True)]
     if layer.w_ym is not None:
         sums.append(("w_ym", _row_sums(layer.w_ym)))
     for name, rows in sums:

@@ -15,7 +15,7 @@ __all__ = ["ChannelState", "LayerState", "State", "initial_state", "zero_state"]
 
 
 class LayerState(NamedTuple):
-    """The state of one layer: ``c`` (B, H) and ``y`` (B, P)."""
+    """The state of one layer: ``c`` (B, H) and ``y`` (B, P). For a GRU, both are h; a machine keeps more bits in c."""
 
     c: Float64Array
     y: Float64Array

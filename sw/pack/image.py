@@ -10,8 +10,8 @@ machine checks the same fields as `read`, in the same order.
 import json
 import os
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from openese.output import replacing, replacing_folder
 from openese.rtl.config import Config
 from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, Lines, Section
 from openese.sw.model.arrays import Int64Array, IntArray
-from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, QuantizeError, weight_type
+from openese.sw.model.layers import CELLS, GRU, LSTM
+from openese.sw.model.quantized import GRU_PLACES, QuantizedLayer, QuantizedModel, QuantizeError, weight_type
 from openese.sw.pack.encode import EncodedMatrix, EncodeError, decode
-from openese.sw.pack.manifest import LAYER_FORMATS, ManifestError, check_manifest, read_config, read_json
+from openese.sw.pack.manifest import FIELDS, LAYER_FORMATS, ManifestError, check_manifest, read_config, read_json
 from openese.sw.pack.schedule import Schedule, instruction_words
 
 __all__ = ["Image", "ImageFormatError", "pack", "read", "write_memory_files"]
@@ -50,11 +51,14 @@ class Image:
     sections : dict
         By section, uint32 (lines, words), from line 0; without the manifest. Streamed weights are section STREAM,
         others WEIGHTS.
+    which : int
+        The number of the model that the image stands for, if it holds several; see `select`.
     """
 
     config: Config
     manifest: dict[str, Any]
     sections: dict[Section, NDArray[np.uint32]]
+    which: int = 0
 
     def words(self, everything: bool = False) -> NDArray[np.uint32]:
         """The words (n,) for the machine; with ``everything``, also the sections for the host alone."""
@@ -79,6 +83,35 @@ class Image:
         """Size of the file in bytes."""
         return 4 * len(self.words(everything=True))
 
+    @property
+    def parts(self) -> tuple[Mapping[str, Any], ...]:
+        """For each model, its part of the manifest."""
+        return tuple(self.manifest.get("models", (self.manifest,)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the models."""
+        return tuple(part["name"] for part in self.parts)
+
+    @property
+    def part(self) -> Mapping[str, Any]:
+        """The model's part of the manifest."""
+        return self.parts[self.which]
+
+    def select(self, model: int | str) -> "Image":
+        """The same image, which stands for another of its models, given by name or number.
+
+        Raises
+        ------
+        ValueError
+            There is no such model. The message lists those that there are.
+        """
+        number = self.names.index(model) if model in self.names else model
+        if not isinstance(number, int) or not 0 <= number < len(self.names):
+            there = ", ".join(f"{name!r} ({number})" for number, name in enumerate(self.names))
+            raise ValueError(f"no model {model!r} in the image; there are {there}")
+        return replace(self, which=number)
+
     def model(self) -> QuantizedModel:
         """The quantized model, exactly as it was packed, from the memories' contents.
 
@@ -90,7 +123,11 @@ class Image:
         try:
             return _Unpacker(self).model()
         except (EncodeError, QuantizeError) as error:
-            raise ImageFormatError(f"image {self.manifest['name']!r}: {error}") from None
+            raise ImageFormatError(f"image {self.part['name']!r}: {error}") from None
+
+    def models(self) -> list[QuantizedModel]:
+        """All models of the image; raises as `model`."""
+        return [self.select(number).model() for number in range(len(self.parts))]
 
 
 def _crc(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -135,23 +172,25 @@ def _unsigned(values: NDArray[Any], bits: int) -> Int64Array:
     return np.asarray(values, np.int64) & ((1 << bits) - 1)
 
 
-def pack(plan: Schedule) -> Image:
-    """Pack a placed model into an image."""
-    config, model = plan.config, plan.model
+def pack(placed: Schedule | Sequence[Schedule]) -> Image:
+    """Pack a placed model into an image, or all models of `openese.sw.pack.together.schedule_all`."""
+    plans = [placed] if isinstance(placed, Schedule) else list(placed)
+    plan = plans[0]
+    config = plan.config
     lines = Lines(config)
-    matrices = [operation.encoded for operation in plan.operations]
+    matrices = [operation.encoded for of_model in plans for operation in of_model.operations]
     columns: dict[Section, tuple[Iterable[NDArray[Any]], int]] = {
         Section.ORDER: ((np.maximum(matrix.order, 0) // config.groups for matrix in matrices), config.line_bits),
         Section.POINTERS: ((matrix.counts for matrix in matrices), config.count_bits),
         Section.STREAM if plan.streamed else Section.WEIGHTS: (
             (_entries(matrix, config) for matrix in matrices), config.entry_bits),
-        Section.PARAMETERS: ([_parameters(plan)], config.parameter_bits),
-        Section.TABLES: ([_tables(model, config)], config.table_bits),
+        Section.PARAMETERS: ([_parameters(plans)], config.parameter_bits),
+        Section.TABLES: ([_tables(plan.model, config)], config.table_bits),
     }
     sections = {Section.PROGRAM: instruction_words(plan)}
     sections |= {section: np.concatenate([_to_lines(values, bits, lines.words[section]) for values in parts])
                  for section, (parts, bits) in columns.items()}
-    return Image(config, _manifest(plan), sections)
+    return Image(config, _manifest(plans), sections)
 
 
 def _entries(matrix: EncodedMatrix, config: Config) -> Int64Array:
@@ -159,15 +198,16 @@ def _entries(matrix: EncodedMatrix, config: Config) -> Int64Array:
     return _unsigned(matrix.weights, config.weight_bits) | matrix.skips.astype(np.int64) << config.weight_bits
 
 
-def _parameters(plan: Schedule) -> Int64Array:
+def _parameters(plans: Sequence[Schedule]) -> Int64Array:
     """Pairs of bias and peephole. A line is a cell row, gate and PE row of a slice; it has the pairs of all slices."""
-    config, model = plan.config, plan.model
-    rows = max(place.cells + place.rows for place in plan.places)
+    config = plans[0].config
+    placed = [one for plan in plans for one in zip(plan.model.layers, plan.places, strict=True)]
+    rows = max(place.cells + place.rows for _, place in placed)
     pairs = np.zeros((rows, 4, config.row_pes), np.int64)
-    for layer, place in zip(model.layers, plan.places, strict=True):
+    for layer, place in placed:
         bias = np.zeros((4, place.rows * config.row_pes), np.int64)
         peephole = np.zeros_like(bias)
-        bias[:, :layer.cells] = layer.bias
+        bias[:, :layer.cells] = layer.by_accumulator("bias")
         if layer.peephole is not None:
             peephole[[0, 1, 3], :layer.cells] = layer.peephole
         pair = _unsigned(bias, config.argument_bits)
@@ -184,7 +224,17 @@ def _tables(model: QuantizedModel, config: Config) -> Int64Array:
     return _unsigned(both, config.table_bits)
 
 
-def _manifest(plan: Schedule) -> dict[str, Any]:
+def _manifest(plans: Sequence[Schedule]) -> dict[str, Any]:
+    plan = plans[0]
+    parts = [_part(one) for one in plans]
+    banks = {"banks": plan.banks, "bank_lines": plan.bank_lines} if plan.config.banks > 1 else {}
+    common = {"config": plan.config.fields(), "needs": plan.needs, **banks}
+    whole = common | ({"models": parts} if plan.config.models > 1 else parts[0])
+    return {name: whole[name] for name in FIELDS if name in whole}
+
+
+def _part(plan: Schedule) -> dict[str, Any]:
+    """The part of a manifest that describes one model."""
     model = plan.model
     layers = []
     for layer, place in zip(model.layers, plan.places, strict=True):
@@ -193,6 +243,8 @@ def _manifest(plan: Schedule) -> dict[str, Any]:
                  "peephole": layer.peephole is not None, "projection": layer.w_ym is not None}
         if layer.x_exponents:
             fields["x_exponents"] = layer.x_exponents
+        if layer.kind is not LSTM:
+            fields["cell"] = layer.cell
         layers.append(fields | sizes | {"cell_base": place.cells, "m_line": place.m_line, "y_line": place.y_line})
     operations = [{
         "layer": operation.layer, "matrix": operation.matrix, "part": operation.part,
@@ -202,10 +254,8 @@ def _manifest(plan: Schedule) -> dict[str, Any]:
         "entries_min": int(operation.encoded.lengths.min()), "entries_max": int(operation.encoded.lengths.max()),
         "nonzeros": int(operation.encoded.nonzeros.sum()), "padding": operation.encoded.padding,
     } for operation in plan.operations]
-    banks = {"banks": plan.banks, "bank_lines": plan.bank_lines} if plan.config.banks > 1 else {}
-    return {"name": model.name, "config": plan.config.fields(), "sigmoid_range": model.sigmoid_range,
-            "tanh_range": model.tanh_range, "layers": layers, "operations": operations, "needs": plan.needs, **banks,
-            **({"batch_first": True} if model.batch_first else {})}
+    return {"name": model.name, "sigmoid_range": model.sigmoid_range, "tanh_range": model.tanh_range,
+            "layers": layers, "operations": operations, **({"batch_first": True} if model.batch_first else {})}
 
 
 def read(path: str | os.PathLike[str]) -> Image:
@@ -309,13 +359,14 @@ class _Unpacker:
 
     def __init__(self, image: Image) -> None:
         self._image = image
+        self._part = image.part
         self._config = image.config
 
     def _values(self, section: Section, bits: int, count: int) -> Int64Array:
         return _from_lines(self._image.sections[section], bits, count)
 
     def model(self) -> QuantizedModel:
-        config, manifest = self._config, self._image.manifest
+        config, manifest = self._config, self._part
         self._order = self._values(Section.ORDER, config.line_bits, config.groups)
         self._counts = self._values(Section.POINTERS, config.count_bits, config.pes)
         pairs = self._pairs()
@@ -345,14 +396,22 @@ class _Unpacker:
         if fields["projection"]:
             shapes["w_ym"] = (fields["outputs"], cells)
         matrices = {name: self._matrix(number, name, shape) for name, shape in shapes.items()}
+        kind, bias_rn = CELLS[fields.get("cell", LSTM.name)], None
+        if kind is GRU:
+            bias, bias_rn = bias[:3], bias[3]
+            for name, matrix in matrices.items():
+                places = GRU_PLACES[name[-1]]
+                if np.delete(matrix, places, axis=0).any():
+                    raise EncodeError(f"layer {number} {name}: a GRU has weights in the sums of the other matrix")
+                matrices[name] = matrix[places]
         return QuantizedLayer(bias=bias, peephole=peephole if fields["peephole"] else None,
                               w_x=matrices["w_x"], w_r=matrices["w_r"], w_ym=matrices.get("w_ym"),
-                              x_exponents=tuple(fields.get("x_exponents", ())),
+                              x_exponents=tuple(fields.get("x_exponents", ())), cell=kind.name, bias_rn=bias_rn,
                               **{name: fields[name] for name in LAYER_FORMATS})
 
     def _matrix(self, layer: int, name: str, shape: tuple[int, ...]) -> IntArray:
         matrix = np.zeros(shape, weight_type(self._config.weight_bits))
-        for operation in self._image.manifest["operations"]:
+        for operation in self._part["operations"]:
             if (operation["layer"], operation["matrix"]) == (layer, name):
                 first, columns = operation["first"], operation["columns"]
                 matrix[..., first:first + columns] = decode(self._encoded(operation, shape[:-1]), self._config)

@@ -12,8 +12,13 @@ from typing import Any
 
 from openese.rtl.config import LATER_FIELDS, Config
 from openese.rtl.loader import Section
+from openese.sw.model.layers import GRU
 
-__all__ = ["LAYER_FORMATS", "ManifestError", "check_manifest", "dense_limit", "read_config", "read_json"]
+__all__ = ["FIELDS", "LAYER_FORMATS", "ManifestError", "check_manifest", "dense_limit", "read_config", "read_json"]
+
+#: Fields of a manifest in their order. With several models, those that describe one are in an object for each.
+FIELDS = ("name", "config", "sigmoid_range", "tanh_range", "layers", "operations", "models", "needs", "banks",
+          "bank_lines", "batch_first")
 
 #: Fields of a layer that a `QuantizedLayer` has too.
 LAYER_FORMATS = ("name", "x_fraction", "y_fraction", "w_x_fraction", "w_r_fraction", "w_ym_fraction", "align_x",
@@ -23,6 +28,7 @@ _LONGEST = 1 << 20  # bytes of JSON: a few hundred for each layer and operation
 _FRACTION = 2000  # more than any float64 needs
 _MATRICES = ("w_x", "w_r", "w_ym")
 _NEEDS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "program_depth")
+_OF_MODEL = ("name", "sigmoid_range", "tanh_range", "layers", "operations")
 _NUMBER = (0, 1 << 48)
 # Matrices may be this many times as large as the image, which holds their non-zeros alone, but this much in any case.
 _SPARSITY, _SMALL = 256, 1 << 26
@@ -89,33 +95,66 @@ def check_manifest(manifest: Mapping[str, Any], config: Config, lines: Mapping[S
     ManifestError
         Naming the field.
     """
-    banks = {"banks", "bank_lines"} if config.banks > 1 else set()
-    _object("it", {name: value for name, value in manifest.items() if name != "batch_first"},
-            {"name", "config", "sigmoid_range", "tanh_range", "layers", "operations", "needs", *banks})
-    if manifest.get("batch_first", True) is not True:
-        raise ManifestError(f"batch_first must be true where it is given, not {_shown(manifest['batch_first'])}")
-    _text("name", manifest["name"])
-    for name in ("sigmoid_range", "tanh_range"):
-        _whole(name, manifest[name], 0, config.argument_bits - 1)
+    several = config.models > 1
+    common = {"config", "needs", *(["banks", "bank_lines"] if config.banks > 1 else [])}
+    _object("it", {name: value for name, value in manifest.items() if several or name != "batch_first"},
+            {*common, "models"} if several else {*common, *_OF_MODEL})
     needs = _object("needs", manifest["needs"], set(_NEEDS))
     for name, value in needs.items():
         _whole(f"needs.{name}", value, *_NUMBER)
-    layers = _list("layers", manifest["layers"])
-    for number, layer in enumerate(layers):
-        _check_layer(f"layers[{number}]", layer, layers[number - 1] if number else None, config)
-    if banks:
+    parts = {f"models[{number}].": part for number, part in enumerate(_list("models", manifest["models"]))} if (
+        several) else {"": manifest}
+    if len(parts) > config.models:
+        raise ManifestError(f"models: there are {len(parts)}, the machine holds {config.models} at most")
+    for where, part in parts.items():
+        if several:
+            _object(where[:-1], {name: value for name, value in _object(where[:-1], part).items()
+                                 if name != "batch_first"}, set(_OF_MODEL))
+        _check_model(where, part, config)
+    names = [part["name"] for part in parts.values()]
+    if len(set(names)) < len(names):
+        raise ManifestError(f"models: two have the name {_shown(max(names, key=names.count))}")
+    layers = [layer for part in parts.values() for layer in part["layers"]]
+    if config.banks > 1:
         _check_banks(manifest, layers, config)
     _check_sections(layers, config, lines)
     dense = sum(_dense(layer, config) for layer in layers)
     if dense > dense_limit(size):
         raise ManifestError(f"layers: the matrices would take {dense:,} bytes, too many for an image of {size:,} bytes")
-    _check_operations(_list("operations", manifest["operations"]), layers, lines)
+    regions = _Regions()
+    for where, part in parts.items():
+        _check_operations(where, _list(f"{where}operations", part["operations"]), part["layers"], lines, regions)
+    _in_order(regions.orders, "lines of order", None)
+    _in_order(regions.entries, "lines of weights", None)
+
+
+@dataclasses.dataclass
+class _Regions:
+    """Lines of order and of weights that operations take: first, number, and name of the operation."""
+
+    orders: list[tuple[int, int, str]] = dataclasses.field(default_factory=list)
+    entries: list[tuple[int, int, str]] = dataclasses.field(default_factory=list)
+
+
+def _check_model(where: str, part: Mapping[str, Any], config: Config) -> None:
+    """Check the fields of one model, but its operations."""
+    if part.get("batch_first", True) is not True:
+        raise ManifestError(f"{where}batch_first must be true where it is given, not {_shown(part['batch_first'])}")
+    _text(f"{where}name", part["name"])
+    for name in ("sigmoid_range", "tanh_range"):
+        _whole(f"{where}{name}", part[name], 0, config.argument_bits - 1)
+    layers = _list(f"{where}layers", part["layers"])
+    for number, layer in enumerate(layers):
+        _check_layer(f"{where}layers[{number}]", layer, layers[number - 1] if number else None, config)
 
 
 def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, config: Config) -> None:
     sizes, places = ("inputs", "cells", "outputs"), ("cell_base", "m_line", "y_line")
     scaled = {"x_exponents"} if before is None and isinstance(layer, dict) and "x_exponents" in layer else set()
-    _object(where, layer, {*LAYER_FORMATS, *sizes, *places, "peephole", "projection", *scaled})
+    cell = {"cell"} if config.gru and isinstance(layer, dict) and "cell" in layer else set()
+    _object(where, layer, {*LAYER_FORMATS, *sizes, *places, "peephole", "projection", *scaled, *cell})
+    if cell:
+        _check_gru(where, layer)
     _text(f"{where}.name", layer["name"])
     if layer["g_activation"] not in ("tanh", "sigmoid"):
         raise ManifestError(f"{where}.g_activation must be tanh or sigmoid, not {layer['g_activation']!r}")
@@ -128,7 +167,7 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
         raise ManifestError(f"{where}.w_ym_fraction must be null without projection, not {layer['w_ym_fraction']!r}")
     for name, low, high in (("w_x_fraction", -_FRACTION, _FRACTION), ("w_r_fraction", -_FRACTION, _FRACTION),
                             ("align_x", 0, (1 << config.align_bits) - 1), ("align_r", 0, (1 << config.align_bits) - 1)):
-        if len(_list(f"{where}.{name}", layer[name])) != 4:
+        if len(_list(f"{where}.{name}", layer[name])) != (len(GRU.gates) if cell else 4):
             raise ManifestError(f"{where}.{name} must have one number for each gate, not {len(layer[name])}")
         for gate, value in enumerate(layer[name]):
             _whole(f"{where}.{name}[{gate}]", value, low, high)
@@ -152,6 +191,15 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
     _whole(f"{where}.cell_base", layer["cell_base"], 0, config.cell_rows - -(-layer["cells"] // config.row_pes))
     for name, columns in (("m_line", layer["cells"]), ("y_line", layer["outputs"])):
         _whole(f"{where}.{name}", layer[name], 0, (config.vector_depth - columns) // config.groups)
+
+
+def _check_gru(where: str, layer: Mapping[str, Any]) -> None:
+    if layer["cell"] != GRU.name:
+        raise ManifestError(f"{where}.cell must be {GRU.name} where it is given, not {_shown(layer['cell'])}")
+    for name, only in (("peephole", False), ("projection", False), ("cell_select", 0), ("peephole_select", 0),
+                       ("g_activation", "tanh")):
+        if layer[name] != only:
+            raise ManifestError(f"{where}.{name} must be {json.dumps(only)} of a GRU, not {_shown(layer[name])}")
 
 
 def _check_banks(manifest: Mapping[str, Any], layers: list[Any], config: Config) -> None:
@@ -183,18 +231,19 @@ def _check_sections(layers: list[Any], config: Config, lines: Mapping[Section, i
                             f"{lines[Section.PARAMETERS]}")
 
 
-def _check_operations(operations: list[Any], layers: list[Any], lines: Mapping[Section, int]) -> None:
-    """Every column of every matrix is in one operation, and no two operations share lines of a memory."""
+def _check_operations(within: str, operations: list[Any], layers: list[Any], lines: Mapping[Section, int],
+                      taken: _Regions) -> None:
+    """Every column of every matrix is in one operation. The lines of memories that operations take are added to
+    ``taken``.
+    """
     counts = ("part", "entries_min", "entries_max", "nonzeros", "padding")
     columns: dict[tuple[int, str], int] = {
         (number, name): layer["cells" if name == "w_ym" else "inputs" if name == "w_x" else "outputs"]
         for number, layer in enumerate(layers) for name in _MATRICES if name != "w_ym" or layer["projection"]}
     found: dict[tuple[int, str], list[tuple[int, int, str]]] = {key: [] for key in columns}
-    orders: list[tuple[int, int, str]] = []
-    entries: list[tuple[int, int, str]] = []
     weights = lines.get(Section.WEIGHTS, lines.get(Section.STREAM, 0))
     for number, operation in enumerate(operations):
-        where = f"operations[{number}]"
+        where = f"{within}operations[{number}]"
         _object(where, operation, {"layer", "matrix", "first", "columns", "order_base", "slots", "entry_base", "lines",
                                    *counts})
         for name in counts:
@@ -206,19 +255,17 @@ def _check_operations(operations: list[Any], layers: list[Any], lines: Mapping[S
         _whole(f"{where}.first", operation["first"], 0, columns[key] - 1)
         _whole(f"{where}.columns", operation["columns"], 1, columns[key] - operation["first"])
         found[key].append((operation["first"], operation["columns"], where))
-        for base, length, depth, regions in (("order_base", "slots", lines[Section.ORDER], orders),
-                                             ("entry_base", "lines", weights, entries)):
+        for base, length, depth, regions in (("order_base", "slots", lines[Section.ORDER], taken.orders),
+                                             ("entry_base", "lines", weights, taken.entries)):
             _whole(f"{where}.{base}", operation[base], 0, depth)
             _whole(f"{where}.{length}", operation[length], 0, depth - operation[base])
             if operation[length]:
                 regions.append((operation[base], operation[length], where))
     for (layer, name), parts in found.items():
-        _in_order(parts, f"columns of layer {layer} {name}", columns[layer, name])
-    _in_order(orders, "lines of order", None)
-    _in_order(entries, "lines of weights", None)
+        _in_order(parts, f"columns of layer {layer} {name}", columns[layer, name], within)
 
 
-def _in_order(parts: list[tuple[int, int, str]], what: str, total: int | None) -> None:
+def _in_order(parts: list[tuple[int, int, str]], what: str, total: int | None, within: str = "") -> None:
     """Raises unless parts (start, length, name) do not overlap; with a ``total``, they must fill it."""
     end = 0
     for start, length, where in sorted(parts):
@@ -226,7 +273,7 @@ def _in_order(parts: list[tuple[int, int, str]], what: str, total: int | None) -
             raise ManifestError(f"{where}: its {what} begin at {start}; those before it end at {end}")
         end = start + length
     if total is not None and end != total:
-        raise ManifestError(f"operations: {what} end at {end}, not {total}")
+        raise ManifestError(f"{within}operations: {what} end at {end}, not {total}")
 
 
 def _dense(layer: Mapping[str, Any], config: Config) -> int:

@@ -29,6 +29,7 @@ from openese.rtl.program import Instruction, Opcode, Source, Take, When
 from openese.rtl.spmv import SpMV
 from openese.rtl.weight_stream import LINE_BITS
 from openese.sw.model.arrays import Int64Array
+from openese.sw.model.layers import GRU
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.encode import EncodedMatrix, encode, entries, order_window
 from openese.sw.pack.level import level
@@ -115,6 +116,9 @@ class Schedule:
         Banks of voices: as many of the machine's as have room for y.
     bank_lines : int
         Lines of the vector memory from a bank's y to the next bank's.
+    number : int
+        The number of the model, if there are several in the machine. Then ``instructions`` and ``needs`` are those of
+        all, see `openese.sw.pack.together.schedule_all`.
     """
 
     model: QuantizedModel
@@ -126,6 +130,7 @@ class Schedule:
     streamed: bool
     banks: int
     bank_lines: int
+    number: int = 0
 
 
 def _rows(size: int, config: Config) -> int:
@@ -174,15 +179,28 @@ class _Memory:
         lines = -(-columns // self.config.groups)
         return self.take("vector_depth", lines * self.config.groups) // self.config.groups
 
-    def check(self, model: QuantizedModel) -> None:
+    def place_banks(self, columns: int) -> tuple[int, int]:
+        """Repeat the last ``columns``, those of y, for each bank that has room. Returns the banks, and the lines from
+        one to the next.
+        """
+        free = self.config.vector_depth - self.needs["vector_depth"]
+        banks = max(1, min(self.config.banks, 1 + free // columns))
+        self.take("vector_depth", (banks - 1) * columns)
+        return banks, columns // self.config.groups
+
+    def check(self, who: str) -> None:
+        """Raises `CapacityError` if a memory is too small for ``who``."""
         short = {name: need for name, need in self.needs.items() if need > getattr(self.config, name)}
         if not short:
             return
         details = ", ".join(f"{name} {need} (has {getattr(self.config, name)}, {need - getattr(self.config, name)} "
                             "short)" for name, need in short.items())
         fitting = [preset.name for preset in PRESETS.values() if self._scaled(preset)]
-        advice = f"; preset {' or '.join(fitting)} should hold it" if fitting else "; no preset holds it"
-        raise CapacityError(f"model {model.name!r} does not fit config {self.config.name!r}: needs {details}{advice}",
+        sets = [f"{name}={getattr(self.config, name)}" for name, has in (("models", self.config.models > 1),
+                                                                         ("cells", self.config.gru)) if has]
+        having = f" with {' and '.join(sets)}" if sets else ""
+        advice = f"; preset {' or '.join(fitting)}{having} should hold it" if fitting else "; no preset holds it"
+        raise CapacityError(f"{who} not fit config {self.config.name!r}: needs {details}{advice}",
                             self.needs)
 
     def _scaled(self, preset: Config) -> bool:
@@ -254,6 +272,9 @@ def schedule(model: QuantizedModel, config: Config, balance: bool = True, stream
         The model is quantized for other widths.
     """
     model.check_fits(config)
+    if config.models > 1:
+        from openese.sw.pack.together import schedule_all
+        return schedule_all([model], config, balance, stream)[0]
     if stream and not config.stream:
         raise CapacityError(f"config {config.name!r} cannot stream weights")
     encoder = _Encoder(model, config, balance)
@@ -280,7 +301,7 @@ class _Encoder:
         """Encode consecutive columns of a matrix."""
         first, end = int(columns[0]), int(columns[-1]) + 1
         if (layer, name, first, end) not in self._encoded:
-            matrix = getattr(self._model.layers[layer], name)[..., first:end]
+            matrix = self._model.layers[layer].by_accumulator(name)[..., first:end]
             self._encoded[layer, name, first, end] = encode(matrix, self._config, self._balance)
         return self._encoded[layer, name, first, end]
 
@@ -298,50 +319,58 @@ class _Encoder:
 
 
 class _Scheduler:
-    def __init__(self, model: QuantizedModel, config: Config, encoder: _Encoder, streamed: bool) -> None:
+    def __init__(self, model: QuantizedModel, config: Config, encoder: _Encoder, streamed: bool,
+                 memory: _Memory | None = None) -> None:
         self._streamed = streamed
         self._streamed_lines = 0
         self._model = model
         self._config = config
         self._encoder = encoder
-        self._memory = _Memory(config=config)
+        self._memory = memory or _Memory(config=config)
         self._operations: list[Operation] = []
         self._instructions: list[dict[str, Any]] = []
 
     def build(self) -> Schedule:
         model, memory, config = self._model, self._memory, self._config
         self._inputs = [memory.lines(model.inputs) for _ in range(2)]
-        self._places = self._place_layers()
-        self._stored = [self._store(number) for number in range(len(model.layers))]
-        self._output_rows = max(place.output_rows * ("w_ym" in stored)
-                                for place, stored in zip(self._places, self._stored, strict=True))
+        self._m_lines = self._place_m()
+        self._y_lines = self._place_y()
+        columns_of_y = memory.needs["vector_depth"] - self._y_lines[0] * config.groups
+        self._banks, self._bank_lines = memory.place_banks(columns_of_y)
+        self._store_layers()
         for layout in self._layouts():
             self._accumulators(layout)
             self._write_program()
             memory.needs["program_depth"] = len(self._instructions)
             if memory.needs["program_depth"] <= config.program_depth:
                 break
-        memory.check(model)
+        memory.check(f"model {model.name!r} does")
         return Schedule(model=model, config=config, operations=tuple(self._operations),
                         places=tuple(self._places), instructions=tuple(self._instructions), needs=memory.needs,
                         streamed=self._streamed, banks=self._banks, bank_lines=self._bank_lines)
 
-    def _place_layers(self) -> list[LayerPlace]:
-        """Place every m, then the y of all layers, side by side, once for each bank of voices."""
-        config, memory = self._config, self._memory
-        rows = [_rows(layer.cells, config) for layer in self._model.layers]
-        m_lines = [None if layer.w_ym is None else memory.lines(count * config.row_pes)
-                   for layer, count in zip(self._model.layers, rows, strict=True)]
-        output_rows = [_rows(layer.outputs, config) for layer in self._model.layers]
-        y_lines = [memory.lines(count * config.row_pes) for count in output_rows]
-        self._bank_lines = sum(output_rows) * config.row_pes // config.groups
-        columns = self._bank_lines * config.groups
-        free = config.vector_depth - memory.needs["vector_depth"]
-        self._banks = max(1, min(config.banks, 1 + free // columns))
-        memory.take("vector_depth", (self._banks - 1) * columns)
-        return [LayerPlace(cells=memory.take("cell_rows", count), rows=count, output_rows=outputs,
-                           m_line=y_line if m_line is None else m_line, y_line=y_line)
-                for count, outputs, m_line, y_line in zip(rows, output_rows, m_lines, y_lines, strict=True)]
+    def _place_m(self) -> list[int | None]:
+        """Place the m of all layers: by layer its first line, or None if y is m."""
+        config = self._config
+        return [None if layer.w_ym is None else self._memory.lines(_rows(layer.cells, config) * config.row_pes)
+                for layer in self._model.layers]
+
+    def _place_y(self) -> list[int]:
+        """Place the y of all layers, side by side."""
+        config = self._config
+        return [self._memory.lines(_rows(layer.outputs, config) * config.row_pes) for layer in self._model.layers]
+
+    def _store_layers(self) -> None:
+        """Place the cells of all layers, and their matrices."""
+        config, memory, layers = self._config, self._memory, self._model.layers
+        rows = [_rows(layer.cells, config) for layer in layers]
+        self._places = [
+            LayerPlace(cells=memory.take("cell_rows", count), rows=count, output_rows=_rows(layer.outputs, config),
+                       m_line=y_line if m_line is None else m_line, y_line=y_line)
+            for layer, count, m_line, y_line in zip(layers, rows, self._m_lines, self._y_lines, strict=True)]
+        self._stored = [self._store(number) for number in range(len(layers))]
+        self._output_rows = max(place.output_rows * ("w_ym" in stored)
+                                for place, stored in zip(self._places, self._stored, strict=True))
 
     def _accumulators(self, layout: _Layout) -> None:
         """Place the gate rows, then the rows of the largest projection."""
@@ -371,9 +400,18 @@ class _Scheduler:
         return _Layout(ahead=ahead, banks=banks, gate_phases=gates, output_phases=outputs, time=time)
 
     def _choose_phases(self, gate_rows: int) -> tuple[int, int, float]:
-        """The fastest numbers of phases of gates and projections: more mean fewer hazards, but longer drains.
+        """The fastest numbers of phases of gates and projections.
 
         ``gate_rows`` are those of all banks for one phase. Also returns the cycles of a step, infinite if none fits.
+        """
+        times = {(gates, outputs): time for (gates, outputs), time in self._times().items()
+                 if gate_rows * gates + self._output_rows * outputs <= self._config.accumulator_rows}
+        gates, outputs = min(times, key=lambda phases: times[phases], default=(1, 1))
+        return gates, outputs, times.get((gates, outputs), math.inf)
+
+    def _times(self) -> dict[tuple[int, int], float]:
+        """Estimated cycles of a step by the phases of gates and projections: more mean fewer hazards, but longer
+        drains.
         """
         window = order_window(self._config)
 
@@ -391,7 +429,9 @@ class _Scheduler:
                 early = [operation for operation, _ in self._early_operations(following)]
                 late = [operation for operation, _, _ in self._late_operations(following)]
                 lines = self._config.row_pes // self._config.groups
-                elementwise = place.rows * max((4 * gates + 1) * self._config.beats, lines)
+                # tanh c has no sums; a GRU has no tanh of its state.
+                operations = 4 * gates + (self._model.layers[number].kind is not GRU)
+                elementwise = place.rows * max(operations * self._config.beats, lines)
                 if projection:
                     last = min(1.0, window / max(1, len(projection[0].encoded.order))) * time(projection, outputs)
                     beside = time(early, gates) + time(projection, outputs)
@@ -401,18 +441,15 @@ class _Scheduler:
                 total += 4 * place.rows * gates
             return total
 
-        times = {(gates, outputs): step(gates, outputs)
-                 for gates in range(1, PHASES + 1) for outputs in range(1, PHASES + 1)
-                 if gate_rows * gates + self._output_rows * outputs <= self._config.accumulator_rows}
-        gates, outputs = min(times, key=lambda phases: times[phases], default=(1, 1))
-        return gates, outputs, times.get((gates, outputs), math.inf)
+        return {(gates, outputs): step(gates, outputs)
+                for gates in range(1, PHASES + 1) for outputs in range(1, PHASES + 1)}
 
     def _store(self, number: int) -> dict[str, list[Operation]]:
         """Encode a layer's matrices; the last early one may be split, into a body and a tail."""
         layer = self._model.layers[number]
         early = self._early(number)
         stored = {}
-        matrices = {"w_x": layer.w_x, "w_r": layer.w_r}
+        matrices: dict[str, NDArray[Any]] = {"w_x": layer.w_x, "w_r": layer.w_r}
         if layer.w_ym is not None:
             matrices["w_ym"] = layer.w_ym
         for name, matrix in matrices.items():
@@ -438,14 +475,20 @@ class _Scheduler:
         """
         config = self._config
         columns = matrix.shape[-1]
-        if self._model.layers[number - 1].w_ym is None or columns < 2 * config.groups:
+        output_rows = self._projected_before(number)
+        if not output_rows or columns < 2 * config.groups:
             return 0
         wait = (PHASES + 1) * config.beats + 60
         if len(self._early(number)) > 1:
             row = max(PHASES * config.beats, config.row_pes // config.groups)
-            wait += (self._places[number - 1].output_rows - 1) * row
+            wait += (output_rows - 1) * row
         tail = math.ceil(wait / max(1.0, _mean_entries(matrix, config)))
         return min(tail * config.groups, columns // 2)
+
+    def _projected_before(self, number: int) -> int:
+        """Rows of y of the layer before in the program, or 0 if it has no projection."""
+        before = self._model.layers[number - 1]
+        return 0 if before.w_ym is None else _rows(before.outputs, self._config)
 
     def _add(self, layer: int, name: str, part: int, columns: Int64Array) -> Operation:
         encoded = self._encoder.encode(layer, name, columns)
@@ -492,13 +535,14 @@ class _Scheduler:
             fields = {"gated": 1, **self._gate_fields(operation.layer)}
             if operation.matrix == "w_r":
                 fields |= {"source": Source.COMPUTED if ahead else Source.RECURRENT, "sent": int(ahead),
-                           "src_base": place.y_line + offset, "align": layer.align_r}
+                           "src_base": place.y_line + offset, "align": layer.by_accumulator("align_r")}
             elif operation.layer:
                 below = self._places[operation.layer - 1]
-                fields |= {"source": Source.COMPUTED, "src_base": below.y_line + offset, "align": layer.align_x}
+                fields |= {"source": Source.COMPUTED, "src_base": below.y_line + offset,
+                           "align": layer.by_accumulator("align_x")}
             else:
                 fields |= {"source": Source.INPUT, "src_base": self._inputs[0] + offset,
-                           "dst_base": self._inputs[1] + offset, "align": layer.align_x}
+                           "dst_base": self._inputs[1] + offset, "align": layer.by_accumulator("align_x")}
         if operation.matrix != "w_ym" and (operation.matrix == "w_r" or operation.layer):
             fields |= self._banked
         self._emit(Opcode.MULTIPLY, when=when, follow=int(follow), release=int(release),
@@ -561,6 +605,11 @@ class _Scheduler:
         self._emit(Opcode.FRAME, when=Take.WAIT)
         if self._layout.ahead:
             self._emit(Opcode.JUMP, when=When.STALE)
+        self._write_first_products(follow)
+        return begin
+
+    def _write_first_products(self, follow: bool) -> None:
+        """Write the products for a frame that was not there in the step before."""
         parts = self._stored[0]["w_x"]
         for operation in parts:
             self._multiply(operation, release=operation is parts[-1])
@@ -568,7 +617,6 @@ class _Scheduler:
             for operation in self._stored[0]["w_r"]:
                 # In a stack the y of the first layer is complete.
                 self._multiply(operation, follow=follow and len(self._places) == 1)
-        return begin
 
     def _write_recurrent(self, ahead: bool) -> None:
         """Write the products of all layers' y: ``ahead`` of the next frame, or after it."""
@@ -589,8 +637,7 @@ class _Scheduler:
             self._emit(Opcode.FRAME, when=Take.TRY)
         # A late frame begins with the products that come before their layer's turn here.
         when = When.TAKEN if self._layout.ahead or not following else When.ALWAYS
-        for operation, release in self._early_operations(following):
-            self._multiply(operation, when=when, release=release)
+        self._write_early(following, when)
         if layer.w_ym is not None:
             for operation in self._stored[number]["w_ym"]:
                 self._multiply(operation, follow=True)
@@ -600,8 +647,17 @@ class _Scheduler:
                        **self._banked)
         if following == 0:
             self._emit(Opcode.OUTPUT, count=model.outputs, src_base=place.y_line)
-        for operation, follow, release in self._late_operations(following):
-            late = When.ALWAYS if following and operation.matrix == "w_x" else when
+        self._write_late(following, when)
+
+    def _write_early(self, number: int, when: When) -> None:
+        """Write the products of a layer's gates that run during the layer before."""
+        for operation, release in self._early_operations(number):
+            self._multiply(operation, when=when, release=release)
+
+    def _write_late(self, number: int, when: When) -> None:
+        """Write the other products of a layer's gates."""
+        for operation, follow, release in self._late_operations(number):
+            late = When.ALWAYS if number and operation.matrix == "w_x" else when
             self._multiply(operation, when=late, follow=follow, release=release)
 
     def _elementwise(self, number: int) -> None:
@@ -612,7 +668,7 @@ class _Scheduler:
                    cell_select=layer.cell_select, g_sigmoid=int(layer.g_activation == "sigmoid"),
                    masked=int(layer.w_ym is None),
                    sent=int(layer.w_ym is None and number == len(self._model.layers) - 1),
-                   **(self._banked if layer.w_ym is None else {}))
+                   **({"gru": 1} if layer.kind is GRU else {}), **(self._banked if layer.w_ym is None else {}))
 
 
 def instruction_words(plan: Schedule) -> NDArray[np.uint32]:

@@ -6,7 +6,7 @@ and clipped to a format, on segments of the frames.
 """
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
-from openese.sw.model.layers import GATES, Layer, Model
+from openese.sw.model.layers import Layer, Model
 from openese.sw.model.state import LayerState, State
 from openese.sw.reference import floating
-from openese.sw.reference.floating import FloatLayer
+from openese.sw.reference.floating import Cells, FloatGru, FloatLayer, FloatLstm
 from openese.sw.reference.products import Weights, multiply, replace_values, stored_values
 
 __all__ = ["Change", "FormatCosts", "Range", "Recording", "Segments", "max_fraction", "ranges", "record",
@@ -103,7 +103,7 @@ def segments(model: Model, lengths: IntArray) -> Segments:
 
 
 def ranges(model: Model, frames: Float64Array, lengths: IntArray, initial: State) -> list[dict[str, Range]]:
-    """The `Range` of each layer's x, c, m, y and z[gate] (pre-activations) over the first ``lengths[b]`` of frames
+    """The `Range` of each layer's x, c, m, y, n_h and z[gate] (pre-activations) over the first ``lengths[b]`` of frames
     (T, B, I), from the states ``initial``, which the ranges of c and y hold too."""
     seen: list[dict[str, Range]] = [{} for _ in model.layers]
     step: Counter[tuple[int, str]] = Counter()
@@ -122,7 +122,7 @@ def ranges(model: Model, frames: Float64Array, lengths: IntArray, initial: State
             values = values[..., running, :]
         parts = {tensor: values}
         if tensor == "z":
-            parts = {f"z[{gate}]": part for gate, part in zip(GATES, values, strict=True)}
+            parts = {f"z[{gate}]": part for gate, part in zip(model.layers[layer].gates, values, strict=True)}
         for name, part in parts.items():
             widen(layer, name, part)
 
@@ -139,7 +139,7 @@ class Recording(NamedTuple):
     Attributes
     ----------
     x : float64 (T, B, I)
-    z : float64 (T, 4, B, H)
+    z : float64 (T, G, B, H)
         Pre-activations.
     c : float64 (T, B, H)
     y : float64 (T, B, P)
@@ -156,7 +156,7 @@ class Recording(NamedTuple):
 
 def record(model: Model, x: Float64Array, state: State) -> list[Recording]:
     """The `Recording` of each layer on x (T, B, I), from ``state``."""
-    seen: list[dict[str, list[Float64Array]]] = [{"x": [], "z": [], "c": [], "m": [], "y": []} for _ in model.layers]
+    seen: list[dict[str, list[Float64Array]]] = [defaultdict(list) for _ in model.layers]
     floating.run(model, x, state, lambda layer, tensor, values: seen[layer][tensor].append(values))
     return [Recording(**{tensor: np.stack(of_layer[tensor]) for tensor in ("x", "z", "c", "y")}, before=before)
             for of_layer, before in zip(seen, state, strict=True)]
@@ -192,9 +192,10 @@ class FormatCosts:
         self._layer = layer
         self._recording = recording
         self._config = config
-        self._float = FloatLayer(layer)
+        self._float = FloatLayer.of(layer)
+        self._gates = len(layer.gates)
         cells = layer.cells
-        self._matrices = {(tensor, gate): weights[gate * cells:(gate + 1) * cells] for gate in range(len(GATES))
+        self._matrices = {(tensor, gate): weights[gate * cells:(gate + 1) * cells] for gate in range(self._gates)
                           for tensor, weights in (("w_x", self._float.w_x), ("w_r", self._float.w_r))}
         if self._float.w_ym is not None:
             self._matrices["w_ym", 0] = self._float.w_ym
@@ -251,7 +252,7 @@ class FormatCosts:
         batch: list[Change] = []
         held = 0
         for change in changes:
-            size = {"x": products, "w_x": products // len(GATES)}.get(change.tensor)
+            size = {"x": products, "w_x": products // self._gates}.get(change.tensor)
             if size is None:
                 size = stored_values(self._matrices[change.tensor, change.gate]).size
             if batch and held + size > _BATCH_NUMBERS:
@@ -266,40 +267,54 @@ class FormatCosts:
         """The costs of changes, from one run with separate voices for each."""
         recording, layer = self._recording, self._float
         steps, voices, inputs = recording.x.shape
-        copies, cells = len(changes), self._layer.cells
+        copies = len(changes)
         products = multiply(recording.x.reshape(-1, inputs), layer.w_x).reshape(steps, voices, -1)
         added = [self._added(change) for change in changes]
         state = LayerState(*(np.tile(part, (copies, 1)) for part in recording.before))
         squares = np.zeros(copies)
         for t in range(steps):
-            sums = multiply(state.y, layer.w_r).reshape(copies, voices, len(GATES), cells)
-            sums += products[t].reshape(voices, len(GATES), cells)
+            of_y = multiply(state.y, layer.w_r).reshape(copies, voices, self._gates, -1)
+            of_x = self._of_x(products[t].reshape(voices, self._gates, -1), of_y)
             before = state.y.reshape(copies, voices, -1)
             for number, (change, more) in enumerate(zip(changes, added, strict=True)):
                 if change.tensor == "x":
-                    sums[number] += more[t]
+                    of_x[number] += more[t]
                 elif change.tensor == "w_x":
-                    sums[number, :, change.gate] += more[t]
+                    of_x[number, :, change.gate] += more[t]
                 elif change.tensor == "w_r":
-                    sums[number, :, change.gate] += multiply(before[number], more)
-            _, c, m = layer.cells(sums.reshape(copies * voices, -1), state.c)
-            state = LayerState(c, layer.project(m))
+                    of_y[number, :, change.gate] += multiply(before[number], more)
+            cells = self._cells(of_x.reshape(copies * voices, -1), of_y.reshape(copies * voices, -1), state.c)
+            state = LayerState(cells.c, layer.project(cells.m))
             y = state.y.reshape(copies, voices, -1)
             for number, (change, more) in enumerate(zip(changes, added, strict=True)):
                 if change.tensor == "w_ym":
-                    y[number] += multiply(m.reshape(copies, voices, -1)[number], more)
+                    y[number] += multiply(cells.m.reshape(copies, voices, -1)[number], more)
             squares += np.square(y - recording.y[t]).sum(axis=(1, 2))
         costs = squares / recording.y.size
         return np.where(costs > _ROUNDING * np.mean(np.square(recording.y)), costs, 0.0)
 
+    def _of_x(self, products: Float64Array, of_y: Float64Array) -> Float64Array:
+        """W_x x for all copies; an LSTM adds it to W_r y, which is the result."""
+        if isinstance(self._float, FloatGru):
+            return np.repeat(products[None], len(of_y), axis=0)
+        of_y += products
+        return of_y
+
+    def _cells(self, of_x: Float64Array, of_y: Float64Array, c: Float64Array) -> Cells:
+        """The cells from the results of `_of_x`."""
+        if isinstance(self._float, FloatGru):
+            return self._float.cells(of_x, of_y, c)
+        assert isinstance(self._float, FloatLstm)
+        return self._float.cells(of_y, c)
+
     def _added(self, change: Change) -> Weights:
-        """The difference that a change makes to W_x x, (T, B, 4, H) or of one gate (T, B, H), or to a matrix."""
+        """The difference that a change makes to W_x x, (T, B, G, H) or of one gate (T, B, H), or to a matrix."""
         recording = self._recording
         steps, voices, inputs = recording.x.shape
         if change.tensor == "x":
             integers = saturate(to_fixed(recording.x, change.fraction), self._config.activation_bits - 1)
             error = np.ldexp(integers.astype(np.float64), -change.fraction) - recording.x
-            return multiply(error.reshape(-1, inputs), self._float.w_x).reshape(steps, voices, len(GATES), -1)
+            return multiply(error.reshape(-1, inputs), self._float.w_x).reshape(steps, voices, self._gates, -1)
         exact = self._matrices[change.tensor, change.gate]
         rounded = np.ldexp(stored_values(self._integers(change)), -change.fraction)
         errors = replace_values(exact, rounded - stored_values(exact))

@@ -32,7 +32,7 @@ from openese.rtl.activation import Activation
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray, real_array
-from openese.sw.model.layers import GATES, TENSORS, Layer, Model, ModelError
+from openese.sw.model.layers import GRU, TENSORS, Layer, Model, ModelError
 from openese.sw.model.network import check_sequences, spread_state
 from openese.sw.model.quantized import (
     SELECTS,
@@ -43,6 +43,7 @@ from openese.sw.model.quantized import (
     QuantizeError,
     activation_table,
     argument_fraction,
+    check_cells,
     m_fraction,
     row_limit,
     weight_type,
@@ -117,9 +118,10 @@ def quantize(model: Model, frames: ArrayLike, config: Config, *, lengths: ArrayL
     Raises
     ------
     QuantizeError
-        The frames, lengths or states have the wrong shape or are not finite, or no format of the machine holds the
-        weights.
+        The frames, lengths or states have the wrong shape or are not finite, no format of the machine holds the
+        weights, or the machine has no cells of a layer's kind.
     """
+    check_cells(model.layers, config)
     x, counts = _checked_frames(model, frames, lengths)
     start = _checked_state(model, x.shape[1], initial)
     layers, tables = _choose(model, x, counts, start, config, sigmoid_range, tanh_range)
@@ -205,7 +207,8 @@ def _in_formats(layer: Layer, old: QuantizedLayer, formats: Formats, config: Con
             raise QuantizeError(f"{owner} {tensor}: expected shape {expected}, found {shape}")
     peephole, w_ym = layer.peephole, layer.w_ym
     return dataclasses.replace(
-        old, name=layer.name, bias=_rounded_bias(layer, formats.argument_fraction, config),
+        old, name=layer.name, bias=_rounded_bias(layer.bias, formats.argument_fraction, config),
+        bias_rn=None if layer.bias_rn is None else _rounded_bias(layer.bias_rn, formats.argument_fraction[-1:], config),
         w_x=_rounded_weights(layer.w_x, old.w_x_fraction, config),
         w_r=_rounded_weights(layer.w_r, old.w_r_fraction, config),
         peephole=None if peephole is None else _rounded_peephole(peephole, formats.peephole_fraction, config),
@@ -220,8 +223,10 @@ def _rounded_weights(values: NDArray[Any], fractions: Sequence[int], config: Con
     return weights
 
 
-def _rounded_bias(layer: Layer, fractions: Sequence[int], config: Config) -> Int64Array:
-    return saturate(to_fixed(layer.bias, np.reshape(fractions, (4, 1))), config.argument_bits)
+def _rounded_bias(bias: NDArray[Any], fractions: Sequence[int], config: Config) -> Int64Array:
+    """Biases (G, H), or (H,) of one accumulator, at the ``fractions`` of their table arguments."""
+    of_rows = np.reshape(fractions[:len(bias)], (-1, 1)) if bias.ndim > 1 else fractions[0]
+    return saturate(to_fixed(bias, of_rows), config.argument_bits)
 
 
 def _rounded_peephole(values: NDArray[Any], fraction: int, config: Config) -> Int64Array:
@@ -260,10 +265,11 @@ def _choose_tables(model: Model, recordings: Sequence[Recording], config: Config
                    tanh_range: int | None) -> _Tables:
     arguments: dict[str, list[tuple[Float64Array, Float64Array]]] = {"sigmoid": [], "tanh": []}
     for layer, recording in zip(model.layers, recordings, strict=True):
-        for number, gate in enumerate(GATES):
-            function = layer.g_activation if gate == "g" else "sigmoid"
+        for number, gate in enumerate(layer.gates):
+            function = {"g": layer.g_activation, "n": "tanh"}.get(gate, "sigmoid")
             arguments[function].append((recording.z[:, number], np.asarray(layer.bias[number], np.float64)))
-        arguments["tanh"].append((recording.c, np.zeros(layer.cells)))
+        if layer.kind is not GRU:
+            arguments["tanh"].append((recording.c, np.zeros(layer.cells)))
     errors = {function: {r: _table_error(function, r, arguments[function], config) for r in candidates}
               for function, candidates in (("sigmoid", SIGMOID_RANGES), ("tanh", TANH_RANGES))}
     return _Tables(_first_within_a_tenth(errors["sigmoid"]) if sigmoid_range is None else sigmoid_range,
@@ -308,7 +314,8 @@ class _LayerQuantizer:
         self._of_sigmoid = argument_fraction(config, tables.sigmoid)
         self._of_tanh = argument_fraction(config, tables.tanh)
         of_g = self._of_tanh if layer.g_activation == "tanh" else self._of_sigmoid
-        self._arguments = (self._of_sigmoid, self._of_sigmoid, of_g, self._of_sigmoid)
+        last = self._of_tanh if layer.kind is GRU else self._of_sigmoid
+        self._arguments = (self._of_sigmoid, self._of_sigmoid, of_g, last)
 
     def quantize(self, x_fraction: int | None) -> QuantizedLayer:
         """The layer in integers; ``x_fraction`` is the binary point of x, if the layer below decides it."""
@@ -328,10 +335,11 @@ class _LayerQuantizer:
         if layer.w_ym is not None and w_ym_fraction is not None:
             w_ym = symmetric(layer.w_ym, w_ym_fraction, config.weight_bits)
         return QuantizedLayer(
-            name=layer.name, g_activation=layer.g_activation,
+            name=layer.name, g_activation=layer.g_activation, cell=layer.cell,
             w_x=_rounded_weights(layer.w_x, w_x_fraction, config),
             w_r=_rounded_weights(layer.w_r, w_r_fraction, config),
-            bias=_rounded_bias(layer, self._arguments, config),
+            bias=_rounded_bias(layer.bias, self._arguments, config),
+            bias_rn=None if layer.bias_rn is None else _rounded_bias(layer.bias_rn, self._arguments[-1:], config),
             peephole=peephole, w_ym=w_ym, x_fraction=x_fraction, y_fraction=y_fraction,
             w_x_fraction=w_x_fraction, w_r_fraction=w_r_fraction, w_ym_fraction=w_ym_fraction,
             align_x=align_x, align_r=align_r, cell_select=cell_select, peephole_select=peephole_select)
@@ -346,7 +354,8 @@ class _LayerQuantizer:
 
     def _matrices(self) -> list[tuple[str, int]]:
         """Tensor and gate of each matrix."""
-        matrices = [(tensor, number) for number in range(len(GATES)) for tensor in _GATE_TENSORS]
+        matrices = [(tensor, number) for number in range(len(self._layer.gates))
+                    for tensor in _GATE_TENSORS]
         return matrices if self._layer.w_ym is None else [*matrices, ("w_ym", 0)]
 
     def _choose_output(self) -> tuple[int | None, int]:
@@ -363,12 +372,13 @@ class _LayerQuantizer:
         return fraction, min(y_fraction, fraction + of_m)
 
     def _choose_gates(self, x_fractions: Sequence[int], y_fraction: int) -> tuple[int, list[_Gate]]:
-        """The binary point of x and the formats of the four gates with the smallest summed cost."""
+        """The binary point of x and the formats of the gates with the smallest summed cost."""
         options: dict[int, list[list[_Gate]]] = {}
         refusal = QuantizeError(f"{self._owner}: x has no binary point")
         for x_fraction in x_fractions:
             try:
-                options[x_fraction] = [self._nearest(number, x_fraction, y_fraction) for number in range(len(GATES))]
+                options[x_fraction] = [self._nearest(number, x_fraction, y_fraction)
+                                       for number in range(len(self._layer.gates))]
             except QuantizeError as error:
                 refusal = error
         if not options:
@@ -389,6 +399,8 @@ class _LayerQuantizer:
         inputs = (x_fraction, y_fraction)
         best = [self._cheapest(tensor, number) for tensor in _GATE_TENSORS]
         argument = self._arguments[number]
+        if self._layer.gates[number] == "n":
+            return [self._apart(number, best, inputs)]
         meeting = [self._meet(best, inputs, argument + shift) for shift in SHIFTS]
         nearest: dict[tuple[int, ...], _Gate] = {}
         # Formats between a gate and the best come before it, so few need their rows summed.
@@ -398,10 +410,29 @@ class _LayerQuantizer:
                 nearest[away] = gate
         if not nearest:
             raise QuantizeError(
-                f"{self._owner} gate {GATES[number]}: products of x ({x_fraction} fraction bits) and y "
+                f"{self._owner} gate {self._layer.gates[number]}: products of x ({x_fraction} fraction bits) and y "
                 f"({y_fraction}) meet in no {self._config.accumulator_bits}-bit accumulator with at least "
                 f"{argument} fraction bits that no row can overflow")
         return sorted(nearest.values(), key=meeting.index)
+
+    def _apart(self, number: int, best: Sequence[int | None], inputs: Sequence[int]) -> _Gate:
+        """The formats of a gate whose products have an accumulator each: for each the best that fits."""
+        config, argument = self._config, self._arguments[number]
+        most = (1 << config.align_bits) - 1
+        fractions, aligns = [], []
+        for tensor, wanted, of_input in zip(_GATE_TENSORS, best, inputs, strict=True):
+            without = argument - of_input  # with so many fraction bits, neither shift is needed
+            fraction = without if wanted is None else min(max(wanted, without - most), without + SHIFTS[-1])
+            align = max(0, without - fraction)
+            while self._costs.row_sums(Change(tensor, number, fraction)).max() << align >= row_limit(config):
+                if fraction <= without:
+                    raise QuantizeError(
+                        f"{self._owner} gate {self._layer.gates[number]}: {tensor} fits no {config.accumulator_bits}-"
+                        f"bit accumulator with at least {argument} fraction bits that no row can overflow")
+                fraction -= 1
+            fractions.append(fraction)
+            aligns.append(align)
+        return _Gate((fractions[0], fractions[1]), (aligns[0], aligns[1]))
 
     def _meet(self, best: Sequence[int | None], inputs: Sequence[int], total: int) -> _Gate:
         """The formats of a gate whose products have ``total`` fraction bits."""
@@ -428,6 +459,8 @@ class _LayerQuantizer:
     def _choose_cell(self) -> int:
         """``cell_select`` of the finest format of c that has the headroom and from which tanh's argument is a shift."""
         config = self._config
+        if self._layer.kind is GRU:
+            return 0
         finest = config.cell_fraction_max
         wanted = finest - max_fraction(CELL_HEADROOM * self._seen["c"].peak, config.cell_bits)
         coarsest = finest + config.cell_argument_left - self._of_tanh

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from openese.rtl.config import Config
 from openese.rtl.fixed import to_fixed
 from openese.sw.model.arrays import Float64Array, FloatArray, Int64Array, IntArray
-from openese.sw.model.layers import GATES, Layer, Model
+from openese.sw.model.layers import GRU, Layer, Model
 from openese.sw.model.quantized import Formats, QuantizedLayer, QuantizedModel, m_fraction
 from openese.sw.model.report import LayerError, Report, TensorReport
 from openese.sw.model.state import LayerState, State
@@ -89,12 +89,14 @@ def _stored_tallies(layer: Layer, quantized: QuantizedLayer, formats: Formats,
         tally.add_zeros(there.size - int(np.count_nonzero(there)))
         tallies.append(tally)
 
-    for n, gate in enumerate(GATES):
+    for n, gate in enumerate(layer.gates):
         for tensor, fractions in (("w_x", quantized.w_x_fraction), ("w_r", quantized.w_r_fraction)):
             add(f"{tensor}[{gate}]", config.weight_bits, fractions[n],
                 getattr(layer, tensor)[n], getattr(quantized, tensor)[n])
         add(f"bias[{gate}]", config.argument_bits, formats.argument_fraction[n],
             layer.bias[n], quantized.bias[n])
+    if layer.bias_rn is not None and quantized.bias_rn is not None:
+        add("bias_rn", config.argument_bits, formats.argument_fraction[-1], layer.bias_rn, quantized.bias_rn)
     if layer.peephole is not None and quantized.peephole is not None:
         add("peephole", config.peephole_bits, formats.peephole_fraction,
             layer.peephole, quantized.peephole)
@@ -107,22 +109,26 @@ def _running_tallies(quantized: QuantizedLayer, formats: Formats, config: Config
     """Empty tallies of the tensors that a layer computes."""
     formats_by_tensor = {"x": (config.activation_bits, quantized.x_fraction)}
     formats_by_tensor |= {f"z[{gate}]": (config.argument_bits, fraction)
-              for gate, fraction in zip(GATES, formats.argument_fraction, strict=True)}
-    formats_by_tensor |= {"c": (config.cell_bits, formats.cell_fraction),
-              "m": (config.activation_bits, m_fraction(config)),
-              "y": (config.activation_bits, quantized.y_fraction)}
+              for gate, fraction in zip(quantized.gates, formats.argument_fraction, strict=False)}
+    if quantized.kind is GRU:
+        formats_by_tensor["n_h"] = config.sum_bits, formats.argument_fraction[-1]
+    formats_by_tensor["c"] = config.cell_bits, formats.cell_fraction
+    if quantized.kind is not GRU:
+        formats_by_tensor["m"] = config.activation_bits, m_fraction(config)
+    formats_by_tensor["y"] = config.activation_bits, quantized.y_fraction
     return {tensor: _Tally(quantized.name, tensor, *form) for tensor, form in formats_by_tensor.items()}
 
 
 class _Recorder(defaultdict[str, list[NDArray[Any]]]):
     """Observes one layer and keeps the values of every step: by tensor, and z by gate."""
 
-    def __init__(self) -> None:
+    def __init__(self, gates: tuple[str, ...]) -> None:
         super().__init__(list)
+        self._gates = gates
 
     def observe(self, tensor: str, values: NDArray[Any]) -> None:
         if tensor == "z":
-            for gate, part in zip(GATES, values, strict=True):
+            for gate, part in zip(self._gates, values, strict=True):
                 self[f"z[{gate}]"].append(part)
         else:
             self[tensor].append(values)
@@ -144,7 +150,7 @@ def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, i
     """Run a layer in both references over x (T, B, I) from ``state``, and compare steps of ``active`` voices (T, B);
     ``quantized`` has only this layer."""
     steps, voices, _ = x.shape
-    floating, reference = FloatLayer(layer), Reference(quantized, voices)
+    floating, reference = FloatLayer.of(layer), Reference(quantized, voices)
     (before,), unfit = quantized.quantize_state([state])
     reference.c, reference.y = [before.c], [before.y]
     for tensor, values in state._asdict().items():
@@ -153,7 +159,7 @@ def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, i
     block = max(1, _BLOCK_NUMBERS // (4 * state.c.size))
     for start in range(0, steps, block):
         part = slice(start, start + block)
-        in_reals, in_integers = _Recorder(), _Recorder()
+        in_reals, in_integers = _Recorder(layer.gates), _Recorder(layer.gates)
         y.exact[part], state = floating.run(x[part], state, in_reals.observe)
         y.integers[part] = reference.run(integers[part], active[part], observe=in_integers.observe_layer)
         for tensor, tally in tallies.items():

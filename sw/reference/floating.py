@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's cell in float64, with which every integer result is compared.
+"""Layers in float64, with which every integer result is compared.
 
-Sizes: steps T, voices B (batch), inputs I, cells H, outputs P.
+Sizes: gates G, steps T, voices B (batch), inputs I, cells H, outputs P.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -12,15 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from openese.sw.model.arrays import Float64Array
-from openese.sw.model.layers import Layer, Model
+from openese.sw.model.layers import GRU, Layer, Model
 from openese.sw.model.quantized import sigmoid
 from openese.sw.model.state import LayerState, initial_state
 from openese.sw.reference.products import multiply, prepare
 
-__all__ = ["Cells", "FloatLayer", "LayerObserver", "Observer", "run"]
+__all__ = ["Cells", "FloatGru", "FloatLayer", "FloatLstm", "LayerObserver", "Observer", "run"]
 
 LayerObserver = Callable[[str, Float64Array], None]
-"""Called with ``x``, ``z`` ((4, B, H)), ``c``, ``m`` or ``y`` and its value."""
+"""Called with ``x``, ``z`` ((G, B, H)), ``c``, ``m`` or ``y`` and its value; for a GRU with ``n_h`` (B, H) too."""
 
 Observer = Callable[[int, str, Float64Array], None]
 """`LayerObserver` with the layer's number in front."""
@@ -33,19 +34,30 @@ def _ignore(layer: int, tensor: str, values: Float64Array) -> None:
 
 
 class Cells(NamedTuple):
-    """The results of the cells: ``z`` (4, B, H), ``c`` and ``m`` (B, H)."""
+    """The results of the cells.
+
+    Attributes
+    ----------
+    z : (G, B, H)
+        The arguments of the gates' functions.
+    c, m : (B, H)
+        For a GRU, both are h.
+    n_h : (B, H), optional
+        Of a GRU with ``reset_after``: the sums of n that r multiplies.
+    """
 
     z: Float64Array
     c: Float64Array
     m: Float64Array
+    n_h: Float64Array | None = None
 
 
-class FloatLayer:
+class FloatLayer(ABC):
     """One layer, with matrices prepared for products.
 
     Attributes
     ----------
-    w_x : (4H, I), w_r : (4H, P), w_ym : (P, H) or None
+    w_x : (G * H, I), w_r : (G * H, P), w_ym : (P, H) or None
         Results of `products.prepare`.
     """
 
@@ -53,19 +65,15 @@ class FloatLayer:
         self.w_x, self.w_r = prepare(layer.w_x), prepare(layer.w_r)
         self.w_ym = None if layer.w_ym is None else prepare(layer.w_ym)
         self._bias = layer.bias.astype(np.float64)[:, None, :]
-        self._peephole = None if layer.peephole is None else layer.peephole.astype(np.float64)
-        self._g_activation = np.tanh if layer.g_activation == "tanh" else sigmoid
 
-    def cells(self, sums: Float64Array, c: Float64Array) -> Cells:
-        """Compute the cells from the sums of products (B, 4H) and the old c (B, H)."""
-        z = sums.reshape(len(sums), 4, -1).transpose(1, 0, 2) + self._bias
-        if self._peephole is not None:
-            z[0] += self._peephole[0] * c
-            z[1] += self._peephole[1] * c
-        c = sigmoid(z[1]) * c + sigmoid(z[0]) * self._g_activation(z[2])
-        if self._peephole is not None:
-            z[3] += self._peephole[2] * c
-        return Cells(z, c, sigmoid(z[3]) * np.tanh(c))
+    @staticmethod
+    def of(layer: Layer) -> "FloatLayer":
+        """The layer by its kind of cell."""
+        return FloatGru(layer) if layer.kind is GRU else FloatLstm(layer)
+
+    @abstractmethod
+    def step(self, products: Float64Array, state: LayerState) -> Cells:
+        """Compute the cells from W_x x (B, G * H) and the old state."""
 
     def project(self, m: Float64Array) -> Float64Array:
         """y (B, P) of m (B, H)."""
@@ -80,12 +88,76 @@ class FloatLayer:
             frames = x[start:start + block]
             ahead = multiply(frames.reshape(-1, inputs), self.w_x)
             for t, products in enumerate(ahead.reshape(len(frames), voices, self.w_x.shape[0]), start):
-                z, c, m = self.cells(products + multiply(state.y, self.w_r), state.c)
-                state = LayerState(c, self.project(m))
+                cells = self.step(products, state)
+                state = LayerState(cells.c, self.project(cells.m))
                 y[t] = state.y
-                for tensor, values in (("x", x[t]), ("z", z), ("c", c), ("m", m), ("y", state.y)):
+                seen = {"x": x[t], "z": cells.z, "c": cells.c, "m": cells.m, "y": state.y}
+                if cells.n_h is not None:
+                    seen["n_h"] = cells.n_h
+                for tensor, values in seen.items():
                     observe(tensor, values)
         return y, state
+
+
+class FloatLstm(FloatLayer):
+    """An LSTM layer."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        self._peephole = None if layer.peephole is None else layer.peephole.astype(np.float64)
+        self._g_activation = np.tanh if layer.g_activation == "tanh" else sigmoid
+
+    def step(self, products: Float64Array, state: LayerState) -> Cells:
+        """Compute the cells from W_x x (B, 4H) and the old state."""
+        return self.cells(products + multiply(state.y, self.w_r), state.c)
+
+    def cells(self, sums: Float64Array, c: Float64Array) -> Cells:
+        """Compute the cells from the sums of products (B, 4H) and the old c (B, H)."""
+        z = sums.reshape(len(sums), 4, -1).transpose(1, 0, 2) + self._bias
+        if self._peephole is not None:
+            z[0] += self._peephole[0] * c
+            z[1] += self._peephole[1] * c
+        c = sigmoid(z[1]) * c + sigmoid(z[0]) * self._g_activation(z[2])
+        if self._peephole is not None:
+            z[3] += self._peephole[2] * c
+        return Cells(z, c, sigmoid(z[3]) * np.tanh(c))
+
+
+class FloatGru(FloatLayer):
+    """A GRU layer. Both parts of its state are h: ``c`` is the old h of the sum, ``y`` that of the products."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        self._bias_rn = None if layer.bias_rn is None else layer.bias_rn.astype(np.float64)
+
+    def step(self, products: Float64Array, state: LayerState) -> Cells:
+        """Compute the cells from W_x x (B, 3H) and the old state."""
+        split = 2 * state.y.shape[1]
+        if self._bias_rn is not None:
+            return self.cells(products, multiply(state.y, self.w_r), state.c)
+        z = self._gates(products, 3) + self._bias
+        z[:2] += self._gates(multiply(state.y, self.w_r[:split]), 2)
+        z[2] += multiply(sigmoid(z[0]) * state.y, self.w_r[split:])
+        return self._cells(z, state.c, None)
+
+    def cells(self, products: Float64Array, recurrent: Float64Array, h: Float64Array) -> Cells:
+        """Compute the cells with the reset after the product, from W_x x and W_r y (B, 3H) and the old h (B, H)."""
+        z = self._gates(products, 3) + self._bias
+        recurrent = self._gates(recurrent, 3)
+        z[:2] += recurrent[:2]
+        n_h = recurrent[2] + self._bias_rn
+        z[2] += sigmoid(z[0]) * n_h
+        return self._cells(z, h, n_h)
+
+    @staticmethod
+    def _gates(sums: Float64Array, gates: int) -> Float64Array:
+        return sums.reshape(len(sums), gates, -1).transpose(1, 0, 2)
+
+    @staticmethod
+    def _cells(z: Float64Array, h: Float64Array, n_h: Float64Array | None) -> Cells:
+        update = sigmoid(z[1])
+        h = update * h + (1 - update) * np.tanh(z[2])
+        return Cells(z, h, h, n_h)
 
 
 def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,
@@ -119,7 +191,7 @@ def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,
     before = initial_state(model, voices) if state is None else _checked(model, voices, state)
     after = []
     for number, (layer, start) in enumerate(zip(model.layers, before, strict=True)):
-        frames, end = FloatLayer(layer).run(frames, start, partial(observe, number))
+        frames, end = FloatLayer.of(layer).run(frames, start, partial(observe, number))
         after.append(end)
     return frames, after
 

@@ -18,6 +18,7 @@ from openese.rtl.config import Config
 from openese.rtl.elementwise import CellStep, Slice
 from openese.rtl.fixed import round_shift, saturate
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
+from openese.sw.model.layers import GRU
 from openese.sw.model.quantized import Formats, QuantizedLayer, QuantizedModel
 from openese.sw.model.state import ChannelState
 from openese.sw.reference.products import Weights, multiply, prepare
@@ -27,7 +28,8 @@ __all__ = ["AccumulatorOverflow", "Observer", "Reference"]
 BoolArray = NDArray[np.bool_]
 
 Observer = Callable[[int, str, Int64Array], None]
-"""Called with a layer's number, ``x``, ``z`` (table arguments, (4, C, H)), ``c``, ``m`` or ``y``: value."""
+"""Called with a layer's number, ``x``, ``z`` (table arguments, (G, C, H)), ``c``, ``m`` or ``y``, and its value; for a
+GRU, whose c is h and whose m is y, with ``n_h`` (C, H) too."""
 
 _BLOCK = 256  # vectors of x in one product
 _EXACT_BITS = 54  # a float64 holds every signed integer of so many bits
@@ -64,7 +66,11 @@ def accumulate(weights: Weights, vectors: Int64Array, bits: int, scale: Float64A
     AccumulatorOverflow
         A sum does not fit. The message names the first row and channel.
     """
-    sums = multiply(vectors.astype(np.float64), weights) * scale + addend
+    return _exact(multiply(vectors.astype(np.float64), weights) * scale + addend, bits)
+
+
+def _exact(sums: Float64Array, bits: int) -> Int64Array:
+    """Sums (C, rows) as integers, which must fit accumulators of ``bits``."""
     limit = 2.0 ** (bits - 1)
     if sums.max() >= limit or sums.min() < -limit:
         channel, row = np.argwhere((sums >= limit) | (sums < -limit))[0].tolist()
@@ -90,22 +96,32 @@ class _Cell:
         self._w_x, self._w_r = prepare(layer.w_x), prepare(layer.w_r)
         self._scale_x, self._scale_r = (np.repeat(np.ldexp(1.0, align), layer.cells)
                                         for align in (layer.align_x, layer.align_r))
-        self._bias = layer.bias.astype(np.int64)[:, None, :]
+        self._gru = layer.kind is GRU
+        self._bias = layer.by_accumulator("bias").astype(np.int64)[:, None, :]
         self._peephole = None if layer.peephole is None else layer.peephole.astype(np.int64)
         self._w_ym = None if layer.w_ym is None else prepare(layer.w_ym)
         self._tables = tables
         self._settings = {
             "shift": formats.gate_shift, "cell_argument_shift": formats.cell_argument_shift,
             "peephole_select": layer.peephole_select, "cell_select": layer.cell_select,
-            "g_sigmoid": layer.g_activation == "sigmoid"}
+            "g_sigmoid": layer.g_activation == "sigmoid", "gru": self._gru}
 
     def input_products(self, x: Int64Array) -> Float64Array:
-        """The sums (n, 4H) that x (n, I) adds to the accumulators."""
+        """The sums (n, G * H) that x (n, I) adds to the accumulators of the gates."""
         return multiply(x.astype(np.float64), self._w_x) * self._scale_x
 
     def step(self, products: Float64Array, before: Int64Array, y: Int64Array) -> _Outcome:
-        """One step from `input_products` (C, 4H) and the state: ``before``, the old c (C, H), and the old y (C, P)."""
-        sums = accumulate(self._w_r, y, self._config.accumulator_bits, self._scale_r, products)
+        """One step from `input_products` (C, G * H) and the state: ``before``, the old c (C, H), and the old y
+        (C, P)."""
+        bits = self._config.accumulator_bits
+        if self._gru:
+            r_and_z = 2 * before.shape[1]
+            of_n = _exact(products[:, r_and_z:], bits)
+            sums = accumulate(self._w_r, y, bits, self._scale_r,
+                              np.pad(products[:, :r_and_z], ((0, 0), (0, before.shape[1]))))
+            sums = np.concatenate([sums[:, :r_and_z], of_n, sums[:, r_and_z:]], axis=1)
+        else:
+            sums = accumulate(self._w_r, y, bits, self._scale_r, products)
         gates = sums.reshape(len(y), 4, -1).transpose(1, 0, 2)
         cells = Slice.model(self._config, gates, before, self._bias, self._peephole, self._settings, *self._tables)
         return _Outcome(cells, *self._project(cells.m))
@@ -261,6 +277,8 @@ class Reference:
             for tensor, values in (("x", now), ("z", outcome.cells.arguments), ("c", outcome.cells.cell),
                                    ("m", outcome.cells.m), ("y", outcome.y)):
                 observe(number, tensor, values)
+            if outcome.cells.n_h is not None:
+                observe(number, "n_h", outcome.cells.n_h)
             now = outcome.y
             c[number][running] = outcome.cells.cell[running]
             y[number][running] = outcome.y[running]

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine from the host's side: load an image, run frames, read counters and voices' states."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from openese.rtl.config import Config
-from openese.rtl.frames import BANK_SHIFT
+from openese.rtl.frames import BANK_SHIFT, MODEL_SHIFT
 from openese.rtl.loader import MAGIC, VERSION, ImageError, Section
 from openese.rtl.registers import ADDRESS, COUNTERS, Control, Status
 from openese.sw.model.arrays import Int64Array
@@ -38,7 +39,10 @@ class Link(Protocol):
         """Read a register."""
 
     def access(self, accesses: Iterable[tuple[int, int | None]]) -> list[int]:
-        """Write (address, value) and read (address, None) registers in order; returns the values of the reads."""
+        """Write (address, value) and read (address, None) registers in order; returns the values of the reads.
+
+        It is best at many accesses of one address in a row.
+        """
 
     def load(self, address: int, words: ArrayLike) -> None:
         """Write words to one register, one after another."""
@@ -62,6 +66,7 @@ class Device:
     link : `Link`
         The connection to a machine of the image's configuration.
     image : `Image`
+        If it holds several models, the device runs the one that the image stands for. `of` gives the others.
 
     Attributes
     ----------
@@ -80,13 +85,40 @@ class Device:
 
     def __init__(self, link: Link, image: Image) -> None:
         self._link = link
+        #: The devices of the models in the machine that are in use.
+        self._models = {image.which: self}
+        self._hold_model(image)
+        self._identify()
+        self._place_stream()
+        self.load(image.words())
+
+    def _hold_model(self, image: Image) -> None:
         self._image = image
         self.model = image.model()
         self.channels = image.config.channels
         self.banks = int(image.manifest.get("banks", 1))
-        self._identify()
-        self._place_stream()
-        self.load(image.words())
+        self._forget()
+
+    def _forget(self) -> None:
+        """All voices start from zero."""
+        self._fresh = np.ones(self.banks * self.channels, bool)
+        self._held: dict[int, list[ChannelState]] = {}  # states in the machine, by voice, as far as they are known
+
+    def of(self, model: int | str) -> "Device":
+        """The device of another model in the same machine, by name or number. Each model has voices of its own.
+
+        Raises
+        ------
+        ValueError
+            There is no such model. The message lists those that there are.
+        """
+        image = self._image.select(model)
+        if image.which not in self._models:
+            other = object.__new__(Device)
+            other._link, other._models = self._link, self._models
+            other._hold_model(image)
+            self._models[image.which] = other
+        return self._models[image.which]
 
     def _identify(self) -> None:
         actual = {name: self._link.read(ADDRESS[name]) for name in ("ID", "VERSION", "FINGERPRINT")}
@@ -124,8 +156,8 @@ class Device:
                 raise DeviceError("the machine waits for more of the image: it is truncated")
             where = f" in section {word >> 8}" if error >= ImageError.SECTION else ""
             raise DeviceError(f"the machine refused the image: wrong {error.name.lower().replace('_', ' ')}{where}")
-        self._fresh = np.ones(self.banks * self.channels, bool)
-        self._held: dict[int, list[ChannelState]] = {}  # states in the machine, by voice, as far as they are known
+        for device in self._models.values():
+            device._forget()
         self._rest(abandon_after=self._image.config.accumulator_rows)
         link.write(ADDRESS["CONTROL"], Control.RUN)
 
@@ -150,13 +182,13 @@ class Device:
         raise DeviceError(f"the machine is still not idle, {_PATIENCE:,} reads of STATUS later")
 
     def reset(self) -> None:
-        """Drop all frames and every voice's state. The image stays."""
+        """Drop all frames and every voice's state, of all models. The image stays."""
         self._link.write(ADDRESS["CONTROL"], Control.RESET | Control.RUN)
         # The machine still takes and computes a frame that was already offered; its answer is dropped.
         self._rest(abandon_after=0)
         self._link.abandon()
-        self._fresh[:] = True
-        self._held.clear()
+        for device in self._models.values():
+            device._forget()
 
     def run(self, frames: ArrayLike, active: ArrayLike | None = None,
             reset: ArrayLike | None = None, banks: ArrayLike = 0) -> Int64Array:
@@ -204,7 +236,7 @@ class Device:
             for channel in np.flatnonzero((running | anew)[numbers == bank].any(axis=0)).tolist():
                 self._held.pop(voices.start + channel, None)
         wanted = running.astype(np.int32)
-        wanted[:, 0] |= numbers.astype(np.int32) << BANK_SHIFT
+        wanted[:, 0] |= numbers.astype(np.int32) << BANK_SHIFT | self._image.which << MODEL_SHIFT
         header = wanted | anew.astype(np.int32) << 1
         echoed, y = self._link.run_frames(header, x.transpose(0, 2, 1), self.model.outputs)
         if (echoed != wanted).any():
@@ -225,52 +257,63 @@ class Device:
 
     # -- state ---------------------------------------------------------------------------------
 
-    def _places(self, voice: int) -> Iterable[tuple[int, str, Int64Array]]:
-        """The STATE_SELECT words of one voice: for each layer its number, "c" or "y", and the words."""
+    def _runs(self, voice: int) -> Iterator[tuple[int, str, int, int]]:
+        """The runs of numbers of one voice's state: for each layer its number, "c" or "y", the STATE_SELECT word of the
+        first, and how many there are.
+
+        Raises
+        ------
+        ValueError
+            There is no such voice.
+        DeviceError
+            STATE_SELECT does not reach a number.
+        """
         if not 0 <= voice < self.banks * self.channels:
             raise ValueError(f"voice must be from 0 to {self.banks * self.channels - 1}, not {voice}")
         config = self._image.config
         bank, channel = divmod(voice, self.channels)
         lines = bank * int(self._image.manifest.get("bank_lines", 0))
-        for number, fields in enumerate(self._image.manifest["layers"]):
-            cells = fields["cell_base"] * config.row_pes + np.arange(fields["cells"])
-            columns = (fields["y_line"] + lines) * config.groups + np.arange(fields["outputs"])
-            yield number, "c", cells | channel << 16 | bank << 24 | 1 << 31
-            yield number, "y", columns | channel << 16
+        for number, fields in enumerate(self._image.part["layers"]):
+            for name, first, count, place in (
+                    ("c", fields["cell_base"] * config.row_pes, fields["cells"], bank << 24 | 1 << 31),
+                    ("y", (fields["y_line"] + lines) * config.groups, fields["outputs"], 0)):
+                if first + count > 1 << 16:
+                    raise DeviceError(f"{name} of layer {number} reaches place {first + count - 1}, beyond the "
+                                      f"{1 << 16} of STATE_SELECT")
+                yield number, name, first | channel << 16 | place, count
 
     def get_state(self, voice: int) -> list[ChannelState]:
-        """The state of one voice, layer by layer.
+        """The state of one voice, layer by layer; see `get_states`."""
+        return [ChannelState(c[0], y[0]) for c, y in self.get_states([voice])]
+
+    def get_states(self, voices: Sequence[int]) -> list[ChannelState]:
+        """The states of some voices, layer by layer: c (voices, H) and y (voices, P).
 
         Raises
         ------
+        ValueError
+            There is no such voice.
         DeviceError
             The machine does not become idle: an output frame waits to be received.
         """
+        states = [ChannelState(*(np.zeros((len(voices), size), np.int64) for size in (layer.cells, layer.outputs)))
+                  for layer in self.model.layers]
         self._rest()
-        parts: list[dict[str, Any]] = [{} for _ in self.model.layers]
-        for number, name, words in self._places(voice):
-            values = np.zeros(len(words), np.int64)
-            if not self._fresh[voice]:
-                values[:] = self._link.access(
-                    access for word in words for access in ((ADDRESS["STATE_SELECT"], int(word)),
-                                                            (ADDRESS["STATE_DATA"], None)))
-            parts[number][name] = values - ((values >> 31) << 32)
-        state = [ChannelState(**layer) for layer in parts]
-        if not self._fresh[voice]:
-            self._hold(voice, state)
-        return state
+        for row, voice in enumerate(voices):
+            runs = list(self._runs(voice))
+            if self._fresh[voice]:
+                continue
+            values = np.array(self._link.access(itertools.chain.from_iterable(
+                [(ADDRESS["STATE_SELECT"], word), *[(ADDRESS["STATE_DATA"], None)] * count]
+                for _, _, word, count in runs)), np.int64)
+            values -= values >> 31 << 32
+            for (number, name, _, count), stop in zip(runs, itertools.accumulate(run[-1] for run in runs), strict=True):
+                getattr(states[number], name)[row] = values[stop - count:stop]
+            self._hold(voice, [ChannelState(c[row], y[row]) for c, y in states])
+        return states
 
     def _hold(self, voice: int, state: Sequence[ChannelState]) -> None:
         self._held[voice] = [ChannelState(np.array(c), np.array(y)) for c, y in state]
-
-    def get_states(self, voices: Sequence[int]) -> list[ChannelState]:
-        """The states of some voices, layer by layer: c (voices, H) and y (voices, P); see `get_state`."""
-        states = [ChannelState(*(np.zeros((len(voices), size), np.int64) for size in (layer.cells, layer.outputs)))
-                  for layer in self.model.layers]
-        for number, voice in enumerate(voices):
-            for layer, held in zip(states, self.get_state(voice), strict=True):
-                layer.c[number], layer.y[number] = held
-        return states
 
     def set_states(self, voices: Sequence[int], states: Sequence[ChannelState]) -> None:
         """Replace the states of some voices: c (voices, H) and y (voices, P); see `set_state`."""
@@ -290,16 +333,18 @@ class Device:
         config = self._image.config
         if len(state) != len(self.model.layers):
             raise ValueError(f"state: expected {len(self.model.layers)} layers, found {len(state)}")
-        places = list(self._places(voice))
-        for number, name, words in places:
+        accesses: list[tuple[int, int | None]] = []
+        for number, name, word, count in self._runs(voice):
             values = np.asarray(getattr(state[number], name))
             limit = 1 << ((config.cell_bits if name == "c" else config.activation_bits) - 1)
             layer = self.model.layers[number].name
-            if values.shape != words.shape:
-                raise ValueError(f"{name} of layer {layer!r}: expected shape {words.shape}, found {values.shape}")
+            if values.shape != (count,):
+                raise ValueError(f"{name} of layer {layer!r}: expected shape {(count,)}, found {values.shape}")
             if values.size and (values.max() >= limit or values.min() < -limit):
                 worst = values.max() if values.max() >= limit else values.min()
                 raise ValueError(f"{name} of layer {layer!r}: {worst} does not fit {limit.bit_length()} bits")
+            accesses.append((ADDRESS["STATE_SELECT"], word))
+            accesses += [(ADDRESS["STATE_DATA"], int(value) & 0xFFFFFFFF) for value in values]
         self._fresh[voice] = not any(np.any(part) for layer in state for part in layer)
         if self._fresh[voice]:
             return
@@ -307,8 +352,5 @@ class Device:
         if held is None or any(np.any(part != known) for layer, before in zip(state, held, strict=True)
                                for part, known in zip(layer, before, strict=True)):
             self._rest()
-            for number, name, words in places:
-                values = np.asarray(getattr(state[number], name))
-                self._link.access(access for word, value in zip(words, values, strict=True) for access in (
-                    (ADDRESS["STATE_SELECT"], int(word)), (ADDRESS["STATE_DATA"], int(value) & 0xFFFFFFFF)))
+            self._link.access(accesses)
         self._hold(voice, state)

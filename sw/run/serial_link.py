@@ -5,6 +5,7 @@ One request is under way at a time. Without an answer in time the host sends it 
 knows the number, so it never carries out a request twice, and no request is lost when bytes are.
 """
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 
@@ -147,6 +148,8 @@ class SerialLink:
     def access(self, accesses: Iterable[tuple[int, int | None]]) -> list[int]:
         """Write (address, value) and read (address, None) registers in order; returns the values of the reads.
 
+        Accesses of one address in a row are one command, of which a packet takes as many as fit.
+
         Raises
         ------
         LinkError
@@ -156,13 +159,19 @@ class SerialLink:
         payload: list[int] = []
         addresses: dict[int, tuple[str, int]] = {}
         reads = 0
-        for address, value in accesses:
-            if len(payload) + 2 > DEPTH or reads == DEPTH - 1:
-                values += self._registers(payload, addresses)
-                payload, addresses, reads = [], {}, 0
-            addresses[len(payload)] = ("read of" if value is None else "write to", address)
-            reads += value is None
-            payload += [address] if value is None else [1 << 31 | address, value & 0xFFFFFFFF]
+        for (address, is_read), run in itertools.groupby(accesses, lambda access: (access[0], access[1] is None)):
+            given = [value for _, value in run]
+            done = 0
+            while done < len(given):
+                if len(payload) + 2 > DEPTH or reads == DEPTH - 1:
+                    values += self._registers(payload, addresses)
+                    payload, addresses, reads = [], {}, 0
+                part = given[done:done + DEPTH - 1 - (reads if is_read else len(payload))]
+                done += len(part)
+                addresses[len(payload)] = ("read of" if is_read else "write to", address)
+                payload.append((not is_read) << 31 | (len(part) - 1) << 16 | address)
+                reads += len(part) if is_read else 0
+                payload += [value & 0xFFFFFFFF for value in part if value is not None]
         return values + (self._registers(payload, addresses) if payload else [])
 
     def _registers(self, payload: ArrayLike, addresses: dict[int, tuple[str, int]]) -> list[int]:
@@ -183,10 +192,7 @@ class SerialLink:
 
     def load(self, address: int, words: ArrayLike) -> None:
         """Write words to one register, one after another."""
-        given = np.asarray(words, np.uint32)
-        for start in range(0, len(given), DEPTH - 1):
-            part = given[start:start + DEPTH - 1]
-            self._registers([1 << 31 | (len(part) - 1) << 16 | address, *part], {0: ("write to", address)})
+        self.access((address, word) for word in np.asarray(words, np.uint32).tolist())
 
     def place(self, data: NDArray[np.uint8]) -> int:
         """Raise `LinkError`: a serial link has no memory for weights."""

@@ -39,8 +39,8 @@ def distill(network: nn.Module, batches: Iterable[Any], updates: int, density: D
     Parameters
     ----------
     network : nn.Module
-        A trained, dense network with ``nn.LSTM``, ``nn.LSTMCell`` or `LSTMP` layers, called with one batch. Its copy
-        in evaluation mode gives the dense outputs.
+        A trained, dense network with layers that `Pruner` prunes, called with one batch. Its copy in evaluation mode
+        gives the dense outputs.
     batches : iterable
         At least ``updates`` inputs. Sequences start with zero state and should be at least as long as the network's
         memory.

@@ -29,7 +29,7 @@ from openese.rtl.config import Config, machine_config
 from openese.sw.prune import Density, PruneError, densities, keep_mask, slice_counts
 from openese.sw.training.lstmp import LSTMP
 
-__all__ = ["Pruner", "Weights", "find_weights"]
+__all__ = ["Pruner", "Weights", "find_weights", "root_name"]
 
 _OF_TORCH = {"weight_ih": "w_x", "weight_hh": "w_r", "weight_hr": "w_ym"}
 
@@ -46,49 +46,57 @@ class Weights(NamedTuple):
         """Split values of the parameter's shape into matrices: one for each gate, or the projection."""
         if self.tensor == "w_ym":
             return (values,)
-        return values.unflatten(0, (4, -1)).unbind() if values.dim() == 2 else values.unbind()
+        gates = 3 if isinstance(self.module, (nn.GRU, nn.GRUCell)) else 4
+        return values.unflatten(0, (gates, -1)).unbind() if values.dim() == 2 else values.unbind()
 
 
-def _lstm_weights(network: nn.Module) -> Iterator[Weights]:
+def root_name(module: nn.Module) -> str:
+    """The name of a layer that is the network itself."""
+    return "gru" if isinstance(module, (nn.GRU, nn.GRUCell)) else "lstm"
+
+
+def _recurrent_weights(network: nn.Module) -> Iterator[Weights]:
     for path, module in network.named_modules():
         if isinstance(module, LSTMP):
             for tensor in ("w_x", "w_r", "w_ym"):
                 if getattr(module, tensor) is not None:
                     yield Weights(module, tensor, path or "lstm", tensor)
-        elif isinstance(module, (nn.LSTM, nn.LSTMCell)):
+        elif isinstance(module, (nn.LSTM, nn.LSTMCell, nn.GRU, nn.GRUCell)):
+            cell = isinstance(module, (nn.LSTMCell, nn.GRUCell))
             for parameter in [name for name, _ in module.named_parameters()]:
-                kind, _, layer = parameter.partition("_l") if isinstance(module, nn.LSTM) else (parameter, "", "")
+                kind, _, layer = (parameter, "", "") if cell else parameter.partition("_l")
                 if kind in _OF_TORCH:
                     name = ".".join(part for part in (path, layer and f"l{layer}") if part)
-                    yield Weights(module, parameter, name or "lstm", _OF_TORCH[kind])
+                    yield Weights(module, parameter, name or root_name(module), _OF_TORCH[kind])
 
 
 def find_weights(network: nn.Module) -> list[Weights]:
-    """Return the input, recurrent and projection weights of each LSTM in a network.
+    """Return the input, recurrent and projection weights of each LSTM and GRU in a network.
 
     Raises
     ------
     PruneError
-        If the network has no LSTM.
+        If the network has neither.
     """
-    weights = list(_lstm_weights(network))
+    weights = list(_recurrent_weights(network))
     if not weights:
-        raise PruneError(f"{type(network).__name__} has no LSTM to prune; it needs an nn.LSTM, nn.LSTMCell or LSTMP")
+        raise PruneError(f"{type(network).__name__} has no LSTM or GRU to prune; it needs an nn.LSTM, nn.GRU, "
+                         f"one of their cells, or an LSTMP")
     return weights
 
 
 class Pruner:
-    """Prune the LSTMs of a network during training.
+    """Prune the LSTMs and GRUs of a network during training.
 
     Parameters
     ----------
     network : nn.Module
-        A network with `LSTMP`, ``nn.LSTM`` or ``nn.LSTMCell`` layers; all of them are pruned. Parameters stay the
-        same objects, so an existing optimizer keeps working.
+        A network with ``nn.LSTM``, ``nn.LSTMCell``, ``nn.GRU``, ``nn.GRUCell`` or `LSTMP` layers; all of them are
+        pruned. Parameters stay the same objects, so an existing optimizer keeps working.
     density : float or mapping
         The final share of weights to keep, as `openese.sw.prune.Density`. A layer's name is the path of its module.
-        Layers of an ``nn.LSTM`` add ``.l0``, ``.l1``, ``.l0_reverse``. If the network itself is an LSTM, the names
-        are ``lstm`` or ``l0``.
+        Layers of an ``nn.LSTM`` or ``nn.GRU`` add ``.l0``, ``.l1``, ``.l0_reverse``. If the network itself is one, the
+        names are ``l0``, ...; of a single cell it is ``lstm`` or ``gru``.
     machine : str or `Config`
         The machine, or a preset's name: each of its PEs keeps the same number of weights of every matrix.
     balanced : bool
@@ -108,7 +116,7 @@ class Pruner:
     Raises
     ------
     PruneError
-        If the network has no LSTM, or an argument is out of its range.
+        If the network has no LSTM or GRU, or an argument is out of its range.
     """
 
     def __init__(self, network: nn.Module, density: Density, machine: str | Config, balanced: bool = True,

@@ -96,7 +96,7 @@ def scan(network: nn.Module, error: Callable[[], float], densities: Sequence[flo
     Raises
     ------
     PruneError
-        If the network has no LSTM, or a density is not between 0 and 1.
+        If the network has no LSTM or GRU, or a density is not between 0 and 1.
     """
     prunable, config = find_weights(network), machine_config(machine)
     levels = (1.0, *sorted(set(densities) - {1.0}, reverse=True))

@@ -2,7 +2,7 @@
 """The interface of a host: a network around its machine parts, in its own runtime."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -79,9 +79,10 @@ def why_no_parts(items: Iterable[Item]) -> str:
         if item.detail == "onnxruntime":
             written_out.add(item.kind)
     if written_out >= {"Sigmoid", "Tanh"}:
-        return ("it has no LSTM operator; an LSTM that an exporter wrote out in single operations (nn.LSTMCell, or "
-                "Masking and unroll=True in TensorFlow) is not recognized: use openese.offload in its framework")
-    return "it has no LSTM"
+        return ("it has no LSTM or GRU operator; an LSTM that an exporter wrote out in single operations "
+                "(nn.LSTMCell, or Masking and unroll=True in TensorFlow) is not recognized: use openese.offload in its "
+                "framework")
+    return "it has no LSTM or GRU"
 
 
 class Host(ABC):
@@ -140,8 +141,8 @@ class Host(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path, trust: bool = False) -> "Host":
-        """Read what `save` wrote. With ``trust`` code in it may run.
+    def load(cls, folder: Path, trust: bool = False, parts: Collection[str] = ()) -> "Host":
+        """Read what `save` wrote for a network with these ``parts``. With ``trust`` code in it may run.
 
         Raises
         ------

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from openese.rtl.config import Config
 from openese.sw.importers.base import ImportRefused, open_zip, read_member, require
 from openese.sw.importers.from_keras import read_archive
 from openese.sw.whole.engine import Engine
@@ -119,17 +120,17 @@ class KerasHost(Host):
                             written.write(block)
 
     @classmethod
-    def load(cls, folder: Path, trust: bool = False) -> "KerasHost":
+    def load(cls, folder: Path, trust: bool = False, parts: Collection[str] = ()) -> "KerasHost":
         """Read what `save` wrote; see `open_file` for ``trust``."""
         path = folder / _FILE
         try:
             model = _load(path, trust)
         except (ImportRefused, OSError) as error:
             raise HostError(str(error)) from None
-        return cls(model, folder.name, replace(model, weights=False), trust=trust)
+        return cls(model, folder.name, replace(model, parts=parts), trust=trust)
 
 
-def open_file(path: Path, trust: bool = False) -> KerasHost:
+def open_file(path: Path, trust: bool = False, machine: Config | None = None) -> KerasHost:
     """Open a ``.keras`` file, or a ``.h5`` file with the network's architecture.
 
     Parameters
@@ -137,6 +138,8 @@ def open_file(path: Path, trust: bool = False) -> KerasHost:
     path : Path
     trust : bool
         Whether code in the file may run. Without it a file with a Lambda layer is refused.
+    machine : Config, optional
+        Layers of which it has no cells stay with Keras.
 
     Raises
     ------
@@ -146,9 +149,9 @@ def open_file(path: Path, trust: bool = False) -> KerasHost:
         Keras is not installed, or the network has no inputs of its own.
     """
     model = _load(path, trust)
-    machine = replace(model)
-    _forget(machine)
-    return KerasHost(model, path.stem, machine, path, trust)
+    layers = replace(model, machine=machine)
+    _forget(layers)
+    return KerasHost(model, path.stem, layers, path, trust)
 
 
 def _forget(machine: MachineLayers) -> None:

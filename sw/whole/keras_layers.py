@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keras networks whose LSTM layers are computed by an engine.
+"""Keras networks whose LSTM and GRU layers are computed by an engine.
 
 A layer stays the Keras layer that it is; only its loop over time is replaced. Keras itself handles initial and final
 states, stateful layers, wrappers, and what the next layer gets.
@@ -10,16 +10,18 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openese.sw.importers.from_keras import cell_problem, keras_layer
-from openese.sw.model.layers import Model
+from openese.rtl.config import Config
+from openese.sw.importers.from_keras import cell_problem, keras_gru, keras_layer
+from openese.sw.model.layers import GRU, LSTM, CellKind, Model
 from openese.sw.model.network import Network
+from openese.sw.model.quantized import unsupported
 from openese.sw.model.state import LayerState, State
 from openese.sw.whole.engine import Engine
 from openese.sw.whole.host import HostError, Item
@@ -105,11 +107,12 @@ class MachineLayers:
         return np.take_along_axis(held, np.cumsum(mask, axis=1)[:, :, None], axis=1), states[0]
 
 
-def replace(model: Any, like: Any = None, weights: bool = True) -> MachineLayers:
-    """Let an engine compute the LSTMs of a Keras network, in place.
+def replace(model: Any, like: Any = None, machine: Config | None = None, parts: Collection[str] | None = None
+            ) -> MachineLayers:
+    """Let an engine compute the LSTMs and GRUs of a Keras network, in place.
 
     The network is called, predicts and evaluates as before, without graphs or compilation. Its weights, its
-    configuration and its saved form stay the same. An LSTM that the machine cannot compute stays with Keras, and
+    configuration and its saved form stay the same. A layer that the machine cannot compute stays with Keras, and
     ``items`` has the reason.
 
     Parameters
@@ -117,8 +120,11 @@ def replace(model: Any, like: Any = None, weights: bool = True) -> MachineLayers
     model : keras.Model or keras.Layer
     like : keras.Model or keras.Layer, optional
         The network of which ``model`` is a copy, whose layers give the names. Keras numbers those of a copy anew.
-    weights : bool
-        Whether the layers still have their weights. Without them there are no ``parts``, only their names.
+    machine : Config, optional
+        Layers of which it has no cells stay with Keras.
+    parts : collection of str, optional
+        The names of the layers to take, which have no weights any more. The result then has no ``parts``, only their
+        names.
 
     Raises
     ------
@@ -128,46 +134,48 @@ def replace(model: Any, like: Any = None, weights: bool = True) -> MachineLayers
     keras = import_keras()
     if not model.built:
         raise HostError(f"{model.name}: the network has no weights yet; call it once on inputs")
-    machine = MachineLayers()
+    taken = MachineLayers()
     items: list[Item] = []
     inside: dict[int, tuple[Place, str]] = {}
     names = [name for name, _ in _layers(keras, model if like is None else like)]
     for name, (_, layer) in zip(names, _layers(keras, model), strict=True):
-        found = None if id(layer) in inside else _recurrent(keras, layer)
+        found = None if id(layer) in inside else _recurrent(keras, layer, machine)
         place, detail = inside.get(id(layer), ("host", "keras"))
         if found is not None and found.problem is not None:
             detail = found.problem
+        elif found is not None and parts is not None and name not in parts:
+            detail = "keras"
         elif found is not None:
             place, detail = "machine", name
-            machine.names.append(name)
-            machine.layers.append(layer)
-            if weights:
-                machine.parts[name] = _part(keras, name, found.cells)
-            _take(keras, machine, name, layer)
+            taken.names.append(name)
+            taken.layers.append(layer)
+            if parts is None:
+                taken.parts[name] = _part(keras, name, found.cells)
+            _take(keras, taken, name, layer, found.cells)
         if place == "machine" or id(layer) in inside or (found is not None and found.whole):
             inside.update((id(inner), (place, detail)) for inner in layer._layers)
-        shown = _both(keras, layer) if isinstance(layer, keras.layers.Bidirectional) else (place, detail)
+        shown = _both(keras, layer, machine) if isinstance(layer, keras.layers.Bidirectional) else (place, detail)
         items.append(Item(name, type(layer).__name__, *shown))
         items += _weights(name + "/", layer, place, detail if place == "machine" else "keras")
     if isinstance(model, keras.Model):
         items += _weights("", model, "host", "keras")
-    machine.items = tuple(items)
-    if machine.names:
+    taken.items = tuple(items)
+    if taken.names:
         for nested in model._flatten_layers():
             if isinstance(nested, keras.Model):
                 nested.run_eagerly, nested.jit_compile = True, False
                 nested.predict_function = nested.test_function = nested.train_function = None
-    return machine
+    return taken
 
 
-def _part(keras: Any, name: str, cells: list[Any]) -> Network:
-    layers = [_layer(keras, cell, name if len(cells) == 1 else f"{name}.{number}") for number, cell in enumerate(cells)]
+def _part(keras: Any, name: str, held: list[Any]) -> Network:
+    layers = [_layer(keras, cell, name if len(held) == 1 else f"{name}.{number}") for number, cell in enumerate(held)]
     return Network.of(Model(layers=tuple(layers), name=name))
 
 
-def _both(keras: Any, layer: Any) -> tuple[Place, str]:
+def _both(keras: Any, layer: Any, machine: Config | None) -> tuple[Place, str]:
     """The place of a Bidirectional, whose directions are layers of their own."""
-    both = [_recurrent(keras, inner) for inner in (layer.forward_layer, layer.backward_layer)]
+    both = [_recurrent(keras, inner, machine) for inner in (layer.forward_layer, layer.backward_layer)]
     problems = [inner.problem if inner is not None else "it is not recurrent" for inner in both]
     return ("host", next(filter(None, problems))) if any(problems) else ("machine", "both directions")
 
@@ -241,7 +249,7 @@ def to_numpy(keras: Any, tensor: Any) -> _Array:
 
 
 class _Recurrent(NamedTuple):
-    """The LSTM cells of a layer, and why the machine does not compute the layer.
+    """The cells of a layer, and why the machine does not compute the layer.
 
     With ``whole`` its cells stay with Keras too.
     """
@@ -251,32 +259,49 @@ class _Recurrent(NamedTuple):
     whole: bool = False
 
 
-def _recurrent(keras: Any, layer: Any) -> _Recurrent | None:
+def _recurrent(keras: Any, layer: Any, machine: Config | None) -> _Recurrent | None:
     """None for a layer that is not recurrent."""
-    lstm, rnn, cell = keras.layers.LSTM, keras.layers.RNN, keras.layers.LSTMCell
-    kind = type(layer).__name__
-    if isinstance(layer, cell):
-        return _Recurrent([layer], _cell_problem(keras, layer))
+    rnn, kind = keras.layers.RNN, type(layer).__name__
+    if _kind(keras, layer) is not None:
+        return _Recurrent([layer], _missing(keras, layer, machine) or _cell_problem(keras, layer))
     if not isinstance(layer, rnn):
         return None
-    cells = list(layer.cell.cells) if isinstance(layer.cell, keras.layers.StackedRNNCells) else [layer.cell]
-    others = [type(inner).__name__ for inner in cells if not isinstance(inner, cell)]
+    held = list(layer.cell.cells) if isinstance(layer.cell, keras.layers.StackedRNNCells) else [layer.cell]
+    others = [type(inner).__name__ for inner in held if _kind(keras, inner) is None]
+    problem = next(filter(None, (_missing(keras, inner, machine) for inner in held)), None)
     if others:
         other = kind if type(layer) is not rnn else others[0]
+        problem = f"a {other} is no LSTM or GRU, and the machine does not compute it"
+    if problem is not None:
         compiled = keras.backend.backend() == "jax"  # which traces the loop around the cells
-        return _Recurrent([], f"a {other} is not an LSTM, and the machine does not compute it", whole=compiled)
-    if type(layer).call not in (lstm.call, rnn.call) or type(layer).inner_loop not in (lstm.inner_loop, rnn.inner_loop):
-        return _Recurrent(cells, f"{kind} has a loop of its own", whole=True)
+        return _Recurrent([], problem, whole=compiled)
+    known = (rnn, keras.layers.LSTM, keras.layers.GRU)
+    if type(layer).call not in [one.call for one in known] or type(layer).inner_loop not in [
+            one.inner_loop for one in known]:
+        return _Recurrent(held, f"{kind} has a loop of its own", whole=True)
     if vars(layer).keys() & {"call", "inner_loop"}:
-        return _Recurrent(cells, "its loop is replaced already", whole=True)
-    return _Recurrent(cells, next(filter(None, (_cell_problem(keras, inner) for inner in cells)), None))
+        return _Recurrent(held, "its loop is replaced already", whole=True)
+    return _Recurrent(held, next(filter(None, (_cell_problem(keras, inner) for inner in held)), None))
+
+
+def _kind(keras: Any, cell: Any) -> CellKind | None:
+    """The kind of a cell; None for another layer."""
+    if isinstance(cell, keras.layers.LSTMCell):
+        return LSTM
+    return GRU if isinstance(cell, keras.layers.GRUCell) else None
+
+
+def _missing(keras: Any, cell: Any, machine: Config | None) -> str | None:
+    """Why the machine has no such cell; None if it has, and for a layer that is no LSTM or GRU cell."""
+    kind = _kind(keras, cell)
+    return None if kind is None else unsupported(kind, kind is LSTM or bool(cell.reset_after), machine)
 
 
 def _cell_problem(keras: Any, cell: Any) -> str | None:
-    known, kind = keras.layers.LSTMCell, type(cell)
+    known, kind = keras.layers.LSTMCell if _kind(keras, cell) is LSTM else keras.layers.GRUCell, type(cell)
     if kind.call is not known.call or kind.build is not known.build or "call" in vars(cell):
         return f"{kind.__name__} has a step of its own"
-    problem = cell_problem(keras.layers.LSTMCell.get_config(cell))
+    problem = cell_problem(known.__name__, known.get_config(cell))
     if problem is None:
         for key in ("activation", "recurrent_activation"):
             function = getattr(cell, key)
@@ -287,7 +312,10 @@ def _cell_problem(keras: Any, cell: Any) -> str | None:
 
 def _layer(keras: Any, cell: Any, name: str) -> Any:
     weights = [cell.kernel, cell.recurrent_kernel, *([cell.bias] if cell.use_bias else [])]
-    return keras_layer(name, *(to_numpy(keras, weight) for weight in weights))
+    arrays = [to_numpy(keras, weight) for weight in weights]
+    if _kind(keras, cell) is GRU:
+        return keras_gru(name, bool(cell.reset_after), *arrays)
+    return keras_layer(name, *arrays)
 
 
 def _layers(keras: Any, model: Any) -> Iterator[tuple[str, Any]]:
@@ -322,17 +350,18 @@ def _own_weights(layer: Any) -> list[Any]:
 # -- layers in the network ------------------------------------------------------------------------
 
 
-def _take(keras: Any, machine: MachineLayers, name: str, layer: Any) -> None:
-    """Put the engine in place of the loop of an LSTM layer, or of the step of a cell."""
-    if isinstance(layer, keras.layers.LSTMCell):
-        layer.call = _step(keras, machine, name, layer)
+def _take(keras: Any, machine: MachineLayers, name: str, layer: Any, held: list[Any]) -> None:
+    """Put the engine in place of the loop of a layer with the cells ``held``, or of the step of a cell."""
+    kinds = [_kind(keras, cell) for cell in held]
+    if _kind(keras, layer) is not None:
+        layer.call = _step(keras, machine, name, layer, kinds)
         return
-    layer.inner_loop = _loop(keras, machine, name, layer)
+    layer.inner_loop = _loop(keras, machine, name, layer, kinds)
     if hasattr(layer, "use_cudnn"):
         layer.use_cudnn = False  # Bidirectional would compute both layers in one call of cuDNN
 
 
-def _loop(keras: Any, machine: MachineLayers, name: str, layer: Any) -> Any:
+def _loop(keras: Any, machine: MachineLayers, name: str, layer: Any, kinds: Sequence[CellKind | None]) -> Any:
     by_keras = layer.inner_loop
 
     def inner_loop(sequences: Any, initial_state: Any, mask: Any, training: Any = False) -> tuple[Any, Any, Any]:
@@ -347,28 +376,28 @@ def _loop(keras: Any, machine: MachineLayers, name: str, layer: Any) -> Any:
         x = _real(keras, sequences)
         if layer.go_backwards:
             x, kept = x[:, ::-1], kept if kept is None else kept[:, ::-1]
-        y, after = machine.call(name, x, kept, _state(keras, initial_state, len(x)))
+        y, after = machine.call(name, x, kept, _state(keras, initial_state, len(x), kinds))
         if kept is not None and layer.zero_output_for_mask:
             y = np.where(kept[:, :, None], y, 0)
         dtype = layer.compute_dtype
-        states = keras.tree.pack_sequence_as(initial_state, [_tensor(keras, held, dtype) for state in after
-                                                             for held in (state.y, state.c)])
+        states = keras.tree.pack_sequence_as(initial_state, [_tensor(keras, held, dtype)
+                                                             for held in _flat(after, kinds)])
         return _tensor(keras, y[:, -1], dtype), _tensor(keras, y, dtype), states
 
     return inner_loop
 
 
-def _step(keras: Any, machine: MachineLayers, name: str, cell: Any) -> Any:
+def _step(keras: Any, machine: MachineLayers, name: str, cell: Any, kinds: Sequence[CellKind | None]) -> Any:
     by_keras = cell.call
 
-    def call(inputs: Any, states: Any, training: Any = False) -> tuple[Any, list[Any]]:
+    def call(inputs: Any, states: Any, training: Any = False) -> tuple[Any, Any]:
         if machine.engine is None or _symbolic():
             return by_keras(inputs, states, training=training)
         _check_inference(name, training)
         x = _real(keras, inputs)
-        _, (after,) = machine.call(name, x[:, None], None, _state(keras, states, len(x)))
-        y, c = (_tensor(keras, held, cell.compute_dtype) for held in (after.y, after.c))
-        return y, [y, c]
+        _, after = machine.call(name, x[:, None], None, _state(keras, states, len(x), kinds))
+        held = [_tensor(keras, part, cell.compute_dtype) for part in _flat(after, kinds)]
+        return held[0], keras.tree.pack_sequence_as(states, held)
 
     return call
 
@@ -399,10 +428,21 @@ def _mask(keras: Any, name: str, mask: Any) -> _Array:
     return array
 
 
-def _state(keras: Any, states: Any, voices: int) -> State:
-    flat = [_real(keras, held) for held in keras.tree.flatten(states)]
-    return tuple(LayerState(*(np.broadcast_to(held, (voices, held.shape[-1])) for held in (c, y)))
-                 for y, c in zip(flat[::2], flat[1::2], strict=True))
+def _state(keras: Any, states: Any, voices: int, kinds: Sequence[CellKind | None]) -> State:
+    """The states of cells of these kinds: h and c of an LSTM, h of a GRU."""
+    flat = (np.broadcast_to(held, (voices, held.shape[-1]))
+            for held in (_real(keras, held) for held in keras.tree.flatten(states)))
+    rows = []
+    for kind in kinds:
+        y = next(flat)
+        rows.append(LayerState(y if kind is GRU else next(flat), y))
+    return tuple(rows)
+
+
+def _flat(state: State, kinds: Sequence[CellKind | None]) -> list[_Array]:
+    """The reverse of `_state`."""
+    return [held for layer, kind in zip(state, kinds, strict=True)
+            for held in ((layer.y,) if kind is GRU else (layer.y, layer.c))]
 
 
 def _tensor(keras: Any, array: _Array, dtype: str) -> Any:

@@ -37,7 +37,7 @@ from openese.sw.whole.host import Arrays, Host, HostError, why_no_parts
 __all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "compile_parts", "differences", "first_calls",
            "open_host", "original_calls", "prune_parts", "run_calls"]
 
-#: The module of each kind of host, with a function ``open_file(path, trust)``, and its class.
+#: The module of each kind of host, with a function ``open_file(path, trust, machine)``, and its class.
 _HOSTS = {"onnx": ("openese.sw.whole.onnx_host", "OnnxHost"),
           "keras": ("openese.sw.whole.keras_host", "KerasHost")}
 #: The kind of host for what each importer reads; a file of another importer has no graph.
@@ -177,7 +177,7 @@ class CompiledWhole:
         folder = Path(path)
         manifest = _manifest(folder)
         module, name = _HOSTS[manifest["host"]]
-        host = getattr(import_module(module), name).load(folder, trust)
+        host = getattr(import_module(module), name).load(folder, trust, manifest["parts"])
         parts = {}
         for part, file in manifest["parts"].items():
             image = folder / f"{file}.img"
@@ -209,7 +209,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def open_host(path: str | os.PathLike[str], trust: bool = False,
-              examples: Callable[[], Sequence[Call]] = tuple) -> Host | None:
+              examples: Callable[[], Sequence[Call]] = tuple, machine: Config | None = None) -> Host | None:
     """Open a file that holds a whole network; None for a file without a graph.
 
     Parameters
@@ -219,6 +219,8 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
         Whether code in the file may run. Without it a file that is a program is refused.
     examples : callable
         Returns inputs of one call, several to try. A program of PyTorch is exported with the first that it takes.
+    machine : Config, optional
+        Layers of which it has no cells stay with the host. Without it, no machine lacks a kind of cell.
 
     Raises
     ------
@@ -233,11 +235,11 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
             raise ImportRefused(f"{Path(path).name}: a {program} is code, which runs when it is opened; if you know "
                                 f"where it comes from, trust it (--trust). --select takes its LSTMs alone and runs "
                                 f"nothing")
-        return torch_export.open_program(Path(path), examples())
+        return torch_export.open_program(Path(path), examples(), machine)
     kind = _KINDS.get(importers.find(path).name)
     if kind is None:
         return None
-    host: Host = import_module(_HOSTS[kind][0]).open_file(Path(path), trust)
+    host: Host = import_module(_HOSTS[kind][0]).open_file(Path(path), trust, machine)
     return host
 
 
@@ -308,7 +310,8 @@ def compile(network: Any, machine: str | Config, *, density: Density | None = No
     """
     if isinstance(network, (str, os.PathLike)) and select is None:
         first = calibrate[0] if isinstance(calibrate, (list, tuple)) and calibrate else calibrate
-        host = open_host(network, trust, lambda: () if first is None else first_calls(first, carry or {}))
+        host = open_host(network, trust, lambda: () if first is None else first_calls(first, carry or {}),
+                         machine_config(machine))
         if host is not None:
             if lengths is not None:
                 raise HostError("lengths: a whole network has an input for them; give it by name in calibrate")
@@ -393,7 +396,7 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     """
     config = machine_config(machine)
     if not host.parts:
-        raise HostError(f"{host.name}: no LSTM that the machine can compute: {why_no_parts(host.items)}")
+        raise HostError(f"{host.name}: no LSTM or GRU that the machine can compute: {why_no_parts(host.items)}")
     parts = host.parts
     if density is not None:
         tell("pruning")

@@ -244,7 +244,7 @@ def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Dens
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, not {backend!r}")
     switch = Switch()
-    taken = _take(module, switch, carry)
+    taken = _take(module, switch, carry, config)
     _check_parts(taken)
     parts, recorder = _recorded(taken, switch, calibrate, density, config)
     unused = [name for name in parts if recorder.recorded(name) is None]
@@ -256,14 +256,14 @@ def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Dens
     return Offloaded(taken.network, config, backend, parts, compiled, tuple(taken.items), switch.close)
 
 
-def _take(module: Any, switch: Switch, carry: Mapping[str, str] | None) -> Taken:
+def _take(module: Any, switch: Switch, carry: Mapping[str, str] | None, machine: Config) -> Taken:
     if isinstance(module, (str, os.PathLike)):
-        host = open_host(module)
+        host = open_host(module, machine=machine)
         if host is None:
             raise HostError(f"{Path(module).name}: has tensors, but no graph that says how they are used; build the "
                             f"network in its framework, load the tensors, and offload that")
         return _taken_host(host, switch, dict(carry or {}))
-    taken = _taken_live(module, switch)
+    taken = _taken_live(module, switch, machine)
     if taken is None:
         raise TypeError(f"expected a torch.nn.Module, a keras.Model or the path of an ONNX file, not "
                         f"{type(module).__name__}")
@@ -273,21 +273,21 @@ def _take(module: Any, switch: Switch, carry: Mapping[str, str] | None) -> Taken
     return taken
 
 
-def _taken_live(module: Any, switch: Switch) -> Taken | None:
+def _taken_live(module: Any, switch: Switch, machine: Config) -> Taken | None:
     """The network of a framework that is loaded already; none of them is imported in vain."""
     keras, torch = sys.modules.get("keras"), sys.modules.get("torch")
     if keras is not None and isinstance(module, keras.Layer):  # also a torch.nn.Module, where Keras runs on PyTorch
-        return _taken_keras(module, switch)
+        return _taken_keras(module, switch, machine)
     if torch is not None and isinstance(module, torch.nn.Module):
         from openese.sw.whole import torch_layers
-        return torch_layers.take(module, switch)
+        return torch_layers.take(module, switch, machine)
     return None
 
 
-def _taken_keras(model: Any, switch: Switch) -> Taken:
+def _taken_keras(model: Any, switch: Switch, machine: Config) -> Taken:
     from openese.sw.whole import keras_layers
     copied = keras_layers.copy_model(model)
-    layers = keras_layers.replace(copied, like=model)
+    layers = keras_layers.replace(copied, like=model, machine=machine)
     layers.engine = switch
     inputs_as_one = type(model).__name__ in ("Functional", "Sequential")  # they take all inputs as one argument
 
@@ -324,7 +324,7 @@ def _recorded(taken: Taken, switch: Switch, calibrate: Any, density: Density | N
 
 def _check_parts(taken: Taken) -> None:
     if not taken.parts:
-        raise HostError(f"the network has no LSTM that a machine can compute: {why_no_parts(taken.items)}")
+        raise HostError(f"the network has no LSTM or GRU that the machine can compute: {why_no_parts(taken.items)}")
 
 
 class Argument(NamedTuple):

@@ -2,16 +2,17 @@
 """Whole networks in ONNX files: onnxruntime runs the graph, with operators in place of the LSTM nodes."""
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import ArrayLike
 
+from openese.rtl.config import Config
 from openese.sw.importers.base import LIMIT, ImportRefused, require
 from openese.sw.importers.from_onnx import check_text, open_model
 from openese.sw.importers.onnx_graph import Graph, bodies, inferred, named_nodes
-from openese.sw.importers.onnx_lstm import RECURRENT
+from openese.sw.importers.onnx_recurrent import RECURRENT
 from openese.sw.model.network import Network
 from openese.sw.whole.engine import Engine
 from openese.sw.whole.host import Arrays, Host, HostError, Item, Port, checked_inputs
@@ -80,7 +81,7 @@ class OnnxHost(Host):
         (folder / _FILE).write_bytes(self._model.SerializeToString())
 
     @classmethod
-    def load(cls, folder: Path, trust: bool = False) -> "OnnxHost":
+    def load(cls, folder: Path, trust: bool = False, parts: Collection[str] = ()) -> "OnnxHost":
         """Read ``host.onnx``; see `Host.load`."""
         onnx = require("onnx", "onnx", "whole ONNX networks")
         path = folder / _FILE
@@ -108,8 +109,8 @@ class OnnxHost(Host):
 _KINDS = tuple(kind.rsplit(".", 1)[-1] for kind in RECURRENT)
 
 
-def open_file(path: Path, trust: bool = False) -> OnnxHost:
-    """Open a whole network. No file of this kind is a program, so ``trust`` changes nothing.
+def open_file(path: Path, trust: bool = False, machine: Config | None = None) -> OnnxHost:
+    """Open a whole network for a machine, or for any. No file of this kind is a program, so ``trust`` changes nothing.
 
     Raises
     ------
@@ -121,7 +122,7 @@ def open_file(path: Path, trust: bool = False) -> OnnxHost:
     for module in ("onnxruntime", "onnxruntime_extensions"):
         require(module, "onnx", "whole ONNX networks")
     try:
-        return _opened(onnx, open_model(path), path)
+        return _opened(onnx, open_model(path), path, machine)
     except HostError as error:
         raise ImportRefused(str(error)) from None
     except (ImportRefused, OSError, MemoryError):
@@ -130,7 +131,7 @@ def open_file(path: Path, trust: bool = False) -> OnnxHost:
         raise ImportRefused(f"{path.name}: damaged ({type(error).__name__}: {error}); export it again") from None
 
 
-def _opened(onnx: Any, model: Any, path: Path) -> OnnxHost:
+def _opened(onnx: Any, model: Any, path: Path, machine: Config | None) -> OnnxHost:
     _check_domains(Graph(onnx, model.graph, path, model.opset_import), path.name, _DOMAINS)
     _read_external(Graph(onnx, model.graph, path, model.opset_import), model, path)
     if model.ir_version < 4:  # the first in which an input may replace an initializer
@@ -142,7 +143,7 @@ def _opened(onnx: Any, model: Any, path: Path) -> OnnxHost:
     twin = inferred(onnx, model)
     for value, known in zip(model.graph.output, twin.output, strict=True):
         value.type.CopyFrom(known.type)
-    plan = Plan(model, Graph(onnx, model.graph, path, model.opset_import, twin))
+    plan = Plan(model, Graph(onnx, model.graph, path, model.opset_import, twin), machine)
     source = plan.equivalent or str(path.resolve())
     PlainSession(source, path.stem)
     parts, items = plan.parts, plan.items

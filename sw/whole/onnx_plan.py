@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plan a whole ONNX network: take out the LSTM nodes that the machine computes, and give everything a place."""
+"""Plan a whole ONNX network: take out the LSTM and GRU nodes that the machine computes, and give everything a place."""
 
 import hashlib
 from collections import Counter
@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from openese.rtl.config import Config
 from openese.sw.importers.base import ImportRefused
 from openese.sw.importers.onnx_graph import Graph, Node, named_nodes, read_attributes
-from openese.sw.importers.onnx_lstm import INPUTS, RECURRENT, Lstm, read_lstm
-from openese.sw.model.layers import ModelError
+from openese.sw.importers.onnx_recurrent import INPUTS, RECURRENT, RecurrentNode, read_recurrent
+from openese.sw.model.layers import GRU, ModelError
 from openese.sw.model.network import Network
+from openese.sw.model.quantized import unsupported
 from openese.sw.whole.host import Item
 from openese.sw.whole.onnx_fold import fold
 from openese.sw.whole.onnx_fuse import fuse
@@ -31,6 +33,8 @@ class Plan:
         It becomes the model of the host.
     graph : Graph
         Of the model, with inferred shapes.
+    machine : Config, optional
+        Nodes of which it has no cells stay with the host.
 
     Attributes
     ----------
@@ -42,7 +46,8 @@ class Plan:
         A model with the same outputs that onnxruntime runs, if it does not run the LSTM nodes as they are.
     """
 
-    def __init__(self, model: Any, graph: Graph) -> None:
+    def __init__(self, model: Any, graph: Graph, machine: Config | None = None) -> None:
+        self._machine = machine
         self.parts: dict[str, Network] = {}
         self.equivalent: bytes | None = None
         self._onnx, self._model = graph.onnx, model
@@ -71,20 +76,24 @@ class Plan:
 
     # -- which nodes are taken -----------------------------------------------------------------
 
-    def _find(self) -> list[Lstm]:
-        """The LSTM nodes that the machine computes, each put into its scope's ``taken``."""
+    def _find(self) -> list[RecurrentNode]:
+        """The nodes that the machine computes, each put into its scope's ``taken``."""
         scopes = {id(node): scope for scope in self._top.scopes() for node in scope.nodes}
         found = []
         for node in self._nodes:
             if node.kind not in RECURRENT:
                 continue
-            lstm = read_lstm(node)
+            lstm = read_recurrent(node)
             try:
-                if isinstance(lstm, Lstm):
-                    taken = Taken([node.proto], [lstm.row()], [node.name])
-                    scopes[id(node.proto)].taken.append(taken)
-                    found.append(lstm)
-                    continue
+                if isinstance(lstm, RecurrentNode):
+                    row = lstm.row()
+                    problem = next(filter(None, (unsupported(lstm.kind, track.layer.reset_after, self._machine)
+                                                 for (track,) in row)), None)
+                    if problem is None:
+                        scopes[id(node.proto)].taken.append(Taken([node.proto], [row], [node.name]))
+                        found.append(lstm)
+                        continue
+                    lstm = problem
             except (ImportRefused, ModelError) as error:
                 lstm = str(error)
             self._places[id(node.proto)] = "host", f"onnxruntime: {lstm}"
@@ -115,9 +124,9 @@ class Plan:
                     waiting += producers.get(name, ())
         return dead
 
-    # -- recurrent nodes as onnxruntime has them: frames in front, LSTM nodes in float32 ---------
+    # -- recurrent nodes as onnxruntime has them: frames in front, in float32 --------------------
 
-    def _normalize(self, lstms: list[Lstm]) -> None:
+    def _normalize(self, lstms: list[RecurrentNode]) -> None:
         by_node = {id(lstm.node.proto): lstm for lstm in lstms}
         foreign = False
         for scope in self._top.scopes():
@@ -210,7 +219,8 @@ class Plan:
         inputs = [first.input[0], given(first, "lengths", 4)]
         outputs = [output(last, 0)]
         for node, row in zip(taken.nodes, taken.rows, strict=True):
-            inputs += [given(node, "state", 5), given(node, "state", 6)]
+            state = given(node, "state", 5)
+            inputs += [state, state if row[0][0].layer.kind is GRU else given(node, "state", 6)]
             outputs += [output(node, 1), output(node, 2)]
             scope.shapes.update({name: (len(row), None, row[0][0].layer.cells) for name in outputs[-2:]})
         scope.shapes[outputs[0]] = None, len(row), None, row[0][0].layer.cells
@@ -290,9 +300,11 @@ def _digest(taken: Taken) -> bytes:
     for row in taken.rows:
         for (track,) in row:
             layer = track.layer
-            digest.update(repr((len(row), track.reverse, layer.g_activation, layer.inputs, layer.cells,
-                                layer.peephole is not None)).encode())
-            for array in (layer.w_x, layer.w_r, layer.bias, layer.peephole):
+            arrays = [getattr(layer, tensor) for tensor in layer.kind.tensors]
+            settings = [getattr(layer, setting) for setting in layer.kind.settings]
+            digest.update(repr((len(row), track.reverse, layer.cell, settings, layer.inputs, layer.cells,
+                                [array is not None for array in arrays])).encode())
+            for array in arrays:
                 if array is not None:
                     digest.update(np.ascontiguousarray(array).data)
     return digest.digest()

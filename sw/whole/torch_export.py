@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from openese.rtl.config import Config
 from openese.sw.importers import find
 from openese.sw.importers.base import ImportRefused, require, zip_members
 from openese.sw.importers.torch_archive import Stub, read_archive
@@ -81,7 +82,7 @@ class _Leaf(NamedTuple):
     tensor: Any
 
 
-def open_program(path: Path, examples: Sequence[Inputs]) -> Host:
+def open_program(path: Path, examples: Sequence[Inputs], machine: Config | None = None) -> Host:
     """Run a program, export it as ONNX, and open that.
 
     Parameters
@@ -91,6 +92,8 @@ def open_program(path: Path, examples: Sequence[Inputs]) -> Host:
     examples : sequence of mapping of str to array, or array
         The network's inputs by the names of the parameters of its ``forward``, to be tried in this order. The tensors
         of a parameter that is a tuple are ``name.0``, ``name.1``.
+    machine : Config, optional
+        Layers of which it has no cells stay with the host.
 
     Raises
     ------
@@ -134,26 +137,27 @@ def open_program(path: Path, examples: Sequence[Inputs]) -> Host:
         with quiet():
             _export(flat, file, path.name)
         from openese.sw.whole.onnx_host import open_file
-        host = open_file(file)
+        host = open_file(file, machine=machine)
         host.load_original()
         return host
 
 
 def _module(exported: Any) -> Any:
-    """The module of a program of ``torch.export``, its cells as LSTMs of one step."""
+    """The module of a program of ``torch.export``, its cells as layers of one step."""
     import torch
 
+    kernels = {torch.ops.aten.lstm_cell.default: _cell, torch.ops.aten.gru_cell.default: _gru_cell}
     module = exported.module()
     for node in module.graph.nodes:
-        if node.op == "call_function" and node.target is torch.ops.aten.lstm_cell.default:
-            node.target = _cell
+        if node.op == "call_function" and node.target in kernels:
+            node.target = kernels[node.target]
     module.recompile()
     module.train = module.eval = lambda mode=True: module  # it has one mode, and refuses to be told
     return module
 
 
 def _only_network(path: Path) -> Any:
-    """The network that a pickle holds, its cells as LSTMs of one step."""
+    """The network that a pickle holds, its cells as layers of one step."""
     import torch
 
     found: dict[int, Any] = {}
@@ -176,6 +180,8 @@ def _only_network(path: Path) -> Any:
     for name, module in network.named_modules():
         if type(module).forward is torch.nn.LSTMCell.forward:
             module.forward = partial(_one_step, module)
+        elif type(module).forward is torch.nn.GRUCell.forward:
+            module.forward = partial(_one_gru_step, module)
         if isinstance(module, torch.nn.LSTM) and module.proj_size:
             raise ImportRefused(f"{path.name}: {name or 'the LSTM'} has projections (proj_size), which an LSTM of ONNX "
                                 f"does not have; use openese.offload in Python")
@@ -208,6 +214,24 @@ def _one_step(cell: Any, input: Any, hx: Any = None) -> Any:
     states = [state[None] if one else state for state in hx]
     h, c = _cell(x, states, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
     return (h[0], c[0]) if one else (h, c)
+
+
+def _gru_cell(x: Any, hidden: Any, *weights: Any) -> Any:
+    """The kernel ``gru_cell`` by the kernel ``gru``."""
+    import torch
+
+    given = [weight for weight in weights if weight is not None]
+    return torch.gru(x[None], hidden[None], given, len(given) > 2, 1, 0.0, False, False, False)[1][0]
+
+
+def _one_gru_step(cell: Any, input: Any, hx: Any = None) -> Any:
+    """The forward pass of ``nn.GRUCell`` with `_gru_cell`."""
+    one = input.dim() == 1
+    x = input[None] if one else input
+    if hx is None:
+        hx = x.new_zeros(x.shape[0], cell.hidden_size)
+    h = _gru_cell(x, hx[None] if hx.dim() == 1 else hx, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    return h[0] if one else h
 
 
 def _parameters(network: Any) -> dict[str, Any]:

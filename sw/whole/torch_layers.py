@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch networks with their LSTMs on a machine.
+"""PyTorch networks with their LSTMs and GRUs on a machine.
 
-PyTorch's own layer goes on checking inputs, packing sequences and ordering states. Only its kernel, ``lstm`` or
-``lstm_cell``, is replaced by a call of the machine, so every feature of the layer stays what it is.
+PyTorch's own layer goes on checking inputs, packing sequences and ordering states. Only its kernel, ``lstm``, ``gru``
+or that of a cell, is replaced by a call of the machine, so every feature of the layer stays what it is.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,24 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from openese.rtl.config import Config
 from openese.sw.importers.tensors import TensorSource, stored
-from openese.sw.model.layers import Layer, Model
+from openese.sw.model.layers import GRU, LSTM, CellKind, Layer, Model
 from openese.sw.model.network import Network
+from openese.sw.model.quantized import unsupported
 from openese.sw.model.state import LayerState, State
 from openese.sw.training.lstmp import LSTMP
 from openese.sw.training.lstmp import State as TensorState
+from openese.sw.training.pruner import root_name
 from openese.sw.whole.host import HostError, Item
 from openese.sw.whole.offload import Switch, Taken
 
 __all__ = ["take"]
 
 _RECURRENT = re.compile(r"LSTM|GRU|RNN")
-_KERNELS = ("lstm", "lstm_cell")
+#: The names of PyTorch's kernels, by kind of cell.
+_KERNELS = {LSTM: ("lstm", "lstm_cell"), GRU: ("gru", "gru_cell")}
+_NAMES = {name for names in _KERNELS.values() for name in names}
 
 
 class _NoGradient(torch.autograd.Function):
@@ -49,9 +54,9 @@ class _NoGradient(torch.autograd.Function):
 class _Link:
     """What a layer on a machine knows: its part, the switch, and the weights that the part holds."""
 
-    def __init__(self, path: str, switch: Switch, weights: Sequence[Tensor]) -> None:
+    def __init__(self, path: str, root: str, switch: Switch, weights: Sequence[Tensor]) -> None:
         self.path = path
-        self.name = path or "lstm"
+        self.name = path or root
         self.switch = switch
         self.runs = self.computes = False  # whether its forward pass ran, and its kernel
         self.used: list[Tensor] | None = None  # other weights than the part's, met in the calibration
@@ -75,7 +80,7 @@ class _Link:
         if seen == self._seen:
             return
         if [weight.shape for weight in weights] != [kept.shape for kept in self._weights]:
-            raise HostError(f"{self.name}: it computes an LSTM with other weights than its own, which cannot be "
+            raise HostError(f"{self.name}: it computes a layer with other weights than its own, which cannot be "
                             f"offloaded")
         same = all(torch.equal(weight.detach().cpu(), kept.to(weight.dtype))
                    for weight, kept in zip(weights, self._weights, strict=True))
@@ -102,14 +107,14 @@ def _array(values: Tensor) -> Any:
 
 
 def _states(part: Network, hidden: Sequence[Tensor]) -> tuple[State, ...]:
-    """The states of all directions from PyTorch's h (L, B, P) and c (L, B, H)."""
-    rows = iter(zip(*map(_array, hidden), strict=True))
+    """The states of all directions from PyTorch's h (L, B, P) and c (L, B, H); of a GRU, from h alone."""
+    rows = iter(zip(*map(_array, hidden if len(hidden) == 2 else [*hidden, *hidden]), strict=True))
     return tuple(tuple(LayerState(c, h) for h, c in (next(rows) for _ in direction.model.layers))
                  for direction in part.directions)
 
 
 def _hidden(states: tuple[State, ...], like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The reverse of `_states`."""
+    """PyTorch's h and c; the reverse of `_states`."""
     flat = [layer for state in states for layer in state]
     h, c = (torch.from_numpy(np.stack(values)).to(like.device, dtype)
             for values in ([layer.y for layer in flat], [layer.c for layer in flat]))
@@ -117,7 +122,7 @@ def _hidden(states: tuple[State, ...], like: Tensor, dtype: torch.dtype) -> tupl
 
 
 class _Kernel(TorchFunctionMode):
-    """Computes the kernels ``lstm`` and ``lstm_cell`` on a machine."""
+    """Computes PyTorch's kernels on a machine."""
 
     def __init__(self, link: _Link) -> None:
         super().__init__()
@@ -126,26 +131,32 @@ class _Kernel(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, arguments: Sequence[Any] = (),
                            named: Mapping[str, Any] | None = None) -> Any:
         kernel = getattr(function, "__name__", "")
-        if kernel not in _KERNELS or named:
+        if kernel not in _NAMES or named:
             return function(*arguments, **(named or {}))
-        if kernel == "lstm_cell":
-            x, hidden, *weights = arguments
-            weights = [weight for weight in weights if weight is not None]
-            return self._gradless(lambda: self._cell(x, hidden), x, hidden, weights)
+        gru = kernel in _KERNELS[GRU]
+        if kernel.endswith("_cell"):
+            x, held, *four = arguments
+            given = (held,) if gru else held
+            states = self._gradless(lambda: self._cell(x, given), x, given,
+                                    [weight for weight in four if weight is not None])
+            return states[0] if gru else states
         x, second, third, fourth, *rest = arguments
-        if isinstance(second, Tensor):  # packed
+        if isinstance(fourth, (list, tuple)):  # packed
             hidden, weights = third, fourth
             lengths = (second[None] > torch.arange(int(second[0]))[:, None]).sum(1)
         else:
             hidden, weights, lengths = second, third, None
             rest = [fourth, *rest]
+        hidden = (hidden,) if gru else hidden
         _, layers, dropout, training, *_ = rest
         if training and dropout and layers > 1:
             raise HostError(f"{self._link.name}: dropout acts between its layers in training mode, and a machine has "
                             f"none; call eval()")
         if lengths is None:
-            return self._gradless(lambda: self._sequences(x, hidden, batch_first=rest[-1]), x, hidden, weights)
-        return self._gradless(lambda: self._packed(x, second, lengths, hidden), x, hidden, weights)
+            results = self._gradless(lambda: self._sequences(x, hidden, batch_first=rest[-1]), x, hidden, weights)
+        else:
+            results = self._gradless(lambda: self._packed(x, second, lengths, hidden), x, hidden, weights)
+        return results[:2] if gru else results
 
     def _gradless(self, compute: Callable[[], tuple[Tensor, ...]], x: Tensor, hidden: Sequence[Tensor],
                   weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -182,7 +193,7 @@ def _result_type(x: Tensor) -> torch.dtype:
 
 
 class _MachineLayer:
-    """In front of the class of an ``nn.LSTM`` or ``nn.LSTMCell``."""
+    """In front of the class of an ``nn.LSTM``, an ``nn.GRU`` or one of their cells."""
 
     _link: _Link
 
@@ -215,8 +226,10 @@ class _MachineLSTMP:
         return y, TensorState(c, last)
 
 
-def take(network: nn.Module, switch: Switch) -> Taken:
-    """Copy a network, with layers that call ``switch`` in place of its LSTMs.
+def take(network: nn.Module, switch: Switch, machine: Config) -> Taken:
+    """Copy a network, with layers that call ``switch`` in place of its LSTMs and GRUs.
+
+    Layers of which the machine has no cells stay with PyTorch.
 
     Raises
     ------
@@ -228,20 +241,22 @@ def take(network: nn.Module, switch: Switch) -> Taken:
                         f"the network that it was made from, or compile its file")
     copied = _plain(_copy(network)).eval()
     parts, links = {}, []
+    missing = {kind: unsupported(kind, config=machine) for kind in _KERNELS}
     for path, module in copied.named_modules():
-        if not isinstance(module, (nn.LSTM, nn.LSTMCell, LSTMP)):
+        module_kind = _kind(module)
+        if module_kind is None or missing[module_kind]:
             continue
-        name = path or "lstm"
+        name = path or root_name(module)
         _refresh(module)
         weights = _weights(module)
         parts[name] = _part(path, module, weights)
-        module._link = _Link(path, switch, weights)
+        module._link = _Link(path, root_name(module), switch, weights)
         links.append(module._link)
         kind = type(module)
         mixin = _MachineLSTMP if isinstance(module, LSTMP) else _MachineLayer
         module.__class__ = type(f"Machine{kind.__name__}", (mixin, kind), {"__module__": kind.__module__})
-    taken = Taken(copied, parts, _items(copied, parts), lambda inputs: _run(copied, inputs))
-    outside = _Outside()
+    taken = Taken(copied, parts, _items(copied, parts, missing), lambda inputs: _run(copied, inputs))
+    outside = _Outside({name for kind, names in _KERNELS.items() if not missing[kind] for name in names})
 
     def settle() -> bool:
         changed = False
@@ -254,11 +269,12 @@ def take(network: nn.Module, switch: Switch) -> Taken:
             if link.runs and not link.computes and taken.parts.pop(link.name, None):
                 place = [item.name for item in taken.items].index(link.name)
                 taken.items[place] = Item(link.name, taken.items[place].kind, "host",
-                                          "PyTorch: it has a forward pass of its own, which is no LSTM of PyTorch")
+                                          "PyTorch: it has a forward pass of its own, which is no kernel of PyTorch")
                 changed = True
         if outside.calls and not changed:
-            taken.items.append(Item("lstm", "function", "host", "PyTorch: an LSTM that is no module of the network; "
-                                                                "keep it as an attribute or in nn.ModuleList"))
+            taken.items.append(Item(outside.calls[0].removesuffix("_cell"), "function", "host",
+                                    "PyTorch: an LSTM or GRU that is no module of the network; keep it as an attribute "
+                                    "or in nn.ModuleList"))
         return changed
 
     taken.recording, taken.settle = lambda: outside, settle
@@ -266,13 +282,17 @@ def take(network: nn.Module, switch: Switch) -> Taken:
 
 
 class _Outside(TorchFunctionMode):
-    """Counts the LSTMs that PyTorch computes, which are those of no module of the network."""
+    """Keeps the ``kernels`` that PyTorch computes, which are those of no module of the network."""
 
-    calls = 0
+    def __init__(self, kernels: Set[str]) -> None:
+        super().__init__()
+        self._kernels = kernels
+        self.calls: list[str] = []
 
     def __torch_function__(self, function: Any, types: Any, arguments: Sequence[Any] = (),
                            named: Mapping[str, Any] | None = None) -> Any:
-        self.calls += getattr(function, "__name__", "") in _KERNELS
+        if getattr(function, "__name__", "") in self._kernels:
+            self.calls.append(function.__name__)
         return function(*arguments, **(named or {}))
 
 
@@ -319,8 +339,15 @@ def _refresh(module: nn.Module) -> None:
                 hook(module, ())
 
 
+def _kind(module: nn.Module) -> CellKind | None:
+    """The kind of cell of a layer that a machine may compute; None for another layer."""
+    if isinstance(module, (nn.LSTM, nn.LSTMCell, LSTMP)):
+        return LSTM
+    return GRU if isinstance(module, (nn.GRU, nn.GRUCell)) else None
+
+
 def _names(module: nn.Module) -> list[str]:
-    if isinstance(module, nn.LSTM):
+    if isinstance(module, nn.RNNBase):
         return [name for names in module._all_weights for name in names]
     if isinstance(module, LSTMP):
         return ["w_x", "w_r", "bias", "peephole", "w_ym"]
@@ -336,12 +363,12 @@ def _part(path: str, module: Any, weights: Sequence[Tensor]) -> Network:
     """The network of one layer, with the layers' names of `Pruner`."""
     names = [name for name in _names(module) if getattr(module, name) is not None]
     arrays = {name: _array(weight) for name, weight in zip(names, weights, strict=True)}
-    label = path or "lstm"
+    label = path or root_name(module)
     if isinstance(module, LSTMP):
         return Network.of(Model(layers=(Layer(name=label, **arrays),), name=label))
     network = TensorSource(Path("network"), {f"{label}.{name}": stored(array) for name, array in arrays.items()}
                            ).load([label])
-    if isinstance(module, nn.LSTMCell):
+    if isinstance(module, nn.RNNCellBase):
         return replace(network, name=label)
     ways = ("", "_reverse") if module.bidirectional else ("",)
     numbered = iter([f"l{layer}{way}" for layer in range(module.num_layers) for way in ways])
@@ -353,18 +380,20 @@ def _part(path: str, module: Any, weights: Sequence[Tensor]) -> Network:
     return replace(network.map(named), name=label)
 
 
-def _items(network: nn.Module, parts: Mapping[str, Network]) -> list[Item]:
+def _items(network: nn.Module, parts: Mapping[str, Network], missing: Mapping[CellKind, str | None]) -> list[Item]:
     items = []
     for path, module in network.named_modules():
-        name, kind = path or "lstm", type(module).__name__
+        name, kind = path or root_name(module), type(module).__name__
+        cell = _kind(module)
         if isinstance(module, (_MachineLayer, _MachineLSTMP)):
             items.append(Item(name, kind.removeprefix("Machine"), "machine", f"part {name}"))
         elif any(path.startswith(f"{part}.") for part in parts):
             items.append(Item(name, kind, "folded", "into the weights"))
         elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-            items.append(Item(name, kind, "host", f"PyTorch: a {kind} is not an LSTM, the machine has no such cell"))
+            reason = f"a {kind} is no LSTM or GRU, the machine has no such cell" if cell is None else missing[cell]
+            items.append(Item(name, kind, "host", f"PyTorch: {reason}"))
         elif _RECURRENT.search(kind) and not any(f"{part}.".startswith(f"{path}.") for part in parts):
-            items.append(Item(name, kind, "host", f"PyTorch: {kind} is a cell of its own class, not nn.LSTM"))
+            items.append(Item(name, kind, "host", f"PyTorch: {kind} is a cell of its own class, not nn.LSTM or nn.GRU"))
         elif not any(True for _ in module.children()) or next(module.parameters(recurse=False), None) is not None:
             items.append(Item(path or kind, kind, "host", "PyTorch"))
     return items

@@ -148,7 +148,7 @@ def test_a_network_that_spells_its_lstm_out_is_refused():
         path = package_file("silero_vad_op18_ifless.onnx")
     except MissingWeights as missing:
         pytest.skip(str(missing))
-    with pytest.raises(ValueError, match="no LSTM that a machine can compute"):
+    with pytest.raises(ValueError, match="no LSTM or GRU that the machine can compute"):
         openese.offload(path, "demo", calibrate={})
 
 

@@ -8,8 +8,9 @@ that the proof says something: one that must be refuted (`Harness.refute`), and 
 `Harness.protect`, `Harness.leak`). All inputs of the block that the harness does not drive are free. The block may be
 reset at any time.
 
-The harness becomes an and-inverter graph. ABC proves by property directed reachability, for runs of any length, or by
-bounded model checking, for runs of up to ``bound`` cycles.
+The harness becomes an and-inverter graph. ABC proves by property directed reachability, for runs of any length; by
+induction, where the properties of a cycle imply those of the next; or by bounded model checking, for runs of up to
+``bound`` cycles.
 """
 
 import functools
@@ -300,7 +301,7 @@ class Harness:
             graph.outputs.append(reached)
         graph.write(path)
 
-    def check(self, folder, bound=None):
+    def check(self, folder, bound=None, inductive=False):
         """Raise AssertionError unless all properties are as the harness says."""
         assert self._proved or self._protected, "a harness proves"
         assert self._refuted or self._leaking, "a harness refutes"
@@ -314,6 +315,7 @@ class Harness:
             # What simplification leaves without a gate and a register is a constant, which three cycles tell apart.
             command = (f"bmc3 -F {REACH} -T {LIMIT}" if name != "out_proved" else
                        f"bmc3 -F {bound} -T {LIMIT}" if bound is not None else
+                       f"bmc3 -F 3; ind -F 2 -T {LIMIT}" if inductive else
                        f"bmc3 -F 3; scorr; print_stats; pdr -T {LIMIT}")
             said = subprocess.run([_abc(), "-c", f"read_aiger {graph}; cone -O {number}; strash; scleanup; {command}"],
                                   text=True, capture_output=True).stdout
@@ -323,6 +325,7 @@ class Harness:
                 continue
             assert not reached, f"refuted in cycle {reached[1]}"
             right = (f"No output asserted in {bound} frames. Resource limit reached .conf" if bound is not None else
+                     "No output asserted in 3 frames[^~]*Networks are equivalent" if inductive else
                      r"Property proved|Explored all reachable states|"
                      r"No output asserted in 3 frames[^~]*lat = +0 +and = +0 ")
             assert re.search(right, said), f"neither proved nor refuted: {said[-500:]}"
@@ -338,8 +341,12 @@ def _abc():
     return str(Path(find_spec("pyosys").origin).with_name("yosys-abc"))
 
 
-def proof(block, claim, machine, bound=None):
-    """Decorator: a test that carries out the proof, and a row of the table; see `Proof`."""
+def proof(block, claim, machine, bound=None, inductive=False):
+    """Decorator: a test that carries out the proof, and a row of the table; see `Proof`.
+
+    With ``inductive``, whatever state has the properties, the next one has them too. This is proved at once, where a
+    search for such properties may take minutes.
+    """
     def decorate(harness):
         code = harness.__code__
         PROOFS[Path(code.co_filename).name, code.co_firstlineno] = Proof(block, claim, machine, bound)
@@ -348,7 +355,7 @@ def proof(block, claim, machine, bound=None):
             pytest.importorskip("pyosys", reason="needs the extra 'formal'")
             surroundings = Harness()
             harness(surroundings)
-            surroundings.check(tmp_path, bound)
+            surroundings.check(tmp_path, bound, inductive)
 
         test.__name__, test.__doc__, test.__module__ = harness.__name__, harness.__doc__, harness.__module__
         return test

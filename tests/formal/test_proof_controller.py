@@ -71,8 +71,8 @@ class Surroundings:
 
 
 @proof("Controller", f"any program: no more than {MAX_OPERATIONS} operations are under way; Assemble begins only when "
-       "the operations sent before it are complete; no block is started while it is busy, and no "
-       "operation before all accumulators are clear", MACHINE)
+       "the operations sent before it are complete; no block is started while it is busy, no "
+       "operation before all accumulators are clear, and Assemble not while a c of the host is on its way", MACHINE)
 def test_order(h):
     around = Surroundings(h)
     dut = around.dut
@@ -83,7 +83,7 @@ def test_order(h):
     h.prove(
         around.under_way <= MAX_OPERATIONS,
         implies(dut.assemble_busy & dut.assemble_go, around.owed == 0),
-        implies(dut.assemble, ~dut.assemble_busy), implies(dut.output, ~dut.output_busy),
+        implies(dut.assemble, ~dut.assemble_busy & ~dut.state_writing), implies(dut.output, ~dut.output_busy),
         implies(dut.multiply, ~dut.multiply_busy), dut.context_valid == dut.multiply,
         implies(dut.assemble & dut.instruction.sent & ~clears, ~dut.output_busy),
         implies(dut.assemble & clears, around.sent == around.done),
@@ -97,12 +97,12 @@ def test_order(h):
 
 
 @proof("Controller", "any program: every instruction but a FRAME that waits ends, given that the blocks do: in at most "
-       f"{LONGEST} cycles if every block ends {PACE} cycles after it can", MACHINE)
+       f"{LONGEST} cycles if every block ends {PACE} cycles after it can, and no c of the host is on its way", MACHINE)
 def test_ends(h):
     dut = Surroundings(h, prompt=True).dut
     state, = h.inside(dut, "fsm_state")
     # Of the states, two are left only when the instruction ends, the others in the next cycle.
-    stays = h.waiting((state != h.past(state)) | dut.waiting_frame | ~dut.run, LONGEST)
+    stays = h.waiting((state != h.past(state)) | dut.waiting_frame | ~dut.run | dut.state_writing, LONGEST)
     h.prove(stays < LONGEST)
     h.refute(stays < 5)
     h.cover((stays == 3) & dut.assemble)

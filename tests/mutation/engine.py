@@ -38,6 +38,10 @@ __all__ = ["Campaign", "Machine", "finish", "start"]
 _PATIENCE, _SLOWER = 120, 20
 
 
+class _DiedError(RuntimeError):
+    """A process ended without an answer."""
+
+
 class _Watch:
     """A plugin of pytest: the tests that passed with the block in use, with their times; and the first that failed.
 
@@ -104,7 +108,9 @@ def finish(child, reading, seconds=None):
     os.waitpid(child, 0)
     if late:
         return None
-    answer = json.loads(said or '{"broken": "the process died"}')
+    if not said:
+        raise _DiedError("the process died")
+    answer = json.loads(said)
     if "broken" in answer:
         raise RuntimeError(answer["broken"])
     return answer["done"]
@@ -148,11 +154,17 @@ class _Tests:
         return json.loads(self._place.read_text())
 
     def judge(self, number, first=()):
-        """The first test that fails, "time", or None. Those in ``first`` come first, then the fastest."""
+        """The first test that fails, "time", "death", or None. Those in ``first`` come first, then the fastest.
+
+        A simulator ends its process when the netlist does not settle.
+        """
         times = self._times()
         tests = sorted(times, key=lambda name: name not in first)
         seconds = max(_PATIENCE, _SLOWER * sum(times.values()))
-        judged = _in_a_process(lambda: self._run(tests, number, True), seconds)
+        try:
+            judged = _in_a_process(lambda: self._run(tests, number, True), seconds)
+        except _DiedError:
+            return "death"
         if judged is None:
             return "time"
         if judged["status"] and not judged["failed"]:

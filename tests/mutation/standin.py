@@ -12,7 +12,7 @@ from unittest import mock
 
 import amaranth.sim
 import pytest
-from amaranth.hdl import ClockSignal, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import ClockSignal, Instance, Module, ResetInserter, ResetSignal, Signal
 
 from openese.rtl.emit import VerilogPlatform
 
@@ -114,32 +114,45 @@ class StandIn:
                 return original(block, platform)
             stand_in.used += 1
             m = Module()
+            # The block has a clock, and may have a reset of its own.
+            clocked, reset = Signal(name="clocked"), Signal(name="reset")
+            m.d.sync += clocked.eq(1)
+            resets.append((clocked, reset))
             if isinstance(platform, VerilogPlatform):
                 ports = {f"{'i' if is_input else 'o'}_{name}": value for name, value, is_input in ports_of(block)}
                 choice = Signal(WIDTH)
                 m.submodules.choice = Instance(netlist.choice, **{f"o_{SELECT}": choice})
-                m.submodules.mutant = Instance(netlist.module, i_clk=ClockSignal(), i_rst=ResetSignal(),
+                m.submodules.mutant = Instance(netlist.module, i_clk=ClockSignal(), i_rst=ResetSignal() | reset,
                                                **{f"i_{SELECT}": choice}, **ports)
             else:
-                m.d.sync += Signal(name="clocked").eq(1)  # the block has a clock
-                stand_in._waiting.append(block)
+                stand_in._waiting.append((block, reset))
             return m
+
+        def insert(inserter, fragment, domain, driven):
+            original_insert(inserter, fragment, domain, driven)
+            signals = [signal for signal, _, _ in driven.chunks()]
+            for clocked, reset in resets:
+                if any(signal is clocked for signal in signals):
+                    assert "comb" not in fragment.statements, "a block has one reset of its own"
+                    fragment.add_statements("comb", reset.eq(inserter.controls[domain]))
 
         def begin(simulation, toplevel, **named):
             stand_in._waiting.clear()
             original_begin(simulation, toplevel, **named)
             if not stand_in._waiting:
                 pytest.skip("simulates another block")
-            for block in stand_in._waiting:
-                stand_in._attach(simulation, block)
+            for block, reset in stand_in._waiting:
+                stand_in._attach(simulation, block, reset)
 
-        original_begin = amaranth.sim.Simulator.__init__
+        resets = []
+        original_begin, original_insert = amaranth.sim.Simulator.__init__, ResetInserter._insert_control
         with mock.patch.object(self._class, "elaborate", elaborate), \
+                mock.patch.object(ResetInserter, "_insert_control", insert), \
                 mock.patch.object(amaranth.sim.Simulator, "__init__", begin):
             yield
 
-    def _attach(self, simulation, block):
-        """Let a process of ``simulation`` carry out the netlist for ``block``."""
+    def _attach(self, simulation, block, inserted):
+        """Let a process of ``simulation`` carry out the netlist for ``block``; ``inserted`` resets it alone."""
         ports = ports_of(block)
         design = _Design(self._library, self._netlist.ports, self._number)
         inputs = [value for _, value, is_input in ports if is_input]
@@ -148,7 +161,7 @@ class StandIn:
 
         async def run(ctx):
             clock, reset = domains["sync"].clk, domains["sync"].rst
-            trigger = ctx.edge(clock, 1).changed(*inputs).sample(reset)
+            trigger = ctx.edge(clock, 1).changed(*inputs).sample(reset | inserted)
 
             def show(values):
                 for signal, value in zip(outputs, values, strict=True):

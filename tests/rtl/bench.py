@@ -13,7 +13,8 @@ from amaranth.sim import Simulator
 from openese.rtl.config import preset
 
 __all__ = ["TINY", "seeds", "generator", "integers", "simulate", "cycles", "until", "put", "get", "pause",
-           "resettable", "feed", "collect", "check_held", "pack", "unpack", "raw", "trace"]
+           "resettable", "feed", "collect", "check_held", "pack", "unpack", "raw", "scramble",
+           "trace"]
 
 TINY = preset("tiny")
 
@@ -159,6 +160,12 @@ def unpack(word, bits, count):
 def raw(view):
     """The bits of a signal, whatever its shape."""
     return Value.cast(view).as_unsigned()
+
+
+def scramble(ctx, rng, *ports):
+    """Random bits on ``ports``: what stands there does not count while nothing says that it is valid."""
+    for port in ports:
+        ctx.set(raw(port), int.from_bytes(rng.bytes(-(-len(raw(port)) // 8)), "little") & (1 << len(raw(port))) - 1)
 
 
 def trace(*signals):

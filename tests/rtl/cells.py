@@ -27,7 +27,7 @@ def curve(function, exponent):
     return np.floor(function(at) * 65536 + 0.5).astype(np.int64)
 
 
-def random_settings(rng, channels):
+def random_settings(rng, channels, gru=False):
     """Fields of `openese.rtl.elementwise.Settings`: number formats, active and reset voices (booleans)."""
     formats = {
         "shift": rng.integers(0, 32, 4).tolist(),
@@ -36,6 +36,8 @@ def random_settings(rng, channels):
         "cell_select": int(rng.integers(0, 8)),
         "g_sigmoid": int(rng.integers(0, 2)),
     }
+    if gru:
+        formats |= {"gru": 1, "cell_select": 0, "g_sigmoid": 0}
     return formats, rng.random(channels) < 0.75, rng.random(channels) < 0.25
 
 
@@ -62,13 +64,13 @@ class Cells:
             self.tables = np.array(integers(rng, config.table_bits, (2, 2048)))
 
     def step(self, row, sums, formats, active, reset):
-        """One ELEMENTWISE of a cell row with ``sums`` of i, f, g, o; returns m and what was clamped."""
+        """One ELEMENTWISE of a cell row with ``sums`` of all gates; returns m and what was clamped."""
         before = np.where(reset, 0, self.cell[row])
-        _, cell, m, saturated = Slice.model(
+        after = Slice.model(
             self.config, np.stack(sums), before, self.bias[row][:, :, None],
             self.peephole[row][[0, 1, 3]][:, :, None], formats, *self.tables)
-        self.cell[row] = np.where(active, cell, before)
-        return np.where(active, m, 0), saturated & active
+        self.cell[row] = np.where(active, after.cell, before)
+        return np.where(active, after.m, 0), after.saturated & active
 
     def project(self, sums, formats, active):
         """One row of a PROJECT: y and what was clamped."""

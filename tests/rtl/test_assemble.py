@@ -14,11 +14,10 @@ from cells import Cells, mask, random_settings, spread
 from openese.rtl.array import PEArray
 from openese.rtl.assemble import Assemble
 from openese.rtl.config import preset
-from openese.rtl.elementwise import Beat, Slice, Stages
+from openese.rtl.elementwise import Beat, Kind, Slice, Stages
 from openese.rtl.interfaces import LineWrite
 from openese.rtl.program import Opcode
 from openese.rtl.spmv import SpMV
-from openese.rtl.state_access import StateAccess
 
 CONFIGS = {
     "tiny": TINY,
@@ -30,6 +29,8 @@ CONFIGS = {
     "one beat of groups": TINY.replace(pes=16, groups=4),
     "four groups": TINY.replace(pes=16, groups=4, slices=2),
 }
+GRUS = {name: CONFIGS[name].replace(cells="lstm+gru")
+        for name in ("tiny", "two beats", "many PEs", "one slice", "four groups")}
 
 
 class Sliced(wiring.Component):
@@ -105,6 +106,8 @@ class Bench:
 
     async def instructions(self, ctx, opcodes):
         dut, rng = self.dut, self.rng
+        if self.config.gru:
+            self.cells.peephole[:] = 0  # of both kinds of cells, which share their rows here
         await self.cells.load(ctx, dut)
         for opcode in opcodes:
             while ctx.get(dut.busy):
@@ -141,7 +144,8 @@ class Bench:
         cell_base = int(rng.integers(0, config.cell_rows - rows + 1))
         destination = int(rng.integers(0, config.vector_depth // config.groups - rows * self.lines + 1))
         masked = int(rng.integers(2))
-        formats, active, reset = random_settings(rng, config.channels)
+        gru = bool(elementwise and config.gru and rng.integers(2))
+        formats, active, reset = random_settings(rng, config.channels, gru)
         voices = {"active": mask(active), "reset": mask(reset)}
 
         bits = config.accumulator_bits - (config.groups * phases - 1).bit_length()
@@ -209,6 +213,13 @@ def test_columns_of_random_instructions(name, seed):
                Opcode.PROJECT, Opcode.ELEMENTWISE])
 
 
+@pytest.mark.parametrize("seed, name", list(enumerate(GRUS)))
+def test_columns_of_grus(name, seed):
+    """Rows of LSTMs and GRUs, and projections, one behind the other."""
+    bench = Bench(GRUS[name], generator(seed), real_tables=seed % 2 == 0, pauses=seed % 3 * 0.4)
+    bench.run([Opcode.ELEMENTWISE, Opcode.ELEMENTWISE, Opcode.PROJECT, *[Opcode.ELEMENTWISE] * 5])
+
+
 def test_a_reset_clears_every_accumulator():
     """Whatever the accumulators held, they are drained once before the first instruction."""
     config = TINY
@@ -247,20 +258,23 @@ def test_a_clear_drains_every_accumulator_once(go):
     assert sum(values[2] for values in bench.seen) == config.accumulator_rows
 
 
-def test_slices_read_the_state_that_the_host_points_at():
-    """While nothing is under way; within the time that the registers give it, and without work for the slices."""
+def test_slices_follow_the_state_that_the_host_points_at():
+    """While nothing is under way; a row in every cycle, and without work for the slices."""
     config = CONFIGS["one slice"]
     dut = Assemble(config)
+    places = [(row, place) for row in (*(1 << bit for bit in range(config.cell_rows.bit_length() - 1)),
+                                       config.cell_rows - 1, 0) for place in range(config.beats)]
 
     async def bench(ctx):
         await until(ctx, ~dut.busy)
-        for row in (*(1 << bit for bit in range(config.cell_rows.bit_length() - 1)), config.cell_rows - 1, 0):
-            for place in range(config.beats):
-                ctx.set(dut.state_row, row)
-                ctx.set(dut.state_beat, place)
-                await cycles(ctx, StateAccess.wait // 2)
+        for cycle in range(len(places) + dut.control_delay):
+            if cycle < len(places):
+                ctx.set(dut.state_row, places[cycle][0])
+                ctx.set(dut.state_beat, places[cycle][1])
+            if cycle >= dut.control_delay:
                 beat = ctx.get(dut.control.beat)
-                assert (beat.row, beat.beat, beat.valid) == (row, place, 0)
+                assert (beat.row, beat.beat, beat.valid) == (*places[cycle - dut.control_delay], 0)
+            await ctx.tick()
 
     simulate(dut, bench, limit=2000)
 
@@ -272,6 +286,8 @@ def test_the_cycles_from_a_sum_to_a_column(name, join, y, m, line, spacing):
     assemble, stages = Assemble(config), Stages.of(config)
     assert (SpMV.done_delay, SpMV.delay - SpMV.latency, PEArray.join_delay(config)) == (4, 2, join)
     assert (stages.y_delay, stages.m_delay, stages.c_delay) == (y, m, 21)
-    assert assemble.write_delay(project=True) == 1 + PEArray.drain_delay + y + line
-    assert assemble.write_delay(project=False) == 1 + PEArray.drain_delay + m + line
+    assert (stages.h_delay, stages.r_delay) == (m + 2, 16)
+    assert assemble.write_delay(Kind.PROJECTION) == 1 + PEArray.drain_delay + y + line
+    assert assemble.write_delay(Kind.O) == 1 + PEArray.drain_delay + m + line
+    assert assemble.write_delay(Kind.Z) == 1 + PEArray.drain_delay + m + 2 + line
     assert assemble.spacing == spacing

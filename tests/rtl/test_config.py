@@ -26,6 +26,17 @@ def test_a_beat_has_a_column_of_each_group_up_to_1024_bits(groups, channels, bit
     assert config.beat_columns == columns
 
 
+def test_a_machine_says_which_cells_it_has():
+    config = preset("tiny")
+    assert (config.cells, "cells" in config.fields()) == ("lstm", False)
+    both = config.replace(cells="lstm+gru")
+    assert both.fields()["cells"] == "lstm+gru" and both.fingerprint != config.fingerprint
+    with pytest.raises(ValueError, match=r"^Config cells must be lstm or lstm\+gru, not 'gru'$"):
+        config.replace(cells="gru")
+    with pytest.raises(ValueError, match="^Config cell_bits must be at least 24 with cells 'lstm[+]gru', not 23$"):
+        both.replace(cell_bits=23)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_copy_without_changes_is_the_same_machine(name):
     assert preset(name).replace(name="copy").fingerprint == preset(name).fingerprint

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Controller: random programs, carried out in order, against blocks that take their time."""
 
+from dataclasses import replace
+
 import pytest
 from amaranth.lib.data import ArrayLayout
 from bench import TINY, cycles, generator, raw, seeds, simulate
+from models import random_quantized
 
 from openese.rtl.controller import Controller
 from openese.rtl.interfaces import MAX_OPERATIONS
 from openese.rtl.program import Instruction, Opcode, Source, Take, When
+from openese.sw.pack.together import schedule_all
 
+#: Holds three models.
+SEVERAL = TINY.replace(name="several", models=3, program_depth=128)
 FORMATS = ("cell_argument_shift", "peephole_select", "cell_select", "g_sigmoid")
 
 
@@ -51,6 +57,7 @@ class Reference:
 
     def __init__(self, config, program, frames):
         self.rows = config.accumulator_rows
+        self.fields = Instruction(config).members
         self.program = program
         self.frames = frames
         self.counter = 0
@@ -59,7 +66,10 @@ class Reference:
         #: The host has written a state since the FRAME that the controller waits in was reached.
         self.written = False
         self.bank = 0
-        self.voices = self.step = (0, 0)
+        self.voices = self.step = (0, 0, 0)
+        #: Assemble has begun a step; the last frame was of the same model as the one before.
+        self.began, self.alone = False, True
+        self.back = 0
         self.buffer = 0
         self.taken = 0
         #: The instruction of the last event.
@@ -73,7 +83,8 @@ class Reference:
             self.counter += 1
             if opcode is Opcode.JUMP:
                 if not self.skips(instruction):
-                    self.counter = instruction["src_base"]
+                    self.counter = (self.program[self.voices[2]]["late"] if instruction.get("turn")
+                                    else instruction["src_base"])
             elif opcode is Opcode.FORMAT:
                 return "format", instruction["count"]
             elif opcode is Opcode.FRAME:
@@ -83,16 +94,22 @@ class Reference:
                         continue
                 elif not self.missed:
                     continue
-                else:
-                    self.stale |= self.written or self.frames[self.taken][1] != 0 or not self.made
+                self.alone = self.frames[self.taken][2] == self.voices[2]
+                if instruction["when"] != Take.TRY:
+                    self.stale |= (self.written or self.frames[self.taken][1] != 0 or not self.made
+                                   or not self.alone)
                     self.written = False
                 self.voices, self.buffer = self.frames[self.taken], self.taken % 2
                 self.taken += 1
+                if "begin" in self.program[0]:
+                    self.back = self.counter
+                    self.counter = self.program[self.voices[2]]["early" if kind == "take early" else "begin"]
                 return kind, None
             elif opcode is Opcode.MULTIPLY:
-                if self.skips(instruction):
+                if self.skips(instruction) or (instruction.get("sent") and not self.alone):
                     continue
-                self.made |= bool(instruction["sent"])
+                self.made |= bool(instruction.get("sent"))
+                self.counter = self.back if instruction.get("turn") else self.counter
                 return "multiply", self.multiply(instruction)
             elif opcode is Opcode.OUTPUT:
                 return "output", (instruction["count"], instruction["src_base"], self.step[0])
@@ -108,24 +125,28 @@ class Reference:
         return not holds[instruction["when"] if "when" in instruction else When.ALWAYS]
 
     def place(self, instruction):
-        return (instruction["acc_base"] + self.bank * instruction["acc_offset"]) % self.rows
+        return (instruction["acc_base"] + self.bank * instruction.get("acc_offset", 0)) % self.rows
 
     def multiply(self, instruction):
         second = instruction["source"] is Source.INPUT and self.buffer
         clear = self.voices[1] if instruction["source"] is Source.RECURRENT else 0
         context = {name: instruction[name] for name in ("entry_base", "phase_stride", "phase_last")}
-        context["align"] = instruction["align"] if instruction["gated"] else instruction["align"][:1] * 4
+        align = [int(value) for value in instruction.get("align", [0])]
+        context["align"] = align if instruction.get("gated") else align[:1] * 4
+        others = "turn" in self.fields and instruction["source"] is Source.RECURRENT and (
+            not self.began or self.voices[2] != self.step[2])
         return (instruction["dst_base" if second else "src_base"], clear, instruction["count"],
-                instruction["order_base"], {**context, "acc_base": self.place(instruction)})
+                instruction["order_base"], {**context, "acc_base": self.place(instruction)},
+                int(bool(instruction["follow"] and not others)))
 
     def assemble(self, instruction):
         place = instruction["acc_base"]
         if instruction["opcode"] is Opcode.ELEMENTWISE:
             place = self.place(instruction)
             self.bank ^= instruction["acc_offset"] != 0
-            self.step = self.voices
-        return (place, instruction["rows"], [instruction[name] for name in FORMATS], instruction["shift"],
-                *self.step)
+            self.step, self.began = self.voices, True
+        return (place, instruction["rows"], [instruction.get(name, 0) for name in FORMATS], list(instruction["shift"]),
+                *self.step[:2])
 
 
 class Bench:
@@ -169,14 +190,18 @@ class Bench:
             # A write begins while the machine is idle, and takes effect two cycles later.
             written = idle[0] and rng.random() < 0.1
             ctx.set(dut.state_written, written)
+            writing = rng.random() < 0.1
+            ctx.set(dut.state_writing, writing)
             ctx.set(dut.frame_ready, ready)
             if ctx.get(dut.waiting_frame):
                 assert not (ready and runs) and not ctx.get(dut.frame_take)
                 self.waited += 1
             if self.reference.taken < len(self.frames):
-                active, reset = self.frames[self.reference.taken]
+                active, reset, model = self.frames[self.reference.taken]
                 ctx.set(dut.frame_active, active)
                 ctx.set(dut.frame_reset, reset)
+                if self.config.models > 1:
+                    ctx.set(dut.frame_model, model)
             ctx.set(dut.frame_buffer, self.reference.taken % 2)
             ctx.set(dut.multiply_busy, multiply > 0)
             ctx.set(dut.assemble_busy, assemble > 0)
@@ -215,6 +240,7 @@ class Bench:
                 output = self.time() + 1
             if ctx.get(dut.assemble):
                 assert assemble == 0
+                assert not writing, "a c of the host would be late"
                 clearing = clears
                 assert not clears or self.sent == self.done, "sums would be cleared under way"
                 assert not (output and ctx.get(dut.instruction.sent)), "y would change while it is sent"
@@ -254,7 +280,8 @@ class Bench:
             fields = {name: context[name] for name in ("entry_base", "phase_stride", "phase_last")}
             got = (ctx.get(dut.src_base), ctx.get(dut.clear), ctx.get(instruction.count),
                    ctx.get(instruction.order_base),
-                   {**fields, "align": list(context.align), "acc_base": context.acc_base})
+                   {**fields, "align": list(context.align), "acc_base": context.acc_base},
+                   ctx.get(dut.follow if self.config.models > 1 else instruction.follow))
         elif kind == "output":
             got = (ctx.get(instruction.count), ctx.get(dut.src_base), ctx.get(dut.output_active))
         else:
@@ -269,16 +296,29 @@ class Bench:
 def test_random_programs(seed):
     rng = generator(seed)
     program = random_program(rng, TINY, int(rng.integers(4, 30)))
-    frames = [tuple(rng.integers(0, 1 << TINY.channels, 2).tolist()) for _ in range(12)]
+    frames = [(*rng.integers(0, 1 << TINY.channels, 2).tolist(), 0) for _ in range(12)]
     bench = Bench(TINY, rng, program, frames)
     simulate(bench.dut, lambda ctx: bench.run(ctx, 6000), limit=8000)
+
+
+@seeds(3)
+def test_the_program_of_several_models(seed):
+    """Frames of random models, in time or late, on the program that the packer writes for all."""
+    rng = generator(seed)
+    models = [replace(random_quantized(seed, SEVERAL, 5, *shape, peephole=False), name=str(shape))
+              for shape in ([(9, 6)], [7], [4, (8, 5), 6])]
+    plans = schedule_all(models, SEVERAL if seed else SEVERAL.replace(program_depth=64))
+    frames = [(*rng.integers(0, 1 << SEVERAL.channels, 2).tolist(), int(rng.integers(3))) for _ in range(40)]
+    bench = Bench(SEVERAL, rng, plans[0].instructions, frames)
+    bench.longest = 8
+    simulate(bench.dut, lambda ctx: bench.run(ctx, 12000), limit=16000)
 
 
 @seeds(2)
 def test_operations_that_end_late(seed):
     """As many as there may be are under way, and no more."""
     rng = generator(seed)
-    bench = Bench(TINY, rng, random_program(rng, TINY, 20, others=False), [(3, 0)] * 3, slow=12)
+    bench = Bench(TINY, rng, random_program(rng, TINY, 20, others=False), [(3, 0, 0)] * 3, slow=12)
     bench.longest = 5
     simulate(bench.dut, lambda ctx: bench.run(ctx, 5000), limit=8000)
     assert bench.most == MAX_OPERATIONS
@@ -288,7 +328,7 @@ def test_a_program_of_all_instructions_there_are():
     rng = generator(0)
     program = random_program(rng, TINY, TINY.program_depth - 4, others=False)
     assert len(program) == TINY.program_depth
-    bench = Bench(TINY, rng, program, [(3, 0)] * 4)
+    bench = Bench(TINY, rng, program, [(3, 0, 0)] * 4)
     simulate(bench.dut, lambda ctx: bench.run(ctx, 6000), limit=8000)
 
 

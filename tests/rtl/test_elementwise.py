@@ -8,7 +8,7 @@ import pytest
 from bench import TINY, generator, integers, pack, simulate, trace, unpack
 from cells import Cells, mask, near_powers, random_settings, spread
 
-from openese.rtl.elementwise import Kind, Slice, Stages
+from openese.rtl.elementwise import Kind, Slice, Stages, rows_ahead
 
 CONFIGS = {
     "tiny": TINY,
@@ -22,6 +22,10 @@ CONFIGS = {
     "one beat of groups": TINY.replace(pes=16, groups=4),
     "four groups": TINY.replace(pes=16, groups=4, slices=1, cell_bits=27),
 }
+GRUS = {name: CONFIGS[name].replace(cells="lstm+gru")
+        for name in ("tiny", "one channel", "two beats", "many beats", "one beat of groups", "four groups")}
+#: Cell rows of a GRU, which have no peepholes.
+GRU_ROWS = 4
 
 
 class Bench:
@@ -42,6 +46,8 @@ class Bench:
         self.cells = Cells(config, rng, self.rows, real_tables)
         self.initial = np.array(integers(rng, config.cell_bits, self.cells.cell.shape))
         self.cells.cell[:] = self.initial
+        if config.gru:
+            self.cells.peephole[:GRU_ROWS] = 0
 
     # -- the script --------------------------------------------------------------------------------
 
@@ -82,11 +88,11 @@ class Bench:
         for cycle, _, values in self.lanes(flags, start, delay):
             self.saturated_at[cycle] = int(values.sum())
 
-    def new_settings(self):
+    def new_settings(self, gru=False):
         """Random number formats and voices, once the pipeline is empty."""
         rng = self.rng
         self.cycle += Stages.of(self.config).cell + 1 + self.config.beats
-        formats, active, reset = random_settings(rng, self.channels)
+        formats, active, reset = random_settings(rng, self.channels, gru)
         self.settings_at[self.cycle] = {**formats, "active": mask(active), "reset": mask(reset)}
         return formats, active, reset
 
@@ -118,6 +124,29 @@ class Bench:
         self.expect(m, start, self.dut.m_delay)
         self.expect_saturated(saturated, forgotten, Stages.of(self.config).cell + 2)
 
+    def gru_step(self, rows, base, phases):
+        """An ELEMENTWISE of a GRU; n_x and z come among gates of later rows."""
+        settings = self.new_settings(gru=True)
+        before = deque((row, kind) for row in range(base, base + rows) for kind in (Kind.N_H, Kind.R))
+        behind = deque((row, kind) for row in range(base, base + rows) for kind in (Kind.N_X, Kind.Z))
+        sums, possible = {}, {}
+        while behind:
+            row, kind = behind[0]
+            early = kind is Kind.N_X and (row, Kind.N_X) not in possible
+            room = before and before[0][0] - row < rows_ahead(self.config)
+            row, kind = (before if room and (early or self.rng.random() < 0.5) else behind).popleft()
+            self.cycle = max(self.cycle, possible.get((row, kind), 0))
+            start, sums[row, kind] = self.summed(kind, row, phases)
+            if kind is Kind.R:
+                possible[row, Kind.N_X] = start + self.dut.r_delay - (phases - 1) * self.config.beats
+            elif kind is Kind.N_X:
+                possible[row, Kind.Z] = start + 2
+            elif kind is Kind.Z:
+                y, saturated = self.cells.step(
+                    row, [sums[row, kind] for kind in (Kind.R, Kind.Z, Kind.N_X, Kind.N_H)], *settings)
+                self.expect(y, start, self.dut.h_delay)
+                self.expect_saturated(saturated, start, Stages.of(self.config).cell + 2)
+
     def project(self, rows, phases):
         """A PROJECT: sums, rounded and saturated to y."""
         formats, active, _ = self.new_settings()
@@ -134,7 +163,7 @@ class Bench:
         config, dut = self.config, self.dut
         delay = Stages.of(config).cell
         lanes = self.initial.reshape(config.cell_rows, config.beats, config.slice_width)
-        rows = (0, *range(config.cell_rows - 4, config.cell_rows))
+        rows = (*range(GRU_ROWS if config.gru else 1), *range(config.cell_rows - 4, config.cell_rows))
         places = [place for place in np.ndindex(lanes.shape) if place[0] in rows]
         for cycle in range(len(places) + delay):
             if cycle < len(places):
@@ -198,17 +227,36 @@ def test_steps_equal_the_model(name, seed):
     assert len({value for lanes in bench.columns_at.values() for value in lanes.values()}) > 5
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_numbers_beside_powers_of_two(seed):
+@pytest.mark.parametrize("seed, name", list(enumerate(GRUS)))
+def test_steps_of_a_gru_equal_the_model(name, seed):
+    """Steps of one, two and four phases, between those of an LSTM and projections."""
+    rng = generator(seed)
+    bench = Bench(GRUS[name], rng, real_tables=seed % 2 == 0)
+    for phases in (1, 2, 4, 1):
+        bench.gru_step(rows=GRU_ROWS, base=0, phases=phases)
+        bench.step(rows=2, base=bench.config.cell_rows - 4, phases=phases)
+        bench.project(rows=1, phases=phases)
+        bench.gru_step(rows=2, base=1, phases=1)
+    bench.run()
+    assert len({value for lanes in bench.columns_at.values() for value in lanes.values()}) > 5
+
+
+@pytest.mark.parametrize("seed, config", [(1, TINY), (3, TINY), (6, TINY), (11, GRUS["tiny"])])
+def test_numbers_beside_powers_of_two(seed, config):
     """Every number is a power of two, or beside one: where sums carry and roundings saturate."""
     rng = generator(seed)
-    bench = Bench(TINY, rng, real_tables=False)
+    bench = Bench(config, rng, real_tables=False)
     bench.spread, cells = near_powers, bench.cells
     cells.tables = near_powers(rng, TINY.table_bits, (2, 64)).repeat(32, axis=1)
     cells.bias[:] = near_powers(rng, TINY.argument_bits, cells.bias.shape)
     cells.peephole[:] = near_powers(rng, TINY.peephole_bits, cells.peephole.shape)
     bench.initial[:] = cells.cell[:] = near_powers(rng, TINY.cell_bits, bench.initial.shape)
+    cells.peephole[:GRU_ROWS if config.gru else 0] = 0
     for phases in (1, 2, 1, 1, 1, 1):
-        bench.step(rows=4, base=TINY.cell_rows - 4, phases=phases)
+        if config.gru:
+            bench.gru_step(rows=GRU_ROWS, base=0, phases=phases)
+        else:
+            bench.step(rows=4, base=TINY.cell_rows - 4, phases=phases)
         bench.project(rows=2, phases=phases)
     bench.run()
+    assert any(bench.saturated_at.values())

@@ -93,12 +93,13 @@ def test_saturated_equals_numpy(bits, width):
     """Every value of ``bits`` bits and every flag: what is read a cycle later, added to and saturated further."""
     class Registered(wiring.Component):
         value: In(signed(bits))
-        overflow: In(1)
+        above: In(1)
+        below: In(1)
 
         def elaborate(self, platform):
             m = Module()
             m.d.comb += further.eq(saturate_value(saturated.register, width - 2)[0])
-            saturated.load(m, self.value, self.overflow)
+            saturated.load(m, self.value, self.above, self.below)
             m.d.comb += total.eq(saturated.added_to(other))
             return m
 
@@ -107,17 +108,18 @@ def test_saturated_equals_numpy(bits, width):
 
     async def bench(ctx):
         for value in range(-(1 << (bits - 1)), 1 << (bits - 1)):
-            for overflow in (0, 1):
+            for above, below in ((0, 0), (value >= 0, 0), (0, 1)):
                 ctx.set(dut.value, value)
-                ctx.set(dut.overflow, overflow)
+                ctx.set(dut.above, above)
+                ctx.set(dut.below, below)
                 await ctx.tick()
-                expected = int(saturate(value, width)) if not overflow else -limit if value < 0 else limit - 1
+                expected = -limit if below else limit - 1 if above else int(saturate(value, width))
                 assert ctx.get(saturated.register) + ctx.get(saturated.below) == expected
-                assert ctx.get(saturated.clamped) == (overflow or expected != value)
+                assert ctx.get(saturated.clamped) == (above or below or expected != value)
                 assert ctx.get(total) == expected - 3
                 assert ctx.get(further) == saturate(expected, width - 2)
 
-    simulate(dut, bench, limit=600)
+    simulate(dut, bench, limit=900)
 
 
 @seeds(2)

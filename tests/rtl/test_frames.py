@@ -9,6 +9,7 @@ from bench import TINY, check_held, cycles, generator, get, integers, pack, paus
 
 from openese.rtl.frames import (
     BANK_SHIFT,
+    MODEL_SHIFT,
     Beats,
     FrameGuard,
     FrameInput,
@@ -25,6 +26,7 @@ CONFIGS = {
     "one channel": TINY.replace(channels=1, slice_width=1),
     "two groups": TINY.replace(groups=2, slices=2),
     "three banks": TINY.replace(banks=3),
+    "three models": TINY.replace(models=3, banks=2),
     "eight groups, one channel": TINY.replace(pes=64, groups=8, channels=1, slice_width=1),
     "half a line a beat": TINY.replace(pes=64, groups=8, channels=8, activation_bits=18),
 }
@@ -33,25 +35,29 @@ configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
 def random_frames(rng, config, count, columns):
-    """(beats, active, reset, columns, bank): of ``columns`` columns each, some with fewer or more beats behind the
-    header, some for no bank."""
+    """(beats, active, reset, columns, bank, model): of as many ``columns`` as the model has, some with fewer or more
+    beats behind the header, some for no bank or model."""
     frames = []
-    right = frame_beats(config, columns) - 1
     for _ in range(count):
+        model = int(rng.integers(config.models) if rng.random() < 0.8 or config.models == 1 else rng.integers(64))
+        size = columns[model % config.models]
+        right = frame_beats(config, size) - 1
         length = right if rng.random() < 0.6 else int(rng.integers(0, 2 * right + 1))
         active, reset = (int(rng.integers(0, 1 << config.channels)) for _ in range(2))
         frames.append((length, active, reset, [integers(rng, config.activation_bits, config.channels)
-                                               for _ in range(columns)],
-                       int(rng.integers(config.banks) if rng.random() < 0.8 else rng.integers(64))))
+                                               for _ in range(size)],
+                       int(rng.integers(config.banks) if rng.random() < 0.8 else rng.integers(64)), model))
     return frames
 
 
 def beats(rng, config, frame):
     """A frame's beats; what neither its header nor its columns define is noise."""
-    length, active, reset, columns, bank = frame
+    length, active, reset, columns, bank, model = frame
     words = np.array(integers(rng, config.activation_bits, (length + 1, config.beat_columns, config.channels)))
     words[0, 0] = [word & ~3 | active >> k & 1 | (reset >> k & 1) << 1 for k, word in enumerate(words[0, 0])]
     words[0, 0, 0] = words[0, 0, 0] & ~(63 << BANK_SHIFT) | bank << BANK_SHIFT
+    if config.models > 1:
+        words[0, 0, 0] = words[0, 0, 0] & ((1 << MODEL_SHIFT) - 1) | model << MODEL_SHIFT
     places = words[1:].reshape(-1, config.channels)
     count = min(len(columns), len(places))
     places[:count] = np.reshape(columns[:count], (count, config.channels))
@@ -87,12 +93,18 @@ def test_the_host_packs_frames_as_the_machine(bits, channels, groups):
 def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
     rng = generator(seed)
     dut = FrameInput(config)
-    right = int(rng.integers(2, 20))
+    sizes = rng.integers(2, 20, config.models).tolist()
     lines = config.vector_depth // config.groups
-    frames = random_frames(rng, config, 30, right)
-    length = frame_beats(config, right) - 1
-    good = [frame for frame in frames if frame[0] == length and frame[4] < config.banks]
-    wrong_bank = [frame for frame in frames if frame[0] and frame[4] >= config.banks]
+    frames = random_frames(rng, config, 30 * config.models, sizes)
+
+    def length(frame):
+        return frame_beats(config, len(frame[3])) - 1
+
+    def known(frame):
+        return frame[4] < config.banks and frame[5] < config.models
+
+    good = [frame for frame in frames if frame[0] == length(frame) and known(frame)]
+    wrong_bank = [frame for frame in frames if frame[0] and not known(frame)]
     others = [frame for frame in frames if frame not in wrong_bank]
     memory = np.zeros((lines, config.groups, config.channels), np.int64)
     bases = [3, lines - 20]
@@ -103,16 +115,20 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
         # Nothing is accepted before the format is known.
         for k, base in enumerate(bases):
             ctx.set(dut.bases[k], base)
-        ctx.set(dut.count, right)
         if config.banks > 1:
             ctx.set(dut.banks, config.banks)
-        ctx.set(dut.beats.valid, 1)
-        await cycles(ctx, 3)
-        assert not ctx.get(dut.beats.ready)
-        ctx.set(dut.beats.valid, 0)
-        ctx.set(dut.format, 1)
-        await ctx.tick()
-        ctx.set(dut.format, 0)
+        for model, size in enumerate(sizes):
+            ctx.set(dut.count, size)
+            if config.models > 1:
+                ctx.set(dut.index, model)
+                ctx.set(dut.models, config.models)
+            ctx.set(dut.beats.valid, 1)
+            await cycles(ctx, 3)
+            assert not ctx.get(dut.beats.ready)
+            ctx.set(dut.beats.valid, 0)
+            ctx.set(dut.format, 1)
+            await ctx.tick()
+            ctx.set(dut.format, 0)
         ctx.set(dut.count, 1)
         for frame in frames:
             for beat in beats(rng, config, frame):
@@ -141,11 +157,12 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
             if take:
                 buffer = ctx.get(dut.buffer)
                 assert buffer == len(taken) % 2
-                taken.append((ctx.get(dut.active), ctx.get(dut.reset), ctx.get(dut.bank) if config.banks > 1 else 0))
+                taken.append((ctx.get(dut.active), ctx.get(dut.reset), ctx.get(dut.bank) if config.banks > 1 else 0,
+                              ctx.get(dut.model) if config.models > 1 else 0))
                 held.append((buffer, good[len(taken) - 1][3]))
             if release:
                 buffer, columns = held.popleft()
-                places = bases[buffer] * config.groups + np.arange(right)
+                places = bases[buffer] * config.groups + np.arange(len(columns))
                 assert memory.reshape(-1, config.channels)[places].tolist() == columns
             ctx.set(dut.take, take)
             ctx.set(dut.release, release)
@@ -153,10 +170,10 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
         ctx.set(dut.take, 0)
         ctx.set(dut.release, 0)
 
-    simulate(dut, source, consume, limit=16000, background=[watch, write, hold])
-    assert taken == [(*frame[1:3], frame[4]) for frame in good]
-    assert sum(values[0] for values in seen) == sum(frame[0] < length for frame in others)
-    assert sum(values[1] for values in seen) == sum(frame[0] > length for frame in others)
+    simulate(dut, source, consume, limit=16000 * config.models, background=[watch, write, hold])
+    assert taken == [(*frame[1:3], *frame[4:]) for frame in good]
+    assert sum(values[0] for values in seen) == sum(frame[0] < length(frame) for frame in others)
+    assert sum(values[1] for values in seen) == sum(frame[0] > length(frame) for frame in others)
     assert sum(values[2] for values in seen) == len(wrong_bank) > 0
 
 
@@ -172,7 +189,7 @@ def test_a_header_alone_is_no_frame():
         await ctx.tick()
         ctx.set(dut.format, 0)
         for length in lengths:
-            for beat in beats(generator(0), TINY, (length, 3, 0, [[1, 2]] * length, 0)):
+            for beat in beats(generator(0), TINY, (length, 3, 0, [[1, 2]] * length, 0, 0)):
                 await put(ctx, dut.beats, beat)
         await ctx.tick()
 
@@ -184,7 +201,7 @@ def test_a_header_alone_is_no_frame():
 def test_the_input_takes_two_frames_and_no_more():
     """A third frame waits until a buffer is released, not only taken."""
     dut = FrameInput(TINY)
-    frame = (2, 3, 0, [[1, 2], [3, 4]], 0)
+    frame = (2, 3, 0, [[1, 2], [3, 4]], 0, 0)
     watch, seen = trace(dut.beats.valid & dut.beats.ready)
 
     async def source(ctx):
@@ -229,8 +246,8 @@ def test_frames_of_any_length_anywhere(count):
         ctx.set(dut.format, 1)
         await ctx.tick()
         ctx.set(dut.format, 0)
-        for frame in ((count - 1, 3, 0, columns[1:], 0), (count, 3, 0, columns, 0),
-                      (count + 1, 3, 0, [*columns, [0, 0]], 0), (count, 3, 0, columns, 0)):
+        for frame in ((count - 1, 3, 0, columns[1:], 0, 0), (count, 3, 0, columns, 0, 0),
+                      (count + 1, 3, 0, [*columns, [0, 0]], 0, 0), (count, 3, 0, columns, 0, 0)):
             for beat in beats(generator(0), TINY, frame):
                 await put(ctx, dut.beats, beat)
         assert ctx.get(dut.ready)
@@ -301,13 +318,14 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
     memory = np.array(integers(rng, config.activation_bits, contents.shape))
     jobs = [{"count": int(rng.integers(1, 25)), "src_base": int(rng.integers(0, lines - 25)),
              "active": int(rng.integers(0, 1 << config.channels)),
-             **({"bank": int(rng.integers(config.banks))} if config.banks > 1 else {})} for _ in range(8)]
+             **({"bank": int(rng.integers(config.banks))} if config.banks > 1 else {}),
+             **({"model": int(rng.integers(config.models))} if config.models > 1 else {})} for _ in range(8)]
     expected = []
     for job in jobs:
         keep = np.array([job["active"] >> k & 1 for k in range(config.channels)])
         columns = contents.reshape(-1, config.channels)[job["src_base"] * config.groups:][:job["count"]]
         flags = keep.copy()
-        flags[0] |= job.get("bank", 0) << BANK_SHIFT
+        flags[0] |= job.get("bank", 0) << BANK_SHIFT | job.get("model", 0) << MODEL_SHIFT
         sent = pack_frames(config, flags, columns * keep)
         expected += [(int.from_bytes(beat.tobytes(), "little"), k == len(sent) - 1) for k, beat in enumerate(sent)]
     got = []
@@ -384,6 +402,39 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
     for valid, busy, _ in seen:
         assert valid or busy or sent == 0 or sent in lengths
         sent += valid
+
+
+@pytest.mark.parametrize("last", ["header", "read", "written"])
+def test_a_queue_that_nobody_takes_from_fills_up(last):
+    """But for the place that is kept; whether its last beat is a header, a line read, or a line that is written."""
+    dut = FrameOutput(TINY)
+    count = 2 if last == "header" else 9
+    level = 0
+
+    async def start(ctx):
+        ctx.set(dut.read_grant, 1)
+        ctx.set(dut.count, count)
+        ctx.set(dut.complete, last != "written")
+        ctx.set(dut.lines_done, FrameGuard.depth - 3)  # with the header, all but one of those that fit
+        for _ in range(3 if last == "header" else 1):
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            await cycles(ctx, 20)
+        assert level == FrameGuard.depth - 1 - (last == "written")
+        ctx.set(dut.write_valid, last == "written")
+        await ctx.tick()
+        ctx.set(dut.write_valid, 0)
+        await cycles(ctx, 5)
+        assert level == FrameGuard.depth - 1
+
+    async def queue(ctx):
+        nonlocal level
+        async for _, _, valid in ctx.tick().sample(dut.beat_valid):
+            level += valid
+            ctx.set(dut.level, level)
+
+    simulate(dut, start, limit=100, background=[queue])
 
 
 @seeds(3)
@@ -465,7 +516,7 @@ def test_the_guard_knows_when_a_frame_is_under_way():
 def test_the_rest_of_a_frame_is_dropped_after_a_reset():
     """A core that comes out of reset midway drops up to the frame's last beat, before any format is known."""
     dut = FrameInput(TINY)
-    frame = (2, 3, 0, [[1, 2], [3, 4]], 0)
+    frame = (2, 3, 0, [[1, 2], [3, 4]], 0, 0)
     watch, seen = trace(dut.complete)
 
     async def bench(ctx):

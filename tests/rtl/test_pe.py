@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from bench import TINY, cycles, generator, integers, seeds, simulate, trace, unpack
+from bench import TINY, cycles, generator, integers, scramble, seeds, simulate, trace, unpack
 from sparse import Drainer, Operation, random_jobs
 
 from openese.rtl.act_queue import ActQueue
@@ -56,7 +56,7 @@ class Bench:
 
     async def load(self, ctx):
         """Write weights and pointers, both memories at once."""
-        config, dut = self.config, self.dut
+        config, dut, rng = self.config, self.dut, self.rng
         weights, pointers = [], []
         for operation, indices in zip(self.operations, self.indices, strict=True):
             pointers += [(index, len(entries)) for (_, entries), index in zip(operation.columns, indices, strict=True)]
@@ -70,6 +70,7 @@ class Bench:
                 ctx.set(port, {"address": address, "data": value})
                 await ctx.tick()
             ctx.set(valid, 0)
+            scramble(ctx, rng, port)
 
     async def send(self, ctx, column, values):
         """Send a column, or nothing; ``values`` go with the column of `column_delay` cycles ago."""
@@ -78,6 +79,8 @@ class Bench:
         ctx.set(dut.column_valid, column is not None)
         if column is not None:
             ctx.set(dut.column, column)
+        else:
+            scramble(ctx, self.rng, dut.column)
         ctx.set(dut.activations, self._late.pop(0))
         await ctx.tick()
 
@@ -102,6 +105,7 @@ class Bench:
                 ctx.set(dut.context_valid, 1)
                 await self.send(ctx, None, self.noise())
                 ctx.set(dut.context_valid, 0)
+                scramble(ctx, self.rng, dut.context, dut.context_operation)
                 ends = [{"operation": number % 4, "end": 1, "index": 0}]
                 columns = [{"operation": number % 4, "end": 0, "index": index} for index in indices] + ends
                 values = [values for values, _ in operation.columns] + [self.noise()]

@@ -11,11 +11,10 @@ from openese.rtl.core import Core
 from openese.rtl.frames import FrameGuard
 from openese.rtl.loader import MAGIC, VERSION, Loader
 from openese.rtl.registers import ADDRESS, COUNTERS, REGISTERS, Access, Control, ControlRegisters, Interrupt, Status
-from openese.rtl.state_access import StateAccess
 from openese.rtl.watchdog import Watchdog
 from openese.rtl.weight_stream import StreamReader
 
-CONFIGS = {"resident": TINY, "stream": TINY.replace(index_bits=4, stream=True)}
+CONFIGS = {"resident": TINY, "stream": TINY.replace(index_bits=4, stream=True), "models": TINY.replace(models=3)}
 NAMES = {address >> 2: name for name, address in ADDRESS.items()}
 WRITABLE = {register.name for register in REGISTERS if register.access is not Access.READ}
 READABLE = {register.name for register in REGISTERS if register.access is not Access.WRITE}
@@ -37,10 +36,11 @@ class Registers(Elaboratable):
         self.reader = StreamReader(config) if config.stream else None
         core, loader, guard, watchdog, reader = self.core, self.loader, self.guard, self.watchdog, self.reader
         self.accesses = {name: getattr(bus, name) for name in (
-            "write", "write_address", "write_data", "read", "read_address")}
+            "write", "write_address", "write_data", "read_asked", "read", "read_address")}
         self.inputs = {
             **{name: getattr(core, name) for name in (
-                "idle", "waiting_frame", "frame_short", "frame_long", "frame_bank", "state_value")},
+                "idle", "waiting_frame", "frame_short", "frame_long", "frame_bank", "state_value", "state_writing")},
+            "state_valid": core.state_value_valid,
             "frame_sent": guard.sent, "out_valid": guard.o.valid, "out_ready": guard.o.ready, "midway": guard.midway,
             "core_moves": core.moves, "frame_valid": core.frames.valid, "stalled": watchdog.stalled,
             "cause": watchdog.cause,
@@ -48,11 +48,16 @@ class Registers(Elaboratable):
             **{f"event_{name}": getattr(core.events, name) for name in COUNTERS},
         }
         self.outputs = {
-            "write_known": bus.write_known, "read_data": bus.read_data, "read_known": bus.read_known, "hold": bus.hold,
+            "write_known": bus.write_known, "read_data": bus.read_data, "read_known": bus.read_known,
+            "read_wait": bus.read_wait, "write_wait": bus.write_wait,
             "core_reset": Signal(init=1), "load": Signal(), "irq": Signal(), "run": core.run,
             "select": Value.cast(core.state_select), "state_write": core.state_write, "state_data": core.state_data,
+            "restart": core.state_restart, "wanted": core.state_wanted, "take": core.state_take,
             **{name: getattr(watchdog, name) for name in ("works", "moves", "waits", "clear")},
             "word": loader.word, "word_valid": loader.word_valid}
+        if config.models > 1:
+            self.inputs |= {"models": core.models, "model_size": core.model_size}
+            self.outputs["model"] = core.model_select
         if reader:
             self.inputs |= {"stream_error": reader.error, "stream_error_line": reader.error_line,
                             "reader_idle": reader.idle, "r_valid": reader.bus.r.valid}
@@ -92,21 +97,24 @@ class Model:
 
     def __init__(self, config):
         self.config = config
-        self.run = self.select = self.enabled = self.pending = self.high = self.base = 0
-        self.core_reset, self.load, self.usable, self.hold = 1, 0, 0, 0
+        self.run = self.select = self.enabled = self.pending = self.high = self.base = self.model = 0
+        self.core_reset, self.load, self.usable = 1, 0, 0
         self.resets = [False] * 3
         self.taken = 0
-        self.data = self.loads = self.state_written = 0
+        self.data = self.loads = self.state_written = self.selected = self.asked = 0
         self.before = {"loaded": 0, "refused": 0, "failed": 0, "stalled": 0}
         self.counters, self.counted = dict.fromkeys(COUNTERS, 0), dict.fromkeys(COUNTERS, 0)
 
     def exists(self, name):
-        return name is not None and (self.config.stream or not name.startswith("STREAM"))
+        return name is not None and (self.config.stream or not name.startswith("STREAM")) and (
+            self.config.models > 1 or not name.startswith("MODEL"))
 
     def outputs(self):
         return {"core_reset": self.core_reset, "load": self.load, "run": self.run, "select": self.select,
-                "state_write": self.state_written, "word_valid": self.loads, "hold": int(self.hold > 0),
-                "irq": int(self.pending & self.enabled != 0), "base": self.base}
+                "state_write": self.state_written, "word_valid": self.loads,
+                "restart": int(self.selected or not self.usable),
+                "wanted": int(self.asked and self.usable),
+                "irq": int(self.pending & self.enabled != 0), "base": self.base, "model": self.model}
 
     def watched(self, row):
         """What the watchdog is told."""
@@ -120,11 +128,19 @@ class Model:
             | (row["midway"] and not row["frame_valid"]) << 2,
             "clear": int(bool(clears or self.load))}
 
+    def of_state(self, row):
+        """What an access has to wait for, and whether a number is taken."""
+        number = NAMES.get(row["read_address"]) == "STATE_DATA" and self.usable
+        read_wait = number and (self.state_written or self.selected or not row["state_valid"])
+        written_next = NAMES.get(row["write_address"]) == "STATE_DATA"
+        return {"read_wait": int(read_wait), "take": int(row["read"] and number),
+                "write_wait": int(self.asked or not written_next and (self.state_written or row["state_writing"]))}
+
     def write_known(self, name):
         return self.exists(name) and name in WRITABLE and bool(self.usable or not name.startswith("STATE"))
 
     def read_known(self, name):
-        return self.exists(name) and name in READABLE and bool(name != "STATE_DATA" or (self.usable and not self.hold))
+        return self.exists(name) and name in READABLE and bool(name != "STATE_DATA" or self.usable)
 
     def value(self, name, row):
         """What a register reads as."""
@@ -146,6 +162,7 @@ class Model:
             "STREAM_BASE_LOW": self.base & 0xFFFFFFFF, "STREAM_BASE_HIGH": self.base >> 32,
             "STALL": row["cause"],
             "STREAM_ERROR": row["stream_error"] | row["stream_error_line"] << 8,
+            "MODELS": config.models | row["models"] << 8 | self.model << 16, "MODEL_SIZE": row["model_size"],
         }[name]
 
     def advance(self, row):
@@ -175,14 +192,17 @@ class Model:
             else:
                 self.counters[name] += self.counted[name]
                 self.counted[name] = row[f"event_{name}"]
-        if write in ("STATE_SELECT", "STATE_DATA"):
-            self.hold = StateAccess.wait
-        elif self.hold:
-            self.hold -= 1
-        if write == "STATE_SELECT":
+        of_state = self.of_state(row)
+        if write == "STATE_SELECT" and self.usable:
             self.select = data
+        elif self.state_written or of_state["take"]:
+            self.select = self.select & ~0xFFFF | self.select + 1 & 0xFFFF
+        self.selected = int(write == "STATE_SELECT" and self.usable)
+        self.asked = int(row["read_asked"] and of_state["read_wait"])
         if write == "INTERRUPT_ENABLE":
             self.enabled = data & 0b11111111
+        if write == "MODELS":
+            self.model = data >> 16 & 0xFF
         if write == "STREAM_BASE_LOW":
             self.base = self.base >> 32 << 32 | data & ~0xFFF
         if write == "STREAM_BASE_HIGH":
@@ -193,8 +213,6 @@ class Model:
         self.data, self.loads = data, int(write == "LOAD")
         self.taken = int((row["out_valid"] and row["out_ready"]) or row["r_valid"])
         rests = row["idle"] and not row["out_valid"] and not self.core_reset
-        if rests and not self.usable:
-            self.hold = StateAccess.wait
         self.usable = int(rests)
         outstanding = self.core_reset and not row["reader_idle"]
         self.core_reset = int(not row["loaded"] or Control.RESET in control or self.load or any(self.resets)
@@ -207,7 +225,7 @@ class Bench:
     """Random accesses, random blocks; every cycle is recorded."""
 
     def __init__(self, config, rng):
-        #: How often the core rests. Each time that it comes to rest the bus is held.
+        #: How often the core rests.
         self.config, self.rng, self.quiet = config, rng, 0.99
         self.dut = dut = Served(config)
         self.rows = []
@@ -227,6 +245,7 @@ class Bench:
         signals = list(self.seen.values())
         async for _, _, *values in ctx.tick().sample(*signals):
             self.rows.append({"stream_error": 0, "stream_error_line": 0, "reader_idle": 1, "base": 0, "r_valid": 0,
+                              "models": 1, "model_size": 0, "model": 0,
                               **dict(zip(self.seen, values, strict=True))})
 
     async def blocks(self, ctx):
@@ -282,7 +301,7 @@ def test_the_registers_are_the_table(config, stalls, seed):
     model = Model(config)
     written, given, asked = [], [], None
     for row in bench.rows:
-        outputs = model.outputs() | model.watched(row)
+        outputs = model.outputs() | model.watched(row) | model.of_state(row)
         assert {name: row[name] for name in outputs} == outputs
         if row["word_valid"]:
             assert row["word"] == model.data

@@ -148,3 +148,27 @@ async def wrong_accesses_are_answered_with_an_error(dut):
     assert await machine.load()
     await machine.run()
     await machine.step(1)
+
+
+@cocotb.test()
+@stalled
+async def numbers_of_a_state_move_in_runs(dut, idle, backpressure):
+    """What was written is read back, in order; reads and writes at once all count, and none waits for ever."""
+    machine = Both(await TB.start(dut, idle=idle, backpressure=backpressure))
+    tb = machine.tb
+    assert await machine.load()
+    while not (await tb.read(ADDRESS["STATUS"]))[0] & Status.IDLE:
+        await tb.clock(20)
+    for cell, bits in ((0, tb.config.activation_bits), (1, tb.config.cell_bits)):
+        values = machine.rng.integers(-1 << bits - 1, 1 << bits - 1, 24).tolist()
+        select = cell << 31 | 5
+        assert await tb.write(ADDRESS["STATE_SELECT"], select) == AxiResp.OKAY
+        await tb.load(ADDRESS["STATE_DATA"], [value & 0xFFFFFFFF for value in values])
+        assert await tb.write(ADDRESS["STATE_SELECT"], select) == AxiResp.OKAY
+        found = [await tb.read(ADDRESS["STATE_DATA"]) for _ in values]
+        assert found == [(value & 0xFFFFFFFF, AxiResp.OKAY) for value in values]
+        writes = cocotb.start_soon(tb.load(ADDRESS["STATE_DATA"], [0] * 15))
+        for _ in range(10):
+            assert (await tb.read(ADDRESS["STATE_DATA"]))[1] == AxiResp.OKAY
+        await writes
+        assert await tb.read(ADDRESS["STATE_SELECT"]) == (select + 24 + 25, AxiResp.OKAY)

@@ -4,6 +4,7 @@
 import pytest
 from machines import STREAM, TINY
 
+from openese.sw.bench.gru import gru_plan
 from openese.sw.bench.layer import paper_layer, quantized_layer
 from openese.sw.bench.machine import MEMORIES, measured, traced
 from openese.sw.cycles.model import estimate
@@ -29,6 +30,15 @@ def test_measured_as_predicted_and_as_traced():
     in_waveform = traced(of_tiny)
     assert in_waveform["cycles_per_step"] == result["cycles_per_step"]
     assert in_waveform["busy"] == pytest.approx(result["busy"], rel=1e-3)
+
+
+def test_a_gru_is_measured_as_predicted():
+    of_gru = gru_plan(TINY, 0.4, inputs=8, cells=24)
+    assert (of_gru.config.cells, of_gru.config.entry_depth) == ("lstm+gru", TINY.entry_depth)
+    result, = measured(of_gru)
+    predicted = estimate(of_gru)
+    assert result["bit_exact"] and result["cycles_per_step"] == predicted.cycles_per_step
+    assert gru_plan(TINY, 1.0, inputs=20, cells=60).config.entry_depth == 4096
 
 
 def test_weights_from_each_memory():

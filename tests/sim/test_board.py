@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from models import random_quantized
+from models import random_quantized, random_state
 
 from openese.rtl.config import preset
 from openese.rtl.registers import ADDRESS
@@ -128,10 +128,30 @@ def test_spoiled_bytes_are_survived(board, image):
                 assert (device.run(x) == reference.run(x)).all()
                 for state, expected in zip(device.get_state(1), reference.get_state(1), strict=True):
                     assert (state.c == expected.c).all() and (state.y == expected.y).all()
+                state = random_state(rng, image.model())
+                for machine in (device, reference):
+                    machine.set_state(0, state)
         finally:
             board.spoil(0)
         assert board.spoiled > before and link.repeated > 0
         assert device.counters()["steps"] == 32
+
+
+def test_a_state_takes_a_packet(board, image):
+    """Numbers of a run are one command."""
+    with SerialLink(board.port, CONFIG) as link:
+        device, reference = Device(link, image), Reference(image.model(), CONFIG.channels)
+        state = random_state(np.random.default_rng(4), image.model())
+        device.run(frames(np.random.default_rng(4), 1))
+        before = link._sequence
+        for machine in (device, reference):
+            machine.set_state(1, state)
+        # Two packets more: each asks whether the machine is idle.
+        assert link._sequence == before + 2
+        device._held.clear()
+        for found, expected in zip(device.get_state(1), state, strict=True):
+            assert (found.c == expected.c).all() and (found.y == expected.y).all()
+        assert link._sequence == before + 4
 
 
 def test_a_cable_pulled_in_the_middle_of_a_frame(board, image):

@@ -2,6 +2,7 @@
 """Campaigns on the emitted Verilog in Verilator: every word against the reference, whatever else happens."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,14 +19,15 @@ from openese.sim.simulator import BusError, StuckError
 from openese.sw.cycles.model import READY, simulate
 from openese.sw.model.quantized import QuantizeError
 from openese.sw.pack.image import Image, ImageFormatError, parse
-from openese.sw.pack.schedule import CapacityError, Schedule, schedule
+from openese.sw.pack.schedule import CapacityError, Schedule
+from openese.sw.pack.together import schedule_all
 from openese.sw.reference.machine import Reference
 from openese.sw.run.device import DeviceError
 
 from .engine import campaign
 from .schedules import random_events, random_times
 
-__all__ = ["random_config", "random_model", "random_shape"]
+__all__ = ["random_config", "random_models", "random_shape"]
 
 #: Machines of the campaigns that are not about configurations.
 MACHINES = (TINY, GROUPS, STREAM)
@@ -48,8 +50,11 @@ def random_config(rng):
             "cell_bits": int(rng.integers(14, 28)), "index_bits": int(rng.integers(1, 8)),
             "align_bits": int(rng.integers(1, 4)), "queue_depth": power(4, 6), "entry_depth": power(7, 12),
             "column_depth": power(6, 9), "vector_depth": power(6, 9), "cell_rows": power(2, 5),
-            "accumulator_rows": power(5, 9), "row_nonzeros": power(4, 9), "program_depth": power(5, 6),
-            "stream": bool(rng.random() < 0.4), "banks": int(rng.integers(1, 5) if rng.random() < 0.4 else 1)}
+            "accumulator_rows": power(5, 9), "row_nonzeros": power(4, 9), "program_depth": power(5, 8),
+            "stream": bool(rng.random() < 0.4), "banks": int(rng.integers(1, 5) if rng.random() < 0.4 else 1),
+            "models": int(rng.integers(2, 5) if rng.random() < 0.3 else 1)}
+        if rng.random() < 0.4:
+            fields |= {"cells": "lstm+gru", "cell_bits": int(rng.integers(24, 28))}
         if fields["stream"]:  # an AXI4 data width
             wide = [width for width in (8, 16, 32) if 32 <= width * pes <= 1024 and 1 <= width - fields["index_bits"]
                     and 2 <= width - fields["index_bits"] <= 18]
@@ -66,39 +71,47 @@ def random_shape(rng, config):
     """Inputs and layers, and whether with peepholes, of a random model; it may be too large."""
     layers = [int(rng.integers(1, 25)) for _ in range(int(rng.integers(1, 5)))]
     shape = [(cells, int(rng.integers(1, cells + 1))) if rng.random() < 0.5 else cells for cells in layers]
+    if config.gru:
+        shape = [("gru", cells) if rng.random() < 0.6 else other for cells, other in zip(layers, shape, strict=True)]
     return (int(rng.integers(1, 25)), *shape), bool(rng.random() < 0.6)
 
 
 class Found(NamedTuple):
-    """A random model that a machine holds: what `Both` makes it from, and its schedule."""
+    """Random models that a machine holds: what `Both` makes the first from, and the schedules of all."""
 
     shape: tuple
     seed: int
     stream: bool | None
     peephole: bool
-    plan: Schedule
+    plans: tuple[Schedule, ...]
 
 
-def random_model(rng, config):
-    """A random model that the machine holds, or None; and how many were too large."""
+def random_models(rng, config):
+    """Random models that the machine holds, or None; and how many times they were too large.
+
+    All have the function tables of the first.
+    """
     for refused in range(20):
-        shape, peephole = random_shape(rng, config)
-        seed = int(rng.integers(1 << 30))
         stream = bool(rng.random() < 0.7) if config.stream else None
+        junk = bool(rng.random() < 0.5)
+        made = [(*random_shape(rng, config), 2 * int(rng.integers(1 << 29)) + (not junk))
+                for _ in range(int(rng.integers(1, config.models + 1)))]
         try:
-            plan = schedule(random_quantized(seed, config, *shape, peephole=peephole, junk_tables=seed % 2 == 0),
-                            config, stream=stream)
+            models = [random_quantized(seed, config, *shape, peephole=peephole, junk_tables=junk)
+                      for shape, peephole, seed in made]
+            plans = schedule_all([replace(model, name=f"model {number}", sigmoid_table=models[0].sigmoid_table,
+                                          tanh_table=models[0].tanh_table) for number, model in enumerate(models)],
+                                 config, stream=stream)
         except (CapacityError, QuantizeError):
             continue
-        return Found(shape, seed, stream, peephole, plan), refused
+        shape, peephole, seed = made[0]
+        return Found(shape, seed, stream, peephole, tuple(plans)), refused
     return None, 20
 
 
 def random_pair(rng, config, found):
-    """A `Both` of a random model."""
-    *made, _ = found
-    shape, seed, stream, peephole = made
-    return Both(config, shape, seed, stream, peephole, random_pace(rng), int(rng.integers(1, 1 << 30)))
+    """A `Both` of the first of random models."""
+    return Both(config, *found[:4], random_pace(rng), int(rng.integers(1, 1 << 30)))
 
 
 def random_pace(rng):
@@ -193,23 +206,24 @@ def configurations(case):
     try:
         lint(config)
         done["machines"] += 1
-        done["machines with banks"] += config.banks > 1
+        done["with banks"] += config.banks > 1
+        done["for several models"] += config.models > 1
         for _ in range(MODELS):
-            found, refused = random_model(rng, config)
+            found, refused = random_models(rng, config)
             done["too large"] += refused
             if found is None:
                 break
-            done.update(random_events(rng, found.plan))
+            done.update(random_events(rng, found.plans))
             with (both := random_pair(rng, config, found)).link:
                 for episode in rng.choice(len(EPISODES), 3):
                     EPISODES[episode](rng, both, done)
-            done["models"] += 1
-            if found.plan.streamed:
+            done["models"] += len(found.plans)
+            if found.plans[0].streamed:
                 frames = int(rng.integers(1, 6))
-                measured = Measured(found.plan).run(frames)
-                assert measured == predicted(simulate(found.plan, [READY] * frames)), "the cycle model is wrong"
+                measured = Measured(found.plans).run(frames)
+                assert measured == predicted(simulate(found.plans, [READY] * frames)), "the cycle model is wrong"
             else:
-                random_times(rng, found.plan)
+                random_times(rng, found.plans)
             done["runs of the cycle model"] += 1
     except Exception as error:
         error.add_note(f"machine {config}")
@@ -222,7 +236,7 @@ def some_pair(rng, machines=MACHINES):
     found = None
     while found is None:
         config = machines[int(rng.integers(len(machines)))]
-        found, _ = random_model(rng, config)
+        found, _ = random_models(rng, config)
     return random_pair(rng, config, found)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random networks of Keras with LSTMs among all that stands around them."""
+"""Random networks of Keras with LSTMs and GRUs among all that stands around them."""
 
 from typing import NamedTuple
 
@@ -52,22 +52,28 @@ class _Maker:
             options[self.pick("activation", "recurrent_activation")] = self.pick("relu", "hard_sigmoid")
         return options
 
+    def gru_options(self):
+        """Of a GRU cell: as of an LSTM, and where its reset is."""
+        options = self.cell_options()
+        del options["unit_forget_bias"]
+        return {**options, "reset_after": self.chance(0.8)}
+
     def options(self, sequences):
         return {"return_sequences": sequences, "unroll": False, "name": self.name("lstm"),
                 "zero_output_for_mask": self.chance(0.2)}
 
     def recurrent(self, units, sequences, wrapped=False):
-        """An LSTM layer, or a layer of cells, or now and then another recurrent layer."""
-        L, kind = self.layers, self.pick("lstm", "lstm", "lstm", "lstm", "cell", "cells", "mixed", "gru")
+        """An LSTM or GRU layer, or a layer of cells."""
+        L, kind = self.layers, self.pick("lstm", "lstm", "lstm", "cell", "cells", "mixed", "gru", "gru")
         options = {**self.options(sequences), "go_backwards": not wrapped and self.chance(0.25)}
         if kind == "lstm":
             return L.LSTM(units, **options, **self.cell_options())
         if kind == "gru":
-            return L.GRU(units, **options, dtype=self.dtype, recurrent_initializer="glorot_uniform")
+            return L.GRU(units, **options, **self.gru_options())
         cells = [L.LSTMCell(units if number == 2 else 3 + number, **self.cell_options(), name=self.name("cell"))
                  for number in range(3)]
         if kind == "mixed":
-            cells[1] = L.GRUCell(4, dtype=self.dtype, recurrent_initializer="glorot_uniform")
+            cells[1] = L.GRUCell(4, **self.gru_options(), name=self.name("cell"))
         return L.RNN(cells[-1] if kind == "cell" else cells, **options, dtype=self.dtype)
 
     def bidirectional(self, units, sequences):

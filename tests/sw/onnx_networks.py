@@ -52,7 +52,7 @@ class Builder:
         self.smooth: list[str] = []
         self.features: set[str] = set()
         self.states: list[tuple[str, str, int, int]] = []  # h, c, directions, cells
-        self.weights: list[tuple[list[str], int, int, int]] = []  # names, inputs, cells, directions
+        self.weights: list[tuple[list[str], int, int, int, int]] = []  # names, inputs, cells, directions, gates
         self.count = 0
         self.steps, self.voices = self.number(1, 7), self.number(1, 4)
         self.fixed = self.maybe()
@@ -207,17 +207,18 @@ class Builder:
             return [self.constant(self.state(*shape)), self.constant(self.state(*shape))]
         return [self.constant(self.state(*shape)), ""] if kind == "h only" else ["", ""]
 
-    def given_weights(self, size: int, cells: int, ways: int) -> tuple[list[str], int]:
-        """W, R, B and P, new or those of an LSTM before; and the number of cells."""
-        fitting = [held for held in self.weights if held[1] == size and held[3] == ways]
+    def given_weights(self, size: int, cells: int, ways: int, gates: int = 4) -> tuple[list[str], int]:
+        """W, R, B and P, new or those of a node before; and the number of cells."""
+        fitting = [held for held in self.weights if held[1] == size and held[3:] == (ways, gates)]
         if fitting and self.maybe():
             self.features.add("shared weights")
-            names, _, cells, _ = self.pick(fitting)
+            names, _, cells, *_ = self.pick(fitting)
             return names, cells
-        w, r = self.floats(ways, 4 * cells, size), self.floats(ways, 4 * cells, cells)
-        names = [self.constant(w), self.constant(r), self.constant(self.floats(ways, 8 * cells)) if not self.maybe(4)
-                 else "", self.constant(self.floats(ways, 3 * cells)) if self.maybe(6) else ""]
-        self.weights.append((names, size, cells, ways))
+        w, r = self.floats(ways, gates * cells, size), self.floats(ways, gates * cells, cells)
+        names = [self.constant(w), self.constant(r),
+                 self.constant(self.floats(ways, 2 * gates * cells)) if not self.maybe(4) else "",
+                 self.constant(self.floats(ways, 3 * cells)) if gates == 4 and self.maybe(6) else ""]
+        self.weights.append((names, size, cells, ways, gates))
         return names, cells
 
     def given_lengths(self) -> str:
@@ -233,27 +234,37 @@ class Builder:
         return ""
 
     def chain(self, x: Value) -> Value:
-        """LSTM nodes that follow each other."""
+        """LSTM and GRU nodes that follow each other."""
         self.features.add("chain")
         lengths = self.given_lengths()
         for _ in range(self.number(2, 3)):
-            x = self.lstm(x, lengths)
+            x = self.lstm(x, lengths, gru=self.maybe(3))
         return x
 
-    def lstm(self, x: Value, lengths: str | None = None) -> Value:
-        """An LSTM node and what brings its outputs back to (T, B, F)."""
+    def gru(self, x: Value) -> Value:
+        """A GRU node, likewise."""
+        return self.lstm(x, gru=True)
+
+    def lstm(self, x: Value, lengths: str | None = None, gru: bool = False) -> Value:
+        """An LSTM or GRU node and what brings its outputs back to (T, B, F)."""
         direction = self.pick(["forward", "forward", "reverse", "bidirectional"])
         ways = 2 if direction == "bidirectional" else 1
         self.features.add(direction)
         batch_first = self.maybe(5)
         if batch_first:
             self.features.add("layout 1")
-        (w, r, b, p), cells = self.given_weights(x.size, self.number(1, 6), ways)
+        (w, r, b, p), cells = self.given_weights(x.size, self.number(1, 6), ways, 3 if gru else 4)
+        states = self.given_state(ways, cells, batch_first)
         given = [self.node("Transpose", x.name, perm=[1, 0, 2]) if batch_first else x.name, w, r, b,
-                 self.given_lengths() if lengths is None else lengths, *self.given_state(ways, cells, batch_first), p]
+                 self.given_lengths() if lengths is None else lengths, *(states[:1] if gru else [*states, p])]
         attributes: dict[str, Any] = {"direction": direction, "hidden_size": cells}
         attributes |= {"layout": 1} if batch_first else {}
         extra = self.pick(["", "", "", "", "clip", "no clip", "input_forget", "sigmoid", "hard"])
+        if gru:
+            extra = ""
+            after = not self.maybe(4)
+            self.features.add("GRU" if after else "GRU on the host")
+            attributes |= {"linear_before_reset": int(after)}
         if extra:
             self.features.add({"hard": "LSTM on the host", "clip": "LSTM on the host"}.get(extra, extra))
         attributes |= {"clip": {"clip": 0.4}, "no clip": {"clip": 50.0}, "input_forget": {"input_forget": 1},
@@ -262,10 +273,12 @@ class Builder:
         while given and not given[-1]:
             given.pop()
         y, h, c = (self.name(label) for label in "yhc")
-        self.nodes.append(helper.make_node("LSTM", given, [y, h, c], name=self.name("lstm"), **attributes))
+        outputs = [y, h] if gru else [y, h, c]
+        self.nodes.append(helper.make_node("GRU" if gru else "LSTM", given, outputs, name=self.name("lstm"),
+                                           **attributes))
         if not batch_first:
-            self.states.append((h, c, ways, cells))
-        for state in (h, c):
+            self.states.append((h, h if gru else c, ways, cells))
+        for state in outputs[1:]:
             if self.maybe(4):
                 self.features.add("states as outputs")
                 self.output(state)
@@ -281,9 +294,9 @@ class Builder:
         return Value(self.node("Reshape", y, self.constant(np.array([0, 0, -1]))), ways * cells)
 
     def other(self, x: Value) -> Value:
-        """A GRU or RNN, which stays on the host."""
+        """A GRU with its reset before the product or an RNN, which stay on the host."""
         kind = self.pick(["GRU", "RNN"])
-        self.features.add(kind)
+        self.features.add("GRU on the host" if kind == "GRU" else kind)
         cells, gates = self.number(1, 5), 3 if kind == "GRU" else 1
         given = [self.constant(self.floats(1, gates * cells, size)) for size in (x.size, cells)]
         return Value(self.node("Squeeze", self.node(kind, x.name, *given, hidden_size=cells),
@@ -303,17 +316,20 @@ class Builder:
         kind = self.pick(["If", "Loop", "Scan"])
         self.features.add(kind)
         cells = x.size if kind == "Loop" else self.number(1, 5)
-        (w, r, b, p), cells = self.given_weights(x.size, cells, 1) if kind != "Loop" else (
-            [self.constant(self.floats(1, 4 * cells, x.size)), self.constant(self.floats(1, 4 * cells, cells)), "", ""],
-            cells)
+        gru = kind != "Scan" and self.maybe(3)
+        gates = 3 if gru else 4
+        (w, r, b, p), cells = self.given_weights(x.size, cells, 1, gates) if kind != "Loop" else (
+            [self.constant(self.floats(1, gates * cells, size)) for size in (x.size, cells)] + ["", ""], cells)
 
         def recurrent(given: str, h: str = "", c: str = "") -> tuple[list[Any], str, str, str]:
             inputs = [given, w, r, b, "", h, c, p]
             while not inputs[-1]:
                 inputs.pop()
             y, hn, cn, out = (self.name(label) for label in ("y", "h", "c", "out"))
-            return [helper.make_node("LSTM", inputs, [y, hn, cn], name=self.name("lstm"), hidden_size=cells),
-                    helper.make_node("Squeeze", [y, one], [out])], out, hn, cn
+            made = (helper.make_node("GRU", inputs, [y, hn], name=self.name("gru"), hidden_size=cells,
+                                     linear_before_reset=1) if gru else
+                    helper.make_node("LSTM", inputs, [y, hn, cn], name=self.name("lstm"), hidden_size=cells))
+            return [made, helper.make_node("Squeeze", [y, one], [out])], out, hn, cn
 
         one = self.name("one")
         self.tensors[one] = np.array([1])
@@ -358,8 +374,8 @@ class Builder:
             x = values[-1] if not self.maybe(3) else self.pick(values)
             for _ in range(self.number(0, 2)):
                 x = self.layer(self.pick(list(FRONTS)), x, values)
-            kind = self.pick(["lstm"] * 7 + ["chain", "chain", "other", "body", "body", "double", "half"])
-            makers = {"lstm": self.lstm, "chain": self.chain, "other": self.other, "body": self.body}
+            kind = self.pick(["lstm"] * 5 + ["gru"] * 4 + ["chain", "chain", "other", "body", "body", "double", "half"])
+            makers = {"lstm": self.lstm, "gru": self.gru, "chain": self.chain, "other": self.other, "body": self.body}
             x = makers[kind](x) if kind in makers else self.typed(x, kind)
             values.append(x)
         self.head(values[-1], values)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line, from a model to outputs, and how it says no."""
 
+import json
 import os
 import signal
 import subprocess
@@ -153,7 +154,8 @@ def test_a_machine_by_any_option_is_the_same(folder, openese):
     """A preset with --set, a TOML file with and without a preset, and what was made for it."""
     Path("changed.toml").write_text('preset = "tiny"\nchannels = 4\n')
     tiny = {field: getattr(CONFIG, field) for field in CONFIG.__dataclass_fields__ if field not in ("name", "stream")}
-    lines = [f"{field} = {value}" for field, value in {**tiny, "channels": 4, "slices": 0, "slice_width": 0}.items()]
+    lines = [f"{field} = {json.dumps(value)}"
+             for field, value in {**tiny, "channels": 4, "slices": 0, "slice_width": 0}.items()]
     Path("whole.toml").write_text("\n".join([*lines, "stream = false", 'name = "mine"']))
     openese("quantize both.npz --preset tiny --set channels=4 --calibrate x3.npy -o q")
     openese("pack q -o images")
@@ -275,7 +277,7 @@ def test_without_calibration_it_says_so(folder, openese):
     ("prune net.img --density 0.5 -o a", "net.img: an image, or a folder of images; expected a network in floating"),
     ("quantize q.npz -o a", "q.npz: a quantized network; expected a network in floating point"),
     ("prune net.pt --density 0.5 -o a", "net.pt: a file to import: first run openese import net.pt -o NET.npz"),
-    ("prune xs.npz --density 0.5 -o a", "xs.npz: unknown key 'frames'; a layer has name, w_x"),
+    ("prune xs.npz --density 0.5 -o a", "xs.npz: unknown key 'frames'; a layer has name, cell, w_x"),
     ("run q.npz x.npy -o a", "q.npz: a quantized network; expected an image"),
     ("verify .", ".: a folder of other things; expected an image, or a folder of images"),
     ("run net.img x.npy -o a --model net.img", "net.img: an image, or a folder of images; expected a network"),

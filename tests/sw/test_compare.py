@@ -135,7 +135,7 @@ def test_every_row_equals_its_definition(sign):
                                   lambda: quantize(MODEL, FRAMES, TINY)], ids=["compare", "quantize"])
 def test_one_layer_at_a_time_is_laid_out_for_products(work, monkeypatch):
     """Of each reference, whatever the model's size."""
-    kinds = (floating.FloatLayer, machine._Cell)
+    kinds = (floating.FloatLstm, machine._Cell)
     most = dict.fromkeys(kinds, 0)
     gc.collect()
 

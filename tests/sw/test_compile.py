@@ -55,7 +55,7 @@ def test_stages_are_those_of_single_models(plain, frames, compiled):
     model = quantize_model(wanted, frames, TINY)
     assert quantized.models[0].report == model.report and quantized.config is TINY
     packed = openese.pack(quantized)
-    verify_image(packed.images[0], model)
+    verify_image(packed.images[0], [model])
     assert np.array_equal(packed.images[0].words(True), compiled.images[0].words(True))
 
 

@@ -3,15 +3,17 @@
 
 import numpy as np
 import pytest
-from machines import GROUPS, STREAM, TINY
+from machines import GROUPS, GRU, STREAM, TINY
 from models import random_model, speech_like
 from pairs import COUNTED, Measured, predicted
 from uneven import MODES, scaled_paper_layer, uneven
 from uneven import STREAMED as UNEVEN
 
 from openese.rtl.config import Config, preset
+from openese.sw.bench.callers import paged
 from openese.sw.cycles import model as model_module
 from openese.sw.cycles.model import PATIENCE, READY, Activity, Memory, StuckError, estimate, simulate
+from openese.sw.cycles.pages import page_cycles
 from openese.sw.pack import schedule as schedule_module
 from openese.sw.pack.schedule import schedule
 from openese.sw.prune import prune
@@ -21,6 +23,7 @@ NARROW = Config(name="narrow", pes=8, channels=4, slices=2, slice_width=1, index
                 column_depth=512, vector_depth=512, cell_rows=32, accumulator_rows=512, queue_depth=64)
 VOICE = Config(name="voice", pes=32, channels=1, groups=4, slices=4, entry_depth=1024, column_depth=256,
                vector_depth=512, cell_rows=32, accumulator_rows=256)
+NARROW_GRU, VOICE_GRU = (config.replace(name=f"{config.name}-grus", cells="lstm+gru") for config in (NARROW, VOICE))
 STREAM_SHALLOW = STREAM.replace(name="shallow", entry_depth=128)
 
 SMALL = [
@@ -40,6 +43,10 @@ SMALL = [
     pytest.param(NARROW, 0.2, True, 20, [60, 60], id="narrow-stack"),
     pytest.param(VOICE, 0.3, True, 20, [(90, 40)], id="one-voice"),
     pytest.param(VOICE, 0.3, True, 12, [60, 60], id="one-voice-stack"),
+    pytest.param(GRU, 0.3, True, 20, [("gru", 30)], id="gru"),
+    pytest.param(GRU, 0.4, True, 7, [("gru", 9), (9, 5), ("gru", 12)], id="gru-stack"),
+    pytest.param(NARROW_GRU, 0.2, True, 20, [("gru", 60), 60], id="narrow-gru"),
+    pytest.param(VOICE_GRU, 0.3, True, 12, [("gru", 90)], id="one-voice-gru"),
     pytest.param(STREAM_SHALLOW, 0.3, True, 20, [(30, 12)], id="streamed"),
     pytest.param(STREAM_SHALLOW, 0.4, True, 9, [(12, 10), (12, 10), (12, 10)], id="streamed-stack"),
     pytest.param(STREAM, 0.6, False, 20, [(30, 12)], id="streamed-unbalanced"),
@@ -51,6 +58,14 @@ def planned(config, density, balanced, inputs, layers):
                   balanced=balanced)
     quantized = quantize(model, speech_like(1, 4, config.channels, inputs), config)
     return schedule(quantized, config, stream=config.stream)
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("config", [TINY, GROUPS], ids=lambda config: config.name)
+def test_a_page_takes_the_cycles_of_the_model(config):
+    plan = planned(config, 0.4, True, 7, [9, (9, 6), 20])
+    out, into = page_cycles(plan)
+    assert paged(plan) == {"page_out": out, "page_in": into, "exact": True}
 
 
 @pytest.mark.sim

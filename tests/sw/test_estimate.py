@@ -152,6 +152,25 @@ def test_all_presets(folder, openese):  # noqa: F811
     assert "of LUT" in said and "no: LUT x" in said
 
 
+def test_gru_layers(folder, openese):  # noqa: F811
+    """Their cycles are those of the compiled network; presets get the cells."""
+    rng = np.random.default_rng(SEED)
+    layer = package.Layer(name="gru", cell="gru", w_x=rng.normal(size=(3, 16, 6)), w_r=rng.normal(size=(3, 16, 16)),
+                          bias=rng.normal(size=(3, 16)), bias_rn=rng.normal(size=16))
+    model = package.Model(layers=(layer,))
+    machine = TINY.replace(cells="lstm+gru")
+    load, = package.compile(model, machine, density=0.5, calibrate=speech_like(SEED, 20, 2, 6)).summary.loads
+    found, = package.estimate(model, machine, density=0.5).loads
+    assert without_bytes(found, "") == without_bytes(load, "")
+    assert found.multiplications["cells"] == 2 * 16 * 2 and found.multiplications["tables"] == 3 * 16 * 2
+    assert package.estimate(model, machine, device="kv260").resources["LUT"].number > package.estimate(
+        stack(), "tiny", device="kv260").resources["LUT"].number
+    model.save("gru.npz")
+    assert "demo with cells=lstm+gru" in openese("estimate gru.npz --all")
+    openese("estimate gru.npz --preset tiny", 2, "model: layer 'gru': a GRU, but config 'tiny' has cells 'lstm'. Take "
+            "a machine with cells 'lstm+gru'")
+
+
 def test_images_and_several_directions(folder, openese):  # noqa: F811
     openese("compile both.npz --preset tiny --calibrate x3.npy -o both")
     said = openese("estimate both")

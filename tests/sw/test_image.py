@@ -25,13 +25,14 @@ SHAPES = {
     "projection": (5, (9, 6)),
     "two layers": (5, (9, 6), 7),
 }
+GRUS = (5, ("gru", 9), (8, 6), ("gru", 7))
 
 
 def same(model, other):
     """Whether two quantized models are equal in everything that the machine computes with."""
     fields = ("x_fraction", "y_fraction", "w_x_fraction", "w_r_fraction", "w_ym_fraction", "align_x", "align_r",
-              "cell_select", "peephole_select", "g_activation", "name")
-    arrays = ("w_x", "w_r", "w_ym", "bias", "peephole")
+              "cell_select", "peephole_select", "g_activation", "name", "cell")
+    arrays = ("w_x", "w_r", "w_ym", "bias", "peephole", "bias_rn")
     return (np.array_equal(model.sigmoid_table, other.sigmoid_table)
             and np.array_equal(model.tanh_table, other.tanh_table) and model.config == other.config
             and all(getattr(a, f) == getattr(b, f) for a, b in zip(model.layers, other.layers, strict=True)
@@ -46,8 +47,9 @@ def image():
     return pack(schedule(random_quantized(1, TINY, 5, (9, 6), 7), TINY))
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("config", [TINY, STREAM, GROUPS], ids=lambda config: config.name)
+@pytest.mark.parametrize("config, shape", [
+    *((config, shape) for config in (TINY, STREAM, GROUPS) for shape in SHAPES.values()),
+    *((config.replace(cells="lstm+gru"), GRUS) for config in (TINY, STREAM, GROUPS))], ids=str)
 def test_a_file_gives_the_model_back(config, shape, tmp_path):
     model = random_quantized(2, config, *shape, peephole=shape != (5, 9))
     image = pack(schedule(model, config, stream=config.stream))
@@ -240,6 +242,32 @@ WRONG = {
 
 @pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
 def test_a_wrong_manifest_is_named(image, change, message):
+    with pytest.raises(ImageFormatError, match=message):
+        parse(forged(image, change))
+
+
+def test_a_gru_has_six_blocks_of_weights():
+    """W_x has no rows for n_h, and W_r none for n_x: only the weights take entries."""
+    model = random_quantized(2, TINY.replace(cells="lstm+gru"), *GRUS)
+    operations = pack(schedule(model, model.config)).manifest["operations"]
+    for number, layer in enumerate(model.layers):
+        for matrix in ("w_x", "w_r"):
+            assert np.count_nonzero(getattr(layer, matrix)) == sum(
+                part["nonzeros"] for part in operations if (part["layer"], part["matrix"]) == (number, matrix))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (setting("lstm", "layers", 0, "cell"), r"layers\[0\].cell must be gru where it is given, not 'lstm'"),
+    (setting("gru", "layers", 1, "cell"), r"layers\[1\].peephole must be false of a GRU, not True"),
+    (setting(3, "layers", 0, "cell_select"), r"layers\[0\].cell_select must be 0 of a GRU, not 3"),
+    (setting("sigmoid", "layers", 0, "g_activation"), r'g_activation must be "tanh" of a GRU'),
+    (setting([0] * 4, "layers", 0, "align_x"), "align_x must have one number for each gate, not 4"),
+    (setting(KeyError, "layers", 0, "cell"), "w_x_fraction must have one number for each gate, not 3"),
+    (setting("gru", "config", "cells"), "config: Config cells must be lstm or lstm[+]gru, not 'gru'"),
+])
+def test_grus_of_a_manifest_are_checked(change, message):
+    config = TINY.replace(cells="lstm+gru")
+    image = pack(schedule(random_quantized(2, config, *GRUS), config))
     with pytest.raises(ImageFormatError, match=message):
         parse(forged(image, change))
 

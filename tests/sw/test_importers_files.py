@@ -10,10 +10,11 @@ import zipfile
 import numpy as np
 import pytest
 from import_tools import assert_close, assert_survives, run_float
+from models import random_gru
 
 from openese.sw import importers
 from openese.sw.importers import ImportRefused, base
-from openese.sw.model.layers import Dense, Layer, Model, ModelError
+from openese.sw.model.layers import TENSORS, Dense, Layer, Model, ModelError
 from openese.sw.model.network import Network
 
 SEED = 7
@@ -49,7 +50,7 @@ def paper(layer, prefix=""):
 
 
 def assert_same(layer, expected):
-    for tensor in ("w_x", "w_r", "bias", "peephole", "w_ym"):
+    for tensor in TENSORS:
         np.testing.assert_array_equal(getattr(layer, tensor), getattr(expected, tensor))
 
 
@@ -340,6 +341,17 @@ def test_names_of_mlx(save):
     path = save({"net.Wx": given.w_x.reshape(4 * H, -1), "net.Wh": given.w_r.reshape(4 * H, -1),
                  "net.bias": given.bias.reshape(-1)})
     assert_same(importers.load(path).model.layers[0], given)
+
+
+def test_grus_of_mlx(save):
+    """Wx, Wh, b and bhn, gates in the order r, z, n; one bias alone is not understood."""
+    given = random_gru(np.random.default_rng(3), "net", 3, H)
+    tensors = {"net.Wx": given.w_x.reshape(3 * H, -1), "net.Wh": given.w_r.reshape(3 * H, -1),
+               "net.b": given.bias.reshape(-1), "net.bhn": given.bias_rn}
+    assert_same(importers.load(save(tensors)).model.layers[0], given)
+    del tensors["net.bhn"]
+    with pytest.raises(ImportRefused, match="'net.b' beside its weights: not those of a GRU, so their effect is not"):
+        importers.load(save(tensors))
 
 
 def test_names_that_cannot_be_printed(tmp_path):

@@ -54,6 +54,10 @@ def lstm(cells, **named):
     return L.LSTM(cells, return_sequences=True, **named)
 
 
+def gru(cells, **named):
+    return L.GRU(cells, return_sequences=True, **named)
+
+
 def cells(*counts):
     return L.RNN([L.LSTMCell(count) for count in counts], return_sequences=True)
 
@@ -67,6 +71,14 @@ MODELS = {
     "bidirectional": lambda: [L.Bidirectional(lstm(4)), lstm(2)],
     "two kinds": lambda: [L.Bidirectional(lstm(4), backward_layer=lstm(2, go_backwards=True))],
     "bidirectional cells": lambda: [L.Bidirectional(cells(4, 2))],
+    "gru": lambda: [gru(4)],
+    "gru, reset before": lambda: [gru(4, reset_after=False)],
+    "gru, no bias": lambda: [gru(4, use_bias=False), gru(3, use_bias=False, reset_after=False)],
+    "gru cells": lambda: [L.RNN(L.GRUCell(4, reset_after=True), return_sequences=True)],
+    "mixed cells": lambda: [L.RNN([L.GRUCell(4), L.LSTMCell(2), L.GRUCell(3, reset_after=False), L.LSTMCell(5)],
+                                  return_sequences=True)],
+    "gru, bidirectional": lambda: [L.Bidirectional(gru(4)), lstm(2), L.Dense(3)],
+    "gru and lstm": lambda: [L.Bidirectional(gru(4), backward_layer=lstm(2, go_backwards=True))],
     "dense": lambda: [lstm(4), L.Dense(2)],
     "dense between": lambda: [lstm(4), L.TimeDistributed(L.Dense(5)), L.Dense(2, use_bias=False), lstm(3),
                               L.Dense(7)],
@@ -140,9 +152,9 @@ def test_nested_models(save, suffix):
     (lambda: L.LSTM(4, recurrent_activation="hard_sigmoid"), "recurrent_activation 'hard_sigmoid'"),
     (lambda: L.LSTM(4, activation="relu"), "activation 'relu'"),
     (lambda: L.Bidirectional(L.LSTM(4), merge_mode="sum"), "merge_mode 'sum' is not supported; only 'concat' is"),
-    (lambda: L.GRU(4), "a GRU is not an LSTM"),
-    (lambda: L.SimpleRNN(4), "no LSTM that can be imported: SimpleRNN .*: a SimpleRNN is not an LSTM"),
-    (lambda: L.RNN([L.LSTMCell(4), L.GRUCell(2)]), "a GRUCell is not an LSTM cell"),
+    (lambda: L.GRU(4, activation="relu"), "activation 'relu': the machine computes only 'tanh' there"),
+    (lambda: L.SimpleRNN(4), "no layer that can be imported: SimpleRNN .*: a SimpleRNN is no LSTM or GRU"),
+    (lambda: L.RNN([L.LSTMCell(4), L.SimpleRNNCell(2)]), "a SimpleRNNCell is not an LSTM or GRU cell"),
 ])
 def test_refused_by_name(save, layer, reason, suffix):
     path = save(built(layer()), suffix)
@@ -274,7 +286,7 @@ def test_a_class_of_its_own_is_refused(save):
 
 def test_an_lstm_over_another_axis_is_refused(save):
     model = keras.Sequential([keras.Input((2, 5, 3)), L.TimeDistributed(L.LSTM(4), name="t")])
-    with pytest.raises(ImportRefused, match="TimeDistributed 't': its LSTM runs over an axis behind another one"):
+    with pytest.raises(ImportRefused, match="TimeDistributed 't': it runs over an axis behind another one"):
         importers.load(save(model, "keras"))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX LSTMs: the node tests of ONNX, random nodes against onnxruntime, and graphs around LSTMs."""
+"""ONNX LSTMs and GRUs: the node tests of ONNX, random nodes against onnxruntime, and graphs around LSTMs."""
 
 import re
 import warnings
@@ -38,15 +38,19 @@ def model_of(nodes, tensors, inputs=("X",), outputs=("Y",), opset=21):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 
-def lstm_node(given_inputs, name="lstm", outputs=("Y", "Y_h", "Y_c"), **attributes):
+def lstm_node(given_inputs, name="lstm", outputs=("Y", "Y_h", "Y_c"), kind="LSTM", **attributes):
     inputs = [key if key in {"X", *given_inputs} else "" for key in INPUTS]
     while not inputs[-1]:
         inputs.pop()
-    return helper.make_node("LSTM", inputs, list(outputs), name=name, **attributes)
+    return helper.make_node(kind, inputs, list(outputs), name=name, **attributes)
 
 
-def weights(rng, inputs, cells, ways=1, peepholes=False, dtype=np.float32):
-    shapes = {"W": (ways, 4 * cells, inputs), "R": (ways, 4 * cells, cells), "B": (ways, 8 * cells)}
+def gru_node(given_inputs, name="gru", outputs=("Y", "Y_h"), **attributes):
+    return lstm_node(given_inputs, name, outputs, "GRU", **attributes)
+
+
+def weights(rng, inputs, cells, ways=1, peepholes=False, dtype=np.float32, gates=4):
+    shapes = {"W": (ways, gates * cells, inputs), "R": (ways, gates * cells, cells), "B": (ways, 2 * gates * cells)}
     if peepholes:
         shapes["P"] = ways, 3 * cells
     return {name: rng.normal(size=shape, scale=0.5).astype(dtype) for name, shape in shapes.items()}
@@ -58,7 +62,7 @@ def saved(tmp_path, model, name="model.onnx"):
 
 
 def as_onnx(y, states):
-    """Return the network's outputs in ONNX's shapes: Y (T, D, B, H), Y_h and Y_c (D, B, H)."""
+    """Return the network's outputs in ONNX's shapes: Y (T, D, B, H), Y_h and, of LSTMs, Y_c (D, B, H)."""
     steps, voices, _ = y.shape
     return [y.reshape(steps, voices, len(states), -1).swapaxes(1, 2),
             np.stack([state[0].y for state in states]), np.stack([state[0].c for state in states])]
@@ -72,7 +76,7 @@ def node_tests():
     with warnings.catch_warnings():  # it makes the cases of all operators
         warnings.simplefilter("ignore")
         cases = node.collect_testcases(None)
-    return {case.name: case for case in cases if case.name.startswith("test_lstm")}
+    return {case.name: case for case in cases if case.name.startswith(("test_lstm", "test_gru"))}
 
 
 NODE_TESTS = node_tests()
@@ -103,7 +107,7 @@ def test_node(tmp_path, name):
         assert_close(ours[key], expected)
 
 
-@pytest.mark.parametrize("name", NODE_TESTS)
+@pytest.mark.parametrize("name", [name for name in NODE_TESTS if "lstm" in name])
 def test_node_in_integers(tmp_path, name):
     """The reference with 12-bit weights and 16-bit activations is close to ONNX."""
     network, x, outputs = node_network(tmp_path, name)
@@ -115,7 +119,7 @@ def test_node_in_integers(tmp_path, name):
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("name", [name for name in NODE_TESTS if re.search("peepholes|bidirectional", name)])
+@pytest.mark.parametrize("name", [name for name in NODE_TESTS if re.search("peepholes|lstm_bidirectional", name)])
 def test_node_in_verilog(tmp_path, name):
     """Every word of the machine's outputs and states equals the reference's."""
     network, x, _ = node_network(tmp_path, name)
@@ -130,8 +134,9 @@ def test_node_in_verilog(tmp_path, name):
 
 
 def test_there_are_node_tests():
-    names = ("defaults", "with_initial_bias", "with_peepholes", "batchwise")
-    assert {f"test_lstm_{name}" for name in names} <= set(NODE_TESTS)
+    names = ("defaults", "with_initial_bias", "batchwise")
+    assert {f"test_{kind}_{name}" for name in names for kind in ("lstm", "gru")} <= set(NODE_TESTS)
+    assert {"test_lstm_with_peepholes", "test_gru_seq_length"} <= set(NODE_TESTS)
 
 
 # -- onnxruntime -----------------------------------------------------------------------------------
@@ -178,6 +183,81 @@ def test_random_nodes_equal_onnxruntime(tmp_path_factory, case):
     results = as_onnx(*run_float(network, x, lengths=tensors.get("sequence_lens")))
     for result, expected in zip(results, runtime(model, X=x), strict=True):
         assert_close(result, expected)
+
+
+@st.composite
+def gru_cases(draw):
+    """Draw a random GRU node, likewise."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    direction = draw(st.sampled_from(DIRECTIONS))
+    ways = 2 if direction == "bidirectional" else 1
+    inputs, cells, steps, voices = (draw(st.integers(1, 8)) for _ in range(4))
+    tensors = weights(rng, inputs, cells, ways, gates=3)
+    if draw(st.booleans()):
+        del tensors["B"]
+    if draw(st.booleans()):
+        tensors["sequence_lens"] = rng.integers(1, steps + 1, voices).astype(np.int32)
+    if draw(st.booleans()):
+        tensors["initial_h"] = rng.normal(size=(ways, voices, cells)).astype(np.float32)
+    attributes = {"direction": direction, "hidden_size": cells}
+    if draw(st.booleans()):
+        attributes["linear_before_reset"] = draw(st.integers(0, 1))
+    if draw(st.booleans()):
+        attributes["activations"] = ["Sigmoid", draw(st.sampled_from(["Tanh", "tanh"]))] * ways
+    return tensors, attributes, rng.normal(size=(steps, voices, inputs)).astype(np.float32)
+
+
+@settings(max_examples=100, deadline=None)
+@given(gru_cases())
+def test_random_grus_equal_onnxruntime(tmp_path_factory, case):
+    tensors, attributes, x = case
+    model = model_of([gru_node(tensors, **attributes)], tensors, outputs=("Y", "Y_h"))
+    network = importers.load(saved(tmp_path_factory.mktemp("onnx"), model))
+    y, y_h, _ = as_onnx(*run_float(network, x, lengths=tensors.get("sequence_lens")))
+    for result, expected in zip((y, y_h), runtime(model, X=x), strict=True):
+        assert_close(result, expected)
+
+
+def test_a_stack_of_lstm_and_gru(tmp_path):
+    """Both ways, as exporters write it."""
+    rng = np.random.default_rng(8)
+    lstm, gru = weights(rng, 5, 4, 2), weights(rng, 8, 3, 2, gates=3)
+    tensors = {"shape": np.array([0, 0, -1]),
+               **{f"{name}0": value for name, value in lstm.items()},
+               **{f"{name}1": value for name, value in gru.items()}}
+    nodes = [helper.make_node("LSTM", ["X", "W0", "R0", "B0"], ["Y0"], name="lstm", hidden_size=4,
+                              direction="bidirectional"),
+             helper.make_node("Transpose", ["Y0"], ["turned"], perm=[0, 2, 1, 3]),
+             helper.make_node("Reshape", ["turned", "shape"], ["middle"]),
+             helper.make_node("GRU", ["middle", "W1", "R1", "B1"], ["Y"], name="gru", hidden_size=3,
+                              direction="bidirectional", linear_before_reset=1)]
+    model = model_of(nodes, tensors)
+    x = rng.normal(size=(6, 2, 5)).astype(np.float32)
+    network = importers.load(saved(tmp_path, model))
+    assert [direction.model.layers[0].cell for direction in network.directions] == ["lstm", "lstm", "gru", "gru"]
+    y, _ = run_float(network, x)
+    assert_close(y.reshape(6, 2, 2, 3).swapaxes(1, 2), runtime(model, X=x)[0])
+
+
+@pytest.mark.parametrize("attributes, reason", [
+    ({"clip": 30.0}, "clip 30: the machine does not clip sums; export without clip"),
+    ({"activations": ["HardSigmoid", "Tanh"]}, "activation HardSigmoid of the gates z, r"),
+    ({"activations": ["Sigmoid", "Relu"]}, "activation Relu of the gate h: the machine computes only Tanh"),
+    ({"activations": ["Sigmoid", "ScaledTanh"]}, "activation ScaledTanh of the gate h"),
+    ({"activations": ["Sigmoid", "Tanh", "Tanh"]}, "expected 2 activations, 2 for each direction, found 3"),
+    ({"linear_before_reset": "yes"}, "attribute linear_before_reset must be a whole number"),
+    ({"hidden_size": 3}, r"R: expected shape \(directions, 3H, H\) = \(1, 9, 3\), found \(1, 12, 4\)")])
+def test_grus_refused_by_name(tmp_path, attributes, reason):
+    tensors = weights(np.random.default_rng(3), 3, 4, gates=3)
+    path = saved(tmp_path, model_of([gru_node(tensors, **{"hidden_size": 4, **attributes})], tensors))
+    with pytest.raises(ImportRefused, match=f"GRU 'gru': {reason}"):
+        importers.load(path)
+
+
+def test_a_gru_has_no_inputs_of_an_lstm(tmp_path):
+    tensors = {**weights(np.random.default_rng(3), 3, 4, gates=3), "initial_c": np.zeros((1, 1, 4), np.float32)}
+    with pytest.raises(ImportRefused, match="it has an input 'initial_c', which a GRU of ONNX has not"):
+        importers.load(saved(tmp_path, model_of([gru_node(tensors, hidden_size=4)], tensors)))
 
 
 @pytest.mark.parametrize("peepholes", [False, True])
@@ -229,12 +309,11 @@ def test_refused_by_name(tmp_path, attributes, reason):
         importers.load(path)
 
 
-@pytest.mark.parametrize("operator, domain", [("GRU", ""), ("RNN", ""),
-                                              ("DynamicQuantizeLSTM", "com.microsoft")])
+@pytest.mark.parametrize("operator, domain", [("RNN", ""), ("DynamicQuantizeLSTM", "com.microsoft")])
 def test_other_operators_are_refused(tmp_path, operator, domain):
     tensors = weights(np.random.default_rng(3), 3, 4)
     node = helper.make_node(operator, ["X", "W", "R"], ["Y"], name="other", domain=domain)
-    with pytest.raises(ImportRefused, match=f"{operator} 'other': a .*{operator} is not an LSTM"):
+    with pytest.raises(ImportRefused, match=f"{operator} 'other': a .*{operator} is not an LSTM or GRU"):
         importers.load(saved(tmp_path, model_of([node], tensors)))
 
 
@@ -451,7 +530,7 @@ def test_scrambled_features_are_no_head(tmp_path):
         helper.make_tensor_type_proto(TensorProto.FLOAT, [4, 2, 3]).tensor_type.shape)
     path = saved(tmp_path, model)
     assert [entry.name for entry in importers.entries(path)] == ["lstm"]
-    with pytest.raises(ImportRefused, match="has more than LSTMs and linear layers: MatMul 'head'; compile takes"):
+    with pytest.raises(ImportRefused, match="has more than recurrent and linear layers: MatMul 'head'; compile takes"):
         importers.load(path)
     network = importers.load(path, "lstm")
     assert network.head is None and network.notes == ("left out beside and after: MatMul 'head'",)
@@ -556,7 +635,7 @@ def test_a_head_that_is_read_twice(tmp_path):
     """Its bias belongs to one of the readers."""
     nodes = [op("MatMul", "s G", "p"), op("Identity", "p", "logits"), op("Add", "p c", "Y")]
     path, _ = around(tmp_path, nodes, {"c": BIAS}, outputs=("Y", "logits"))
-    with pytest.raises(ImportRefused, match="more than LSTMs and linear layers: Add 'add_Y'; compile takes the whole"):
+    with pytest.raises(ImportRefused, match="more than recurrent and linear layers: Add 'add_Y'; compile takes the"):
         importers.load(path)
     network = importers.load(path, "lstm,matmul_p")
     assert not network.head.bias.any() and network.notes == ("left out beside and after: Add 'add_Y'",)
@@ -578,7 +657,7 @@ def test_a_head_that_is_read_twice(tmp_path):
 def test_what_else_a_file_has(tmp_path, nodes, extra, named):
     """It is refused without a selection, and named in a note with one."""
     path, _ = around(tmp_path, nodes, extra)
-    with pytest.raises(ImportRefused, match=f"^model.onnx: has more than LSTMs and linear layers: {named}; compile "
+    with pytest.raises(ImportRefused, match=f"^model.onnx: has more than recurrent and linear layers: {named}; compile "
                                             f"takes the whole network, --select lstm these layers alone$"):
         importers.load(path)
     where = "before 'lstm'" if any("f" in node.output for node in nodes) else "beside and after"
@@ -601,7 +680,7 @@ def test_the_order_of_nodes_does_not_matter(tmp_path, nodes):
     path, model = around(tmp_path, nodes, {"c": BIAS})
     reversed_nodes(path)
     if nodes[-1].op_type == "Relu":
-        with pytest.raises(ImportRefused, match="has more than LSTMs and linear layers: Relu 'relu_Y'"):
+        with pytest.raises(ImportRefused, match="has more than recurrent and linear layers: Relu 'relu_Y'"):
             importers.load(path)
         return
     x = np.random.default_rng(1).normal(size=(7, 2, 3)).astype(np.float32)
@@ -728,7 +807,7 @@ def test_silero_everywhere():
     if spec is None:
         pytest.skip("silero-vad is not installed")
     folder = f"{spec.submodule_search_locations[0]}/data/"
-    with pytest.raises(ImportRefused, match="has more than LSTMs and linear layers: Pad '/stft/padding/Pad', "):
+    with pytest.raises(ImportRefused, match="has more than recurrent and linear layers: Pad '/stft/padding/Pad', "):
         importers.load(folder + "silero_vad_16k_sequence.onnx")
     want = importers.load(folder + "silero_vad_16k_sequence.onnx", "/recurrent/LSTM").model.layers[0]
     for file, select in (("silero_vad_16k_op15.onnx", "/model/decoder/rnn/LSTM"),

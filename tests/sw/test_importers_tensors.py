@@ -300,7 +300,7 @@ def test_layer_norm_in_a_cell_is_refused(save):
     entry, = importers.entries(path)
     assert entry.problem == (f"{', '.join(map(repr, NORMS))} beside its weights: normalization inside the cell, which "
                              f"the machine does not compute; give --ignore NAME for each that has no effect")
-    with pytest.raises(ImportRefused, match="^net.pt: no LSTM that can be imported: LSTMCell 'rnn': 'rnn.ln_ih.weight"):
+    with pytest.raises(ImportRefused, match="^net.pt: no layer that can be imported: LSTMCell 'rnn': 'rnn.ln_ih"):
         importers.load(path)
     with pytest.raises(ImportRefused, match="LSTMCell 'rnn': 'rnn.ln_c.weight', 'rnn.ln_c.bias' beside its weights"):
         importers.load(path, ignore=NORMS[:2])
@@ -348,7 +348,7 @@ def test_ignore_on_the_command_line(save, tmp_path, capsys):
         capsys.readouterr()
         assert main([*command, "--ignore", "rnn.ln_ih"]) == 2
         error = capsys.readouterr().err.splitlines()[-1]
-        assert error.startswith("openese: net.pt: no LSTM that can be imported: LSTMCell 'rnn': 'rnn.ln_c.weight'")
+        assert error.startswith("openese: net.pt: no layer that can be imported: LSTMCell 'rnn': 'rnn.ln_c.weight'")
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -387,6 +387,41 @@ def test_learned_initial_states(save, x, named, shape, names):
         assert "starts from " in " ".join(network.notes)
     with_zero, _ = net.lstm(x)
     check(save(net.state_dict()), x, with_zero, ignore=names)
+
+
+@pytest.mark.parametrize("named", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+def test_the_initial_state_of_a_gru(save, x, named):
+    net = nn.Module()
+    net.gru = nn.GRU(5, 6, **named).double()
+    count = net.gru.num_layers * (2 if net.gru.bidirectional else 1)
+    net.h0 = nn.Parameter(torch.randn(count, 1, 6).double())
+    wanted, _ = net.gru(x, net.h0.expand(-1, 3, -1).contiguous())
+    network = check(save(net.state_dict()), x, wanted)
+    assert "starts from h0" in " ".join(network.notes)
+    net.c0 = nn.Parameter(torch.randn(count, 1, 6).double())
+    with pytest.raises(ImportRefused, match=r"'h0', 'c0' beside its weights: perhaps initial states"):
+        importers.load(save(net.state_dict()))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:RNN module weights are not part of single:UserWarning")
+@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, lambda *given: prune.l1_unstructured(*given, 0.4)])
+def test_computed_parameters_of_a_gru(save, x, wrap):
+    torch.manual_seed(3)
+    module = nn.GRU(5, 6).double()
+    wrap(module, "weight_hh_l0")
+    wanted, _ = spread(module)(x)
+    check(save({f"net.{key}": value for key, value in module.state_dict().items()}), x, wanted)
+    check(save(nn.ModuleDict({"net": module}).state_dict()), x, wanted)
+
+
+@pytest.mark.parametrize("extra, reason", [
+    ({"bias_l0": (18,)}, "'net.bias_l0' beside its weights: not those of a GRU"),
+    ({"weight_hr_l0": (6, 6)}, "'net.weight_hr_l0' beside its weights: not those of a GRU"),
+    ({"ln.weight": (6,)}, "'net.ln.weight' beside its weights: normalization inside the cell")])
+def test_what_a_gru_has_not(save, extra, reason):
+    state = {f"net.{key}": value for key, value in nn.GRU(5, 6, bias=False).state_dict().items()}
+    with pytest.raises(ImportRefused, match=reason):
+        importers.load(save({**state, **{f"net.{name}": torch.ones(shape) for name, shape in extra.items()}}))
 
 
 @pytest.mark.parametrize("states, lstms, reason", [
@@ -576,8 +611,8 @@ def test_random_modules_are_right_or_refused(data):
 
 
 def test_layers_that_cannot_be_taken_are_not_passed_over(save):
-    state = nn.ModuleDict({"a": nn.LSTM(5, 6), "b": nn.GRU(6, 6)}).state_dict()
-    with pytest.raises(ImportRefused, match=r"select one of 'a', or several to stack them \(--select NAME,NAME\); GRU "
+    state = nn.ModuleDict({"a": nn.LSTM(5, 6), "b": nn.RNN(6, 6)}).state_dict()
+    with pytest.raises(ImportRefused, match=r"select one of 'a', or several to stack them \(--select NAME,NAME\); RNN "
                                             r"'b' cannot be imported"):
         importers.load(save(state))
 
@@ -606,7 +641,7 @@ def test_every_tensor_has_a_place(save):
         assert name in text
     kinds = {entry.name: (entry.kind, entry.problem is None, entry.elsewhere) for entry in entries}
     assert kinds["model.lstm"] == ("LSTM", True, False) and kinds["model.front"] == ("Linear", True, False)
-    assert kinds["model.cell"] == ("LSTMCell", False, False) and kinds["model.gru"] == ("GRU", False, False)
+    assert kinds["model.cell"] == ("LSTMCell", False, False) and kinds["model.gru"] == ("GRU", True, False)
     assert kinds["model.conv"] == kinds["model.norm"] == kinds["model.embed"] == ("tensors", True, True)
     del checkpoint["model"]["cell.ln_c.weight"]
     assert importers.load(save(checkpoint), "model.lstm").notes == (

@@ -8,6 +8,7 @@ import pickle
 import tracemalloc
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from import_tools import assert_close, assert_survives, run_float
 
 from openese.sw import importers
 from openese.sw.importers import ImportRefused, from_torch, torch_archive
+from openese.sw.importers.tensors import TensorSource, stored
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -73,6 +75,36 @@ def test_random_lstms_equal_torch(lstm, steps, voices, data):
     for state, torch_state in zip(states, torch_states(network, h.numpy(), c.numpy()), strict=True):
         for layer, (torch_c, torch_y) in zip(state, torch_state, strict=True):
             assert_close(layer.c, torch_c)
+            assert_close(layer.y, torch_y)
+
+
+@st.composite
+def grus(draw):
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    return nn.GRU(draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 3)), bias=draw(st.booleans()),
+                  dropout=0.25, bidirectional=draw(st.booleans()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(grus(), st.integers(1, 7), st.integers(1, 4), st.booleans(), st.data())
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
+def test_random_grus_equal_torch(gru, steps, voices, whole, data):
+    """Any nn.GRU, alive or as a state dict, from any initial state, with sequences of any lengths."""
+    tensors = {f"net.{name}": stored(value.numpy()) for name, value in gru.state_dict().items()}
+    source = from_torch.from_module(gru) if whole else TensorSource(Path("net.pt"), tensors)
+    network = source.load()
+    assert [entry.kind for entry in source.entries()] == ["GRU"]
+    lengths = data.draw(st.lists(st.integers(1, steps), min_size=voices, max_size=voices), label="lengths")
+    x = frames(steps, steps, voices, gru.input_size)
+    h0 = frames(1, (2 if gru.bidirectional else 1) * gru.num_layers, voices, gru.hidden_size)
+    y, states = run_float(network, x, lengths=lengths, initial=torch_states(network, h0, h0))
+    packed = nn.utils.rnn.pack_padded_sequence(torch.from_numpy(x), lengths, enforce_sorted=False)
+    with torch.no_grad():
+        out, h = gru.double().eval()(packed, torch.from_numpy(h0))
+    assert_close(y, nn.utils.rnn.pad_packed_sequence(out, total_length=steps)[0].numpy())
+    for state, torch_state in zip(states, torch_states(network, h.numpy(), h.numpy()), strict=True):
+        for layer, (_, torch_y) in zip(state, torch_state, strict=True):
+            assert_close(layer.c, torch_y)
             assert_close(layer.y, torch_y)
 
 
@@ -228,16 +260,57 @@ def test_tensor_beyond_its_storage(tmp_path):
         importers.load(path)
 
 
-@pytest.mark.parametrize("module, kind", [(nn.GRU(2, 3), "GRU"), (nn.RNN(2, 3), "RNN"),
-                                          (nn.GRUCell(2, 3), "GRUCell"), (nn.RNNCell(2, 3), "RNNCell")])
+@pytest.mark.parametrize("module, kind", [(nn.RNN(2, 3), "RNN"), (nn.RNNCell(2, 3), "RNNCell")])
 @pytest.mark.parametrize("whole", [False, True])
 def test_others_are_refused_by_name(tmp_path, module, kind, whole):
     path = tmp_path / "other.pt"
     net = nn.ModuleDict({"net": module})
     torch.save(net if whole else net.state_dict(), path)
     assert [(entry.kind, entry.name) for entry in importers.entries(path)] == [(kind, "net")]
-    with pytest.raises(ImportRefused, match=f"{kind} 'net': a {kind.removesuffix('Cell')} is not an LSTM"):
+    with pytest.raises(ImportRefused, match=f"{kind} 'net': an RNN is no LSTM or GRU: the machine has no RNN"):
         importers.load(path)
+
+
+def test_gru_cell_equals_torch():
+    cell = nn.GRUCell(3, 4).double()
+    x = frames(3, 5, 2, 3)
+    h, outputs = None, []
+    for frame in torch.from_numpy(x):
+        h = cell(frame, h)
+        outputs.append(h.detach().numpy())
+    source = from_torch.from_module(cell)
+    assert [(entry.name, entry.kind) for entry in source.entries()] == [("gru", "GRUCell")]
+    assert_close(run_float(source.load(), x)[0], outputs)
+
+
+@pytest.mark.parametrize("saver", SAVERS)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_grus_in_every_form_of_file(tmp_path, saver):
+    """Whole modules know their class; of a state dict, 3 rows a cell tell a GRU."""
+    module = Tagger()
+    module.lstm = nn.GRU(5, 4, 2, bidirectional=True)
+    module.head = nn.Linear(8, 2)
+    path = tmp_path / "tagger.pt"
+    SAVERS[saver](module, path)
+    prefix = "state." if saver == "checkpoint" else ""
+    assert {entry.name: entry.kind for entry in importers.entries(path)}[f"{prefix}lstm"] == "GRU"
+    network = importers.load(path, f"{prefix}lstm,{prefix}head")
+    x = frames(7, 6, 2, 5)
+    with torch.no_grad():
+        y = module.double().eval().head(module.lstm(torch.from_numpy(x))[0]).numpy()
+    assert_close(run_float(network, x)[0], y)
+
+
+@pytest.mark.parametrize("cls, rows, reason", [
+    ("GRU", 16, r"weight_hh_l0 has shape \(16, 4\); a GRU has \(3H, H\)"),
+    ("LSTM", 12, r"weight_hh_l0 has shape \(12, 4\); an LSTM has \(4H, H\)"),
+    (None, 8, r"weight_hh has shape \(8, 4\); an LSTM has \(4H, H\), or \(4H, P\) with a projection, and a GRU")])
+def test_the_class_and_the_rows_must_agree(cls, rows, reason):
+    tensors = {name: stored(np.ones(shape, np.float32)) for name, shape in (
+        ("net.weight_ih_l0", (rows, 3)), ("net.weight_hh_l0", (rows, 4)))}
+    modules = {"net": {"class": f"torch.nn.modules.rnn.{cls}"}} if cls else {}
+    with pytest.raises(ImportRefused, match=reason):
+        TensorSource(Path("net.pt"), tensors, modules).load()
 
 
 def test_cell_equals_torch():
@@ -537,7 +610,7 @@ def test_state_dicts_of_quantized_networks(tmp_path):
             (prepared.state_dict(), "net", r"prepared for quantization \(torch.ao.nn.quantizable.LSTM\); save the "
                                            r"network before torch.ao.quantization.prepare")):
         torch.save(state, tmp_path / "int8.pt")
-        with pytest.raises(ImportRefused, match=f"no LSTM that can be imported: quanti\\w+ LSTM '{name}': {reason}"):
+        with pytest.raises(ImportRefused, match=f"no layer that can be imported: quanti\\w+ LSTM '{name}': {reason}"):
             importers.load(tmp_path / "int8.pt")
 
 

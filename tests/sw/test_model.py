@@ -7,11 +7,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from models import random_layer, random_model
+from models import random_gru, random_layer, random_model
 
-from openese.sw.model.layers import Dense, Layer, Model, ModelError, read_npz
+from openese.sw.model.layers import TENSORS, Dense, Layer, Model, ModelError, read_npz
 
 FIELDS = ("name", "w_x", "w_r", "bias", "peephole", "w_ym", "g_activation")
+GRU_FIELDS = ("name", "cell", "w_x", "w_r", "bias", "bias_rn", "reset_after")
 
 
 def layer_fields(**changes):
@@ -23,7 +24,7 @@ def layer_fields(**changes):
 def arrays(model):
     """All arrays of a model with their names."""
     tensors = {f"{layer.name}.{field}": getattr(layer, field)
-             for layer in model.layers for field in FIELDS[1:-1]}
+             for layer in model.layers for field in TENSORS}
     if model.head is not None:
         tensors |= {"head.weight": model.head.weight, "head.bias": model.head.bias}
     return tensors
@@ -31,13 +32,20 @@ def arrays(model):
 
 def assert_equal(a, b):
     assert (a.name, [layer.name for layer in a.layers]) == (b.name, [layer.name for layer in b.layers])
-    assert [layer.g_activation for layer in a.layers] == [layer.g_activation for layer in b.layers]
+    for setting in ("cell", "g_activation", "reset_after"):
+        assert [getattr(layer, setting) for layer in a.layers] == [getattr(layer, setting) for layer in b.layers]
     assert arrays(a).keys() == arrays(b).keys()
     for name, array in arrays(a).items():
         if array is None:
             assert arrays(b)[name] is None
         else:
             np.testing.assert_array_equal(array, arrays(b)[name], strict=True)
+
+
+def gru_fields(**changes):
+    """Fields of a GRU layer with I 3, H 5."""
+    layer = random_gru(np.random.default_rng(0), "first", 3, 5)
+    return {**{field: getattr(layer, field) for field in GRU_FIELDS}, **changes}
 
 
 @pytest.mark.parametrize("tensor, shape, message", [
@@ -82,6 +90,39 @@ def test_other_nonsense_is_named(changes, message):
     with pytest.raises(ModelError) as error:
         Layer(**layer_fields(**changes))
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"w_x": np.zeros((4, 5, 3))}, "w_x: expected shape (3, H, I) = (3, any, any), found (4, 5, 3)"),
+    ({"w_r": np.zeros((3, 5, 4))}, "w_r: expected shape (3, H, P) = (3, 5, 5), found (3, 5, 4)"),
+    ({"bias": np.zeros((4, 5))}, "bias: expected shape (3, H) = (3, 5), found (4, 5)"),
+    ({"bias_rn": np.zeros((1, 5))}, "bias_rn: expected shape (H) = (5), found (1, 5)"),
+    ({"bias_rn": None}, "bias_rn: it is missing; a GRU with reset_after has it"),
+    ({"reset_after": False}, "bias_rn: a GRU without reset_after has none; add it to the bias of n"),
+    ({"reset_after": 1}, "reset_after: expected True or False, found 1"),
+    ({"peephole": np.zeros((3, 5))}, "peephole: a GRU has none"),
+    ({"w_ym": np.zeros((2, 5))}, "w_ym: a GRU has none"),
+    ({"g_activation": "sigmoid"}, "g_activation: a GRU has none"),
+    ({"cell": "rnn"}, "cell: expected lstm or gru, found 'rnn'")])
+def test_attributes_of_a_gru(changes, message):
+    with pytest.raises(ModelError) as error:
+        Layer(**gru_fields(**changes))
+    assert str(error.value) == f"layer 'first' {message}"
+
+
+def test_attributes_of_a_gru_are_no_lstms():
+    with pytest.raises(ModelError, match=r"'first' bias_rn: an LSTM has none"):
+        Layer(**layer_fields(bias_rn=np.zeros(5)))
+    with pytest.raises(ModelError, match=r"'first' reset_after: an LSTM has none"):
+        Layer(**layer_fields(reset_after=False))
+
+
+def test_counts_of_a_gru():
+    layer = Layer(**gru_fields())
+    assert (layer.inputs, layer.cells, layer.outputs, layer.gates) == (3, 5, 5, ("r", "z", "n"))
+    assert layer.weights == layer.nonzeros == 3 * 5 * (3 + 5) and layer.parameters == layer.weights + 4 * 5
+    assert [matrix.label for matrix in layer.matrices()] == [
+        "w_x[r]", "w_r[r]", "w_x[z]", "w_r[z]", "w_x[n]", "w_r[n]"]
 
 
 def test_layers_must_fit_each_other():
@@ -144,7 +185,9 @@ def test_the_paper_counts():
 
 @pytest.mark.parametrize("model", [
     random_model(1, 3, 5),
-    random_model(2, 3, (5, 2), (4, 3), 6, peephole=True, g_activation="sigmoid", head=2)])
+    random_model(2, 3, (5, 2), (4, 3), 6, peephole=True, g_activation="sigmoid", head=2),
+    Model(layers=(random_gru(np.random.default_rng(3), "a", 3, 5), random_layer(np.random.default_rng(4), "b", 5, 2),
+                  random_gru(np.random.default_rng(5), "c", 2, 4, reset_after=False)))])
 def test_the_file_gives_the_model_back(model, tmp_path):
     path = tmp_path / "model"
     model.save(path)
@@ -166,7 +209,8 @@ def test_keys_may_be_absent(tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"layer0.bias": None}, "key 'layer0.bias' is missing"),
-    ({"layer0.weight": 0}, "unknown key 'layer0.weight'; a layer has name, w_x, w_r, bias"),
+    ({"layer0.weight": 0}, "unknown key 'layer0.weight'; a layer has name, cell, w_x, w_r, bias"),
+    ({"layer0.reset_after": 1}, "key 'layer0.reset_after': expected one boolean, found shape () of type int64"),
     ({"layer2.w_x": 0}, "key 'layer1.w_x' is missing"),
     ({"head.bias": [0]}, "head needs both keys 'head.weight' and 'head.bias'"),
     ({"layer0.w_x": None, "layer0.w_r": None, "layer0.bias": None}, "no layers: key 'layer0.w_x' is missing"),

@@ -17,6 +17,7 @@ TINY = preset("tiny")
 
 MODEL = random_quantized(17, TINY, 3, (5, 4), 6)
 FIRST, SECOND = MODEL.layers
+GRUS = random_quantized(17, TINY.replace(name="grus", cells="lstm+gru"), 3, ("gru", 5))
 
 
 def filled(array, index, value):
@@ -31,6 +32,10 @@ def with_first(**changes):
 
 def with_second(**changes):
     return dataclasses.replace(MODEL, layers=(FIRST, dataclasses.replace(SECOND, **changes)))
+
+
+def with_gru(**changes):
+    return dataclasses.replace(GRUS, layers=(dataclasses.replace(GRUS.layers[0], **changes),))
 
 
 def moved(fractions, by):
@@ -92,6 +97,20 @@ def moved(fractions, by):
     (lambda: dataclasses.replace(MODEL, sigmoid_range=20), "sigmoid_range must be between 0 and 19, not 20"),
     (lambda: MODEL.check_fits(TINY.replace(cell_bits=25, name="wide")),
      "model 'integers17' was quantized for cell_bits 24; config 'wide' has 25"),
+    (lambda: with_gru(bias_rn=None), "layer 'gru0' bias_rn: it is missing"),
+    (lambda: with_gru(bias_rn=filled(GRUS.layers[0].bias_rn, 3, -1 - (1 << 19))),
+     "layer 'gru0' bias_rn[3]: -524289 is not within -524288..524287"),
+    (lambda: with_gru(peephole=np.zeros((3, 5), int)), "layer 'gru0' peephole: a GRU has none"),
+    (lambda: with_gru(cell_select=1), "layer 'gru0' cell_select must be 0 of a GRU, not 1"),
+    (lambda: with_gru(y_fraction=14, w_r_fraction=moved(GRUS.layers[0].w_r_fraction, 1)),
+     "layer 'gru0' y_fraction must be 15 without projection, not 14"),
+    (lambda: with_gru(w_x_fraction=moved(GRUS.layers[0].w_x_fraction, 1)),
+     "layer 'gru0' gate r: products of x have "),
+    (lambda: with_gru(w_r_fraction=(*GRUS.layers[0].w_r_fraction[:2], 60)),
+     "layer 'gru0' gate_shift[n_h] must be between 0 and 31, not "),
+    (lambda: dataclasses.replace(GRUS, config=TINY),
+     "layer 'gru0': a GRU, but config 'tiny' has cells 'lstm'. Take a machine with cells 'lstm+gru'"),
+    (lambda: GRUS.check_fits(TINY), "layer 'gru0': a GRU, but config 'tiny' has cells 'lstm'"),
     (lambda: MODEL.quantize_input([[0, np.nan, 0]]), "x[0, 1]: nan is not a finite number"),
 ])
 def test_every_rule_has_its_message(make, message):
@@ -123,9 +142,11 @@ def test_the_accumulator_bound_is_exact():
             FIRST, w_x=FIRST.w_x * 0, w_r=FIRST.w_r[:, :, :2] * 0, w_ym=w_ym),))
 
 
-def test_the_file_gives_the_model_back(tmp_path):
+@pytest.mark.parametrize("layers, cells", [(((8, 4), 5), "lstm"), ((("gru", 8), (6, 4), ("gru", 5)), "lstm+gru")])
+def test_the_file_gives_the_model_back(layers, cells, tmp_path):
     path = tmp_path / "quantized"
-    model = quantize(random_model(18, 6, (8, 4), 5, peephole=True, head=2), speech_like(18, 20, 2, 6), TINY)
+    model = quantize(random_model(18, 6, *layers, peephole=True, head=2), speech_like(18, 20, 2, 6),
+                     TINY.replace(cells=cells))
     model.save(path)
     again = QuantizedModel.load(path)
     for before, after in zip(model.layers, again.layers, strict=True):

@@ -14,6 +14,7 @@ from openese.sw.model.state import ChannelState
 from openese.sw.reference.machine import AccumulatorOverflow, Reference, accumulate
 
 TINY = preset("tiny")
+GRU = TINY.replace(name="grus", cells="lstm+gru")
 
 
 def rs(value, shift):
@@ -47,8 +48,9 @@ class ScalarMachine:
         for number, (layer, formats) in enumerate(zip(self.model.layers, self.model.formats, strict=True)):
             m = []
             before = self.y[number]
+            cell = self.gru_cell if layer.cell == "gru" else self.cell
             for h in range(layer.cells):
-                self.c[number][h], of_m = self.cell(layer, formats, h, x, before, self.c[number][h])
+                self.c[number][h], of_m = cell(layer, formats, h, x, before, self.c[number][h])
                 m.append(of_m)
             x = m if layer.w_ym is None else self.project(layer, formats, m)
             self.y[number] = x
@@ -78,6 +80,24 @@ class ScalarMachine:
         squashed = evaluate(self.model.tanh_table, sat(rs(c << 8, fraction + 8 - 16), 20))
         return c, sat(rs(o * squashed, 17), 16)
 
+    def gru_cell(self, layer, formats, h, x, y, before):
+        def total(products, accumulator, bias):
+            exact = sum((int(w) << align) * v for row, align, vector in products
+                        for w, v in zip(row[h], vector, strict=True))
+            assert -(1 << 35) <= exact < 1 << 35
+            return sat(rs(exact, formats.gate_shift[accumulator]), 24) + int(bias[h])
+
+        of_x, of_y = ([(weights[gate], aligns[gate], vector) for gate in range(3)] for weights, aligns, vector in (
+            (layer.w_x, layer.align_x, x), (layer.w_r, layer.align_r, y)))
+        r, z = (evaluate(self.model.sigmoid_table, sat(total([of_x[gate], of_y[gate]], gate, layer.bias[gate]), 20))
+                for gate in range(2))
+        n_x, n_h = total([of_x[2]], 2, layer.bias[2]), total([of_y[2]], 3, layer.bias_rn)
+        n = 8 * evaluate(self.model.tanh_table, sat(n_x + sat(rs(r * n_h, 16), 24), 20))
+        exact = sat(rs(z * (before - n), 16), 24) + n
+        after = sat(exact, 24)
+        self.saturations["cell"] += after != exact
+        return after, sat(rs(after, 4), 16)
+
     def project(self, layer, formats, m):
         y = []
         for row in layer.w_ym:
@@ -88,7 +108,8 @@ class ScalarMachine:
         return y
 
 
-SHAPES = [(3, (4,)), (2, ((5, 3),)), (4, ((6, 2), 3)), (1, (3, (4, 5), 2))]
+SHAPES = [(3, (4,)), (2, ((5, 3),)), (4, ((6, 2), 3)), (1, (3, (4, 5), 2)),
+          (3, (("gru", 4),)), (2, (("gru", 3), (4, 2), ("gru", 5)))]
 
 
 @settings(deadline=None, max_examples=60)
@@ -96,7 +117,7 @@ SHAPES = [(3, (4,)), (2, ((5, 3),)), (4, ((6, 2), 3)), (1, (3, (4, 5), 2))]
 def test_equals_scalar_integers(seed, shape, peephole, junk_tables):
     """Voices that come, go and are reset, in formats filled to the brim: every y, c and counter."""
     inputs, layers = shape
-    model = random_quantized(seed, TINY, inputs, *layers, peephole=peephole, junk_tables=junk_tables)
+    model = random_quantized(seed, GRU, inputs, *layers, peephole=peephole, junk_tables=junk_tables)
     rng = np.random.default_rng(seed)
     reference = Reference(model, channels=3)
     states = [random_state(rng, model) for _ in range(3)]

@@ -320,7 +320,7 @@ def test_no_permanence_before_the_density_is_reached():
 
 
 @pytest.mark.parametrize(("network", "arguments", "message"), [
-    (torch.nn.Linear(3, 3), {}, "Linear has no LSTM to prune"),
+    (torch.nn.Linear(3, 3), {}, "Linear has no LSTM or GRU to prune"),
     (LSTMP(4, 8), {"steps": -1}, "steps and exchange_steps must be at least 0 and every at least 1, not -1, 0 and 10"),
     (LSTMP(4, 8), {"every": 0}, "every at least 1"),
     (LSTMP(4, 8), {"exchange": 1.0}, "exchange must be a share of at least 0 and below 1, not 1.0"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random PyTorch networks with LSTMs: what people put before, between and behind them."""
+"""Random PyTorch networks with LSTMs and GRUs: what people put before, between and behind them."""
 
 from typing import NamedTuple
 
@@ -44,12 +44,12 @@ class Block(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """An LSTM of any kind, and a linear layer back to `SIZE`."""
+    """An LSTM or GRU of any kind, and a linear layer back to `SIZE`."""
 
-    def __init__(self, batch_first, packed, **options):
+    def __init__(self, batch_first, packed, gru, **options):
         super().__init__()
-        self.packed = packed
-        self.lstm = nn.LSTM(SIZE, 7, batch_first=batch_first, **options)
+        self.packed, self.gru = packed, gru
+        self.lstm = (nn.GRU if gru else nn.LSTM)(SIZE, 7, batch_first=batch_first, **options)
         wide = (options.get("proj_size") or 7) * (1 + self.lstm.bidirectional)
         self.back = nn.Linear(wide, SIZE)
 
@@ -67,16 +67,16 @@ class Recurrent(nn.Module):
 class Cells(nn.Module):
     """A loop over time around a cell."""
 
-    def __init__(self, batch_first, bias):
+    def __init__(self, batch_first, bias, gru):
         super().__init__()
-        self.time = 1 if batch_first else 0
-        self.cell, self.back = nn.LSTMCell(SIZE, 5, bias=bias), nn.Linear(5, SIZE)
+        self.time, self.gru = 1 if batch_first else 0, gru
+        self.cell, self.back = (nn.GRUCell if gru else nn.LSTMCell)(SIZE, 5, bias=bias), nn.Linear(5, SIZE)
 
     def forward(self, x, lengths=None, state=None):
         outputs, held = [], None
         for frame in x.unbind(self.time):
             held = self.cell(frame, held)
-            outputs.append(self.back(held[0]))
+            outputs.append(self.back(held if self.gru else held[0]))
         return torch.stack(outputs, self.time), held
 
 
@@ -144,7 +144,8 @@ class Network(nn.Module):
         y, last, first = self.front(x).relu(), None, True
         for block in self.blocks:
             if isinstance(block, (Recurrent, Cells)):
-                y, last = block(y, lengths, (h, c) if first and h is not None else None)
+                given = h if block.gru else (h, c)
+                y, last = block(y, lengths, given if first and h is not None else None)
                 first = False
             else:
                 y = block(y)
@@ -175,14 +176,19 @@ def random_network(seed):
             features.add(kind)
             blocks.append(Between(kind, batch_first))
         if choose(*[False] * 4, True):
-            features.add("cell")
-            blocks.append(Cells(batch_first, choose(False, True)))
+            gru = choose(False, True)
+            features.add("GRU cell" if gru else "cell")
+            blocks.append(Cells(batch_first, choose(False, True), gru))
             continue
         options = {"num_layers": choose(1, 1, 2), "bidirectional": choose(False, False, True),
                    "bias": choose(True, True, True, False), "proj_size": choose(*[0] * 9, 4)}
+        gru = choose(False, False, True)
+        if gru:
+            features.add("GRU")
+            del options["proj_size"]
         usual = {"num_layers": 1, "bidirectional": False, "bias": True, "proj_size": 0}
         features |= {name for name, value in options.items() if value != usual[name]}
-        blocks.append(Recurrent(batch_first, packed, **options))
+        blocks.append(Recurrent(batch_first, packed, gru, **options))
     if choose(False, True):
         kind = choose(*KINDS)
         features.add(kind)
@@ -206,7 +212,8 @@ def random_network(seed):
             lstm = first.lstm
             count = lstm.num_layers * (1 + lstm.bidirectional)
             called["h"] = torch.rand(count, voices, lstm.proj_size or 7) - 0.5
-            called["c"] = torch.randn(count, voices, 7)
+            if not first.gru:
+                called["c"] = torch.randn(count, voices, 7)
         return called
 
     words = {"packed": packed, "states in": given, "states out": with_state}

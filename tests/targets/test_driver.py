@@ -85,10 +85,14 @@ class Driver:
     def counter(self, name):
         return self("counter", ctypes.c_uint32(ADDRESS[f"{name}_LOW"]), result=ctypes.c_uint64)
 
-    def get_state(self, cell, channel, index):
-        value = ctypes.c_int32()
-        assert self("get_state", cell, channel, index, ctypes.byref(value)) == OK
-        return value.value
+    def get_state(self, cell, channel, index, count):
+        values = (ctypes.c_int32 * count)()
+        assert self("get_state", cell, channel, index, values, ctypes.c_size_t(count)) == OK
+        return list(values)
+
+    def set_state(self, cell, channel, index, values):
+        array = (ctypes.c_int32 * len(values))(*values)
+        assert self("set_state", cell, channel, index, array, ctypes.c_size_t(len(values))) == OK
 
 
 class Parts:
@@ -123,7 +127,8 @@ def parts(tmp_path):
 
 
 def test_the_header_is_the_register_table(tmp_path):
-    lines = [line.split(maxsplit=2)[1:] for line in header(STREAM).splitlines() if line.startswith("#define")]
+    config = STREAM.replace(models=2)
+    lines = [line.split(maxsplit=2)[1:] for line in header(config).splitlines() if line.startswith("#define")]
     defined = {name: int(value[0].split()[0].rstrip("u"), 0) for name, *value in lines if value}
     for register in REGISTERS:
         assert defined[f"OPENESE_{register.name}"] == register.address
@@ -131,8 +136,8 @@ def test_the_header_is_the_register_table(tmp_path):
         for flag in flags:
             assert defined[f"OPENESE_{name}_{flag.name}"] == flag
     assert defined["OPENESE_CAPACITY_CHANNELS"] == 0xFF0000 and defined["OPENESE_CAPACITY_CHANNELS_SHIFT"] == 16
-    assert defined["OPENESE_CONFIG_FINGERPRINT"] == STREAM.fingerprint
-    assert "OPENESE_STREAM_ERROR" not in header(TINY)
+    assert defined["OPENESE_CONFIG_FINGERPRINT"] == config.fingerprint
+    assert "OPENESE_STREAM_ERROR" not in header(TINY) and "OPENESE_MODEL_SIZE" not in header(TINY)
 
 
 def test_the_example_of_the_documentation_compiles(tmp_path):
@@ -189,11 +194,15 @@ def test_states(parts):
     parts.step(3, reset=True)
     parts.machine.clock(100)  # a step may end after its answer
     layer, place = parts.reference.get_state(1)[0], parts.image.manifest["layers"][0]
-    cells = [driver.get_state(1, 1, place["cell_base"] * TINY.row_pes + index) for index in range(9)]
-    outputs = [driver.get_state(0, 1, place["y_line"] * TINY.groups + index) for index in range(6)]
+    cell, output = place["cell_base"] * TINY.row_pes, place["y_line"] * TINY.groups
+    cells, outputs = driver.get_state(1, 1, cell, 9), driver.get_state(0, 1, output, 6)
     assert cells == list(layer.c) and outputs == list(layer.y) and min(cells) < 0
-    assert driver("set_state", 0, 1, place["y_line"], ctypes.c_int32(-1234)) == OK
-    assert driver.get_state(0, 1, place["y_line"]) == -1234 and driver.get_state(0, 0, place["y_line"]) != -1234
+    others = driver.get_state(0, 0, output, 6)
+    driver.set_state(0, 1, output, [-1234, *outputs[:0:-1]])
+    driver.set_state(1, 1, cell + 2, cells[4:1:-1])
+    assert driver.get_state(0, 1, output, 6) == [-1234, *outputs[:0:-1]]
+    assert driver.get_state(1, 1, cell, 9) == [*cells[:2], *cells[4:1:-1], *cells[5:]]
+    assert driver.get_state(0, 0, output, 6) == others
 
 
 @pytest.mark.sim

@@ -20,11 +20,10 @@ from openese.rtl.array import PEArray
 from openese.rtl.assemble import Assemble
 from openese.rtl.config import preset
 from openese.rtl.loader import Lines, Section
-from openese.rtl.registers import ADDRESS
+from openese.rtl.registers import ADDRESS, registers
 from openese.rtl.state_access import StateAccess
 from openese.rtl.targets import TARGETS, TargetError
 from openese.rtl.targets.buses import buses, ports
-from openese.rtl.targets.vivado import registers
 from openese.sim import build
 
 ROOT = Path(__file__).parents[2]
@@ -153,10 +152,8 @@ def test_the_exceptions_are_true(folders):
     settings, state, tables = named(run(folders / "ooc" / "openese.xdc", folders), "set_multicycle_path")[::2]
     # From the start of an instruction to the first beat at a slice: the start itself, `go`, the turn, the array.
     assert int(settings.words[0]) <= 1 + Assemble.turn_delay + PEArray.drain_delay
-    # From a selection on the way of a beat, which ends with a slice's first register, its memory and a register for
-    # each of at most five stages before its sums; then the register in question, and the one that the bus reads.
-    beat = 1 + PEArray.drain_delay + 1 + 1 + 5
-    assert beat + int(state.words[0]) + 1 <= StateAccess.wait
+    # What is read, and its place, stand for so long.
+    assert int(state.words[0]) <= StateAccess.period
     # The number of a line stays from the line before it on.
     assert int(tables.words[0]) <= Lines(TINY).words[Section.TABLES]
 
@@ -232,7 +229,7 @@ def test_component_describes_the_machine(config, described):
     addresses = {text_of(item, "name"): int(text_of(item, "addressOffset"), 16)
                  for item in described.iterfind(".//spirit:register", SPIRIT)}
     assert addresses == {name: address for name, address in ADDRESS.items()
-                         if config.stream or not name.startswith("STREAM")}
+                         if not name.startswith("MODEL") and (config.stream or not name.startswith("STREAM"))}
     for register in registers(config):
         bits = [bit for field in register.fields for bit in range(field.low, field.low + field.width)]
         assert len(set(bits)) == len(bits) and all(0 <= bit < 32 for bit in bits)

@@ -4,7 +4,8 @@
 from importlib import resources
 
 from openese.rtl.loader import MAGIC, VERSION
-from openese.rtl.targets.vivado import CORE, parameters, registers
+from openese.rtl.registers import registers
+from openese.rtl.targets.vivado import CORE, parameters
 
 __all__ = ["driver", "header"]
 

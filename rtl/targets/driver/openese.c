@@ -121,6 +121,34 @@ uint64_t openese_counter(const openese_t *machine, uint32_t low)
     return (uint64_t)get(machine, low + 4) << 32 | lower;
 }
 
+uint32_t openese_models(const openese_t *machine)
+{
+#if OPENESE_CONFIG_MODELS > 1
+    return (get(machine, OPENESE_MODELS) & OPENESE_MODELS_LOADED) >> OPENESE_MODELS_LOADED_SHIFT;
+#else
+    (void)machine;
+    return 1;
+#endif
+}
+
+int openese_model_size(openese_t *machine, uint32_t model, uint32_t *inputs, uint32_t *outputs)
+{
+#if OPENESE_CONFIG_MODELS > 1
+    uint32_t size;
+
+    put(machine, OPENESE_MODELS, model << OPENESE_MODELS_SELECT_SHIFT);
+    size = get(machine, OPENESE_MODEL_SIZE);
+    *inputs = (size & OPENESE_MODEL_SIZE_INPUTS) >> OPENESE_MODEL_SIZE_INPUTS_SHIFT;
+    *outputs = (size & OPENESE_MODEL_SIZE_OUTPUTS) >> OPENESE_MODEL_SIZE_OUTPUTS_SHIFT;
+    return size ? OPENESE_OK : OPENESE_NO_MODELS;
+#else
+    (void)machine;
+    (void)model;
+    *inputs = *outputs = 0;
+    return OPENESE_NO_MODELS;
+#endif
+}
+
 static int select(openese_t *machine, int cell, uint32_t channel, uint32_t index)
 {
     if (!(get(machine, OPENESE_STATUS) & OPENESE_STATUS_IDLE))
@@ -131,20 +159,24 @@ static int select(openese_t *machine, int cell, uint32_t channel, uint32_t index
     return OPENESE_OK;
 }
 
-int openese_get_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t *value)
+int openese_get_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t *values, size_t count)
 {
     int result = select(machine, cell, channel, index);
+    size_t k;
 
-    if (result == OPENESE_OK)
-        *value = (int32_t)get(machine, OPENESE_STATE_DATA);
+    /* The index grows by one with every access. */
+    for (k = 0; k < count && result == OPENESE_OK; k++)
+        values[k] = (int32_t)get(machine, OPENESE_STATE_DATA);
     return result;
 }
 
-int openese_set_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t value)
+int openese_set_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, const int32_t *values,
+                      size_t count)
 {
     int result = select(machine, cell, channel, index);
+    size_t k;
 
-    if (result == OPENESE_OK)
-        put(machine, OPENESE_STATE_DATA, (uint32_t)value);
+    for (k = 0; k < count && result == OPENESE_OK; k++)
+        put(machine, OPENESE_STATE_DATA, (uint32_t)values[k]);
     return result;
 }

@@ -24,7 +24,8 @@ enum openese_result {
     OPENESE_SHORT = -5,         /* the image ended before the machine had all of it */
     OPENESE_BUSY = -6,          /* only while nothing is under way */
     OPENESE_UNALIGNED = -7,     /* not a multiple of 4096 */
-    OPENESE_NO_STREAM = -8      /* this machine cannot read weights from memory */
+    OPENESE_NO_STREAM = -8,     /* this machine cannot read weights from memory */
+    OPENESE_NO_MODELS = -9      /* this machine holds one model, or the image does not have that one */
 };
 
 typedef struct {
@@ -63,11 +64,17 @@ void openese_clear(openese_t *machine, uint32_t interrupts);
 /* A counter, by the address of its lower half: OPENESE_CYCLES_LOW and so on. */
 uint64_t openese_counter(const openese_t *machine, uint32_t low);
 
-/* One number of a voice's state while nothing is under way: y where cell is 0, else the cell state c. A step may end
-   some cycles after its answer: try again if the machine is busy.
+/* The models of the image once the machine runs: how many, and the columns of a frame and of an answer of one of them.
+   A machine that holds one model says 1 and OPENESE_NO_MODELS. */
+uint32_t openese_models(const openese_t *machine);
+int openese_model_size(openese_t *machine, uint32_t model, uint32_t *inputs, uint32_t *outputs);
+
+/* So many numbers of a voice's state, from index on, while nothing is under way: y where cell is 0, else the cell state
+   c. A step may end some cycles after its answer: try again if the machine is busy. Send no frame meanwhile.
    The voice's bank times 256 is part of channel. The index of y is that of its column in that bank. */
-int openese_get_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t *value);
-int openese_set_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t value);
+int openese_get_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t *values, size_t count);
+int openese_set_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, const int32_t *values,
+                      size_t count);
 
 #ifdef __cplusplus
 }

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LSTM nodes of ONNX: which of them the machine computes, and their weights.
+"""LSTM and GRU nodes of ONNX: which of them the machine computes, and their weights.
 
-ONNX has the gate order i, o, f, c, two biases Wb and Rb, which are added, and the peepholes i, o, f. Two attributes are
-rewritten into weights with the same result: ``input_forget`` (1 - sigmoid(z) = sigmoid(-z)) and the inner scale of a
-``ScaledTanh``.
+ONNX has the gate order i, o, f, c of an LSTM, two biases Wb and Rb, which are added, and the peepholes i, o, f. Two
+attributes are rewritten into weights with the same result: ``input_forget`` (1 - sigmoid(z) = sigmoid(-z)) and the
+inner scale of a ``ScaledTanh``. The gates of a GRU are z, r, h.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,16 +16,16 @@ from openese.sw.importers.assembly import Row, Track
 from openese.sw.importers.base import ImportRefused
 from openese.sw.importers.onnx_graph import Node, read_attributes
 from openese.sw.model.arrays import FloatArray
-from openese.sw.model.layers import Layer
+from openese.sw.model.layers import GRU, LSTM, CellKind, Layer
 
-__all__ = ["INPUTS", "RECURRENT", "Lstm", "read_lstm"]
+__all__ = ["CELLS", "INPUTS", "RECURRENT", "Gru", "Lstm", "RecurrentNode", "read_recurrent"]
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 _WEIGHTS = ("W", "R", "B", "P")
 _GATES = [0, 2, 3, 1]
+_GRU_GATES = [1, 0, 2]
 _PEEPHOLES = [0, 2, 1]
 _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-_DEFAULTS = ("Sigmoid", "Tanh", "Tanh")
 #: Activations that have alpha or beta, with ONNX's defaults.
 _ALPHA = {"affine": 1.0, "leakyrelu": 0.01, "thresholdedrelu": 1.0, "scaledtanh": 1.0, "hardsigmoid": 0.2,
           "elu": 1.0}
@@ -35,11 +36,12 @@ _CLIP_WITHOUT_EFFECT = 16.0
 RECURRENT = ("GRU", "RNN", "LSTM", "com.microsoft.DynamicQuantizeLSTM", "com.microsoft.AttnLSTM")
 
 
-class Lstm:
-    """An LSTM node that the machine computes.
+class RecurrentNode(ABC):
+    """An LSTM or GRU node that the machine computes.
 
     Attributes
     ----------
+    kind : CellKind
     node : Node
     cells : int
         H.
@@ -54,6 +56,9 @@ class Lstm:
         If the machine cannot compute the node.
     """
 
+    kind: ClassVar[CellKind]
+    _functions: ClassVar[tuple[str, ...]]  # of one direction, as ONNX has them without the attribute
+
     def __init__(self, node: Node) -> None:
         self.node = node
         self.attributes = read_attributes(node.graph.onnx, node.proto)
@@ -66,12 +71,7 @@ class Lstm:
         for name in _WEIGHTS:
             if self.given(name) and node.graph.constant(self.given(name)) is None:
                 raise ImportRefused(f"{name} is computed by the graph; export the model with constant weights")
-        self._gates = [_gate_activations(values) for values in self._activations()]
-        clip = self.attributes.get("clip", 0.0)
-        without_effect = _CLIP_WITHOUT_EFFECT / min(1.0, *(abs(scale) or 1.0 for _, scale in self._gates))
-        if 0 < clip < without_effect:
-            raise ImportRefused(f"clip {clip:g}: the machine does not clip sums; export without clip, or with "
-                                f"{without_effect:g} or more, which changes nothing")
+        self._check_functions()
         self.cells = self._check_shapes()
 
     def given(self, name: str) -> str:
@@ -85,15 +85,20 @@ class Lstm:
         return [name for name in names if graph.is_computed(self.given(name)) and not graph.is_zero(self.given(name))
                 and graph.constant(self.given(name)) is None]
 
+    @abstractmethod
+    def _check_functions(self) -> None:
+        """Refuse activations and a clip that the machine does not compute."""
+
     def _activations(self) -> list[list[tuple[str, float, float]]]:
-        """Return name, alpha and beta of the functions f, g and h in each direction."""
-        names = self.attributes.get("activations") or list(_DEFAULTS) * len(self.ways)
-        if len(names) != 3 * len(self.ways):
-            raise ImportRefused(f"expected {3 * len(self.ways)} activations, 3 for each direction, found {len(names)}")
+        """Return name, alpha and beta of the functions in each direction."""
+        names, each = self.attributes.get("activations") or list(self._functions) * len(self.ways), len(self._functions)
+        if len(names) != each * len(self.ways):
+            raise ImportRefused(f"expected {each * len(self.ways)} activations, {each} for each direction, found "
+                                f"{len(names)}")
         alphas, betas = (iter(self.attributes.get(f"activation_{key}") or ()) for key in ("alpha", "beta"))
         full = [(name, next(alphas, _ALPHA[name.lower()]) if name.lower() in _ALPHA else 1.0,
                  next(betas, _BETA[name.lower()]) if name.lower() in _BETA else 1.0) for name in names]
-        return [full[n:n + 3] for n in range(0, len(full), 3)]
+        return [full[n:n + each] for n in range(0, len(full), each)]
 
     def _check_shapes(self) -> int:
         """Return H, after a check of the constants' shapes; a 0 stands for any size."""
@@ -101,11 +106,12 @@ class Lstm:
         shapes = {name: constant.array.shape for name, constant in found.items() if constant is not None}
         if "W" not in shapes or "R" not in shapes or len(shapes["R"]) != 3:
             raise ImportRefused("W and R are missing, or have not three axes")
-        ways, cells = len(self.ways), self.attributes.get("hidden_size") or shapes["R"][2]
+        ways, gates = len(self.ways), len(self.kind.gates)
+        cells = self.attributes.get("hidden_size") or shapes["R"][2]
         state = (0, ways, cells) if self.batch_first else (ways, 0, cells)
-        for name, letters, wanted in (("R", "directions, 4H, H", (ways, 4 * cells, cells)),
-                                      ("W", "directions, 4H, I", (ways, 4 * cells, 0)),
-                                      ("B", "directions, 8H", (ways, 8 * cells)),
+        for name, letters, wanted in (("R", f"directions, {gates}H, H", (ways, gates * cells, cells)),
+                                      ("W", f"directions, {gates}H, I", (ways, gates * cells, 0)),
+                                      ("B", f"directions, {2 * gates}H", (ways, 2 * gates * cells)),
                                       ("P", "directions, 3H", (ways, 3 * cells)),
                                       ("initial_h", "directions, B, H", state),
                                       ("initial_c", "directions, B, H", state)):
@@ -114,7 +120,7 @@ class Lstm:
                 sizes = ", ".join(str(size or "any") for size in wanted)
                 raise ImportRefused(f"{name}: expected shape ({letters}) = ({sizes}), found {shape}")
         if not cells or not shapes["W"][2]:
-            raise ImportRefused("an LSTM without cells or inputs")
+            raise ImportRefused(f"{self.kind.title} without cells or inputs")
         return int(cells)
 
     def tensor(self, name: str) -> FloatArray | None:
@@ -126,25 +132,22 @@ class Lstm:
 
     def row(self) -> Row:
         """Return one or two directions, from zero states."""
-        ways, cells = len(self.ways), self.cells
+        ways, gates = len(self.ways), len(self.kind.gates)
         w, r, b, p = (self.tensor(name) for name in _WEIGHTS)
         if w is None or r is None:
             raise ImportRefused("W and R are missing")
-        b = np.zeros((ways, 8 * cells), w.dtype) if b is None else b
+        b = np.zeros((ways, 2 * gates * self.cells), w.dtype) if b is None else b
         row = []
         for d, reverse in enumerate(self.ways):
-            g_activation, scale = self._gates[d]
-            gates = _scaled(w[d].reshape(4, cells, -1)[_GATES], r[d].reshape(4, cells, cells)[_GATES],
-                            b[d].reshape(2, 4, cells).sum(axis=0)[_GATES], scale)
-            peephole = None if p is None or not p[d].any() else p[d].reshape(3, cells)[_PEEPHOLES]
-            if self.attributes.get("input_forget"):
-                gates = [_coupled(tensor) for tensor in gates]
-                peephole = None if peephole is None else _coupled(peephole)
             name = self.node.name if ways == 1 else f"{self.node.name}.{'reverse' if reverse else 'forward'}"
-            layer = Layer(name=name, w_x=gates[0], w_r=gates[1], bias=gates[2], peephole=peephole,
-                          g_activation=g_activation)
+            layer = self._layer(d, name, w[d].reshape(gates, self.cells, -1), r[d].reshape(gates, self.cells, -1),
+                                b[d].reshape(2, gates, self.cells), None if p is None else p[d])
             row.append((Track(layer, reverse),))
         return tuple(row)
+
+    @abstractmethod
+    def _layer(self, way: int, name: str, w: FloatArray, r: FloatArray, b: FloatArray, p: FloatArray | None) -> Layer:
+        """The layer of one direction: ONNX's W and R with an axis of gates, Wb and Rb (2, gates, H), and P (3H,)."""
 
     def notes(self) -> list[str]:
         """Return what a user should know about the weights."""
@@ -157,6 +160,35 @@ class Lstm:
             notes.append(f"{name}: quantized weights are converted to floating point")
         notes += [f"{name}: {kind} weights are converted to float32, without rounding"
                   for kind in ("float16", "bfloat16") if kind in through]
+        return notes
+
+
+class Lstm(RecurrentNode):
+    """An LSTM node."""
+
+    kind = LSTM
+    _functions = ("Sigmoid", "Tanh", "Tanh")
+
+    def _check_functions(self) -> None:
+        self._gates = [_gate_activations(values) for values in self._activations()]
+        clip = self.attributes.get("clip", 0.0)
+        without_effect = _CLIP_WITHOUT_EFFECT / min(1.0, *(abs(scale) or 1.0 for _, scale in self._gates))
+        if 0 < clip < without_effect:
+            raise ImportRefused(f"clip {clip:g}: the machine does not clip sums; export without clip, or with "
+                                f"{without_effect:g} or more, which changes nothing")
+
+    def _layer(self, way: int, name: str, w: FloatArray, r: FloatArray, b: FloatArray, p: FloatArray | None) -> Layer:
+        g_activation, scale = self._gates[way]
+        gates = _scaled(w[_GATES], r[_GATES], b.sum(axis=0)[_GATES], scale)
+        peephole = None if p is None or not p.any() else p.reshape(3, self.cells)[_PEEPHOLES]
+        if self.attributes.get("input_forget"):
+            gates = [_coupled(tensor) for tensor in gates]
+            peephole = None if peephole is None else _coupled(peephole)
+        return Layer(name=name, w_x=gates[0], w_r=gates[1], bias=gates[2], peephole=peephole, g_activation=g_activation)
+
+    def notes(self) -> list[str]:
+        """Return what a user should know about the weights."""
+        name, notes = self.node.name, super().notes()
         if self.attributes.get("clip", 0.0) > 0:
             notes.append(f"{name}: clip {self.attributes['clip']:g} is dropped; it changes nothing")
         if self.attributes.get("input_forget"):
@@ -164,20 +196,51 @@ class Lstm:
         return notes
 
 
-def read_lstm(node: Node) -> Lstm | str:
-    """Return the LSTM that a recurrent node is, or the reason why the machine does not compute it."""
-    if node.kind != "LSTM":
-        return f"a {node.kind} is not an LSTM of the ONNX standard, and the machine does not compute it"
+class Gru(RecurrentNode):
+    """A GRU node."""
+
+    kind = GRU
+    _functions = ("Sigmoid", "Tanh")
+
+    def _check_functions(self) -> None:
+        for (f, *_), (g, *_) in self._activations():
+            for found, computed, gates in ((f, "Sigmoid", "gates z, r"), (g, "Tanh", "gate h")):
+                if found.lower() != computed.lower():
+                    raise ImportRefused(f"activation {found} of the {gates}: the machine computes only {computed} "
+                                        f"there")
+        if self.attributes.get("clip", 0.0) > 0:
+            raise ImportRefused(f"clip {self.attributes['clip']:g}: the machine does not clip sums; export without "
+                                f"clip")
+        for name in ("initial_c", "P"):
+            if self.given(name):
+                raise ImportRefused(f"it has an input {name!r}, which a GRU of ONNX has not")
+
+    def _layer(self, way: int, name: str, w: FloatArray, r: FloatArray, b: FloatArray, p: FloatArray | None) -> Layer:
+        w, r, b = w[_GRU_GATES], r[_GRU_GATES], b[:, _GRU_GATES]
+        after = bool(self.attributes.get("linear_before_reset"))
+        of_n = b[0, 2:] if after else b[0, 2:] + b[1, 2:]
+        return Layer(name=name, cell=GRU.name, w_x=w, w_r=r, bias=np.concatenate([b[0, :2] + b[1, :2], of_n]),
+                     bias_rn=b[1, 2] if after else None, reset_after=after)
+
+
+#: The classes of nodes by their operators.
+CELLS: dict[str, type[RecurrentNode]] = {"LSTM": Lstm, "GRU": Gru}
+
+
+def read_recurrent(node: Node) -> RecurrentNode | str:
+    """Return the LSTM or GRU that a recurrent node is, or the reason why the machine does not compute it."""
+    if node.kind not in CELLS:
+        return f"a {node.kind} is not an LSTM or GRU of the ONNX standard, and the machine does not compute it"
     try:
-        return Lstm(node)
+        return CELLS[node.kind](node)
     except ImportRefused as error:
         return str(error)
 
 
 def _check_types(attributes: dict[str, Any]) -> None:
-    """Refuse attributes of an LSTM node that have another type than ONNX gives them."""
+    """Refuse attributes of a node that have another type than ONNX gives them."""
     for names, kind, text in ((("direction", "activations"), str, "text"),
-                              (("layout", "hidden_size", "input_forget"), int, "a whole number"),
+                              (("layout", "hidden_size", "input_forget", "linear_before_reset"), int, "a whole number"),
                               (("activation_alpha", "activation_beta", "clip"), (int, float), "a number")):
         for name in names:
             value = attributes.get(name)
