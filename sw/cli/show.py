@@ -440,12 +440,12 @@ def estimates(found: Sequence[Estimated]) -> None:
     device = first.device
     shares = {} if device is None else {name: f"of {name}" for name, there in device.resources.items()
                                         if there and any(one.resources[name].number for one in found)}
-    _table(["machine ", "PEs x channels", "cycles", "us", "at rest", "us at rest", "live", "held", "busy",
-            *shares.values(), *(["smallest device "] if device is None else []), "fits "],
-           [(one.machine.name, f"{one.machine.pes} x {one.machine.channels}", *_line(one),
+    columns = ["machine ", "PEs x channels", "cycles", "us", "at rest", "us at rest", "live", "held", "busy",
+               *shares.values(), *(["smallest device "] if device is None else []), "fits "]
+    rows = [(one.machine.name, f"{one.machine.pes} x {one.machine.channels}", *_line(one),
              *([f"{one.resources[name].number / device.resources[name]:.0%}" for name in shares] if device is not None
-               else _fitting(one)[:1] or ["none"]), _verdict(one))
-            for one in found])
+               else _fitting(one)[:1] or ["none"]), _verdict(one)) for one in found]
+    _table(columns, rows, sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True)))
     line("cycles and us: a step of all channels in steady state; at rest: from a frame to its answer; live: voices of "
          "that period that the steps serve; held: voices whose states the machine keeps")
 
