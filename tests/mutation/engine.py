@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import select
 import signal
 import time
@@ -32,10 +33,12 @@ from .equivalence import same, same_after_reset
 from .netlist import Netlist
 from .standin import StandIn
 
-__all__ = ["Campaign", "Machine", "finish", "start"]
+__all__ = ["Campaign", "Machine", "finish", "in_a_process", "start"]
 
-#: Seconds that a test may take, at least, and how many times as long as without a mutation.
+#: Seconds that a test may compute, at least, and how many times as long as without a mutation.
 _PATIENCE, _SLOWER = 120, 20
+#: How many times as long it may wait for others that compute.
+_WAITS = 30
 
 
 class _DiedError(RuntimeError):
@@ -62,14 +65,20 @@ class _Watch:
             self.failed = report.nodeid
 
 
-def start(work):
-    """Begin ``work()`` in a process of its own; returns the process, and the end of a pipe with what it returns."""
+def start(work, seconds=None):
+    """Begin ``work()`` in a process of its own; returns the process, and the end of a pipe with what it returns.
+
+    It ends when it has computed for ``seconds``.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child:
         os.close(writing)
         return child, reading
     os.setsid()
+    if seconds is not None:
+        limit = int(seconds) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
     os.close(reading)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -86,7 +95,7 @@ def start(work):
 
 
 def finish(child, reading, seconds=None):
-    """What the work returned; None if it does not end within ``seconds``.
+    """What the work returned; None if it does not end: within ``seconds`` by the clock, or within those of `start`.
 
     Raises
     ------
@@ -105,8 +114,8 @@ def finish(child, reading, seconds=None):
     os.close(reading)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    if late:
+    _, status = os.waitpid(child, 0)
+    if late or (not said and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         return None
     if not said:
         raise _DiedError("the process died")
@@ -116,8 +125,9 @@ def finish(child, reading, seconds=None):
     return answer["done"]
 
 
-def _in_a_process(work, seconds):
-    return finish(*start(work), seconds)
+def in_a_process(work, seconds=None):
+    """What ``work()`` returns; None if it computes for longer than ``seconds``, however busy the computer is."""
+    return finish(*start(work, seconds), seconds and _WAITS * seconds)
 
 
 def _pass(tests, use, stop):
@@ -147,7 +157,7 @@ class _Tests:
 
     def _times(self):
         if not self._place.exists():
-            passed = _in_a_process(lambda: self._run(self._names, 0, False), 3600)
+            passed = in_a_process(lambda: self._run(self._names, 0, False), 3600)
             if not passed or not passed["passed"]:
                 raise RuntimeError(f"no test passes with the netlist in the block's place: {passed}")
             write_text(self._place, json.dumps(dict(sorted(passed["passed"], key=lambda test: test[1]))))
@@ -162,7 +172,7 @@ class _Tests:
         tests = sorted(times, key=lambda name: name not in first)
         seconds = max(_PATIENCE, _SLOWER * sum(times.values()))
         try:
-            judged = _in_a_process(lambda: self._run(tests, number, True), seconds)
+            judged = in_a_process(lambda: self._run(tests, number, True), seconds)
         except _DiedError:
             return "death"
         if judged is None:
@@ -186,7 +196,7 @@ class Machine:
 
     def tests(self, campaign):
         """The `_Tests` of the block of ``campaign``. Builds the simulator unless there is one."""
-        _in_a_process(self._build, None)
+        in_a_process(self._build)
         return _Tests(campaign.block.machine, functools.partial(self._pass, campaign),
                       self._folder / f"machine-{self._digest}.json")
 

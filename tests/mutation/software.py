@@ -28,7 +28,7 @@ from cosmic_ray.plugins import get_operator, operator_names
 from rich.console import Console
 
 from .__main__ import judged_in_parallel, scores, table
-from .engine import finish, start
+from .engine import in_a_process
 from .equal import EQUAL
 
 __all__ = ["MODULES", "Mutation", "main", "mutations"]
@@ -242,7 +242,7 @@ class Campaign:
             os.environ["COVERAGE_FILE"] = str(data)
             # What was imported before is not measured, of which coverage warns.
             cover = ["--cov", "--cov-context=test", "--cov-report=", "-k", _UNLESS, "-W", "default"]
-            whole = finish(*start(lambda: _run(MODULES[self.name], options=cover)), 3600)
+            whole = in_a_process(lambda: _run(MODULES[self.name], options=cover), 3600)
             if not whole or whole["status"]:
                 raise RuntimeError(f"{self.name}: its tests fail without a mutation: {whole}")
             measured = CoverageData(str(data))
@@ -273,7 +273,7 @@ class Campaign:
         else:
             tests = self._tests(mutation.line)
             seconds = max(_PATIENCE, _SLOWER * sum(map(self._times.get, tests)))
-            judged = finish(*start(lambda: _run(tests, self.name, mutation.code, _ONCE)), seconds)
+            judged = in_a_process(lambda: _run(tests, self.name, mutation.code, _ONCE), seconds)
             result = "killed" if judged is None or judged["status"] else "survived"
             by = "time" if judged is None else judged["failed"] or f"status {judged['status']}"
         what = f"{mutation.operator} {self.name}:{mutation.line}: {mutation.before} => {mutation.after}"
