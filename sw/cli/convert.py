@@ -11,6 +11,7 @@ from openese.sw import files, importers
 from openese.sw import prune as pruning
 from openese.sw.cli import show, whole
 from openese.sw.cli.machines import status
+from openese.sw.cli.memory import return_freed_memory
 from openese.sw.cli.options import (
     NEW_FILE,
     PATH,
@@ -200,6 +201,7 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
       openese compile checkpoint.pt --select lstm --preset demo --calibrate frames.npy -o net.img
     """
     keep_inputs(output, file, *calibrate)
+    return_freed_memory()
     host = None
     if select is None:
         host = open_host(file, trust, lambda: [call for path in calibrate[:1]

@@ -12,8 +12,9 @@ or in a stack the next layer's own y. W_ym starts with the first columns of m, W
 columns fills the time until y arrives. The current step never waits for the next frame.
 
 If the next frame is late, the array multiplies W_r y(t) of all layers before it waits for the frame. Then only W_x is
-left between the frame and its answer. Each layer has accumulators of its own for this. Where they or the program do not
-fit, or would slow the steps, two banks for all layers alternate, and W_r is multiplied after the frame has come.
+left between the frame and its answer, and it follows the beats of the frame. Each layer has accumulators of its own
+for this. Where they or the program do not fit, or would slow the steps, two banks for all layers alternate, and W_r is
+multiplied after the frame has come.
 """
 
 import math
@@ -190,7 +191,7 @@ class _Memory:
                                                                          ("cells", self.config.gru)) if has]
         having = f" with {' and '.join(sets)}" if sets else ""
         advice = f"; preset {' or '.join(fitting)}{having} should hold it" if fitting else "; no preset holds it"
-        raise CapacityError(f"{who} not fit config {self.config.name!r}: needs {details}{advice}")
+        raise CapacityError(f"{who} does not fit config {self.config.name!r}: needs {details}{advice}")
 
     def _scaled(self, preset: Config) -> bool:
         """Whether the model fits a preset, estimated from the numbers of PEs."""
@@ -333,7 +334,7 @@ class _Scheduler:
             memory.needs["program_depth"] = len(self._instructions)
             if memory.needs["program_depth"] <= config.program_depth:
                 break
-        memory.check(f"model {model.name!r} does")
+        memory.check(f"model {model.name!r}")
         return Schedule(model=model, config=config, operations=tuple(self._operations),
                         places=tuple(self._places), instructions=tuple(self._instructions), needs=memory.needs,
                         streamed=self._streamed, banks=self._banks, bank_lines=self._bank_lines)
@@ -591,8 +592,10 @@ class _Scheduler:
     def _write_beginning(self, follow: bool) -> int:
         """Write what begins a step if its frame was not there in the step before. Returns its first instruction."""
         begin = len(self._instructions)
-        self._emit(Opcode.FRAME, when=Take.WAIT)
-        if self._layout.ahead:
+        ahead = self._layout.ahead
+        # Products of a frame that breaks off are cleared as those ahead of it are.
+        self._emit(Opcode.FRAME, when=Take.WAIT, follow=int(ahead))
+        if ahead:
             self._emit(Opcode.JUMP, when=When.STALE)
         self._write_first_products(follow)
         return begin
@@ -601,7 +604,9 @@ class _Scheduler:
         """Write the products for a frame that was not there in the step before."""
         parts = self._stored[0]["w_x"]
         for operation in parts:
-            self._multiply(operation, release=operation is parts[-1])
+            # The lines of a second part do not count from the frame's first.
+            follows = self._layout.ahead and operation is parts[0]
+            self._multiply(operation, follow=follows, release=operation is parts[-1])
         if not self._layout.ahead:
             for operation in self._stored[0]["w_r"]:
                 # In a stack the y of the first layer is complete.

@@ -244,7 +244,7 @@ def _place(models: Sequence[QuantizedModel], config: Config, encoders: Sequence[
     for member in members:
         line = member.place_rest(line)
     banks = memory.place_banks(memory.needs["vector_depth"] - start)
-    who = f"models {', '.join(map(repr, names))} together do" if len(models) > 1 else f"model {names[0]!r} does"
+    who = f"an image of models {', '.join(map(repr, names))}" if len(models) > 1 else f"model {names[0]!r}"
     candidates = [member.layouts() for member in members]
     for ahead in (True, False):
         chosen, shared = _choose([[one for one in of if ahead or not one[0].ahead] for of in candidates],

@@ -31,7 +31,7 @@ from openese.sw.prune import Density
 from openese.sw.run.runners import MachineRunner
 from openese.sw.whole.engine import Engine, Recorder, float_runners
 from openese.sw.whole.host import Host, HostError, Item, Port, why_no_parts
-from openese.sw.whole.network import compile_parts, open_host, prune_parts
+from openese.sw.whole.network import open_host, pack_parts, prune_parts, quantize_parts
 
 __all__ = ["Offloaded", "Session", "Switch", "Taken", "offload"]
 
@@ -247,11 +247,11 @@ def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Dens
     taken = _take(module, switch, carry, config)
     _check_parts(taken)
     parts, recorder = _recorded(taken, switch, calibrate, density, config)
-    unused = [name for name in parts if recorder.recorded(name) is None]
+    unused = [name for name in parts if not recorder.called(name)]
     if unused:
         warnings.warn(f"calibrate never calls {', '.join(unused)}: number formats there are a guess; give inputs that "
                       f"use all of them", stacklevel=2)
-    compiled = {} if backend == "float" else compile_parts(recorder, config)
+    compiled = {} if backend == "float" else pack_parts(quantize_parts(recorder, config))
     switch.compute(parts, compiled, backend)
     return Offloaded(taken.network, config, backend, parts, compiled, tuple(taken.items), switch.close)
 

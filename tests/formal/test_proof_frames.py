@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames in and out: AXI4-Stream while the core is reset at any time."""
 
-from amaranth.hdl import Cat, Const, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Mux, Signal
 
-from openese.rtl.frames import BANK_SHIFT, FrameGuard, FrameInput, FrameOutput
+from openese.rtl.frames import BANK_SHIFT, MODEL_SHIFT, FrameGuard, FrameInput, FrameOutput
 from tests.formal.engine import implies, proof
 from tests.formal.sizes import SMALL, describe, small
 
@@ -60,9 +60,14 @@ def test_guard(h):
     h.cover(o.valid & ~real & h.past(fire(o) & real), fire(o) & o.payload.last & real)
 
 
+# Two models.
+MODELS = small(models=2, activation_bits=16, cell_bits=16, vector_depth=8)
+MODELS_WIDTHS = describe(MODELS, "channels", "models", "activation_bits", "vector_depth")
+
 INPUT = ("under resets at any time: a frame completes if and only if it has the right length and bank and was seen "
          "whole; a wrong length or bank is reported; at most two frames are held, and none is overwritten before its "
-         "release; each column is written once, to its own place")
+         "release; each column is written once, to its own place; a frame that is taken while it comes in becomes "
+         "complete or broken, and tells no line before it is written")
 
 
 def check_input(h, config):
@@ -78,31 +83,53 @@ def check_input(h, config):
         m.d.sync += place.eq(Mux(last, 0, Mux(place == 31, 31, place + 1)))
     m.d.comb += dut.midway.eq(place != 0)
     whole = Signal(init=1)  # the block has seen the frame from its header on
-    formatted, count = Signal(), Signal.like(dut.count)
+    formatted, count = Signal(), Signal.like(dut.count, init=1)  # never 0, which is the header's place
+    several = config.models > 1
+    formats = Signal(2)  # models whose size is known
+    counts = Array(Signal.like(dut.count) for _ in range(config.models))
     bases = [Signal.like(base) for base in dut.bases]
     held, complete, fill = Signal(2), Signal(2), Signal()
+    claimed, broken = Signal(), Signal()  # the frame that was taken is coming in; it had a wrong length
     right = taken & last & whole & (place == count)
+    wrong = taken & whole & (place != 0) & (place <= count) & (last ^ (place == count))
+    early = dut.take & dut.coming
     foreign = taken & ~last & whole & (place == 0) & (beats.payload.data[BANK_SHIFT:8] != 0)
+    if several:
+        model = beats.payload.data[MODEL_SHIFT:config.activation_bits]
+        foreign |= taken & ~last & whole & (place == 0) & (model >= config.models)
+        with m.If(taken & (place == 0)):
+            m.d.sync += count.eq(counts[model[:config.model_bits]])
+        h.assume(dut.models == config.models, implies(dut.format, dut.index == formats))
     with m.If(dut.format):
-        m.d.sync += [formatted.eq(1), count.eq(dut.count // groups + (dut.count % groups != 0)),
+        size = dut.count // groups + (dut.count % groups != 0)
+        of_model = counts[formats[:config.model_bits]] if several else count
+        m.d.sync += [of_model.eq(size), formats.eq(formats + 1)]
+        m.d.sync += [formatted.eq(formats + 1 == config.models),
                      bases[0].eq(dut.bases[0]), bases[1].eq(dut.bases[1])]
     with m.If(taken & last):
         m.d.sync += whole.eq(1)
     with m.Elif(foreign):
         m.d.sync += whole.eq(0)
     m.d.sync += [
-        held.eq(held + dut.take - dut.release), complete.eq(complete + dut.complete - dut.take),
+        held.eq(held + (dut.take & ~early) + (dut.complete & (claimed | early)) - dut.release),
+        complete.eq(complete + (dut.complete & ~(claimed | early)) - (dut.take & ~early)),
+        claimed.eq((claimed | early) & ~right & ~wrong),
+        broken.eq((broken & ~dut.drop) | ((claimed | early) & wrong)),
         fill.eq(fill ^ dut.complete)]
     with m.If(aborted):
-        m.d.sync += [formatted.eq(0), held.eq(0), complete.eq(0), fill.eq(0),
-                     whole.eq(Mux(taken, last, place == 0))]
+        m.d.sync += [formatted.eq(0), formats.eq(0), held.eq(0), complete.eq(0), fill.eq(0), claimed.eq(0),
+                     broken.eq(0), whole.eq(Mux(taken, last, place == 0))]
     h.assume(
         h.held(beats),
         implies(dut.format, ~formatted & (dut.count != 0) & (dut.count <= 7)),
-        implies(dut.take, dut.ready), implies(dut.release, held != 0))
+        implies(dut.take, (dut.ready | dut.coming) & ~claimed & ~broken), implies(dut.release, held != 0),
+        implies(dut.drop, broken))
     rules = [
         held + complete <= 2,
-        dut.ready == (complete != 0),
+        dut.ready == (complete != 0), dut.partial == claimed, dut.broken == broken,
+        implies(dut.coming, ~dut.ready & ~claimed & whole & (place != 0) & (place <= count)),
+        implies((dut.ready | dut.coming) & ~claimed & ~broken, dut.buffer == fill ^ complete[0]),
+        implies(claimed, dut.lines_done <= place - 1 + dut.write_valid), implies(~claimed, dut.lines_done.all()),
         dut.complete == right,
         implies(dut.write_valid, taken & whole & (held + complete < 2) & ~dut.hold),
         implies(dut.write_valid,
@@ -116,7 +143,8 @@ def check_input(h, config):
     ]
     h.prove(*(implies(~aborted, rule) for rule in rules))
     h.refute(implies(~aborted, ~dut.short), held + complete != 2)
-    h.cover(dut.complete & (complete == 1), dut.long & ~aborted, dut.complete & h.past(aborted, 3))
+    h.cover(broken & (complete == 1), early & right, dut.complete & (complete == 1), dut.long & ~aborted,
+            dut.complete & h.past(aborted, 2 + config.models))
 
 
 @proof("FrameInput", INPUT, WIDTHS + ", frames of up to 7 columns")
@@ -127,6 +155,11 @@ def test_input(h):
 @proof("FrameInput", INPUT, PAIRS_WIDTHS + ", frames of up to 7 columns")
 def test_input_of_pairs(h):
     check_input(h, PAIRS)
+
+
+@proof("FrameInput", INPUT.replace("bank", "bank and model"), MODELS_WIDTHS + ", frames of up to 7 columns")
+def test_input_of_models(h):
+    check_input(h, MODELS)
 
 
 def output(h, config):

@@ -78,14 +78,14 @@ def test_accumulators_decide_about_the_layouts():
     """With few, the models have fewer phases, and at last none fits."""
     rows = [members(MODELS.replace(accumulator_rows=depth))[0].needs["accumulator_rows"] for depth in (128, 64, 32)]
     assert rows == sorted(rows, reverse=True) and rows[-1] <= 32 < rows[0]
-    with pytest.raises(CapacityError, match=r"models 'model 0', 'model 1', 'model 2' together do not fit config "
-                                            r"'models': needs accumulator_rows \d+ \(has 16, \d+ short\)"):
+    with pytest.raises(CapacityError, match=r"an image of models 'model 0', 'model 1', 'model 2' does not fit "
+                                            r"config 'models': needs accumulator_rows \d+ \(has 16, \d+ short\)"):
         members(MODELS.replace(accumulator_rows=16))
 
 
 def test_what_does_not_fit_together_is_refused():
     small = MODELS.replace(entry_depth=256)
-    with pytest.raises(CapacityError, match=r"together do not fit config 'models': needs entry_depth \d+ \(has 256.*"
+    with pytest.raises(CapacityError, match=r"does not fit config 'models': needs entry_depth \d+ \(has 256.*"
                                             r"; preset .* with models=3 should hold it"):
         members(small)
     with pytest.raises(CapacityError, match="config 'models' holds 2 models at most, not the 3 .*: set models to 3"):
