@@ -163,7 +163,7 @@ class Assemble(wiring.Component):
         self.write_valid.attrs.update(fanout(128))
         a_slice = Slice(config)
         #: Steps in which a column is picked out of those of a row.
-        self._picks = 1 if self.lines <= _PICK_ALL else 2
+        self.picks = 1 if self.lines <= _PICK_ALL else 2
         self._y_delay = PEArray.drain_delay + a_slice.y_delay
         self._m_delay = PEArray.drain_delay + a_slice.m_delay
         self._h_delay = PEArray.drain_delay + a_slice.h_delay
@@ -191,6 +191,12 @@ class Assemble(wiring.Component):
         return max(self._config.beats, self.lines, *held)
 
     @property
+    def waits(self):
+        """Cycles that the picked columns of each group and channel wait for the latest."""
+        latest = max(self._picked_from.values())
+        return [latest - start for start in self._picked_from.values()]
+
+    @property
     def lines(self):
         """Lines of the vector memory that a row fills, one a cycle."""
         return self._config.row_pes // self._config.groups
@@ -200,7 +206,7 @@ class Assemble(wiring.Component):
         of its lines being written. The line counts in ``lines_done`` a cycle later.
         """
         delay = {Kind.PROJECTION: self._y_delay, Kind.O: self._m_delay, Kind.Z: self._h_delay}[kind]
-        return delay + 1 + max(self._picked_from.values()) + self._picks
+        return delay + 1 + max(self._picked_from.values()) + self.picks
 
     def elaborate(self, platform):
         m = Module()
@@ -460,16 +466,16 @@ class Assemble(wiring.Component):
             columns = [self.columns[line * self._config.groups + group][channel] for line in range(self.lines)]
             picked = self._picked(m, columns, indices[start - first], f"{group}_{channel}")
             m.d.comb += self.write_columns[group][channel].eq(delayed(m, picked, last - start))
-        after = Signal(last - first + self._picks, name="picking_after")
+        after = Signal(last - first + self.picks, name="picking_after")
         m.d.comb += after[0].eq(picking)
         m.d.sync += after[1:].eq(after)
         return (ahead, *after)[-2:]
 
     def _picked(self, m, columns, index, name):
-        """One of ``columns``, `_picks` cycles later. In the first of two steps, all registers but that of the group
+        """One of ``columns``, `picks` cycles later. In the first of two steps, all registers but that of the group
         picked from become zero; the second is their OR."""
         picked = Signal.like(columns[0], name=f"picked{name}", reset_less=True)
-        if self._picks == 1:
+        if self.picks == 1:
             m.d.sync += picked.eq(Array(columns)[index] if len(columns) > 1 else columns[0])
             return picked
         near = [Signal(len(picked), name=f"near{name}_{k}", reset_less=True) for k in range(len(columns) // _PICK)]

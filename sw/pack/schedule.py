@@ -18,7 +18,7 @@ multiplied after the frame has come.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,7 +39,17 @@ __all__ = ["CapacityError", "Operation", "Schedule", "schedule"]
 
 
 class CapacityError(ValueError):
-    """The model does not fit the machine. The message says what is short, by how much, and which preset is enough."""
+    """The model does not fit the machine. The message says what is short, by how much, and which preset is enough.
+
+    Attributes
+    ----------
+    needs : dict
+        By capacity field of the machine, the amount that the model needs; empty where something else is short.
+    """
+
+    def __init__(self, message: str, needs: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.needs = dict(needs or {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +201,7 @@ class _Memory:
                                                                          ("cells", self.config.gru)) if has]
         having = f" with {' and '.join(sets)}" if sets else ""
         advice = f"; preset {' or '.join(fitting)}{having} should hold it" if fitting else "; no preset holds it"
-        raise CapacityError(f"{who} does not fit config {self.config.name!r}: needs {details}{advice}")
+        raise CapacityError(f"{who} does not fit config {self.config.name!r}: needs {details}{advice}", self.needs)
 
     def _scaled(self, preset: Config) -> bool:
         """Whether the model fits a preset, estimated from the numbers of PEs."""

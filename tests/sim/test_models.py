@@ -27,9 +27,10 @@ pytestmark = pytest.mark.sim
 
 STEPS = int(os.environ.get("OPENESE_MIXTURES", "150"))
 SHAPES = [(5, 9), (20, (12, 8)), (7, 12, 9), (11, (12, 8), 9, (16, 12)), (3, 4)]
+GRUS = [(6, ("gru", 9)), (5, 7, ("gru", 8))]
 MORE = {"models": 3, "banks": 2, "program_depth": 128, "vector_depth": 512, "column_depth": 512, "cell_rows": 64,
         "accumulator_rows": 256}
-MACHINES = {"tiny": TINY.replace(name="models", entry_depth=2048, **MORE),
+MACHINES = {"tiny": TINY.replace(name="models", entry_depth=2048, cells="lstm+gru", **MORE),
             "groups": GROUPS.replace(name="models of groups", entry_depth=2048, **MORE),
             "stream": STREAM.replace(name="streamed models", **MORE)}
 
@@ -40,7 +41,8 @@ class Mixture:
     def __init__(self, config, seed, pace=False):
         self.rng = rng = np.random.default_rng(seed)
         self.config = config
-        shapes = [SHAPES[k] for k in rng.choice(len(SHAPES), config.models, replace=False)]
+        shapes = SHAPES + GRUS * config.gru
+        shapes = [shapes[k] for k in rng.choice(len(shapes), config.models, replace=False)]
         self.models = [replace(random_quantized(int(rng.integers(1 << 30)), config, *shape), name=f"model {number}")
                        for number, shape in enumerate(shapes)]
         self.plans = schedule_all(self.models, config, stream=config.stream)
