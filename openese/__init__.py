@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenESE: sparse LSTMs on FPGAs, from a trained network to the hardware that runs it.
+"""OpenESE: sparse LSTMs and GRUs on FPGAs, from a trained network to the hardware that runs it.
 
 A *machine* is hardware of fixed capacity: so many processing elements (PEs), so many channels, memories of such a
 depth. A `Config` describes one, and emits its Verilog. A *preset* is a machine with a name, such as ``"demo"``.
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from openese.rtl.targets import build
     from openese.sim.simulator import Simulator
     from openese.sw.compile import CompiledNetwork, QuantizedNetwork, Summary, pack, pack_together, prune, quantize
+    from openese.sw.estimate import Estimated, estimate
     from openese.sw.importers import load
     from openese.sw.model.layers import Dense, Layer, Model
     from openese.sw.model.network import Network
@@ -62,10 +63,10 @@ if TYPE_CHECKING:
     from openese.sw.whole.offload import Offloaded, offload
 
 __all__ = [
-    "PRESETS", "CompiledNetwork", "CompiledWhole", "Config", "Dense", "Device", "Image", "LSTMP", "Layer", "Model",
-    "Network", "Offloaded", "Pruner", "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink", "Simulator",
-    "Summary", "Voices", "build", "compile", "distill", "load", "offload", "pack", "pack_together", "preset", "prune",
-    "quantize", "scan",
+    "PRESETS", "CompiledNetwork", "CompiledWhole", "Config", "Dense", "Device", "Estimated", "Image", "LSTMP", "Layer",
+    "Model", "Network", "Offloaded", "Pruner", "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink",
+    "Simulator", "Summary", "Voices", "build", "compile", "distill", "estimate", "load", "offload", "pack",
+    "pack_together", "preset", "prune", "quantize", "scan",
 ]
 
 _MODULES = {
@@ -73,6 +74,7 @@ _MODULES = {
     "rtl.targets": ("build",),
     "sim.simulator": ("Simulator",),
     "sw.compile": ("CompiledNetwork", "QuantizedNetwork", "Summary", "pack", "pack_together", "prune", "quantize"),
+    "sw.estimate": ("Estimated", "estimate"),
     "sw.importers": ("load",),
     "sw.model.layers": ("Dense", "Layer", "Model"),
     "sw.model.network": ("Network",),

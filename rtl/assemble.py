@@ -117,6 +117,7 @@ class Assemble(wiring.Component):
     go : In(1) — the sums are complete: begin.
     busy : Out(1) — an instruction is under way, or accumulators are being cleared.
     lines_done : Out(line_bits + 1) — lines that the instruction has written.
+    lines_coming : Out(line_bits + 1) — those that can be read two cycles later.
     drain : Out(1) — read and clear a row of all PEs.
     drain_address : Out(bits_for(accumulator_rows - 1)) — the row's address.
     control : Out(SliceControl) — the slices' work on it.
@@ -145,6 +146,7 @@ class Assemble(wiring.Component):
             "go": In(1),
             "busy": Out(1),
             "lines_done": Out(line + 1),
+            "lines_coming": Out(line + 1),
             **DrainPort(config).ports(),
             "control": Out(SliceControl(config)),
             "columns": In(data.ArrayLayout(activations(config), config.row_pes)),
@@ -161,7 +163,7 @@ class Assemble(wiring.Component):
         self.write_valid.attrs.update(fanout(128))
         a_slice = Slice(config)
         #: Steps in which a column is picked out of those of a row.
-        self._picks = 1 if self.lines <= _PICK_ALL else 2
+        self.picks = 1 if self.lines <= _PICK_ALL else 2
         self._y_delay = PEArray.drain_delay + a_slice.y_delay
         self._m_delay = PEArray.drain_delay + a_slice.m_delay
         self._h_delay = PEArray.drain_delay + a_slice.h_delay
@@ -189,6 +191,12 @@ class Assemble(wiring.Component):
         return max(self._config.beats, self.lines, *held)
 
     @property
+    def waits(self):
+        """Cycles that the picked columns of each group and channel wait for the latest."""
+        latest = max(self._picked_from.values())
+        return [latest - start for start in self._picked_from.values()]
+
+    @property
     def lines(self):
         """Lines of the vector memory that a row fills, one a cycle."""
         return self._config.row_pes // self._config.groups
@@ -198,7 +206,7 @@ class Assemble(wiring.Component):
         of its lines being written. The line counts in ``lines_done`` a cycle later.
         """
         delay = {Kind.PROJECTION: self._y_delay, Kind.O: self._m_delay, Kind.Z: self._h_delay}[kind]
-        return delay + 1 + max(self._picked_from.values()) + self._picks
+        return delay + 1 + max(self._picked_from.values()) + self.picks
 
     def elaborate(self, platform):
         m = Module()
@@ -422,16 +430,22 @@ class Assemble(wiring.Component):
         of_cells = pulses[self._m_delay + last]
         if config.gru:
             of_cells = Mux(instruction.gru, pulses[self._h_delay + last], of_cells)
-        with m.If(Mux(project, pulses[self._y_delay + last], of_cells)):
-            m.d.sync += [picking.eq(1), index.eq(0)]
+        begins, goes_on = Signal(), Signal()
+        m.d.comb += [
+            begins.eq(Mux(project, pulses[self._y_delay + last], of_cells)),
+            goes_on.eq(picking & (index != lines - 1)),
+        ]
+        m.d.sync += picking.eq(begins | goes_on)
+        with m.If(begins):
+            m.d.sync += index.eq(0)
         with m.Elif(picking):
-            m.d.sync += [index.eq(index + 1), picking.eq(index != lines - 1)]
-        writing = self._pick(m, picking, index)
+            m.d.sync += index.eq(index + 1)
+        ahead, writing = self._pick(m, begins | goes_on, picking, index)
         done = Signal.like(self.lines_done)
         with m.If(self.start):
-            m.d.sync += [done.eq(0), self.lines_done.eq(0)]
-        with m.Elif(writing):
-            m.d.sync += done.eq(done + 1)
+            m.d.sync += [done.eq(0), self.lines_done.eq(0), self.lines_coming.eq(0)]
+        with m.Else():
+            m.d.sync += [done.eq(done + writing), self.lines_coming.eq(self.lines_coming + ahead)]
         with m.If(~self.start):
             m.d.sync += self.lines_done.eq(done)
         m.d.sync += [
@@ -442,9 +456,9 @@ class Assemble(wiring.Component):
                                        (1 << config.channels) - 1)),
         ]
 
-    def _pick(self, m, picking, index):
-        """Pick column ``index`` of each group and channel. Returns ``picking``, as late as the columns before the last
-        step."""
+    def _pick(self, m, ahead, picking, index):
+        """Pick column ``index`` of each group and channel. Returns ``ahead``, which is ``picking`` a cycle before, and
+        ``picking``, as late as the columns before the last step."""
         first, last = min(self._picked_from.values()), max(self._picked_from.values())
         indices = [index] + [Signal.like(index, name=f"index_after{k}") for k in range(1, last - first + 1)]
         m.d.sync += [after.eq(before) for before, after in zip(indices, indices[1:], strict=False)]
@@ -452,16 +466,16 @@ class Assemble(wiring.Component):
             columns = [self.columns[line * self._config.groups + group][channel] for line in range(self.lines)]
             picked = self._picked(m, columns, indices[start - first], f"{group}_{channel}")
             m.d.comb += self.write_columns[group][channel].eq(delayed(m, picked, last - start))
-        after = Signal(last - first + self._picks, name="picking_after")
+        after = Signal(last - first + self.picks, name="picking_after")
         m.d.comb += after[0].eq(picking)
         m.d.sync += after[1:].eq(after)
-        return after[-1]
+        return (ahead, *after)[-2:]
 
     def _picked(self, m, columns, index, name):
-        """One of ``columns``, `_picks` cycles later. In the first of two steps, all registers but that of the group
+        """One of ``columns``, `picks` cycles later. In the first of two steps, all registers but that of the group
         picked from become zero; the second is their OR."""
         picked = Signal.like(columns[0], name=f"picked{name}", reset_less=True)
-        if self._picks == 1:
+        if self.picks == 1:
             m.d.sync += picked.eq(Array(columns)[index] if len(columns) > 1 else columns[0])
             return picked
         near = [Signal(len(picked), name=f"near{name}_{k}", reset_less=True) for k in range(len(columns) // _PICK)]

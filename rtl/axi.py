@@ -42,9 +42,15 @@ class AXI4LiteSubordinate(wiring.Component):
     No output follows an input in the same cycle, and no input goes further than to a register or a queue's memory.
     Addresses, data and responses of two writes may wait; a write is taken in every cycle, a read in every fourth.
 
-    Latency: a write is done in the cycle after its address and data are both there, a read one cycle after its address;
-    then comes the response, for a read another cycle later. Cost: some registers, two words of distributed RAM for each
-    of address, data and response.
+    Latency: a write is done two cycles after its address and data are both there, a read one cycle after its address;
+    then comes the response, for a read another cycle later. Cost: a register of a write, two words of distributed RAM
+    for each of address, data and response.
+
+    Parameters
+    ----------
+    address_width : int
+    streamed : int
+        Word address whose writes do not wait for ``write_wait``.
 
     Attributes
     ----------
@@ -59,7 +65,8 @@ class AXI4LiteSubordinate(wiring.Component):
         changes nothing.
     write : Out(1) — a write.
     write_address : Out(address_width - 2) — its word address.
-    write_wait : In(1) — in the same cycle: a write there has to wait.
+    write_wait : In(1) — in the same cycle: a write that is not to ``streamed`` has to wait.
+    write_hold : In(1) — in the same cycle: every write has to wait.
     write_data : Out(32) — its value.
     write_known : In(1) — in the same cycle: it is allowed.
     read_asked : Out(1) — there is a read.
@@ -72,14 +79,16 @@ class AXI4LiteSubordinate(wiring.Component):
 
     waiting = 2
 
-    def __init__(self, address_width):
+    def __init__(self, address_width, streamed=0):
         word = address_width - 2
+        self._streamed = streamed
         self.accepts = Signal()
         super().__init__({
             "bus": In(AXI4LiteSignature(address_width)),
             "write": Out(1),
             "write_address": Out(word),
             "write_wait": In(1),
+            "write_hold": In(1),
             "write_data": Out(32),
             "write_known": In(1),
             "read_asked": Out(1),
@@ -104,17 +113,24 @@ class AXI4LiteSubordinate(wiring.Component):
         m.submodules.responses = responses = Fifo(len(bus.b.payload), self.waiting)
         wiring.connect(m, responses.o, wiring.flipped(bus.b))
         accepts = self.accepts
-        m.d.comb += accepts.eq(~self.write_wait & addresses.o.valid & words.o.valid & (responses.level != self.waiting))
-        whole = words.o.payload.strb.all()
+        filled, whole, goes_on, fills = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            addresses.o.ready.eq(accepts),
-            words.o.ready.eq(accepts),
+            accepts.eq(filled & ~self.write_hold & (goes_on | ~self.write_wait) & (responses.level != self.waiting)),
+            fills.eq(addresses.o.valid & words.o.valid & (accepts | ~filled)),
+            addresses.o.ready.eq(fills),
+            words.o.ready.eq(fills),
             self.write.eq(accepts & whole),
-            self.write_address.eq(addresses.o.payload),
-            self.write_data.eq(words.o.payload.data),
             responses.i.eq(Mux(whole & self.write_known, OKAY, SLVERR)),
             responses.i_valid.eq(accepts),
         ]
+        m.d.sync += filled.eq(fills | (filled & ~accepts))
+        with m.If(fills):
+            m.d.sync += [
+                self.write_address.eq(addresses.o.payload),
+                self.write_data.eq(words.o.payload.data),
+                whole.eq(words.o.payload.strb.all()),
+                goes_on.eq(addresses.o.payload == self._streamed),
+            ]
 
         requested, answered = Signal(), Signal()
         address = Signal.like(self.read_address)

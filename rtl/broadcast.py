@@ -28,7 +28,8 @@ class Broadcast(wiring.Component):
     order keeps the PEs' queues level. Columns without any entry are not in the order. The pointers of the ``k``-th
     columns are at the same line in every PE. After the last column goes the end of the operation.
 
-    An operation with ``follow`` takes only columns that have been written, so it can start while they are computed.
+    An operation with ``follow`` takes only columns that have been written, so it can start while they are computed, or
+    while the frame comes in.
 
     Latency: `delay` cycles from ``start`` to the first ``column``; `activations_delay` cycles from a column to its
     activations. Cost: one memory of ``column_depth`` x ``groups`` x ``line_bits``.
@@ -56,7 +57,9 @@ class Broadcast(wiring.Component):
     operation : In(bits_for(MAX_OPERATIONS - 1)) — its number.
     busy : Out(1) — the end of the operation is not sent yet.
     full : In(1) — send no column.
-    lines_done : In(line_bits + 1) — lines of the source that have been written.
+    of_frame : In(1) — they are columns of a frame; only if ``follow``.
+    lines_computed : In(line_bits + 1) — lines of the vector that is computed that can be read two cycles later.
+    lines_received : In(line_bits + 1) — the same of the frame that comes in.
     blocked_full : Out(1) — no column is sent because of ``full``.
     blocked_follow : Out(1) — no column is sent because it is not written yet.
     read_line : Out(array(groups, line_bits)) — line of the vector memory for each group.
@@ -91,7 +94,9 @@ class Broadcast(wiring.Component):
             "operation": In(bits_for(MAX_OPERATIONS - 1)),
             "busy": Out(1),
             "full": In(1),
-            "lines_done": In(line + 1),
+            "of_frame": In(1),
+            "lines_computed": In(line + 1),
+            "lines_received": In(line + 1),
             "blocked_full": Out(1),
             "blocked_follow": Out(1),
             "read_line": Out(data.ArrayLayout(line, config.groups)),
@@ -112,7 +117,9 @@ class Broadcast(wiring.Component):
         write = order.write_port()
 
         src_base = Signal.like(self.src_base)
-        follow = Signal()
+        follow, of_frame = Signal(), Signal(name="_of_frame")
+        lines_done = Signal.like(self.lines_computed)
+        m.d.sync += lines_done.eq(Mux(of_frame, self.lines_received, self.lines_computed))
         clear = Signal.like(self.clear)
         operation = Signal.like(self.operation)
         left = Signal.like(self.count)
@@ -122,7 +129,7 @@ class Broadcast(wiring.Component):
         turns = [Signal(Column(config), name=f"turn{k}") for k in range(self.turns)]
         valids = Signal(self.turns)
         lines = Signal(data.ArrayLayout(src_base.shape(), config.groups))
-        written = Cat(lines[g] < self.lines_done for g in range(config.groups)).all()
+        written = Cat(lines[g] < lines_done for g in range(config.groups)).all()
         waits = valids[1] & follow & ~turns[1].end & ~written
         go = Signal()
         m.d.comb += [
@@ -143,6 +150,7 @@ class Broadcast(wiring.Component):
                 index.eq(self.order_base),
                 src_base.eq(self.src_base),
                 follow.eq(self.follow),
+                of_frame.eq(self.of_frame),
                 clear.eq(self.clear),
                 operation.eq(self.operation),
             ]

@@ -157,6 +157,9 @@ class FramePort(Bundle):
     Members
     -------
     ready : Out(1) — there is one.
+    coming : Out(1) — there is none, but a frame is coming in. It can be taken like one that is complete.
+    partial : Out(1) — the frame that was taken is still coming in.
+    broken : Out(1) — it came to an end with the wrong length.
     buffer : Out(1) — the buffer it lies in.
     active : Out(channels) — voices that are active in it.
     reset : Out(channels) — voices that start anew with it.
@@ -164,11 +167,15 @@ class FramePort(Bundle):
     model : Out(model_bits) — their model. Only if the machine holds several.
     take : In(1) — take it; the next frame becomes the oldest.
     release : In(1) — free the buffer of the frame taken before.
+    drop : In(1) — forget the frame that is ``broken``.
     """
 
     def __init__(self, config):
         super().__init__({
             "ready": Out(1),
+            "coming": Out(1),
+            "partial": Out(1),
+            "broken": Out(1),
             "buffer": Out(1),
             "active": Out(config.channels),
             "reset": Out(config.channels),
@@ -176,4 +183,5 @@ class FramePort(Bundle):
             **({"model": Out(config.model_bits)} if config.models > 1 else {}),
             "take": In(1),
             "release": In(1),
+            "drop": In(1),
         })

@@ -52,6 +52,8 @@ class State(NamedTuple):
         The products of y that the frame needs are still to be made; see `When`.
     made : Signal
         Products of y are made ahead of the next frame.
+    frame : Signal
+        The ``FRAME WAIT`` that took the last frame.
     alone : Signal
         The last frame had the bank and model of the frame before, so the next one is taken to have them too.
     bank : Signal
@@ -78,6 +80,7 @@ class State(NamedTuple):
     missed: Signal
     stale: Signal
     made: Signal
+    frame: Signal
     alone: Signal
     bank: Signal
     sent: Signal
@@ -98,6 +101,9 @@ class Controller(wiring.Component):
     already on their way. Gates with an ``acc_offset`` have two banks of accumulators that alternate: one fills while
     the other is drained. A CLEAR occupies the controller until all accumulators are clear.
 
+    A frame may be taken while it comes in. If its length proves wrong, the controller goes back to wait for the next
+    frame, at the end of the MULTIPLY that releases it. The products that were made are then stale.
+
     Other blocks read the fields that they need from ``instruction``. The ports below give the values that depend on the
     frame or on earlier instructions.
 
@@ -110,6 +116,9 @@ class Controller(wiring.Component):
     idle : Out(1) — nothing is under way.
     instruction : Out(Instruction) — the instruction that is carried out.
     frame_ready : In(1) — there is a complete frame.
+    frame_coming : In(1) — there is none, but one is coming in.
+    frame_partial : In(1) — the frame that was taken is still coming in.
+    frame_broken : In(1) — the frame that was taken had a wrong length.
     frame_buffer : In(1) — the buffer it lies in.
     frame_active : In(channels) — voices that are active in it.
     frame_reset : In(channels) — voices that start anew with it.
@@ -117,6 +126,7 @@ class Controller(wiring.Component):
     frame_model : In(model_bits) — their model. Only if the machine holds several, as ``output_model`` and ``follow``.
     frame_take : Out(1) — take it.
     frame_release : Out(1) — the frame taken before is not needed any more.
+    frame_drop : Out(1) — forget the frame that is broken.
     state_written : In(1) — the host has written a y.
     state_writing : In(1) — a c that the host has written is on its way to its memory.
     format : Out(1) — ``instruction`` has the size of a model's frame and the two buffers.
@@ -199,7 +209,8 @@ class Controller(wiring.Component):
             *(Signal(self._config.channels) for _ in range(4)),
             buffer=Signal(name="_buffer"), missed=Signal(init=1, name="_missed"), stale=Signal(init=1, name="_stale"),
             bank=Signal(name="_bank"), sent=Signal(3, name="_sent"), room=Signal(name="_room"),
-            settled=Signal(name="_settled"), made=Signal(name="_made"), alone=Signal(init=1, name="_alone"),
+            settled=Signal(name="_settled"), made=Signal(name="_made"),
+            frame=Signal.like(reader.counter, name="_frame"), alone=Signal(init=1, name="_alone"),
             sending=Signal(name="_sending"), assembling=Signal(name="_assembling"),
             voices=Bank.new(self._config, "voices"), step_voices=Bank.new(self._config, "step_voices"),
             begun=Signal(name="_begun"))
@@ -249,9 +260,14 @@ class Controller(wiring.Component):
                 with m.If(~self.assemble_busy):
                     reader.advance(m)
             with m.State("BROADCAST"):
-                with m.If(~self.multiply_busy):
-                    m.d.comb += self.frame_release.eq(current.release)
-                    reader.end_multiply(m)
+                with m.If(~self.multiply_busy & ~(current.release & self.frame_partial)):
+                    with m.If(current.release & self.frame_broken):
+                        m.d.comb += self.frame_drop.eq(1)
+                        m.d.sync += [state.stale.eq(1), state.made.eq(1)]
+                        reader.jump(m, state.frame)
+                    with m.Else():
+                        m.d.comb += self.frame_release.eq(current.release)
+                        reader.end_multiply(m)
         with m.If(self.state_written):
             m.d.sync += state.stale.eq(1)
         m.d.comb += self.idle.eq((fsm.ongoing("IDLE") | self.waiting_frame)
@@ -346,9 +362,10 @@ class Controller(wiring.Component):
 
     def _frame(self, m, reader, state):
         """FRAME: take the voices of the step whose work begins."""
-        trying = reader.instruction.when == Take.TRY
+        current = reader.instruction
+        trying = current.when == Take.TRY
         wanted = trying | state.missed
-        available = self.frame_ready & self.run
+        available = (self.frame_ready | (self.frame_coming & current.follow & ~trying)) & self.run
         undecided = Const(0)
         if self._config.stream:
             following = self.streamed & trying
@@ -366,6 +383,7 @@ class Controller(wiring.Component):
                 state.active.eq(self.frame_active),
                 state.reset.eq(self.frame_reset),
                 state.buffer.eq(self.frame_buffer),
+                state.frame.eq(reader.counter),
             ]
             other = Const(0)
             if self._config.banks > 1:
@@ -385,7 +403,8 @@ class Controller(wiring.Component):
     def _multiply(self, m, reader, state):
         """MULTIPLY: send the operation, unless the frame came too early or too late for it."""
         current = reader.instruction
-        waits = current.sent & (state.sending | (state.assembling & ~current.follow))
+        waits = ((current.sent & (state.sending | (state.assembling & ~current.follow)))
+                 | ((current.source == Source.INPUT) & self.frame_partial & ~current.follow))
         skips = reader.skips(state.missed, state.stale) | (current.sent & ~state.alone)
         if self._config.models > 1:
             skips |= ~reader.kin(state.alone)

@@ -16,6 +16,7 @@ from openese.rtl.controller import Controller
 from openese.rtl.frames import Beats, FrameBeat, FrameGuard, FrameInput, FrameOutput
 from openese.rtl.interfaces import Column
 from openese.rtl.loader import Lines, LoadPort, Section
+from openese.rtl.program import Source
 from openese.rtl.registers import COUNTERS
 from openese.rtl.state_access import StateAccess, StatePort
 from openese.rtl.vector_memory import VectorMemory, share_ports
@@ -180,7 +181,9 @@ class Core(wiring.Component):
             broadcast.clear.eq(controller.clear),
             broadcast.operation.eq(controller.operation),
             broadcast.full.eq(array.full),
-            broadcast.lines_done.eq(blocks.assemble.lines_done),
+            broadcast.of_frame.eq(instruction.source == Source.INPUT),
+            broadcast.lines_computed.eq(blocks.assemble.lines_coming),
+            broadcast.lines_received.eq(blocks.frame_input.lines_done),
             controller.multiply_busy.eq(broadcast.busy),
             array.context.eq(controller.context),
             array.context_valid.eq(controller.context_valid),

@@ -156,6 +156,9 @@ class FrameInput(wiring.Component):
     A frame whose ``last`` is not on its last beat, or whose bank or model is not there, is dropped as a whole and
     reported. The next frame is taken from the beat behind the dropped frame's ``last``.
 
+    If no frame is complete, one may be taken while it comes in. Its columns are read as ``lines_done`` tells. If its
+    length proves wrong, it is ``broken`` until ``drop``; it has no buffer then, and needs no release.
+
     Latency: none; a beat is written in the cycle in which it is accepted. Cost: a header and a count.
 
     Members
@@ -173,6 +176,10 @@ class FrameInput(wiring.Component):
     complete : Out(1) — pulses when a frame has come in as a whole.
     complete_model : Out(model_bits) — its model.
     ready : Out(1) — there is a complete frame.
+    coming : Out(1) — there is none, but a frame is coming in. It can be taken like one that is complete.
+    partial : Out(1) — the frame that was taken is still coming in.
+    broken : Out(1) — it came to an end with the wrong length.
+    lines_done : Out(line_bits + 1) — its lines that can be read two cycles later; all if it is not ``partial``.
     buffer : Out(1) — the buffer that the oldest one lies in.
     active : Out(channels) — voices that are active in it.
     reset : Out(channels) — voices that start anew with it.
@@ -180,6 +187,7 @@ class FrameInput(wiring.Component):
     model : Out(model_bits) — their model.
     take : In(1) — take it; the next frame becomes the oldest.
     release : In(1) — free the buffer of the frame taken before.
+    drop : In(1) — forget the frame that is ``broken``.
     short : Out(1) — a frame was dropped because it was too short.
     long : Out(1) — a frame was dropped because it was too long.
     wrong_bank : Out(1) — a frame was dropped because its bank or model is not there.
@@ -204,6 +212,7 @@ class FrameInput(wiring.Component):
             "complete": Out(1),
             **({"complete_model": Out(config.model_bits)} if config.models > 1 else {}),
             **FramePort(config).ports(),
+            "lines_done": Out(line + 1),
             "short": Out(1),
             "long": Out(1),
             "wrong_bank": Out(1),
@@ -224,7 +233,9 @@ class FrameInput(wiring.Component):
         index = Signal.like(self.count)
         fill, oldest = Signal(), Signal()
         complete, occupied = Signal(2), Signal(2)
-        finished = Signal()
+        finished, fails = Signal(), Signal()
+        # A frame is taken while it comes in; and until it is complete or dropped.
+        early, claimed = Signal(), Signal(name="_claimed")
         active = [Signal(config.channels, name=f"active{k}") for k in range(2)]
         reset = [Signal(config.channels, name=f"reset{k}") for k in range(2)]
         bank = [Signal(config.bank_bits, name=f"bank{k}") for k in range(2)]
@@ -248,6 +259,9 @@ class FrameInput(wiring.Component):
         m.d.comb += [
             self.complete.eq(finished),
             self.ready.eq(complete != 0),
+            early.eq(self.take & (complete == 0)),
+            self.partial.eq(claimed),
+            self.lines_done.eq(Mux(claimed, (index + self.write_valid)[part_bits:], ~Const(0, len(self.lines_done)))),
             self.buffer.eq(oldest),
             self.active.eq(Mux(oldest, active[1], active[0])),
             self.reset.eq(Mux(oldest, reset[1], reset[0])),
@@ -260,12 +274,14 @@ class FrameInput(wiring.Component):
             self.write_columns.eq(word),
         ]
         m.d.sync += [
-            complete.eq(complete + finished - self.take),
+            claimed.eq((claimed | early) & ~finished & ~fails),
+            self.broken.eq((self.broken & ~self.drop) | ((claimed | early) & fails)),
+            complete.eq(complete + (finished & ~(claimed | early)) - (self.take & ~early)),
             occupied.eq(occupied + finished - self.release),
-            oldest.eq(oldest ^ self.take),
+            oldest.eq(oldest ^ self.take ^ self.drop),
             fill.eq(fill ^ finished),
         ]
-        with m.FSM():
+        with m.FSM() as fsm:
             with m.State("START"):
                 m.next = "HEADER"
                 with m.If(self.midway):
@@ -289,11 +305,12 @@ class FrameInput(wiring.Component):
                 m.d.comb += [self.beats.ready.eq(~self.hold), self.write_valid.eq(accepted)]
                 with m.If(accepted):
                     m.d.sync += index.eq(index + 1)
-                    self._beat(m, index + 1 == count, finished)
+                    self._beat(m, index + 1 == count, finished, fails)
             with m.State("DISCARD"):
                 m.d.comb += self.beats.ready.eq(1)
                 with m.If(accepted & self.beats.payload.last):
                     m.next = "HEADER"
+        m.d.comb += self.coming.eq(fsm.ongoing("COLUMNS") & (complete == 0) & ~claimed & ~self.broken)
         return m
 
     def _bank(self, m):
@@ -325,11 +342,12 @@ class FrameInput(wiring.Component):
                     reset[buffer].eq(Cat(flags(c, bits)[1] for c in channels)),
                 ]
 
-    def _beat(self, m, at_end, finished):
+    def _beat(self, m, at_end, finished, fails):
         """A beat was taken, the last that fits if ``at_end``: is the frame of the right length?"""
         last = self.beats.payload.last
         m.d.comb += [
             finished.eq(at_end & last),
+            fails.eq(at_end ^ last),
             self.short.eq(~at_end & last),
             self.long.eq(at_end & ~last),
         ]

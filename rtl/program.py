@@ -118,7 +118,8 @@ class Instruction(data.StructLayout):
             "opcode": 3,
             "when": 2,
             "source": 2,
-            # MULTIPLY: wait for column after column of the ELEMENTWISE or PROJECT that is under way.
+            # MULTIPLY: wait for column after column of the frame that comes in, or of the ELEMENTWISE or PROJECT that
+            # is under way. FRAME: a frame that is coming in will do.
             "follow": 1,
             # MULTIPLY: the input frame is not needed any more afterwards.
             "release": 1,

@@ -29,6 +29,8 @@ class ProgramReader:
     ----------
     instruction : Signal(Instruction)
         The instruction to carry out in state ``EXECUTE``.
+    counter : Signal(bits_for(program_depth - 1))
+        Its number.
     """
 
     delay = 3
@@ -41,7 +43,7 @@ class ProgramReader:
         self._back = Signal(bits_for(config.program_depth - 1), name="back")
         self._routines = {name: [Signal.like(self._back, name=f"{name}{k}") for k in range(config.models)]
                           for name in ROUTINES}
-        self._counter = Signal(bits_for(config.program_depth - 1), name="counter")
+        self.counter = Signal(bits_for(config.program_depth - 1), name="counter")
         self._memory = memory.Memory(shape=32 * instruction.words, depth=config.program_depth, init=[])
         read = self._memory.read_port()
         self._read = read
@@ -51,7 +53,7 @@ class ProgramReader:
         m.submodules.program = self._memory
         write = self._memory.write_port()
         m.d.comb += [
-            self._read.addr.eq(self._counter),
+            self._read.addr.eq(self.counter),
             self._read.en.eq(1),
             write.addr.eq(load.address),
             write.data.eq(load.data),
@@ -68,12 +70,12 @@ class ProgramReader:
 
     def advance(self, m: Module):
         """Go on with the next instruction."""
-        m.d.sync += self._counter.eq(self._counter + 1)
+        m.d.sync += self.counter.eq(self.counter + 1)
         m.next = "FETCH"
 
     def jump(self, m: Module, address):
         """Go on with the instruction at ``address``."""
-        m.d.sync += self._counter.eq(address)
+        m.d.sync += self.counter.eq(address)
         m.next = "FETCH"
 
     # -- several models ------------------------------------------------------------------------
@@ -85,7 +87,7 @@ class ProgramReader:
 
     def take(self, m: Module, model, early):
         """A FRAME takes a frame of ``model``: go on with its early routine, or at the beginning of its program."""
-        m.d.sync += self._back.eq(self._counter + 1)
+        m.d.sync += self._back.eq(self.counter + 1)
         self.jump(m, Mux(early, Array(self._routines["early"])[model], Array(self._routines["begin"])[model]))
 
     def kin(self, alone):

@@ -297,30 +297,33 @@ class ControlRegisters:
     def _state(self, m: Module, writes: dict[str, Signal], usable: Signal, select: Signal) -> None:
         """STATE_SELECT and STATE_DATA: the numbers of a state, one after another.
 
-        While a c is on its way nothing is written but the next number: a reset would lose it. While a number is asked
-        for, none is written: the reads would wait for ever.
+        While a c is on its way nothing is written but the next number: a reset would lose it. While there is a read,
+        nothing is written: a number that is taken counts a cycle later, and one that is waited for would never come.
         """
         bus, core = self._bus, self._core
         written, selected, asked = Signal(), Signal(), Signal()
-        sets_number = bus.write_address == ADDRESS["STATE_DATA"] >> 2
+        take, read = Signal(), Signal()
         number = (bus.read_address == ADDRESS["STATE_DATA"] >> 2) & usable
         m.d.comb += [
             core.state_select.eq(select),
             core.state_write.eq(written),
             core.state_restart.eq(selected | ~usable),
             core.state_wanted.eq(asked & usable),
-            core.state_take.eq(bus.read & number),
+            core.state_take.eq(take),
             bus.read_wait.eq(number & (written | selected | ~core.state_value_valid)),
-            bus.write_wait.eq(asked | (~sets_number & (written | core.state_writing))),
+            bus.write_wait.eq(written | core.state_writing),
+            bus.write_hold.eq(bus.read_asked | read),
         ]
         m.d.sync += [
+            take.eq(bus.read & number),
+            read.eq(bus.read_asked),
             written.eq(writes["STATE_DATA"] & usable),
             selected.eq(writes["STATE_SELECT"] & usable),
             asked.eq(bus.read_asked & bus.read_wait),
         ]
         with m.If(writes["STATE_SELECT"] & usable):
             m.d.sync += select.eq(bus.write_data)
-        with m.Elif(written | core.state_take):
+        with m.Elif(written | take):
             m.d.sync += select.index.eq(select.index + 1)
 
     def _capacity(self) -> dict[str, int]:

@@ -53,9 +53,10 @@ class SpMV(wiring.Component):
     spreads short matrices over several *phases*, which are summed when drained, so this is rare. A drain takes one
     cycle of the accumulators' read port and clears the row. An entry that follows it into the same row waits too.
 
-    Latency: `delay` cycles from an entry to its row being readable; `done_delay` from an operation's end to ``done``;
-    `drain_delay` from ``drain`` to ``drained``. Cost: for each channel a multiplier-adder of 19 x 16 + 36 bits and a
-    memory of ``accumulator_rows`` x ``accumulator_bits``; for each PE four row comparators, three of them of a sum.
+    Latency: `delay` cycles from an entry to its row being readable; `done_delay` from an operation's end to ``done``,
+    and at least `turn_delay` more to ``drain``; `drain_delay` from there to ``drained``. Cost: for each channel a
+    multiplier-adder of 19 x 16 + 36 bits and a memory of ``accumulator_rows`` x ``accumulator_bits``; for each PE four
+    row comparators, three of them of a sum.
 
     Attributes
     ----------
@@ -73,7 +74,8 @@ class SpMV(wiring.Component):
         then, nor a row whose clearing is under way: the same row again only `latency` cycles later.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
     drained : Out(channels * accumulator_bits) — the row, channel 0 lowest.
-    done : Out(1) — pulses when all sums of an operation are in place for a drain.
+    done : Out(1) — pulses when all sums of an operation are in place for a drain that comes `turn_delay` cycles later.
+        It is not registered.
     busy : Out(1) — an entry was multiplied.
     padding : Out(1) — a padding entry passed.
     hazard : Out(1) — an entry waited for its accumulator.
@@ -84,8 +86,10 @@ class SpMV(wiring.Component):
     delay = 6
     #: Cycles from ``drain`` to the read of its row.
     read_delay = 1
+    #: Least cycles from ``done`` to ``drain``.
+    turn_delay = 2
     #: An operation's end is a cycle behind its last entry, whose sum is written while a drain is on its way.
-    done_delay = delay - 1 - read_delay
+    done_delay = delay - 1 - read_delay - turn_delay
     drain_delay = read_delay + 2
 
     def __init__(self, config):
@@ -216,7 +220,6 @@ class SpMV(wiring.Component):
         addresses = [Signal.like(address, name=f"address{k}", reset_less=True) for k in (5, 6, 7)]
         live = Signal(3)
         drains = Signal(2, attrs=fanout(128))
-        ends = Signal()
         met = Signal(3)
         drain, drain_address = Signal(), Signal.like(self.drain_address, reset_less=True)
         m.d.sync += [drain.eq(self.drain), drain_address.eq(self.drain_address)]
@@ -240,12 +243,11 @@ class SpMV(wiring.Component):
             addresses[2].eq(addresses[1]),
             live.eq((live << 1) | drain | (row_valid & go)),
             drains.eq((drains << 1) | drain),
-            ends.eq(decoded.end & go),
-            self.done.eq(ends),
             self.busy.eq(row_valid & go),
             self.padding.eq(decoded.padding & go),
             self.hazard.eq(met.any() & ~drain),
         ]
+        m.d.comb += self.done.eq(decoded.end & go)
         return UnderWay(read_address, addresses[2], live[2], drains[1])
 
     def _multiply(self, m, go, decoded, under_way):

@@ -173,7 +173,6 @@ class StateAccess(wiring.Component):
             posted.i.port.eq(port),
             posted.i_valid.eq(begins),
             posted.o.ready.eq(due[-1]),
-            self.writing.eq(left != 0),
         ]
         m.d.sync += [
             due.eq(Cat(begins, due)),
@@ -181,9 +180,9 @@ class StateAccess(wiring.Component):
             self.cell_write.eq(Mux(due[-1], 1 << posted.o.payload.port, 0)),
         ]
         with m.If(begins):
-            m.d.sync += left.eq(self.write_delay + 2)
-        with m.Elif(left != 0):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(self.write_delay + 2), self.writing.eq(1)]
+        with m.Elif(self.writing):
+            m.d.sync += [left.eq(left - 1), self.writing.eq(left != 1)]
 
     def _read(self, m, ahead):
         """Numbers one after another, from the one that was asked for on."""

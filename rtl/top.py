@@ -12,7 +12,7 @@ from openese.rtl.core import Core
 from openese.rtl.fifo import Fifo
 from openese.rtl.frames import FrameBeat, FrameGuard, beat_bytes
 from openese.rtl.loader import Loader, LoadPort
-from openese.rtl.registers import ControlRegisters
+from openese.rtl.registers import ADDRESS, ControlRegisters
 from openese.rtl.watchdog import Watchdog
 from openese.rtl.weight_stream import StreamReader
 
@@ -105,7 +105,7 @@ class Top(wiring.Component):
         loader = Loader(self.config)
         m.submodules.core = DomainRenamer("core")(core)
         m.submodules.loader = ResetInserter(load)(loader)
-        m.submodules.bus = bus = AXI4LiteSubordinate(ADDRESS_WIDTH)
+        m.submodules.bus = bus = AXI4LiteSubordinate(ADDRESS_WIDTH, ADDRESS["STATE_DATA"] >> 2)
         m.submodules.guard = guard = FrameGuard(self.config)
         arrived = Fifo(core.frames.payload.shape(), _ARRIVED)
         m.submodules.arrived = DomainRenamer("core")(arrived)

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from openese.rtl.config import Config, machine_config
-from openese.rtl.loader import Section
 from openese.sw import files, importers
-from openese.sw.cycles.model import estimate
+from openese.sw.cycles.load import MachineLoad, image_load
 from openese.sw.model.arrays import FloatArray, real_array
 from openese.sw.model.layers import Model, ModelError
 from openese.sw.model.network import Network
@@ -36,7 +35,7 @@ from openese.sw.reference.machine import Reference
 from openese.sw.run.device import Device
 from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
 
-__all__ = ["BACKENDS", "CompiledNetwork", "MachineLoad", "OutputError", "QuantizedNetwork", "Summary", "compile",
+__all__ = ["BACKENDS", "CompiledNetwork", "OutputError", "QuantizedNetwork", "Summary", "compile",
            "pack", "pack_together", "prune", "quantize", "random_frames"]
 
 #: What `CompiledNetwork.run` can run on.
@@ -44,8 +43,6 @@ BACKENDS = ("reference", "sim")
 CALIBRATION_STEPS, CALIBRATION_VOICES, CALIBRATION_SEED = 64, 8, 1
 # A network of several directions is run end to end to find its error, on at most this much.
 _ERROR_STEPS, _ERROR_VOICES, _ERROR_PRODUCTS = 256, 16, 1 << 32
-# Entries of a PE in one step up to which the cycle model runs: it takes some 50 us a cycle, and walks a few steps.
-_CYCLE_MODEL_ENTRIES = 100_000
 
 
 @dataclass(frozen=True)
@@ -65,38 +62,6 @@ class OutputError:
     max_error: float
     steps: int
     voices: int
-
-
-@dataclass(frozen=True)
-class MachineLoad:
-    """The share of a machine that one image takes.
-
-    Attributes
-    ----------
-    name : str
-        Of the model in the image.
-    bytes : int
-        Size of the image.
-    memories : dict
-        By field of `Config`, such as ``entry_depth``: lines taken, lines that there are.
-    streamed : bool
-        Whether the weights are read from memory in every step, so that they take no ``entry_depth``.
-    least_cycles : int
-        Entries of the fullest PE: no step takes fewer cycles.
-    cycles_per_step : int, optional
-        By the cycle model, when frames are always there. None where the model is too large for the cycle model.
-    cycles_at_rest : int, optional
-        By the cycle model, from the first beat of a frame to the last beat of its answer, when the machine has nothing
-        else to do. None likewise.
-    """
-
-    name: str
-    bytes: int
-    memories: Mapping[str, tuple[int, int]]
-    streamed: bool
-    least_cycles: int
-    cycles_per_step: int | None
-    cycles_at_rest: int | None
 
 
 @dataclass(frozen=True)
@@ -224,7 +189,7 @@ class CompiledNetwork:
     @cached_property
     def summary(self) -> Summary:
         """The figures that decide. The cycle model takes a second or two for a machine of the paper's size."""
-        return Summary(self.config, self.error, self.calibration, tuple(_load(image) for image in self.images),
+        return Summary(self.config, self.error, self.calibration, tuple(map(image_load, self.images)),
                        self.pruning_error)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -551,16 +516,3 @@ def _measured_error(network: Network, models: Sequence[QuantizedModel], x: Float
     exact, difference = exact[there], (integers - exact)[there]
     return OutputError(float(np.sqrt(np.mean(exact**2))), float(np.sqrt(np.mean(difference**2))),
                        float(np.abs(difference).max()), steps, voices)
-
-
-def _load(image: Image) -> MachineLoad:
-    """The share of its machine that an image takes; the cycle model runs where that is quick."""
-    manifest, config = image.manifest, image.config
-    memories = {name: (need, getattr(config, name)) for name, need in manifest["needs"].items()}
-    least = sum(operation["lines"] for operation in image.part["operations"])
-    streamed = Section.STREAM in image.sections
-    steady = rest = None
-    if least <= _CYCLE_MODEL_ENTRIES:
-        times = estimate(schedule_all(image.models(), config, stream=streamed)[image.which])
-        steady, rest = times.cycles_per_step, times.latency
-    return MachineLoad(image.part["name"], image.bytes, memories, streamed, least, steady, rest)

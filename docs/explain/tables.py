@@ -111,8 +111,8 @@ def at_rest():
     """The stages of a frame before its first column and behind the last line of y, from the blocks' delays."""
     return table(["stage", "cycles"], [
         ["queue at the pins of `s_axis`", Fifo.delay],
-        ["FrameInput: header and columns, a beat a cycle", "the frame's beats"],
-        ["Controller: from FRAME to MULTIPLY", Controller.delay],
+        ["FrameInput: the header; the columns come in while the step begins", 1],
+        ["Controller: from FRAME to JUMP, from JUMP to MULTIPLY", 2 * Controller.delay],
         ["Broadcast: from MULTIPLY to its first column", Broadcast.delay],
         ["the step: until the last line of y is written", "see the cycle model"],
         ["FrameOutput: from the write of a line to its beat", FrameOutput.write_delay],

@@ -2,6 +2,7 @@
 """Tables of the reference that are made from the code: presets, registers, commands."""
 
 import inspect
+import json
 import re
 import textwrap
 
@@ -11,6 +12,8 @@ from docs.markdown import table
 from docs.results.fpga import TITLES, synthesized
 from openese.rtl import registers
 from openese.rtl.config import PRESETS, PURPOSES
+from openese.rtl.targets.devices import DEVICES, RESOURCES
+from openese.rtl.targets.logic import FILE
 from openese.sw.cli import openese
 
 __all__ = ["TABLES"]
@@ -40,6 +43,20 @@ def synthesis():
     order = list(PRESETS)
     rows.sort(key=lambda row: order.index(row[0].strip("`")))
     return table(["preset", "family", "LUT", "block RAM", "DSP"], rows)
+
+
+def devices():
+    """FPGAs and boards, with the source of their numbers."""
+    return table(["name", "FPGA", *(title for title in RESOURCES.values()), "source"], [
+        [f"`{held.name}`", held.fpga, *(f"{there:,}" for there in held.resources.values()), held.source]
+        for held in DEVICES.values()])
+
+
+def logic():
+    """How far the model of LUTs and registers is from Yosys."""
+    return table(["preset", "family", "LUTs", "LUTs as memory", "registers"], [
+        [f"`{name}`", TITLES[family], *(f"{100 * error:+.1f} %" for error in found.values())]
+        for family, fit in json.loads(FILE.read_text()).items() for name, found in fit["compared"].items()])
 
 
 def _paragraphs(text):
@@ -104,6 +121,8 @@ TABLES = {
     ("reference/presets.md", "purposes"): purposes,
     ("reference/presets.md", "capacities"): capacities,
     ("reference/presets.md", "synthesis"): synthesis,
+    ("reference/devices.md", "devices"): devices,
+    ("reference/devices.md", "logic"): logic,
     ("reference/command.md", "overview"): overview,
     ("reference/command.md", "machine_options"): machine_options,
     ("reference/command.md", "commands"): commands,

@@ -36,7 +36,7 @@ def results(networks):
                          _percent(row["density"], 3), f"{row['bytes']:,} B", errors,
                          "; ".join(filter(None, (kept, row["detail"]))),
                          "" if row["verilog"] is None else f"{row['verilog']:,}"))
-    return table(["network", "LSTMs", "machine", "density", "images", "error of each output", "kept",
+    return table(["network", "LSTMs or GRUs", "machine", "density", "images", "error of each output", "kept",
                   "numbers of the Verilog, all equal"], rows)
 
 

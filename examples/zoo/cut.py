@@ -72,16 +72,16 @@ def cut(name, tell):
         compiled = openese.compile(path, preset, calibrate=inputs, carry=carry)
         engine = compiled.engine({part: stack.enter_context(network.machines("reference"))
                                   for part, network in compiled.parts.items()})
-        runs = [_run(compiled.host, engine, inputs, carry) for _ in range(_REPEATS)]
-        machine, others, own = np.min(runs, axis=0).sum(axis=1).tolist()
-        rest = own * _rest(path, folder, inputs, carry)
+        runs = [_run(compiled.host, engine, path, inputs, carry) for _ in range(_REPEATS)]
+    machine, others, own, lstms = np.min(runs, axis=0).sum(axis=1).tolist()
+    rest = own - lstms
     return {"voices": _VOICES, "steps": _STEPS, "machine_seconds": machine, "rest_seconds": rest,
             "cut_seconds": others - rest, "share": (others - rest) / machine}
 
 
-def _run(host, engine, inputs, carry):
-    """Return the seconds of the LSTMs, of all else, and of the original network, call by call."""
-    lstms, whole, original = _Timed(engine.call), _Timed(host.run), _Timed(host.original)
+def _run(host, engine, path, inputs, carry):
+    """Return seconds call by call: of the LSTMs, of all else, of the original network, and of its own LSTMs."""
+    lstms, whole, original = _Timed(engine.call), _Timed(host.run), _Timed(_runner(_session(path)))
     timed = SimpleNamespace(parts=engine.parts, call=lstms)
     _feed(lambda feeds: whole(feeds, timed), inputs, carry)
     replayed = iter(lstms.calls)
@@ -92,7 +92,7 @@ def _run(host, engine, inputs, carry):
         return outputs
     _feed(alternate, inputs, carry)
     machine = np.array(lstms.seconds).reshape(len(whole.seconds), -1).sum(axis=1)
-    return machine, whole.seconds - machine, original.seconds
+    return machine, whole.seconds - machine, original.seconds, _own_lstms(path, inputs, carry)
 
 
 def _feed(run, inputs, carry):
@@ -106,16 +106,31 @@ def _feed(run, inputs, carry):
         feeds.update({given: outputs[output] for output, given in carry.items()})
 
 
-def _rest(path, folder, inputs, carry):
-    """Return the share of the network's time in its own runtime that is not its LSTMs'."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.enable_profiling = 4, True
-    options.profile_file_prefix = str(Path(folder) / "profile")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+def _session(path, **options):
+    """Return onnxruntime's session for a file, with the host's options, and more ``options``."""
+    held = onnxruntime.SessionOptions()
+    held.add_session_config_entry("session.disable_prepacking", "1")
+    held.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for option, value in {"log_severity_level": 4, **options}.items():
+        setattr(held, option, value)
+    return onnxruntime.InferenceSession(str(path), held, providers=["CPUExecutionProvider"])
+
+
+def _runner(session):
+    """Return a function from inputs to outputs by name."""
     names = [output.name for output in session.get_outputs()]
-    _feed(lambda feeds: dict(zip(names, session.run(None, feeds), strict=True)), inputs, carry)
-    events = json.loads(Path(session.end_profiling()).read_text())
-    whole = sum(event["dur"] for event in events if event["name"] == "model_run")
-    lstms = sum(event["dur"] for event in events if event.get("args", {}).get("op_name") == "LSTM"
-                and event["name"].endswith("_kernel_time"))
-    return 1 - lstms / whole
+    return lambda feeds: dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def _own_lstms(path, inputs, carry):
+    """Return the seconds that the LSTMs of the original network take in its own runtime, call by call."""
+    with TemporaryDirectory() as folder:
+        session = _session(path, intra_op_num_threads=1, enable_profiling=True,  # one thread: seconds of one core
+                           profile_file_prefix=str(Path(folder) / "profile"))
+        _feed(_runner(session), inputs, carry)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    calls = [event for event in events if event["name"] == "model_run"]
+    lstms = [event for event in events if event.get("args", {}).get("op_name") == "LSTM"
+             and event["name"].endswith("_kernel_time")]
+    return [sum(lstm["dur"] for lstm in lstms if call["ts"] <= lstm["ts"] < call["ts"] + call["dur"]) / 1e6
+            for call in calls]

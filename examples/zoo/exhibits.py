@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import openese
 from examples.zoo.ocr import Ocr
+from examples.zoo.phonemes import Phonemes
 from examples.zoo.speaker import Speaker
 from examples.zoo.vad import Browser, Cell, Sequence, Streaming
 
@@ -12,6 +13,8 @@ __all__ = ["exhibits"]
 
 #: As `ese_stream`, for one voice: it simulates faster.
 _ONE_VOICE = replace(openese.preset("ese_stream"), name="ese_stream, 1 channel", channels=1, slice_width=1)
+#: The same with GRU cells.
+_ONE_VOICE_GRU = replace(_ONE_VOICE, name="ese_stream, 1 channel, GRU", cells="lstm+gru")
 
 
 def exhibits(vad_web, folder):
@@ -33,4 +36,5 @@ def exhibits(vad_web, folder):
         Browser(file="silero_vad_legacy.onnx", samples=1536, states={"h": (2, 1, 64), "c": (2, 1, 64)}, **web),
         Ocr("ddddocr", "common.onnx", _ONE_VOICE),
         Speaker("resemblyzer", "pretrained.pt", _ONE_VOICE),
+        Phonemes("g2p-en", "checkpoint20.npz", _ONE_VOICE_GRU),
     ]

@@ -353,9 +353,11 @@ class Lane:
         is_output = of_m.kind == Kind.O
         if config.gru:
             gru, of_m = self._shared.settings.gru, Signal(Beat(config), name=f"output_beat{lane}")
+            is_h = Signal(name=f"is_h{lane}")
             m.d.comb += of_m.eq(Mux(gru, control[self._stages.cell - 1], control[self._stages.product - 1]))
+            m.d.sync += is_h.eq(gru & ~comes_y)
             is_output = of_m.kind == Mux(gru, Kind.Z, Kind.O)
-            result = Mux(is_y | ~gru, result, self._hidden_output(m, total))
+            result = Mux(is_h, self._hidden_output(m, total), result)
         m.d.comb += chosen.eq(Mux(comes_y, of_y, of_m))
         m.d.sync += [
             is_y.eq(comes_y),

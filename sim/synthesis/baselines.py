@@ -13,7 +13,7 @@ __all__ = ["MEASURED", "TOLERANCES", "Baselines", "Change", "changes"]
 
 #: The presets that have baselines, by family.
 MEASURED = {"xcu": ("tiny", "demo", "ese", "ese_stream", "ku060", "latency"),
-            "xcu_dsp": ("ese", "ese_stream"), "ecp5": ("tiny", "ulx3s")}
+            "xcu_dsp": ("ese", "ese_stream"), "xc7": ("tiny",), "ecp5": ("tiny", "ulx3s")}
 #: How far a figure may be from its baseline: a share of it, or a number, whichever is more.
 TOLERANCES = {"LUT": (0.03, 8), "LUTRAM": (0.03, 8), "FF": (0.03, 8), "BRAM": (0, 0), "DSP": (0, 0), "luts": (0, 0),
               "chains": (0, 0), **dict.fromkeys(KINDS, (0.03, 8))}
@@ -57,6 +57,10 @@ class Baselines:
     def machines(self, family: str) -> list[str]:
         """The presets that have baselines for ``family``."""
         return list(self._figures.get(family, ()))
+
+    def figures(self, family: str) -> dict[str, Any]:
+        """The figures of each preset that has a baseline for ``family``."""
+        return self._figures.get(family, {})
 
     def changes(self, config: Config, family: str, figures: dict[str, Any]) -> list[Change]:
         """The figures of a machine beyond tolerance; empty where it has no baseline."""

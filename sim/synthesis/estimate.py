@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from openese.sim.synthesis.families import FAMILIES, Family
 from openese.sim.synthesis.fanout import KINDS, Net, nets
 from openese.sim.synthesis.yosys import Module, SynthesisError
 
-__all__ = ["BLOCKS", "estimate", "loads", "report", "table"]
+__all__ = ["BLOCKS", "estimate", "loads", "report", "synthesized", "table"]
 
 #: Blocks of a machine by the beginnings of their modules' names, longest first where one begins as another.
 BLOCKS = {
@@ -109,6 +109,19 @@ def estimate(config: Config, family: str) -> dict[str, Any]:
     }
 
 
+def synthesized(config: Config, family: str, names: Collection[str]) -> dict[str, dict[str, float]]:
+    """As ``blocks`` of `estimate`, of one instance of each of the blocks ``names``, without ``instances``. The other
+    blocks are not synthesized. The modules of a block must be in it once each."""
+    target, text = FAMILIES[family], verilog(config)
+    modules = set(re.findall(r"(?m)^module (\w+)", text))
+    found: dict[str, dict[str, float]] = {name: defaultdict(float) for name in names}
+    for name, module in _netlist(text, target, names).items():
+        for resource, taken in _resources(module, modules, target).items():
+            found[_block(name)][resource] += taken
+    return {name: {resource: _plain(number) for resource, number in sorted(taken.items())}
+            for name, taken in found.items()}
+
+
 def _fanout(driven: Iterable[Net]) -> dict[str, dict[str, int]]:
     """The most loads of the nets of each block, by what drives them."""
     most: dict[str, dict[str, int]] = {block: {} for block in BLOCKS.values()}
@@ -121,13 +134,13 @@ def _plain(number: float) -> float:
     return int(number) if number == int(number) else round(number, 3)
 
 
-def _netlist(text: str, family: Family) -> dict[str, Module]:
-    """The mapped modules by name. Memories are flattened into the modules that use them."""
+def _netlist(text: str, family: Family, blocks: Collection[str] = tuple(BLOCKS.values())) -> dict[str, Module]:
+    """The mapped modules by name, of some blocks. Memories are flattened into the modules that use them."""
     sources = {match[1]: match[0]
                for match in re.finditer(r"(?ms)^module (\w+) ?\(.*?^endmodule", without_zeros(text))}
     modules = {}
     for name, source in sources.items():
-        if name.startswith("memory_"):
+        if name.startswith("memory_") or _block(name) not in blocks:
             continue
         below = [other for other in sources if re.search(rf"(?m)^  {other} \\?\S+ +\(", source)]
         parts = [sources[other] if other.startswith("memory_") else _ports(sources[other]) for other in below]

@@ -4,10 +4,10 @@ page out and in.
 
 `callers` returns for each machine a dictionary with these keys: ``preset``, ``channels``, ``banks``;
 ``cycles_per_step`` of the paper's layer at `DENSITY` in steady state (cycle model); ``fast_enough``: voices of a frame
-every `PERIOD` seconds that the steps of a second serve at `CLOCK`, which is an assumed clock; ``held``: voices whose
+every `PERIOD` seconds that the steps of a second serve at an assumed clock of 200 MHz; ``held``: voices whose
 states the machine holds; ``share``: of the machine's time that these take; ``page_out``, ``page_in``: cycles in which
 the state of a voice is read and written (cycle model; a bus that never waits, a machine at rest); ``pages_per_second``:
-voices paged out and in at `CLOCK`; ``measured``: ``page_out`` and ``page_in`` on the emitted Verilog, and ``exact``:
+voices paged out and in at that clock; ``measured``: ``page_out`` and ``page_in`` on the emitted Verilog, and ``exact``:
 every number equals the reference's. It is null where it was not measured.
 """
 
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from openese.rtl.config import PRESETS, Config
-from openese.sw.bench.layer import CLOCK, planned
+from openese.sw.bench.layer import planned
+from openese.sw.cycles.load import CLOCK, PERIOD, voices_served
 from openese.sw.cycles.model import estimate
 from openese.sw.cycles.pages import page_cycles
 from openese.sw.model.state import ChannelState
@@ -29,10 +30,6 @@ from openese.sw.run.device import Device
 __all__ = ["DENSITY", "MACHINES", "PERIOD", "callers", "paged"]
 
 DENSITY = 0.1
-
-#: Seconds from a caller's frame to the next.
-PERIOD = 0.01
-
 
 #: Presets with several channels that hold the paper's layer.
 MACHINES = tuple(PRESETS[name] for name in ("ese", "ku060", "ku060_voices", "ku115"))
@@ -57,7 +54,7 @@ def callers(machines: Iterable[Config] = MACHINES, measure: bool = False,
         tell(config.name)
         plan = planned(config, DENSITY)
         cycles = estimate(plan).cycles_per_step
-        fast_enough = int(config.channels * PERIOD * CLOCK / cycles)
+        fast_enough = voices_served(config, cycles)
         held = plan.banks * config.channels
         out, into = page_cycles(plan)
         result.append({

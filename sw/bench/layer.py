@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openese.rtl.config import Config
+from openese.sw.cycles.load import CLOCK
 from openese.sw.model.layers import GRU, Layer, Model
 from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, activation_table, m_fraction
 from openese.sw.pack.schedule import Schedule, schedule
@@ -19,9 +20,6 @@ __all__ = ["CELLS", "CLOCK", "INPUTS", "OUTPUTS", "PAPER", "PAPER_MULTIPLIERS", 
            "planned", "quantized_layer"]
 
 INPUTS, CELLS, OUTPUTS = 153, 1024, 512
-
-#: The paper's clock in hertz. Nothing here shows that an FPGA build reaches it.
-CLOCK = 200e6
 
 PAPER_MULTIPLIERS = 1024
 

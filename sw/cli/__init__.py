@@ -12,7 +12,7 @@ try:
     import click
 
     from openese.extras import MissingExtra, missing
-    from openese.sw.cli import convert, hardware, inspect, run, transcribe
+    from openese.sw.cli import convert, estimate, hardware, inspect, run, transcribe
 except KeyboardInterrupt:  # the imports take a second
     print("openese: interrupted", file=sys.stderr)
     sys.exit(130)
@@ -34,22 +34,27 @@ def openese(debug: bool) -> None:
     """Take a trained network to the OpenESE machine, and run it there.
 
     \b
-    A whole network, whose LSTMs the machine computes:
+    A whole network, whose LSTMs and GRUs the machine computes:
       openese import net.onnx --list
       openese compile net.onnx --preset demo --density 0.1 --calibrate inputs.npz -o net
       openese run net inputs.npz -o out.npz --against net.onnx
 
     \b
-    LSTMs alone:
+    LSTMs and GRUs alone:
       openese compile net.pt --preset demo --density 0.1 --calibrate speech.npy -o net.img
       openese run net.img speech.npy -o out.npy
 
     \b
-    LSTMs alone, step by step:
+    LSTMs and GRUs alone, step by step:
       openese import net.pt -o net.npz
       openese prune net.npz --preset demo --density 0.1 -o sparse.npz
       openese quantize sparse.npz --preset demo --calibrate speech.npy -o quantized.npz
       openese pack quantized.npz -o net.img
+
+    \b
+    Before any of this: which machine, how fast, how many voices, which FPGA:
+      openese estimate net.onnx --all --density 0.1
+      openese estimate net.onnx --preset demo --device kv260
 
     \b
     The hardware that runs the image:
@@ -63,8 +68,8 @@ def openese(debug: bool) -> None:
 
 
 for _command in (convert.compile_, convert.import_, convert.prune, convert.quantize, convert.pack, inspect.info,
-                 inspect.verify, run.run, transcribe.transcribe, inspect.presets, hardware.build, hardware.bench_,
-                 hardware.synth, hardware.board):
+                 inspect.verify, run.run, transcribe.transcribe, estimate.estimate, inspect.presets, estimate.devices,
+                 hardware.build, hardware.bench_, hardware.synth, hardware.board):
     openese.add_command(_command)
 
 

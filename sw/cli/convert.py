@@ -11,6 +11,7 @@ from openese.sw import files, importers
 from openese.sw import prune as pruning
 from openese.sw.cli import show, whole
 from openese.sw.cli.machines import status
+from openese.sw.cli.memory import return_freed_memory
 from openese.sw.cli.options import (
     NEW_FILE,
     PATH,
@@ -50,7 +51,7 @@ __all__ = ["compile_", "import_", "pack", "prune", "quantize"]
 @trust_option
 def import_(file: Path, output: Path | None, select: str | None, ignore: Sequence[str], only_list: bool,
             trust: bool) -> None:
-    """Read trained LSTMs alone from FILE, or list what is in it.
+    """Read trained LSTMs and GRUs alone from FILE, or list what is in it.
 
     FILE is of PyTorch, ONNX, Keras, safetensors or NumPy. `openese compile` takes a whole network.
 
@@ -190,8 +191,8 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
              config: Config, calibrate: Sequence[Path], carry: Sequence[str], trust: bool) -> None:
     """Prune, quantize and pack the network in FILE.
 
-    A file with a graph (ONNX, Keras) becomes a whole network: the machine computes the LSTMs, the network's own
-    runtime computes the rest. Other files hold LSTMs alone.
+    A file with a graph (ONNX, Keras) becomes a whole network: the machine computes the LSTMs and GRUs, the
+    network's own runtime computes the rest. Other files hold LSTMs and GRUs alone.
 
     \b
     Examples:
@@ -200,6 +201,7 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
       openese compile checkpoint.pt --select lstm --preset demo --calibrate frames.npy -o net.img
     """
     keep_inputs(output, file, *calibrate)
+    return_freed_memory()
     host = None
     if select is None:
         host = open_host(file, trust, lambda: [call for path in calibrate[:1]

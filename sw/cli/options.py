@@ -219,7 +219,7 @@ def _machine_of(path: Path) -> Config:
     raise click.UsageError(f"--for {path}: {what}; expected a compiled or a quantized network")
 
 
-def keep_inputs(output: Path, *inputs: Path | None) -> None:
+def keep_inputs(output: Path, *inputs: Path | None, option: str = "--output") -> None:
     """Raise `click.UsageError` if ``output`` is one of the files that a command reads, or lies in an input folder under
     the name of one of its files."""
     for given in inputs:
@@ -227,7 +227,7 @@ def keep_inputs(output: Path, *inputs: Path | None) -> None:
             continue
         for file in [given, *given.iterdir()] if given.is_dir() else [given]:
             if output.exists() and output.samefile(file):
-                raise click.UsageError(f"--output {output} would overwrite an input of this command")
+                raise click.UsageError(f"{option} {output} would overwrite an input of this command")
 
 
 def parse_density(values: Sequence[str], network: Network) -> Density:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The output of the commands: tables, for any width of terminal, and plain in a pipe."""
 
+import math
 import shutil
 import sys
 from collections import Counter
@@ -13,7 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from openese.rtl.config import PRESETS, PURPOSES
+from openese.rtl.targets.capacity import resources
+from openese.rtl.targets.devices import DEVICES, RESOURCES
+from openese.rtl.targets.logic import Amount
 from openese.sw.compile import OutputError, Summary
+from openese.sw.cycles.load import MachineLoad
+from openese.sw.estimate import Estimated, holding
 from openese.sw.importers import Entry
 from openese.sw.model.arrays import FloatArray
 from openese.sw.model.layers import GRU
@@ -27,7 +33,8 @@ from openese.sw.speech.recognizer import CLOCK, Recognizer
 from openese.sw.whole.host import RECURRENT, Item, Port
 from openese.sw.whole.network import Difference
 
-__all__ = ["bench", "counts", "differences", "empty", "entries", "error", "head", "image", "items", "line", "network",
+__all__ = ["bench", "counts", "devices", "differences", "empty", "entries", "error", "estimated", "estimates", "head",
+           "image", "items", "line", "network",
            "notes", "places", "ports", "presets", "quantized", "ran", "real_time", "summary", "transcripts",
            "verified"]
 
@@ -71,7 +78,7 @@ def notes(network: Network) -> None:
 def entries(listed: Sequence[Entry]) -> None:
     """The parts of a file that can be selected."""
     if not listed:
-        line("nothing that looks like an LSTM")
+        line("nothing that looks like an LSTM or GRU")
         return
     _table(["name ", "kind ", "contents "], [(entry.name, entry.kind, _contents(entry)) for entry in listed])
 
@@ -279,6 +286,191 @@ def presets() -> None:
             for config in PRESETS.values()])
     line("weights: encoded weights on the chip, zeros that pad them included; cells: of all layers together; columns: "
          "of all weight matrices together")
+
+
+def devices() -> None:
+    """The FPGAs and boards that machines are compared with."""
+    _table(["device ", "FPGA ", *RESOURCES, "source "],
+           [(held.name, held.fpga, *(f"{there:,}" for there in held.resources.values()), held.source)
+            for held in DEVICES.values()])
+    line(f"{', '.join(f'{name}: {title}' for name, title in RESOURCES.items())}. A block RAM has 36 Kbit, of an ECP5 "
+         "18; a LUT has six inputs, of an ECP5 four.")
+
+
+#: For people: the fields of `Config` that a network takes room of.
+_MEMORIES = {"entry_depth": "weights of a PE", "column_depth": "columns", "vector_depth": "vector columns",
+             "cell_rows": "cells of a PE row", "accumulator_rows": "accumulators of a PE",
+             "program_depth": "instructions"}
+
+
+def estimated(found: Estimated) -> None:
+    """What a network takes of a machine, and the machine of an FPGA."""
+    config = found.machine
+    line(f"{found.network}: {found.weights:,} weights, {found.density:.1%} of them not zero; machine {config.name}, "
+         f"{config.pes} PEs x {config.channels} channels; clock {found.clock / 1e6:g} MHz (assumed)")
+    if found.items:
+        places(found.items)
+        for item in found.items:
+            if item.kind in ("Dense", "network") and item.place == "host":
+                line(f"note: the host computes {item.name!r}: {item.detail}")
+    several = len(found.loads) > 1
+    if several:
+        _images(found)
+    rows: list[tuple[str, ...]] = [("fits", "yes" if found.fits else "no")]
+    if not several:
+        rows += _taken(found.loads[0])
+    rows += _times(found) + _work(found)
+    if found.device is not None:
+        there = found.device.resources
+        rows += [(f"{RESOURCES[name]} of the {found.device.fpga} ({name}){_range(taken)}", f"{taken.number:,}",
+                  f"{there[name]:,}", f"{taken.number / there[name]:.0%}" if there[name] else "")
+                 for name, taken in found.resources.items()]
+    _table(["figure ", "value", "of", "share"], [(*row, *[""] * (4 - len(row))) for row in rows])
+    for load in found.loads:
+        _lacks(load, found)
+    if found.device is not None and found.device.name in found.short:
+        lacking = found.short[found.device.name]
+        line(f"the machine does not fit the {found.device.fpga}: it lacks "
+             f"{', '.join(f'{amount:,g} {RESOURCES[name]}' for name, amount in lacking.items())}")
+    elif found.device is not None:
+        there = found.device.resources
+        tight = [f"{RESOURCES[name]}, up to {taken.most:,} of {there[name]:,}"
+                 for name, taken in found.resources.items() if taken.most > there[name]]
+        if tight:
+            line(f"note: it may not fit the {found.device.fpga}: {'; '.join(tight)}")
+    else:
+        line(f"devices that the machine fits: {', '.join(_fitting(found)) or 'none'}")
+
+
+def _taken(load: MachineLoad) -> list[tuple[str, ...]]:
+    """The share of each memory that a model takes."""
+    rows: list[tuple[str, ...]] = []
+    for name, (taken, there) in load.memories.items():
+        streamed = load.streamed and name == "entry_depth"
+        rows.append((f"{_MEMORIES[name]} ({name})", *(
+            ("from memory",) if streamed else (f"{taken:,}", f"{there:,}", f"{taken / there:.0%}"))))
+    return rows
+
+
+def _range(taken: Amount) -> str:
+    """The range of a number that is not exact."""
+    return f", {taken.least:,} to {taken.most:,}" if taken.error else ""
+
+
+def _images(found: Estimated) -> None:
+    """The images of a network of several, one line each."""
+    line(f"{len(found.loads)} images; a machine holds one at a time. The figures below the first table are of all of "
+         f"them, one after another.")
+    _table(["image ", "fits ", "cycles a step", "at rest", "bytes", "fullest memory ", "share"],
+           [(load.name, "no" if load.short else "yes", _cycles(load.cycles_per_step), _cycles(load.cycles_at_rest),
+             _cycles(load.bytes), *_fullest(load)) for load in found.loads])
+
+
+def _fullest(load: MachineLoad) -> tuple[str, str]:
+    shares = {name: taken / there for name, (taken, there) in load.memories.items()}
+    name = max(shares, key=lambda name: shares[name])
+    return name, f"{shares[name]:.0%}"
+
+
+def _cycles(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _times(found: Estimated) -> list[tuple[str, ...]]:
+    steady, rest, channels = found.cycles_per_step, found.cycles_at_rest, found.machine.channels
+    if steady is None or rest is None or found.frames_per_second is None or found.voices_fast_enough is None:
+        least = "the cycle model does not run" if found.fits else "it does not fit"
+        return [(f"cycles a step, at least ({least})", f"{found.least_cycles:,}")]
+    return [
+        (f"cycles a step of {_voices(channels)}, in steady state", f"{steady:,}"),
+        ("the same in microseconds", f"{steady / found.clock * 1e6:,.2f}"),
+        ("cycles from a frame to its answer, at rest, one voice or all", f"{rest:,}"),
+        ("the same in microseconds", f"{rest / found.clock * 1e6:,.2f}"),
+        ("frames a second, one voice", f"{found.frames_per_second:,.0f}"),
+        (f"frames a second, {_voices(channels)}", f"{channels * found.frames_per_second:,.0f}"),
+        (f"live voices, a frame every {found.period * 1e3:g} ms", f"{found.voices_fast_enough:,}"),
+        ("voices whose states the machine holds", f"{found.voices_held:,}"),
+        ("multipliers busy", "", "", f"{found.busy:.1%}"),
+    ]
+
+
+def _voices(count: int) -> str:
+    return f"{count:,} voice{'s' if count > 1 else ''}"
+
+
+def _work(found: Estimated) -> list[tuple[str, ...]]:
+    if found.bytes is None:
+        return []
+    streamed = [("bytes of weights from memory in a step", f"{found.stream_bytes:,}")] if found.stream_bytes else []
+    return [
+        (f"bytes of the image{'s' if len(found.loads) > 1 else ''}", f"{found.bytes:,}"), *streamed,
+        *((f"reads in a step: {name}", f"{count:,}") for name, count in found.counts("reads").items()),
+        *((f"multiplications in a step: {name}", f"{count:,}")
+          for name, count in found.counts("multiplications").items())]
+
+
+def _lacks(load: MachineLoad, found: Estimated) -> None:
+    """What a machine lacks for an image, and how it gets it."""
+    if not load.short:
+        return
+    lacking = ", ".join(f"{name} {amount:,}" for name, amount in load.short.items())
+    changes = holding(found.machine, {name: taken for name, (taken, _) in load.memories.items()})
+    advice = ("no machine of these PEs holds it" if changes is None else
+              f"this holds it: {' '.join(f'--set {name}={value}' for name, value in changes.items())}")
+    line(f"{load.name} does not fit: it lacks {lacking}; {advice}")
+
+
+def _fitting(found: Estimated) -> list[str]:
+    """The devices that a machine fits."""
+    fitting = []
+    for held in DEVICES.values():
+        if all(taken.number <= held.resources[name]
+               for name, taken in resources(found.machine, held.family).items()):
+            fitting.append(held.name)
+    return fitting
+
+
+def estimates(found: Sequence[Estimated]) -> None:
+    """A network on several machines, one line each."""
+    first = found[0]
+    line(f"{first.network}: {first.weights:,} weights; clock {first.clock / 1e6:g} MHz (assumed); a frame every "
+         f"{first.period * 1e3:g} ms of each live voice")
+    if first.items:
+        places(first.items)
+    device = first.device
+    shares = {} if device is None else {name: f"of {name}" for name, there in device.resources.items()
+                                        if there and any(one.resources[name].number for one in found)}
+    columns = ["machine ", "PEs x channels", "cycles", "us", "at rest", "us at rest", "live", "held", "busy",
+               *shares.values(), *(["smallest device "] if device is None else []), "fits "]
+    rows = [(one.machine.name, f"{one.machine.pes} x {one.machine.channels}", *_line(one),
+             *([f"{one.resources[name].number / device.resources[name]:.0%}" for name in shares] if device is not None
+               else _fitting(one)[:1] or ["none"]), _verdict(one)) for one in found]
+    _table(columns, rows, sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True)))
+    line("cycles and us: a step of all channels in steady state; at rest: from a frame to its answer; live: voices of "
+         "that period that the steps serve; held: voices whose states the machine keeps")
+
+
+def _verdict(one: Estimated) -> str:
+    """Whether it fits; otherwise how many times as much it would need."""
+    needs: dict[str, float] = {}
+    for load in one.loads:
+        for name in load.short:
+            taken, there = load.memories[name]
+            needs[name] = max(taken / there, needs.get(name, 0))
+    if one.device is not None:
+        held = one.device.resources
+        needs |= {name: one.resources[name].number / held[name] if held[name] else math.inf
+                  for name in one.short.get(one.device.name, ())}
+    return "no: " + ", ".join(f"{name} x {times:.3g}" for name, times in needs.items()) if needs else "yes"
+
+
+def _line(one: Estimated) -> tuple[str, ...]:
+    """The times of a network on a machine."""
+    steady, rest = one.cycles_per_step, one.cycles_at_rest
+    if steady is None or rest is None:
+        return f">= {one.least_cycles:,}", "", "", "", "", "", ""
+    return (f"{steady:,}", f"{steady / one.clock * 1e6:,.1f}", f"{rest:,}", f"{rest / one.clock * 1e6:,.1f}",
+            f"{one.voices_fast_enough:,}", f"{one.voices_held:,}", f"{one.busy:.0%}")
 
 
 def real_time(shipped: Recognizer, voices: int) -> None:

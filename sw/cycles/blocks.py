@@ -6,6 +6,7 @@ A block's ``step`` is one clock cycle. It reads the other blocks' registers as t
 """
 
 import enum
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -291,7 +292,7 @@ class BroadcastModel:
 
     def __init__(self) -> None:
         self._part: Part | None = None
-        self._follow = False
+        self._follow = self.of_frame = False
         self._index = 0
         self._turns: list[int | None] = [None] * Broadcast.turns
 
@@ -300,11 +301,13 @@ class BroadcastModel:
         """Whether the end of an operation has not been sent yet."""
         return self._part is not None
 
-    def start(self, operation: Part, follow: bool) -> None:
-        """Send the columns of an operation from the next cycle on."""
-        self._part, self._follow, self._index = operation, follow, 0
+    def start(self, operation: Part, follow: bool, of_frame: bool) -> None:
+        """Send the columns of an operation from the next cycle on; with ``follow`` those of the frame that comes in, or
+        of the vector that is computed.
+        """
+        self._part, self._follow, self.of_frame, self._index = operation, follow, of_frame, 0
 
-    def step(self, full: bool, lines_done: int) -> tuple[Activity | None, Int64Array | None]:
+    def step(self, full: bool, lines_done: float) -> tuple[Activity | None, Int64Array | None]:
         """One cycle; returns EMPTY for a column or an end, the reason of a wait, or None; and the column's pointers."""
         if self._part is None:
             return None, None
@@ -358,6 +361,11 @@ class AssembleModel:
         self.drained: list[int] = []
         self.begun: list[tuple[Opcode, int]] = []
         self.spans: list[tuple[int, int]] = []
+
+    @property
+    def lines_readable(self) -> int:
+        """Lines of which columns may be sent."""
+        return self.lines_done + self._written
 
     def busy(self, cycle: int) -> bool:
         """Whether an instruction is under way."""
@@ -439,7 +447,7 @@ class AssembleModel:
         return self._drains.popleft()[1]
 
     def writes(self, cycle: int) -> bool:
-        """Whether a line is written in this cycle. Call it once a cycle, before ``lines_done`` is read."""
+        """Whether a line is written in this cycle. Call it once a cycle, before the lines are read."""
         self.lines_done += self._written
         self._written = bool(self._writes) and self._writes[0] == cycle
         if self._written:
@@ -455,13 +463,20 @@ class FrameInputModel:
     ----------
     offered : list of int
         By frame that has begun: the cycle from which on it was offered.
+    partial : bool
+        The frame that was taken is still coming in.
+    lines_readable : float
+        Its lines of which columns may be sent; all if it is not ``partial``.
     """
 
-    def __init__(self, offered: Iterator[int], beats: Iterator[int]) -> None:
+    def __init__(self, offered: Iterator[int], beats: Iterator[int], parts: int) -> None:
         self._frames = offered
         self._beats = beats
+        self._parts = parts
         self._next = next(offered, None)
-        self._left = self._complete = self._occupied = 0
+        self._left = self._received = self._complete = self._occupied = 0
+        self.partial = False
+        self.lines_readable = math.inf
         self.offered: list[int] = []
 
     @property
@@ -470,13 +485,19 @@ class FrameInputModel:
         return self._complete > 0
 
     @property
+    def coming(self) -> bool:
+        """Whether there is none, but one that can be taken is coming in."""
+        return self._left > 0 and not self._complete and not self.partial
+
+    @property
     def busy(self) -> bool:
         """Whether a frame is coming in."""
         return self._left > 0
 
     def take(self) -> None:
         """The step of the oldest frame begins."""
-        self._complete -= 1
+        self.partial = not self._complete
+        self._complete -= not self.partial
 
     def release(self) -> None:
         """The columns of the oldest frame are not needed any more."""
@@ -484,17 +505,21 @@ class FrameInputModel:
 
     def step(self, cycle: int, hold: bool) -> bool:
         """One cycle, in which the write port may be taken (``hold``); returns whether a frame completes."""
-        if self._left:
-            self._left -= not hold
+        partial, was_coming = self.partial, self._left > 0
+        self._left -= was_coming and not hold
+        self._received += was_coming and not hold
+        self.lines_readable = self._received // self._parts if partial else math.inf
+        if was_coming:
             if self._left:
                 return False
-            self._complete += 1
+            self._complete += not partial
             self._occupied += 1
+            self.partial = False
             return True
         if self._next is not None and self._next + Fifo.delay <= cycle and self._occupied < 2:
             self.offered.append(self._next)
             self._next = next(self._frames, None)
-            self._left = next(self._beats)
+            self._left, self._received = next(self._beats), 0
         return False
 
 

@@ -349,7 +349,8 @@ class _Walk:
         self.broadcast = BroadcastModel()
         self.assemble = AssembleModel(config)
         self.input = FrameInputModel(offered, (frame_beats(config, plan.instructions[self._model(frame)]["count"]) - 1
-                                               for frame in count()))
+                                               for frame in count()),
+                                     config.groups // config.beat_columns)
         self.output = FrameOutputModel(config)
         self.stream = StreamModel(plan.instructions, config, memory, self._model) if plan.streamed else None
         # The last cycle in which anything moved; the lines that the memory had given by then.
@@ -398,12 +399,13 @@ class _Walk:
         """One cycle."""
         cycle, array, broadcast, assemble = self.cycle, self.array, self.broadcast, self.assemble
         sending, assembling, answering = broadcast.busy, assemble.busy(cycle), self.output.busy
-        ready = self.input.ready
+        ready, coming, partial = self.input.ready, self.input.coming, self.input.partial
         writes = assemble.writes(cycle)
         while self._sending and self._sending[0][0] == cycle:
             array.arrive(self._sending.popleft()[1])
         self._full.append(array.full())
-        cause, counts = broadcast.step(self._full.popleft(), assemble.lines_done)
+        source = self.input if broadcast.of_frame else assemble
+        cause, counts = broadcast.step(self._full.popleft(), source.lines_readable)
         if cause is Activity.EMPTY:
             self._sending.append((cycle + BroadcastModel.delay, counts))
         self._drains.append(assemble.drains(cycle))
@@ -416,7 +418,7 @@ class _Walk:
         complete = self.input.step(cycle, writes)
         if self.stream:
             self._step_stream(self.stream, complete)
-        waits = self._control(sending, assembling, answering, ready, completed)
+        waits = self._control(sending, assembling, answering, ready, coming, partial, completed)
         self.rests = waits is Activity.FRAME and self._sent == completed and not (assembling or answering)
         self._status.append(waits if cause is None else cause)
         self._watch(cause, assembling or answering or self.input.busy)
@@ -446,14 +448,14 @@ class _Walk:
         self._written.popleft()
         self._written.append(stream.lines)
 
-    def _control(self, sending: bool, assembling: bool, answering: bool, ready: bool,
-                 completed: int) -> Activity:
+    def _control(self, sending: bool, assembling: bool, answering: bool, ready: bool, coming: bool,
+                 partial: bool, completed: int) -> Activity:
         """One cycle of the controller; returns the reason why it starts no operation."""
         instruction = self._plan.instructions[self._counter]
         sent, assembled = self._held
         self._held = answering and not ready, assembling
         if self._multiplying:
-            if not sending:
+            if not sending and not (instruction["release"] and partial):
                 self._multiplying = False
                 if instruction["release"]:
                     self.input.release()
@@ -468,10 +470,14 @@ class _Walk:
             return Activity.START
         match instruction["opcode"]:
             case Opcode.FRAME:
-                return self._frame(instruction["when"] == Take.TRY, ready)
+                return self._frame(instruction["when"] == Take.TRY, ready or coming and bool(instruction.get("follow")))
             case Opcode.MULTIPLY:
-                waits = sent or assembled and not instruction["follow"]
-                return self._multiply(instruction, completed, bool(instruction.get("sent")) and waits)
+                waits = None
+                if instruction["source"] == Source.INPUT:
+                    waits = Activity.START if partial and not instruction["follow"] else None
+                elif instruction.get("sent") and (sent or assembled and not instruction["follow"]):
+                    waits = Activity.OUTPUT
+                return self._multiply(instruction, completed, waits)
             case Opcode.ELEMENTWISE | Opcode.PROJECT:
                 if assembling:
                     return Activity.ASSEMBLE
@@ -532,7 +538,7 @@ class _Walk:
         self._next()
         return Activity.START
 
-    def _multiply(self, instruction: dict[str, Any], completed: int, waits: bool) -> Activity:
+    def _multiply(self, instruction: dict[str, Any], completed: int, waits: Activity | None) -> Activity:
         ahead = bool(instruction.get("sent"))
         kin = instruction.get("kin", Kin.ANY)
         if (skipped(instruction, self._missed, self._stale) or ahead and not self._alone
@@ -542,14 +548,15 @@ class _Walk:
             self._next()
         elif self._sent - completed == MAX_OPERATIONS:
             return Activity.OPERATIONS
-        elif waits:
-            return Activity.OUTPUT
+        elif waits is not None:
+            return waits
         else:
             self._issue()
             operation = self._parts[self._counter]
             self.array.append(operation, self._base(instruction))
             self.broadcast.start(operation, bool(instruction["follow"]) and not (
-                self._several and instruction["source"] == Source.RECURRENT and self._assembled != self._voices[1]))
+                self._several and instruction["source"] == Source.RECURRENT and self._assembled != self._voices[1]),
+                instruction["source"] == Source.INPUT)
             self._made |= ahead
             self._sent += 1
             self._multiplying = True

@@ -8,7 +8,7 @@ from openese.sw.pack.schedule import Schedule
 __all__ = ["page_cycles"]
 
 #: Cycles of AXI4-Lite: a read, a read that waits for its number, a write, and a row of writes beyond one a cycle.
-_READ, _WAIT, _WRITE, _WRITES = 4, 5, 3, 2
+_READ, _WAIT, _WRITE, _WRITES = 4, 5, 4, 3
 
 
 def page_cycles(plan: Schedule) -> tuple[int, int]:
@@ -20,7 +20,7 @@ def page_cycles(plan: Schedule) -> tuple[int, int]:
     read = written = _READ  # of STATUS
     before = 0  # what a selection waits for: a c that is on its way
     for layer in plan.model.layers:
-        for count, delay, after in ((layer.cells, access.cell_delay, access.write_delay + 1),
+        for count, delay, after in ((layer.cells, access.cell_delay, access.write_delay),
                                     (layer.outputs, access.column_delay, 0)):
             read += _WRITE + delay + access.period + 3 + _WAIT + (count - 1) * _READ
             written += _WRITE + before + count + _WRITES

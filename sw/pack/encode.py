@@ -24,9 +24,8 @@ from openese.sw.model.quantized import weight_type
 __all__ = ["EncodeError", "EncodedMatrix", "Entries", "encode", "decode", "entries", "column_order", "order_window"]
 
 
-#: Columns among which `column_order` chooses: for the first slot, how many more for each later slot, and the most.
-ORDER_START = 4
-ORDER_STEP = 8
+#: The least and the most columns among which `column_order` chooses once the PEs are at work.
+ORDER_LEAST = 8
 ORDER_WINDOW = 64
 
 _BLOCK = 1 << 18  # entries encoded or decoded at a time
@@ -35,7 +34,7 @@ _NARROW = 1 << 31  # places that integers of 32 bits can number
 
 def order_window(config: Config) -> int:
     """The most columns of a group among which a machine's order chooses: two rows of Assemble's output."""
-    return min(ORDER_WINDOW, max(ORDER_STEP, 2 * config.row_pes // config.groups))
+    return min(ORDER_WINDOW, max(ORDER_LEAST, 2 * config.row_pes // config.groups))
 
 
 class EncodeError(ValueError):
@@ -111,7 +110,8 @@ def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
 
     It is greedy. Among the ``window`` columns that have waited longest, the next is the one after which the PEs'
     numbers of entries so far differ least (sum of squares). The window keeps the order near the order in which columns
-    are computed. It starts small, so work can begin with the first column.
+    are computed. It begins with two columns: later ones are sent early only if the PEs have work until they are
+    computed, at one column a cycle. A PE has less than the mean; two standard deviations of a count are allowed for.
 
     Parameters
     ----------
@@ -126,13 +126,15 @@ def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
     """
     columns = len(counts)
     excess = counts - counts.mean(axis=1, keepdims=True)
+    work = np.arange(columns) * (counts.mean() if counts.size else 0.0)
+    reaches = 1 + np.maximum(np.arange(columns) + 1, work - 2 * np.sqrt(work)).astype(np.int64)
     norms = (excess * excess).sum(axis=1)
     level = np.zeros(counts.shape[1])
     waiting = np.arange(0)
     following = 0
     order = np.empty(columns, np.int64)
     for position in range(columns):
-        reach = min(columns, position + window, ORDER_START + ORDER_STEP * position)
+        reach = min(columns, position + window, int(reaches[position]))
         waiting = np.append(waiting, np.arange(following, reach))
         following = reach
         best = int(np.argmin(norms[waiting] + 2 * (excess[waiting] @ level)))

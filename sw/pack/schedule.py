@@ -12,12 +12,13 @@ or in a stack the next layer's own y. W_ym starts with the first columns of m, W
 columns fills the time until y arrives. The current step never waits for the next frame.
 
 If the next frame is late, the array multiplies W_r y(t) of all layers before it waits for the frame. Then only W_x is
-left between the frame and its answer. Each layer has accumulators of its own for this. Where they or the program do not
-fit, or would slow the steps, two banks for all layers alternate, and W_r is multiplied after the frame has come.
+left between the frame and its answer, and it follows the beats of the frame. Each layer has accumulators of its own
+for this. Where they or the program do not fit, or would slow the steps, two banks for all layers alternate, and W_r is
+multiplied after the frame has come.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,7 +39,17 @@ __all__ = ["CapacityError", "Operation", "Schedule", "schedule"]
 
 
 class CapacityError(ValueError):
-    """The model does not fit the machine. The message says what is short, by how much, and which preset is enough."""
+    """The model does not fit the machine. The message says what is short, by how much, and which preset is enough.
+
+    Attributes
+    ----------
+    needs : dict
+        By capacity field of the machine, the amount that the model needs; empty where something else is short.
+    """
+
+    def __init__(self, message: str, needs: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.needs = dict(needs or {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +201,7 @@ class _Memory:
                                                                          ("cells", self.config.gru)) if has]
         having = f" with {' and '.join(sets)}" if sets else ""
         advice = f"; preset {' or '.join(fitting)}{having} should hold it" if fitting else "; no preset holds it"
-        raise CapacityError(f"{who} does not fit config {self.config.name!r}: needs {details}{advice}")
+        raise CapacityError(f"{who} does not fit config {self.config.name!r}: needs {details}{advice}", self.needs)
 
     def _scaled(self, preset: Config) -> bool:
         """Whether the model fits a preset, estimated from the numbers of PEs."""
@@ -591,8 +602,10 @@ class _Scheduler:
     def _write_beginning(self, follow: bool) -> int:
         """Write what begins a step if its frame was not there in the step before. Returns its first instruction."""
         begin = len(self._instructions)
-        self._emit(Opcode.FRAME, when=Take.WAIT)
-        if self._layout.ahead:
+        ahead = self._layout.ahead
+        # Products of a frame that breaks off are cleared as those ahead of it are.
+        self._emit(Opcode.FRAME, when=Take.WAIT, follow=int(ahead))
+        if ahead:
             self._emit(Opcode.JUMP, when=When.STALE)
         self._write_first_products(follow)
         return begin
@@ -601,7 +614,9 @@ class _Scheduler:
         """Write the products for a frame that was not there in the step before."""
         parts = self._stored[0]["w_x"]
         for operation in parts:
-            self._multiply(operation, release=operation is parts[-1])
+            # The lines of a second part do not count from the frame's first.
+            follows = self._layout.ahead and operation is parts[0]
+            self._multiply(operation, follow=follows, release=operation is parts[-1])
         if not self._layout.ahead:
             for operation in self._stored[0]["w_r"]:
                 # In a stack the y of the first layer is complete.

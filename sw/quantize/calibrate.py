@@ -30,7 +30,7 @@ SEGMENTS = 16
 #: The most products of one layer on all segments. A layer with more than four million weights has fewer segments.
 SEGMENT_PRODUCTS = 1 << 32
 CLIP_PERCENTILE = 99.0
-_BATCH_NUMBERS = 1 << 24  # numbers in memory for the changes that are measured together
+_BATCH_NUMBERS = 1 << 22  # numbers in memory for the changes that are measured together
 _ROUNDING = 1e-24  # a cost below this share of the power of y is float64's own rounding
 
 

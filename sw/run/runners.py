@@ -95,14 +95,14 @@ class MachineRunner:
             running = np.flatnonzero(counts).tolist()
             machine.set_states(running, [ChannelState(c[running], y[running]) for c, y in integers])
             steps = int(counts.max(initial=0))
-            frames = np.zeros((steps, machine.channels, x.shape[2]), np.int64)
-            frames[:, used], saturated = model.quantize_input(x[:steps, voices])
-            self.input_saturations += saturated
             active = np.zeros((steps, machine.channels), bool)
             active[:, used] = np.arange(steps)[:, None] < counts
             for first in range(0, steps, STEPS):
                 part = slice(first, min(first + STEPS, steps))
-                outputs[part, voices] = model.dequantize_output(machine.run(frames[part], active[part])[:, used])
+                frames = np.zeros((part.stop - part.start, machine.channels, x.shape[2]), np.int64)
+                frames[:, used], saturated = model.quantize_input(x[part, voices])
+                self.input_saturations += saturated
+                outputs[part, voices] = model.dequantize_output(machine.run(frames, active[part])[:, used])
                 self._advance(part.stop - part.start)
             for held, last in zip(integers, machine.get_states(running), strict=True):
                 held.c[running], held.y[running] = last

@@ -133,6 +133,10 @@ class Recorder(Engine):
         waiting.update(ended)
         return y, after
 
+    def called(self, name: str) -> bool:
+        """Whether one part got a sequence."""
+        return bool(self._sequences[name])
+
     def recorded(self, name: str) -> Recorded | None:
         """The input of one part so far, the longest sequences first; None if it was not called.
 

@@ -79,9 +79,10 @@ def why_no_parts(items: Iterable[Item]) -> str:
         if item.detail == "onnxruntime":
             written_out.add(item.kind)
     if written_out >= {"Sigmoid", "Tanh"}:
-        return ("it has no LSTM or GRU operator; an LSTM that an exporter wrote out in single operations "
-                "(nn.LSTMCell, or Masking and unroll=True in TensorFlow) is not recognized: use openese.offload in its "
-                "framework")
+        return ("it has no LSTM or GRU operator; a cell in single operations, also in a Loop or Scan, is not "
+                "recognized (nn.LSTMCell, TensorFlow's Masking or unroll=True, JAX): in PyTorch or Keras use "
+                "openese.offload; of another framework give the weights to openese.Layer (the guide, 'LSTMs and GRUs "
+                "alone', 'From NumPy')")
     return "it has no LSTM or GRU"
 
 

@@ -23,19 +23,29 @@ from numpy.typing import ArrayLike, NDArray
 from openese.output import replacing_folder
 from openese.rtl.config import Config, machine_config
 from openese.sw import files, importers
-from openese.sw.compile import CompiledNetwork, OutputError, Summary, pack, prune, quantize, random_frames
+from openese.sw.compile import (
+    CompiledNetwork,
+    OutputError,
+    QuantizedNetwork,
+    Summary,
+    pack,
+    prune,
+    quantize,
+    random_frames,
+)
 from openese.sw.compile import compile as compile_network
 from openese.sw.importers import ImportRefused
 from openese.sw.model.layers import Model
 from openese.sw.model.network import Network
 from openese.sw.prune import TENSORS, Density, PruneError
+from openese.sw.reference.machine import Reference
 from openese.sw.run.runners import MachineRunner
 from openese.sw.whole import torch_export
 from openese.sw.whole.engine import Engine, Recorder
 from openese.sw.whole.host import Arrays, Host, HostError, why_no_parts
 
-__all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "compile_parts", "differences", "first_calls",
-           "open_host", "original_calls", "prune_parts", "run_calls"]
+__all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "differences", "first_calls", "open_host",
+           "original_calls", "pack_parts", "prune_parts", "quantize_parts", "run_calls"]
 
 #: The module of each kind of host, with a function ``open_file(path, trust, machine)``, and its class.
 _HOSTS = {"onnx": ("openese.sw.whole.onnx_host", "OnnxHost"),
@@ -69,7 +79,7 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class CompiledWhole:
-    """A whole network whose LSTMs are packed for a machine.
+    """A whole network whose LSTMs and GRUs are packed for a machine.
 
     Attributes
     ----------
@@ -345,29 +355,51 @@ def prune_parts(parts: Mapping[str, Network], density: Density, config: Config) 
             if any(layer in density for layer in layers[name]) else part for name, part in parts.items()}
 
 
-def compile_parts(recorder: Recorder, config: Config, tell: Callable[[str], None] = lambda stage: None
-                  ) -> dict[str, CompiledNetwork]:
-    """Quantize and pack the parts of a recorder, on what it recorded; on random numbers where it recorded nothing.
+def quantize_parts(recorder: Recorder, config: Config, tell: Callable[[str], None] = lambda stage: None
+                   ) -> dict[str, QuantizedNetwork]:
+    """Quantize the parts of a recorder on what it recorded; on random numbers where it recorded nothing.
 
     Raises
     ------
-    QuantizeError, CapacityError
+    QuantizeError
         Naming the part.
     """
-    compiled = {}
+    quantized = {}
     for name, part in recorder.parts.items():
         tell(f"{name}: choosing number formats")
         recorded = recorder.recorded(name)
-        try:
+        with _naming(name):
             if recorded is None:
-                quantized = quantize(part, random_frames(part), config)
+                quantized[name] = quantize(part, random_frames(part), config)
             else:
-                quantized = quantize(part, recorded.frames, config, recorded.lengths, recorded.initial)
-            tell(f"{name}: packing")
-            compiled[name] = pack(quantized)
-        except ValueError as error:
-            raise type(error)(str(error) if repr(name) in str(error) else f"{name}: {error}") from error
+                quantized[name] = quantize(part, recorded.frames, config, recorded.lengths, recorded.initial)
+    return quantized
+
+
+def pack_parts(quantized: dict[str, QuantizedNetwork], tell: Callable[[str], None] = lambda stage: None
+               ) -> dict[str, CompiledNetwork]:
+    """Pack the parts of `quantize_parts`. Each is taken out of ``quantized``, which saves memory.
+
+    Raises
+    ------
+    CapacityError
+        Naming the part.
+    """
+    compiled = {}
+    for name in list(quantized):
+        tell(f"{name}: packing")
+        with _naming(name):
+            compiled[name] = pack(quantized.pop(name))
     return compiled
+
+
+@contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """Put the name of a part in front of an error that does not have it."""
+    try:
+        yield
+    except ValueError as error:
+        raise type(error)(str(error) if repr(part) in str(error) else f"{part}: {error}") from error
 
 
 def compile_host(host: Host, machine: str | Config, *, density: Density | None = None,
@@ -405,18 +437,28 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     given: Sequence[Call] = [calibrate] if isinstance(calibrate, (Mapping, np.ndarray)) else calibrate or ()
     calls = [_named(host, call) for call in given]
     carried = _checked_carry(host, carry or {})
+    tell("running the original network")  # first, and dropped, since its weights take much memory
+    wanted = [original_calls(host, call, carried) for call in calls]
+    host.drop_original()
     for number, call in enumerate(calls):
         tell(f"running the network in floating point ({number + 1} of {len(calls)})")
         run_calls(host, call, recorder, carried)
-    tell("running the original network")
-    wanted = [original_calls(host, call, carried) for call in calls]
-    host.drop_original()
-    compiled = CompiledWhole(host, compile_parts(recorder, config, tell), carried)
+    quantized = quantize_parts(recorder, config, tell)
+    guessed = tuple(name for name in parts if not recorder.called(name))
+    del recorder, parts  # frames, and weights before pruning
     tell("measuring the error at the outputs")
-    with compiled.session() as run:
-        found = [run(call) for call in calls]
-    guessed = tuple(name for name in parts if recorder.recorded(name) is None)
-    return CompiledWhole(host, compiled.parts, carried, differences(found, wanted), guessed)
+    measured = differences(_run_quantized(host, quantized, calls, carried), wanted)
+    del wanted
+    return CompiledWhole(host, pack_parts(quantized, tell), carried, measured, guessed)
+
+
+def _run_quantized(host: Host, quantized: Mapping[str, QuantizedNetwork], calls: Sequence[Mapping[str, ArrayLike]],
+                   carry: Mapping[str, str]) -> list[Arrays]:
+    """The outputs of calls on the reference, before anything is packed: images take more memory."""
+    engine = Engine({name: part.network for name, part in quantized.items()},
+                    {name: [MachineRunner(Reference(model, part.config.channels)) for model in part.models]
+                     for name, part in quantized.items()})
+    return [run_calls(host, call, engine, carry) for call in calls]
 
 
 def _named(host: Host, inputs: Call) -> Mapping[str, ArrayLike]:

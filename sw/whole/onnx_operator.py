@@ -185,6 +185,8 @@ class PlainSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if library is not None:
             options.register_custom_ops_library(library)
+        else:  # an original, which few calls run, gives all its memory back when it is dropped
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         try:
             self._session = self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"],
                                                            enable_fallback=0)

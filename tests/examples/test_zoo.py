@@ -152,7 +152,7 @@ def test_a_network_that_spells_its_lstm_out_is_refused():
         openese.offload(path, "demo", calibrate={})
 
 
-@pytest.mark.parametrize("name", ["silero_vad.onnx", "safetensors", "resemblyzer"])
+@pytest.mark.parametrize("name", ["silero_vad.onnx", "safetensors", "resemblyzer", "g2p-en"])
 def test_networks_in_floating_point_are_the_original(name):
     one = exhibit(name)
     examples = one.examples()[2]

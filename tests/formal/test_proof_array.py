@@ -142,20 +142,21 @@ def test_broadcast_activations(h):
     h.cover(sent & (dut.activations[0][0] == 5))
 
 
-@proof("Broadcast", "an operation that follows another one reads no column before it is written; `full` stops it; "
-       "with neither it sends a column a cycle", describe(SMALL, "column_depth", "vector_depth"))
+@proof("Broadcast", "an operation that follows another one, or a frame, reads no column before it is written; `full` "
+       "stops it; with neither it sends a column a cycle", describe(SMALL, "column_depth", "vector_depth"))
 def test_broadcast_waits(h):
     dut = broadcast(h, SMALL)
-    follow, source = instruction(h, dut.start, dut.follow, dut.src_base)
+    follow, of_frame, source = instruction(h, dut.start, dut.follow, dut.of_frame, dut.src_base)
+    told = h.past(Mux(of_frame, dut.lines_received, dut.lines_computed), 2)
     line = (dut.read_line[0] - source)[:len(source)]
     idle = h.waiting(dut.column_valid | ~dut.busy | dut.full | dut.blocked_follow, 7)
     stopped = h.waiting(~dut.full, 7)
     h.prove(
-        implies(dut.read_valid & follow, line < h.past(dut.lines_done)),
+        implies(dut.read_valid & follow, line < told),
         implies(dut.blocked_follow, follow & ~dut.full),
         implies(dut.blocked_full, dut.full),
         implies(stopped > Broadcast.send_delay, ~dut.column_valid),
         idle < Broadcast.delay,
     )
-    h.refute(implies(dut.read_valid, line < h.past(dut.lines_done)), implies(dut.full, ~dut.column_valid))
+    h.refute(implies(dut.read_valid, line < told), implies(dut.full, ~dut.column_valid))
     h.cover(dut.blocked_follow, dut.blocked_full, idle == Broadcast.delay - 1)

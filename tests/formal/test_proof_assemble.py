@@ -115,6 +115,7 @@ class Inside:
         self.places = either(of_y + chosen, of_m + chosen)
         #: Columns on their way to the memory, or still to be chosen.
         self.columns = [*(picking & (index <= line) for line in range(dut.lines)), *after[1:]]
+        self.writing = after[-1]
         self.index_fits = implies(picking, index < dut.lines)
         #: A set bit moves on in every cycle.
         self.way = [*self.places, *after[1:]]
@@ -270,6 +271,9 @@ def writes(h, config):
         implies(dut.write_valid, lines < around.rows * dut.lines),
         implies(around.ended, lines == around.rows * dut.lines),
         implies(around.works, dut.lines_done == lines),
+        implies(around.works, dut.lines_coming == inside.done + inside.writing),
+        implies(around.works & h.past(around.works & ~dut.start),
+                h.past(dut.lines_coming) == lines + dut.write_valid),
         *inside.invariants,
         implies(around.works, inside.done == lines + dut.write_valid),
     )
@@ -279,8 +283,8 @@ def writes(h, config):
 
 DRAINS = ("no row is drained before the operations that fill it are complete; in an instruction, each row of each "
           "phase and gate is drained once, and no other")
-WRITES = ("an instruction writes its lines in order, each once, and counts them; it ends when all are written, and it "
-          "ends: once its sums are complete, less is left to do in every cycle")
+WRITES = ("an instruction writes its lines in order, each once, counts them, and tells them a cycle ahead; it ends "
+          "when all are written, and it ends: once its sums are complete, less is left to do in every cycle")
 
 
 @proof("Assemble", DRAINS, machine(LINES), inductive=True)

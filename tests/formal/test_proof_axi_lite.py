@@ -7,6 +7,8 @@ from openese.rtl.axi import OKAY, SLVERR, AXI4LiteSubordinate
 from tests.formal.engine import implies, proof
 
 ADDRESS_BITS = 6
+#: Word whose writes do not wait.
+STREAMED = 3
 WIDTHS = f"{ADDRESS_BITS} address bits"
 #: Cycles from a request to its response, if nothing holds it up.
 ANSWER = 5
@@ -14,7 +16,7 @@ ANSWER = 5
 
 def subordinate(h):
     """The block, with a manager that keeps the rules."""
-    dut = AXI4LiteSubordinate(ADDRESS_BITS)
+    dut = AXI4LiteSubordinate(ADDRESS_BITS, STREAMED)
     h.add(dut)
     h.assume(*(h.held(channel) for channel in (dut.bus.aw, dut.bus.w, dut.bus.ar)))
     return dut
@@ -45,32 +47,34 @@ def opened(h, channel, response):
 def test_writes(h):
     dut = subordinate(h)
     m, bus = h.m, dut.bus
-    # Follow one of four writes that come one after another, whichever. No more are outstanding.
-    watched = h.constant(2)
+    # Follow one of eight writes that come one after another, whichever. No more are outstanding.
+    watched = h.constant(3)
     addresses, words, responses = (h.count(4, fire(channel)) for channel in (bus.aw, bus.w, bus.b))
     accepted = h.count(4, dut.accepts)
     address, word = Signal(bus.aw.payload.shape()), Signal(bus.w.payload.shape())
-    with m.If(fire(bus.aw) & (addresses[:2] == watched)):
+    with m.If(fire(bus.aw) & (addresses[:3] == watched)):
         m.d.sync += address.eq(bus.aw.payload)
-    with m.If(fire(bus.w) & (words[:2] == watched)):
+    with m.If(fire(bus.w) & (words[:3] == watched)):
         m.d.sync += word.eq(bus.w.payload)
     waiting = [(count - accepted)[:4] for count in (addresses, words)]
     answers = (accepted - responses)[:4]
-    mine = accepted[:2] == watched
+    mine = accepted[:3] == watched
     response = Signal.like(bus.b.payload)
     with m.If(dut.accepts & mine):
         m.d.sync += response.eq(Mux(dut.write & dut.write_known, OKAY, SLVERR))
     h.prove(
-        h.held(bus.b), *(count <= dut.waiting for count in waiting), answers <= dut.waiting,
+        h.held(bus.b), *(count <= dut.waiting + 1 for count in waiting), answers <= dut.waiting,
         implies(dut.write, dut.accepts),
-        implies(dut.accepts, ~dut.write_wait & (waiting[0] != 0) & (waiting[1] != 0)),
+        implies(dut.accepts, ~dut.write_hold & (~dut.write_wait | (dut.write_address == STREAMED))
+                & (waiting[0] != 0) & (waiting[1] != 0)),
         implies(dut.accepts & mine, dut.write == word.strb.all()),
         implies(dut.write & mine, (dut.write_data == word.data) & (dut.write_address == address.addr[2:])),
         bus.b.valid == (answers != 0),
-        implies(bus.b.valid & (responses[:2] == watched), bus.b.payload == response),
+        implies(bus.b.valid & (responses[:3] == watched), bus.b.payload == response),
     )
     h.refute(implies(bus.b.valid, bus.b.payload == OKAY), implies(dut.write, dut.write_address == address.addr[2:]))
-    h.cover(fire(bus.b) & dut.write & mine, bus.b.valid & (bus.b.payload == SLVERR), waiting[0] == 2)
+    h.cover(fire(bus.b) & dut.write & mine, bus.b.valid & (bus.b.payload == SLVERR), waiting[0] == 3,
+            dut.write & dut.write_wait)
 
 
 @proof("AXI4LiteSubordinate", "a read gets one response, which stays until taken, with the value read at its own "
@@ -100,7 +104,7 @@ def test_reads(h):
 def test_answers(h):
     dut = subordinate(h)
     bus = dut.bus
-    unhindered = bus.b.ready & bus.r.ready & ~dut.write_wait & ~dut.read_wait
+    unhindered = bus.b.ready & bus.r.ready & ~dut.write_wait & ~dut.write_hold & ~dut.read_wait
     write = h.waiting(fire(bus.b) | ~(bus.aw.valid & bus.w.valid) | ~unhindered, ANSWER + 1)
     read = h.waiting(fire(bus.r) | ~bus.ar.valid | ~unhindered, ANSWER + 1)
     h.prove(write <= ANSWER, read <= ANSWER)

@@ -88,7 +88,8 @@ def test_order(h):
         implies(dut.assemble & dut.instruction.sent & ~clears, ~dut.output_busy),
         implies(dut.assemble & clears, around.sent == around.done),
         implies(dut.multiply & clearing, ~dut.assemble_busy),
-        implies(dut.frame_take, dut.frame_ready & dut.run),
+        implies(dut.frame_take, (dut.frame_ready | dut.frame_coming) & dut.run),
+        implies(dut.frame_drop, dut.frame_broken), implies(dut.frame_drop | dut.frame_release, ~dut.frame_partial),
         implies(dut.idle, ~dut.assemble_busy & ~dut.output_busy & ~dut.multiply_busy),
     )
     h.refute(around.under_way < MAX_OPERATIONS, implies(dut.assemble_busy, around.owed == 0))
@@ -96,13 +97,15 @@ def test_order(h):
             clearing & dut.multiply)
 
 
-@proof("Controller", "any program: every instruction but a FRAME that waits ends, given that the blocks do: in at most "
-       f"{LONGEST} cycles if every block ends {PACE} cycles after it can, and no c of the host is on its way", MACHINE)
+@proof("Controller", "any program: every instruction but one that waits for a frame ends, given that the blocks do: in "
+       f"at most {LONGEST} cycles if every block ends {PACE} cycles after it can, and no c of the host is on its way",
+       MACHINE)
 def test_ends(h):
     dut = Surroundings(h, prompt=True).dut
     state, = h.inside(dut, "fsm_state")
     # Of the states, two are left only when the instruction ends, the others in the next cycle.
-    stays = h.waiting((state != h.past(state)) | dut.waiting_frame | ~dut.run | dut.state_writing, LONGEST)
+    stays = h.waiting((state != h.past(state)) | dut.waiting_frame | dut.frame_partial | ~dut.run | dut.state_writing,
+                      LONGEST)
     h.prove(stays < LONGEST)
     h.refute(stays < 5)
     h.cover((stays == 3) & dut.assemble)

@@ -66,7 +66,8 @@ MODELS_WIDTHS = describe(MODELS, "channels", "models", "activation_bits", "vecto
 
 INPUT = ("under resets at any time: a frame completes if and only if it has the right length and bank and was seen "
          "whole; a wrong length or bank is reported; at most two frames are held, and none is overwritten before its "
-         "release; each column is written once, to its own place")
+         "release; each column is written once, to its own place; a frame that is taken while it comes in becomes "
+         "complete or broken, and tells no line before it is written")
 
 
 def check_input(h, config):
@@ -88,7 +89,10 @@ def check_input(h, config):
     counts = Array(Signal.like(dut.count) for _ in range(config.models))
     bases = [Signal.like(base) for base in dut.bases]
     held, complete, fill = Signal(2), Signal(2), Signal()
+    claimed, broken = Signal(), Signal()  # the frame that was taken is coming in; it had a wrong length
     right = taken & last & whole & (place == count)
+    wrong = taken & whole & (place != 0) & (place <= count) & (last ^ (place == count))
+    early = dut.take & dut.coming
     foreign = taken & ~last & whole & (place == 0) & (beats.payload.data[BANK_SHIFT:8] != 0)
     if several:
         model = beats.payload.data[MODEL_SHIFT:config.activation_bits]
@@ -107,18 +111,25 @@ def check_input(h, config):
     with m.Elif(foreign):
         m.d.sync += whole.eq(0)
     m.d.sync += [
-        held.eq(held + dut.take - dut.release), complete.eq(complete + dut.complete - dut.take),
+        held.eq(held + (dut.take & ~early) + (dut.complete & (claimed | early)) - dut.release),
+        complete.eq(complete + (dut.complete & ~(claimed | early)) - (dut.take & ~early)),
+        claimed.eq((claimed | early) & ~right & ~wrong),
+        broken.eq((broken & ~dut.drop) | ((claimed | early) & wrong)),
         fill.eq(fill ^ dut.complete)]
     with m.If(aborted):
-        m.d.sync += [formatted.eq(0), formats.eq(0), held.eq(0), complete.eq(0), fill.eq(0),
-                     whole.eq(Mux(taken, last, place == 0))]
+        m.d.sync += [formatted.eq(0), formats.eq(0), held.eq(0), complete.eq(0), fill.eq(0), claimed.eq(0),
+                     broken.eq(0), whole.eq(Mux(taken, last, place == 0))]
     h.assume(
         h.held(beats),
         implies(dut.format, ~formatted & (dut.count != 0) & (dut.count <= 7)),
-        implies(dut.take, dut.ready), implies(dut.release, held != 0))
+        implies(dut.take, (dut.ready | dut.coming) & ~claimed & ~broken), implies(dut.release, held != 0),
+        implies(dut.drop, broken))
     rules = [
         held + complete <= 2,
-        dut.ready == (complete != 0),
+        dut.ready == (complete != 0), dut.partial == claimed, dut.broken == broken,
+        implies(dut.coming, ~dut.ready & ~claimed & whole & (place != 0) & (place <= count)),
+        implies((dut.ready | dut.coming) & ~claimed & ~broken, dut.buffer == fill ^ complete[0]),
+        implies(claimed, dut.lines_done <= place - 1 + dut.write_valid), implies(~claimed, dut.lines_done.all()),
         dut.complete == right,
         implies(dut.write_valid, taken & whole & (held + complete < 2) & ~dut.hold),
         implies(dut.write_valid,
@@ -132,7 +143,8 @@ def check_input(h, config):
     ]
     h.prove(*(implies(~aborted, rule) for rule in rules))
     h.refute(implies(~aborted, ~dut.short), held + complete != 2)
-    h.cover(dut.complete & (complete == 1), dut.long & ~aborted, dut.complete & h.past(aborted, 2 + config.models))
+    h.cover(broken & (complete == 1), early & right, dut.complete & (complete == 1), dut.long & ~aborted,
+            dut.complete & h.past(aborted, 2 + config.models))
 
 
 @proof("FrameInput", INPUT, WIDTHS + ", frames of up to 7 columns")

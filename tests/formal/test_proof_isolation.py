@@ -17,6 +17,8 @@ WIDE = small(channels=2, weight_bits=12, activation_bits=16, cell_bits=24, index
              accumulator_rows=512, row_nonzeros=512)
 #: Two voices and two PE rows take turns in a lane.
 TURNS = small(pes=2, channels=2, slices=1, slice_width=1, cell_rows=16)
+#: The same, of LSTMs and GRUs.
+GRUS = TURNS.replace(cell_bits=24, cells="lstm+gru")
 #: A slice of `ese`.
 LARGE = preset("ese").replace(pes=1, slices=1, slice_width=preset("ese").slice_width)
 SLICE = ("channels", "slice_width", "activation_bits", "cell_bits", "cell_rows")
@@ -101,6 +103,11 @@ ISOLATION = ("isolation: whatever the sums, cell states and flags of other voice
 @proof("Slice", ISOLATION, describe(TURNS, *SLICE))
 def test_slice(h):
     slice_isolation(h, TURNS)
+
+
+@proof("Slice", ISOLATION, "LSTMs and GRUs: " + describe(GRUS, *SLICE))
+def test_slice_of_grus(h):
+    slice_isolation(h, GRUS)
 
 
 @proof("Slice", ISOLATION, "a slice of `ese`: " + describe(LARGE, *SLICE))

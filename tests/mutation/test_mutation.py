@@ -4,6 +4,8 @@
 import re
 
 import pytest
+from amaranth.hdl import ResetInserter, Signal
+from amaranth.sim import Simulator
 
 from openese.rtl.emit import emit
 from openese.rtl.fifo import Fifo
@@ -32,6 +34,27 @@ def test_mutations_of_a_fifo(campaign):
     assert sum(entry["result"] == "killed" for entry in entries) >= 3
     assert campaign.known() == {entry["mutation"]: entry for entry in entries}
     assert scores(entries)["fifo"]["score"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_netlist_has_the_reset_of_its_block(campaign):
+    """That which only this block has."""
+    dut, reset, levels = Fifo(8, 8), Signal(), []
+
+    async def bench(ctx):
+        ctx.set(dut.i_valid, 1)
+        for resets in (0, 0, 1, 0):
+            ctx.set(reset, resets)
+            await ctx.tick()
+            levels.append(ctx.get(dut.level))
+
+    stand_in = campaign.stand_in(0)
+    with stand_in.installed():
+        simulator = Simulator(ResetInserter(reset)(dut))
+        simulator.add_clock(1e-6)
+        simulator.add_testbench(bench)
+        simulator.run()
+    assert (stand_in.used, levels) == (1, [1, 2, 0, 1])
 
 
 def test_a_machine_has_the_mutation(campaign):

@@ -152,18 +152,19 @@ class Drainer:
         return [(row, accumulator[row].tolist()) for row in order]
 
     async def bench(self, ctx):
-        """From the very cycle of ``done``, drain and compare; each row twice."""
+        """From `SpMV.turn_delay` cycles after ``done`` on, drain and compare; each row twice."""
         dut = self.dut
         lasts = np.cumsum([len(job) for job in self.jobs]).tolist()
         pending, due = deque(), deque([None] * SpMV.drain_delay)
+        ready = deque([[] for _ in range(SpMV.turn_delay)])
         while self.drained < len(self.jobs) or any(due):
+            ready.append([])
             if ctx.get(dut.done):
                 self.done += 1
                 if self.done in lasts:
                     rows = self.expected(lasts.index(self.done))
-                    pending.extend(rows)
-                    pending.extend((row, [0] * self.config.channels) for row, _ in rows)
-                    pending.append(None)
+                    ready[-1] = [*rows, *((row, [0] * self.config.channels) for row, _ in rows), None]
+            pending.extend(ready.popleft())
             if pending and pending[0] is None:
                 pending.popleft()
                 self.drained += 1

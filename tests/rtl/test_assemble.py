@@ -14,6 +14,7 @@ from cells import Cells, mask, random_settings, spread
 from openese.rtl.array import PEArray
 from openese.rtl.assemble import Assemble
 from openese.rtl.config import preset
+from openese.rtl.controller import Controller
 from openese.rtl.elementwise import Beat, Kind, Slice, Stages
 from openese.rtl.interfaces import LineWrite
 from openese.rtl.program import Opcode
@@ -190,16 +191,18 @@ class Bench:
                 ctx.set(dut.drained, int.from_bytes(self.rng.bytes(len(dut.drained) // 8), "little"))
 
     async def record(self, ctx):
-        """Writes; ``lines_done`` may count a line from the cycle after its write."""
-        dut, before = self.dut, 0
-        async for _, _, start, valid, line, channels, columns, done in ctx.tick().sample(
+        """Writes; ``lines_done`` may count a line from the cycle after its write, ``lines_coming`` the cycle before."""
+        dut, before, coming = self.dut, 0, 0
+        async for _, _, start, valid, line, channels, columns, done, told in ctx.tick().sample(
                 dut.start, dut.write_valid, dut.write_line, dut.write_channels, dut.write_columns,
-                dut.lines_done):
+                dut.lines_done, dut.lines_coming):
             if self.starts:
                 assert done <= len(self.writes) - before
                 assert done >= len(self.writes) - before - 1
+                assert coming == len(self.writes) - before + valid
+            coming = told
             if start:
-                before = len(self.writes)
+                before, coming = len(self.writes), 0
             if valid:
                 self.writes.append((line, channels, [list(column) for column in columns]))
 
@@ -284,7 +287,8 @@ def test_the_cycles_from_a_sum_to_a_column(name, join, y, m, line, spacing):
     """As docs/explain/timing.md has them."""
     config = preset(name)
     assemble, stages = Assemble(config), Stages.of(config)
-    assert (SpMV.done_delay, SpMV.delay - SpMV.latency, PEArray.join_delay(config)) == (4, 2, join)
+    assert (SpMV.done_delay, SpMV.delay - SpMV.latency, PEArray.join_delay(config)) == (2, 2, join)
+    assert Controller.done_delay + Assemble.turn_delay == SpMV.turn_delay
     assert (stages.y_delay, stages.m_delay, stages.c_delay) == (y, m, 21)
     assert (stages.h_delay, stages.r_delay) == (m + 2, 16)
     assert assemble.write_delay(Kind.PROJECTION) == 1 + PEArray.drain_delay + y + line

@@ -7,6 +7,8 @@ from bench import check_held, generator, get, pause, put, raw, seeds, simulate
 from openese.rtl.axi import OKAY, SLVERR, AXI4LiteSubordinate
 
 WIDTH = 6
+#: A word whose writes do not wait.
+STREAMED = 4
 #: Words that may be written and read.
 WRITABLE = set(range(0, 12, 2))
 READABLE = set(range(0, 12, 3))
@@ -18,8 +20,8 @@ def test_no_output_follows_an_input_in_its_cycle(seed):
     dut = AXI4LiteSubordinate(WIDTH)
     bus = dut.bus
     inputs = [bus.aw.valid, raw(bus.aw.payload), bus.w.valid, raw(bus.w.payload), bus.b.ready, bus.ar.valid,
-              raw(bus.ar.payload), bus.r.ready, dut.write_known, dut.write_wait, dut.read_data, dut.read_known,
-              dut.read_wait]
+              raw(bus.ar.payload), bus.r.ready, dut.write_known, dut.write_wait, dut.write_hold, dut.read_data,
+              dut.read_known, dut.read_wait]
     outputs = [bus.aw.ready, bus.w.ready, bus.b.valid, bus.b.payload, bus.ar.ready, bus.r.valid, raw(bus.r.payload)]
     seen = set()
 
@@ -41,7 +43,7 @@ def test_no_output_follows_an_input_in_its_cycle(seed):
 @pytest.mark.parametrize("wait", [0.0, 0.5])
 def test_reads_and_writes(wait, chance, seed):
     rng = generator(seed)
-    dut = AXI4LiteSubordinate(WIDTH)
+    dut = AXI4LiteSubordinate(WIDTH, STREAMED)
     writes = [(int(rng.integers(16)), int(rng.integers(1 << 32)),
                15 if rng.random() < 0.7 else int(rng.integers(15))) for _ in range(60)]
     reads = rng.integers(0, 16, 60).tolist()
@@ -79,16 +81,19 @@ def test_reads_and_writes(wait, chance, seed):
         count, read, word = 0, False, 0
         while True:
             ctx.set(dut.write_wait, rng.random() < wait)
+            ctx.set(dut.write_hold, rng.random() < wait / 2)
             ctx.set(dut.read_wait, rng.random() < wait)
             ctx.set(dut.read_known, word in READABLE if read else int(rng.integers(2)))
             ctx.set(dut.read_data, word << 16 | count if read else int(rng.integers(1 << 32)))
             count += read
             address = ctx.get(dut.write_address)
             ctx.set(dut.write_known, address in WRITABLE)
-            _, _, write, address, data, known, read, word = await ctx.tick().sample(
-                dut.write, dut.write_address, dut.write_data, dut.write_known, dut.read, dut.read_address)
+            _, _, write, waits, holds, address, data, known, read, word = await ctx.tick().sample(
+                dut.write, dut.write_wait, dut.write_hold, dut.write_address, dut.write_data, dut.write_known, dut.read,
+                dut.read_address)
             if write:
                 assert known == (address in WRITABLE)
+                assert not holds and (not waits or address == STREAMED)
                 written.append((address, data))
 
     simulate(dut, write_addresses, write_data, write_responses, read_addresses, read_data,

@@ -51,6 +51,7 @@ class Bench:
             "order_base": int(rng.integers(0, config.column_depth - count + 1)),
             "src_base": int(rng.integers(0, self.lines)),
             "follow": follow,
+            "of_frame": int(rng.integers(2)) if follow else 0,
             "clear": int(rng.integers(0, 1 << config.channels)),
             "operation": number % 4,
         }
@@ -80,8 +81,7 @@ class Bench:
             self.current = fields
             for name, value in fields.items():
                 ctx.set(getattr(dut, name), value)
-            self.lines_done = 0
-            ctx.set(dut.lines_done, 0)
+            self.tell(ctx, 0)
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)
@@ -89,12 +89,18 @@ class Bench:
                 ctx.set(getattr(dut, name), 0 if value else 1)
             while self.lines_done < self.lines:
                 await pause(ctx, self.rng, self.slow)
-                self.lines_done += 1 if self.slow else self.lines
-                ctx.set(dut.lines_done, self.lines_done)
+                self.tell(ctx, self.lines_done + (1 if self.slow else self.lines))
                 if not ctx.get(dut.busy):
                     break
         while len(self.columns) < len(self.expected) or len(self.activations) < len(self.expected):
             await ctx.tick()
+
+    def tell(self, ctx, lines):
+        """So many lines of the vector that is followed are there; of the other one any number."""
+        sources = [self.dut.lines_computed, self.dut.lines_received]
+        ctx.set(sources[self.current["of_frame"]], lines)
+        ctx.set(sources[not self.current["of_frame"]], int(self.rng.integers(self.lines + 1)))
+        self.lines_done = lines
 
     def expect(self, fields):
         """Columns of an operation."""
@@ -108,12 +114,16 @@ class Bench:
                               None))
 
     async def memory(self, ctx):
-        """`VectorMemory.delay` cycles behind, and nothing that has not been written yet is read."""
+        """`VectorMemory.delay` cycles behind, and nothing is read that was not there two cycles before."""
         dut = self.dut
         late = deque([self.vectors[0].tolist()] * (VectorMemory.delay - 1))
+        told = deque([0] * 2)
         while True:
             current = self.current
-            _, _, valid, lines, done = await ctx.tick().sample(dut.read_valid, dut.read_line, dut.lines_done)
+            _, _, valid, lines, *sources = await ctx.tick().sample(
+                dut.read_valid, dut.read_line, dut.lines_computed, dut.lines_received)
+            told.append(sources[current["of_frame"]] if current else 0)
+            done = told.popleft()
             if valid and current["follow"]:
                 for group in range(self.config.groups):
                     line = (lines[group] - current["src_base"]) % self.lines
@@ -154,17 +164,17 @@ def test_an_operation_that_follows_waits_for_its_lines():
     rng = generator(0)
     bench = Bench(SMALL, rng, 1, slow=0.9)
     bench.order[:, 0] = np.arange(SMALL.column_depth) % 20
-    bench.operations[0].update(count=20, order_base=20, follow=1, src_base=100)
+    bench.operations[0].update(count=20, order_base=20, follow=1, of_frame=1, src_base=100)
     sent, written = [], [0] * 6
 
     async def check(ctx):
         dut = bench.dut
-        async for _, _, valid, done in ctx.tick().sample(dut.read_valid, dut.lines_done):
+        async for _, _, valid, done in ctx.tick().sample(dut.read_valid, dut.lines_received):
             sent.append(valid)
             written.append(done)
-            assert sum(sent) <= done
-            # What was written a cycle before is read; only the first line waits for the start too.
-            assert sum(sent) >= min(written[-2], 20) or not sum(sent)
+            # What is told is read two cycles later, a line a cycle; only the first one waits for the start too.
+            assert sum(sent) <= written[-3]
+            assert sum(sent) >= min(written[-3], 20) or valid or not sum(sent)
 
     simulate(bench.dut, bench.run_operations, limit=5000,
              background=[bench.memory, bench.record, check, bench._watch])
@@ -174,7 +184,7 @@ def test_an_operation_that_follows_waits_for_its_lines():
 
 def test_one_column_a_cycle_after_the_delay():
     bench = Bench(SMALL, generator(0), 1)
-    bench.operations[0].update(count=25, order_base=3, follow=0)
+    bench.operations[0].update(count=25, order_base=3, follow=0, of_frame=0)
     bench.run()
     start, = [cycle for cycle, values in enumerate(bench.seen) if values[0]]
     valid = [values[1] for values in bench.seen[start:]]
@@ -184,7 +194,7 @@ def test_one_column_a_cycle_after_the_delay():
 def test_columns_stop_when_full():
     """After ``full`` at most two columns still come."""
     bench = Bench(SMALL, generator(0), 1)
-    bench.operations[0].update(count=60, order_base=3, follow=0)
+    bench.operations[0].update(count=60, order_base=3, follow=0, of_frame=0)
 
     async def hold(ctx):
         while sum(values[1] for values in bench.seen) < 20:

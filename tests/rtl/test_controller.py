@@ -49,6 +49,7 @@ def random_program(rng, config, length, others=True):
         elif program[place]["opcode"] is Opcode.JUMP:
             target = int(rng.integers(place + 1, max(tries, place + 1) + 1))
             program[place] = {"opcode": Opcode.JUMP, "when": When(int(rng.integers(4))), "src_base": target}
+    program[1]["follow"] = int(rng.integers(2))
     return program
 
 
@@ -74,6 +75,13 @@ class Reference:
         self.taken = 0
         #: The instruction of the last event.
         self.instruction = None
+        #: The FRAME WAIT that took the last frame.
+        self.frame = None
+
+    def drop(self):
+        """The frame breaks off, as the last operation that reads it ends."""
+        assert self.instruction["opcode"] is Opcode.MULTIPLY and self.instruction["release"]
+        self.counter, self.stale, self.made = self.frame, True, True
 
     def next(self, kind):
         """The next event, given that it is of ``kind``: what it must show."""
@@ -101,6 +109,7 @@ class Reference:
                     self.written = False
                 self.voices, self.buffer = self.frames[self.taken], self.taken % 2
                 self.taken += 1
+                self.frame = self.counter - 1
                 if "begin" in self.program[0]:
                     self.back = self.counter
                     self.counter = self.program[self.voices[2]]["early" if kind == "take early" else "begin"]
@@ -163,7 +172,7 @@ class Bench:
         self.program = program
         self.frames = frames
         self.reference = Reference(config, program, frames)
-        self.sent = self.done = self.waited = self.written = 0
+        self.sent = self.done = self.waited = self.written = self.drops = 0
         self.longest = int(rng.integers(1, 25))
 
     def time(self):
@@ -184,10 +193,13 @@ class Bench:
         multiply = assemble = output = 0
         target, queue = None, []
         clearing = took = frame_ready = False
+        partial = broken = 0  # cycles in which the frame that was taken still comes in, and is broken
         idle = [False, False]
         for _ in range(limit):
-            was_ready = frame_ready
-            ready = frame_ready = self.reference.taken < len(self.frames) and rng.random() < 0.3
+            was_ready, was_partial = frame_ready, partial > 0
+            there = self.reference.taken < len(self.frames) and not (partial or broken)
+            ready = frame_ready = there and rng.random() < 0.3
+            coming = there and not ready and rng.random() < 0.3
             runs = rng.random() < 0.9
             ctx.set(dut.run, runs)
             # A write begins while the machine is idle, and takes effect two cycles later.
@@ -196,8 +208,12 @@ class Bench:
             writing = rng.random() < 0.1
             ctx.set(dut.state_writing, writing)
             ctx.set(dut.frame_ready, ready)
+            ctx.set(dut.frame_coming, coming)
+            ctx.set(dut.frame_partial, partial > 0)
+            ctx.set(dut.frame_broken, broken > 0)
+            coming &= ctx.get(dut.instruction.follow)
             if ctx.get(dut.waiting_frame):
-                assert not (ready and runs) and not ctx.get(dut.frame_take)
+                assert not ((ready or coming) and runs) and not ctx.get(dut.frame_take)
                 self.waited += 1
             if self.reference.taken < len(self.frames):
                 active, reset, model = self.frames[self.reference.taken]
@@ -216,9 +232,20 @@ class Bench:
             for kind in ("format", "multiply", "assemble", "output"):
                 if ctx.get(getattr(dut, kind)):
                     self.check(ctx, "clear" if kind == "assemble" and clears else kind)
+            assert not (ctx.get(dut.frame_release) and (partial or broken))
+            if ctx.get(dut.frame_drop):
+                assert broken
+                self.reference.drop()
+                broken, self.drops = 0, self.drops + 1
+            elif broken:
+                broken -= 1
+            elif partial:
+                partial -= 1
+                broken = 0 if partial else int(rng.integers(2)) * 200
             takes = ctx.get(dut.frame_take)
             if takes:
-                assert ready and ctx.get(dut.run)
+                assert (ready or coming and ctx.get(dut.instruction.when) == Take.WAIT) and ctx.get(dut.run)
+                partial = 0 if ready else self.time()
                 self.check(ctx, "take early" if ctx.get(dut.instruction.when) == Take.TRY else "take")
             if written:
                 self.written += 1
@@ -233,6 +260,8 @@ class Bench:
                 if ctx.get(dut.instruction.sent):
                     assert not (output and not was_ready), "y would be sent late"
                     assert ctx.get(dut.instruction.follow) or not assemble, "y is not complete"
+                if ctx.get(dut.instruction.source) == Source.INPUT:
+                    assert ctx.get(dut.instruction.follow) or not was_partial, "x is not complete"
                 multiply = self.time() + 1
                 queue.append(self.slow * self.time())
                 self.sent += 1
@@ -302,6 +331,25 @@ def test_random_programs(seed):
     frames = [(*rng.integers(0, 1 << TINY.channels, 2).tolist(), 0) for _ in range(12)]
     bench = Bench(TINY, rng, program, frames)
     simulate(bench.dut, lambda ctx: bench.run(ctx, 6000), limit=8000)
+
+
+def test_a_frame_that_breaks_off():
+    """The controller goes back to the FRAME, and all that was made for it is stale; a whole one goes on."""
+    rng = generator(0)
+    program = [{"opcode": Opcode.FORMAT}, {"opcode": Opcode.FRAME, "when": Take.WAIT, "follow": 1},
+               {"opcode": Opcode.JUMP, "when": When.STALE, "src_base": 6},
+               {"opcode": Opcode.MULTIPLY, "source": Source.INPUT, "follow": 1},
+               {"opcode": Opcode.MULTIPLY, "source": Source.INPUT, "release": 1},
+               {"opcode": Opcode.JUMP, "src_base": 8},
+               {"opcode": Opcode.CLEAR}, {"opcode": Opcode.JUMP, "src_base": 3},
+               {"opcode": Opcode.ELEMENTWISE}, {"opcode": Opcode.FRAME, "when": Take.TRY},
+               {"opcode": Opcode.MULTIPLY, "sent": 1, "follow": 1}, {"opcode": Opcode.JUMP, "src_base": 1}]
+    layout = Instruction(TINY).members
+    program = [{name: [0] * shape.length if isinstance(shape, ArrayLayout) else 0 for name, shape in layout.items()}
+               | fields for fields in program]
+    bench = Bench(TINY, rng, program, [(3, 0, 0)] * 30)
+    simulate(bench.dut, lambda ctx: bench.run(ctx, 8000), limit=10_000)
+    assert 3 < bench.drops < 25
 
 
 @seeds(3)

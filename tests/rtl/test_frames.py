@@ -144,6 +144,17 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
                 assert len(groups) == config.beat_columns
                 memory[line, groups] = [list(columns[k % config.beat_columns]) for k in groups]
 
+    async def follow(ctx):
+        """No line of a frame that comes in is told before it is written, at the latest in the next cycle."""
+        written = [0]
+        async for _, _, partial, done, valid, line, bank in ctx.tick().sample(
+                dut.partial, dut.lines_done, dut.write_valid, dut.write_line, dut.write_bank):
+            if valid:
+                first = min(bases, key=lambda base: (line - base) % lines)
+                written.append((line - first) % lines + (bank >> config.groups - 1))
+            if partial:
+                assert done <= written[-1]
+
     async def hold(ctx):
         while chance:
             ctx.set(dut.hold, rng.random() < chance / 2)
@@ -151,26 +162,44 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
 
     async def consume(ctx):
         held = deque()
+        early, early_takes = None, [0, 0]  # the voices of a frame that was taken while it came in; whole, broken
         while len(taken) < len(good) or held:
-            take = ctx.get(dut.ready) and len(held) < 2 and rng.random() < 0.5
+            now = ctx.get(dut.buffer), (ctx.get(dut.active), ctx.get(dut.reset),
+                                        ctx.get(dut.bank) if config.banks > 1 else 0,
+                                        ctx.get(dut.model) if config.models > 1 else 0)
+            take, drop = False, ctx.get(dut.broken) and rng.random() < 0.2
             release = bool(held) and rng.random() < 0.1
+            if early:
+                assert not (ctx.get(dut.partial) and ctx.get(dut.broken))
+                if drop or not (ctx.get(dut.partial) or ctx.get(dut.broken)):
+                    early_takes[drop] += 1
+                    if not drop:
+                        taken.append(early[1])
+                        held.append((early[0], good[len(taken) - 1][3]))
+                        assert ctx.get(dut.lines_done) >= -(-len(held[-1][1]) // config.groups)
+                    early = None
+            elif len(held) < 2:
+                take = bool(ctx.get(dut.ready) or ctx.get(dut.coming)) and rng.random() < 0.5
             if take:
-                buffer = ctx.get(dut.buffer)
-                assert buffer == len(taken) % 2
-                taken.append((ctx.get(dut.active), ctx.get(dut.reset), ctx.get(dut.bank) if config.banks > 1 else 0,
-                              ctx.get(dut.model) if config.models > 1 else 0))
-                held.append((buffer, good[len(taken) - 1][3]))
+                assert now[0] == len(taken) % 2
+                if ctx.get(dut.coming):
+                    early = now
+                else:
+                    taken.append(now[1])
+                    held.append((now[0], good[len(taken) - 1][3]))
             if release:
                 buffer, columns = held.popleft()
                 places = bases[buffer] * config.groups + np.arange(len(columns))
                 assert memory.reshape(-1, config.channels)[places].tolist() == columns
             ctx.set(dut.take, take)
+            ctx.set(dut.drop, drop)
             ctx.set(dut.release, release)
             await ctx.tick()
         ctx.set(dut.take, 0)
         ctx.set(dut.release, 0)
+        assert all(early_takes), "some are whole, some are not"
 
-    simulate(dut, source, consume, limit=16000 * config.models, background=[watch, write, hold])
+    simulate(dut, source, consume, limit=16000 * config.models, background=[watch, write, hold, follow])
     assert taken == [(*frame[1:3], *frame[4:]) for frame in good]
     assert sum(values[0] for values in seen) == sum(frame[0] < length(frame) for frame in others)
     assert sum(values[1] for values in seen) == sum(frame[0] > length(frame) for frame in others)

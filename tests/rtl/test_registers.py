@@ -31,7 +31,7 @@ class Registers(Elaboratable):
 
     def __init__(self, config):
         self.config = config
-        self.bus = bus = AXI4LiteSubordinate(12)
+        self.bus = bus = AXI4LiteSubordinate(12, ADDRESS["STATE_DATA"] >> 2)
         self.core, self.loader, self.guard, self.watchdog = Core(config), Loader(config), FrameGuard(config), Watchdog()
         self.reader = StreamReader(config) if config.stream else None
         core, loader, guard, watchdog, reader = self.core, self.loader, self.guard, self.watchdog, self.reader
@@ -49,7 +49,7 @@ class Registers(Elaboratable):
         }
         self.outputs = {
             "write_known": bus.write_known, "read_data": bus.read_data, "read_known": bus.read_known,
-            "read_wait": bus.read_wait, "write_wait": bus.write_wait,
+            "read_wait": bus.read_wait, "write_wait": bus.write_wait, "write_hold": bus.write_hold,
             "core_reset": Signal(init=1), "load": Signal(), "irq": Signal(), "run": core.run,
             "select": Value.cast(core.state_select), "state_write": core.state_write, "state_data": core.state_data,
             "restart": core.state_restart, "wanted": core.state_wanted, "take": core.state_take,
@@ -101,7 +101,7 @@ class Model:
         self.core_reset, self.load, self.usable = 1, 0, 0
         self.resets = [False] * 3
         self.taken = 0
-        self.data = self.loads = self.state_written = self.selected = self.asked = 0
+        self.data = self.loads = self.state_written = self.selected = self.asked = self.take = self.read = 0
         self.before = {"loaded": 0, "refused": 0, "failed": 0, "stalled": 0}
         self.counters, self.counted = dict.fromkeys(COUNTERS, 0), dict.fromkeys(COUNTERS, 0)
 
@@ -113,7 +113,7 @@ class Model:
         return {"core_reset": self.core_reset, "load": self.load, "run": self.run, "select": self.select,
                 "state_write": self.state_written, "word_valid": self.loads,
                 "restart": int(self.selected or not self.usable),
-                "wanted": int(self.asked and self.usable),
+                "wanted": int(self.asked and self.usable), "take": self.take,
                 "irq": int(self.pending & self.enabled != 0), "base": self.base, "model": self.model}
 
     def watched(self, row):
@@ -129,12 +129,11 @@ class Model:
             "clear": int(bool(clears or self.load))}
 
     def of_state(self, row):
-        """What an access has to wait for, and whether a number is taken."""
+        """What an access has to wait for."""
         number = NAMES.get(row["read_address"]) == "STATE_DATA" and self.usable
-        read_wait = number and (self.state_written or self.selected or not row["state_valid"])
-        written_next = NAMES.get(row["write_address"]) == "STATE_DATA"
-        return {"read_wait": int(read_wait), "take": int(row["read"] and number),
-                "write_wait": int(self.asked or not written_next and (self.state_written or row["state_writing"]))}
+        return {"read_wait": int(number and (self.state_written or self.selected or not row["state_valid"])),
+                "write_wait": int(self.state_written or row["state_writing"]),
+                "write_hold": int(row["read_asked"] or self.read)}
 
     def write_known(self, name):
         return self.exists(name) and name in WRITABLE and bool(self.usable or not name.startswith("STATE"))
@@ -192,13 +191,15 @@ class Model:
             else:
                 self.counters[name] += self.counted[name]
                 self.counted[name] = row[f"event_{name}"]
-        of_state = self.of_state(row)
+        waits = self.of_state(row)["read_wait"]
         if write == "STATE_SELECT" and self.usable:
             self.select = data
-        elif self.state_written or of_state["take"]:
+        elif self.state_written or self.take:
             self.select = self.select & ~0xFFFF | self.select + 1 & 0xFFFF
         self.selected = int(write == "STATE_SELECT" and self.usable)
-        self.asked = int(row["read_asked"] and of_state["read_wait"])
+        self.asked = int(row["read_asked"] and waits)
+        self.take = int(row["read"] and read == "STATE_DATA" and self.usable)
+        self.read = row["read_asked"]
         if write == "INTERRUPT_ENABLE":
             self.enabled = data & 0b11111111
         if write == "MODELS":

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verilator warns of nothing in the Verilog of any preset; the largest has the modules of `latency`."""
+"""Verilator warns of nothing in the Verilog of any preset, nor of a machine with GRUs; the largest has the modules of
+`latency`."""
 
 import pytest
+from machines import GRU
 
 from openese.rtl.config import PRESETS
 from openese.sim.lint import lint
@@ -12,3 +14,7 @@ pytestmark = [pytest.mark.sim, pytest.mark.slow]
 @pytest.mark.parametrize("name", sorted(PRESETS, key=lambda name: -PRESETS[name].pes))
 def test_a_preset_is_clean(name):
     lint(name)
+
+
+def test_a_machine_with_grus_is_clean():
+    lint(GRU)

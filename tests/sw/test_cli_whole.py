@@ -152,6 +152,24 @@ def test_density_and_what_reaches_the_lstm(folder, openese):
     assert weights.density == pytest.approx(0.25, abs=0.05)
 
 
+def test_the_estimate_of_a_whole_network(compiled, openese):
+    """Of the file, and of the compiled folder, whose machine it is for."""
+    said = openese("estimate net.onnx --preset tiny --json file.json")
+    assert "places: host" in said and "machine tiny, 4 PEs x 2 channels" in said
+    host = {item["name"]: item["kind"] for item in json.loads(Path("file.json").read_text())["host"]}
+    assert host.keys() >= {"front", "relu", "residual", "head"} and host["relu"] == "Relu"
+    assert "note: the host computes 'net': onnxruntime: all but the machine's parts" in openese(
+        "estimate net --json folder.json")
+    whole = package.CompiledWhole.load("net")
+    load, = next(iter(whole.summaries.values())).loads
+    found = json.loads(Path("folder.json").read_text())
+    assert (found["cycles_per_step"], found["cycles_at_rest"], found["bytes"]) == (
+        load.cycles_per_step, load.cycles_at_rest, load.bytes)
+    assert "goes with a file without a graph" in openese("estimate net.onnx --ignore A", 2)
+    assert "this is compiled or quantized" in openese("estimate net --select lstm", 2)
+    assert "in floating point" not in openese("estimate net.onnx --select lstm --preset tiny")
+
+
 def test_a_network_may_be_verified_shown_and_named_for_its_machine(compiled, openese):
     assert "all CRCs match" in openese("verify net")
     assert "x float32 (steps, voices, 5)" in openese("info net")

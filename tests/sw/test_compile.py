@@ -9,6 +9,7 @@ from test_network import network
 import openese
 from openese.rtl.config import preset
 from openese.sw import compile as pipeline
+from openese.sw.cycles import load as load_module
 from openese.sw.cycles.model import estimate
 from openese.sw.files import FileError, verify_image
 from openese.sw.model.network import Direction, Network, Stage
@@ -233,7 +234,7 @@ def test_more_voices_with_states_of_their_own_than_the_error_is_measured_on():
 
 
 def test_no_cycle_model_for_what_would_take_minutes(compiled, monkeypatch):
-    monkeypatch.setattr(pipeline, "_CYCLE_MODEL_ENTRIES", 10)
+    monkeypatch.setattr(load_module, "_CYCLE_MODEL_ENTRIES", 10)
     load, = openese.CompiledNetwork(compiled.images).summary.loads
     assert (load.cycles_per_step, load.cycles_at_rest) == (None, None) and load.least_cycles > 10
 

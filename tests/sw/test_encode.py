@@ -68,7 +68,7 @@ def test_empty_columns_are_left_out():
 
 
 def test_order_keeps_the_pes_level():
-    """The most that any PE is ahead of the mean shrinks several times."""
+    """The most that any PE is ahead of the mean is less than half, though the first columns keep their order."""
     rng = np.random.default_rng(0)
     counts = np.stack([np.bincount(rng.integers(0, 1024, 1638), minlength=1024) for _ in range(32)], axis=1)
 
@@ -78,7 +78,7 @@ def test_order_keeps_the_pes_level():
 
     order = column_order(counts)
     assert sorted(order.tolist()) == list(range(1024))
-    assert spread(order) < spread(np.arange(1024)) / 3
+    assert spread(order) < spread(np.arange(1024)) / 2
 
 
 def test_columns_stay_in_order_if_they_need_not_balance():

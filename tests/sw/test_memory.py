@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a trained model to its image in little more memory than the model: what lets large ones through."""
 
+import platform
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
+import pytest
 
 from openese.rtl.config import preset
 from openese.sw.model.layers import Layer, Model
@@ -73,3 +77,27 @@ def test_reading_an_image_back_goes_matrix_by_matrix():
     finally:
         tracemalloc.stop()
     assert peak < 8 * sum(layer.w_x.nbytes + layer.w_r.nbytes for layer in model.layers)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to")
+def test_commands_give_freed_matrices_back():
+    """A matrix that was freed below one that stays is not kept by the C library."""
+    program = """
+import os
+
+import numpy as np
+from openese.sw.cli.memory import return_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return os.sysconf("SC_PAGE_SIZE") * int(file.read().split()[1])
+
+return_freed_memory()
+np.ones(3 << 20)  # from then on glibc alone keeps blocks of this size
+before = resident()
+held = [np.ones(2 << 20) for _ in range(4)]
+del held[:3]
+print(resident() - before)
+"""
+    kept = int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+    assert kept < 1.5 * (2 << 20) * 8

@@ -44,14 +44,14 @@ def listing(plan):
 #: By name: a shape, and its programs with W_r ahead of a late frame and without.
 PROGRAMS = {
     "a layer": ((5, 9), """
-        format / frame wait / jump stale / w_x 0.0 always release /
+        format / frame wait follow / jump stale / w_x 0.0 always follow release /
         elementwise masked sent / frame try / w_x 0.0 taken release / output / w_r 0.0 taken follow / jump taken /
         w_r 0.0 always follow sent / jump / clear / w_r 0.0 always / jump""", """
         format / frame wait / w_x 0.0 always release / w_r 0.0 always /
         elementwise masked sent / frame try / w_x 0.0 taken release / output / w_r 0.0 taken follow / jump taken /
         frame wait / w_x 0.0 always release / w_r 0.0 always follow / jump"""),
     "a projection": ((40, (12, 8)), """
-        format / frame wait / jump stale / w_x 0.0 always / w_x 0.1 always release /
+        format / frame wait follow / jump stale / w_x 0.0 always follow / w_x 0.1 always release /
         elementwise / frame try / w_x 0.0 taken / w_ym 0.0 always follow / project masked sent / output /
         w_x 0.1 taken release / w_r 0.0 taken follow / jump taken /
         w_r 0.0 always follow sent / jump / clear / w_r 0.0 always / jump""", """
@@ -60,7 +60,7 @@ PROGRAMS = {
         w_x 0.1 taken release / w_r 0.0 taken follow / jump taken /
         frame wait / w_x 0.0 always / w_x 0.1 always release / w_r 0.0 always follow / jump"""),
     "layers": ((40, 12, 9), """
-        format / frame wait / jump stale / w_x 0.0 always release /
+        format / frame wait follow / jump stale / w_x 0.0 always follow release /
         elementwise masked / w_r 1.0 taken / w_x 1.0 always follow /
         elementwise masked sent / frame try / w_x 0.0 taken release / w_r 0.0 taken / output / jump taken /
         w_r 0.0 always sent / w_r 1.0 always follow sent / jump /
@@ -70,7 +70,7 @@ PROGRAMS = {
         elementwise masked sent / frame try / w_x 0.0 taken release / w_r 0.0 taken / output / jump taken /
         frame wait / w_x 0.0 always release / w_r 0.0 always / jump"""),
     "projections": ((40, (12, 8), 9, (16, 12)), """
-        format / frame wait / jump stale / w_x 0.0 always release /
+        format / frame wait follow / jump stale / w_x 0.0 always follow release /
         elementwise / w_r 1.0 taken / w_ym 0.0 always follow / project masked / w_r 1.1 taken /
         w_x 1.0 always follow /
         elementwise masked / w_r 2.0 taken / w_x 2.0 always follow /
@@ -105,7 +105,7 @@ def test_the_program_keeps_the_array_busy(shape, ahead, plain, config):
     assert listing(plan) == " ".join((plain if config.stream else ahead).split()).split(" / ")
     loop = next(line for line in listing(plan) if line.startswith("elementwise"))
     begin = next(line for line in listing(plan) if line.startswith("w_x"))
-    assert jumps(plan) == ([loop, loop] if config.stream else ["clear", loop, "frame wait", begin])
+    assert jumps(plan) == ([loop, loop] if config.stream else ["clear", loop, "frame wait follow", begin])
     for instruction in plan.instructions:
         lines = operation_of(plan, instruction).encoded.lines if instruction["opcode"] is Opcode.MULTIPLY else None
         assert instruction.get("entry_lines") == (lines if config.stream else None)

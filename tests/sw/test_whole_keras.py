@@ -32,7 +32,7 @@ from openese.sw.whole import keras_layers  # noqa: E402
 from openese.sw.whole.engine import Engine, Recorder, float_runners  # noqa: E402
 from openese.sw.whole.host import HostError  # noqa: E402
 from openese.sw.whole.keras_host import KerasHost  # noqa: E402
-from openese.sw.whole.network import CompiledWhole, compile_host, compile_parts, open_host  # noqa: E402
+from openese.sw.whole.network import CompiledWhole, compile_host, open_host, pack_parts, quantize_parts  # noqa: E402
 from openese.sw.whole.offload import offload  # noqa: E402
 
 SEED = 5
@@ -480,7 +480,7 @@ def test_random_networks(tmp_path):
         counts["networks with GRUs"] += any(
             layer.cell == "gru" for part in machine.parts.values() for layer in part.model.layers)
         if machine.parts:
-            compiled = compile_parts(machine.engine, GRUS)
+            compiled = pack_parts(quantize_parts(machine.engine, GRUS))
             images = {name: part.images[0] for name, part in compiled.items()}
             runners = {name: [MachineRunner(Reference(image.model(), image.config.channels))]
                        for name, image in images.items()}

@@ -1,0 +1,274 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""LUTs and registers of a machine, by a model of each block.
+
+A block's registers and its LUTs of logic are a sum of terms: sizes that follow from the `Config`, times coefficients
+that `openese.sim.synthesis.fit` finds on small machines that Yosys synthesizes. LUTs that are memory follow from the
+memories, but for shift registers, which are terms too. ``logic.json`` has the coefficients, and how far the model was
+from Yosys on machines that were not fitted.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from openese.rtl.assemble import Assemble
+from openese.rtl.config import Config, bits_for
+from openese.rtl.elementwise.settings import Beat, Settings, Stages
+from openese.rtl.frames import beat_bytes
+from openese.rtl.interfaces import Context
+from openese.rtl.loader import Lines
+from openese.rtl.program import Instruction
+from openese.rtl.targets.memories import FAMILIES, memories, ways
+
+__all__ = ["EXACT", "FILE", "FITTED", "Amount", "Block", "blocks", "logic", "taken"]
+
+#: The coefficients.
+FILE = Path(__file__).with_name("logic.json")
+
+#: The resources that are fitted: LUTs, LUTs that are memory, registers. The LUTs of a fit are those that are no memory.
+FITTED = ("LUT", "LUTRAM", "FF")
+
+#: Terms that are numbers of registers or LUTs, and need no coefficient.
+EXACT = ("adders", "choices", "picked", "read", "registers")
+
+_SHIFT_REGISTER = 3  # registers one behind another that Yosys makes one of
+
+
+class Amount(NamedTuple):
+    """A number, and how far such numbers were from Yosys's at most, as a share, on machines that were not fitted."""
+
+    number: float
+    error: float
+
+    @property
+    def least(self) -> float:
+        """The number, less the error."""
+        return self.number if not self.error else int(self.number * (1 - self.error))
+
+    @property
+    def most(self) -> float:
+        """The number and the error."""
+        return self.number if not self.error else ceil(self.number * (1 + self.error))
+
+
+class Block(NamedTuple):
+    """A block of a machine.
+
+    Attributes
+    ----------
+    count : int
+        Instances.
+    terms : dict
+        By resource of `FITTED` and name, the sizes with which an instance grows.
+    memory : int
+        LUTs that an instance's memories take.
+    """
+
+    count: int
+    terms: dict[str, dict[str, float]]
+    memory: int
+
+    def taken(self, coefficients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """What an instance takes of each of `FITTED`."""
+        sums = {resource: sum(self.terms[resource][name] * each
+                              for name, each in coefficients.get(resource, {}).items()) for resource in FITTED}
+        memory = sums["LUTRAM"] + self.memory
+        return {"LUT": sums["LUT"] + memory, "LUTRAM": memory, "FF": sums["FF"]}
+
+
+class _Terms(NamedTuple):
+    """Terms of an instance's LUTs of logic, registers, and shift registers. Each has a constant, too."""
+
+    luts: dict[str, float] = {}
+    registers: dict[str, float] = {}
+    shifts: dict[str, float] = {}
+
+
+def blocks(config: Config, family: str) -> dict[str, Block]:
+    """The blocks of a machine, by the names of `openese.sim.synthesis.estimate.BLOCKS`. A PE has nothing but blocks.
+
+    Parameters
+    ----------
+    config : Config
+    family : str
+        A key of `openese.rtl.targets.memories.FAMILIES`.
+    """
+    found = {**_pe(config, family), **_slice(config, family), **_shared(config, family), **_interface(config)}
+    # StreamFetch keeps little of the program.
+    held = {name: [] if name == "StreamFetch" else [memory.mapped(FAMILIES[family]) for memory in these]
+            for name, these in memories(config).items()}
+    result = {}
+    for name, (count, terms) in found.items():
+        mapped = held.get(name, [])
+        result[name] = Block(count, {
+            "LUT": {"one": 1, **terms.luts, "choices": sum(memory.choices for memory in mapped)},
+            "LUTRAM": {"one": 1, **terms.shifts},
+            "FF": {"one": 1, **terms.registers, "read": sum(memory.registers for memory in mapped)}},
+            sum(memory.luts for memory in mapped))
+    return result
+
+
+def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
+    count, position, entry = config.count_bits, config.position_bits, config.entry_bits
+    row = bits_for(config.accumulator_rows - 1)
+    channels, stream = config.channels, int(config.stream)
+    columns, sums = channels * config.activation_bits, channels * config.accumulator_bits
+    depth = bits_for(config.queue_depth)
+    # The column twice, and the sum before; at the multiplier the column, the product, and the sum after.
+    registers = 2 * columns + sums
+    if not FAMILIES[family].packs:
+        registers += channels * config.operand_bits + 2 * columns + sums
+    found = {
+        "PtrRead": _Terms({"count": count}, {"count": count}),
+        "ActQueue": _Terms({"depth": depth}, {"depth": depth}),
+        "SpmatRead": _Terms(
+            {"position": position, "count": count, "streams": stream, "streamed": stream * position},
+            {"position": position, "count": count, "entry": entry, "streams": stream, "streamed": stream * position},
+            {"streams": stream}),
+        "SpMV": _Terms(
+            {"adders": 0 if FAMILIES[family].packs else sums, "channels": channels, "row": row,
+             "operand": config.operand_bits,
+             # A product of two multipliers, or of one that is too narrow.
+             "split": channels * config.operand_bits * (config.operand_bits > FAMILIES[family].state_bits)},
+            {"registers": registers, "row": row, "operand": config.operand_bits}),
+    }
+    return {name: (config.pes, terms) for name, terms in found.items()}
+
+
+def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
+    width, groups, sums = config.slice_width, config.groups, config.accumulator_bits
+    picks = Stages.of(config).picks
+    near = config.beats // picks
+    # Of a lane and group: the lanes that are picked from, in one stage or two.
+    inputs = FAMILIES[family].lut_inputs
+    choice = near * ways(picks, inputs) + ways(near, inputs)
+    picked = near + (near > 1) if config.beats > 1 or groups == 1 else 0
+    adders = width * (groups - 1) * sums
+    registers = (groups * config.lanes * sums + config.lanes * config.activation_bits
+                 + width * groups * sums * picked + adders)
+    lanes = {"lanes": width, "sums": width * sums, "cells": width * config.cell_bits,
+             "outputs": width * config.activation_bits, "gru": width * config.gru}
+    pes = groups * config.rows_per_slice
+    context = Context(config).size
+    lines = (pes * (config.entry_bits + config.count_bits) + bits_for(config.entry_depth - 1)
+             + bits_for(config.column_depth - 1) + config.parameter_line_bits + bits_for(config.parameter_lines - 1))
+    arrived = (groups * config.channels * config.activation_bits + context + lines + config.cell_bits + width
+               + Beat(config).size)
+    several = int(pes > 1)
+    stream = int(config.stream)
+    found = {
+        "Activation": _Terms({"lanes": width}, {"lanes": width}),
+        "Slice": _Terms(
+            {**lanes, "picked": width * groups * sums * choice, "adders": adders,
+             "flags": width * ways(max(1, config.channels // width), inputs), "channels": config.channels},
+            {**lanes, "registers": registers, "channels": config.channels},
+            {"lanes": width, "outputs": width * config.activation_bits, "gru": width * config.gru}),
+        "Tile": _Terms({"several": several, "joined": several * pes, "streamed": several * stream * pes},
+                       {"registers": arrived, "several": several, "joined": several * pes, "streams": stream,
+                        "streamed": stream * config.position_bits}),
+    }
+    return {name: (config.slices, terms) for name, terms in found.items()}
+
+
+def _shared(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
+    """The blocks that serve all PEs and slices."""
+    channels, groups, width = config.channels, config.groups, config.slice_width
+    columns = groups * channels * config.activation_bits
+    row, line, vector = bits_for(config.accumulator_rows - 1), config.line_bits, bits_for(config.vector_depth)
+    tile_pes, slices, stream = groups * config.rows_per_slice, config.slices, int(config.stream)
+    lanes = slices * width
+    order, context = bits_for(config.column_depth - 1), Context(config).size
+    instruction = Instruction(config).size
+    assemble = Assemble(config)
+    lines, few = assemble.lines, assemble.picks == 1
+    # Registers one behind another, by group and channel; from so many on Yosys makes one shift register of them.
+    chains = [1 + wait for wait in assemble.waits]
+    parts = lines // 4
+    least = _SHIFT_REGISTER if FAMILIES[family].shifts else sum(chains) + 1
+    inputs = FAMILIES[family].lut_inputs
+    counts = {"slices": slices, "counts": slices * bits_for(tile_pes), "lanes": slices * bits_for(width)}
+    found = {
+        "PEArray": _Terms({**counts, "streams": stream * slices, "streamed": stream * slices * bits_for(tile_pes)},
+                          {**counts, "context": context, "streams": stream * slices}),
+        "Assemble": _Terms(
+            {"picked": columns * (ways(lines, inputs) if few else parts * ways(4, inputs) + ways(parts, inputs)),
+             "row": row, "line": line, "channels": channels, "groups": groups, "columns": columns},
+            {"picked": (not few) * columns * parts,
+             "registers": config.activation_bits * sum(chain for chain in chains if chain < least),
+             "settings": Settings(config).size + channels, "row": row, "line": line,
+             "cell row": bits_for(config.cell_rows - 1)},
+            {"registers": config.activation_bits * sum(chain >= least for chain in chains)}),
+        "Broadcast": _Terms({"order": order, "vector": vector, "lines": groups * line},
+                            {"columns": columns, "order": order, "vector": vector, "lines": groups * line}),
+        "Controller": _Terms(
+            {"instruction": instruction, "channels": channels, "banks": config.bank_bits, "streams": stream,
+             "program": bits_for(config.program_depth - 1), "line": line, "row": row},
+            {"instruction": instruction, "channels": channels, "banks": config.bank_bits, "streams": stream,
+             "context": context, "line": line}),
+        "StateAccess": _Terms({"cells": config.cell_bits * ways(lanes, inputs),
+                               "columns": config.activation_bits * ways(groups * channels, inputs), "lanes": lanes,
+                               "channels": channels}, {"cells": config.cell_bits}),
+        "VectorMemory": _Terms({"channels": groups * channels}, {"columns": columns}),
+        "Core": _Terms({"columns": columns, "lines": groups * line, "channels": channels,
+                        "streamed": stream * config.stream_bits, "banks": config.bank_bits}),
+    }
+    if config.stream:
+        found["StreamFetch"] = _Terms()
+    return {name: (1, terms) for name, terms in found.items()}
+
+
+def _interface(config: Config) -> dict[str, tuple[int, _Terms]]:
+    """The blocks between the core and the pins."""
+    channels, groups = config.channels, config.groups
+    line, vector = config.line_bits, bits_for(config.vector_depth)
+    beat = 8 * beat_bytes(config)
+    banks, stream = config.bank_bits, int(config.stream)
+    found = {
+        "FrameInput": _Terms({"channels": channels, "vector": vector, "line": line, "groups": groups, "banks": banks},
+                             {"channels": channels, "vector": vector, "line": line, "banks": banks}),
+        "FrameOutput": _Terms({"beat": beat, "vector": vector, "line": line, "groups": groups,
+                               "parts": beat * (groups // config.beat_columns - 1)},
+                              {"beat": beat, "channels": channels, "vector": vector, "line": line, "banks": banks}),
+        "Loader": _Terms({}, {"line": Lines(config).width}),
+        "AXI4LiteSubordinate": _Terms(),
+        "FrameGuard": _Terms({"beat": beat}),
+        "Watchdog": _Terms(),
+        "Top": _Terms({"beat": beat, "counts": bits_for(config.pes), "streams": stream},
+                      {"counts": bits_for(config.pes), "channels": channels, "streams": stream}),
+    }
+    if config.stream:
+        found["StreamReader"] = _Terms({}, {"line": config.stream_bits})
+    return {name: (1, terms) for name, terms in found.items()}
+
+
+@cache
+def _fitted() -> dict[str, Any]:
+    fitted: dict[str, Any] = json.loads(FILE.read_text())
+    return fitted
+
+
+def taken(config: Config, family: str, coefficients: Mapping[str, Any]) -> dict[str, float]:
+    """What a machine takes of each of `FITTED`, by coefficients of its blocks."""
+    totals = dict.fromkeys(FITTED, 0.0)
+    for name, block in blocks(config, family).items():
+        for resource, each in block.taken(coefficients.get(name, {})).items():
+            totals[resource] += block.count * each
+    return totals
+
+
+def logic(config: Config, family: str) -> dict[str, Amount]:
+    """LUTs, those of them that are memory, and registers of a machine, as Yosys would map them to a family.
+
+    Parameters
+    ----------
+    config : Config
+    family : str
+        A key of `openese.rtl.targets.memories.FAMILIES`.
+    """
+    fitted = _fitted()[family]
+    return {resource: Amount(round(total), fitted["errors"][resource])
+            for resource, total in taken(config, family, fitted["blocks"]).items()}

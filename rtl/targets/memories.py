@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memories of a machine, and how Yosys maps each to block RAMs or to LUTs, by costs that are the same here."""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal, NamedTuple
+
+from openese.rtl.config import Config
+from openese.rtl.frames import beat_bytes
+from openese.rtl.interfaces import MAX_OPERATIONS, Context, Token
+from openese.rtl.program import Instruction
+
+__all__ = ["FAMILIES", "Family", "Mapped", "Memory", "memories", "ways"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """FPGAs with the same memories and multipliers.
+
+    Attributes
+    ----------
+    rams : tuple of (float, int, int, int)
+        Of each size of block RAM: how much it counts, Yosys's cost, address bits at a width of one, and largest width.
+    lut_cost, lut_rows, lut_bits, lut_parts :
+        Yosys's cost of a LUT RAM, its rows and bits, and whether a part of one costs a part.
+    luts : int
+        LUTs that a LUT RAM takes.
+    halves : bool
+        Whether a LUT RAM has twice the bits at half the rows.
+    operand_bits : int
+        Widest operand of a product with an activation that takes one multiplier.
+    state_bits : int
+        Widest operand of a product with a gate or a peephole that takes one multiplier.
+    packs : bool
+        Whether Yosys puts registers and adders into the multipliers.
+    lut_inputs : int
+        Inputs of a LUT.
+    shifts : bool
+        Whether LUTs can be shift registers.
+    """
+
+    rams: tuple[tuple[float, int, int, int], ...]
+    lut_cost: int
+    lut_rows: int
+    lut_bits: int
+    lut_parts: bool
+    luts: int
+    halves: bool
+    operand_bits: int
+    state_bits: int
+    packs: bool = False
+    lut_inputs: int = 6
+    shifts: bool = True
+
+
+FAMILIES = {
+    # RAMB18 and RAMB36; RAM64M8, and DSP48E2 of 27 x 18 bits.
+    "xcu": Family(((0.5, 129, 14, 36), (1, 257, 15, 72)), 16, 64, 7, True, 8, True, 27, 27),
+    # The same block RAMs; RAM64M, and DSP48E1 of 25 x 18 bits.
+    "xc7": Family(((0.5, 129, 14, 36), (1, 257, 15, 72)), 8, 64, 3, True, 4, True, 25, 25, packs=True),
+    # DP16KD; TRELLIS_DPR16X4, and multipliers of 18 x 18 bits.
+    "ecp5": Family(((1, 128, 14, 36),), 4, 16, 4, False, 6, False, 19, 18, lut_inputs=4,
+                   shifts=False),
+}
+
+
+class Mapped(NamedTuple):
+    """What memories take.
+
+    Attributes
+    ----------
+    block_rams : float
+    luts : int
+        LUTs as memory.
+    choices : int
+        LUTs that choose between memories one behind another.
+    registers : int
+        Of the bits that are read, where these are not part of a block RAM.
+    """
+
+    block_rams: float
+    luts: int
+    choices: int
+    registers: int
+
+
+def ways(count: int, inputs: int) -> int:
+    """LUTs of so many inputs, 4 or 6, that choose one of ``count`` bits, as Yosys has them."""
+    if count < 2:
+        return 0
+    if inputs == 4:
+        return ceil(count / 2)
+    return 1 if count <= 4 else count // 2 if count <= 8 else _tree(count)
+
+
+def _tree(count: int) -> int:
+    return 1 if count <= 4 else count // 4 + (count % 4 > 1) + _tree(-(-count // 4))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memories of one kind in an instance of a block.
+
+    Attributes
+    ----------
+    count : int
+        How many there are.
+    depth, width : int
+        Rows, and bits of a row.
+    lanes : int
+        Parts of a row that are written apart.
+    kind : str
+        What the Verilog asks for: ``"block"`` RAM, ``"LUT"`` RAM, or ``"any"``.
+    unread : int
+        Lowest bits that nothing reads. A LUT RAM that has no others is left out.
+    """
+
+    count: int
+    depth: int
+    width: int
+    lanes: int = 1
+    kind: Literal["block", "LUT", "any"] = "any"
+    unread: int = 0
+
+    def mapped(self, family: Family) -> Mapped:
+        """What Yosys makes of it."""
+        # A lane begins at a whole byte of 9 bits.
+        width = self.width if self.lanes == 1 else 9 * ceil(self.width / self.lanes / 9) * self.lanes
+        rams, cost, rows = min((self._row(width, *ram) for ram in family.rams), key=lambda row: row[1])
+        bits = self.width / family.lut_bits
+        in_luts = (family.lut_cost * ceil(self.depth / family.lut_rows) * (bits if family.lut_parts else ceil(bits))
+                   + self._choice(family.lut_rows))
+        if self.kind == "block" or self.kind == "any" and cost <= in_luts:
+            return Mapped(self.count * rams, 0, self._choices(rows, family), 0)
+        return Mapped(0, self.count * self._luts(family), self._choices(family.lut_rows, family),
+                      self.count * self.width * (self.kind == "any"))
+
+    def _choices(self, rows: int, family: Family) -> int:
+        return self.count * self.width * ways(ceil(self.depth / rows), family.lut_inputs)
+
+    def _luts(self, family: Family) -> int:
+        rows, bits = family.lut_rows, family.lut_bits
+        if family.halves and self.depth <= rows // 2:
+            rows, bits = rows // 2, 2 * bits
+        columns = ceil(self.width / self.lanes / bits) - self.unread // bits
+        return family.luts * ceil(self.depth / rows) * self.lanes * columns
+
+    def _row(self, width: int, taken: float, cost: int, address_bits: int, widest: int) -> tuple[float, float, int]:
+        """Block RAMs, cost and rows of each, where all are used in the cheapest of their shapes."""
+        shapes = []
+        for step, bits in enumerate((1, 2, 4, 9, 18, 36, 72)):
+            if bits <= widest:
+                rows = 1 << (address_bits - step)
+                number = ceil(width / bits) * ceil(self.depth / rows)
+                shapes.append((number * taken, number * cost + self._choice(rows), rows))
+        return min(shapes, key=lambda shape: shape[1])
+
+    def _choice(self, rows: int) -> float:
+        """Cost of choosing among memories of so many rows each."""
+        return 0.5 * (ceil(self.depth / rows) - 1) * self.width
+
+
+def memories(config: Config) -> dict[str, list[Memory]]:
+    """The memories of one instance of each block, by the block's name; those of a few rows only if their width depends
+    on the machine."""
+    def memory(depth: int, width: int, lanes: int = 1, count: int = 1) -> Memory:
+        return Memory(count, depth, width, lanes, "block" if depth >= 512 else "any")
+
+    def in_luts(depth: int, width: int, count: int = 1) -> Memory:
+        return Memory(count, depth, width, kind="LUT")
+
+    groups, width = config.groups, config.slice_width
+    column = config.channels * config.activation_bits
+    beat_bits = (config.beats - 1).bit_length()
+    # SpmatRead keeps the lines of an operation's weights, which come first in its context.
+    lines = config.position_bits * (1 + config.stream)
+    program = Memory(1, config.program_depth, Instruction(config).size)
+    beat = 8 * beat_bytes(config)
+    found = {
+        "PtrRead": [memory(config.column_depth, config.count_bits)],
+        "ActQueue": [in_luts(config.queue_depth, Token(config).size), in_luts(config.queue_depth, column)],
+        "SpmatRead": [memory(config.entry_depth, config.entry_bits), in_luts(MAX_OPERATIONS, config.position_bits)],
+        "SpMV": [memory(config.accumulator_rows, config.accumulator_bits * config.channels),
+                 Memory(1, MAX_OPERATIONS, Context(config).size, kind="LUT", unread=lines)],
+        # Two banks with a read port for each lane. One of a block RAM's two ports writes, and reads for the first lane.
+        "Activation": [memory(1 << config.table_index_bits, config.table_bits, count=2 * max(1, width - 1))],
+        "Slice": [
+            memory(config.banks * config.cell_rows * config.beats, config.cell_bits * width, width),
+            Memory(1, config.parameter_lines, config.parameter_line_bits),
+            # g and tanh(c), the old c, i . g, and the sums of a row's phases.
+            in_luts(2 << beat_bits, (config.table_bits + 3) * width),
+            in_luts(1 << max(4, beat_bits), config.cell_bits * width),
+            in_luts(max(2, 1 << beat_bits), (config.cell_bits + 3) * width),
+            *([in_luts(config.beats, config.accumulator_bits, width)] if config.beats > 1 else [])],
+        "Broadcast": [memory(config.column_depth, config.line_bits * groups)],
+        "Controller": [program],
+        "VectorMemory": [memory(config.vector_depth // groups, column, config.channels, groups)],
+        "FrameGuard": [in_luts(8, beat + 2)],
+        "Top": [in_luts(2, beat + 1)],
+    }
+    if config.stream:
+        found["StreamFetch"] = [program]
+    return found
