@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenESE: sparse LSTMs on FPGAs, from a trained network to the hardware that runs it.
+"""OpenESE: sparse LSTMs and GRUs on FPGAs, from a trained network to the hardware that runs it.
 
 A *machine* is hardware of fixed capacity: so many processing elements (PEs), so many channels, memories of such a
 depth. A `Config` describes one, and emits its Verilog. A *preset* is a machine with a name, such as ``"demo"``.

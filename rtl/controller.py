@@ -405,8 +405,11 @@ class Controller(wiring.Component):
         current = reader.instruction
         waits = ((current.sent & (state.sending | (state.assembling & ~current.follow)))
                  | ((current.source == Source.INPUT) & self.frame_partial & ~current.follow))
-        with m.If(reader.skips(state.missed, state.stale) | (current.sent & ~state.alone)):
-            reader.advance(m)
+        skips = reader.skips(state.missed, state.stale) | (current.sent & ~state.alone)
+        if self._config.models > 1:
+            skips |= ~reader.kin(state.alone)
+        with m.If(skips):
+            reader.end_multiply(m)
         with m.Elif(state.room & ~waits):
             with m.If(current.sent):
                 m.d.sync += state.made.eq(1)

@@ -35,7 +35,7 @@ from amaranth.lib import data
 
 from openese.rtl.config import Config, bits_for
 
-__all__ = ["Opcode", "Take", "When", "Source", "Instruction", "GATES", "ROUTINES"]
+__all__ = ["Opcode", "Take", "When", "Source", "Instruction", "Kin", "GATES", "ROUTINES"]
 
 GATES = ("i", "f", "g", "o")
 
@@ -78,6 +78,17 @@ class When(enum.IntEnum):
     TAKEN = 1
     MISSED = 2
     STALE = 3
+
+
+class Kin(enum.IntEnum):
+    """``kin`` of a MULTIPLY: for any frame, or only for one whose model and bank are those of the frame before
+    (``SAME``), or are not (``OTHER``). The y of other voices is complete before the step before ends. For resident
+    weights alone: `StreamFetch` does not look at it.
+    """
+
+    ANY = 0
+    SAME = 1
+    OTHER = 2
 
 
 class Source(enum.IntEnum):
@@ -162,6 +173,8 @@ class Instruction(data.StructLayout):
                 # MULTIPLY: go back behind the FRAME TRY. JUMP: go on with the late routine of the frame's model.
                 # CLEAR: wait for nothing if there is nothing to clear.
                 "turn": 1,
+                # MULTIPLY: `Kin`.
+                "kin": 2,
             } if config.models > 1 else {}),
         })
         self.words = -(-Shape.cast(self).width // 32)

@@ -6,7 +6,7 @@ from amaranth.lib import memory
 
 from openese.rtl.config import bits_for
 from openese.rtl.interfaces import LineWrite
-from openese.rtl.program import ROUTINES, Instruction, When
+from openese.rtl.program import ROUTINES, Instruction, Kin, When
 
 __all__ = ["ProgramReader", "program_line"]
 
@@ -89,6 +89,11 @@ class ProgramReader:
         """A FRAME takes a frame of ``model``: go on with its early routine, or at the beginning of its program."""
         m.d.sync += self._back.eq(self.counter + 1)
         self.jump(m, Mux(early, Array(self._routines["early"])[model], Array(self._routines["begin"])[model]))
+
+    def kin(self, alone):
+        """Whether a MULTIPLY is for the last frame, given whether that has the model and bank of the frame before."""
+        kin = self.instruction.kin
+        return ~((kin == Kin.SAME) & ~alone) & ~((kin == Kin.OTHER) & alone)
 
     def end_multiply(self, m: Module):
         """Go on behind a MULTIPLY, which may be the end of an early routine."""

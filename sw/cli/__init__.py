@@ -34,18 +34,18 @@ def openese(debug: bool) -> None:
     """Take a trained network to the OpenESE machine, and run it there.
 
     \b
-    A whole network, whose LSTMs the machine computes:
+    A whole network, whose LSTMs and GRUs the machine computes:
       openese import net.onnx --list
       openese compile net.onnx --preset demo --density 0.1 --calibrate inputs.npz -o net
       openese run net inputs.npz -o out.npz --against net.onnx
 
     \b
-    LSTMs alone:
+    LSTMs and GRUs alone:
       openese compile net.pt --preset demo --density 0.1 --calibrate speech.npy -o net.img
       openese run net.img speech.npy -o out.npy
 
     \b
-    LSTMs alone, step by step:
+    LSTMs and GRUs alone, step by step:
       openese import net.pt -o net.npz
       openese prune net.npz --preset demo --density 0.1 -o sparse.npz
       openese quantize sparse.npz --preset demo --calibrate speech.npy -o quantized.npz

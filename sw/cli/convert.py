@@ -51,7 +51,7 @@ __all__ = ["compile_", "import_", "pack", "prune", "quantize"]
 @trust_option
 def import_(file: Path, output: Path | None, select: str | None, ignore: Sequence[str], only_list: bool,
             trust: bool) -> None:
-    """Read trained LSTMs alone from FILE, or list what is in it.
+    """Read trained LSTMs and GRUs alone from FILE, or list what is in it.
 
     FILE is of PyTorch, ONNX, Keras, safetensors or NumPy. `openese compile` takes a whole network.
 
@@ -191,8 +191,8 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
              config: Config, calibrate: Sequence[Path], carry: Sequence[str], trust: bool) -> None:
     """Prune, quantize and pack the network in FILE.
 
-    A file with a graph (ONNX, Keras) becomes a whole network: the machine computes the LSTMs, the network's own
-    runtime computes the rest. Other files hold LSTMs alone.
+    A file with a graph (ONNX, Keras) becomes a whole network: the machine computes the LSTMs and GRUs, the
+    network's own runtime computes the rest. Other files hold LSTMs and GRUs alone.
 
     \b
     Examples:

@@ -78,7 +78,7 @@ def notes(network: Network) -> None:
 def entries(listed: Sequence[Entry]) -> None:
     """The parts of a file that can be selected."""
     if not listed:
-        line("nothing that looks like an LSTM")
+        line("nothing that looks like an LSTM or GRU")
         return
     _table(["name ", "kind ", "contents "], [(entry.name, entry.kind, _contents(entry)) for entry in listed])
 

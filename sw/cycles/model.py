@@ -23,7 +23,7 @@ from openese.rtl.array import PEArray
 from openese.rtl.controller import Controller
 from openese.rtl.frames import frame_beats
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS
-from openese.rtl.program import Opcode, Source, Take
+from openese.rtl.program import Kin, Opcode, Source, Take
 from openese.rtl.spmat_read import SpmatRead
 from openese.rtl.spmv import SpMV
 from openese.rtl.weight_stream import StreamFetch, StreamReader
@@ -540,7 +540,11 @@ class _Walk:
 
     def _multiply(self, instruction: dict[str, Any], completed: int, waits: Activity | None) -> Activity:
         ahead = bool(instruction.get("sent"))
-        if skipped(instruction, self._missed, self._stale) or ahead and not self._alone:
+        kin = instruction.get("kin", Kin.ANY)
+        if (skipped(instruction, self._missed, self._stale) or ahead and not self._alone
+                or kin == (Kin.OTHER if self._alone else Kin.SAME)):
+            if instruction.get("turn"):
+                self._counter = self._back - 1
             self._next()
         elif self._sent - completed == MAX_OPERATIONS:
             return Activity.OPERATIONS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import trained LSTMs: one module for each kind of file, behind one interface.
+"""Import trained LSTMs and GRUs: one module for each kind of file, behind one interface.
 
 >>> from openese.sw import importers
 >>> importers.entries("model.onnx")            # the layers in the file
@@ -74,7 +74,7 @@ def load(path: str | os.PathLike[str], select: str | Sequence[str] | None = None
     path : path
     select : str or sequence of str, optional
         Names of `entries`, as a sequence or as one string with commas; several are stacked in this order.
-        You do not need it if the file has one LSTM, or one chain of LSTMs and linear layers.
+        You do not need it if the file has one LSTM or GRU, or one chain of them and linear layers.
     ignore : str or sequence of str
         Tensors or modules of a file without a graph that have no effect. Without it, a tensor that is not understood
         is refused. Each must be needed.

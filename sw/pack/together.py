@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from openese.rtl.config import Config
-from openese.rtl.program import Opcode, Take, When
+from openese.rtl.program import Kin, Opcode, Source, Take, When
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.schedule import (
+    PHASES,
     SLOWER,
     CapacityError,
     Schedule,
@@ -58,9 +59,29 @@ class _Member(_Scheduler):
                  memory: _Memory) -> None:
         super().__init__(models[number], memory.config, encoder, streamed, memory)
         self._number = number
+        self._others = [model for model in models if model is not models[number]]
         # The step before may be of any model.
         self._projected = max(0 if model.layers[-1].w_ym is None else _rows(model.outputs, memory.config)
                               for model in models)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether W_r y is multiplied early for a frame of other voices than the frame before.
+
+        It fills the time of another model's cells that W_x leaves, but not that of the model's projection.
+        """
+        if self._streamed or len(self._places) > 1:
+            return False
+        config, lines = self._config, self._config.row_pes // self._config.groups
+        early, *tail = (float(operation.encoded.lengths.mean()) for operation in self._stored[0]["w_x"])
+        uncovered = max(0.0, (PHASES + 1) * config.beats + 60 - sum(tail))
+        gain = 0.0
+        for model in self._others:
+            if model.layers[-1].w_ym is not None:
+                cells = _rows(model.layers[-1].cells, config) * max(5 * config.beats, lines)
+                projection = (_rows(model.outputs, config) - 1) * max(config.beats, lines)
+                gain += max(0.0, cells - early) - projection - uncovered
+        return gain > 0
 
     def _projected_before(self, number: int) -> int:
         return super()._projected_before(number) if number else self._projected
@@ -131,6 +152,10 @@ class _Member(_Scheduler):
         self._instructions.append(to_loop)
         late = self._here
         super()._write_late(0, When.ALWAYS)
+        if self._apart:
+            for instruction in self._instructions[late - first:]:
+                if instruction["source"] == Source.RECURRENT:
+                    instruction["kin"] = Kin.SAME
         to_loop["src_base"] = self._here
         for number in range(len(self._model.layers)):
             self._write_layer(number)
@@ -145,6 +170,10 @@ class _Member(_Scheduler):
             self._emit(Opcode.JUMP, src_base=begin + 1)
         early = self._here
         super()._write_early(0, When.ALWAYS)
+        if self._apart:
+            for operation in self._stored[0]["w_r"]:
+                self._multiply(operation)
+                self._instructions[-1]["kin"] = Kin.OTHER
         self._instructions[-1]["turn"] = 1
         return {"begin": begin, "early": early, "late": late}
 

@@ -79,7 +79,7 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class CompiledWhole:
-    """A whole network whose LSTMs are packed for a machine.
+    """A whole network whose LSTMs and GRUs are packed for a machine.
 
     Attributes
     ----------

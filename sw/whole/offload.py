@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live networks on a machine: the LSTMs of a PyTorch or Keras network, or of an ONNX file, computed by a machine.
+"""Live networks on a machine: the LSTMs and GRUs of a PyTorch or Keras network, or of an ONNX file, on a machine.
 
 >>> network = openese.offload(net, "ese", calibrate=frames, density=0.2)
 >>> accuracy = evaluate(network, loader)                     # your own loop, on the machine's integers
 >>> print(network.report)
 
-A framework gives `Taken`: a copy of the network with a layer that asks a `Switch` in place of every LSTM. The layers
-record their inputs in floating point first, and then compute on the machine.
+A framework gives `Taken`: a copy of the network with a layer that asks a `Switch` in place of every LSTM or GRU. The
+layers record their inputs in floating point first, and then compute on the machine.
 """
 
 import os
@@ -107,12 +107,12 @@ class Switch(Engine):
 
 @dataclass
 class Taken:
-    """A network whose LSTMs are taken out.
+    """A network whose LSTMs and GRUs are taken out.
 
     Attributes
     ----------
     network : object
-        A copy of the user's network, with a layer that calls a `Switch` in place of every LSTM.
+        A copy of the user's network, with a layer that calls a `Switch` in place of every LSTM or GRU.
     parts : dict of str to `Network`
         In floating point, by the names that the layers call.
     items : list of `Item`
@@ -135,7 +135,7 @@ class Taken:
 
 @dataclass(eq=False)
 class Offloaded:
-    """A network whose LSTMs a machine computes. It answers to all that the network itself answers to.
+    """A network whose LSTMs and GRUs a machine computes. It answers to all that the network itself answers to.
 
     Close it, or use it as a context manager, to end the simulators of ``backend="sim"``. They also end with
     ``network``.
@@ -204,7 +204,7 @@ class Offloaded:
 
 def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Density | None = None,
             backend: str = "reference", carry: Mapping[str, str] | None = None) -> Offloaded:
-    """Let a machine compute the LSTMs of a network; all else stays in its framework.
+    """Let a machine compute the LSTMs and GRUs of a network; all else stays in its framework.
 
     The network itself does not change. What comes back behaves as the network, so that your own evaluation tells the
     accuracy on the machine. Layers that the machine cannot compute stay in the framework, and the ``report`` names
@@ -213,8 +213,8 @@ def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Dens
     Parameters
     ----------
     module : torch.nn.Module, keras.Model, or path
-        A PyTorch network is copied and set to evaluation mode. Its ``nn.LSTM``, ``nn.LSTMCell`` and `LSTMP` layers
-        compute on the machine, without gradients. A Keras network is copied, and its layers with LSTM cells compute on
+        A PyTorch network is copied and set to evaluation mode. Its ``nn.LSTM``, ``nn.GRU``, their cells and `LSTMP`
+        compute on the machine, without gradients. A Keras network is copied, and its layers with such cells compute on
         the machine. For an ONNX file the result has ``run``, ``get_inputs`` and ``get_outputs`` of onnxruntime's
         ``InferenceSession``.
     machine : str or `Config`
@@ -250,7 +250,7 @@ def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Dens
     unused = [name for name in parts if not recorder.called(name)]
     if unused:
         warnings.warn(f"calibrate never calls {', '.join(unused)}: number formats there are a guess; give inputs that "
-                      f"use every LSTM", stacklevel=2)
+                      f"use all of them", stacklevel=2)
     compiled = {} if backend == "float" else pack_parts(quantize_parts(recorder, config))
     switch.compute(parts, compiled, backend)
     return Offloaded(taken.network, config, backend, parts, compiled, tuple(taken.items), switch.close)
@@ -319,7 +319,7 @@ def _recorded(taken: Taken, switch: Switch, calibrate: Any, density: Density | N
         if not taken.settle():
             return parts, recorder
         _check_parts(taken)
-    raise HostError("the weights of an LSTM change from call to call, so no image can hold them")
+    raise HostError("the weights of a layer change from call to call, so no image can hold them")
 
 
 def _check_parts(taken: Taken) -> None:

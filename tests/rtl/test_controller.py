@@ -10,7 +10,7 @@ from models import random_quantized
 
 from openese.rtl.controller import Controller
 from openese.rtl.interfaces import MAX_OPERATIONS
-from openese.rtl.program import Instruction, Opcode, Source, Take, When
+from openese.rtl.program import Instruction, Kin, Opcode, Source, Take, When
 from openese.sw.pack.together import schedule_all
 
 #: Holds three models.
@@ -115,7 +115,10 @@ class Reference:
                     self.counter = self.program[self.voices[2]]["early" if kind == "take early" else "begin"]
                 return kind, None
             elif opcode is Opcode.MULTIPLY:
-                if self.skips(instruction) or (instruction.get("sent") and not self.alone):
+                kin = instruction.get("kin", Kin.ANY)
+                if (self.skips(instruction) or (instruction.get("sent") and not self.alone)
+                        or kin == (Kin.OTHER if self.alone else Kin.SAME)):
+                    self.counter = self.back if instruction.get("turn") else self.counter
                     continue
                 self.made |= bool(instruction.get("sent"))
                 self.counter = self.back if instruction.get("turn") else self.counter

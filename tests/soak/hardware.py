@@ -165,7 +165,7 @@ def wrong_frame(rng, both, done):
     known = bank < both.device.banks
     beats = int(rng.choice([n for n in range(1, right + 9) if n != right or not known]))
     words = rng.integers(-128, 128, (beats, config.beat_columns * config.channels))
-    words[0, 0] = words[0, 0] & ~(63 << BANK_SHIFT) | bank << BANK_SHIFT
+    words[0, 0] = words[0, 0] & 3 | bank << BANK_SHIFT  # of the first model
     last = np.zeros(beats, np.uint8)
     last[-1] = 1
     link = both.link

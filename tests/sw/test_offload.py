@@ -299,7 +299,7 @@ def test_weights_that_never_stay_are_refused():
             self.lstm.weight_hh_l0 = self.raw + torch.randn_like(self.raw)
             return self.lstm(x)[0]
 
-    with pytest.raises(HostError, match="the weights of an LSTM change from call to call"):
+    with pytest.raises(HostError, match="the weights of a layer change from call to call"):
         openese.offload(Noisy(nn.LSTM(6, 9)), "demo", calibrate=torch.randn(7, 3, 6))
 
 
