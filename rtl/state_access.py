@@ -77,6 +77,8 @@ class StateAccess(wiring.Component):
         Cycles from a number that is read to the next.
     queue_depth : int
         Numbers that are read ahead.
+    posted_depth : int
+        Numbers that may be posted: a power of two of at least `write_delay`.
 
     Members
     -------
@@ -110,6 +112,7 @@ class StateAccess(wiring.Component):
         stages = Stages.of(config)
         self.cell_delay = Assemble.control_delay + PEArray.input_delay + stages.cells_delay
         self.write_delay = Assemble.control_delay + stages.cell_write_delay
+        self.posted_depth = 1 << (self.write_delay - 1).bit_length()
         super().__init__({
             **StatePort().flip().ports(),
             "cell_row": Out(bits_for(config.cell_rows - 1)),
@@ -162,7 +165,7 @@ class StateAccess(wiring.Component):
         config = self._config
         port = self._port(self.select.index)
         shape = data.StructLayout({"data": signed(config.cell_bits), "port": len(port)})
-        m.submodules.posted = posted = Fifo(shape, 1 << (self.write_delay - 1).bit_length())
+        m.submodules.posted = posted = Fifo(shape, self.posted_depth)
         begins = Signal()
         due = Signal(self.write_delay - 1)
         # Cycles until the last c is in its memory, two from ``cell_write``.

@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """The memories of a machine, and how Yosys maps each to block RAMs or to LUTs, by costs that are the same here."""
 
@@ -9,6 +10,7 @@ from openese.rtl.config import Config
 from openese.rtl.frames import beat_bytes
 from openese.rtl.interfaces import MAX_OPERATIONS, Context, Token
 from openese.rtl.program import Instruction
+from openese.rtl.state_access import StateAccess
 
 __all__ = ["FAMILIES", "Family", "Mapped", "Memory", "memories", "ways"]
 
@@ -195,6 +197,10 @@ def memories(config: Config) -> dict[str, list[Memory]]:
         "Broadcast": [memory(config.column_depth, config.line_bits * groups)],
         "Controller": [program],
         "VectorMemory": [memory(config.vector_depth // groups, column, config.channels, groups)],
+        # Numbers read ahead, and posted ones with their slice and lane.
+        "StateAccess": [in_luts(StateAccess.queue_depth, 32),
+                        in_luts(StateAccess(config).posted_depth,
+                                config.cell_bits + (config.slices * width - 1).bit_length())],
         "FrameGuard": [in_luts(8, beat + 2)],
         "Top": [in_luts(2, beat + 1)],
     }
