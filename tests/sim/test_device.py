@@ -368,12 +368,13 @@ def test_a_frame_comes_while_a_state_is_read(name):
         states = [getattr(both.reference.get_state(3)[0], name)]
         link.write(ADDRESS["STATE_SELECT"], word)
         x = both.frames(1)
-        link.send_frames([[1 | 1 << BANK_SHIFT, 1]], x.transpose(0, 2, 1))
-        link.clock(delay)
         both.reference.step(x[0], np.ones(2, bool), bank=1)
         states.append(getattr(both.reference.get_state(3)[0], name))
         before = 0
         for index in range(count):
+            if index == delay:
+                link.send_frames([[1 | 1 << BANK_SHIFT, 1]], x.transpose(0, 2, 1))
+                link.clock(delay // 3)
             while True:
                 try:
                     value = link.read(ADDRESS["STATE_DATA"])

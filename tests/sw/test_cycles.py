@@ -137,7 +137,7 @@ def test_every_cycle_of_a_step_has_its_cause(config, density, balanced, inputs, 
     assert estimated.matrices.keys() == estimated.causes.keys()
     # Where Assemble sets the pace, PEs may still catch up some entries a step.
     entries = sum(op.encoded.nonzeros.sum() + op.encoded.padding for op in plan.operations)
-    assert estimated.counters["busy"] + estimated.counters["padding"] == pytest.approx(entries, rel=1e-2)
+    assert estimated.counters["busy"] + estimated.counters["padding"] == pytest.approx(entries, rel=2e-2)
     assert estimated.counters["steps"] == 1
     assert estimated.idle[Activity.END].tolist() == [len(plan.operations)] * config.pes
     assert 0 < estimated.busy <= 1

@@ -326,7 +326,7 @@ class Twofold(L.LSTM):
 
 def test_a_network_whose_only_lstm_stays_names_the_reason():
     model = chain(Twofold(4, name="mine"), L.Dense(2))
-    with pytest.raises(HostError, match="that a machine can compute: Twofold 'mine': Twofold has a loop of its own"):
+    with pytest.raises(HostError, match="that the machine can compute: Twofold 'mine': Twofold has a loop of its own"):
         offload(model, "tiny", calibrate=frames())
 
 
