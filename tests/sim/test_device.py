@@ -336,11 +336,13 @@ def test_a_frame_comes_while_a_state_is_written(config, name):
         header = np.ones((1, config.channels), np.int32)
         header[0, 0] |= bank << BANK_SHIFT
         link.write(ADDRESS["STATE_SELECT"], word)
-        link.send_frames(header, x.transpose(0, 2, 1))
-        try:
-            link.load(ADDRESS["STATE_DATA"], values & 0xFFFFFFFF)
-        except BusError:
-            pass
+        for index, value in enumerate((values & 0xFFFFFFFF).tolist()):
+            if index == delay // 2:
+                link.send_frames(header, x.transpose(0, 2, 1))
+            try:
+                link.write(ADDRESS["STATE_DATA"], value)
+            except BusError:
+                break
         done = numbers_done(both, word)
         seen.add(done)
         state = both.reference.get_state(voice)
