@@ -15,8 +15,8 @@ from openese.sim.synthesis.fit import DESIGNS, compared, fitted
 
 BASELINES = json.loads((Path(__file__).parents[1] / "baselines" / "synth.json").read_text())
 FIT = json.loads(FILE.read_text())
-#: How far the model may be from Yosys on a preset. On the ECP5 Yosys maps the registers of `ulx3s` to twice the LUTs of
-#: those of `tiny`, which are the same.
+#: How far the model may be from Yosys on a preset. On the ECP5 Yosys maps the registers to 1,741 or to 4,456 LUTs, by
+#: constants such as the fingerprint in them.
 MOST = {"xcu": {"LUT": 0.05, "LUTRAM": 0.05, "FF": 0.05}, "xc7": {"LUT": 0.05, "LUTRAM": 0.05, "FF": 0.05},
         "ecp5": {"LUT": 0.2, "LUTRAM": 0.05, "FF": 0.05}}
 
