@@ -280,6 +280,15 @@ def cell_problem(kind: str, config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _checked_cells(kernel: FloatArray, recurrent: FloatArray, gates: int) -> int:
+    """H of kernels (I, ``gates`` x H) and (H, ``gates`` x H), which are refused if they have other shapes."""
+    cells = recurrent.shape[0]
+    if kernel.ndim != 2 or kernel.shape[1] != gates * cells or recurrent.shape != (cells, gates * cells):
+        raise ImportRefused(f"kernels: expected shapes (I, {gates}H) and (H, {gates}H), "
+                            f"found {kernel.shape} and {recurrent.shape}")
+    return cells
+
+
 def keras_layer(name: str, kernel: FloatArray, recurrent: FloatArray, bias: FloatArray | None = None) -> Layer:
     """The layer with the weights of an LSTM cell of Keras: kernels (I, 4H) and (H, 4H), and a bias (4H,).
 
@@ -288,9 +297,7 @@ def keras_layer(name: str, kernel: FloatArray, recurrent: FloatArray, bias: Floa
     ImportRefused
         A shape is another one.
     """
-    cells = recurrent.shape[0]
-    if kernel.ndim != 2 or kernel.shape[1] != 4 * cells or recurrent.shape != (cells, 4 * cells):
-        raise ImportRefused(f"kernels: expected shapes (I, 4H) and (H, 4H), found {kernel.shape} and {recurrent.shape}")
+    cells = _checked_cells(kernel, recurrent, 4)
     if bias is None:
         bias = np.zeros(4 * cells, kernel.dtype)
     if bias.shape != (4 * cells,):
@@ -309,9 +316,7 @@ def keras_gru(name: str, reset_after: bool, kernel: FloatArray, recurrent: Float
     ImportRefused
         A shape is another one.
     """
-    cells = recurrent.shape[0]
-    if kernel.ndim != 2 or kernel.shape[1] != 3 * cells or recurrent.shape != (cells, 3 * cells):
-        raise ImportRefused(f"kernels: expected shapes (I, 3H) and (H, 3H), found {kernel.shape} and {recurrent.shape}")
+    cells = _checked_cells(kernel, recurrent, 3)
     shape = (2, 3 * cells) if reset_after else (3 * cells,)
     bias = np.zeros(shape, kernel.dtype) if bias is None else bias
     if bias.shape != shape:
