@@ -178,7 +178,8 @@ class LayerTensors:
     def _check(self, converted: Callable[[str, str, ArrayLike], NDArray[Any]], error: type[ValueError]) -> None:
         """Convert the tensors, and raise ``error`` if they do not fit each other or the kind of layer."""
         if self.cell not in CELLS:
-            raise error(f"{self._owner} cell: expected {' or '.join(CELLS)}, found {self.cell!r}")
+            *names, last = CELLS
+            raise error(f"{self._owner} cell: expected {', '.join(names)} or {last}, found {self.cell!r}")
         for name in (*TENSORS, *_SETTINGS):
             self._check_kind(name, error)
         for tensor in self.kind.tensors:
@@ -211,6 +212,8 @@ class LayerTensors:
     def _check_kind(self, name: str, error: type[ValueError]) -> None:
         """Raise ``error`` if the attribute is set, and belongs to layers of another kind."""
         kind, value, default = self.kind, getattr(self, name), _SETTINGS.get(name)
+        if name == "w_r" and value is not None and not np.size(value):  # of a dense layer
+            return
         if name not in (*kind.tensors, *kind.settings) and (value is not None if default is None else value != default):
             raise error(f"{self._owner} {name}: {kind.a_title} has none")
 

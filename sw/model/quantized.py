@@ -487,7 +487,7 @@ class QuantizedModel:
 
 def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
     def real(values: IntArray | None, *fractions: int | None) -> Float64Array | None:
-        if values is None:
+        if values is None or not fractions:
             return None
         scales = np.reshape([-(fraction or 0) for fraction in fractions], (-1, *[1] * (values.ndim - 1)))
         return np.ldexp(values.astype(np.float64), scales)
@@ -499,8 +499,6 @@ def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
         "peephole": real(layer.peephole, formats.peephole_fraction), "w_ym": real(layer.w_ym, layer.w_ym_fraction)}
     if layer.x_exponents:
         real_arrays["w_x"] = np.ldexp(real_arrays["w_x"], layer.x_exponents)
-    if layer.kind is DENSE:
-        real_arrays["w_r"] = None
     return Layer(name=layer.name, g_activation=layer.g_activation, cell=layer.cell, activation=layer.activation,
                  **real_arrays)
 
