@@ -179,7 +179,8 @@ def test_four_rows_of_biases_take_a_cell_row():
     ("cells", 3, r"layers\[1\].cells must be a whole number from 0 to 0, not 3"),
     ("peephole", True, r"layers\[1\].peephole must be false of a dense layer, not True"),
     ("align_r", [0], r"layers\[1\].align_r must be \[\] of a dense layer, not \[0\]"),
-    ("outputs", 200, "15 rows of cells have 60 lines of parameters, not 12"), ("cell_base", 99, r"layers\[1\].cell_base must be a whole number from 0 to 31"),
+    ("outputs", 200, "15 rows of cells have 60 lines of parameters, not 12"),
+    ("cell_base", 99, r"layers\[1\].cell_base must be a whole number from 0 to 31"),
     ("activation", None, r"layers\[1\]: 'activation' is missing")])
 def test_a_manifest_is_checked(field, value, message):
     image = pack(schedule(random_quantized(2, DENSE, 5, 8, ("tanh", 9)), DENSE))
