@@ -34,6 +34,7 @@ from openese.sw.model.layers import (
     LayerTensors,
     Model,
     ModelError,
+    activate,
     frozen,
     read_npz,
 )
@@ -99,7 +100,7 @@ def argument_fraction(config: Config, table_range: int) -> int:
 
 def sigmoid(x: ArrayLike) -> Float64Array:
     """The logistic function, without overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, np.float64)))
+    return activate("sigmoid", np.asarray(x, np.float64))
 
 
 def activation_table(function: str, table_range: int, config: Config, samples: int | None = None,
@@ -429,7 +430,7 @@ class QuantizedModel:
                 if getattr(layer, tensor) is not None:
                     arrays[f"layer{number}.{tensor}"] = getattr(layer, tensor)
         if self.head is not None:
-            arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
+            arrays.update(self.head.arrays())
         with replacing(path) as file:
             np.savez(file, **cast(Any, arrays))
 
@@ -474,10 +475,7 @@ class QuantizedModel:
             keys = {tensor: f"layer{number}.{tensor}" for tensor in TENSORS}
             fields |= {tensor: arrays[key] for tensor, key in keys.items() if key in arrays}
             layers.append(QuantizedLayer(**fields))
-        head = None
-        if "head.weight" in arrays:
-            head = Dense(weight=arrays["head.weight"], bias=arrays["head.bias"])
-        return cls(layers=tuple(layers), name=manifest["name"], head=head,
+        return cls(layers=tuple(layers), name=manifest["name"], head=Dense.from_arrays(arrays),
                    config=Config(**manifest["config"]),
                    sigmoid_range=manifest["sigmoid_range"], tanh_range=manifest["tanh_range"],
                    sigmoid_table=arrays["sigmoid_table"], tanh_table=arrays["tanh_table"],

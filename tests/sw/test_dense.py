@@ -2,6 +2,7 @@
 """Dense layers: models, floating point, formats, the reference, images, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +11,16 @@ from models import random_dense, random_model, random_quantized, speech_like
 
 from openese.rtl.fixed import round_shift, saturate
 from openese.sw.model.layers import Dense, Layer, Model, ModelError
-from openese.sw.model.network import Network
+from openese.sw.model.network import Direction, Network, Stage
 from openese.sw.model.quantized import QuantizedModel, QuantizeError
+from openese.sw.model.state import initial_state
 from openese.sw.pack.image import ImageFormatError, pack, parse
 from openese.sw.pack.schedule import CapacityError, schedule
 from openese.sw.prune import prune, slice_counts
 from openese.sw.quantize.choose import quantize, requantize
 from openese.sw.reference.floating import run
 from openese.sw.reference.machine import Reference
+from openese.sw.run.runners import FloatRunner
 
 FUNCTIONS = {"none": lambda z: z, "relu": lambda z: np.maximum(z, 0), "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
              "tanh": np.tanh}
@@ -70,15 +73,36 @@ def test_a_file_gives_the_layers_back(tmp_path):
 
 
 def test_a_head_becomes_a_layer():
+    """A layer of the last model if that runs forwards, else a stage of its own."""
     model = random_model(3, 5, 6, head=4)
-    whole = model.with_dense_head()
+    head = Dense(weight=model.head.weight, bias=model.head.bias, activation="tanh")
+    forward, back = (Direction(Model(layers=model.layers), reverse) for reverse in (False, True))
+    state = initial_state(model, 1)
+    both = Dense(weight=np.concatenate([head.weight] * 2, axis=1), bias=head.bias, activation="sigmoid")
     x = speech_like(1, 7, 2, 5)
-    np.testing.assert_allclose(run(whole, x)[0], model.head(run(model, x)[0]), rtol=1e-12)
-    assert whole.head is None and whole.layers[-1].name == "head"
-    assert whole.with_dense_head() is whole
-    named = Model(layers=(random_dense(np.random.default_rng(0), "head", 3, 2),),
-                  head=Dense(weight=np.ones((1, 2)), bias=np.ones(1)))
-    assert [layer.name for layer in named.with_dense_head().layers] == ["head", "head_"]
+    for network, shape in (
+            (Network(stages=(Stage((forward,)),), head=head), [2]),
+            (Network(stages=(Stage((back,)),), head=head), [1, 1]),
+            (Network(stages=(Stage((forward, back)),), head=both), [1, 1, 1]),
+            (Network(stages=(Stage((replace(forward, initial=tuple(state)),)),), head=head), [2])):
+        whole = network.with_dense_head()
+        assert [len(direction.model.layers) for direction in whole.directions] == shape
+        assert whole.head is None and whole.with_dense_head() is whole
+        found, wanted = (one.run(x, [FloatRunner(each.model) for each in one.directions], [7, 4])[0]
+                         for one in (whole, network))
+        np.testing.assert_allclose(found[:4], wanted[:4], rtol=1e-12)
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    named = Network.of(Model(layers=(random_dense(np.random.default_rng(0), "head", 3, 2),),
+                             head=Dense(weight=np.ones((1, 2)), bias=np.ones(1))))
+    assert [layer.name for layer in named.with_dense_head().model.layers] == ["head", "head_"]
+
+
+def test_a_head_with_an_activation_is_saved(tmp_path):
+    head = Dense(weight=np.ones((2, 6)), bias=np.ones(2), activation="relu")
+    Model(layers=random_model(3, 5, 6).layers, head=head).save(tmp_path / "net.npz")
+    assert Network.load(tmp_path / "net.npz").head.activation == "relu"
+    with pytest.raises(ModelError, match="^head activation: expected none, relu, sigmoid or tanh, found 'gelu'$"):
+        Dense(weight=np.ones((2, 6)), bias=np.ones(2), activation="gelu")
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
