@@ -3,7 +3,8 @@
 
 A dense layer is a MatMul or Gemm with a constant matrix, sums and products with constants, and perhaps Relu, Sigmoid or
 Tanh. Nothing else may read what is between. Nodes that only move frames and voices may lie between the layer and the
-LSTM node. They stay in the graph, and move the outputs of the operator instead, or its inputs.
+LSTM node. They stay in the graph, and move the outputs of the operator instead, or its inputs. Behind LSTM nodes with
+lengths, dense nodes stay with the host.
 """
 
 from collections import Counter
@@ -45,8 +46,8 @@ def take_behind(scope: Scope, taken: Taken) -> None:
     """Take the dense nodes that follow the last LSTM node of ``taken``."""
     reads = Counter(scope.reads())
     last = taken.nodes[-1]
-    if not last.output[0]:
-        return
+    if not last.output[0] or len(last.input) > 4 and last.input[4]:
+        return  # behind the end of a sequence a dense layer has its bias, but the operator gives zeros
     moves, name = _moves(scope, reads, last.output[0])
     row = taken.rows[-1]
     features = sum(track.layer.outputs for (track,) in row)
