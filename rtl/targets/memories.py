@@ -65,6 +65,8 @@ FAMILIES = {
     "ecp5": Family(((1, 128, 14, 36),), 4, 16, 4, False, 6, False, 19, 18, lut_inputs=4,
                    shifts=False),
 }
+# UltraScale+ has the same, and UltraRAM.
+FAMILIES["xcup"] = FAMILIES["xcu"]
 
 
 class Mapped(NamedTuple):
@@ -79,12 +81,14 @@ class Mapped(NamedTuple):
         LUTs that choose between memories one behind another.
     registers : int
         Of the bits that are read, where these are not part of a block RAM.
+    ultra_rams : int
     """
 
     block_rams: float
     luts: int
     choices: int
     registers: int
+    ultra_rams: int = 0
 
 
 def ways(count: int, inputs: int) -> int:
@@ -113,7 +117,7 @@ class Memory:
     lanes : int
         Parts of a row that are written apart.
     kind : str
-        What the Verilog asks for: ``"block"`` RAM, ``"LUT"`` RAM, or ``"any"``.
+        What the Verilog asks for: ``"block"`` RAM, ``"LUT"`` RAM, ``"ultra"``, or ``"any"``.
     unread : int
         Lowest bits that nothing reads. A LUT RAM that has no others is left out.
     clocked : bool
@@ -124,12 +128,14 @@ class Memory:
     depth: int
     width: int
     lanes: int = 1
-    kind: Literal["block", "LUT", "any"] = "any"
+    kind: Literal["block", "LUT", "ultra", "any"] = "any"
     unread: int = 0
     clocked: bool = False
 
     def mapped(self, family: Family) -> Mapped:
         """What Yosys makes of it."""
+        if self.kind == "ultra":
+            return Mapped(0, 0, 0, 0, self.count * ceil(self.width / 72) * ceil(self.depth / 4096))
         # A lane begins at a whole byte of 9 bits.
         width = self.width if self.lanes == 1 else 9 * ceil(self.width / self.lanes / 9) * self.lanes
         rams, cost, rows = min((self._row(width, *ram) for ram in family.rams), key=lambda row: row[1])
@@ -223,5 +229,6 @@ def _accumulators(config: Config) -> list[Memory]:
     """The accumulators of a PE, by kind of memory."""
     rows, bits, block = config.accumulator_rows, config.accumulator_bits, config.block_channels
     kinds = (Memory(1, rows, block * bits, kind="any" if block == config.channels and rows < 512 else "block"),
-             Memory(1, rows, config.lut_channels * bits, kind="LUT", clocked=True))
+             Memory(1, rows, config.lut_channels * bits, kind="LUT", clocked=True),
+             Memory(1, rows, config.ultra_channels * bits, kind="ultra"))
     return [kind for kind in kinds if kind.width]

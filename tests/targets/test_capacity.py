@@ -9,7 +9,7 @@ import pytest
 from openese import build
 from openese.rtl.config import PRESETS, preset
 from openese.rtl.targets import TargetError
-from openese.rtl.targets.capacity import FPGAS, block_rams, check_fits, multipliers
+from openese.rtl.targets.capacity import FPGAS, block_rams, check_fits, multipliers, ultra_rams
 from openese.rtl.targets.memories import FAMILIES, Memory
 
 BASELINES = json.loads((Path(__file__).parents[1] / "baselines" / "synth.json").read_text())
@@ -20,6 +20,7 @@ def test_presets_take_what_yosys_maps(family, name):
     config, total = PRESETS[name], BASELINES[family][name]["total"]
     family = family.removesuffix("_dsp")
     assert (block_rams(config, family), multipliers(config, family)) == (total["BRAM"], total["DSP"])
+    assert ultra_rams(config, family) == total.get("URAM", 0)
 
 
 # RAMB36 and DP16KD that Yosys 0.70 maps a memory of rows, bits, lanes to, with or without the request for block RAM.
