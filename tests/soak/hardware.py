@@ -50,9 +50,13 @@ def random_config(rng):
             "cell_bits": int(rng.integers(14, 28)), "index_bits": int(rng.integers(1, 8)),
             "align_bits": int(rng.integers(1, 4)), "queue_depth": power(4, 6), "entry_depth": power(7, 12),
             "column_depth": power(6, 9), "vector_depth": power(6, 9), "cell_rows": power(2, 5),
-            "accumulator_rows": power(5, 9), "row_nonzeros": power(4, 9), "program_depth": power(5, 8),
+            "accumulator_rows": 16 * int(rng.integers(2, 33)), "row_nonzeros": power(4, 9),
+            "program_depth": power(5, 8),
             "stream": bool(rng.random() < 0.4), "banks": int(rng.integers(1, 5) if rng.random() < 0.4 else 1),
             "models": int(rng.integers(2, 5) if rng.random() < 0.3 else 1)}
+        if rng.random() < 0.4:
+            fields["lut_channels"] = int(rng.integers(0, fields["channels"] + 1))
+            fields["ultra_channels"] = int(rng.integers(0, fields["channels"] - fields["lut_channels"] + 1))
         if rng.random() < 0.4:
             fields |= {"cells": "lstm+gru", "cell_bits": int(rng.integers(24, 28))}
         if fields["stream"]:  # an AXI4 data width
