@@ -20,8 +20,8 @@ LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels")
 #: Place of the bank's number in the first word of a frame's header, and of the model's.
 BANK_SHIFT, MODEL_SHIFT = 2, 8
 
-#: Kinds of cells that a machine may have.
-CELLS = ("lstm", "lstm+gru")
+#: Kinds of layers that a machine may have.
+CELLS = ("lstm", "lstm+gru", "lstm+dense", "lstm+gru+dense")
 
 #: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
 _WIDEST_BEAT = 1024
@@ -87,7 +87,8 @@ class Config:
     models : int
         Models that an image may hold. They share the memories, and each has the states of its own voices.
     cells : str
-        Kinds of cells: ``"lstm"`` or ``"lstm+gru"``. A machine with GRUs has a ``cell_bits`` of at least 24.
+        Kinds of layers: ``"lstm"``, and behind it ``"+gru"``, ``"+dense"`` or both. A machine with GRUs has a
+        ``cell_bits`` of at least 24.
     lut_channels, ultra_channels : int
         Channels of every PE whose accumulators are in LUT RAM, and in UltraRAM of UltraScale+. Those of the others are
         in block RAM.
@@ -242,7 +243,17 @@ class Config:
     @property
     def gru(self) -> bool:
         """Whether the machine has GRU cells beside those of an LSTM."""
-        return self.cells == "lstm+gru"
+        return "gru" in self.cells.split("+")
+
+    @property
+    def dense(self) -> bool:
+        """Whether the machine has dense layers beside recurrent ones."""
+        return "dense" in self.cells.split("+")
+
+    @property
+    def dense_rows(self) -> int:
+        """Rows of a dense layer whose biases take the place of a cell row's; 1 if the machine has no dense layers."""
+        return 4 if self.dense else 1
 
     # -- widths --------------------------------------------------------------------------------
 
