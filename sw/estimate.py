@@ -23,6 +23,7 @@ from openese.rtl.targets.logic import Amount
 from openese.sw import files, importers
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork, quantize
 from openese.sw.cycles.load import CLOCK, PERIOD, MachineLoad, image_load, model_load, voices_served
+from openese.sw.energy import LEFT_OUT, PROCESSES, Joules, energies, total
 from openese.sw.model.layers import GRU, Model
 from openese.sw.model.network import Network
 from openese.sw.prune import Density
@@ -182,6 +183,12 @@ class Estimated:
         held = [getattr(load, kind) for load in self.loads]
         return {name: sum(counts[name] for counts in held) for name in held[0]} if all(held) else {}
 
+    @property
+    def energies(self) -> dict[str, Joules]:
+        """Joules of a step's reads and operations, by kind, as `openese.sw.energy` has them; empty if an image does not
+        fit. A step computes all channels."""
+        return energies(self.machine, self.counts("reads"), self.counts("multiplications"), self.stream_bytes)
+
     def to_dict(self) -> dict[str, Any]:
         """All figures, for JSON."""
         config, there = self.machine, {} if self.device is None else self.device.resources
@@ -192,7 +199,7 @@ class Estimated:
             "clock": self.clock, "period": self.period, "fits": self.fits, "short": self.short,
             **self._figures(self),
             "frames_per_second": self.frames_per_second, "voices_fast_enough": self.voices_fast_enough,
-            "voices_held": self.voices_held, "busy": self.busy,
+            "voices_held": self.voices_held, "busy": self.busy, "energy": self._energy(),
             "images": [{"name": load.name, "memories": {name: list(pair) for name, pair in load.memories.items()},
                         "banks": load.banks, "nonzeros": load.nonzeros, **self._figures(load)} for load in self.loads],
             "device": None if self.device is None else {
@@ -203,6 +210,12 @@ class Estimated:
             "host": [item._asdict() if hasattr(item, "_asdict") else vars(item) for item in self.items
                      if item.place in ("host", "refused")],
         }
+
+    def _energy(self) -> dict[str, Any] | None:
+        spent = self.energies
+        return {"processes": {name: process.source for name, process in PROCESSES.items()}, "left_out": LEFT_OUT,
+                "total": total(spent)._asdict(),
+                "joules": {name: one._asdict() for name, one in spent.items()}} if spent else None
 
     def _figures(self, of: "Estimated | MachineLoad") -> dict[str, Any]:
         """The figures that an image has, and all of them together."""
