@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["BANK_SHIFT", "CELLS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset",
+__all__ = ["BANK_SHIFT", "CELLS", "DEPTHS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset",
            "machine_config", "bits_for"]
 
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
 LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels")
+
+#: Fields that say how much a memory holds.
+DEPTHS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "program_depth")
 
 #: Place of the bank's number in the first word of a frame's header, and of the model's.
 BANK_SHIFT, MODEL_SHIFT = 2, 8

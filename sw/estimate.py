@@ -35,6 +35,7 @@ __all__ = ["Estimated", "EstimateError", "Opened", "estimate", "estimate_opened"
 
 Part = Network | QuantizedNetwork | CompiledNetwork
 _FRAMES = 2  # random ones, for number formats
+_STEPS = tuple(16 << k for k in range(9))  # sizes of memories that are no powers of two are multiples of one of these
 
 
 class EstimateError(ValueError):
@@ -242,13 +243,25 @@ def _share(taken: float, there: float) -> float | None:
 def holding(config: Config, needs: Mapping[str, int]) -> dict[str, int] | None:
     """The least values of the fields of ``config`` that are smaller than ``needs`` by field, so that it holds them;
     None if no machine of the same PEs does."""
-    changes = {name: -(-need // 1024) * 1024 if name == "entry_depth" and need > 1024 else 1 << (need - 1).bit_length()
-               for name, need in needs.items() if need > getattr(config, name)}
-    try:
-        config.replace(**changes)
-    except ValueError:
-        return None
+    changes = {}
+    for name, need in needs.items():
+        if need > getattr(config, name):
+            value = _least(config, name, need)
+            if value is None:
+                return None
+            changes[name] = value
     return changes
+
+
+def _least(config: Config, name: str, need: int) -> int | None:
+    """The least value of a field, of ``need`` or more, that a machine may have."""
+    for value in sorted({1 << (need - 1).bit_length(), *(-(-need // step) * step for step in _STEPS)}):
+        try:
+            config.replace(**{name: value})
+        except ValueError:
+            continue
+        return value
+    return None
 
 
 def open_network(path: str | os.PathLike[str], select: str | None = None, ignore: str | Sequence[str] = (),
