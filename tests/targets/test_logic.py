@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """LUTs and registers of the model are those of Yosys, on machines that it was not fitted to."""
 
