@@ -268,6 +268,8 @@ class Assemble(wiring.Component):
                 m.d.sync += [self.drain.eq(1), self.drain_address.eq(sweep), sweep.eq(sweep + 1)]
                 with m.If(sweep == self._config.accumulator_rows - 1):
                     m.next = "IDLE"
+                    if self._config.accumulator_rows.bit_count() > 1:
+                        m.d.sync += sweep.eq(0)
             with m.State("IDLE"):
                 m.d.sync += [beat.row.eq(self.state_row), beat.beat.eq(self.state_beat), begun.eq(0)]
                 with m.If(self.start):

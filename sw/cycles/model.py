@@ -42,7 +42,7 @@ from openese.sw.model.arrays import Int64Array
 from openese.sw.pack.schedule import Schedule
 
 __all__ = ["MEMORY", "PATIENCE", "READY", "Activity", "Memory", "Span", "StuckError", "Timeline", "Estimate",
-           "simulate", "estimate"]
+           "simulate", "estimate", "at_rest"]
 
 
 #: From this cycle on the controller waits for a first frame.
@@ -232,8 +232,7 @@ class Estimate:
 
         It is not the machine's first frame, and it starts no voice anew.
         """
-        first = simulate(self.plan, [READY], self.memory).cycles
-        return simulate(self.plan, [READY, 3 * first], self.memory).latencies[1]
+        return at_rest(self.plan, self.memory)
 
     @property
     def idle(self) -> Int64Array:
@@ -307,6 +306,12 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
     return Estimate(
         cycles_per_step=stop - start, counters=timeline.counters(start, stop), matrices=timeline.matrices(start, stop),
         causes=timeline.causes(start, stop), spans=spans, plan=plan, memory=memory)
+
+
+def at_rest(plan: Schedule, memory: Memory = MEMORY) -> int:
+    """`Estimate.latency`, without an estimate."""
+    first = simulate(plan, [READY], memory).cycles
+    return simulate(plan, [READY, first + READY], memory).latencies[1]
 
 
 def _settled(lengths: list[int]) -> bool:

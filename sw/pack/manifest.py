@@ -70,7 +70,7 @@ def read_config(manifest: Mapping[str, Any]) -> Config:
         It is not valid.
     """
     fields = _object("config", manifest.get("config"))
-    later = {name: 1 for name in LATER_FIELDS} | fields
+    later = dict.fromkeys(LATER_FIELDS) | fields
     _object("config", later, {field.name for field in dataclasses.fields(Config)})
     try:
         return Config(**fields)

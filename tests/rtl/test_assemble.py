@@ -250,10 +250,10 @@ def test_a_reset_clears_every_accumulator():
     assert sum(values[2] for values in bench.seen) == config.accumulator_rows
 
 
-@pytest.mark.parametrize("go", [0, 1])
-def test_a_clear_drains_every_accumulator_once(go):
+@pytest.mark.parametrize("go, rows", [(0, 128), (1, 128), (0, 48)])
+def test_a_clear_drains_every_accumulator_once(go, rows):
     """Whatever ``go`` says, and without work for the slices."""
-    config = TINY
+    config = TINY.replace(accumulator_rows=rows)
     bench = Bench(config, generator(0), real_tables=True, pauses=0.0)
     dut = bench.dut
 
