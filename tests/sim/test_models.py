@@ -28,11 +28,12 @@ pytestmark = pytest.mark.sim
 STEPS = int(os.environ.get("OPENESE_MIXTURES", "150"))
 SHAPES = [(5, 9), (20, (12, 8)), (7, 12, 9), (11, (12, 8), 9, (16, 12)), (3, 4)]
 GRUS = [(6, ("gru", 9)), (5, 7, ("gru", 8))]
+DENSE = [(9, (12, 8), ("none", 7)), (6, ("relu", 9), ("tanh", 5)), (4, ("sigmoid", 6), 5, ("relu", 9), ("none", 3))]
 MORE = {"models": 3, "banks": 2, "program_depth": 128, "vector_depth": 512, "column_depth": 512, "cell_rows": 64,
         "accumulator_rows": 256}
-MACHINES = {"tiny": TINY.replace(name="models", entry_depth=2048, cells="lstm+gru", **MORE),
+MACHINES = {"tiny": TINY.replace(name="models", entry_depth=2048, cells="lstm+gru+dense", **MORE),
             "groups": GROUPS.replace(name="models of groups", entry_depth=2048, **MORE),
-            "stream": STREAM.replace(name="streamed models", **MORE)}
+            "stream": STREAM.replace(name="streamed models", cells="lstm+dense", **MORE)}
 
 
 class Mixture:
@@ -41,7 +42,7 @@ class Mixture:
     def __init__(self, config, seed, pace=False):
         self.rng = rng = np.random.default_rng(seed)
         self.config = config
-        shapes = SHAPES + GRUS * config.gru
+        shapes = SHAPES + GRUS * config.gru + DENSE * config.dense
         shapes = [shapes[k] for k in rng.choice(len(shapes), config.models, replace=False)]
         self.models = [replace(random_quantized(int(rng.integers(1 << 30)), config, *shape), name=f"model {number}")
                        for number, shape in enumerate(shapes)]
