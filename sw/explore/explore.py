@@ -2,6 +2,7 @@
 """From a network to the best machine for it, and the page about it."""
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -216,8 +217,8 @@ def _check(given: Mapping[str, Sequence[Any]], densities: Sequence[float] | None
             raise ExploreError(f"density must be above 0 and at most 1, which prunes nothing; not {density:g}")
     if densities is not None and not densities:
         raise ExploreError("density: give one at least")
-    if max_loss is not None and not max_loss >= 0:
-        raise ExploreError(f"the largest loss must be zero or more, not {max_loss}")
+    if max_loss is not None and not math.isfinite(max_loss):
+        raise ExploreError(f"the largest loss must be a number, not {max_loss}")
     if not 0 < fill <= 1:
         raise ExploreError(f"the share of the device must be above 0 and at most 1, not {fill:g}")
     if most < 1:

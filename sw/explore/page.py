@@ -31,6 +31,7 @@ table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0 } .wide { o
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #e4e7eb; text-align: right; font-variant-numeric: tabular-nums }
 th:first-child, td:first-child, .text { text-align: left } tr.best { background: #e6f4ea; font-weight: 600 }
 pre { background: #f3f5f7; padding: .8rem; overflow-x: auto } p.note { color: #57606a }
+p.fields { font-family: ui-monospace, monospace; font-size: .85rem }
 """
 _LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 30, "b": 50}, "height": 420}
 _WAITS = [activity for activity in Activity if activity is not Activity.BUSY]
@@ -100,7 +101,7 @@ def _figure(name: str, figure: go.Figure) -> str:
     figure.update_layout(**_LAYOUT)
     html: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, default_width="100%",
                                default_height=f"{figure.layout.height}px",
-                               config={"displaylogo": False, "responsive": True})
+                               config={"displayModeBar": False, "responsive": True})
     return html
 
 
@@ -117,8 +118,8 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], best: int |
 
 
 def _of_machine(config: Config) -> str:
-    fields = {name: value for name, value in config.fields().items() if name != "name"}
-    return _table(list(fields), [list(fields.values())])
+    fields = [f"{name}&nbsp;=&nbsp;{escape(str(value))}" for name, value in config.fields().items() if name != "name"]
+    return f'<p class="fields">{", ".join(fields)}</p>'
 
 
 def _of_times(config: Config, loads: Sequence[MachineLoad], goal: Goal) -> str:
@@ -175,7 +176,6 @@ def _front(goal: Goal, found: Found, loss_name: str) -> go.Figure:
                 f"{config.slice_width}<br>{config.weight_bits}-bit weights, {config.activation_bits}-bit activations")
 
     points, front, winner = found.points, found.front, found.winner
-    scale = 1e6 * goal.clock
 
     def seconds(config: Config, cycles: int) -> float:
         return goal.seconds(config, cycles) * 1e6
@@ -197,7 +197,6 @@ def _front(goal: Goal, found: Found, loss_name: str) -> go.Figure:
         go.Scatter(x=[seconds(winner.config, winner.cycles(goal))], y=[winner.share], mode="markers", name="the best",
                    marker={"symbol": "star", "size": 18, "color": "#d1242f", "line": {"width": 1, "color": "white"}},
                    hoverinfo="skip")])
-    del scale
     what = "us from a frame to its answer, at rest" if goal.at_rest else "us of a step, for each voice"
     figure.update_xaxes(title=what, type="log")
     figure.update_yaxes(title="share of the device", tickformat=".0%", rangemode="tozero")

@@ -118,6 +118,11 @@ class Measured:
         """Those that count for a goal."""
         return self.at_rest if goal.at_rest else self.steady
 
+    def all_shares(self, device: Device) -> float:
+        """The sum of the shares of all resources of the device."""
+        there = device.resources
+        return sum(amount.number / there[name] for name, amount in self.resources.items() if there[name])
+
 
 def share_of(taken: Mapping[str, Amount], device: Device) -> float:
     """The share of the resource of which a machine takes most."""
