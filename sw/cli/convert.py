@@ -27,7 +27,7 @@ from openese.sw.cli.options import (
     select_option,
     trust_option,
 )
-from openese.sw.compile import QuantizedNetwork, pack_together, random_frames
+from openese.sw.compile import CompiledNetwork, QuantizedNetwork, pack_together, random_frames
 from openese.sw.compile import compile as compile_network
 from openese.sw.compile import pack as pack_network
 from openese.sw.compile import prune as prune_network
@@ -53,7 +53,8 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
             trust: bool) -> None:
     """Read trained LSTMs and GRUs alone from FILE, or list what is in it.
 
-    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy. `openese compile` takes a whole network.
+    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy, or a quantized network or an image, whose integers become
+    the weights. `openese compile` takes a whole network.
 
     \b
     Examples:
@@ -78,7 +79,13 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
     if output is None:
         raise click.UsageError("import needs --output PATH, or --list")
     keep_inputs(output, file)
-    network = importers.load(file, select, ignore=ignore)
+    kind = files.kind(file)
+    if kind in ("images", "quantized"):
+        if select is not None or ignore:
+            raise click.UsageError("--select and --ignore take parts of a file to import; this is one of ours")
+        network = (CompiledNetwork if kind == "images" else QuantizedNetwork).load(file).network
+    else:
+        network = importers.load(file, select, ignore=ignore)
     network.save(output)
     show.network(network)
 
