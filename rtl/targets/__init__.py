@@ -43,14 +43,15 @@ class Target:
 TARGETS = {
     "verilog": Target("plain", "openese.v alone, for any synthesis"),
     "ooc": Target("ooc", "Vivado: the machine alone on a KU060, for its figures"),
-    "ip": Target("ip", "Vivado: packaged IP, with a driver"),
+    "c": Target("c", "the host library in C alone, for a program that drives the machine"),
+    "ip": Target("ip", "Vivado: packaged IP, with the host library in C"),
     "kcu105": Target("kcu105", "Vivado: a design for the KCU105, with PCIe and DDR4"),
     "ulx3s": Target("ulx3s", "a bitstream for the ULX3S 85F, by Yosys and nextpnr"),
 }
 
 
 def build(machine: str | Config, folder: str | os.PathLike[str], target: str = "verilog") -> None:
-    """Write the Verilog of a machine, and the files that a target needs beside it.
+    """Write the Verilog of a machine, and the files that a target needs beside it, or those of its host.
 
     Parameters
     ----------

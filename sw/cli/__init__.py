@@ -69,7 +69,7 @@ def openese(debug: bool) -> None:
 
 for _command in (convert.compile_, convert.import_, convert.prune, convert.quantize, convert.pack, inspect.info,
                  inspect.verify, run.run, transcribe.transcribe, estimate.estimate, inspect.presets, estimate.devices,
-                 hardware.build, hardware.bench_, hardware.synth, hardware.board):
+                 hardware.build, hardware.header, hardware.bench_, hardware.synth, hardware.board):
     openese.add_command(_command)
 
 
