@@ -65,7 +65,7 @@ def sanitizes(compiler):
     return done.returncode == 0
 
 
-def compiled(folder, output, *sources, library=False, sanitize=False, compiler=None):
+def compiled(folder, output, *sources, library=False, sanitize=False, compiler=None, optimize="-O0"):
     """Compile all C files of ``folder``, and others, strictly; skips where there is no compiler."""
     if not COMPILERS:
         pytest.skip("needs a C compiler: apt install gcc")
@@ -74,7 +74,7 @@ def compiled(folder, output, *sources, library=False, sanitize=False, compiler=N
         pytest.skip(f"{compiler} cannot link its sanitizers")
     options = ["-fPIC", "-shared"] if library else []
     paths = [*sorted(folder.glob("*.c")), *sources]
-    command = [compiler, *_STRICT, *(_SANITIZED if sanitize else ["-O2"]), *options, f"-I{folder}",
+    command = [compiler, *_STRICT, *(_SANITIZED if sanitize else [optimize]), *options, f"-I{folder}",
                *sorted({f"-I{path.parent}" for path in sources}), *map(str, paths), "-o", str(folder / output), "-lm",
                "-ldl"]
     done = subprocess.run(command, text=True, capture_output=True)

@@ -3,6 +3,8 @@
 
 import ctypes
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +143,18 @@ def test_the_header_is_the_register_table(tmp_path):
 @pytest.mark.parametrize("config", [TINY, STREAM.replace(models=2)], ids=["plain", "stream and models"])
 def test_every_compiler_takes_the_library_without_a_warning(config, compiler, tmp_path):
     files(tmp_path, config)
-    compiled(tmp_path, "driver.so", library=True, compiler=compiler)
+    compiled(tmp_path, "driver.so", library=True, compiler=compiler, optimize="-O3")  # finds the most
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="needs nm: apt install binutils")
+def test_the_library_allocates_nothing(tmp_path):
+    """It calls nothing but what its page says."""
+    files(tmp_path, STREAM.replace(models=2))
+    path = compiled(tmp_path, "driver.so", library=True, optimize="-O2")
+    symbols = subprocess.run(["nm", "-D", "-u", str(path)], text=True, capture_output=True, check=True).stdout
+    called = {line.split()[-1].partition("@")[0] for line in symbols.splitlines()}
+    foreign = {name for name in called if not name.startswith("_")}
+    assert foreign <= {"memcpy", "memset", "strcmp", "floor", "ldexp"} and "ldexp" in foreign
 
 
 @pytest.mark.parametrize("page", ["vivado", "host"])

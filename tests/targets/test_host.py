@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from machines import GROUPS, STREAM, TINY
+from machines import DENSE, GROUPS, STREAM, TINY
 from models import random_model, random_quantized
 from programs import RESULTS, Io, compiled, files
 
@@ -329,6 +329,25 @@ def test_models_by_name(tmp_path):
     for wanted, model in enumerate(models):
         assert host("model", model.name.encode(), ctypes.byref(number)) == OK and number.value == wanted
     assert host("model", b"third", ctypes.byref(number)) == RESULTS["NO_MODEL"]
+
+
+def test_a_model_without_state(tmp_path):
+    """Dense layers have none; voices take turns all the same."""
+    host = Host(tmp_path, image_of(DENSE, (5, ("tanh", 4))), voices=5)
+    assert host.start() == OK
+    model, voices = host.image.model(), [host.open() for _ in range(5)]
+    reference = Reference(model, 1)
+    for turn in range(2):
+        for number, voice in enumerate(voices):
+            assert host.push_integers(voice, [100 * number + turn] * 5) == OK
+        assert host("run") == OK
+        for number, voice in enumerate(voices):
+            wanted = reference.step([[100 * number + turn] * 5])[0].tolist()
+            assert host.take(voice, 4, integers=True) == (OK, wanted)
+            nothing = (ctypes.c_int32 * 1)()
+            assert host("get_state", voice, nothing, ctypes.c_size_t(0)) == OK
+            assert host("set_state", voice, nothing, ctypes.c_size_t(0)) == OK
+            assert host("get_state", voice, nothing, ctypes.c_size_t(1)) == RESULTS["RANGE"]
 
 
 def test_one_answer_at_a_time(tiny):

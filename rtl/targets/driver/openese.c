@@ -63,7 +63,7 @@ int openese_init(openese_t *machine, const openese_io *io)
 
     machine->io = io;
     for (k = 0; k < sizeof registers / sizeof registers[0]; k++) {
-        uint32_t value;
+        uint32_t value = 0;
         int result = openese_get(machine, registers[k].offset, &value);
 
         if (result != OPENESE_OK)
@@ -77,7 +77,7 @@ int openese_init(openese_t *machine, const openese_io *io)
 int openese_load(const openese_t *machine, const uint32_t *words, size_t count)
 {
     int result = openese_put(machine, OPENESE_CONTROL, OPENESE_CONTROL_LOAD);
-    uint32_t status;
+    uint32_t status = 0;
     size_t k;
 
     for (k = 0; k < count && result == OPENESE_OK; k++)
@@ -110,7 +110,7 @@ int openese_set_stream(const openese_t *machine, uint64_t address)
 int openese_counter(const openese_t *machine, uint32_t low, uint64_t *value)
 {
     /* Reading the lower half keeps the upper one. */
-    uint32_t lower, upper;
+    uint32_t lower = 0, upper = 0;
     int result = openese_get(machine, low, &lower);
 
     if (result == OPENESE_OK)
@@ -123,7 +123,7 @@ int openese_counter(const openese_t *machine, uint32_t low, uint64_t *value)
 int openese_models(const openese_t *machine, uint32_t *models)
 {
 #if OPENESE_CONFIG_MODELS > 1
-    uint32_t value;
+    uint32_t value = 0;
     int result = openese_get(machine, OPENESE_MODELS, &value);
 
     if (result == OPENESE_OK)
@@ -139,7 +139,7 @@ int openese_models(const openese_t *machine, uint32_t *models)
 int openese_model_size(const openese_t *machine, uint32_t model, uint32_t *inputs, uint32_t *outputs)
 {
 #if OPENESE_CONFIG_MODELS > 1
-    uint32_t size;
+    uint32_t size = 0;
     int result;
 
     if (model >= OPENESE_CONFIG_MODELS)
@@ -163,7 +163,7 @@ int openese_model_size(const openese_t *machine, uint32_t model, uint32_t *input
 
 static int select_state(const openese_t *machine, uint32_t select)
 {
-    uint32_t status;
+    uint32_t status = 0;
     int result = openese_get(machine, OPENESE_STATUS, &status);
 
     if (result != OPENESE_OK)
@@ -178,7 +178,7 @@ int openese_get_state(const openese_t *machine, uint32_t select, int32_t *values
 
     /* The index grows by one with every access. */
     for (k = 0; k < count && result == OPENESE_OK; k++) {
-        uint32_t value;
+        uint32_t value = 0;
 
         result = openese_get(machine, OPENESE_STATE_DATA, &value);
         if (result == OPENESE_OK)

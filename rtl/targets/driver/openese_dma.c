@@ -3,10 +3,21 @@
 
 #include <string.h>
 
-enum { MM2S = 0x00, S2MM = 0x30 };
-/* Registers of a direction. */
-enum { CONTROL = 0x00, STATUS = 0x04, ADDRESS = 0x18, ADDRESS_HIGH = 0x1C, LENGTH = 0x28 };
-enum { RUN = 1u << 0, RESET = 1u << 2, DONE = 1u << 12, FAILED = 1u << 14, ERRORS = 7u << 4 };
+/* Registers, by direction. */
+#define MM2S 0x00u
+#define S2MM 0x30u
+#define CONTROL 0x00u
+#define STATUS 0x04u
+#define ADDRESS 0x18u
+#define ADDRESS_HIGH 0x1Cu
+#define LENGTH 0x28u
+
+/* Bits of CONTROL and STATUS; the last two are interrupts in both. */
+#define RUN (1u << 0)
+#define RESET (1u << 2)
+#define ERRORS (7u << 4)
+#define DONE (1u << 12)
+#define FAILED (1u << 14)
 
 #define POLLS 100000u /* of a reset */
 #define QUIET 64u     /* polls after which no further answer is expected */
@@ -34,7 +45,7 @@ static int begin(openese_dma *dma, uint32_t direction, const void *data, size_t 
 /* OPENESE_OK: the transfer is done. */
 static int done(openese_dma *dma, uint32_t direction)
 {
-    uint32_t status;
+    uint32_t status = 0;
     int result = get(dma, direction + STATUS, &status);
 
     if (result != OPENESE_OK)

@@ -16,7 +16,8 @@ typedef struct {
     void *machine, *dma; /* their contexts */
     /* The address that the DMA has for a pointer. NULL: the same. */
     uint64_t (*address)(const void *data);
-    /* Write lines of the cache back, and forget them. NULL: the DMA sees the cache. */
+    /* Write lines of the cache back, with a barrier behind it; and forget them. NULL: the DMA sees what is stored, in
+       its order. */
     void (*flush)(const void *data, size_t bytes);
     void (*invalidate)(void *data, size_t bytes);
     /* Return after an interrupt of the machine or of the DMA's S2MM, or after some time. NULL: poll. */

@@ -72,9 +72,11 @@ static uint32_t crc32_of(const uint32_t *words, size_t count)
     size_t k;
     int bit;
 
-    for (k = 0; k < count; k++)
-        for (crc ^= words[k], bit = 0; bit < 32; bit++)
+    for (k = 0; k < count; k++) {
+        crc ^= words[k];
+        for (bit = 0; bit < 32; bit++)
             crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320u : 0);
+    }
     return ~crc;
 }
 
@@ -263,7 +265,7 @@ int openese_host_count(const openese_host *host, openese_voice voice, uint32_t *
 static int rest(openese_host *host, int abandon)
 {
     const openese_io *io = host->machine.io;
-    uint32_t k, status;
+    uint32_t k, status = 0;
     int result = OPENESE_OK;
 
     for (k = 0; k < RESTS && result == OPENESE_OK; k++) {
@@ -495,16 +497,20 @@ static int advance(openese_host *host, int making, int *moved)
         uint32_t bank;
 
         result = host->armed == host->made ? OPENESE_BUSY : io->receive(io->context, step->out, step->out_bytes);
-        if (result == OPENESE_OK)
-            host->armed++, *moved = 1;
-        else if (result != OPENESE_BUSY)
+        if (result == OPENESE_OK) {
+            host->armed++;
+            *moved = 1;
+        } else if (result != OPENESE_BUSY) {
             return result;
+        }
         step = host->ring + host->begun % host->depth;
         result = host->begun == host->made ? OPENESE_BUSY : io->send(io->context, step->in, step->in_bytes);
-        if (result == OPENESE_OK)
-            host->begun++, *moved = 1;
-        else if (result != OPENESE_BUSY)
+        if (result == OPENESE_OK) {
+            host->begun++;
+            *moved = 1;
+        } else if (result != OPENESE_BUSY) {
             return result;
+        }
         if (host->begun != host->made || host->armed != host->made) {
             if (result == OPENESE_OK)
                 continue;
@@ -537,7 +543,7 @@ static int any_frames(const openese_host *host)
 
 static int stalled(const openese_host *host)
 {
-    uint32_t status;
+    uint32_t status = 0;
     int result = openese_get(&host->machine, OPENESE_STATUS, &status);
 
     if (result != OPENESE_OK)
@@ -548,7 +554,7 @@ static int stalled(const openese_host *host)
 /* What the machine reports, while nothing moves. A stall that is over is none. */
 static int watch(const openese_host *host)
 {
-    uint32_t causes;
+    uint32_t causes = 0;
     int result = openese_get(&host->machine, OPENESE_INTERRUPT, &causes);
 
     if (result == OPENESE_OK && causes)
@@ -571,7 +577,7 @@ static int work(openese_host *host, int making)
 {
     const openese_io *io = host->machine.io;
     uint32_t idle = 0;
-    int watched = 0, moved, result = OPENESE_OK;
+    int watched = 0, moved = 0, result = OPENESE_OK;
 
     while (result == OPENESE_OK) {
         result = advance(host, making, &moved);
@@ -610,7 +616,7 @@ int openese_host_run(openese_host *host)
 
 int openese_host_poll(openese_host *host)
 {
-    int moved, result = host->failure;
+    int moved = 0, result = host->failure;
 
     if (!result)
         result = advance(host, 1, &moved);
@@ -715,7 +721,7 @@ static int place_stream(openese_host *host, const uint32_t *words)
 {
     const openese_image *image = host->image;
     const openese_io *io = host->machine.io;
-    uint64_t address;
+    uint64_t address = 0;
     int result;
 
     if (!image->stream_words)
