@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["BANK_SHIFT", "CELLS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset",
+__all__ = ["BANK_SHIFT", "CELLS", "DEPTHS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset",
            "machine_config", "bits_for"]
 
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
-LATER_FIELDS = ("banks", "models", "cells")
+LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels")
+
+#: Fields that say how much a memory holds.
+DEPTHS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "program_depth")
 
 #: Place of the bank's number in the first word of a frame's header, and of the model's.
 BANK_SHIFT, MODEL_SHIFT = 2, 8
 
-#: Kinds of cells that a machine may have.
-CELLS = ("lstm", "lstm+gru")
+#: Kinds of layers that a machine may have.
+CELLS = ("lstm", "lstm+gru", "lstm+dense", "lstm+gru+dense")
 
 #: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
 _WIDEST_BEAT = 1024
@@ -76,7 +79,7 @@ class Config:
     cell_rows : int
         Cells per PE row over all layers: depth of the parameter memories, and of the cell-state memories for each bank.
     accumulator_rows : int
-        Accumulators per PE and channel, over both gate banks and the projection.
+        Accumulators per PE and channel, over both gate banks and the projection; a multiple of 16.
     row_nonzeros : int
         Non-zeros of full scale in one row of stacked ``[W_x W_r]`` or of ``W_ym`` that can never
         overflow an accumulator, whatever the activations.
@@ -87,7 +90,11 @@ class Config:
     models : int
         Models that an image may hold. They share the memories, and each has the states of its own voices.
     cells : str
-        Kinds of cells: ``"lstm"`` or ``"lstm+gru"``. A machine with GRUs has a ``cell_bits`` of at least 24.
+        Kinds of layers: ``"lstm"``, and behind it ``"+gru"``, ``"+dense"`` or both. A machine with GRUs has a
+        ``cell_bits`` of at least 24.
+    lut_channels, ultra_channels : int
+        Channels of every PE whose accumulators are in LUT RAM, and in UltraRAM of UltraScale+. Those of the others are
+        in block RAM.
 
     Raises
     ------
@@ -118,6 +125,8 @@ class Config:
     banks: int = 1
     models: int = 1
     cells: str = "lstm"
+    lut_channels: int = 0
+    ultra_channels: int = 0
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -127,12 +136,14 @@ class Config:
             if getattr(self, field) == 0:
                 object.__setattr__(self, field, self._left_out(field))
         powers = ["slices", "slice_width", "queue_depth", "column_depth", "cell_rows",
-                  "accumulator_rows", "row_nonzeros", "program_depth"]
+                  "row_nonzeros", "program_depth"]
         if self.stream or self.entry_depth % 1024:
             powers.append("entry_depth")
         if self.vector_depth % (512 * self.groups):
             powers.append("vector_depth")
         self._check_powers(powers)
+        if self.accumulator_rows % 16:
+            raise ValueError(f"Config accumulator_rows must be a multiple of 16, not {self.accumulator_rows}")
         ranges = {"pes": (1, 1 << 15), "row_nonzeros": (1, 1 << 30), "weight_bits": (2, 18), "activation_bits": (8, 18),
                   "cell_bits": (max(14, self.activation_bits), 27), "index_bits": (1, 10), "align_bits": (1, 3),
                   "queue_depth": (16, 512), "program_depth": (8, 256),
@@ -140,6 +151,7 @@ class Config:
                   "groups": (1, min(8, max(1, self.row_pes))), "vector_depth": (2 * self.groups, 65536),
                   "entry_depth": (16, 1 << 20), "column_depth": (16, 65536), "cell_rows": (2, 4096),
                   "accumulator_rows": (16, 4096), "channels": (1, 64), "banks": (1, 64), "models": (1, 16),
+                  "lut_channels": (0, self.channels), "ultra_channels": (0, self.channels - self.lut_channels),
                   "slices": (1, self.row_pes),
                   "slice_width": (1, max(1, self.row_pes // self.slices) * self.channels)}
         for field, (low, high) in ranges.items():
@@ -204,6 +216,11 @@ class Config:
         return self.pes * self.channels
 
     @property
+    def block_channels(self) -> int:
+        """Channels of every PE whose accumulators are in block RAM."""
+        return self.channels - self.lut_channels - self.ultra_channels
+
+    @property
     def rows_per_slice(self) -> int:
         """PE rows that one element-wise slice serves."""
         return self.row_pes // self.slices
@@ -229,7 +246,17 @@ class Config:
     @property
     def gru(self) -> bool:
         """Whether the machine has GRU cells beside those of an LSTM."""
-        return self.cells == "lstm+gru"
+        return "gru" in self.cells.split("+")
+
+    @property
+    def dense(self) -> bool:
+        """Whether the machine has dense layers beside recurrent ones."""
+        return "dense" in self.cells.split("+")
+
+    @property
+    def dense_rows(self) -> int:
+        """Rows of a dense layer whose biases take the place of a cell row's; 1 if the machine has no dense layers."""
+        return 4 if self.dense else 1
 
     # -- widths --------------------------------------------------------------------------------
 

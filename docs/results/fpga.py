@@ -11,7 +11,7 @@ __all__ = ["TABLES", "TITLES", "synthesized"]
 #: Resources of an XCKU060, and what the paper's machine takes of them (its table 4).
 XCKU060 = {"LUT": 331_680, "FF": 663_360, "BRAM": 1_080, "DSP": 2_760}
 PAPER = {"LUT": 293_920, "LUTRAM": 69_939, "FF": 453_068, "BRAM": 947, "DSP": 1_504}
-TITLES = {"xcu": "UltraScale", "xcu_dsp": "UltraScale, adders in DSPs", "xc7": "7 series",
+TITLES = {"xcu": "UltraScale", "xcup": "UltraScale+", "xcu_dsp": "UltraScale, adders in DSPs", "xc7": "7 series",
           "ecp5": "ECP5"}
 _PE = ("PtrRead", "ActQueue", "SpmatRead", "SpMV", "PE")
 _SLICE = ("Activation", "Slice")

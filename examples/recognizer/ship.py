@@ -18,10 +18,10 @@ from openese.sw.speech.features import FEATURES, HOP, RATE
 from openese.sw.speech.phones import PHONES
 from openese.sw.speech.recognizer import Recognizer
 
-__all__ = ["choose_penalty", "evaluate", "make"]
+__all__ = ["TESTS", "choose_penalty", "evaluate", "make"]
 
 _PENALTIES = np.arange(0, 10.1, 0.5)
-_TESTS = ("espeak-test", "espeak-test-clean", "espeak-test-rooms", "flite-test", "prompts-test", "prompts-test-noisy")
+TESTS = ("espeak-test", "espeak-test-clean", "espeak-test-rooms", "flite-test", "prompts-test", "prompts-test-noisy")
 _PACKAGES = ("numpy", "torch", "pocketsphinx", "soxr")
 
 
@@ -46,7 +46,7 @@ def evaluate(rows, tests, penalties, advance=lambda: None):
 
 
 def _tests(plan, folder):
-    return {name: corpus.load(folder, name, 1) for name in _TESTS if name in plan.shards}
+    return {name: corpus.load(folder, name, 1) for name in TESTS if name in plan.shards}
 
 
 def make(plan, trained, folder, advance=lambda: None):

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from openese.rtl.config import Config
-from openese.sw.bench.layer import quantized_layer
+from openese.sw.bench.layer import quantized_layer, random_frames
 from openese.sw.cycles.model import READY, estimate, simulate
 from openese.sw.model.layers import Layer, Model
 from openese.sw.pack.image import pack
@@ -208,7 +208,7 @@ def _measured(plan: Schedule, link: Any) -> dict[str, Any]:
     if link is None:
         return {"measured": None, "exact": None}
     device = Device(link, pack(plan))
-    x = np.random.default_rng(1).integers(-1 << 13, 1 << 13, (2, plan.config.channels, plan.model.inputs))
+    x = random_frames(plan, 2)
     expected = Reference(plan.model, plan.config.channels).run(x)
     first = device.run(x[:1])
     link.clock(8 * estimate(plan).latency)

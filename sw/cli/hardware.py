@@ -43,7 +43,8 @@ def build(config: Config, output: Path, target: str) -> None:
 
 @click.command(short_help="Estimate the FPGA resources of a machine with Yosys.")
 @machine_options("")
-@click.option("--family", metavar="NAME", help="Estimate for one family of FPGAs alone: xcu, xcu_dsp, xc7 or ecp5.")
+@click.option("--family", metavar="NAME",
+              help="Estimate for one family of FPGAs alone: xcu, xcup, xcu_dsp, xc7 or ecp5.")
 @click.option("--update", is_flag=True, help="Make the figures the baselines of their presets.")
 def synth(config: Config | None, family: str | None, update: bool) -> None:
     """Estimate the FPGA resources of a machine with Yosys, block by block.

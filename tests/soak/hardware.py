@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from machines import GROUPS, STREAM, TINY
+from machines import GROUPS, GRU, STREAM, TINY
 from models import random_quantized, random_state
 from pairs import Both, Measured, predicted
 
@@ -30,7 +30,7 @@ from .schedules import random_events, random_times
 __all__ = ["random_config", "random_models", "random_shape"]
 
 #: Machines of the campaigns that are not about configurations.
-MACHINES = (TINY, GROUPS, STREAM)
+MACHINES = (TINY, GRU, GROUPS, STREAM)
 #: Models that a random machine runs, which takes ten seconds to build and more.
 MODELS = 3
 
@@ -50,9 +50,13 @@ def random_config(rng):
             "cell_bits": int(rng.integers(14, 28)), "index_bits": int(rng.integers(1, 8)),
             "align_bits": int(rng.integers(1, 4)), "queue_depth": power(4, 6), "entry_depth": power(7, 12),
             "column_depth": power(6, 9), "vector_depth": power(6, 9), "cell_rows": power(2, 5),
-            "accumulator_rows": power(5, 9), "row_nonzeros": power(4, 9), "program_depth": power(5, 8),
+            "accumulator_rows": 16 * int(rng.integers(2, 33)), "row_nonzeros": power(4, 9),
+            "program_depth": power(5, 8),
             "stream": bool(rng.random() < 0.4), "banks": int(rng.integers(1, 5) if rng.random() < 0.4 else 1),
             "models": int(rng.integers(2, 5) if rng.random() < 0.3 else 1)}
+        if rng.random() < 0.4:
+            fields["lut_channels"] = int(rng.integers(0, fields["channels"] + 1))
+            fields["ultra_channels"] = int(rng.integers(0, fields["channels"] - fields["lut_channels"] + 1))
         if rng.random() < 0.4:
             fields |= {"cells": "lstm+gru", "cell_bits": int(rng.integers(24, 28))}
         if fields["stream"]:  # an AXI4 data width
@@ -252,7 +256,7 @@ def steps(case):
 @campaign("isolation", "the words of a voice do not depend on the other voices")
 def isolation(case):
     rng, done = case.rng, Counter()
-    with (both := some_pair(rng, [TINY, STREAM])).link:
+    with (both := some_pair(rng, [TINY, GRU, STREAM])).link:
         channels = both.device.channels
         kept = int(rng.integers(channels))
         for _ in range(3):

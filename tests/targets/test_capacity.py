@@ -9,7 +9,7 @@ import pytest
 from openese import build
 from openese.rtl.config import PRESETS, preset
 from openese.rtl.targets import TargetError
-from openese.rtl.targets.capacity import FPGAS, block_rams, check_fits, multipliers
+from openese.rtl.targets.capacity import FPGAS, block_rams, check_fits, multipliers, ultra_rams
 from openese.rtl.targets.memories import FAMILIES, Memory
 
 BASELINES = json.loads((Path(__file__).parents[1] / "baselines" / "synth.json").read_text())
@@ -20,6 +20,7 @@ def test_presets_take_what_yosys_maps(family, name):
     config, total = PRESETS[name], BASELINES[family][name]["total"]
     family = family.removesuffix("_dsp")
     assert (block_rams(config, family), multipliers(config, family)) == (total["BRAM"], total["DSP"])
+    assert ultra_rams(config, family) == total.get("URAM", 0)
 
 
 # RAMB36 and DP16KD that Yosys 0.70 maps a memory of rows, bits, lanes to, with or without the request for block RAM.
@@ -35,7 +36,7 @@ def test_memories_take_what_yosys_maps(memory, xcu, ecp5):
     depth, width, lanes, block = memory
     held = Memory(1, depth, width, lanes, "block" if block else "any")
     counted = {name: held.mapped(family).block_rams for name, family in FAMILIES.items()}
-    assert counted == {"xcu": xcu, "xc7": 1 if memory == (128, 48, 2, False) else xcu, "ecp5": ecp5}
+    assert counted == {"xcu": xcu, "xcup": xcu, "xc7": 1 if memory == (128, 48, 2, False) else xcu, "ecp5": ecp5}
 
 
 @pytest.mark.parametrize("weight_bits, each", [(11, 1), (12, 1), (13, 2), (18, 2)])
@@ -45,7 +46,8 @@ def test_wide_weights_take_two_multipliers_of_18_bits(weight_bits, each):
     assert multipliers(config, "ecp5") == 8 * each + 4 * 2 * 5
 
 
-@pytest.mark.parametrize("name, target", [("ese", "ooc"), ("ku060", "ooc"), ("demo", "kcu105"), ("ulx3s", "ulx3s")])
+@pytest.mark.parametrize("name, target", [("ese", "ooc"), ("ku060", "ooc"), ("demo", "kcu105"), ("demo", "kv260"),
+                                          ("tiny", "pynq-z2"), ("ulx3s", "ulx3s")])
 def test_a_machine_that_fits(name, target):
     check_fits(preset(name), target)
 
@@ -53,7 +55,7 @@ def test_a_machine_that_fits(name, target):
 @pytest.mark.parametrize("name, target, reason", [
     ("ese", "kcu105", "machine 'ese' does not fit the XCKU040 of the KCU105: it takes 833 block RAMs, 233 more than "
                       "the FPGA's 600. Presets that fit: tiny, demo, ulx3s"),
-    ("ku115", "ooc", "does not fit the XCKU060: it takes 1,537.5 block RAMs, 457.5 more than the FPGA's 1,080"),
+    ("ku115", "ooc", "does not fit the XCKU060: it takes 1,473.5 block RAMs, 393.5 more than the FPGA's 1,080"),
     ("ese", "ulx3s", "it takes 1,673 block RAMs, 1,465 more than the FPGA's 208 and 1,344 multipliers, 1,188 more ")])
 def test_a_machine_that_does_not_fit_is_refused_with_what_is_short(tmp_path, name, target, reason):
     folder = tmp_path / "folder"
@@ -63,7 +65,7 @@ def test_a_machine_that_does_not_fit_is_refused_with_what_is_short(tmp_path, nam
 
 
 def test_targets_without_an_fpga_take_any_machine():
-    assert FPGAS.keys() == {"ooc", "kcu105", "ulx3s"}
+    assert FPGAS.keys() == {"ooc", "kcu105", "kv260", "pynq-z2", "ulx3s"}
     check_fits(preset("latency"), "verilog")
     check_fits(preset("latency"), "ip")
 
