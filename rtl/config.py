@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["BANK_SHIFT", "CELLS", "FLAGS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset",
-           "machine_config", "bits_for"]
+__all__ = ["BANK_SHIFT", "CELLS", "DEPTHS", "FLAGS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES",
+           "preset", "machine_config", "bits_for"]
 
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
 LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels", "ultra_weights")
 
+#: Fields that say how much a memory holds.
+DEPTHS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "program_depth")
+
 #: Place of the bank's number in the first word of a frame's header, and of the model's.
 BANK_SHIFT, MODEL_SHIFT = 2, 8
 
-#: Kinds of cells that a machine may have.
-CELLS = ("lstm", "lstm+gru")
+#: Kinds of layers that a machine may have.
+CELLS = ("lstm", "lstm+gru", "lstm+dense", "lstm+gru+dense")
 
 #: Fields that are true or false.
 FLAGS = ("stream", "ultra_weights")
@@ -90,7 +93,8 @@ class Config:
     models : int
         Models that an image may hold. They share the memories, and each has the states of its own voices.
     cells : str
-        Kinds of cells: ``"lstm"`` or ``"lstm+gru"``. A machine with GRUs has a ``cell_bits`` of at least 24.
+        Kinds of layers: ``"lstm"``, and behind it ``"+gru"``, ``"+dense"`` or both. A machine with GRUs has a
+        ``cell_bits`` of at least 24.
     lut_channels, ultra_channels : int
         Channels of every PE whose accumulators are in LUT RAM, and in UltraRAM of UltraScale+. Those of the others are
         in block RAM.
@@ -249,7 +253,17 @@ class Config:
     @property
     def gru(self) -> bool:
         """Whether the machine has GRU cells beside those of an LSTM."""
-        return self.cells == "lstm+gru"
+        return "gru" in self.cells.split("+")
+
+    @property
+    def dense(self) -> bool:
+        """Whether the machine has dense layers beside recurrent ones."""
+        return "dense" in self.cells.split("+")
+
+    @property
+    def dense_rows(self) -> int:
+        """Rows of a dense layer whose biases take the place of a cell row's; 1 if the machine has no dense layers."""
+        return 4 if self.dense else 1
 
     # -- widths --------------------------------------------------------------------------------
 

@@ -296,6 +296,8 @@ class Controller(wiring.Component):
             self.settings.cell_select.eq(current.cell_select),
             self.settings.g_sigmoid.eq(current.g_sigmoid),
             *([self.settings.gru.eq(current.gru)] if self._config.gru else []),
+            *([self.settings.dense.eq(current.dense), self.settings.activation.eq(current.activation)]
+              if self._config.dense else []),
             self.settings.active.eq(Mux(elementwise, state.active, state.step_active)),
             self.settings.reset.eq(Mux(elementwise, state.reset, state.step_reset)),
             self.output_base.eq(current.src_base + state.step_voices.offset),

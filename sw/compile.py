@@ -20,7 +20,7 @@ from openese.sw import files, importers
 from openese.sw.cycles.load import MachineLoad, image_load
 from openese.sw.model.arrays import FloatArray, real_array
 from openese.sw.model.layers import Model, ModelError
-from openese.sw.model.network import Network
+from openese.sw.model.network import Network, Runner
 from openese.sw.model.quantized import QuantizedModel, QuantizeError
 from openese.sw.model.state import LayerState, State
 from openese.sw.pack.image import Image
@@ -36,7 +36,7 @@ from openese.sw.run.device import Device
 from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
 
 __all__ = ["BACKENDS", "CompiledNetwork", "OutputError", "QuantizedNetwork", "Summary", "compile",
-           "pack", "pack_together", "prune", "quantize", "random_frames"]
+           "output_error", "pack", "pack_together", "prune", "quantize", "random_frames"]
 
 #: What `CompiledNetwork.run` can run on.
 BACKENDS = ("reference", "sim")
@@ -62,6 +62,11 @@ class OutputError:
     max_error: float
     steps: int
     voices: int
+
+    @property
+    def relative(self) -> float:
+        """RMS of the difference, as a share of that of the outputs."""
+        return self.rms_error / max(self.rms_output, 1e-30)
 
 
 @dataclass(frozen=True)
@@ -335,7 +340,7 @@ def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
     runners = [FloatRunner(direction.model) for direction in network.directions]
     models = [quantize_model(direction.model, fed, config, lengths=lengths, initial=start, **ranges)
               for (direction, fed), start in zip(network.fed(x, runners, lengths, starts), starts, strict=True)]
-    return QuantizedNetwork(tuple(models), network, _measured_error(network, models, x, lengths, starts))
+    return QuantizedNetwork(tuple(models), network, output_error(network, _on_reference(models), x, lengths, starts))
 
 
 def pack_together(networks: Sequence[QuantizedNetwork], machine: str | Config | None = None,
@@ -456,7 +461,7 @@ def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Co
     tell("measuring the error of pruning")
     x = np.asarray(frames, np.float64)
     x = x[:, None] if x.ndim == 2 else x
-    pruning = _measured_error(given, quantized.models, x, lengths, given.start(x.shape[1]))
+    pruning = output_error(given, _on_reference(quantized.models), x, lengths, given.start(x.shape[1]))
     return replace(compiled, pruning_error=pruning)
 
 
@@ -499,9 +504,25 @@ def _reported_error(models: Sequence[QuantizedModel]) -> OutputError | None:
     return OutputError(last.rms_output, last.rms_error, last.max_error, report.steps, report.voices)
 
 
-def _measured_error(network: Network, models: Sequence[QuantizedModel], x: FloatArray,
-                    lengths: ArrayLike | None, starts: Sequence[State]) -> OutputError:
-    """The error of a network end to end, on the first of the frames."""
+def _on_reference(models: Sequence[QuantizedModel]) -> Callable[[int], list[Runner]]:
+    return lambda voices: [MachineRunner(Reference(model, voices)) for model in models]
+
+
+def output_error(network: Network, runners: Callable[[int], Sequence[Runner]], x: FloatArray,
+                 lengths: ArrayLike | None, starts: Sequence[State]) -> OutputError:
+    """The error of a network end to end, on the first of the frames.
+
+    Parameters
+    ----------
+    network : `Network`
+        In floating point.
+    runners : callable
+        Returns what is compared with it: a runner for each of its directions, for so many voices.
+    x : array (T, B, I)
+    lengths : integers (B,), optional
+    starts : sequence of State
+        As `Network.start` returns them.
+    """
     weights = sum(layer.weights for direction in network.directions for layer in direction.model.layers)
     counts = np.full(x.shape[1], len(x)) if lengths is None else np.asarray(lengths)
     chosen = np.flatnonzero(counts)[:_ERROR_VOICES]
@@ -511,8 +532,8 @@ def _measured_error(network: Network, models: Sequence[QuantizedModel], x: Float
     states = [tuple(LayerState(c[chosen], y[chosen]) for c, y in start) for start in starts]
     body = Network(stages=network.stages, name=network.name)
     exact, _ = body.run(x, [FloatRunner(direction.model) for direction in network.directions], counts, states)
-    integers, _ = body.run(x, [MachineRunner(Reference(model, voices)) for model in models], counts, states)
+    found, _ = body.run(x, runners(voices), counts, states)
     there = np.arange(steps)[:, None] < counts
-    exact, difference = exact[there], (integers - exact)[there]
+    exact, difference = exact[there], (found - exact)[there]
     return OutputError(float(np.sqrt(np.mean(exact**2))), float(np.sqrt(np.mean(difference**2))),
                        float(np.abs(difference).max()), steps, voices)

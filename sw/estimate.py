@@ -23,6 +23,7 @@ from openese.rtl.targets.logic import Amount
 from openese.sw import files, importers
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork, quantize
 from openese.sw.cycles.load import CLOCK, PERIOD, MachineLoad, image_load, model_load, voices_served
+from openese.sw.energy import LEFT_OUT, PROCESSES, Joules, energies, total
 from openese.sw.model.layers import GRU, Model
 from openese.sw.model.network import Network
 from openese.sw.prune import Density
@@ -34,6 +35,7 @@ __all__ = ["Estimated", "EstimateError", "Opened", "estimate", "estimate_opened"
 
 Part = Network | QuantizedNetwork | CompiledNetwork
 _FRAMES = 2  # random ones, for number formats
+_STEPS = tuple(16 << k for k in range(9))  # sizes of memories that are no powers of two are multiples of one of these
 
 
 class EstimateError(ValueError):
@@ -181,6 +183,12 @@ class Estimated:
         held = [getattr(load, kind) for load in self.loads]
         return {name: sum(counts[name] for counts in held) for name in held[0]} if all(held) else {}
 
+    @property
+    def energies(self) -> dict[str, Joules]:
+        """Joules of a step's reads and operations, by kind, as `openese.sw.energy` has them; empty if an image does not
+        fit. A step computes all channels."""
+        return energies(self.machine, self.counts("reads"), self.counts("multiplications"), self.stream_bytes)
+
     def to_dict(self) -> dict[str, Any]:
         """All figures, for JSON."""
         config, there = self.machine, {} if self.device is None else self.device.resources
@@ -191,7 +199,7 @@ class Estimated:
             "clock": self.clock, "period": self.period, "fits": self.fits, "short": self.short,
             **self._figures(self),
             "frames_per_second": self.frames_per_second, "voices_fast_enough": self.voices_fast_enough,
-            "voices_held": self.voices_held, "busy": self.busy,
+            "voices_held": self.voices_held, "busy": self.busy, "energy": self._energy(),
             "images": [{"name": load.name, "memories": {name: list(pair) for name, pair in load.memories.items()},
                         "banks": load.banks, "nonzeros": load.nonzeros, **self._figures(load)} for load in self.loads],
             "device": None if self.device is None else {
@@ -202,6 +210,12 @@ class Estimated:
             "host": [item._asdict() if hasattr(item, "_asdict") else vars(item) for item in self.items
                      if item.place in ("host", "refused")],
         }
+
+    def _energy(self) -> dict[str, Any] | None:
+        spent = self.energies
+        return {"processes": {name: process.source for name, process in PROCESSES.items()}, "left_out": LEFT_OUT,
+                "total": total(spent)._asdict(),
+                "joules": {name: one._asdict() for name, one in spent.items()}} if spent else None
 
     def _figures(self, of: "Estimated | MachineLoad") -> dict[str, Any]:
         """The figures that an image has, and all of them together."""
@@ -229,13 +243,25 @@ def _share(taken: float, there: float) -> float | None:
 def holding(config: Config, needs: Mapping[str, int]) -> dict[str, int] | None:
     """The least values of the fields of ``config`` that are smaller than ``needs`` by field, so that it holds them;
     None if no machine of the same PEs does."""
-    changes = {name: -(-need // 1024) * 1024 if name == "entry_depth" and need > 1024 else 1 << (need - 1).bit_length()
-               for name, need in needs.items() if need > getattr(config, name)}
-    try:
-        config.replace(**changes)
-    except ValueError:
-        return None
+    changes = {}
+    for name, need in needs.items():
+        if need > getattr(config, name):
+            value = _least(config, name, need)
+            if value is None:
+                return None
+            changes[name] = value
     return changes
+
+
+def _least(config: Config, name: str, need: int) -> int | None:
+    """The least value of a field, of ``need`` or more, that a machine may have."""
+    for value in sorted({1 << (need - 1).bit_length(), *(-(-need // step) * step for step in _STEPS)}):
+        try:
+            config.replace(**{name: value})
+        except ValueError:
+            continue
+        return value
+    return None
 
 
 def open_network(path: str | os.PathLike[str], select: str | None = None, ignore: str | Sequence[str] = (),

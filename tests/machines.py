@@ -3,11 +3,13 @@
 
 from openese.rtl.config import Config, preset
 
-__all__ = ["GROUPS", "GRU", "STREAM", "TINY"]
+__all__ = ["DENSE", "GROUPS", "GRU", "STREAM", "TINY"]
 
 TINY = preset("tiny")
 #: With GRUs, and accumulators in two kinds of memory, whose rows are no power of two.
 GRU = TINY.replace(name="grus", cells="lstm+gru", accumulator_rows=144, lut_channels=1)
+#: With GRUs and dense layers.
+DENSE = TINY.replace(name="dense", cells="lstm+gru+dense")
 #: Can read weights from memory, and can hold those of small models.
 STREAM = TINY.replace(name="streaming", index_bits=4, entry_depth=512, stream=True)
 #: One voice, two column groups.

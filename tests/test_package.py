@@ -154,7 +154,7 @@ def test_the_wheel_holds_openese_alone(wheel):
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"openese"}
     for name in ("__init__.py", "__main__.py", "py.typed", "rtl/top.py", "sw/cli/__init__.py", "sim/harness.cpp",
-                 "constraints/kcu105.tcl", "rtl/targets/driver/openese.c", "sw/speech/recognizer.img"):
+                 "constraints/zynq.tcl", "rtl/targets/driver/openese.c", "sw/speech/recognizer.img"):
         assert f"openese/{name}" in names
     assert not any(name.endswith(("dense.npz", ".pyc")) for name in names)
     assert wheel.stat().st_size < 3e6
@@ -179,8 +179,8 @@ def test_the_wheel_works_beside_foreign_folders(installed, tmp_path):
     check_names(tmp_path, *openese, "compile", "net.npz", "--preset", "tiny", "--density", "0.5", "--calibrate",
                 "speech.npy", "-o", "net.img", folder=tmp_path, home=home, wanted=["openese.sw.compile"])
     check_names(tmp_path, *openese, "build", "--for", "net.img", "--target", "kcu105", "-o", "hdl", folder=tmp_path,
-                home=home, wanted=["openese.rtl.top", "openese.rtl.targets.kcu105"])
-    assert all((tmp_path / "hdl" / name).exists() for name in ("ip/hdl/openese.v", "kcu105.tcl"))
+                home=home, wanted=["openese.rtl.top", "openese.rtl.targets.boards"])
+    assert all((tmp_path / "hdl" / name).exists() for name in ("ip/hdl/openese.v", "kcu105.tcl", "machine.tcl"))
     check_names(tmp_path, *openese, "run", "net.img", "speech.npy", "-o", "out.npy", "--check", folder=tmp_path,
                 home=home, wanted=["openese.sw.reference.machine"])
     assert np.load(tmp_path / "out.npy").shape == (50, 3, 16)

@@ -23,10 +23,14 @@ class TargetError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """A module of this package. It is imported only when it is used, since it may need optional packages."""
+    """A module of this package, and which of its boards.
+
+    It is imported only when it is used, since it may need optional packages.
+    """
 
     module: str
     summary: str
+    board: str | None = None
 
     def write(self, config: Config, folder: Path) -> None:
         """Write the files for ``config`` into ``folder``, which exists.
@@ -35,8 +39,8 @@ class Target:
         ------
         TargetError
         """
-        write: Callable[[Config, Path], None] = import_module(f".{self.module}", __name__).write
-        write(config, folder)
+        write: Callable[..., None] = import_module(f".{self.module}", __name__).write
+        write(config, folder, *([] if self.board is None else [self.board]))
 
 
 #: By the name that the command line gives them.
@@ -44,7 +48,9 @@ TARGETS = {
     "verilog": Target("plain", "openese.v alone, for any synthesis"),
     "ooc": Target("ooc", "Vivado: the machine alone on a KU060, for its figures"),
     "ip": Target("ip", "Vivado: packaged IP, with a driver"),
-    "kcu105": Target("kcu105", "Vivado: a design for the KCU105, with PCIe and DDR4"),
+    "kcu105": Target("boards", "Vivado: a design for the KCU105, with PCIe and DDR4", "kcu105"),
+    "kv260": Target("boards", "Vivado: a design for the KV260, with its processors and memory", "kv260"),
+    "pynq-z2": Target("boards", "Vivado: a design for the PYNQ-Z2, with its processors and memory", "pynq-z2"),
     "ulx3s": Target("ulx3s", "a bitstream for the ULX3S 85F, by Yosys and nextpnr"),
 }
 

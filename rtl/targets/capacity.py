@@ -33,10 +33,12 @@ class Fpga:
     beside: int = 0
 
 
-#: By target. What Vivado adds to the KCU105's design, PCIe and DDR4, is not counted.
+#: By target. What Vivado adds to a board's design, as PCIe, DDR4 and DMA, is not counted.
 FPGAS = {
     "ooc": Fpga("xcku060", "XCKU060"),
     "kcu105": Fpga("kcu105", "XCKU040 of the KCU105"),
+    "kv260": Fpga("kv260", "XCK26 of the KV260"),
+    "pynq-z2": Fpga("pynq-z2", "XC7Z020 of the PYNQ-Z2"),
     "ulx3s": Fpga("ulx3s-85f", "LFE5U-85F of the ULX3S", beside=2),
 }
 

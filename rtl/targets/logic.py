@@ -22,7 +22,7 @@ from openese.rtl.frames import beat_bytes
 from openese.rtl.interfaces import Context
 from openese.rtl.loader import Lines
 from openese.rtl.program import Instruction
-from openese.rtl.targets.memories import FAMILIES, memories, ways
+from openese.rtl.targets.memories import FAMILIES, memories, of_any_depth, ways
 
 __all__ = ["EXACT", "FILE", "FITTED", "Amount", "Block", "blocks", "logic", "taken"]
 
@@ -175,6 +175,13 @@ def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     return {name: (config.slices, terms) for name, terms in found.items()}
 
 
+@cache
+def _picking(config: Config) -> tuple[int, int, list[int]]:
+    """How Assemble picks the columns of a row: its lines, steps and waits. Making an Assemble takes a while."""
+    assemble = Assemble(config)
+    return assemble.lines, assemble.picks, assemble.waits
+
+
 def _shared(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     """The blocks that serve all PEs and slices."""
     channels, groups, width = config.channels, config.groups, config.slice_width
@@ -184,10 +191,10 @@ def _shared(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     lanes = slices * width
     order, context = bits_for(config.column_depth - 1), Context(config).size
     instruction = Instruction(config).size
-    assemble = Assemble(config)
-    lines, few = assemble.lines, assemble.picks == 1
+    lines, picks, waits = _picking(of_any_depth(config))
+    few = picks == 1
     # Registers one behind another, by group and channel; from so many on Yosys makes one shift register of them.
-    chains = [1 + wait for wait in assemble.waits]
+    chains = [1 + wait for wait in waits]
     parts = lines // 4
     least = _SHIFT_REGISTER if FAMILIES[family].shifts else sum(chains) + 1
     inputs = FAMILIES[family].lut_inputs

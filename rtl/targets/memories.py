@@ -3,17 +3,18 @@
 """The memories of a machine, and how Yosys maps each to block RAMs or to LUTs, by costs that are the same here."""
 
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
 from typing import Literal, NamedTuple
 
 from openese.rtl.attributes import LUT_RAM_ROWS
-from openese.rtl.config import Config
+from openese.rtl.config import DEPTHS, Config
 from openese.rtl.frames import beat_bytes
 from openese.rtl.interfaces import MAX_OPERATIONS, Context, Token
 from openese.rtl.program import Instruction
 from openese.rtl.state_access import StateAccess
 
-__all__ = ["FAMILIES", "Family", "Mapped", "Memory", "memories", "ways"]
+__all__ = ["FAMILIES", "Family", "Mapped", "Memory", "memories", "of_any_depth", "ways"]
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,20 @@ class Memory:
         return 0.5 * (ceil(self.depth / rows) - 1) * self.width
 
 
+def of_any_depth(config: Config) -> Config:
+    """A machine with the same pipelines and order of work: machines that differ in the depths of memories and in the
+    widths of numbers share it."""
+    depths = {name: 1024 for name in DEPTHS} | {"vector_depth": max(1024, 512 * config.groups), "program_depth": 64}
+    # A machine that streams has few widths of weights.
+    widths = {"activation_bits": 14} if config.stream else {"activation_bits": 14, "weight_bits": 12}
+    return config.replace(name="any depth", **depths, **widths)
+
+
+@cache
+def _posted_depth(config: Config) -> int:
+    return StateAccess(config).posted_depth
+
+
 def memories(config: Config) -> dict[str, list[Memory]]:
     """The memories of one instance of each block, by the block's name; those of a few rows only if their width depends
     on the machine."""
@@ -218,7 +233,7 @@ def memories(config: Config) -> dict[str, list[Memory]]:
         "VectorMemory": [memory(config.vector_depth // groups, column, config.channels, groups)],
         # Numbers read ahead, and posted ones with their slice and lane.
         "StateAccess": [in_luts(StateAccess.queue_depth, 32),
-                        in_luts(StateAccess(config).posted_depth,
+                        in_luts(_posted_depth(of_any_depth(config)),
                                 config.cell_bits + (config.slices * width - 1).bit_length())],
         "FrameGuard": [in_luts(8, beat + 2)],
         "Top": [in_luts(2, beat + 1)],

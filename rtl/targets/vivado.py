@@ -29,7 +29,8 @@ PERIOD = "5.000"
 CORE = {"vendor": "openese", "library": "accelerators", "name": TOP, "version": f"{VERSION}.0",
         "taxonomy": "/UserIP", "vendor_display_name": "OpenESE", "company_url": "https://arxiv.org/abs/1612.00694"}
 #: The machine is written for the block RAMs and DSP slices of these families. It was not on such a device yet.
-DEVICE_FAMILIES = ("kintexu", "virtexu", "kintexuplus", "virtexuplus", "zynquplus")
+DEVICE_FAMILIES = ("artix7", "kintex7", "virtex7", "zynq", "kintexu", "virtexu", "kintexuplus", "virtexuplus",
+                   "zynquplus", "artixuplus")
 
 #: IP-XACT's words for access.
 ACCESS = {Access.READ: "read-only", Access.WRITE: "write-only", Access.READ_WRITE: "read-write",
@@ -82,7 +83,7 @@ def _word(value, indent):
     return "{\n" + "".join(f"{deeper}{word}\n" for word in words) + indent + "}"
 
 
-def settings(config, driver_files):
+def settings(config, driver_files, **more):
     """The text of ``settings.tcl``: the dictionary ``settings`` for the scripts of ``constraints/``.
 
     Parameters
@@ -90,6 +91,8 @@ def settings(config, driver_files):
     config : Config
     driver_files : dict
         The driver's files: type by path.
+    **more
+        Further values, by their names.
     """
     about = core(config)
     widths = {port.name: port.width for port in ports(config)}
@@ -98,7 +101,6 @@ def settings(config, driver_files):
         "vlnv": ":".join(about[part] for part in ("vendor", "library", "name", "version")),
         "families": [word for family in DEVICE_FAMILIES for word in (family, "Beta")],
         "part": PART,
-        "board_part": BOARD_PART,
         "period": PERIOD,
         "stream": int(config.stream),
         "frame_bits": widths["s_axis_tdata"],
@@ -114,6 +116,7 @@ def settings(config, driver_files):
                        for field in register.fields}} for register in registers(config)},
         "parameters": {name: {"format": kind, "value": value} for name, (kind, value) in parameters(config).items()},
         "driver_files": driver_files,
+        **more,
     }
     return ("# SPDX-License-Identifier: Apache-2.0\n"
             f"# Preset {config.name}, written by python -m rtl.build.\nset settings {_word(values, '')}\n")

@@ -19,6 +19,7 @@ from openese.rtl.targets.devices import DEVICES, RESOURCES
 from openese.rtl.targets.logic import Amount
 from openese.sw.compile import OutputError, Summary
 from openese.sw.cycles.load import MachineLoad
+from openese.sw.energy import PROCESSES, total
 from openese.sw.estimate import Estimated, holding
 from openese.sw.importers import Entry
 from openese.sw.model.arrays import FloatArray
@@ -406,7 +407,19 @@ def _work(found: Estimated) -> list[tuple[str, ...]]:
         (f"bytes of the image{'s' if len(found.loads) > 1 else ''}", f"{found.bytes:,}"), *streamed,
         *((f"reads in a step: {name}", f"{count:,}") for name, count in found.counts("reads").items()),
         *((f"multiplications in a step: {name}", f"{count:,}")
-          for name, count in found.counts("multiplications").items())]
+          for name, count in found.counts("multiplications").items()),
+        *_energy(found)]
+
+
+def _energy(found: Estimated) -> list[tuple[str, ...]]:
+    """What these reads and multiplications cost."""
+    spent = found.energies
+    if not spent:
+        return []
+    least, most = total(spent)
+    first, *_, last = PROCESSES
+    return [(f"their energy in microjoules, in an ASIC of {first} to {last}",
+             f"{least * 1e6:,.4g} to {most * 1e6:,.4g}")]
 
 
 def _lacks(load: MachineLoad, found: Estimated) -> None:

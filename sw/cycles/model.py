@@ -42,7 +42,7 @@ from openese.sw.model.arrays import Int64Array
 from openese.sw.pack.schedule import Schedule
 
 __all__ = ["MEMORY", "PATIENCE", "READY", "Activity", "Memory", "Span", "StuckError", "Timeline", "Estimate",
-           "simulate", "estimate"]
+           "simulate", "estimate", "at_rest"]
 
 
 #: From this cycle on the controller waits for a first frame.
@@ -232,8 +232,7 @@ class Estimate:
 
         It is not the machine's first frame, and it starts no voice anew.
         """
-        first = simulate(self.plan, [READY], self.memory).cycles
-        return simulate(self.plan, [READY, 3 * first], self.memory).latencies[1]
+        return at_rest(self.plan, self.memory)
 
     @property
     def idle(self) -> Int64Array:
@@ -309,6 +308,12 @@ def estimate(plan: Schedule, most: int = 10, memory: Memory = MEMORY) -> Estimat
         causes=timeline.causes(start, stop), spans=spans, plan=plan, memory=memory)
 
 
+def at_rest(plan: Schedule, memory: Memory = MEMORY) -> int:
+    """`Estimate.latency`, without an estimate."""
+    first = simulate(plan, [READY], memory).cycles
+    return simulate(plan, [READY, first + READY], memory).latencies[1]
+
+
 def _settled(lengths: list[int]) -> bool:
     """Whether the last steps take the same time, or alternate between two times."""
     return any(len(lengths) >= 2 * period and lengths[-period:] == lengths[-2 * period:-period] for period in (1, 2))
@@ -324,7 +329,8 @@ def _operations_of(plans: Sequence[Schedule]) -> tuple[dict[int, Part], list[str
     layer = -1
     for number, instruction in enumerate(instructions):
         opcode = instruction["opcode"]
-        layer = -1 if number in begins else layer + (opcode == Opcode.ELEMENTWISE)
+        begins_layer = opcode == Opcode.ELEMENTWISE or (opcode == Opcode.PROJECT and instruction.get("dense"))
+        layer = -1 if number in begins else layer + bool(begins_layer)
         label = f"{opcode.name.lower()} {layer}"
         if opcode == Opcode.MULTIPLY and (instruction["order_base"], instruction["count"]) in operations:
             plan, operation = operations[instruction["order_base"], instruction["count"]]

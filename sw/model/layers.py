@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The canonical model: stacked LSTM and GRU layers, and a dense head.
+"""The canonical model: stacked LSTM, GRU and dense layers, and a dense head.
 
 Importers make models, and every later stage takes them. An object checks its shapes and values when it is made. Its
 arrays are read-only; read-only arrays are not copied.
 
 Sizes: gates G, inputs I, cells H, outputs P. Gate order i, f, g, o of an LSTM (g is the paper's "c" gate), and r, z, n
-of a GRU.
+of a GRU. A dense layer has the one "gate" y.
 """
 
 import dataclasses
@@ -21,14 +21,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from openese.output import replacing
+from openese.rtl.program import ACTIVATIONS
 from openese.sw.model.arrays import FloatArray
 
-__all__ = ["CELLS", "GATES", "GRU", "G_ACTIVATIONS", "LSTM", "TENSORS", "CellKind", "Dense", "Layer", "LayerTensors",
-           "Matrix", "Model", "ModelError", "frozen", "layer_arrays", "read_npz"]
+__all__ = ["CELLS", "DENSE", "GATES", "GRU", "G_ACTIVATIONS", "LSTM", "TENSORS", "CellKind", "Dense", "Layer",
+           "LayerTensors", "Matrix", "Model", "ModelError", "dense_layer", "frozen", "layer_arrays", "read_npz",
+           "required"]
 
 
 class CellKind(NamedTuple):
-    """A kind of cell: its gates, and the attributes of `Layer` that its layers may have.
+    """A kind of layer: its gates, and the attributes of `Layer` that its layers may have.
 
     Attributes
     ----------
@@ -39,7 +41,7 @@ class CellKind(NamedTuple):
     gates : tuple of str
         In the order of the first axis of ``w_x``, ``w_r`` and ``bias``.
     tensors : tuple of str
-        The arrays of a layer; ``w_x``, ``w_r`` and ``bias`` are always there.
+        The arrays of a layer; ``w_x``, ``w_r`` and ``bias`` are always there, if they are among them.
     settings : tuple of str
         The attributes that are not arrays.
     """
@@ -50,16 +52,22 @@ class CellKind(NamedTuple):
     tensors: tuple[str, ...]
     settings: tuple[str, ...]
 
+    @property
+    def a_title(self) -> str:
+        """The title with its article."""
+        return f"{'an' if self is LSTM else 'a'} {self.title}"
+
 
 LSTM = CellKind("lstm", "LSTM", ("i", "f", "g", "o"), ("w_x", "w_r", "bias", "peephole", "w_ym"), ("g_activation",))
 GRU = CellKind("gru", "GRU", ("r", "z", "n"), ("w_x", "w_r", "bias", "bias_rn"), ("reset_after",))
-CELLS = {kind.name: kind for kind in (LSTM, GRU)}
+DENSE = CellKind("dense", "dense layer", ("y",), ("w_x", "bias"), ("activation",))
+CELLS = {kind.name: kind for kind in (LSTM, GRU, DENSE)}
 
 GATES = LSTM.gates
 TENSORS = tuple(dict.fromkeys(tensor for kind in CELLS.values() for tensor in kind.tensors))
 G_ACTIVATIONS = ("tanh", "sigmoid")
 _REQUIRED = ("w_x", "w_r", "bias")
-_SETTINGS: dict[str, Any] = {"g_activation": "tanh", "reset_after": True}
+_SETTINGS: dict[str, Any] = {"g_activation": "tanh", "reset_after": True, "activation": "none"}
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -131,10 +139,11 @@ class LayerTensors:
     cell: str = LSTM.name
     bias_rn: NDArray[Any] | None = None
     reset_after: bool = True
+    activation: str = "none"
 
     @property
     def kind(self) -> CellKind:
-        """The kind of cell."""
+        """The kind of layer."""
         return CELLS[self.cell]
 
     @property
@@ -149,39 +158,50 @@ class LayerTensors:
 
     @property
     def cells(self) -> int:
-        """H, the size of c and m."""
-        return self.w_x.shape[1]
+        """H, the size of c and m; 0 of a dense layer."""
+        return 0 if self.kind is DENSE else self.w_x.shape[1]
 
     @property
     def outputs(self) -> int:
         """P, the size of y."""
-        return self.cells if self.w_ym is None else self.w_ym.shape[0]
+        return self.w_x.shape[1] if self.w_ym is None else self.w_ym.shape[0]
+
+    @property
+    def feedback(self) -> int:
+        """The size of the y that the next step needs: P, or 0 of a dense layer."""
+        return 0 if self.kind is DENSE else self.outputs
 
     @property
     def _owner(self) -> str:
         return f"layer {self.name!r}"
 
     def _check(self, converted: Callable[[str, str, ArrayLike], NDArray[Any]], error: type[ValueError]) -> None:
-        """Convert the tensors, and raise ``error`` if they do not fit each other or the kind of cell."""
+        """Convert the tensors, and raise ``error`` if they do not fit each other or the kind of layer."""
         if self.cell not in CELLS:
             raise error(f"{self._owner} cell: expected {' or '.join(CELLS)}, found {self.cell!r}")
         for name in (*TENSORS, *_SETTINGS):
             self._check_kind(name, error)
         for tensor in self.kind.tensors:
             value = getattr(self, tensor)
-            if value is None and tensor in _REQUIRED:
+            if value is None and tensor in required(self.kind):
                 raise error(f"{self._owner} {tensor}: it is missing")
             if value is not None:
                 object.__setattr__(self, tensor, converted(self._owner, tensor, value))
         if self.g_activation not in G_ACTIVATIONS:
             raise error(f"{self._owner} g_activation: expected {' or '.join(G_ACTIVATIONS)}, "
                         f"found {self.g_activation!r}")
+        if self.activation not in ACTIVATIONS:
+            raise error(f"{self._owner} activation: expected {', '.join(ACTIVATIONS[:-1])} or {ACTIVATIONS[-1]}, "
+                        f"found {self.activation!r}")
         gates = len(self.gates)
         _expect(self._owner, "w_x", self.w_x, f"{gates}, H, I", (gates, None, None), error)
-        cells = self.cells
+        cells = self.w_x.shape[1]
         if self.w_ym is not None:
             _expect(self._owner, "w_ym", self.w_ym, "P, H", (None, cells), error)
-        _expect(self._owner, "w_r", self.w_r, f"{gates}, H, P", (gates, cells, self.outputs), error)
+        if self.kind is DENSE:
+            # No columns: nothing of the step before is multiplied.
+            object.__setattr__(self, "w_r", frozen(np.zeros((1, cells, 0), self.w_x.dtype)))
+        _expect(self._owner, "w_r", self.w_r, f"{gates}, H, P", (gates, cells, self.feedback), error)
         _expect(self._owner, "bias", self.bias, f"{gates}, H", (gates, cells), error)
         if self.peephole is not None:
             _expect(self._owner, "peephole", self.peephole, "3, H", (3, cells), error)
@@ -192,7 +212,7 @@ class LayerTensors:
         """Raise ``error`` if the attribute is set, and belongs to layers of another kind."""
         kind, value, default = self.kind, getattr(self, name), _SETTINGS.get(name)
         if name not in (*kind.tensors, *kind.settings) and (value is not None if default is None else value != default):
-            raise error(f"{self._owner} {name}: {'an LSTM' if kind is LSTM else f'a {kind.title}'} has none")
+            raise error(f"{self._owner} {name}: {kind.a_title} has none")
 
     def _check_reset(self, error: type[ValueError]) -> None:
         if not isinstance(self.reset_after, bool):
@@ -205,13 +225,18 @@ class LayerTensors:
             _expect(self._owner, "bias_rn", self.bias_rn, "H", (self.cells,), error)
 
 
+def required(kind: CellKind) -> tuple[str, ...]:
+    """The tensors that a layer of a kind must have."""
+    return tuple(tensor for tensor in _REQUIRED if tensor in kind.tensors)
+
+
 def _nonzeros(matrices: Iterator[Matrix]) -> int:
     return sum(int(np.count_nonzero(matrix.values)) for matrix in matrices)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer(LayerTensors):
-    """One layer: an LSTM with the paper's cell, or a GRU.
+    """One layer: an LSTM with the paper's cell, a GRU, or a dense layer.
 
     A GRU computes, from x, the previous output h' and the sigmoid s (``*`` is element by element)::
 
@@ -221,16 +246,21 @@ class Layer(LayerTensors):
         n = tanh(W_n x + b_n + R_n (r * h'))                  without
         h = (1 - z) * n + z * h'
 
+    A dense layer computes ``y = activation(w_x[0] x + bias[0])``. It keeps nothing from step to step.
+
     Attributes
     ----------
     name : str
         Unique in its model; errors and reports use it.
     w_x : ndarray (G, H, I)
-        Input weights of the gates: i, f, g, o of an LSTM (G = 4), and r, z, n of a GRU (G = 3).
+        Input weights of the gates: i, f, g, o of an LSTM (G = 4), and r, z, n of a GRU (G = 3). Of a dense layer
+        (1, P, I).
     w_r : ndarray (G, H, P)
-        Recurrent weights, which multiply the previous output.
+        LSTM and GRU, which must have it: recurrent weights, which multiply the previous output. A dense layer has
+        (1, P, 0).
     bias : ndarray (G, H)
         One bias per gate and cell (frameworks with two: their sum, except for gate n of a GRU with ``reset_after``).
+        Of a dense layer (1, P).
     peephole : ndarray (3, H), optional
         LSTM: diagonal peepholes of i, f (which see the old c) and o (which sees the new c).
     w_ym : ndarray (P, H), optional
@@ -238,22 +268,24 @@ class Layer(LayerTensors):
     g_activation : str
         LSTM: ``"tanh"`` or ``"sigmoid"``.
     cell : str
-        ``"lstm"`` or ``"gru"``.
+        ``"lstm"``, ``"gru"`` or ``"dense"``.
     bias_rn : ndarray (H,), optional
         GRU with ``reset_after``, which must have it: the recurrent bias of n.
     reset_after : bool
         GRU: whether r multiplies the product of R_n and h' (PyTorch, Keras, ONNX with ``linear_before_reset``) or h'.
+    activation : str
+        Dense layer: ``"none"``, ``"relu"``, ``"sigmoid"`` or ``"tanh"``.
 
     Raises
     ------
     ModelError
         A shape is wrong, a value is not finite, the cell or the activation is unknown, or an attribute belongs to
-        another kind of cell. The message names the layer, the tensor, and the shapes or the index.
+        another kind of layer. The message names the layer, the tensor, and the shapes or the index.
     """
 
     name: str
     w_x: FloatArray
-    w_r: FloatArray
+    w_r: FloatArray = cast(FloatArray, None)
     bias: FloatArray
     peephole: FloatArray | None = None
     w_ym: FloatArray | None = None
@@ -261,6 +293,7 @@ class Layer(LayerTensors):
     cell: str = LSTM.name
     bias_rn: FloatArray | None = None
     reset_after: bool = True
+    activation: str = "none"
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -277,7 +310,8 @@ class Layer(LayerTensors):
         """The layer's matrices: w_x and w_r of each gate in turn, then w_ym."""
         for number, gate in enumerate(self.gates):
             yield Matrix("w_x", gate, self.w_x[number])
-            yield Matrix("w_r", gate, self.w_r[number])
+            if self.feedback:
+                yield Matrix("w_r", gate, self.w_r[number])
         if self.w_ym is not None:
             yield Matrix("w_ym", None, self.w_ym)
 
@@ -312,7 +346,7 @@ def layer_arrays(layer: Layer) -> dict[str, ArrayLike]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dense:
-    """A dense head: ``weight @ y + bias``. The host computes it.
+    """A dense head: ``weight @ y + bias``. The host computes it; `Model.with_dense_head` makes it a layer.
 
     Attributes
     ----------
@@ -339,6 +373,11 @@ class Dense:
         return y @ self.weight.T + self.bias
 
 
+def dense_layer(name: str, affine: Dense, activation: str = "none") -> Layer:
+    """The dense layer that computes ``activation(affine(x))``."""
+    return Layer(name=name, cell=DENSE.name, w_x=affine.weight[None], bias=affine.bias[None], activation=activation)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
     """Layers in the order in which data meets them, and an optional head.
@@ -350,15 +389,17 @@ class Model:
     ==========================  ============================  ==================================
     ``name``                    string                        yes: the file's name without suffix
     ``layerK.name``             string                        yes: ``layerK``
-    ``layerK.cell``             ``lstm`` or ``gru``           yes: ``lstm``
+    ``layerK.cell``             ``lstm``, ``gru``, ``dense``  yes: ``lstm``
     ``layerK.w_x``              (G, H, I)
-    ``layerK.w_r``              (G, H, P)
+    ``layerK.w_r``              (G, H, P)                     dense layers have none
     ``layerK.bias``             (G, H)
     ``layerK.peephole``         LSTM: (3, H), order i, f, o   yes: no peepholes
     ``layerK.w_ym``             LSTM: (P, H)                  yes: no projection, P == H
     ``layerK.g_activation``     LSTM: ``tanh``, ``sigmoid``   yes: ``tanh``
     ``layerK.bias_rn``          GRU: (H,)                     without ``reset_after``
     ``layerK.reset_after``      GRU: boolean                  yes: true
+    ``layerK.activation``       dense: ``none``, ``relu``,    yes: ``none``
+                                ``sigmoid``, ``tanh``
     ``head.weight``             (K, P)                        yes, with ``head.bias``
     ``head.bias``               (K,)                          yes, with ``head.weight``
     ``batch_first``             boolean                       yes: false
@@ -388,7 +429,7 @@ class Model:
         for before, layer in zip(self.layers, self.layers[1:], strict=False):
             gates = len(layer.gates)
             _expect(f"layer {layer.name!r}", "w_x", layer.w_x, f"{gates}, H, P of {before.name!r}",
-                    (gates, layer.cells, before.outputs))
+                    (gates, layer.w_x.shape[1], before.outputs))
         if self.head is not None:
             _expect("head", "weight", self.head.weight, f"K, P of {names[-1]!r}", (None, self.outputs))
 
@@ -401,6 +442,15 @@ class Model:
     def outputs(self) -> int:
         """P of the last layer."""
         return self.layers[-1].outputs
+
+    def with_dense_head(self) -> "Model":
+        """The model with a last dense layer in place of its head; without a head, this model."""
+        if self.head is None:
+            return self
+        name = "head"
+        while name in [layer.name for layer in self.layers]:
+            name += "_"
+        return dataclasses.replace(self, layers=(*self.layers, dense_layer(name, self.head)), head=None)
 
     @property
     def weights(self) -> int:
@@ -482,9 +532,9 @@ def _layer_from(arrays: Mapping[str, NDArray[Any]], number: int) -> Layer:
     for field in _LAYER_KEYS:
         key = f"layer{number}.{field}"
         if key in arrays:
-            fields[field] = (str(arrays[key]) if field in ("name", "cell", "g_activation") else
+            fields[field] = (str(arrays[key]) if field in ("name", "cell", "g_activation", "activation") else
                              _flag(key, arrays[key]) if field == "reset_after" else arrays[key])
-        elif field in _REQUIRED:
+        elif field in required(CELLS.get(fields.get("cell", LSTM.name), LSTM)):
             raise ModelError(f"key {key!r} is missing")
     return Layer(**fields)
 

@@ -124,7 +124,7 @@ def _checked_state(model: Model, state: State) -> State:
     checked = []
     for layer, (c, y) in zip(model.layers, state, strict=True):
         tensors = []
-        for tensor, value, size, shape in (("c", c, layer.cells, "B, H"), ("y", y, layer.outputs, "B, P")):
+        for tensor, value, size, shape in (("c", c, layer.cells, "B, H"), ("y", y, layer.feedback, "B, P")):
             owner = f"layer {layer.name!r} initial {tensor}"
             array = real_array(owner, value, ModelError)
             if array.shape != (voices, size):

@@ -13,6 +13,7 @@ from openese.rtl.frames import BANK_SHIFT, MODEL_SHIFT
 from openese.rtl.loader import MAGIC, VERSION, ImageError, Section
 from openese.rtl.registers import ADDRESS, COUNTERS, Control, Status
 from openese.sw.model.arrays import Int64Array
+from openese.sw.model.layers import DENSE
 from openese.sw.model.state import ChannelState
 from openese.sw.pack.image import Image
 
@@ -274,6 +275,8 @@ class Device:
         bank, channel = divmod(voice, self.channels)
         lines = bank * int(self._image.manifest.get("bank_lines", 0))
         for number, fields in enumerate(self._image.part["layers"]):
+            if fields.get("cell") == DENSE.name:
+                continue
             for name, first, count, place in (
                     ("c", fields["cell_base"] * config.row_pes, fields["cells"], bank << 24 | 1 << 31),
                     ("y", (fields["y_line"] + lines) * config.groups, fields["outputs"], 0)):
@@ -296,12 +299,12 @@ class Device:
         DeviceError
             The machine does not become idle: an output frame waits to be received.
         """
-        states = [ChannelState(*(np.zeros((len(voices), size), np.int64) for size in (layer.cells, layer.outputs)))
+        states = [ChannelState(*(np.zeros((len(voices), size), np.int64) for size in (layer.cells, layer.feedback)))
                   for layer in self.model.layers]
         self._rest()
         for row, voice in enumerate(voices):
             runs = list(self._runs(voice))
-            if self._fresh[voice]:
+            if self._fresh[voice] or not runs:
                 continue
             values = np.array(self._link.access(itertools.chain.from_iterable(
                 [(ADDRESS["STATE_SELECT"], word), *[(ADDRESS["STATE_DATA"], None)] * count]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from machines import GROUPS, STREAM, TINY
+from machines import GROUPS, GRU, STREAM, TINY
 from models import random_quantized, random_state
 from pairs import Both, Measured, predicted
 
@@ -30,7 +30,7 @@ from .schedules import random_events, random_times
 __all__ = ["random_config", "random_models", "random_shape"]
 
 #: Machines of the campaigns that are not about configurations.
-MACHINES = (TINY, GROUPS, STREAM)
+MACHINES = (TINY, GRU, GROUPS, STREAM)
 #: Models that a random machine runs, which takes ten seconds to build and more.
 MODELS = 3
 
@@ -256,7 +256,7 @@ def steps(case):
 @campaign("isolation", "the words of a voice do not depend on the other voices")
 def isolation(case):
     rng, done = case.rng, Counter()
-    with (both := some_pair(rng, [TINY, STREAM])).link:
+    with (both := some_pair(rng, [TINY, GRU, STREAM])).link:
         channels = both.device.channels
         kept = int(rng.integers(channels))
         for _ in range(3):

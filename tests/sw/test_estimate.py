@@ -16,7 +16,9 @@ from openese.rtl.config import PRESETS, preset
 from openese.sw.bench.callers import callers
 from openese.sw.cycles.load import drained_rows, model_load
 from openese.sw.cycles.model import estimate as cycles_of
+from openese.sw.energy import energies, total
 from openese.sw.estimate import holding
+from openese.sw.model.network import Network
 from openese.sw.pack.schedule import schedule
 
 SEED = 29
@@ -218,3 +220,44 @@ def test_in_python_the_machine_must_be_known():
     with pytest.raises(TypeError, match="expected a path or a network, not int"):
         package.estimate(3, "tiny")
     assert np.isclose(package.estimate(stack(), "tiny", density=0.5).density, 0.5, atol=0.05)
+
+
+def test_energy_of_a_step():
+    """By hand, for a step whose counts are known; the sources' energies of 32 bits and of 64-bit accesses."""
+    machine = TINY.replace(weight_bits=8, activation_bits=12)
+    reads = {"weights": 100, "pointers": 10, "columns": 20, "accumulators": 300, "tables": 40}
+    products = {"weights": 250, "tables": 20, "cells": 12, "peepholes": 6}
+    bits = (100 * machine.entry_bits + 10 * machine.count_bits + 20 * 12 + 2 * 300 * machine.accumulator_bits
+            + 40 * machine.table_bits)
+    bit_products = 250 * 8 * 12 + 20 * 18 * 9 + 12 * machine.cell_bits * 18 + 6 * machine.cell_bits * 16
+    adds = 250 * machine.accumulator_bits
+    least, most = total(energies(machine, reads, products))
+    assert least == pytest.approx(1e-12 * (bits * 7.5 / 64 + bit_products * 1.48 / 1024 + adds * 0.03 / 32))
+    assert most == pytest.approx(1e-12 * (bits * 10 / 64 + bit_products * 3.1 / 1024 + adds * 0.1 / 32))
+    streamed = energies(machine, reads, products, 1000)
+    assert streamed["memory outside: weights"].least == pytest.approx(8000 * 1300 / 64 * 1e-12)
+    assert streamed["memory: weights"].most == pytest.approx((100 * machine.entry_bits + 8000) * 10 / 64 * 1e-12)
+    assert energies(machine, {}, {}) == {}
+
+
+def test_energies_compare_alike_in_both_processes():
+    """Both processes' ratios of two machines or networks are within 30 % of the ratios' mean."""
+    wide = TINY.replace(entry_depth=4096, activation_bits=16)
+    of = {name: total(package.estimate(stack(), machine, density=density).energies) for name, machine, density in (
+        ("sparse", wide, 0.1), ("dense", wide, None), ("narrow", wide.replace(weight_bits=8, activation_bits=12), 0.1),
+        ("streamed", wide.replace(index_bits=4, entry_depth=128, stream=True), None))}
+    for name, other in (("dense", "sparse"), ("narrow", "sparse"), ("streamed", "dense")):
+        ratios = [of[name][end] / of[other][end] for end in (0, 1)]
+        assert ratios == pytest.approx([sum(ratios) / 2] * 2, rel=0.3), name
+    assert of["dense"].least > 3 * of["sparse"].least
+    assert of["narrow"].most < of["sparse"].most and of["dense"].most < of["streamed"].most
+
+
+def test_the_command_tells_the_energy(openese, tmp_path):  # noqa: F811
+    Network.of(stack()).save(tmp_path / "net.npz")
+    path = tmp_path / "out.json"
+    shown = openese(f"estimate {tmp_path}/net.npz --preset tiny --density 0.3 --json {path}")
+    energy = json.loads(path.read_text())["energy"]
+    assert energy["total"]["least"] == pytest.approx(sum(one["least"] for one in energy["joules"].values()))
+    assert f"{energy['total']['least'] * 1e6:,.4g} to {energy['total']['most'] * 1e6:,.4g}" in shown
+    assert "registers" in energy["left_out"] and set(energy["processes"]) == {"7 nm", "45 nm"}

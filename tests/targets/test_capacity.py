@@ -61,7 +61,8 @@ def test_wide_weights_take_two_multipliers_of_18_bits(weight_bits, each):
     assert multipliers(config, "ecp5") == 8 * each + 4 * 2 * 5
 
 
-@pytest.mark.parametrize("name, target", [("ese", "ooc"), ("ku060", "ooc"), ("demo", "kcu105"), ("ulx3s", "ulx3s")])
+@pytest.mark.parametrize("name, target", [("ese", "ooc"), ("ku060", "ooc"), ("demo", "kcu105"), ("demo", "kv260"),
+                                          ("tiny", "pynq-z2"), ("ulx3s", "ulx3s")])
 def test_a_machine_that_fits(name, target):
     check_fits(preset(name), target)
 
@@ -79,7 +80,7 @@ def test_a_machine_that_does_not_fit_is_refused_with_what_is_short(tmp_path, nam
 
 
 def test_targets_without_an_fpga_take_any_machine():
-    assert FPGAS.keys() == {"ooc", "kcu105", "ulx3s"}
+    assert FPGAS.keys() == {"ooc", "kcu105", "kv260", "pynq-z2", "ulx3s"}
     check_fits(preset("latency"), "verilog")
     check_fits(preset("latency"), "ip")
 

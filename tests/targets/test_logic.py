@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """LUTs and registers of the model are those of Yosys, on machines that it was not fitted to."""
 
@@ -6,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from openese.rtl.assemble import Assemble
 from openese.rtl.config import PRESETS, preset
+from openese.rtl.state_access import StateAccess
 from openese.rtl.targets.capacity import resources
-from openese.rtl.targets.logic import FILE, FITTED, Amount, blocks, logic
-from openese.rtl.targets.memories import FAMILIES
+from openese.rtl.targets.logic import FILE, FITTED, Amount, _picking, blocks, logic
+from openese.rtl.targets.memories import FAMILIES, of_any_depth
 from openese.sim.synthesis.estimate import BLOCKS
 from openese.sim.synthesis.fit import DESIGNS, compared, fitted
 
@@ -74,3 +77,15 @@ def test_the_fit_finds_coefficients_that_are_there():
     like = fitted(machines[:2], "xcu", FIT["xcu"]["blocks"])
     other, = compared(machines[3:4], "xcu", like).values()
     assert all(abs(error) < 0.02 for error in other.values())
+
+
+@pytest.mark.parametrize("changes", [{}, {"stream": True, "index_bits": 4, "entry_depth": 128},
+                                     {"groups": 2, "vector_depth": 2048, "activation_bits": 18}, {"slices": 2},
+                                     {"cell_bits": 14, "activation_bits": 12}, {"models": 16, "weight_bits": 18}])
+def test_what_is_kept_of_a_machine_of_any_depth_is_its_own(changes):
+    config = preset("tiny").replace(**changes)
+    assemble = Assemble(config)
+    shared = of_any_depth(config)
+    assert _picking(shared) == (assemble.lines, assemble.picks, assemble.waits)
+    assert StateAccess(shared).posted_depth == StateAccess(config).posted_depth
+    assert of_any_depth(config.replace(column_depth=1024, weight_bits=config.weight_bits, name="other")) == shared

@@ -4,6 +4,7 @@
 import fnmatch
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from openese.rtl.loader import Lines, Section
 from openese.rtl.registers import ADDRESS, registers
 from openese.rtl.state_access import StateAccess
 from openese.rtl.targets import TARGETS, TargetError
+from openese.rtl.targets.boards import BOARDS
 from openese.rtl.targets.buses import buses, ports
 from openese.sim import build
 
@@ -44,7 +46,7 @@ def folders(config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for module in ("ooc", "ip"):
             patch.setattr(f"openese.rtl.targets.{module}.verilog", lambda config: build.emitted(config).read_text())
-        for name in ("ooc", "ip", "kcu105"):
+        for name in ("ooc", "ip", *BOARDS):
             (folder / name).mkdir()
             TARGETS[name].write(config, folder / name)
     return folder
@@ -161,7 +163,7 @@ def test_the_exceptions_are_true(folders):
 # -- scripts ---------------------------------------------------------------------------------------
 
 #: Scripts that run as they are, and calls behind those that only define procedures.
-SCRIPTS = {"ooc/ooc.tcl": "", "ip/package.tcl": "", "kcu105/kcu105.tcl": "",
+SCRIPTS = {"ooc/ooc.tcl": "", "ip/package.tcl": "", **{f"{name}/{script}": "" for name, (script, _) in BOARDS.items()},
            "ip/xgui/openese_v1_0.tcl": "init_gui instance\n",
            "ip/drivers/openese_v1_0/data/openese.tcl": "generate handle\n"}
 
@@ -235,32 +237,85 @@ def test_component_describes_the_machine(config, described):
         assert len(set(bits)) == len(bits) and all(0 <= bit < 32 for bit in bits)
 
 
-# -- KCU105 ----------------------------------------------------------------------------------------
+# -- boards ----------------------------------------------------------------------------------------
+
+#: Pins of AMD's cores that a design may use, by the guides of the products (PG021, PG051, PG150, PG195, PG247, UG585,
+#: UG1085; of the small cores by their catalogue). In the second set each must be connected.
+PINS = {
+    "axi_dma": ({"s_axis_s2mm_tkeep", "mm2s_introut", "s2mm_introut"},
+                {"M_AXIS_MM2S", "S_AXIS_S2MM", "M_AXI_MM2S", "M_AXI_S2MM", "S_AXI_LITE", "s_axi_lite_aclk",
+                 "m_axi_mm2s_aclk", "m_axi_s2mm_aclk", "axi_resetn"}),
+    "smartconnect": ({r"S\d\d_AXI", r"M\d\d_AXI", "aclk1"}, {"S00_AXI", "M00_AXI", "aclk", "aresetn"}),
+    "proc_sys_reset": (set(), {"slowest_sync_clk", "ext_reset_in", "peripheral_aresetn"}),
+    "xlconstant": (set(), {"dout"}),
+    "xlconcat": ({r"In\d"}, {"In0", "In1", "In2", "dout"}),
+    "xdma": (set(), {"M_AXI", "M_AXI_LITE", "axi_aclk", "axi_aresetn", "usr_irq_req"}),
+    "ddr4": (set(), {"C0_DDR4_S_AXI", "c0_ddr4_ui_clk", "c0_ddr4_ui_clk_sync_rst", "c0_ddr4_aresetn"}),
+    "zynq_ultra_ps_e": (set(), {"M_AXI_HPM0_FPD", "S_AXI_HP0_FPD", "maxihpm0_fpd_aclk", "saxihp0_fpd_aclk", "pl_clk0",
+                                "pl_resetn0", "pl_ps_irq0"}),
+    "processing_system7": (set(), {"M_AXI_GP0", "S_AXI_HP0", "M_AXI_GP0_ACLK", "S_AXI_HP0_ACLK", "FCLK_CLK0",
+                                   "FCLK_RESET0_N", "IRQ_F2P"}),
+}
+
+
+@pytest.fixture(params=BOARDS)
+def board(request):
+    return request.param
+
 
 @pytest.fixture
-def design(folders):
-    return run(folders / "kcu105" / "kcu105.tcl", folders)
+def design(board, folders):
+    return run(folders / board / BOARDS[board][0], folders)
 
 
-def test_the_board_is_the_one_meant(design):
-    created, = named(design, "create_project")
+def option(call, name):
+    """The value of a property in a call of set_property."""
+    words = call.option("-dict").split()
+    return words[words.index(name) + 1]
+
+
+def test_the_board_is_the_one_meant(folders):
+    created, = named(run(folders / "kcu105" / "kcu105.tcl", folders), "create_project")
     board = KCU105Platform
     assert created.option("-part") == f"{board.device}-{board.package}-{board.speed}"
 
 
-def test_the_machine_is_connected(config, folders, design):
-    ends = [word for call in named(design, "connect_bd_intf_net", "connect_bd_net") for word in call.words
-            if word.startswith("openese_0/")]
-    assert sorted(ends) == sorted(f"openese_0/{name}" for name in buses(config))
+def test_every_pin_exists_and_is_connected(config, design):
+    """Each pin once, but for the one that drives a net: a clock or reset drives all its pins in one call."""
+    cores = {call.words[-1]: call.option("-vlnv").split(":")[2] for call in named(design, "create_bd_cell")}
+    pins = {**PINS, "openese": (set(), set(buses(config)))}
+    ends = [word for call in named(design, "connect_bd_intf_net", "connect_bd_net") for word in call.words]
+    assert all(len(call.words) >= 2 for call in named(design, "connect_bd_intf_net", "connect_bd_net"))
+    drivers = {"axi_aclk", "axi_aresetn", "c0_ddr4_ui_clk"}
+    used = {cell: [] for cell in cores}
+    for end in ends:
+        cell, _, pin = end.partition("/")
+        may, must = pins[cores[cell]]
+        assert any(re.fullmatch(known, pin) for known in may | must), end
+        assert pin not in used[cell] or pin in drivers, f"{end} is connected twice"
+        used[cell].append(pin)
+    for cell, kind in cores.items():
+        assert pins[kind][1] <= set(used[cell]), f"{cell}: {pins[kind][1] - set(used[cell])}"
+    for call in named(design, "set_property"):
+        cell = call.words[-1]
+        if cores.get(cell) == "smartconnect":
+            for side, count in (("S", "CONFIG.NUM_SI"), ("M", "CONFIG.NUM_MI")):
+                numbered = [pin for pin in used[cell] if re.fullmatch(rf"{side}\d\d_AXI", pin)]
+                assert numbered == [f"{side}{k:02}_AXI" for k in range(int(option(call, count)))]
+
+
+def test_the_machine_is_the_packaged_one(board, folders, design):
     cell, = [call for call in named(design, "create_bd_cell") if call.words[-1] == "openese_0"]
-    root = ElementTree.parse(folders / "kcu105" / "ip" / "component.xml").getroot()
+    root = ElementTree.parse(folders / board / "ip" / "component.xml").getroot()
     assert cell.option("-vlnv") == ":".join(text_of(root, part) for part in ("vendor", "library", "name", "version"))
+    repository, = [call for call in named(design, "set_property") if call.words[0] == "ip_repo_paths"]
+    assert Path(repository.words[1]) == folders / board / "ip"
 
 
-def test_frames_and_addresses(config, design):
+def test_frames_and_addresses(config, board, design):
     bits = config.beat_columns * config.channels * config.activation_bits
-    widths = [call.option("-dict") for call in named(design, "set_property") if call.words[-1] == "dma"]
-    assert f"CONFIG.c_m_axis_mm2s_tdata_width {bits} " in widths[0]
+    widths = [call for call in named(design, "set_property") if call.words[-1] == "dma"]
+    assert option(widths[0], "CONFIG.c_m_axis_mm2s_tdata_width") == str(bits)
     ranges = {}
     for call in named(design, "assign_bd_address"):
         start, size = int(call.option("-offset"), 0), int(call.option("-range"), 0)
@@ -269,10 +324,18 @@ def test_frames_and_addresses(config, design):
     for space in ranges.values():
         for before, behind in itertools.pairwise(sorted(space)):
             assert before[1] <= behind[0]
-    assert "xdma_0/M_AXI_LITE" in ranges and ("openese_0/m_axi" in ranges) == config.stream
+    host = "xdma_0/M_AXI_LITE" if board == "kcu105" else "ps/Data"
+    assert len(ranges[host]) == 2
+    memory = {"dma/Data_MM2S", "dma/Data_S2MM", *(["xdma_0/M_AXI"] if board == "kcu105" else [])}
+    assert set(ranges) == {host} | memory | ({"openese_0/m_axi"} if config.stream else set())
 
 
-def test_frames_that_the_dma_cannot_have(tmp_path):
+def test_a_board_s_script_can_stop_at_the_design(board, folders):
+    calls = [call.name for call in run(folders / board / BOARDS[board][0], folders, "design")]
+    assert "validate_bd_design" in calls and "save_bd_design" in calls and "launch_runs" not in calls
+
+
+def test_frames_that_the_dma_cannot_have(board, tmp_path):
     with pytest.raises(TargetError, match=r"^a beat of frames has 40 bits; AXI DMA wants a power of two"):
-        TARGETS["kcu105"].write(TINY.replace(activation_bits=18), tmp_path)
+        TARGETS[board].write(TINY.replace(activation_bits=18), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a network needs of a machine, by arithmetic alone: which candidates are worth the cycle model.
+
+Counts of weights are exact, since pruning leaves every PE its share. Memories are what the schedule takes, without the
+zeros that pad the weights. Cycles are those that nothing can hide.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openese.rtl.config import Config
+from openese.sw.model.layers import GRU, Layer, Model
+from openese.sw.pack.schedule import PHASES
+
+__all__ = ["Guesses", "Work"]
+
+_PIPELINE = 40  # cycles from a layer's last product to the first that needs its y, at least
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one model on the PEs of a machine.
+
+    Attributes
+    ----------
+    lines : tuple of dict
+        By layer, for each of its tensors the weights of the fullest PE.
+    total : int
+        Weights of the fullest PE over all matrices.
+    """
+
+    lines: tuple[Mapping[str, int], ...]
+    total: int
+
+
+class Guesses:
+    """Guesses for the models of a network.
+
+    Parameters
+    ----------
+    models : sequence of `Model`
+        One for each image.
+    """
+
+    def __init__(self, models: tuple[Model, ...]) -> None:
+        self._models = models
+        self._nonzeros = {(number, position, tensor, gate): np.asarray(matrix) != 0
+                          for number, model in enumerate(models) for position, layer in enumerate(model.layers)
+                          for tensor, gate, matrix in layer.matrices()}
+        self.work = cache(self._work)
+
+    def _work(self, row_pes: int, groups: int, density: float) -> tuple[Work, ...]:
+        """The work of each model, at a density; 1 prunes nothing."""
+        found = []
+        for number, model in enumerate(self._models):
+            lines, total = [], np.zeros((row_pes, groups), np.int64)
+            for position, layer in enumerate(model.layers):
+                of_layer: dict[str, NDArray[np.int64]] = {}
+                for tensor, gate, _ in layer.matrices():
+                    kept = _kept(self._nonzeros[number, position, tensor, gate], row_pes, groups, density)
+                    of_layer[tensor] = of_layer.get(tensor, 0) + kept
+                    total += kept
+                lines.append({tensor: int(counts.max()) for tensor, counts in of_layer.items()})
+            found.append(Work(tuple(lines), int(total.max())))
+        return tuple(found)
+
+    def needs(self, config: Config, density: float) -> dict[str, int]:
+        """By capacity field, what the network needs; of accumulators the least."""
+        each = [_needs(model, work, config) for model, work in zip(
+            self._models, self.work(config.row_pes, config.groups, density), strict=True)]
+        return {name: max(needs[name] for needs in each) for name in each[0]}
+
+    def accumulators(self, config: Config, at_rest: bool) -> list[int]:
+        """Numbers of accumulators that are worth a try.
+
+        With few of them `W_r` y waits for the frame, and a row's sums wait for each other. At rest this takes much
+        longer, so few are not tried.
+        """
+        rows = [[4 * _rows(layer.cells, config) for layer in model.layers] for model in self._models]
+        outputs = [_projected(model, config) for model in self._models]
+        least = max(2 * max(of_model) + output for of_model, output in zip(rows, outputs, strict=True))
+        ahead = max(least, *(sum(of_model) + of_model[-1] + output
+                             for of_model, output in zip(rows, outputs, strict=True)))
+        return sorted({2 * ahead, PHASES * ahead} if at_rest else {least, ahead, PHASES * ahead})
+
+    def steady(self, config: Config, density: float) -> float:
+        """Cycles of a step through all images in steady state, at least."""
+        total = 0.0
+        for model, work in zip(self._models, self.work(config.row_pes, config.groups, density), strict=True):
+            array = elementwise = 0
+            for layer, lines in zip(model.layers, work.lines, strict=True):
+                array += sum(max(lines[tensor], -(-_columns(layer, tensor) // config.groups)) for tensor in lines)
+                array += 4 * _rows(layer.cells, config) + (layer.w_ym is not None) * _rows(layer.outputs, config)
+                elementwise += _elementwise(layer, config)
+            total += max(array, elementwise)
+        return total
+
+    def at_rest(self, config: Config, density: float) -> float:
+        """Cycles from a frame to its answer through all images, at least."""
+        total = 0.0
+        for model, work in zip(self._models, self.work(config.row_pes, config.groups, density), strict=True):
+            for layer, lines in zip(model.layers, work.lines, strict=True):
+                follows = [tensor for tensor in lines if tensor != "w_r"]
+                total += sum(max(lines[tensor], -(-_columns(layer, tensor) // config.groups)) for tensor in follows)
+                total += 4 * _rows(layer.cells, config) + _PIPELINE
+            total += _elementwise(model.layers[-1], config)
+        return total
+
+
+def _rows(size: int, config: Config) -> int:
+    return -(-size // config.row_pes)
+
+
+def _columns(layer: Layer, tensor: str) -> int:
+    return {"w_x": layer.inputs, "w_r": layer.outputs}.get(tensor, layer.cells)
+
+
+def _projected(model: Model, config: Config) -> int:
+    """Accumulators of the largest projection."""
+    return max(_rows(layer.outputs, config) * (layer.w_ym is not None) for layer in model.layers)
+
+
+def _elementwise(layer: Layer, config: Config) -> int:
+    operations = 4 + (layer.kind is not GRU)
+    return _rows(layer.cells, config) * max(operations * config.beats, config.row_pes // config.groups)
+
+
+def _kept(nonzeros: NDArray[np.bool_], row_pes: int, groups: int, density: float) -> NDArray[np.int64]:
+    """Weights of a matrix on each PE (row_pes, groups) after pruning, as `openese.sw.prune.keep_mask` leaves them."""
+    rows, columns = nonzeros.shape
+    height, width = -(-rows // row_pes), -(-columns // groups)
+    padded = np.zeros((height * row_pes, width * groups), bool)
+    padded[:rows, :columns] = nonzeros
+    counts = padded.reshape(height, row_pes, width, groups).sum(axis=(0, 2), dtype=np.int64)
+    if density == 1:
+        return counts
+    down = -(-(rows - np.arange(row_pes)) // row_pes)
+    across = -(-(columns - np.arange(groups)) // groups)
+    return np.minimum(counts, (density * (down[:, None] * across)).astype(np.int64))
+
+
+def _needs(model: Model, work: Work, config: Config) -> dict[str, int]:
+    groups = config.groups
+
+    def lines(columns: int) -> int:
+        return -(-columns // groups) * groups
+
+    layers = model.layers
+    m = sum(lines(_rows(layer.cells, config) * config.row_pes) for layer in layers if layer.w_ym is not None)
+    y = sum(lines(_rows(layer.outputs, config) * config.row_pes) for layer in layers)
+    return {
+        "entry_depth": 0 if config.stream else sum(sum(held.values()) for held in work.lines),
+        "column_depth": sum(-(-_columns(layer, tensor) // groups)
+                            for layer, held in zip(layers, work.lines, strict=True) for tensor in held),
+        "vector_depth": 2 * lines(model.inputs) + m + config.banks * y,
+        "cell_rows": sum(_rows(layer.cells, config) for layer in layers),
+        "accumulator_rows": 2 * max(4 * _rows(layer.cells, config) for layer in layers) + _projected(model, config),
+    }

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of one candidate: its size, its cycles, its loss. A `Problem` goes to other processes and computers."""
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from openese.rtl.config import DEPTHS, Config
+from openese.rtl.targets.capacity import multipliers, resources
+from openese.rtl.targets.devices import Device
+from openese.rtl.targets.logic import Amount
+from openese.sw.compile import QuantizedNetwork, output_error, prune, quantize
+from openese.sw.cycles.load import MachineLoad, model_load
+from openese.sw.cycles.model import at_rest, estimate
+from openese.sw.estimate import holding
+from openese.sw.explore.goal import ExploreError, Goal
+from openese.sw.explore.guess import Guesses
+from openese.sw.model.network import Network
+from openese.sw.model.quantized import QuantizedModel
+from openese.sw.pack.schedule import CapacityError, schedule
+from openese.sw.quantize.choose import requantize
+from openese.sw.reference.machine import Reference
+from openese.sw.run.runners import FloatRunner, MachineRunner
+from openese.sw.whole.engine import Recorded
+
+__all__ = ["Guess", "Measured", "Problem", "Timed", "share_of", "timed_machine"]
+
+_ATTEMPTS = 3  # to give a machine the memories that it turns out to need
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A candidate, before the cycle model runs.
+
+    Attributes
+    ----------
+    config : `Config`
+        With the least memories that hold the network.
+    density : float
+        1 prunes nothing.
+    share : float
+        Of the resource of the device of which it takes most.
+    cycles : float
+        It takes about as many, and hardly fewer.
+    """
+
+    config: Config
+    density: float
+    share: float
+    cycles: float
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A candidate's time.
+
+    Attributes
+    ----------
+    config : `Config`
+        With the memories that the schedule takes.
+    share : float
+        As in `Guess`.
+    cycles : int
+        Of a step in steady state, or from a frame to its answer at rest, by the cycle model.
+    """
+
+    config: Config
+    share: float
+    cycles: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate as `openese.compile` makes it.
+
+    Attributes
+    ----------
+    config : `Config`
+    density : float
+    loads : tuple of `MachineLoad`
+        One for each image.
+    resources : dict of str to `Amount`
+        What the machine takes of the device.
+    share : float
+    loss : float
+    """
+
+    config: Config
+    density: float
+    loads: tuple[MachineLoad, ...]
+    resources: Mapping[str, Amount]
+    share: float
+    loss: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the machine holds all images, and the cycle model ran on them."""
+        return all(not load.short and load.cycles_per_step for load in self.loads)
+
+    @property
+    def steady(self) -> int:
+        """Cycles of a step in steady state, of all images."""
+        return sum(load.cycles_per_step or 0 for load in self.loads)
+
+    @property
+    def at_rest(self) -> int:
+        """Cycles from a frame to its answer, of all images."""
+        return sum(load.cycles_at_rest or 0 for load in self.loads)
+
+    def cycles(self, goal: Goal) -> int:
+        """Those that count for a goal."""
+        return self.at_rest if goal.at_rest else self.steady
+
+
+def share_of(taken: Mapping[str, Amount], device: Device) -> float:
+    """The share of the resource of which a machine takes most."""
+    there = device.resources
+    return max((math.inf if not there[name] else amount.number / there[name])
+               for name, amount in taken.items() if amount.number)
+
+
+def timed_machine(config: Config) -> Config:
+    """A machine of the same cycles with room for any network. Candidates that share it are timed once."""
+    if config.stream:  # its ring's depth and its entries' width decide too
+        return config.replace(name="timed")
+    roomy = {name: 1 << 16 for name in DEPTHS} | {"entry_depth": 1 << 20, "cell_rows": 4096, "program_depth": 256,
+                                                  "accumulator_rows": config.accumulator_rows}
+    machine = config.replace(name="timed", banks=1, weight_bits=16, activation_bits=16, **roomy)
+    same = machine.beat_columns == config.beat_columns
+    return machine if same else machine.replace(activation_bits=config.activation_bits)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A network, an FPGA and a goal.
+
+    Attributes
+    ----------
+    parts : dict of str to `Network`
+        What the machine computes, in floating point.
+    recorded : dict of str to `Recorded`
+        For each part the frames on which number formats are chosen and the loss is measured.
+    device : `Device`
+    goal : `Goal`
+    fill : float
+        The most of any resource of the device that a machine may take.
+    loss : str, optional
+        ``"module:function"``: the user's own function of a machine and a density, which returns the loss.
+    paths : tuple of str
+        Folders in which the module is looked for first.
+    """
+
+    parts: Mapping[str, Network]
+    recorded: Mapping[str, Recorded]
+    device: Device
+    goal: Goal
+    fill: float = 1.0
+    loss: str | None = None
+    paths: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}  # not what was kept for speed
+
+    @cached_property
+    def guesses(self) -> Guesses:
+        """By arithmetic alone."""
+        return Guesses(tuple(direction.model for part in self.parts.values() for direction in part.directions))
+
+    # -- size --------------------------------------------------------------------------------------
+
+    def all_sized(self, configs: Iterable[Config], densities: Iterable[float], words: Iterable[Mapping[str, int]]
+                  ) -> tuple[int, int, list[Guess]]:
+        """`sized` of several machines together."""
+        found = [self.sized(config, densities, words) for config in configs]
+        return (sum(large for large, _, _ in found), sum(slow for _, slow, _ in found),
+                [guess for _, _, several in found for guess in several])
+
+    def sized(self, config: Config, densities: Iterable[float], words: Iterable[Mapping[str, int]]
+              ) -> tuple[int, int, list[Guess]]:
+        """The candidates of a machine that fit the device and may reach the goal, with these word lengths and
+        densities. Also the numbers of those that do not fit, and of those that are too slow."""
+        large = slow = 0
+        found = []
+        most = self.fill * self.device.multipliers
+        guess = self.guesses.at_rest if self.goal.at_rest else self.guesses.steady
+        densities = tuple(densities)
+        for lengths in words:
+            try:
+                worded = config.replace(**lengths)
+            except ValueError:
+                continue
+            if multipliers(worded, self.device.family) > most:
+                large += len(densities)
+                continue
+            for density in densities:
+                cycles = guess(worded, density)
+                if not self.goal.reached(worded, cycles):
+                    slow += 1
+                    continue
+                held = self.holding(worded, self.guesses.needs(worded, density))
+                taken = math.inf if held is None else share_of(resources(held, self.device.family), self.device)
+                if held is None or taken > self.fill:
+                    large += 1
+                else:
+                    found.append(Guess(held, density, taken, cycles))
+        return large, slow, found
+
+    @staticmethod
+    def holding(config: Config, needs: Mapping[str, int]) -> Config | None:
+        """A machine with larger memories where it needs them; None if there is none of the same PEs."""
+        if config.stream:  # the weights stay in memory
+            needs = {name: need for name, need in needs.items() if name != "entry_depth"}
+        changes = holding(config, needs)
+        return None if changes is None else config.replace(**changes)
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def timed(self, config: Config, density: float) -> tuple[dict[str, int], int]:
+        """What the network needs of a `timed_machine`, and the cycles that count for the goal.
+
+        A machine with too few accumulators, or whose program is too short, needs an infinite time.
+        """
+        needs: dict[str, int] = {}
+        cycles = 0
+        try:
+            for model in self._models(config, density):
+                plan = schedule(model, config)
+                needs = {name: max(need, needs.get(name, 0)) for name, need in plan.needs.items()}
+                cycles += at_rest(plan) if self.goal.at_rest else estimate(plan).cycles_per_step
+        except CapacityError as error:
+            return error.needs, 0
+        return needs, cycles
+
+    def _models(self, config: Config, density: float) -> tuple[QuantizedModel, ...]:
+        widths = (config.weight_bits, config.activation_bits, config.cell_bits, config.align_bits,
+                  config.row_nonzeros, config.cells)
+        return self._pruned_models(config.pes, config.groups, density, widths)
+
+    @cached_property
+    def _pruned_models(self) -> Callable[..., tuple[QuantizedModel, ...]]:
+        formats: dict[Any, tuple[QuantizedModel, ...]] = {}
+
+        @lru_cache(maxsize=4)
+        def models(pes: int, groups: int, density: float, widths: tuple[Any, ...]) -> tuple[QuantizedModel, ...]:
+            names = ("weight_bits", "activation_bits", "cell_bits", "align_bits", "row_nonzeros", "cells")
+            machine = Config(name="formats", pes=pes, groups=groups, channels=1, vector_depth=4096,
+                             **dict(zip(names, widths, strict=True)))
+            if widths not in formats:
+                formats[widths] = tuple(model for part in self.parts.values()
+                                        for model in _quantized_for_time(part, machine).models)
+            if density == 1:
+                return formats[widths]
+            pruned = [direction.model for part in self.parts.values()
+                      for direction in prune(part, density, machine).directions]
+            return tuple(requantize(model, old) for model, old in zip(pruned, formats[widths], strict=True))
+
+        return models
+
+    # -- loss --------------------------------------------------------------------------------------
+
+    def pruning_loss(self, config: Config, density: float) -> float:
+        """The error of pruning alone."""
+        if density == 1:
+            return 0.0
+        return max(self._error(name, _in_floats(prune(part, density, config))) for name, part in self.parts.items())
+
+    def rounding_loss(self, config: Config) -> float:
+        """The error of integers alone."""
+        return max(self._error(name, _on_reference(self._quantized(name, config, 1.0)))
+                   for name in self.parts)
+
+    def own_loss(self, config: Config, density: float) -> float:
+        """What the user's function returns.
+
+        Raises
+        ------
+        ExploreError
+            It is not there, fails, or returns no number.
+        """
+        assert self.loss is not None
+        return own_loss(self.loss, self.paths)(config, None if density == 1 else density)
+
+    def _quantized(self, name: str, config: Config, density: float) -> QuantizedNetwork:
+        part, recorded = self.parts[name], self.recorded[name]
+        if density != 1:
+            part = prune(part, density, config)
+        return quantize(part, recorded.frames, config, recorded.lengths, recorded.initial)
+
+    def _error(self, name: str, runners: Callable[[int], Any]) -> float:
+        recorded = self.recorded[name]
+        return output_error(self.parts[name], runners, recorded.frames, recorded.lengths, recorded.initial).relative
+
+    # -- all of it ---------------------------------------------------------------------------------
+
+    def measured(self, config: Config, density: float, loss: float | None = None) -> Measured:
+        """A candidate as compiling makes it, with larger memories if it turns out to need them.
+
+        ``loss`` is that of the user's function, if it is known.
+        """
+        quantized = {name: self._quantized(name, config, density) for name in self.parts}
+        for _ in range(_ATTEMPTS):
+            loads = tuple(replace(model_load(model, config), name=name) for name, part in quantized.items()
+                          for model in part.models)
+            needs = {name: max(load.memories[name][0] for load in loads) for name in loads[0].memories}
+            held = self.holding(config, needs)
+            if held is None or held == config:
+                break
+            config = held
+        if self.loss is None:
+            loss = max(self._error(name, _on_reference(part)) for name, part in quantized.items())
+        elif loss is None:
+            loss = self.own_loss(config, density)
+        taken = resources(config, self.device.family)
+        return Measured(config, density, loads, taken, share_of(taken, self.device), loss)
+
+
+def _quantized_for_time(part: Network, machine: Config) -> QuantizedNetwork:
+    """On random frames: number formats do not decide about time."""
+    return quantize(part, np.random.default_rng(1).normal(size=(2, part.voices or 1, part.inputs)), machine)
+
+
+def _on_reference(part: QuantizedNetwork) -> Callable[[int], list[MachineRunner]]:
+    return lambda voices: [MachineRunner(Reference(model, voices)) for model in part.models]
+
+
+def _in_floats(part: Network) -> Callable[[int], list[FloatRunner]]:
+    return lambda voices: [FloatRunner(direction.model) for direction in part.directions]
+
+
+def own_loss(name: str, paths: Iterable[str]) -> Callable[[Config, float | None], float]:
+    """The user's function, which is their own code.
+
+    Raises
+    ------
+    ExploreError
+        There is no such module or function. The function raises it if it fails, or returns no number.
+    """
+    for path in paths:
+        if path not in sys.path:
+            sys.path.insert(0, path)
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:
+        raise ExploreError(f"--loss {name}: cannot be imported: {type(error).__name__}: {error}") from error
+
+    def loss(config: Config, density: float | None) -> float:
+        try:
+            value = float(found(config, density))
+        except Exception as error:
+            raise ExploreError(f"--loss {name}: {type(error).__name__}: {error}") from error
+        if not math.isfinite(value):
+            raise ExploreError(f"--loss {name}: returned {value}; expected a number, the less the better")
+        return value
+
+    return loss
