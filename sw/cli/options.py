@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from openese.rtl.config import PRESETS, Config
+from openese.rtl.config import FLAGS, PRESETS, Config
 from openese.rtl.targets.devices import Device, device
 from openese.sw import files
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork
@@ -196,8 +196,8 @@ def _setting(text: str) -> tuple[str, int | str]:
         return name, value
     if not (value.isascii() and value.isdecimal()):
         raise click.UsageError(f"--set {text}: expected FIELD=N, with a whole number")
-    if name == "stream" and value not in ("0", "1"):
-        raise click.UsageError(f"--set {text}: stream is 0 or 1")
+    if name in FLAGS and value not in ("0", "1"):
+        raise click.UsageError(f"--set {text}: {name} is 0 or 1")
     return name, int(value)
 
 
@@ -242,7 +242,8 @@ def read_config(path: Path) -> Config:
         raise click.UsageError(f"{path}: name must be text, not {name!r}")
     for field, value in values.items():
         _known(str(path), field)
-        wanted, kind = {"stream": ("true or false", bool), "cells": ("text", str)}.get(field, ("a whole number", int))
+        wanted, kind = (("true or false", bool) if field in FLAGS else ("text", str) if field == "cells"
+                        else ("a whole number", int))
         if type(value) is not kind:
             raise click.UsageError(f"{path}: {field} must be {wanted}, not {value!r}")
     missing = [] if base else [field for field in ("pes", "channels") if field not in values]
