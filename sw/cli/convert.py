@@ -97,19 +97,24 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
 @machine_options("demo")
 @click.option("--global", "unbalanced", is_flag=True,
               help="Keep the largest weights of a matrix wherever they lie, to compare.")
-def prune(network: Path, density: Sequence[str], output: Path, config: Config, unbalanced: bool) -> None:
+@click.option("--equal", is_flag=True,
+              help="Keep the same number of weights on every PE, not the same share. It is faster if the sizes of the "
+                   "network are not multiples of the PEs, but some rows stay denser than others.")
+def prune(network: Path, density: Sequence[str], output: Path, config: Config, unbalanced: bool, equal: bool) -> None:
     """Set the smallest weights of NETWORK to zero.
 
-    Every PE of the machine keeps the same number of weights of every matrix.
+    Every PE of the machine keeps the same share of its weights of every matrix.
 
     \b
     Examples:
       openese prune net.npz --density 0.1 --preset ese -o sparse.npz
       openese prune net.npz --density w_x=0.2 --density w_r=0.1 -o sparse.npz
     """
+    if unbalanced and equal:
+        raise click.UsageError("--global and --equal exclude each other: leave one out")
     keep_inputs(output, network)
     given = files.load_network(network)
-    sparse = prune_network(given, parse_density(density, given), config, not unbalanced)
+    sparse = prune_network(given, parse_density(density, given), config, not unbalanced, equal)
     sparse.save(output)
     rows = _counts(sparse, config)
     show.counts(rows)
