@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["BANK_SHIFT", "CELLS", "DEPTHS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset",
-           "machine_config", "bits_for"]
+__all__ = ["BANK_SHIFT", "CELLS", "DEPTHS", "FLAGS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES",
+           "preset", "machine_config", "bits_for"]
 
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
-LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels")
+LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels", "ultra_weights")
 
 #: Fields that say how much a memory holds.
 DEPTHS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "program_depth")
@@ -25,6 +25,9 @@ BANK_SHIFT, MODEL_SHIFT = 2, 8
 
 #: Kinds of layers that a machine may have.
 CELLS = ("lstm", "lstm+gru", "lstm+dense", "lstm+gru+dense")
+
+#: Fields that are true or false.
+FLAGS = ("stream", "ultra_weights")
 
 #: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
 _WIDEST_BEAT = 1024
@@ -95,6 +98,8 @@ class Config:
     lut_channels, ultra_channels : int
         Channels of every PE whose accumulators are in LUT RAM, and in UltraRAM of UltraScale+. Those of the others are
         in block RAM.
+    ultra_weights : bool
+        The weights of the PEs are in UltraRAM too, which has 4,096 of them.
 
     Raises
     ------
@@ -127,11 +132,13 @@ class Config:
     cells: str = "lstm"
     lut_channels: int = 0
     ultra_channels: int = 0
+    ultra_weights: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()
         self._check_powers(["pes", "channels", "groups"])
-        object.__setattr__(self, "stream", bool(self.stream))
+        for field in FLAGS:
+            object.__setattr__(self, field, bool(getattr(self, field)))
         for field in ("slices", "slice_width"):
             if getattr(self, field) == 0:
                 object.__setattr__(self, field, self._left_out(field))
@@ -185,7 +192,7 @@ class Config:
     def _check_types(self) -> None:
         for name, value in vars(self).items():
             text = name in ("name", "cells")
-            wanted = "text" if text else "true or false" if name == "stream" else "a whole number"
+            wanted = "text" if text else "true or false" if name in FLAGS else "a whole number"
             if not isinstance(value, str if text else int) or (wanted == "a whole number" and
                                                                          isinstance(value, bool)):
                 raise ValueError(f"Config {name} must be {wanted}, not {value!r}")

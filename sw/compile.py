@@ -269,7 +269,7 @@ class CompiledNetwork:
 
 
 def prune(network: Network | Model, density: Density, machine: str | Config, balanced: bool = True,
-          dense: str = "machine") -> Network:
+          equal: bool = False, dense: str = "machine") -> Network:
     """A copy of ``network`` with its smallest weights set to zero.
 
     Parameters
@@ -278,9 +278,12 @@ def prune(network: Network | Model, density: Density, machine: str | Config, bal
     density : float or mapping
         Share of the weights that stay: one number, or numbers by matrix or by layer; see `openese.sw.prune.Density`.
     machine : str or `Config`
-        Every PE of it keeps the same number of weights of every matrix.
+        Every PE of it keeps the same share of its weights of every matrix.
     balanced : bool
         False keeps the largest weights of a matrix wherever they lie, to compare.
+    equal : bool
+        Every PE keeps the same number of weights, even if the sizes of a matrix are not multiples of the PEs. The
+        machine is then faster. Some rows stay denser than others.
     dense : str
         ``"machine"``: on a machine with dense layers, the head is a layer of it, which is pruned too. ``"host"``: the
         head stays with the host.
@@ -301,7 +304,7 @@ def prune(network: Network | Model, density: Density, machine: str | Config, bal
             return density
         return {name: density[name] for name in density if name in [layer.name for layer in model.layers]}
 
-    return network.map(lambda model: prune_model(model, of(model), config.pes, config.groups, balanced))
+    return network.map(lambda model: prune_model(model, of(model), config.pes, config.groups, balanced, equal))
 
 
 def random_frames(network: Network) -> FloatArray:

@@ -14,7 +14,7 @@ from import_tools import run_float
 from models import random_model, speech_like
 from test_network import network
 
-from openese.rtl.config import PRESETS, PURPOSES, preset
+from openese.rtl.config import FLAGS, PRESETS, PURPOSES, preset
 from openese.rtl.verilog import verilog
 from openese.sw import cli
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork
@@ -153,10 +153,10 @@ def test_bad_config_files(folder, capsys, text, reason):
 def test_a_machine_by_any_option_is_the_same(folder, openese):
     """A preset with --set, a TOML file with and without a preset, and what was made for it."""
     Path("changed.toml").write_text('preset = "tiny"\nchannels = 4\n')
-    tiny = {field: getattr(CONFIG, field) for field in CONFIG.__dataclass_fields__ if field not in ("name", "stream")}
+    tiny = {field: getattr(CONFIG, field) for field in CONFIG.__dataclass_fields__ if field not in ("name", *FLAGS)}
     lines = [f"{field} = {json.dumps(value)}"
              for field, value in {**tiny, "channels": 4, "slices": 0, "slice_width": 0}.items()]
-    Path("whole.toml").write_text("\n".join([*lines, "stream = false", 'name = "mine"']))
+    Path("whole.toml").write_text("\n".join([*lines, *(f"{flag} = false" for flag in FLAGS), 'name = "mine"']))
     openese("quantize both.npz --preset tiny --set channels=4 --calibrate x3.npy -o q")
     openese("pack q -o images")
     wanted = CONFIG.replace(channels=4)
