@@ -36,7 +36,7 @@ from openese.sw.run.device import Device
 from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
 
 __all__ = ["BACKENDS", "PLACES", "CompiledNetwork", "OutputError", "QuantizedNetwork", "Summary", "compile",
-           "output_error", "pack", "pack_together", "prune", "quantize", "random_frames"]
+           "output_error", "pack", "pack_together", "placed", "prune", "quantize", "random_frames"]
 
 #: Where the dense head of a network is computed.
 PLACES = ("machine", "host")
@@ -294,7 +294,7 @@ def prune(network: Network | Model, density: Density, machine: str | Config, bal
         For a density outside 0..1, an unknown name, or a projection that the layer does not have.
     """
     config = machine_config(machine)
-    network = _placed(_network(network), config, dense)
+    network = placed(_network(network), config, dense)
     layers = [layer for direction in network.directions for layer in direction.model.layers]
     names = [layer.name for layer in layers]
     check_projections(layers, density)
@@ -340,7 +340,7 @@ def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
         For frames, lengths or states of the wrong shape, or weights that no format of the machine can hold.
     """
     config = machine_config(machine)
-    network = _placed(_network(network), config, dense)
+    network = placed(_network(network), config, dense)
     x: FloatArray = real_array("frames", frames, QuantizeError)
     x = x[:, None] if x.ndim == 2 else x
     if x.ndim != 3:
@@ -463,7 +463,7 @@ def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Co
                              "here: give lengths too, which tell the axes apart, or the network of openese.load")
     elif select is not None or ignore:
         raise ValueError("select and ignore take parts of a file; this network is no file")
-    given = network = _placed(_network(network), config, dense)
+    given = network = placed(_network(network), config, dense)
     if density is not None:
         tell("pruning")
         network = prune(given, density, config, dense=dense)
@@ -481,8 +481,8 @@ def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Co
     return replace(compiled, pruning_error=pruning)
 
 
-def _placed(network: Network, config: Config, dense: str) -> Network:
-    """The network with its head on the machine, if that has dense layers and ``dense`` says so.
+def placed(network: Network, config: Config, dense: str = "machine") -> Network:
+    """The network with its head as a layer of the machine, if that has dense layers and ``dense`` says so.
 
     Raises
     ------

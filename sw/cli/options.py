@@ -15,7 +15,7 @@ import click
 from openese.rtl.config import FLAGS, PRESETS, Config
 from openese.rtl.targets.devices import Device, device
 from openese.sw import files
-from openese.sw.compile import CompiledNetwork, QuantizedNetwork
+from openese.sw.compile import PLACES, CompiledNetwork, QuantizedNetwork
 from openese.sw.model.layers import Layer
 from openese.sw.model.network import Network
 from openese.sw.prune import TENSORS, Density
@@ -27,7 +27,7 @@ else:
     import tomli as tomllib
 
 __all__ = ["NEW_FILE", "NEW_PATH", "PATH", "DeviceName", "Positive", "calibrate_option", "carry_option",
-           "density_help", "file_output_option", "ignore_option", "keep_inputs", "machine_options", "output_option",
+           "dense_option", "density_help", "file_output_option", "ignore_option", "keep_inputs", "machine_options", "output_option",
            "parse_densities", "parse_density", "parse_settings", "read_config", "select_option", "trust_option"]
 
 
@@ -98,6 +98,9 @@ carry_option = click.option("--carry", multiple=True, metavar="OUTPUT=INPUT",
                                  "may have an axis of calls in front. May be repeated.")
 trust_option = click.option("--trust", is_flag=True,
                             help="Run the code in FILE: a TorchScript program, a pickled module, a Lambda layer.")
+dense_option = click.option("--dense", type=click.Choice(PLACES), default="machine", show_default=True,
+                            help="Where dense layers are computed that a machine with dense layers (cells=lstm+dense) "
+                                 "could compute: the head, and those of whole ONNX networks.")
 density_help = ("Share of the weights to keep: 0.1, or for some matrices w_r=0.1, LAYER=0.2 or LAYER.w_ym=0.5. May be "
                 "repeated.")
 

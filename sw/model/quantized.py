@@ -42,7 +42,7 @@ from openese.sw.model.report import Report
 from openese.sw.model.state import ChannelState, LayerState, State
 
 __all__ = ["GRU_PLACES", "TABLES", "Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
-           "check_cells", "unsupported", "weight_type"]
+           "cells_with", "check_cells", "unsupported", "weight_type"]
 
 
 #: The accumulators of the gates of a GRU, for the products of x and of the old h.
