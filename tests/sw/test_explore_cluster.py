@@ -18,6 +18,7 @@ from openese.sw.explore.search import search
 
 pytest.importorskip("distributed", reason="needs Dask: pip install 'openese[cluster]'")
 
+FEW = SMALL | {"slices": (4,), "weight_bits": (12,)}
 _WAIT = 60  # seconds for a process to begin
 
 
@@ -70,10 +71,10 @@ def test_a_lost_worker_loses_nothing(workers):
         return advance
 
     with cluster(asked, address) as pool:
-        found = search(asked, pool, cells="lstm", densities=(1.0, 0.5), given=SMALL, tell=tell)
+        found = search(asked, pool, cells="lstm", densities=(1.0, 0.5), given=FEW, tell=tell)
     assert first.poll() is not None and "cycles" in told
     with processes(asked, 1) as pool:
-        assert found == search(asked, pool, cells="lstm", densities=(1.0, 0.5), given=SMALL)
+        assert found == search(asked, pool, cells="lstm", densities=(1.0, 0.5), given=FEW)
 
 
 def test_what_the_cluster_lost_is_sent_again_and_errors_come_back(workers):
