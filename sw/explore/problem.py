@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from openese.rtl.config import DEPTHS, Config
-from openese.rtl.targets.capacity import multipliers, resources
+from openese.rtl.targets.capacity import block_rams, multipliers, resources
 from openese.rtl.targets.devices import Device
 from openese.rtl.targets.logic import Amount
 from openese.sw.compile import QuantizedNetwork, output_error, prune, quantize
@@ -210,12 +210,19 @@ class Problem:
                     slow += 1
                     continue
                 held = self.holding(worded, self.guesses.needs(worded, density))
-                taken = math.inf if held is None else share_of(resources(held, self.device.family), self.device)
+                taken = self._share(held)
                 if held is None or taken > self.fill:
                     large += 1
                 else:
                     found.append(Guess(held, density, taken, cycles))
         return large, slow, found
+
+    def _share(self, config: Config | None) -> float:
+        """`share_of` a machine, infinite where its block RAMs alone, which are quickly counted, are too many."""
+        device = self.device
+        if config is None or block_rams(config, device.family) > self.fill * device.block_rams:
+            return math.inf
+        return share_of(resources(config, device.family), device)
 
     @staticmethod
     def holding(config: Config, needs: Mapping[str, int]) -> Config | None:
