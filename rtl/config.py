@@ -166,7 +166,7 @@ class Config:
             if not low <= value <= high:
                 raise ValueError(f"Config {field} must be between {low} and {high}, not {value}")
         if self.cells not in CELLS:
-            raise ValueError(f"Config cells must be {' or '.join(CELLS)}, not {self.cells!r}")
+            raise ValueError(f"Config cells must be one of {', '.join(CELLS)}, not {self.cells!r}")
         if self.gru and self.cell_bits < self.sum_bits:
             raise ValueError(f"Config cell_bits must be at least {self.sum_bits} with cells {self.cells!r}, "
                              f"not {self.cell_bits}")

@@ -27,7 +27,7 @@ from openese.sw.cli.options import (
     select_option,
     trust_option,
 )
-from openese.sw.compile import QuantizedNetwork, pack_together, random_frames
+from openese.sw.compile import CompiledNetwork, QuantizedNetwork, pack_together, random_frames
 from openese.sw.compile import compile as compile_network
 from openese.sw.compile import pack as pack_network
 from openese.sw.compile import prune as prune_network
@@ -53,7 +53,8 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
             trust: bool) -> None:
     """Read trained LSTMs and GRUs alone from FILE, or list what is in it.
 
-    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy. `openese compile` takes a whole network.
+    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy, or a quantized network or an image, whose integers become
+    the weights. `openese compile` takes a whole network.
 
     \b
     Examples:
@@ -78,7 +79,13 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
     if output is None:
         raise click.UsageError("import needs --output PATH, or --list")
     keep_inputs(output, file)
-    network = importers.load(file, select, ignore=ignore)
+    kind = files.kind(file)
+    if kind in ("images", "quantized"):
+        if select is not None or ignore:
+            raise click.UsageError("--select and --ignore take parts of a file to import; this is one of ours")
+        network = (CompiledNetwork if kind == "images" else QuantizedNetwork).load(file).network
+    else:
+        network = importers.load(file, select, ignore=ignore)
     network.save(output)
     show.network(network)
 
@@ -90,19 +97,24 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
 @machine_options("demo")
 @click.option("--global", "unbalanced", is_flag=True,
               help="Keep the largest weights of a matrix wherever they lie, to compare.")
-def prune(network: Path, density: Sequence[str], output: Path, config: Config, unbalanced: bool) -> None:
+@click.option("--equal", is_flag=True,
+              help="Keep the same number of weights on every PE, not the same share. It is faster if the sizes of the "
+                   "network are not multiples of the PEs, but some rows stay denser than others.")
+def prune(network: Path, density: Sequence[str], output: Path, config: Config, unbalanced: bool, equal: bool) -> None:
     """Set the smallest weights of NETWORK to zero.
 
-    Every PE of the machine keeps the same number of weights of every matrix.
+    Every PE of the machine keeps the same share of its weights of every matrix.
 
     \b
     Examples:
       openese prune net.npz --density 0.1 --preset ese -o sparse.npz
       openese prune net.npz --density w_x=0.2 --density w_r=0.1 -o sparse.npz
     """
+    if unbalanced and equal:
+        raise click.UsageError("--global and --equal exclude each other: leave one out")
     keep_inputs(output, network)
     given = files.load_network(network)
-    sparse = prune_network(given, parse_density(density, given), config, not unbalanced)
+    sparse = prune_network(given, parse_density(density, given), config, not unbalanced, equal)
     sparse.save(output)
     rows = _counts(sparse, config)
     show.counts(rows)

@@ -3,6 +3,7 @@
 
 import difflib
 import functools
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from openese.rtl.config import FLAGS, PRESETS, Config
+from openese.rtl.targets.devices import Device, device
 from openese.sw import files
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork
 from openese.sw.model.layers import Layer
@@ -24,9 +26,38 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "calibrate_option", "carry_option", "density_help", "file_output_option",
-           "ignore_option", "keep_inputs", "machine_options", "output_option", "parse_densities", "parse_density",
-           "read_config", "select_option", "trust_option"]
+__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "DeviceName", "Positive", "calibrate_option", "carry_option",
+           "density_help", "file_output_option", "ignore_option", "keep_inputs", "machine_options", "output_option",
+           "parse_densities", "parse_density", "parse_settings", "read_config", "select_option", "trust_option"]
+
+
+class Positive(click.ParamType):
+    """A number greater than zero."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number > 0):
+            self.fail(f"expected a number greater than zero, not {value!r}", param, ctx)
+        return number
+
+
+class DeviceName(click.ParamType):
+    """The name of a device, or of its FPGA."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Device:
+        if isinstance(value, Device):
+            return value
+        try:
+            return device(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _Path(click.Path):
@@ -168,6 +199,22 @@ def _setting(text: str) -> tuple[str, int | str]:
     if name in FLAGS and value not in ("0", "1"):
         raise click.UsageError(f"--set {text}: {name} is 0 or 1")
     return name, int(value)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
+    """The values of --set FIELD=N,N,... by field.
+
+    Raises
+    ------
+    click.UsageError
+    """
+    given: dict[str, tuple[int | str, ...]] = {}
+    for setting in settings:
+        name, _, values = setting.partition("=")
+        if name in given:
+            raise click.UsageError(f"--set {setting}: {name} is set twice")
+        given[name] = tuple(_setting(f"{name}={value}")[1] for value in values.split(","))
+    return given
 
 
 def read_config(path: Path) -> Config:

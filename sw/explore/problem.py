@@ -19,6 +19,7 @@ from openese.sw.compile import QuantizedNetwork, output_error, prune, quantize
 from openese.sw.cycles.load import MachineLoad, model_load
 from openese.sw.cycles.model import at_rest, estimate
 from openese.sw.estimate import holding
+from openese.sw.explore.detail import Detail, detail
 from openese.sw.explore.goal import ExploreError, Goal
 from openese.sw.explore.guess import Guesses
 from openese.sw.model.network import Network
@@ -116,6 +117,11 @@ class Measured:
     def cycles(self, goal: Goal) -> int:
         """Those that count for a goal."""
         return self.at_rest if goal.at_rest else self.steady
+
+    def all_shares(self, device: Device) -> float:
+        """The sum of the shares of all resources of the device."""
+        there = device.resources
+        return sum(amount.number / there[name] for name, amount in self.resources.items() if there[name])
 
 
 def share_of(taken: Mapping[str, Amount], device: Device) -> float:
@@ -318,6 +324,13 @@ class Problem:
             loss = self.own_loss(config, density)
         taken = resources(config, self.device.family)
         return Measured(config, density, loads, taken, share_of(taken, self.device), loss)
+
+    def detailed(self, config: Config, density: float) -> tuple[Detail, ...]:
+        """What a page shows of a candidate: one for each image."""
+        return tuple(detail(name if len(part.models) == 1 else f"{name}, {number}", schedule(model, config),
+                            model.report)
+                     for name in self.parts for part in [self._quantized(name, config, density)]
+                     for number, model in enumerate(part.models, 1))
 
 
 def _quantized_for_time(part: Network, machine: Config) -> QuantizedNetwork:

@@ -29,7 +29,7 @@ __all__ = ["Found", "Point", "search"]
 
 # A candidate is left out if another is at most so much slower, takes at most so much more of the device, and has at
 # most so much more loss.
-_SLOWER, _LARGER, _LOSSIER = 1.02, 0.01, 1.02
+_SLOWER, _LARGER, _LOSSIER = 1.02, 0.01, 0.02
 _BATCH = 24  # candidates that are timed before the next are chosen: for any number of processes the same
 _CHUNK = 24  # machines sized by one call
 _FINALISTS = 8  # measured first
@@ -111,16 +111,18 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     ExploreError
         No candidate is good enough; the message tells the nearest.
     """
-    given = dict(given or {})
-    machines = list(structures(problem.guesses, problem.goal, problem.device, cells, given))
+    given, goal = dict(given or {}), problem.goal
+    machines = list(structures(problem.guesses, goal, problem.device, cells, given))
     words = word_lengths(given)
     if not machines or not words:
-        raise ExploreError("no machine has such fields; give other values by --set")
+        raise ExploreError("no machine has such fields; give other values by --set" if given or not goal.bounded else
+                           f"no machine that is tried holds {goal}: give fewer, or more --set banks=N")
     guesses, counts = _sized(pool, machines, densities, words, tell)
     if not guesses:
         raise ExploreError(_nothing(problem, counts))
     losses = _losses(problem, pool, guesses, tell)
-    kept = [guess for guess in guesses if max_loss is None or losses[_lossy(guess)] <= max_loss * _LOSSIER]
+    limit = math.inf if max_loss is None else max_loss + _LOSSIER * abs(max_loss)
+    kept = [guess for guess in guesses if losses[_lossy(guess)] <= limit]
     if not kept:
         raise ExploreError(f"the least loss is {min(losses.values()):.3g}, more than {max_loss:g}: a longer word "
                            "(--set weight_bits=16), a higher density, or a network that is trained at this density "
@@ -133,7 +135,7 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     good = [one for one in measured if _good(problem, one, max_loss)]
     if not good:
         raise ExploreError("of the best candidates none is good enough when it is measured: allow a little more")
-    goal = problem.goal
+    good.sort(key=lambda one: one.all_shares(problem.device))
     winner = min(good, key=lambda one: _rank(goal, one.config, one.share, one.loss, one.cycles(goal), max_loss))
     front = _front([(goal.seconds(one.config, one.cycles(goal)), one.share, one.loss) for one in good])
     counts |= {"timed": len(points), "beaten": len(guesses) - len(points) - left, "not reached": left,
@@ -258,7 +260,7 @@ def _chosen(places: FloatArray, numbers: IntArray) -> list[int]:
 def _beaten(places: FloatArray, by: Sequence[float] | FloatArray) -> NDArray[np.bool_]:
     seconds, share, loss = by
     beaten: NDArray[np.bool_] = ((places[:, 0] * _SLOWER >= seconds) & (places[:, 1] + _LARGER >= share)
-                                 & (places[:, 2] * _LOSSIER >= loss))
+                                 & (places[:, 2] + _LOSSIER * np.abs(places[:, 2]) >= loss))
     return beaten
 
 
@@ -326,7 +328,7 @@ def _good(problem: Problem, one: Measured, max_loss: float | None) -> bool:
 
 
 def _front(places: Sequence[Sequence[float]]) -> list[int]:
-    """The numbers of the places than which no other is as small in all numbers, and smaller in one."""
+    """The numbers of the places than which no other is as small in all numbers; of equal ones the first."""
     return [number for number, place in enumerate(places)
-            if not any(all(a <= b for a, b in zip(other, place, strict=True)) and list(other) != list(place)
-                       for other in places)]
+            if not any(all(a <= b for a, b in zip(other, place, strict=True))
+                       and (tuple(other) != tuple(place) or before < number) for before, other in enumerate(places))]
