@@ -359,6 +359,11 @@ def test_who_was_used_longest_ago_makes_room(host):
     state = (ctypes.c_int32 * 15)()
     assert host("get_state", second, state, ctypes.c_size_t(15)) == OK
     assert turn(second) == turn(third) == set()  # what was read stays in the machine too
+    # A state that the caller brings need not go in before it goes out.
+    brought = (ctypes.c_int32 * 15)(*range(15))
+    assert host("set_state", second, brought, ctypes.c_size_t(15)) == OK
+    assert turn(third) == set() and turn(first) == {0} and len(host.machine.selected) == 2
+    assert host("get_state", second, state, ctypes.c_size_t(15)) == OK and list(state) == list(range(15))
 
 
 def test_models_by_name(tmp_path):
