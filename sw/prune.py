@@ -109,20 +109,11 @@ def _keep_largest(magnitudes: NDArray[Any], count: int) -> NDArray[np.bool_]:
     return keep
 
 
-def _equal_counts(slices: Sequence[NDArray[Any]], density: float) -> list[int]:
-    """The same number of weights to keep for every slice of magnitudes that has as many.
-
-    What is left of the density then goes to the slices with the largest next weight, one each.
-    """
-    sizes = np.array([part.size for part in slices])
-    total = int(density * sizes.sum())
-    sums = [np.minimum(sizes, number).sum() for number in range(1, int(sizes.max()) + 1)]
-    level = int(np.searchsorted(sums, total, "right"))
-    counts = np.minimum(sizes, level)
-    following = [np.partition(part, part.size - level - 1)[part.size - level - 1] if part.size > level else -1.0
-                 for part in slices]
-    counts[np.argsort(-np.array(following), kind="stable")[:total - counts.sum()]] += 1
-    return [int(count) for count in counts]
+def _equal_counts(sizes: Sequence[int], density: float) -> list[int]:
+    """The same number of weights to keep in every slice that has as many: the one that is nearest to the density."""
+    kept = [sum(min(size, number) for size in sizes) for number in range(max(sizes) + 1)]
+    number = int(np.argmin(np.abs(np.array(kept) - density * sum(sizes))))
+    return [min(size, number) for size in sizes]
 
 
 def keep_mask(values: NDArray[Any], density: float, pes: int, groups: int = 1, balanced: bool = True,
@@ -140,8 +131,8 @@ def keep_mask(values: NDArray[Any], density: float, pes: int, groups: int = 1, b
     balanced : bool
         False keeps the largest weights of the whole matrix: magnitude pruning, for comparison.
     equal : bool
-        Slices of different sizes keep the same number of weights, as far as they have as many, instead of the same
-        share. The machine is faster, and rows of small slices stay denser than others.
+        All slices keep the same number of weights, as far as they have as many: that nearest to the density. The
+        machine is faster if slices differ in size; rows of small slices then stay denser than others.
 
     Returns
     -------
@@ -163,7 +154,8 @@ def keep_mask(values: NDArray[Any], density: float, pes: int, groups: int = 1, b
     places = [(slice(pe, None, row_pes), slice(group, None, groups))
               for pe in range(min(row_pes, values.shape[0])) for group in range(min(groups, values.shape[1]))]
     slices = [np.abs(values[place]).ravel() for place in places]
-    counts = _equal_counts(slices, density) if equal else [int(density * part.size) for part in slices]
+    sizes = [part.size for part in slices]
+    counts = _equal_counts(sizes, density) if equal else [int(density * size) for size in sizes]
     for place, part, count in zip(places, slices, counts, strict=True):
         keep[place] = _keep_largest(part, count).reshape(keep[place].shape)
     return keep

@@ -49,9 +49,11 @@ __all__ = ["compile_", "import_", "pack", "prune", "quantize"]
 @ignore_option
 @click.option("--list", "only_list", is_flag=True,
               help="List everything in the file with its place, and what can be selected, and write nothing.")
+@click.option("--calibrate", type=PATH, metavar="INPUTS",
+              help="With --list --trust: inputs of one call, with which PyTorch exports a program.")
 @trust_option
 def import_(file: Path, output: Path | None, select: str | None, ignore: Sequence[str], only_list: bool,
-            trust: bool) -> None:
+            calibrate: Path | None, trust: bool) -> None:
     """Read trained LSTMs and GRUs alone from FILE, or list what is in it.
 
     FILE is of PyTorch, ONNX, Keras, safetensors or NumPy, or a quantized network or an image, whose integers become
@@ -63,19 +65,13 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
       openese import net.onnx --select encoder/LSTM,encoder/LSTM_1 -o net.npz
       openese import checkpoint.pt --select model.lstm,model.linear -o net.npz
     """
+    if calibrate is not None and not (only_list and trust):
+        raise click.UsageError("--calibrate goes with --list --trust; compile takes it too")
     if only_list:
         if output is not None or select is not None or ignore:
             raise click.UsageError("--list shows everything and writes nothing: leave out --output, --select and "
                                    "--ignore")
-        program = None if trust else torch_export.program(file)
-        if program is not None:
-            click.echo(f"openese: {file.name} is a {program}: these are its tensors, read without running it", err=True)
-        host = None if program is not None else open_host(file, trust)
-        if host is None:
-            show.entries(importers.entries(file))
-        else:
-            show.ports(host.inputs, host.outputs)
-            show.items(host.items)
+        _list(file, trust, calibrate)
         return
     if output is None:
         raise click.UsageError("import needs --output PATH, or --list")
@@ -89,6 +85,20 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
         network = importers.load(file, select, ignore=ignore)
     network.save(output)
     show.network(network)
+
+
+def _list(file: Path, trust: bool, calibrate: Path | None) -> None:
+    program = None if trust else torch_export.program(file)
+    host = None if program is not None else open_host(
+        file, trust, lambda: () if calibrate is None else [arrays.read(calibrate)])
+    if host is not None:
+        show.ports(host.inputs, host.outputs)
+        show.items(host.items)
+        return
+    entries = importers.entries(file)
+    if program is not None:
+        click.echo(f"openese: {file.name} is a {program}: these are its tensors, read without running it", err=True)
+    show.entries(entries)
 
 
 @click.command()

@@ -26,10 +26,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "DeviceName", "Positive", "calibrate_option", "carry_option",
-           "dense_option", "density_help", "file_output_option", "ignore_option", "keep_inputs", "machine_options",
-           "output_option", "parse_densities", "parse_density", "parse_settings", "read_config", "select_option",
-           "trust_option"]
+__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "DeviceName", "Positive", "calibrate_option", "carry_option", "dense_option",
+           "density_help", "file_output_option", "ignore_option", "keep_inputs", "machine_options", "output_option",
+           "parse_densities", "parse_density", "parse_settings", "read_config", "select_option", "trust_option"]
 
 
 class Positive(click.ParamType):

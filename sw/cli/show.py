@@ -104,6 +104,8 @@ def items(held: Sequence[Item]) -> None:
     rows = [(item.name, item.kind, item.place, item.detail) for item in held]
     width = sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True))
     _table(["name ", "kind ", "place ", " "], rows, width)
+    if any(item.place == "machine" and item.kind.startswith("GRU") for item in held):
+        line("note: only a machine with cells lstm+gru computes a GRU (--set cells=lstm+gru)")
 
 
 def places(held: Sequence[Item]) -> None:

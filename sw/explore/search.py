@@ -33,7 +33,8 @@ _SLOWER, _LARGER, _LOSSIER = 1.02, 0.01, 0.02
 _BATCH = 24  # candidates that are timed before the next are chosen: for any number of processes the same
 _CHUNK = 24  # machines sized by one call
 _FINALISTS = 8  # measured first
-_FRONT = 24  # most of the front that are measured
+_FRONT = 16  # most of the front that are measured
+_SLOWEST = 32  # times as slow as the fastest: slower machines are for smaller devices, and take the cycle model long
 
 Tell = Callable[[str, int], Callable[[int], None]]
 Losses = Mapping[tuple[float, int, int], float]
@@ -117,7 +118,7 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     if not machines or not words:
         raise ExploreError("no machine has such fields; give other values by --set" if given or not goal.bounded else
                            f"no machine that is tried holds {goal}: give fewer, or more --set banks=N")
-    guesses, counts = _sized(pool, machines, densities, words, tell)
+    guesses, counts = _sized(problem, pool, machines, densities, words, tell)
     if not guesses:
         raise ExploreError(_nothing(problem, counts))
     losses = _losses(problem, pool, guesses, tell)
@@ -148,13 +149,17 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
 # -- 1. size -----------------------------------------------------------------------------------------------
 
 
-def _sized(pool: Pool, machines: Sequence[Any], densities: Sequence[float], words: Sequence[Mapping[str, int]],
-           tell: Tell) -> tuple[list[Guess], dict[str, int]]:
+def _sized(problem: Problem, pool: Pool, machines: Sequence[Config], densities: Sequence[float],
+           words: Sequence[Mapping[str, int]], tell: Tell) -> tuple[list[Guess], dict[str, int]]:
     chunks = [machines[first:first + _CHUNK] for first in range(0, len(machines), _CHUNK)]
     found = pool.map("all_sized", [(chunk, tuple(densities), words) for chunk in chunks],
                      tell("sizes", len(chunks)))
     guesses = [guess for _, _, several in found for guess in several]
     large, slow = sum(one[0] for one in found), sum(one[1] for one in found)
+    if not problem.goal.bounded and guesses:
+        every, seconds = len(guesses), [problem.goal.seconds(guess.config, guess.cycles) for guess in guesses]
+        guesses = [guess for guess, time in zip(guesses, seconds, strict=True) if time <= _SLOWEST * min(seconds)]
+        slow += every - len(guesses)
     return guesses, {"considered": large + slow + len(guesses), "too large": large, "too slow": slow}
 
 
@@ -171,8 +176,9 @@ def _nothing(problem: Problem, counts: Mapping[str, int]) -> str:
 # -- 2. loss -----------------------------------------------------------------------------------------------
 
 
-def _lossy(guess: Guess) -> tuple[float, int, int]:
-    return guess.density, guess.config.weight_bits, guess.config.activation_bits
+def _lossy(one: "Guess | Point") -> tuple[float, int, int]:
+    config = one.config if isinstance(one, Guess) else one.timed.config
+    return one.density, config.weight_bits, config.activation_bits
 
 
 def _losses(problem: Problem, pool: Pool, guesses: Sequence[Guess], tell: Tell) -> Losses:
@@ -319,7 +325,9 @@ def _measured(problem: Problem, pool: Pool, points: Sequence[Point], losses: Los
 def _compiled(problem: Problem, pool: Pool, points: Sequence[Point], losses: Losses, tell: Tell) -> list[Measured]:
     # The user's function gives the same where nothing is pruned.
     calls = [(point.timed.config, point.density, point.loss if point.density == 1 else None) for point in points]
-    return pool.map("measured", calls, tell("the best", len(calls)))
+    order = sorted(range(len(calls)), key=lambda number: (_lossy(points[number]), repr(calls[number])))
+    found = pool.map("measured", [calls[number] for number in order], tell("the best", len(calls)))
+    return [one for _, one in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
 
 def _good(problem: Problem, one: Measured, max_loss: float | None) -> bool:

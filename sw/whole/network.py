@@ -46,7 +46,7 @@ from openese.sw.whole.engine import Engine, Recorder
 from openese.sw.whole.host import Arrays, Host, HostError, why_no_parts
 
 __all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "differences", "first_calls", "open_host",
-           "original_calls", "pack_parts", "prune_parts", "quantize_parts", "run_calls"]
+           "original_calls", "pack_parts", "prune_parts", "quantize_parts", "run_calls", "same_numbers"]
 
 #: The module of each kind of host, with a function ``open_file(path, trust, machine)``, and its class.
 _HOSTS = {"onnx": ("openese.sw.whole.onnx_host", "OnnxHost"),
@@ -92,7 +92,7 @@ class CompiledWhole:
     differences : tuple of `Difference`
         At every output, on the calibration inputs. Empty where it was not calibrated.
     guessed : tuple of str
-        Parts that no calibration input reached, so that their number formats are a guess.
+        Parts that no calibration input reached, or only zeros, so that their number formats are a guess.
     """
 
     host: Host
@@ -252,8 +252,8 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
     if program is not None:
         if not trust:
             raise ImportRefused(f"{Path(path).name}: a {program} is code, which runs when it is opened; if you know "
-                                f"where it comes from, trust it (--trust). --select takes its LSTMs alone and runs "
-                                f"nothing")
+                                f"where it comes from, trust it (--trust)"
+                                f"{torch_export.without_trust(program)}")
         return torch_export.open_program(Path(path), examples(), machine)
     kind = _KINDS.get(importers.find(path).name)
     if kind is None:
@@ -456,7 +456,7 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
         tell(f"running the network in floating point ({number + 1} of {len(calls)})")
         run_calls(host, call, recorder, carried)
     quantized = quantize_parts(recorder, config, tell)
-    guessed = tuple(name for name in parts if not recorder.called(name))
+    guessed = tuple(name for name in parts if not recorder.reached(name))
     del recorder, parts  # frames, and weights before pruning
     tell("measuring the error at the outputs")
     measured = differences(_run_quantized(host, quantized, calls, carried), wanted)
@@ -543,6 +543,12 @@ def _stacked(name: str, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.stack(values)
 
 
+def same_numbers(found: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which elements are equal; what is not a number on both sides is."""
+    same: NDArray[np.bool_] = found == wanted
+    return same | (np.isnan(found) & np.isnan(wanted)) if wanted.dtype.kind == "f" else same
+
+
 def _difference(name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> Difference:
     """The difference over pairs of arrays, measured in blocks, which need little memory."""
     total, different, power, squares, largest = 0, 0, 0.0, 0.0, 0.0
@@ -552,10 +558,14 @@ def _difference(name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -
         for start in range(0, theirs.size, _BLOCK):
             mine, other = ours[start:start + _BLOCK], theirs[start:start + _BLOCK]
             total += other.size
-            different += int(np.count_nonzero(mine != other))
+            same = same_numbers(mine, other)
+            different += int(np.count_nonzero(~same))
             if real:
-                error = mine.astype(np.float64) - other
-                power += float(np.square(other, dtype=np.float64).sum())
+                with np.errstate(invalid="ignore"):
+                    error = np.where(same, 0, mine.astype(np.float64) - other)
+                error[np.isnan(error)] = np.inf  # a number on one side only
+                power += float(np.square(other, dtype=np.float64, where=np.isfinite(other), out=np.zeros(other.size)
+                                         ).sum())
                 squares += float(np.square(error).sum())
                 largest = max(largest, float(np.abs(error).max()))
     error_of = OutputError((power / total)**0.5, (squares / total)**0.5, largest, 1, total) if real and total else None

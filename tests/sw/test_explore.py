@@ -106,7 +106,7 @@ def test_every_structure_is_there_once_and_can_be_built():
 def test_it_finds_what_trying_all_finds(goal):
     """All candidates through the cycle model, without any guess: none is much better than the front."""
     asked = problem(goal)
-    given = SMALL | {"channels": (1, 2), "groups": (1, 2)}
+    given = SMALL | {"channels": (1, 2)}
     with processes(asked, 1) as pool:
         found = search(asked, pool, cells="lstm", densities=(1.0, 0.5), given=given)
     everything = list(structures(asked.guesses, goal, PYNQ, "lstm", given))
@@ -128,7 +128,7 @@ def test_it_is_the_same_every_time_and_with_any_number_of_processes():
     results = []
     for jobs in (1, 2):
         with processes(asked, jobs) as pool:
-            results.append(search(asked, pool, cells="lstm", densities=(1.0, 0.5), given=SMALL))
+            results.append(search(asked, pool, cells="lstm", densities=(1.0, 0.5), given=SMALL | {"slices": (4,)}))
     assert results[0] == results[1]
 
 
@@ -185,7 +185,7 @@ def test_goals_that_are_none(wrong):
 
 
 def test_most_candidates_are_the_most():
-    found = explore(stack(), PYNQ, given={"pes": (4, 8), "groups": (1,)}, most=3).found
+    found = explore(stack(), PYNQ, given=SMALL | {"channels": (1, 2, 4)}, most=3).found
     assert found.counts["timed"] >= 3 and found.counts["not reached"] > 0
     assert sum(found.counts[name] for name in ("too large", "too slow", "beaten", "timed", "not reached")) == (
         found.counts["considered"])
@@ -197,7 +197,7 @@ def test_most_candidates_are_the_most():
 def test_the_commands_that_it_tells_build_the_best(folder, openese):  # noqa: F811
     """All of them, from the network to the Verilog, and the network runs on it."""
     said = openese("explore net.npz --device pynq-z2 --calibrate x.npy --max-loss 0.5 --density 1,0.6 --jobs 1 "
-                   "--set pes=4 --set channels=1,2 --set groups=1 --json found.json -o best.html")
+                   "--set pes=4 --set channels=1,2 --set slices=2 --json found.json -o best.html")
     result = json.loads(Path("found.json").read_text())
     told = [line.strip() for line in said.splitlines() if line.startswith("  openese ")]
     assert told == result["commands"] and len(told) == 2
@@ -239,7 +239,7 @@ def test_your_own_loss(folder, openese):  # noqa: F811
         "    return 100 - 10 * machine.weight_bits + (0 if density is None else 1)\n"
         "def broken(machine, density):\n    raise KeyError('corpus')\n"
         "def nothing(machine, density):\n    return float('nan')\n")
-    fixed = "--device pynq-z2 --latency 20 --jobs 1 --set pes=4 --set groups=1 --set activation_bits=16"
+    fixed = "--device pynq-z2 --latency 20 --jobs 1 --set pes=4 --set slices=2 --set activation_bits=16"
     openese(f"explore net.npz {fixed} --loss mine:loss --max-loss nan -o p.html", 2,
             "the largest loss must be a number, not nan")
     openese(f"explore net.npz {fixed} --loss mine:loss --max-loss -15 --density 1,0.5 --json f.json -o p.html")

@@ -11,16 +11,14 @@ from openese.sw.model.layers import Layer, Model
 from openese.sw.prune import PruneError, format_report, prune, report, slice_counts
 
 
-def equal_counts(slices, density):
-    """One weight after another for each slice that has one left; in the last round the largest come first."""
-    counts, left = [0] * len(slices), int(density * sum(map(len, slices)))
-    while left:
-        some = [k for k, part in enumerate(slices) if counts[k] < len(part)]
-        some = sorted(some, key=lambda k: slices[k][counts[k]][0])[:left]
-        for k in some:
-            counts[k] += 1
-        left -= len(some)
-    return counts
+def equal_counts(sizes, density):
+    """One weight more for each slice that has one, as long as their number comes nearer to the density."""
+    counts, wanted = [0] * len(sizes), density * sum(sizes)
+    while True:
+        more = [min(size, count + 1) for size, count in zip(sizes, counts, strict=True)]
+        if abs(sum(more) - wanted) >= abs(sum(counts) - wanted):
+            return counts
+        counts = more
 
 
 def kept_by_definition(values, density, row_pes, groups, equal):
@@ -30,7 +28,8 @@ def kept_by_definition(values, density, row_pes, groups, equal):
         slices.setdefault((r % row_pes, c % groups), []).append((-abs(values[r, c]), r, c))
     keep = np.zeros(values.shape, bool)
     ordered = [sorted(elements) for _, elements in sorted(slices.items())]
-    counts = equal_counts(ordered, density) if equal else [int(density * len(elements)) for elements in ordered]
+    sizes = [len(elements) for elements in ordered]
+    counts = equal_counts(sizes, density) if equal else [int(density * size) for size in sizes]
     for elements, count in zip(ordered, counts, strict=True):
         for _, r, c in elements[:count]:
             keep[r, c] = True

@@ -55,6 +55,7 @@ class Machine:
                           "STATUS": Status.LOADED | Status.IDLE}
         self.names = {address: name for name, address in ADDRESS.items()}
         self.asked, self.answers, self.broken = [], [], {}
+        self.banks, self.selected = [], []  # of frames; words of STATE_SELECT
         self.waits = self.abandoned = 0
         self.io = Io(read=Io.READ(self._read), write=Io.WRITE(self._write), send=Io.FRAME(self._send),
                      receive=Io.FRAME(self._receive), received=Io.RECEIVED(self._received),
@@ -65,6 +66,8 @@ class Machine:
         return self.broken.get(f"read {self.names[address]}", OK)
 
     def _write(self, _, address, value):
+        if self.names[address] == "STATE_SELECT":
+            self.selected.append(value)
         if self.names[address] == "INTERRUPT":
             self.registers["INTERRUPT"] = self.registers.get("INTERRUPT", 0) & ~value
         return self.broken.get(f"write {self.names[address]}", OK)
@@ -81,6 +84,7 @@ class Machine:
         assert (pack_frames(config, header, x) == beats).all()  # bits that mean nothing are 0
         bank = (int(header[0]) >> BANK_SHIFT) % 64
         assert not any(header[1:] >> 2)
+        self.banks.append(bank)
         y = reference.step(x.T, header & 1, header >> 1 & 1, bank=bank)
         self.answers.append(pack_frames(config, header & ~2, y.T).reshape(-1))
         return OK
@@ -316,6 +320,50 @@ def test_a_closed_voice_leaves_nothing_to_who_takes_its_place(host):
     assert host.push_integers(second, [3] * 5) == OK and host("run") == OK
     assert host.take(second, 6, True) == (OK, reference.step([[3] * 5])[0].tolist())
     assert host.take(second, 6)[0] == RESULTS["EMPTY"]
+
+
+def test_the_bank_whose_frame_came_first_is_first(tmp_path):
+    config = TINY.replace(name="nine", activation_bits=9, banks=2, vector_depth=512)
+    host = Host(tmp_path, image_of(config, (5, (9, 6))))
+    assert host.start() == OK
+    voices = [host.open() for _ in range(4)]
+    # The first two voices have the first bank.
+    for order, banks in (([0, 1, 2, 3], [0, 1]), ([3, 0, 1, 2], [1, 0]), ([1, 3, 1, 3], [0, 1, 0, 1]),
+                         ([2, 2, 0, 2], [1, 1, 0, 1])):
+        host.machine.banks.clear()
+        for number in order:
+            assert host.push_integers(voices[number], [number] * 5) == OK
+        assert host("run") == OK
+        assert host.machine.banks == banks
+        for voice in voices:
+            while host.take(voice, 6)[0] == OK:
+                pass
+
+
+def test_who_was_used_longest_ago_makes_room(host):
+    """Two places, three voices. The state that goes out is the one that comes in again, once."""
+    first, second, third = (host.open() for _ in range(3))
+
+    def turn(*voices):
+        host.machine.selected.clear()
+        for voice in voices:
+            assert host.push_integers(voice, [1] * 5) == OK
+        assert host("run") == OK
+        for voice in voices:
+            assert host.take(voice, 6)[0] == OK
+        return {(word >> 16) % 256 for word in host.machine.selected}
+
+    assert turn(first, second) == turn(first) == set()
+    assert turn(third) == {1} and len(host.machine.selected) == 2  # c and y of the second go out
+    assert turn(second) == {0} and len(host.machine.selected) == 4  # those of the first go out, of the second come in
+    state = (ctypes.c_int32 * 15)()
+    assert host("get_state", second, state, ctypes.c_size_t(15)) == OK
+    assert turn(second) == turn(third) == set()  # what was read stays in the machine too
+    # A state that the caller brings need not go in before it goes out.
+    brought = (ctypes.c_int32 * 15)(*range(15))
+    assert host("set_state", second, brought, ctypes.c_size_t(15)) == OK
+    assert turn(third) == set() and turn(first) == {0} and len(host.machine.selected) == 2
+    assert host("get_state", second, state, ctypes.c_size_t(15)) == OK and list(state) == list(range(15))
 
 
 def test_models_by_name(tmp_path):

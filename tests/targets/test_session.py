@@ -25,7 +25,7 @@ from openese.sw.reference.machine import Reference
 
 pytestmark = pytest.mark.sim
 
-ROUNDS = 25 * int(os.environ.get("OPENESE_SESSIONS", "1"))
+ROUNDS = 15 * int(os.environ.get("OPENESE_SESSIONS", "1"))
 OK, BUSY = RESULTS["OK"], RESULTS["BUSY"]
 BANKED = TINY.replace(name="banks", banks=3, vector_depth=512)
 SOURCES = ROOT / "tests" / "targets" / "session.c", ROOT / "examples" / "c_host" / "simulated.c"
