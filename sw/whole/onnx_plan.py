@@ -208,14 +208,14 @@ class Plan:
                 scope.put(taken, self._operator(scope, taken, part, nothing))
         recurrent = any(node.kind in RECURRENT for node in self._nodes)
         if self._machine is not None and self._machine.dense and not recurrent:
-            for scope in self._top.scopes():
-                self._replace_dense(scope, nothing)
+            self._replace_dense(self._top, nothing)
         for label, name in nothing.items():
             array = np.zeros(NOTHING, np.int32 if label == "lengths" else np.float32)
             self._top.graph.proto.initializer.append(self._onnx.numpy_helper.from_array(array, name))
 
     def _replace_dense(self, scope: Scope, nothing: dict[str, str]) -> None:
-        """Put operators in place of the dense nodes of a network without LSTM nodes."""
+        """Put operators in place of the dense nodes of a network without LSTM nodes. In bodies they are the gates of
+        cells in single operations."""
         while (chain := take_chain(scope)) is not None:
             names = [layer.name for layer in chain.layers]
             part = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
