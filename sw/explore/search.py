@@ -36,7 +36,7 @@ _FINALISTS = 8  # measured first
 _FRONT = 16  # most of the front that are measured
 _SLOWEST = 32  # times as slow as the fastest: slower machines are for smaller devices, and take the cycle model long
 
-Tell = Callable[[str, int], Callable[[int], None]]
+Tell = Callable[[str, int | None], Callable[[int], None]]
 Losses = Mapping[tuple[float, int, int], float]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
@@ -105,7 +105,8 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     most : int
         The most candidates that the cycle model runs on.
     tell : callable
-        Called with the name of a stage and the number of its steps; returns what is called with steps that are done.
+        Called with the name of a stage and the number of its steps, None if it is not known; returns what is called
+        with steps that are done.
 
     Raises
     ------
@@ -226,7 +227,7 @@ def _timed(problem: Problem, pool: Pool, guesses: Sequence[Guess], losses: Losse
     points: list[Point] = []
     waiting = np.ones(len(pending), bool)
     least = math.inf  # of the cycles, as a multiple of the guess
-    advance = tell("cycles", most)
+    advance = tell("cycles", None)
     while waiting.any() and len(known) < most:
         places = guessed * (max(1.0, least) if points else 1.0, 1, 1)
         chosen = _chosen(places, np.flatnonzero(waiting))
