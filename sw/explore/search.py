@@ -117,8 +117,8 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     machines = list(structures(problem.guesses, goal, problem.device, cells, given))
     words = word_lengths(given)
     if not machines or not words:
-        raise ExploreError("no machine has such fields; give other values by --set" if given or not goal.bounded else
-                           f"no machine that is tried holds {goal}: give fewer, or more --set banks=N")
+        raise ExploreError("no machine has such fields; give other values by --try" if given or not goal.bounded else
+                           f"no machine that is tried holds {goal}: give fewer, or more --try banks=N")
     guesses, counts = _sized(problem, pool, machines, densities, words, tell)
     if not guesses:
         raise ExploreError(_nothing(problem, counts))
@@ -127,7 +127,7 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     kept = [guess for guess in guesses if losses[_lossy(guess)] <= limit]
     if not kept:
         raise ExploreError(f"the least loss is {min(losses.values()):.3g}, more than {max_loss:g}: a longer word "
-                           "(--set weight_bits=16), a higher density, or a network that is trained at this density "
+                           "(--try weight_bits=16), a higher density, or a network that is trained at this density "
                            "(openese.Pruner) has less")
     points, left = _timed(problem, pool, kept, losses, max_loss, most, tell)
     reaching = [point for point in points if problem.goal.reached(point.timed.config, point.timed.cycles)]
@@ -171,7 +171,7 @@ def _nothing(problem: Problem, counts: Mapping[str, int]) -> str:
                 f"{counts['too slow']:,} of {counts['considered']:,} are too slow, the others too large; try "
                 f"a lower --density, a larger device, or a lower goal")
     return (f"no machine that holds the network takes at most {limit}; try a lower --density, a larger device, or "
-            f"weights from memory (--set stream=1)")
+            f"weights from memory (--try stream=1)")
 
 
 # -- 2. loss -----------------------------------------------------------------------------------------------
