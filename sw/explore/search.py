@@ -133,7 +133,7 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     reaching = [point for point in points if problem.goal.reached(point.timed.config, point.timed.cycles)]
     if not reaching:
         raise ExploreError(_nearest(problem, points))
-    measured = _measured(problem, pool, reaching, losses, max_loss, tell)
+    measured = _measured(problem, pool, reaching, max_loss, tell)
     good = [one for one in measured if _good(problem, one, max_loss)]
     if not good:
         raise ExploreError("of the best candidates none is good enough when it is measured: allow a little more")
@@ -299,8 +299,8 @@ def _nearest(problem: Problem, points: Sequence[Point]) -> str:
 # -- 4. the best -------------------------------------------------------------------------------------------
 
 
-def _measured(problem: Problem, pool: Pool, points: Sequence[Point], losses: Losses, max_loss: float | None,
-              tell: Tell) -> list[Measured]:
+def _measured(problem: Problem, pool: Pool, points: Sequence[Point], max_loss: float | None, tell: Tell
+              ) -> list[Measured]:
     """The best, and the front, as they are compiled; then more, until one is good enough."""
     def rank(point: Point) -> tuple[Any, ...]:
         timed = point.timed
@@ -314,16 +314,16 @@ def _measured(problem: Problem, pool: Pool, points: Sequence[Point], losses: Los
         front = [front[round(place)] for place in np.linspace(0, len(front) - 1, _FRONT)]
     best = ordered[:_FINALISTS]
     wanted = [*best, *(point for point in front if point not in best)]
-    found = _compiled(problem, pool, wanted, losses, tell)
+    found = _compiled(problem, pool, wanted, tell)
     for first in range(0, len(ordered), _FINALISTS):
         if any(_good(problem, one, max_loss) for one in found):
             break
         more = [point for point in ordered[first:first + _FINALISTS] if point not in wanted]
-        found += _compiled(problem, pool, more, losses, tell)
+        found += _compiled(problem, pool, more, tell)
     return found
 
 
-def _compiled(problem: Problem, pool: Pool, points: Sequence[Point], losses: Losses, tell: Tell) -> list[Measured]:
+def _compiled(problem: Problem, pool: Pool, points: Sequence[Point], tell: Tell) -> list[Measured]:
     # The user's function gives the same where nothing is pruned.
     calls = [(point.timed.config, point.density, point.loss if point.density == 1 else None) for point in points]
     order = sorted(range(len(calls)), key=lambda number: (_lossy(points[number]), repr(calls[number])))
