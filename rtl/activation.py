@@ -27,8 +27,9 @@ class Activation(wiring.Component):
     the lower ``fraction_bits`` interpolate. Even and odd samples lie in separate memories, so both neighbours are read
     at once. The last sample is its own right neighbour.
 
-    Latency: `delay` cycles. Cost: two memories of 2048 x 18 bits with ``ports`` read ports (the first also writes, so
-    two ports fit one block RAM); for each port a multiplier-adder of 19 x 10 + 29 bits and two adders.
+    Latency: `delay` cycles. Cost: for each two ports two memories of 2048 x 18 bits with two read ports, of which the
+    first also writes: such a memory is a block RAM. For each port a multiplier-adder of 19 x 10 + 29 bits and two
+    adders.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ class Activation(wiring.Component):
     function : In(1).array(ports) — 0 for the sigmoid's table, 1 for the tanh's.
     value : Out(signed(table_bits)).array(ports) — function values in Q16, `delay` cycles later.
     load : In(table_line) — pair of samples; the address is function * 1024 + pair.
-    load_valid : In(1) — write the pair. Port 0 gives no value for an argument of the same cycle.
+    load_valid : In(1) — write the pair. Even ports give no value for an argument of the same cycle.
     """
 
     delay = 6
@@ -75,20 +76,22 @@ class Activation(wiring.Component):
         m = Module()
         config = self._config
         depth = 1 << config.table_index_bits
-        banks = []
-        for bank, half in (("even", slice(0, config.table_bits)), ("odd", slice(config.table_bits, None))):
-            m.submodules[bank] = samples = memory.Memory(
-                shape=signed(config.table_bits), depth=depth, init=[], attrs=block_ram(depth))
-            write = samples.write_port()
-            reads = [samples.read_port() for _ in range(self._ports)]
-            m.d.comb += [
-                write.addr.eq(reads[0].addr),
-                write.data.eq(self.load.data[half]),
-                write.en.eq(self.load_valid),
-            ]
-            banks.append(reads)
-        for port in range(self._ports):
-            self._interpolate(m, port, banks[0][port], banks[1][port])
+        for first in range(0, self._ports, 2):
+            ports = range(first, min(first + 2, self._ports))
+            banks = []
+            for bank, half in (("even", slice(0, config.table_bits)), ("odd", slice(config.table_bits, None))):
+                m.submodules[f"{bank}{first or ''}"] = samples = memory.Memory(
+                    shape=signed(config.table_bits), depth=depth, init=[], attrs=block_ram(depth))
+                write = samples.write_port()
+                reads = [samples.read_port() for _ in ports]
+                m.d.comb += [
+                    write.addr.eq(reads[0].addr),
+                    write.data.eq(self.load.data[half]),
+                    write.en.eq(self.load_valid),
+                ]
+                banks.append(reads)
+            for port, even, odd in zip(ports, *banks, strict=True):
+                self._interpolate(m, port, even, odd)
         return m
 
     def _interpolate(self, m, port, even, odd):
@@ -120,7 +123,7 @@ class Activation(wiring.Component):
             even.en.eq(1),
             odd.en.eq(1),
         ]
-        if port == 0:
+        if port % 2 == 0:
             with m.If(self.load_valid):
                 m.d.comb += [even.addr.eq(self.load.address), odd.addr.eq(self.load.address)]
         m.d.sync += [

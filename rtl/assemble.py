@@ -50,7 +50,7 @@ class Part(NamedTuple):
     @classmethod
     def new(cls, config, name):
         """Registers for a machine of capacity ``config``."""
-        rows = bits_for(config.cell_rows)
+        rows = bits_for(config.dense_rows * config.cell_rows)
         return cls(Signal(3, name=f"{name}_kind"), Signal(rows, name=f"{name}_row"), Signal(rows, name=f"{name}_left"))
 
 
@@ -83,7 +83,7 @@ class Operation(NamedTuple):
         """Registers for a machine of capacity ``config``."""
         return cls(
             active=Signal(name="_active"), kind=Signal(3, name="_kind"),
-            row=Signal(bits_for(config.cell_rows), name="_row"), phase=Signal(3, name="_phase"),
+            row=Signal(bits_for(config.dense_rows * config.cell_rows), name="_row"), phase=Signal(3, name="_phase"),
             beat=Signal(range(config.beats), name="_beat"),
             phase_row=Signal(bits_for(config.accumulator_rows - 1), name="_phase_row"),
             last_phase=Signal(name="_last_phase"), ends=Signal(name="_ends"))
@@ -96,7 +96,8 @@ class Assemble(wiring.Component):
     the vector memory. An operation of a gate takes ``beats`` cycles for every phase of its sums. A cell row takes the
     operations g, i and f, and when c is written, tanh(c) and o. Rows overlap: when an operation ends, the next is one
     of the oldest row whose c is there, or else of the row that comes next. A row of a GRU takes n_h and r, and when
-    r . n_h is there, n_x and z; at most `rows_ahead` rows wait for these. A row of a projection takes one operation.
+    r . n_h is there, n_x and z; at most `rows_ahead` rows wait for these. A row of a projection takes one operation,
+    and so does one of a dense layer. Its biases take the places of a cell row's four gates, four rows a cell row.
     A CLEAR clears all accumulators, a row each cycle; after a reset Assemble does this first.
 
     The lines of a row are written one a cycle, while the slices work on the next row. The place of a column in a slice
@@ -167,6 +168,7 @@ class Assemble(wiring.Component):
         self._y_delay = PEArray.drain_delay + a_slice.y_delay
         self._m_delay = PEArray.drain_delay + a_slice.m_delay
         self._h_delay = PEArray.drain_delay + a_slice.h_delay
+        self._table_delay = PEArray.drain_delay + a_slice.table_delay
         self.c_delay, self.r_delay = a_slice.c_delay, a_slice.r_delay
         #: By group and channel, the beat of its column in each line; and the cycle, after that of the first beat, from
         #: which on a line a cycle is picked.
@@ -201,11 +203,13 @@ class Assemble(wiring.Component):
         """Lines of the vector memory that a row fills, one a cycle."""
         return self._config.row_pes // self._config.groups
 
-    def write_delay(self, kind):
+    def write_delay(self, kind, table=False):
         """Cycles from the first cycle of the last phase of a row's last operation, which is of ``kind``, to the first
-        of its lines being written. The line counts in ``lines_done`` a cycle later.
+        of its lines being written. The line counts in ``lines_done`` a cycle later. ``table``: of a dense layer with
+        one.
         """
-        delay = {Kind.PROJECTION: self._y_delay, Kind.O: self._m_delay, Kind.Z: self._h_delay}[kind]
+        delay = self._table_delay if table else {
+            Kind.PROJECTION: self._y_delay, Kind.O: self._m_delay, Kind.Z: self._h_delay}[kind]
         return delay + 1 + max(self._picked_from.values()) + self.picks
 
     def elaborate(self, platform):
@@ -217,7 +221,7 @@ class Assemble(wiring.Component):
         settings = Signal(Settings(config))
         project = Signal()
         starts_project = Signal()
-        m.d.comb += starts_project.eq(self.instruction.opcode == Opcode.PROJECT)
+        m.d.comb += starts_project.eq(self._by_rows(self.instruction))
         with m.If(self.start):
             m.d.sync += [
                 instruction.eq(self.instruction),
@@ -246,6 +250,11 @@ class Assemble(wiring.Component):
         self._write(m, instruction, dst_base, settings, project, row_issued, flushed)
         return m
 
+    def _by_rows(self, instruction):
+        """Whether an instruction takes one operation a row: a projection or a dense layer."""
+        projects = instruction.opcode == Opcode.PROJECT
+        return projects | instruction.dense if self._config.dense else projects
+
     def _sequence(self, m, clears, operation, beat, behind, flushed):
         """Clear the accumulators, then carry out instructions. Returns whether one has begun and not ended.
 
@@ -259,6 +268,8 @@ class Assemble(wiring.Component):
                 m.d.sync += [self.drain.eq(1), self.drain_address.eq(sweep), sweep.eq(sweep + 1)]
                 with m.If(sweep == self._config.accumulator_rows - 1):
                     m.next = "IDLE"
+                    if self._config.accumulator_rows.bit_count() > 1:
+                        m.d.sync += sweep.eq(0)
             with m.State("IDLE"):
                 m.d.sync += [beat.row.eq(self.state_row), beat.beat.eq(self.state_beat), begun.eq(0)]
                 with m.If(self.start):
@@ -309,10 +320,12 @@ class Assemble(wiring.Component):
                                       + Mux(project, operation.row, Cat(operation.kind[:2], operation.row))),
                 beat.valid.eq(operation.active),
                 beat.kind.eq(operation.kind),
-                beat.row.eq(instruction.cell_base + operation.row),
+                beat.row.eq(instruction.cell_base + (Mux(project, operation.row >> 2, operation.row)
+                                                     if self._config.dense else operation.row)),
                 beat.beat.eq(operation.beat),
                 beat.first.eq(operation.phase == 0),
                 beat.last.eq(operation.last_phase),
+                *([beat.place.eq(Mux(project, operation.row, operation.kind))] if self._config.dense else []),
             ]
             with m.If(operation.active):
                 m.d.sync += operation.beat.eq(operation.beat + 1)
@@ -368,7 +381,7 @@ class Assemble(wiring.Component):
                 m.d.sync += [before.row.eq(before.row + 1), before.left.eq(before.left - 1)]
         with m.If(self.start):
             # A projection begins with a row.
-            m.d.sync += since_row.eq(Mux(self.instruction.opcode == Opcode.PROJECT, self.spacing - 1, 0))
+            m.d.sync += since_row.eq(Mux(self._by_rows(self.instruction), self.spacing - 1, 0))
         written = Signal(self.c_delay - 2, name="_written")
         last_before, arrives = BEFORE[-1], written[-1]
         if gru is not None:
@@ -423,6 +436,9 @@ class Assemble(wiring.Component):
         lines = self.lines
         first = min(self._picked_from.values())
         pulses = Signal((self._h_delay if config.gru else self._m_delay) + first - 1)
+        of_rows = pulses[self._y_delay + first - 2]
+        if config.dense:
+            of_rows = Mux(instruction.activation[1], pulses[self._table_delay + first - 2], of_rows)
         m.d.sync += pulses.eq(Mux(self.start, 0, (pulses << 1) | row_issued))
         index = Signal(range(max(2, lines)), name="index")
         picking = Signal()
@@ -432,7 +448,7 @@ class Assemble(wiring.Component):
             of_cells = Mux(instruction.gru, pulses[self._h_delay + last], of_cells)
         begins, goes_on = Signal(), Signal()
         m.d.comb += [
-            begins.eq(Mux(project, pulses[self._y_delay + last], of_cells)),
+            begins.eq(Mux(project, of_rows, of_cells)),
             goes_on.eq(picking & (index != lines - 1)),
         ]
         m.d.sync += picking.eq(begins | goes_on)

@@ -10,6 +10,8 @@ from amaranth.back import verilog
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, ResetInserter, ResetSignal, Shape
 from amaranth.lib import wiring
 
+from openese.rtl.attributes import ULTRA_RAM
+
 __all__ = ["VerilogPlatform", "instantiate", "emit", "without_zeros"]
 
 _CONVERT = {"emit_src": False, "strip_internal_attrs": True}
@@ -93,10 +95,13 @@ def _memory(name, depth, width, lanes, kinds, attributes):
     if lanes == 1:
         writes = ["    if (write_enable) words[write_address] <= write_data;"]
     text = ", ".join(f'{key} = "{value}"' for key, value in attributes.items())
+    # UltraRAM has no first contents.
+    first = [] if attributes == ULTRA_RAM else [
+        "  integer k;", f"  initial for (k = 0; k < {depth}; k = k + 1) words[k] = {width}'h0;"]
     return "\n".join([
         f"module {name}(", ",\n".join(f"  {port}" for port in ports), ");",
         f"  {f'(* {text} *) ' if text else ''}reg [{width - 1}:0] words [0:{depth - 1}];",
-        "  integer k;", f"  initial for (k = 0; k < {depth}; k = k + 1) words[k] = {width}'h0;",
+        *first,
         "  always @(posedge clk) begin", *writes, "  end", *reads, "endmodule\n"])
 
 

@@ -4,7 +4,7 @@
 import enum
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.crc import catalog
 from amaranth.lib.wiring import In, Out
@@ -211,6 +211,8 @@ class Loader(wiring.Component):
         """States of a section's header. Returns the section, its lines, and the word of a line."""
         section = Signal(range(len(Section)))
         left = Signal(24)
+        depth = Signal(range(max(self._lines.depth.values()) + 1))
+        room = Signal(signed(len(depth) + 1))  # for the section's lines; it may begin beyond its memory
         word_index = Signal(range(max(self._lines.words.values())))
         with m.State("SECTION"):
             with m.If(self.word_valid):
@@ -219,8 +221,12 @@ class Loader(wiring.Component):
                 with m.If(self.word >= len(Section)):
                     refuse(ImageError.SECTION)
         with m.State("ADDRESS"):
+            with m.Switch(section):
+                for key, lines in self._lines.depth.items():
+                    with m.Case(key):
+                        m.d.comb += depth.eq(lines)
             with m.If(self.word_valid):
-                m.d.sync += self.address.eq(self.word)
+                m.d.sync += [self.address.eq(self.word), room.eq(depth - self.word[:24])]
                 m.next = "LINES"
                 with m.If(self.word[24:].any()):
                     refuse(ImageError.LENGTH)
@@ -230,11 +236,8 @@ class Loader(wiring.Component):
                 m.next = "PAYLOAD"
                 with m.If(self.word == 0):
                     m.next = "SECTION_CRC"
-                with m.Switch(section):
-                    for key, depth in self._lines.depth.items():
-                        with m.Case(key):
-                            with m.If(self.word[24:].any() | (self.address + self.word[:24] > depth)):
-                                refuse(ImageError.LENGTH)
+                with m.If(self.word[24:].any() | (self.word[:24] > room)):
+                    refuse(ImageError.LENGTH)
         return section, left, word_index
 
     def _payload(self, m, section, left, word_index, line, line_complete, written):

@@ -10,8 +10,8 @@ program together:
 
 =============  ==================================================================================
 MULTIPLY       broadcast ``count`` columns of one stored matrix: ``W_x x``, ``W_r y'`` or ``W_ym m``
-ELEMENTWISE    once the array is done: gates, cell state and ``m`` of all cells, row by row
-PROJECT        once the array is done: round the projection's sums to ``y``, row by row
+ELEMENTWISE    once the array is done: gates, cell state and ``m`` of all cells, or a dense layer's ``y``, row by row
+PROJECT        once the array is done: round the projection's sums to ``y``, or a dense layer's ``y``, row by row
 OUTPUT         as they are written: send ``count`` columns of ``y`` as one frame
 FRAME          take the next input frame, or go on without one (``TRY``)
 CLEAR          once all is done: clear the accumulators, if products were made ahead of a frame
@@ -19,6 +19,9 @@ JUMP           go on with the instruction ``src_base``, or in the program of the
 =============  ==================================================================================
 
 ``FORMAT`` comes first, once for each model.
+
+A dense layer is an ELEMENTWISE if it comes before the FRAME TRY of its step, and a PROJECT if it comes behind it. Only
+an ELEMENTWISE begins a step, and has banks of accumulators that alternate.
 
 A machine for several models has a program for each. The products for the next frame are multiplied while a step is
 computed, and the frame may be of another model. So they are two routines of a program, which the program of any model
@@ -35,9 +38,12 @@ from amaranth.lib import data
 
 from openese.rtl.config import Config, bits_for
 
-__all__ = ["Opcode", "Take", "When", "Source", "Instruction", "Kin", "GATES", "ROUTINES"]
+__all__ = ["Opcode", "Take", "When", "Source", "Instruction", "Kin", "ACTIVATIONS", "GATES", "ROUTINES"]
 
 GATES = ("i", "f", "g", "o")
+
+#: Functions of a dense layer, by ``activation`` of its instruction: those from 2 on are tables.
+ACTIVATIONS = ("none", "relu", "sigmoid", "tanh")
 
 #: Places of a model's program that those of other models go on with.
 ROUTINES = ("begin", "early", "late")
@@ -141,7 +147,7 @@ class Instruction(data.StructLayout):
             "phase_last": 3,
             "align": data.ArrayLayout(config.align_bits, 4),
             # ELEMENTWISE and PROJECT.
-            "rows": bits_for(config.cell_rows),
+            "rows": bits_for(config.dense_rows * config.cell_rows),
             "cell_base": bits_for(config.cell_rows - 1),
             "shift": data.ArrayLayout(5, 4),
             "cell_argument_shift": 5,
@@ -150,6 +156,8 @@ class Instruction(data.StructLayout):
             "g_sigmoid": 1,
             # ELEMENTWISE: the cells are those of a GRU.
             **({"gru": 1} if config.gru else {}),
+            # ELEMENTWISE and PROJECT: it is a dense layer, with a bias, and with the function `ACTIVATIONS`.
+            **({"dense": 1, "activation": 2} if config.dense else {}),
             # ELEMENTWISE and PROJECT: what is written is y, which a voice that is not active keeps.
             "masked": 1,
             # ELEMENTWISE and PROJECT: it is the y that OUTPUT sends, and stays while it is being sent. MULTIPLY:

@@ -169,6 +169,8 @@ ADDRESS = {register.name: register.address for register in REGISTERS}
 
 #: Cycles of a reset of the core, at least: what the tiles, whose reset comes later, have on the way must arrive in it.
 _RESET = 4
+#: Bits of a register's word address that choose last when it is read.
+_LAST_BITS = 2
 
 
 def registers(config: Config) -> list[Register]:
@@ -199,7 +201,8 @@ class ControlRegisters:
     counters are in the domain ``core``, so the core's reset clears them; everything else is in ``sync``.
 
     Latency: a write reaches its block a cycle later. A read is answered a cycle later. Cost: 64 bits a counter, with
-    its carry chain behind a register; a multiplexer of 32 bits over all registers.
+    its carry chain behind a register; four words on the way to the bus, each with a multiplexer over a quarter of the
+    registers.
 
     Parameters
     ----------
@@ -398,25 +401,47 @@ class ControlRegisters:
 
     def _read(self, m: Module, usable: Value, values: dict[str, Any]) -> None:
         """The bus's answer to reads: a register's value, or half of a counter. Reading a counter's lower half keeps the
-        upper one."""
+        upper one.
+
+        The address's bits choose in two steps, with registers between, so that synthesis cannot merge the choice with
+        the constants. The lowest bits come last: with them alone the halves of a counter differ.
+        """
         bus = self._bus
         high = Signal(32)
-        # One choice among the registers and one among the counters, each kept; then one between the two.
-        value, count, counts, known = Signal(32), Signal(32), Signal(), Signal()
-        m.d.comb += [bus.read_data.eq(Mux(counts, count, value)), bus.read_known.eq(known)]
-        m.d.sync += [counts.eq(0), known.eq(0)]
+        known = Signal()
+        words = {ADDRESS[name] >> 2: value for name, value in values.items()}
+        uppers = {}
+        for index, name in enumerate(COUNTERS):
+            counter = Signal(64, name=f"count_{name}")
+            increment = getattr(self._core.events, name)
+            counted = Signal.like(increment)  # a carry chain of 64 bits stands behind a register
+            m.d.core += [counted.eq(increment), counter.eq(counter + counted)]
+            low = (COUNTER_BASE >> 2) + 2 * index
+            words |= {low: counter[:32], low + 1: high}
+            uppers[low] = counter[32:]
+        with m.If(bus.read):
+            with m.Switch(bus.read_address):
+                with m.Case(*uppers):
+                    m.d.sync += high.eq(_chosen(uppers, bus.read_address))
+        lasts = Signal(_LAST_BITS)
+        groups = {}
+        for group in range(1 << _LAST_BITS):
+            groups[group] = kept = Signal(32, name=f"group_{group}")
+            m.d.sync += kept.eq(_chosen({word: value for word, value in words.items()
+                                         if word % (1 << _LAST_BITS) == group}, bus.read_address))
+        m.d.comb += [bus.read_data.eq(_chosen(groups, lasts)), bus.read_known.eq(known)]
+        m.d.sync += [lasts.eq(bus.read_address), known.eq(0)]
         with m.Switch(bus.read_address):
-            for name, found in values.items():
-                with m.Case(ADDRESS[name] >> 2):
-                    m.d.sync += [value.eq(found), known.eq(usable if name == "STATE_DATA" else 1)]
-            for index, name in enumerate(COUNTERS):
-                counter = Signal(64, name=f"count_{name}")
-                with m.Case((COUNTER_BASE >> 2) + 2 * index):
-                    m.d.sync += [count.eq(counter), counts.eq(1), known.eq(1)]
-                    with m.If(bus.read):
-                        m.d.sync += high.eq(counter[32:])
-                with m.Case((COUNTER_BASE >> 2) + 2 * index + 1):
-                    m.d.sync += [value.eq(high), known.eq(1)]
-                increment = getattr(self._core.events, name)
-                counted = Signal.like(increment)  # a carry chain of 64 bits stands behind a register
-                m.d.core += [counted.eq(increment), counter.eq(counter + counted)]
+            with m.Case(ADDRESS["STATE_DATA"] >> 2):
+                m.d.sync += known.eq(usable)
+            with m.Case(*words):
+                m.d.sync += known.eq(1)
+
+
+def _chosen(values: dict[int, ValueLike], address: Value, bit: int = 0) -> ValueLike:
+    """The value of an ``address`` that is among the ``values``: a tree of choices of one in two."""
+    if all(value is values[min(values)] for value in values.values()):
+        return values[min(values)]
+    sides = [{place: value for place, value in values.items() if place >> bit & 1 == side} for side in (0, 1)]
+    found = [_chosen(side, address, bit + 1) for side in sides if side]
+    return Mux(address[bit], found[1], found[0]) if len(found) == 2 else found[0]

@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from openese.rtl.attributes import DSP, LUT_RAM, block_ram, fanout
+from openese.rtl.attributes import BLOCK_RAM, DSP, LUT_RAM, LUT_RAM_ROWS, ULTRA_RAM, block_ram, fanout
 from openese.rtl.bundles import ActivityPort, ContextPort, DrainPort
 from openese.rtl.config import bits_for
 from openese.rtl.interfaces import MAX_OPERATIONS, Context, Entry, activations
@@ -55,8 +55,8 @@ class SpMV(wiring.Component):
 
     Latency: `delay` cycles from an entry to its row being readable; `done_delay` from an operation's end to ``done``,
     and at least `turn_delay` more to ``drain``; `drain_delay` from there to ``drained``. Cost: for each channel a
-    multiplier-adder of 19 x 16 + 36 bits and a memory of ``accumulator_rows`` x ``accumulator_bits``; for each PE four
-    row comparators, three of them of a sum.
+    multiplier-adder of 19 x 16 + 36 bits and a memory of ``accumulator_rows`` x ``accumulator_bits``, in block RAM, LUT
+    RAM or UltraRAM; for each PE four row comparators, three of them of a sum.
 
     Attributes
     ----------
@@ -255,18 +255,7 @@ class SpMV(wiring.Component):
         config = self._config
         weight = Signal.like(decoded.operand, name="weight5", reset_less=True)
         m.d.sync += weight.eq(decoded.operand)
-        # One memory for all channels: simulators then find a row in one place.
-        m.submodules.accumulators = storage = memory.Memory(
-            shape=data.ArrayLayout(signed(config.accumulator_bits), config.channels), depth=config.accumulator_rows,
-            init=[], attrs=block_ram(config.accumulator_rows))
-        read = storage.read_port()
-        write = storage.write_port()
-        m.d.comb += [
-            read.addr.eq(under_way.read_address),
-            read.en.eq(1),
-            write.addr.eq(under_way.write_address),
-            write.en.eq(under_way.writes),
-        ]
+        reads, writes = self._accumulators(m, under_way)
         for channel in range(config.channels):
             value4 = Signal(signed(config.activation_bits), reset_less=True, name=f"value4_{channel}")
             value5 = Signal.like(value4, name=f"value5_{channel}")
@@ -283,12 +272,71 @@ class SpMV(wiring.Component):
             m.d.sync += [
                 value5.eq(value4),
                 product.eq(weight * value5),
-                before.eq(read.data[channel]),
+                before.eq(reads[channel]),
             ]
             m.d.comb += [
-                write.data[channel].eq(after),
+                writes[channel].eq(after),
                 self.drained.word_select(channel, config.accumulator_bits).eq(before),
             ]
+
+    def _accumulators(self, m, under_way):
+        """The memories of the accumulators, one for all channels of a kind: simulators then find a row in one place.
+        Returns what each channel reads, and what it writes."""
+        config = self._config
+        rows, block = config.accumulator_rows, config.block_channels
+        reads, writes = [], []
+        for name, channels, attributes in (
+                ("accumulators", block, block_ram(rows) if block == config.channels else BLOCK_RAM),
+                ("ultra_accumulators", config.ultra_channels, ULTRA_RAM)):
+            if channels:
+                storage = self._memory(m, name, channels, rows, attributes)
+                read = storage.read_port()
+                write = storage.write_port()
+                m.d.comb += [
+                    read.addr.eq(under_way.read_address),
+                    read.en.eq(1),
+                    write.addr.eq(under_way.write_address),
+                    write.en.eq(under_way.writes),
+                ]
+                reads += [read.data[channel] for channel in range(channels)]
+                writes += [write.data[channel] for channel in range(channels)]
+        if config.lut_channels:
+            self._lut_accumulators(m, under_way, reads, writes)
+        return reads, writes
+
+    def _memory(self, m, name, channels, rows, attributes):
+        m.submodules[name] = storage = memory.Memory(
+            shape=data.ArrayLayout(signed(self._config.accumulator_bits), channels), depth=rows, init=[],
+            attrs=attributes)
+        return storage
+
+    def _lut_accumulators(self, m, under_way, reads, writes):
+        """Those in LUT RAM. The last rows may be a memory of their own: 32 rows take half the LUTs of 64."""
+        channels, rows = self._config.lut_channels, self._config.accumulator_rows
+        last = rows % LUT_RAM_ROWS
+        lengths = [rows - last, last] if rows > last and 0 < last <= LUT_RAM_ROWS // 2 else [rows]
+        read_row = Signal(data.ArrayLayout(signed(self._config.accumulator_bits), channels), name="lut_row",
+                          reset_less=True)
+        row = Signal.like(read_row, name="lut_sums")
+        for part, length in enumerate(lengths):
+            storage = self._memory(m, f"lut_accumulators{part or ''}", channels, length, LUT_RAM)
+            read = storage.read_port(domain="comb")
+            write = storage.write_port()
+            m.d.comb += [
+                read.addr.eq(under_way.read_address),
+                write.addr.eq(under_way.write_address),
+                write.data.eq(row),
+                write.en.eq(under_way.writes & self._is_in(under_way.write_address, part, lengths)),
+            ]
+            with m.If(self._is_in(under_way.read_address, part, lengths)):
+                m.d.sync += read_row.eq(read.data)
+        reads += [read_row[channel] for channel in range(channels)]
+        writes += [row[channel] for channel in range(channels)]
+
+    @staticmethod
+    def _is_in(address, part, lengths):
+        """Whether an address is in this part of two."""
+        return 1 if len(lengths) == 1 else (address >= lengths[0]) == part
 
 
 def _adds_up(first, second, total):

@@ -202,7 +202,8 @@ class StateAccess(wiring.Component):
         cell_value = Signal(signed(config.cell_bits))
         y_value = Signal(signed(config.activation_bits))
         port = self._port(arriving)
-        m.submodules.queue = queue = ResetInserter(stops)(Fifo(self.value.shape(), self.queue_depth))
+        m.submodules.queue = queue = ResetInserter(stops)(Fifo(
+            signed(max(config.cell_bits, config.activation_bits)), self.queue_depth))
         m.d.comb += [
             stops.eq(self.restart | self.write),
             arrives.eq(Mux(cell, *(issued[delay + self.period - 2] for delay in (self.cell_delay, self.column_delay)))),

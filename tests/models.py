@@ -4,11 +4,13 @@
 import numpy as np
 
 from openese.rtl.config import Config
+from openese.rtl.program import ACTIVATIONS
 from openese.sw.model.layers import Dense, Layer, Model
 from openese.sw.model.quantized import QuantizedLayer, QuantizedModel, activation_table, m_fraction, row_limit
 from openese.sw.model.state import ChannelState
 
-__all__ = ["random_gru", "random_layer", "random_model", "random_quantized", "random_state", "speech_like"]
+__all__ = ["random_dense", "random_gru", "random_layer", "random_model", "random_quantized", "random_state",
+           "speech_like"]
 
 
 def random_layer(rng, name, inputs, cells, outputs=None, *, peephole=False, g_activation="tanh", scale=1.0):
@@ -34,14 +36,23 @@ def random_gru(rng, name, inputs, cells, *, reset_after=True, scale=1.0):
         bias_rn=rng.normal(scale=0.5, size=cells) if reset_after else None)
 
 
+def random_dense(rng, name, inputs, outputs, activation="none", scale=1.0):
+    """A dense layer whose sums are of the order of ``scale``."""
+    return Layer(name=name, cell="dense", activation=activation,
+                 w_x=rng.normal(scale=scale / np.sqrt(inputs), size=(1, outputs, inputs)),
+                 bias=rng.normal(scale=0.5, size=(1, outputs)))
+
+
 def random_model(seed, inputs, *layers, peephole=False, g_activation="tanh", head=None, scale=1.0):
-    """A model of ``layers``, each H or (H, P), or ("gru", H); ``head`` is the size of a dense head."""
+    """A model of ``layers``, each H or (H, P), ("gru", H), or (activation, P) of a dense layer; ``head`` is the size of
+    a dense head."""
     rng = np.random.default_rng(seed)
     made = []
     for number, sizes in enumerate(layers):
         cells, outputs = sizes if isinstance(sizes, tuple) else (sizes, None)
         size = made[-1].outputs if made else inputs
         made.append(random_gru(rng, f"gru{number}", size, outputs, scale=scale) if cells == "gru" else
+                    random_dense(rng, f"dense{number}", size, outputs, cells, scale) if cells in ACTIVATIONS else
                     random_layer(rng, f"lstm{number}", size, cells, outputs, peephole=peephole,
                                  g_activation=g_activation, scale=scale))
     dense = None
@@ -116,10 +127,23 @@ def _random_quantized_gru(rng, config, name, inputs, cells, x_fraction):
         x_fraction=x_fraction, y_fraction=y_fraction, cell_select=0, peephole_select=0)
 
 
+def _random_quantized_dense(rng, config, name, inputs, outputs, activation, x_fraction):
+    (weights,), (align,) = _random_aligned(rng, config, outputs, (inputs,))
+    table = {"sigmoid": 4, "tanh": 3}.get(activation)
+    y_fraction = int(rng.integers(8, 16)) if table is None else m_fraction(config)
+    argument = y_fraction if table is None else config.argument_bits - 1 - table
+    fraction = argument + int(rng.integers(4, 16)) - align - x_fraction
+    return QuantizedLayer(
+        name=name, cell="dense", activation=activation, w_x=weights[None], w_x_fraction=(fraction,), align_x=(align,),
+        w_r_fraction=(), align_r=(), x_fraction=x_fraction, y_fraction=y_fraction, cell_select=0, peephole_select=0,
+        bias=rng.integers(-1 << (config.argument_bits - 1), 1 << (config.argument_bits - 1), (1, outputs)))
+
+
 def random_quantized(seed, config: Config, inputs, *layers, peephole=True, junk_tables=False):
     """A model of integers that fill their formats, so that sums clamp, cells and outputs saturate.
 
-    ``layers`` are H or (H, P), or ("gru", H). With ``junk_tables``, any samples instead of sigmoid and tanh.
+    ``layers`` are H or (H, P), ("gru", H), or (activation, P) of a dense layer. With ``junk_tables``, any samples
+    instead of sigmoid and tanh.
     """
     rng = np.random.default_rng(seed)
     made = []
@@ -129,6 +153,8 @@ def random_quantized(seed, config: Config, inputs, *layers, peephole=True, junk_
         cells, outputs = sizes if isinstance(sizes, tuple) else (sizes, None)
         made.append(
             _random_quantized_gru(rng, config, f"gru{number}", size, outputs, x_fraction) if cells == "gru" else
+            _random_quantized_dense(rng, config, f"dense{number}", size, outputs, cells, x_fraction)
+            if cells in ACTIVATIONS else
             _random_quantized_layer(rng, config, f"lstm{number}", size, cells, outputs, peephole, x_fraction))
     tables = {"sigmoid": activation_table("sigmoid", 4, config), "tanh": activation_table("tanh", 3, config)}
     if junk_tables:
@@ -146,4 +172,4 @@ def random_state(rng, model):
         return np.where(rng.random(size) < 0.5, rng.choice([low, high], size), numbers)
 
     return [ChannelState(full_scale(layer.cells, model.config.cell_bits),
-                         full_scale(layer.outputs, model.config.activation_bits)) for layer in model.layers]
+                         full_scale(layer.feedback, model.config.activation_bits)) for layer in model.layers]

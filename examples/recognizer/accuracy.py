@@ -34,17 +34,19 @@ from examples.recognizer.machine import (
 from examples.recognizer.network import logits
 from examples.recognizer.plans import FULL
 from examples.recognizer.score import compare, frames_of, score
-from examples.recognizer.ship import choose_penalty
+from examples.recognizer.ship import TESTS, choose_penalty
 from examples.recognizer.speech import MissingData
 from examples.recognizer.train import MACHINE, Batches, Run, load, train
-from openese import scan
+from openese import preset, scan
 from openese.sw.cycles.model import estimate
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
+from openese.sw.speech.recognizer import Recognizer
 
 DENSITIES = (0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)
 WEIGHT_BITS = (16, 10, 8, 6)  # in addition to the machine's 12
 ACTIVATION_BITS = (14, 12, 10, 8)  # in addition to the machine's 16
+SHORT = preset("ku060")  # has shorter weights and activations
 SIGMOID_RANGES = (4, 5, 6, 7)
 TABLE_SAMPLES = (256, 512, 1024, 2048, 4096)
 PEEPHOLE_BITS = (16, 12, 8, 6, 4)
@@ -323,6 +325,26 @@ class Study:
             self._ledger.measure("paper", str(bits), self._through, model, CONFIG.replace(weight_bits=bits))
             advance()
 
+    def short_words(self, advance):
+        """Test the bundled recognizer as it is, and quantized anew for shorter words."""
+        for test in TESTS:
+            self._ledger.measure("short_words", test, self._short_words, test)
+            advance()
+
+    @cached_property
+    def _bundled(self):
+        """The bundled recognizer, and its layers in integers: its own, and those of shorter words."""
+        recognizer = Recognizer.load()
+        integers = recognizer.image.model()
+        calibration = [sequence for name in ("espeak-dev", "prompts-train") for sequence in frames_of(self._part(name))]
+        return recognizer, {"own": integers, "short": quantized(integers.floating_point(), calibration, SHORT)}
+
+    def _short_words(self, test):
+        recognizer, models = self._bundled
+        part = self._part(test)
+        return {name: asdict(score(machine_logits(integers, recognizer.head, frames_of(part)), part.phones,
+                                   recognizer.penalty)) for name, integers in models.items()}
+
     def _float64(self, model):
         return self._score(float_logits(model, self._sequences))
 
@@ -342,6 +364,8 @@ def main(folder: Path, output: Path, seeds: int) -> None:
         study = Study(folder, Ledger(output))
         line = progress.add_task("the paper's size", total=len(WEIGHT_BITS) + 1)
         study.paper_size(lambda: progress.advance(line))
+        line = progress.add_task("shorter words", total=len(TESTS))
+        study.short_words(lambda: progress.advance(line))
         line = progress.add_task("arithmetic", total=_ARITHMETIC)
         study.arithmetic(lambda: progress.advance(line))
         study.sensitivity()

@@ -22,6 +22,7 @@ from openese.rtl.elementwise.shared import (
     words_per_line,
 )
 from openese.rtl.fixed import Saturated, narrow_value, round_shift_value, saturate_value
+from openese.rtl.program import ACTIVATIONS
 
 __all__ = ["Lane", "Shared"]
 
@@ -79,10 +80,14 @@ class Lane:
         total = self._total(m, self._adder_tree(m))
         fresh = self._fresh(m)
         pre_activation = self._pre_activation(m, total)
-        gate = self._gate(m, pre_activation, fresh)
+        argument = self._argument(m, pre_activation, fresh)
+        gate = self._gate(m, argument)
         product = self._elem_mul(m, gate, fresh)
         saturated, total = self._cell(m, product)
-        return saturated | self._assemble(m, pre_activation, product, total)
+        y, table_y = pre_activation.register, None
+        if self._config.dense:
+            y, table_y = argument, self._table_output(m, gate)
+        return saturated | self._assemble(m, y, table_y, product, total)
 
     def _register(self, name, shape, **attributes):
         return Signal(shape, name=f"{name}{self._index}", reset_less=True, attrs=attributes)
@@ -207,13 +212,19 @@ class Lane:
         m.d.sync += [
             product1.eq(Mux(fresh, 0, weight * self._shared.cells.read[self._index])),
             product2.eq(Mux(ahead[2] | (ahead == Kind.G), 0, product1 + half)),
-            addend.eq(Mux(before[2], 0, peephole.added_to(bias))),
+            addend.eq(Mux(self._has_no_bias(before), 0, peephole.added_to(bias))),
         ]
         shifted = Signal(signed(len(product2) - rights[0]), name=f"peephole_shifted{self._index}")
         choice = Array(product2 >> right for right in rights)[parameters.right]
         m.d.comb += shifted.eq(choice | self._gated(m) if config.gru else choice)
         peephole.load(m, shifted)
         return addend
+
+    def _has_no_bias(self, kind):
+        """Whether a beat of ``kind`` has none: for tanh c and a projection, but not for a dense layer."""
+        if not self._config.dense:
+            return kind[2]
+        return kind[2] & ~(kind[0] & self._shared.settings.dense)
 
     def _gated(self, m):
         """Two stages before ``pre_activation``: r . n_h for n_x, which has no peephole, and 0 for the others."""
@@ -223,21 +234,29 @@ class Lane:
                                  self._shared.exchanges.gated.read[self._index], 0))
         return gated
 
-    def _gate(self, m, pre_activation, fresh):
-        """From stage ``pre_activation`` to ``gate``: + bias + peephole . c, then the table (Sigmoid, Tanh)."""
-        config, activation = self._config, self._shared.activation
+    def _argument(self, m, pre_activation, fresh):
+        """One stage behind ``pre_activation``: + bias + peephole . c."""
+        config = self._config
         addend = self._peephole(m, fresh)
         total = self._register("total_argument", signed(config.sum_bits + 2))
+        m.d.sync += total.eq(pre_activation.added_to(addend))
+        if config.gru:
+            m.d.comb += self._shared.exchanges.recurrent.written[self._index].eq(total)
+        return total
+
+    def _gate(self, m, total):
+        """From `_argument` to stage ``gate``: the table (Sigmoid, Tanh)."""
+        config, activation, settings = self._config, self._shared.activation, self._shared.settings
         argument = self._register("argument", config.argument_bits)
         function = self._register("function", 1)
         kind = self._shared.control[self._stages.pre_activation + 1].kind
+        is_tanh = (kind == Kind.CELL_TANH) | ((kind == Kind.G) & ~settings.g_sigmoid)
+        if config.dense:
+            is_tanh |= (kind == Kind.PROJECTION) & settings.activation[0]
         m.d.sync += [
-            total.eq(pre_activation.added_to(addend)),
             argument.eq(saturate_value(total, config.argument_bits)[0] ^ (1 << (config.argument_bits - 1))),
-            function.eq((kind == Kind.CELL_TANH) | ((kind == Kind.G) & ~self._shared.settings.g_sigmoid)),
+            function.eq(is_tanh),
         ]
-        if config.gru:
-            m.d.comb += self._shared.exchanges.recurrent.written[self._index].eq(total)
         m.d.comb += [
             activation.argument[self._index].eq(argument),
             activation.function[self._index].eq(function),
@@ -338,15 +357,17 @@ class Lane:
         ]
         return saturated, total
 
-    def _assemble(self, m, pre_activation, product, total):
-        """Behind stage ``product`` for m, ``pre_activation`` for y and ``cell`` for the y of a GRU (Assemble): put the
-        lane in its place in the row's columns."""
+    def _assemble(self, m, y, table_y, product, total):
+        """Behind stage ``product`` for m, ``affine`` for y, ``cell`` for the y of a GRU, and a stage behind ``gate``
+        for that of a table (Assemble): put the lane in its place in the row's columns."""
         config, lane, control = self._config, self._index, self._shared.control
-        of_y, of_m = control[self._stages.pre_activation - 1], control[self._stages.product - 1]
+        of_y, of_m = control[self._stages.affine - 1], control[self._stages.product - 1]
         is_y = Signal(name=f"is_y{lane}")
         is_m = Signal(name=f"is_m{lane}")
         active = Signal(name=f"result_active{lane}")
-        result, clamped = saturate_value(Mux(is_y, pre_activation.register, product.register), config.activation_bits)
+        if config.dense:
+            of_y, y = self._dense_output(m, of_y, y, table_y)
+        result, clamped = saturate_value(Mux(is_y, y, product.register), config.activation_bits)
         chosen = Signal(Beat(config), name=f"result_beat{lane}")
         beat = Signal.like(chosen.beat, name=f"result_place{lane}", reset_less=True)
         comes_y = of_y.valid & of_y.last & (of_y.kind == Kind.PROJECTION)
@@ -370,7 +391,30 @@ class Lane:
             place = self._shared.columns.word_select(index, config.activation_bits)
             with m.If((is_y | is_m) & (beat == position)):
                 m.d.sync += place.eq(Mux(active, result, 0))
+        if config.dense:
+            # As m, a table's value is clamped by design, where 1.0 becomes the largest number.
+            clamped &= ~self._shared.settings.activation[1]
         return is_y & active & clamped
+
+    def _table_output(self, m, gate):
+        """A stage behind ``gate``: the table's value, rounded and saturated to y."""
+        config = self._config
+        y = Saturated(config.activation_bits, f"table_output{self._index}")
+        shift = config.gate_fraction - (config.activation_bits - 1)
+        y.load(m, round_shift_value(gate, shift) if shift > 0 else gate << -shift)
+        return y.register
+
+    def _dense_output(self, m, of_affine, affine, table_y):
+        """The beat of a y that comes to its place in the next cycle, and the y that does now: of a table or not."""
+        settings, lane = self._shared.settings, self._index
+        of_y = Signal(Beat(self._config), name=f"output_of{lane}")
+        y = Signal(affine.shape(), name=f"output{lane}")
+        m.d.comb += [
+            of_y.eq(Mux(settings.activation[1], self._shared.control[self._stages.gate], of_affine)),
+            y.eq(Mux(settings.activation[1], table_y,
+                     Mux((settings.activation == ACTIVATIONS.index("relu")) & affine[-1], 0, affine))),
+        ]
+        return of_y, y
 
     def _hidden_output(self, m, total):
         """At stage ``cell``: h, rounded and saturated to y."""

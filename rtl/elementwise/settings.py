@@ -42,6 +42,8 @@ class Beat(data.StructLayout):
     beat : bits_for(beats - 1) — place of the lanes in the row.
     first : 1 — first phase of a row whose sums lie in several accumulators.
     last : 1 — last phase of it.
+    place : 2 — place of the row's biases in their cell row: the gate's, or that of one of four rows of a dense layer.
+        Only if the machine has dense layers.
     """
 
     def __init__(self, config):
@@ -52,6 +54,7 @@ class Beat(data.StructLayout):
             "beat": bits_for(config.beats - 1),
             "first": 1,
             "last": 1,
+            **({"place": 2} if config.dense else {}),
         })
 
 
@@ -66,6 +69,8 @@ class Settings(data.StructLayout):
     cell_select : 3 — fraction bits of c, below ``cell_fraction_max``.
     g_sigmoid : 1 — g uses the sigmoid's table.
     gru : 1 — the cells are those of a GRU; ``cell_select`` and ``g_sigmoid`` are 0. Only if the machine has them.
+    dense : 1 — the rows are those of a dense layer: its bias is added. Only if the machine has them, as the next.
+    activation : 2 — its function; see `openese.rtl.program.ACTIVATIONS`. "none" where ``dense`` is 0.
     active : channels — voices that are active.
     reset : channels — voices that start anew.
     bank : bank_bits — their bank. Only if the machine has several.
@@ -79,6 +84,7 @@ class Settings(data.StructLayout):
             "cell_select": 3,
             "g_sigmoid": 1,
             **({"gru": 1} if config.gru else {}),
+            **({"dense": 1, "activation": 2} if config.dense else {}),
             "active": config.channels,
             "reset": config.channels,
             **({"bank": config.bank_bits} if config.banks > 1 else {}),
@@ -115,6 +121,8 @@ class Stages(NamedTuple):
         The sum of the phases so far.
     pre_activation : int
         The total, or c for its tanh, rounded to the format of a table argument.
+    affine : int
+        y of a projection, or of a dense layer without a table: with dense layers, the bias is added in a cycle more.
     gate : int
         The table's value.
     product : int
@@ -128,6 +136,7 @@ class Stages(NamedTuple):
     added: int
     total: int
     pre_activation: int
+    affine: int
     gate: int
     product: int
     cell: int
@@ -141,13 +150,18 @@ class Stages(NamedTuple):
         pre_activation = total + 4              # three steps of the shift, and rounding
         gate = pre_activation + 2 + Activation.delay  # + bias + peephole, the argument, the table
         product = gate + 4                      # two registers of the multiplier, the shift, and rounding
-        return cls(8 if two_picks else config.beats, total - 2, added, total, pre_activation, gate, product,
-                   cell=product + 2)
+        return cls(8 if two_picks else config.beats, total - 2, added, total, pre_activation,
+                   pre_activation + config.dense, gate, product, cell=product + 2)
 
     @property
     def y_delay(self):
         """Cycles from a beat to its lanes of y being in the row's columns: picked out, then put in their place."""
-        return self.pre_activation + 2
+        return self.affine + 2
+
+    @property
+    def table_delay(self):
+        """The same for the y of a dense layer with a table, which is rounded and saturated in a cycle of its own."""
+        return self.gate + 3
 
     @property
     def m_delay(self):

@@ -143,7 +143,7 @@ def parameter_memory(m, config, control, load, load_valid, peephole_select):
     line_bits = (lines - 1).bit_length()
     line = first.beat[beat_bits - line_bits:beat_bits]
     m.d.comb += [
-        parameter_read.addr.eq(Cat(line, first.kind[:2], first.row)),
+        parameter_read.addr.eq(Cat(line, first.place if config.dense else first.kind[:2], first.row)),
         parameter_read.en.eq(1),
         parameter_write.addr.eq(load.address),
         parameter_write.data.eq(load.data),

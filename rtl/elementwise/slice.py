@@ -24,6 +24,7 @@ from openese.rtl.elementwise.shared import (
 )
 from openese.rtl.fixed import round_shift, saturate
 from openese.rtl.interfaces import LineWrite
+from openese.rtl.program import ACTIVATIONS
 
 __all__ = ["CellStep", "Slice", "parameter_line", "slice_members"]
 
@@ -84,8 +85,12 @@ class Slice(wiring.Component):
     `r_delay` cycles later n_x and z. r multiplies n_h, which is kept, and the product is added to n_x in the place of a
     peephole's. z multiplies the old h less n, to which n is added.
 
-    Latency, from ``beat``: `y_delay` to y, `m_delay` to m, `h_delay` to the y of a GRU, `c_delay` to the first beat
-    that reads the new c, `cells_delay` and `cell_write_delay` to what the host reads and writes; see `Stages`. Cost:
+    A row of a projection, or of a dense layer if the machine has them, passes the pipeline alone, to the bias or to the
+    table.
+
+    Latency, from ``beat``: `y_delay` to y, `table_delay` to the y of a dense layer with a table, `m_delay` to m,
+    `h_delay` to the y of a GRU, `c_delay` to the first beat that reads the new c, `cells_delay` and
+    `cell_write_delay` to what the host reads and writes; see `Stages`. Cost:
     for each lane of ``slice_width`` three multipliers (peephole, interpolation, ElemMul), a barrel shifter of
     ``accumulator_bits``, three choices among three or four, four memories of a value a beat (six with GRUs), and a
     multiplexer over as many; for each slice the tables of `Activation`, the cell states and the parameters.
@@ -113,6 +118,7 @@ class Slice(wiring.Component):
         self.config = config
         stages = Stages.of(config)
         self.y_delay, self.m_delay, self.c_delay = stages.y_delay, stages.m_delay, stages.c_delay
+        self.table_delay = stages.table_delay
         self.h_delay, self.r_delay = stages.h_delay, stages.r_delay
         super().__init__({
             "drained": In(config.groups * config.lanes * config.accumulator_bits),
@@ -191,6 +197,33 @@ class Slice(wiring.Component):
         state = saturate(kept + n, config.cell_bits)
         y = round_shift(state, config.hidden_fraction - (config.activation_bits - 1))
         return CellStep(arguments, state, saturate(y, config.activation_bits), state != kept + n, n_h)
+
+    @staticmethod
+    def model_dense(config, sums, bias, settings, sigmoid, tanh):
+        """Some rows of a dense layer, in the integers of the hardware.
+
+        Parameters
+        ----------
+        sums : int64 (...) accumulators.
+        bias : int64 (...) in the format of y, or of table arguments. Broadcasts against the sums.
+        settings : mapping with ``shift``, of which the first is used, and the number ``activation``.
+        sigmoid, tanh : 2048 samples each.
+
+        Returns
+        -------
+        z : int64 (...) the sums with the bias; y : int64 (...); saturated : bool (...) where y was clamped.
+        """
+        function = ACTIVATIONS[settings["activation"]]
+        z = saturate(round_shift(sums, settings["shift"][0]), config.sum_bits) + bias
+        if function in ("none", "relu"):
+            exact = np.maximum(z, 0) if function == "relu" else z
+            y = saturate(exact, config.activation_bits)
+            return z, y, y != exact
+        z = saturate(z, config.argument_bits)
+        value = Activation.model(config, sigmoid if function == "sigmoid" else tanh, z)
+        shift = config.gate_fraction - (config.activation_bits - 1)
+        y = saturate(round_shift(value << max(0, -shift), max(0, shift)), config.activation_bits)
+        return z, y, np.zeros(y.shape, bool)
 
     def elaborate(self, platform):
         m = Module()

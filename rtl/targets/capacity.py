@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a machine takes of an FPGA, as Yosys maps it, and whether the FPGA has as much.
 
-Block RAMs and multipliers are exact. LUTs and registers are by the model of `logic`.
+Block RAMs, UltraRAMs and multipliers are exact. LUTs and registers are by the model of `logic`.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from openese.rtl.targets.devices import DEVICES, RESOURCES
 from openese.rtl.targets.logic import Amount, logic
 from openese.rtl.targets.memories import FAMILIES, memories
 
-__all__ = ["FPGAS", "Fpga", "block_rams", "check_fits", "multipliers", "resources"]
+__all__ = ["FPGAS", "Fpga", "block_rams", "check_fits", "multipliers", "resources", "ultra_rams"]
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,19 @@ def _instances(config: Config, block: str) -> int:
 
 
 def block_rams(config: Config, family: str) -> float:
-    """Block RAMs of a machine: RAMB36 for ``"xcu"`` and ``"xc7"``, where a RAMB18 is half of one, DP16KD for
-    ``"ecp5"``."""
+    """Block RAMs of a machine: DP16KD for ``"ecp5"``, RAMB36 for the others, where a RAMB18 is half of one."""
     return sum(_instances(config, block) * memory.mapped(FAMILIES[family]).block_rams
                for block, held in memories(config).items() for memory in held)
 
 
+def ultra_rams(config: Config, family: str) -> int:
+    """UltraRAMs of a machine, whether the family has some or not."""
+    return sum(_instances(config, block) * memory.mapped(FAMILIES[family]).ultra_rams
+               for block, held in memories(config).items() for memory in held)
+
+
 def multipliers(config: Config, family: str) -> int:
-    """Multipliers of a machine: DSP slices for ``"xcu"`` and ``"xc7"``, multipliers of 18 x 18 bits for
-    ``"ecp5"``."""
+    """Multipliers of a machine: multipliers of 18 x 18 bits for ``"ecp5"``, DSP slices for the others."""
     traits = FAMILIES[family]
     each = 1 if config.operand_bits <= traits.operand_bits else 2
     # Of a lane: to interpolate; peephole times c; a gate times c, or times another gate of three more bits.
@@ -71,13 +75,14 @@ def multipliers(config: Config, family: str) -> int:
 def resources(config: Config, family: str) -> dict[str, Amount]:
     """What a machine takes of an FPGA of a family, by the names of `openese.rtl.targets.devices.RESOURCES`."""
     found = logic(config, family)
-    exact = {"BRAM": block_rams(config, family), "URAM": 0, "DSP": multipliers(config, family)}
+    exact = {"BRAM": block_rams(config, family), "URAM": ultra_rams(config, family), "DSP": multipliers(config, family)}
     return {name: found[name] if name in found else Amount(exact[name], 0) for name in RESOURCES}
 
 
 def _short(config: Config, fpga: Fpga) -> list[str]:
     device = DEVICES[fpga.device]
     needs = (("block RAMs", block_rams(config, device.family) + fpga.beside, device.block_rams),
+             ("UltraRAMs", ultra_rams(config, device.family), device.urams),
              ("multipliers", multipliers(config, device.family), device.multipliers))
     return [f"{need:,g} {what}, {need - there:,g} more than the FPGA's {there:,}" for what, need, there in needs
             if need > there]

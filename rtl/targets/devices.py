@@ -28,7 +28,7 @@ class Device:
     title : str
         For people.
     family : str
-        The kind of its cells: ``"xcu"`` (UltraScale, UltraScale+), ``"xc7"`` (7 series) or ``"ecp5"``.
+        The kind of its cells: ``"xcu"`` (UltraScale), ``"xcup"`` (UltraScale+), ``"xc7"`` (7 series) or ``"ecp5"``.
     luts, ffs : int
         LUTs (of six inputs, of an ECP5 of four) and registers.
     lutrams : int
@@ -36,7 +36,7 @@ class Device:
     block_rams : int
         Of 36 Kbit, each of which can be two of 18; of an ECP5 of 18 Kbit.
     urams : int
-        UltraRAMs of 288 Kbit. No machine uses them.
+        UltraRAMs of 288 Kbit.
     multipliers : int
         DSP slices; of an ECP5 multipliers of 18 x 18 bits.
     source : str
@@ -76,22 +76,22 @@ DEVICES = {device.name: device for device in [
     Device(name="arty-a7-100t", fpga="XC7A100T", title="Arty A7-100T with an XC7A100T", family="xc7", luts=63_400,
            ffs=126_800, lutrams=19_000, block_rams=135, urams=0, multipliers=240,
            source="AMD DS180, 7 Series FPGAs Data Sheet: Overview"),
-    Device(name="kv260", fpga="XCK26", title="KV260 with an XCK26", family="xcu", luts=117_120, ffs=234_240,
+    Device(name="kv260", fpga="XCK26", title="KV260 with an XCK26", family="xcup", luts=117_120, ffs=234_240,
            lutrams=57_600, block_rams=144, urams=64, multipliers=1_248,
            source=f"AMD DS987, Kria K26 SOM Data Sheet; its XCK26 is the XCZU5EV of {_MPSOC}"),
-    Device(name="zcu104", fpga="XCZU7EV", title="ZCU104 with an XCZU7EV", family="xcu", luts=230_400, ffs=460_800,
+    Device(name="zcu104", fpga="XCZU7EV", title="ZCU104 with an XCZU7EV", family="xcup", luts=230_400, ffs=460_800,
            lutrams=101_760, block_rams=312, urams=96, multipliers=1_728, source=_MPSOC),
     Device(name="kcu105", fpga="XCKU040", title="KCU105 with an XCKU040", family="xcu", luts=242_400, ffs=484_800,
            lutrams=112_800, block_rams=600, urams=0, multipliers=1_920, source=_ULTRASCALE),
     Device(name="xcku060", fpga="XCKU060", title="XCKU060, the paper's FPGA", family="xcu", luts=331_680, ffs=663_360,
            lutrams=146_880, block_rams=1_080, urams=0, multipliers=2_760, source=_ULTRASCALE),
-    Device(name="u50", fpga="XCU50", title="Alveo U50 with an XCU50", family="xcu", luts=871_680, ffs=1_743_360,
+    Device(name="u50", fpga="XCU50", title="Alveo U50 with an XCU50", family="xcup", luts=871_680, ffs=1_743_360,
            lutrams=403_200, block_rams=1_344, urams=640, multipliers=5_952,
            source=f"AMD DS965, Alveo U50 Data Center Accelerator Card Data Sheet; its XCU50 is the XCVU35P of "
                   f"{_ULTRASCALE}"),
-    Device(name="aws-f1", fpga="XCVU9P", title="AWS F1 with an XCVU9P", family="xcu", luts=1_182_240, ffs=2_364_480,
+    Device(name="aws-f1", fpga="XCVU9P", title="AWS F1 with an XCVU9P", family="xcup", luts=1_182_240, ffs=2_364_480,
            lutrams=591_840, block_rams=2_160, urams=960, multipliers=6_840, source=_ULTRASCALE),
-    Device(name="aws-f2", fpga="XCVU47P", title="AWS F2 with an XCVU47P", family="xcu", luts=1_303_680, ffs=2_607_360,
+    Device(name="aws-f2", fpga="XCVU47P", title="AWS F2 with an XCVU47P", family="xcup", luts=1_303_680, ffs=2_607_360,
            lutrams=600_960, block_rams=2_016, urams=960, multipliers=9_024, source=_ULTRASCALE),
 ]}
 

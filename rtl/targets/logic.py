@@ -35,6 +35,7 @@ FITTED = ("LUT", "LUTRAM", "FF")
 #: Terms that are numbers of registers or LUTs, and need no coefficient.
 EXACT = ("adders", "choices", "picked", "read", "registers")
 
+_LIKE = {"xcup": "xcu"}  # families with the same logic
 _SHIFT_REGISTER = 3  # registers one behind another that Yosys makes one of
 
 
@@ -276,6 +277,6 @@ def logic(config: Config, family: str) -> dict[str, Amount]:
     family : str
         A key of `openese.rtl.targets.memories.FAMILIES`.
     """
-    fitted = _fitted()[family]
+    fitted = _fitted()[_LIKE.get(family, family)]
     return {resource: Amount(round(total), fitted["errors"][resource])
             for resource, total in taken(config, family, fitted["blocks"]).items()}

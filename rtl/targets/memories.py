@@ -7,6 +7,7 @@ from functools import cache
 from math import ceil
 from typing import Literal, NamedTuple
 
+from openese.rtl.attributes import LUT_RAM_ROWS
 from openese.rtl.config import DEPTHS, Config
 from openese.rtl.frames import beat_bytes
 from openese.rtl.interfaces import MAX_OPERATIONS, Context, Token
@@ -65,6 +66,8 @@ FAMILIES = {
     "ecp5": Family(((1, 128, 14, 36),), 4, 16, 4, False, 6, False, 19, 18, lut_inputs=4,
                    shifts=False),
 }
+# UltraScale+ has the same, and UltraRAM.
+FAMILIES["xcup"] = FAMILIES["xcu"]
 
 
 class Mapped(NamedTuple):
@@ -79,12 +82,14 @@ class Mapped(NamedTuple):
         LUTs that choose between memories one behind another.
     registers : int
         Of the bits that are read, where these are not part of a block RAM.
+    ultra_rams : int
     """
 
     block_rams: float
     luts: int
     choices: int
     registers: int
+    ultra_rams: int = 0
 
 
 def ways(count: int, inputs: int) -> int:
@@ -113,20 +118,26 @@ class Memory:
     lanes : int
         Parts of a row that are written apart.
     kind : str
-        What the Verilog asks for: ``"block"`` RAM, ``"LUT"`` RAM, or ``"any"``.
+        What the Verilog asks for: ``"block"`` RAM, ``"LUT"`` RAM, ``"ultra"``, or ``"any"``.
     unread : int
         Lowest bits that nothing reads. A LUT RAM that has no others is left out.
+    clocked : bool
+        A LUT RAM that is read with a clock. Its last rows are in LUT RAMs of half the rows if they fit these.
     """
 
     count: int
     depth: int
     width: int
     lanes: int = 1
-    kind: Literal["block", "LUT", "any"] = "any"
+    kind: Literal["block", "LUT", "ultra", "any"] = "any"
     unread: int = 0
+    clocked: bool = False
 
     def mapped(self, family: Family) -> Mapped:
         """What Yosys makes of it."""
+        if self.kind == "ultra":
+            return Mapped(0, 0, self._choices(4096, family), 0,
+                          self.count * ceil(self.width / 72) * ceil(self.depth / 4096))
         # A lane begins at a whole byte of 9 bits.
         width = self.width if self.lanes == 1 else 9 * ceil(self.width / self.lanes / 9) * self.lanes
         rams, cost, rows = min((self._row(width, *ram) for ram in family.rams), key=lambda row: row[1])
@@ -136,17 +147,23 @@ class Memory:
         if self.kind == "block" or self.kind == "any" and cost <= in_luts:
             return Mapped(self.count * rams, 0, self._choices(rows, family), 0)
         return Mapped(0, self.count * self._luts(family), self._choices(family.lut_rows, family),
-                      self.count * self.width * (self.kind == "any"))
+                      self.count * self.width * (self.kind == "any" or self.clocked))
 
     def _choices(self, rows: int, family: Family) -> int:
         return self.count * self.width * ways(ceil(self.depth / rows), family.lut_inputs)
 
     def _luts(self, family: Family) -> int:
+        last = self.depth % LUT_RAM_ROWS if self.clocked else 0
+        parts = (self.depth - last, last) if 0 < last <= LUT_RAM_ROWS // 2 else (self.depth,)
+        return sum(self._part(rows, family) for rows in parts if rows)
+
+    def _part(self, depth: int, family: Family) -> int:
+        """LUTs of a LUT RAM of so many rows."""
         rows, bits = family.lut_rows, family.lut_bits
-        if family.halves and self.depth <= rows // 2:
+        if family.halves and depth <= rows // 2:
             rows, bits = rows // 2, 2 * bits
         columns = ceil(self.width / self.lanes / bits) - self.unread // bits
-        return family.luts * ceil(self.depth / rows) * self.lanes * columns
+        return family.luts * ceil(depth / rows) * self.lanes * columns
 
     def _row(self, width: int, taken: float, cost: int, address_bits: int, widest: int) -> tuple[float, float, int]:
         """Block RAMs, cost and rows of each, where all are used in the cheapest of their shapes."""
@@ -196,11 +213,13 @@ def memories(config: Config) -> dict[str, list[Memory]]:
     found = {
         "PtrRead": [memory(config.column_depth, config.count_bits)],
         "ActQueue": [in_luts(config.queue_depth, Token(config).size), in_luts(config.queue_depth, column)],
-        "SpmatRead": [memory(config.entry_depth, config.entry_bits), in_luts(MAX_OPERATIONS, config.position_bits)],
-        "SpMV": [memory(config.accumulator_rows, config.accumulator_bits * config.channels),
+        "SpmatRead": [Memory(1, config.entry_depth, config.entry_bits, kind="ultra") if config.ultra_weights
+                      else memory(config.entry_depth, config.entry_bits),
+                      in_luts(MAX_OPERATIONS, config.position_bits)],
+        "SpMV": [*_accumulators(config),
                  Memory(1, MAX_OPERATIONS, Context(config).size, kind="LUT", unread=lines)],
-        # Two banks with a read port for each lane. One of a block RAM's two ports writes, and reads for the first lane.
-        "Activation": [memory(1 << config.table_index_bits, config.table_bits, count=2 * max(1, width - 1))],
+        # Two banks. One of a block RAM's two ports writes, and each reads for a lane.
+        "Activation": [memory(1 << config.table_index_bits, config.table_bits, count=2 * ceil(width / 2))],
         "Slice": [
             memory(config.banks * config.cell_rows * config.beats, config.cell_bits * width, width),
             Memory(1, config.parameter_lines, config.parameter_line_bits),
@@ -222,3 +241,12 @@ def memories(config: Config) -> dict[str, list[Memory]]:
     if config.stream:
         found["StreamFetch"] = [program]
     return found
+
+
+def _accumulators(config: Config) -> list[Memory]:
+    """The accumulators of a PE, by kind of memory."""
+    rows, bits, block = config.accumulator_rows, config.accumulator_bits, config.block_channels
+    kinds = (Memory(1, rows, block * bits, kind="any" if block == config.channels and rows < 512 else "block"),
+             Memory(1, rows, config.lut_channels * bits, kind="LUT", clocked=True),
+             Memory(1, rows, config.ultra_channels * bits, kind="ultra"))
+    return [kind for kind in kinds if kind.width]

@@ -63,7 +63,7 @@ def estimate(config: Config, family: str) -> dict[str, Any]:
     -------
     dict
         ``blocks``: by block, the number of ``instances``, and for one of them the numbers of ``LUT`` (``LUTRAM`` are
-        among these), ``FF``, ``BRAM`` (of 36 Kb) and ``DSP``.
+        among these), ``FF``, ``BRAM`` (of 36 Kb), ``URAM`` and ``DSP``.
         ``total``: the same numbers for the machine.
         ``depth``: by block, the most ``luts`` and the most carry ``chains`` on a path that ends in it. A path begins
         and ends at registers and pins.
@@ -224,7 +224,7 @@ def _block(module: str) -> str:
 def table(config: Config, family: str, figures: dict[str, Any]) -> Table:
     """The figures of a machine, block by block."""
     shown = Table(title=f"{config.name}, {family}: {config.pes} x {config.channels} multipliers")
-    columns = ("LUT", "LUTRAM", "FF", "BRAM", "DSP")
+    columns = ("LUT", "LUTRAM", "FF", "BRAM", *(["URAM"] if "URAM" in figures["total"] else []), "DSP")
     driven = (f"loads: {kind}" for kind in KINDS)
     for heading in ("block", "instances", *columns, "LUT levels", "carry chains", *driven):
         shown.add_column(heading, justify="left" if heading == "block" else "right")

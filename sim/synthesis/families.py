@@ -74,7 +74,8 @@ _XILINX_RAMS = {"RAM32M16": 8, "RAM64M8": 8, "RAM32M": 4, "RAM64M": 4, "RAM32X1D
 
 _XILINX = "synth_xilinx -family xcu -noiopad -noclkbuf -widemux 5"
 _XCU = (f"{_XILINX} -top {{top}} -run begin:map_dsp", "techmap -map {wide_mux}", f"{_XILINX} -run map_dsp:")
-_XC7 = tuple(command.replace("-family xcu", "-family xc7") for command in _XCU)
+_XC7, _XCUP = (tuple(command.replace("-family xcu", f"-family {family}") for command in _XCU)
+               for family in ("xc7", "xcup"))
 # The steps of synth_xilinx from map_dsp on, for the 7 series.
 _XC7_DSP = (
     "memory_dff", "alumacc -macc-only", "maccmap -unmap", "opt_clean",
@@ -92,19 +93,20 @@ _ULTRASCALE = Family(
         **{cell: {"FF": 1} for cell in ("FDRE", "FDSE", "FDCE", "FDPE")},
         **{cell: {} for cell in ("CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "VCC", "GND")},
         **dict.fromkeys(("RAMB18E1", "RAMB18E2"), {"BRAM": 0.5}),
-        **dict.fromkeys(("RAMB36E1", "RAMB36E2"), {"BRAM": 1}),
+        **dict.fromkeys(("RAMB36E1", "RAMB36E2"), {"BRAM": 1}), "URAM288": {"URAM": 1},
         **dict.fromkeys(("DSP48E1", "DSP48E2"), {"DSP": 1})},
     logic={**_LUTS, **dict.fromkeys(_XILINX_RAMS, 1), **dict.fromkeys(("SRL16E", "SRLC32E"), 0), "INV": 0,
            **dict.fromkeys(("CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "DSP48E2"), 0)},
     chains=frozenset({"CARRY4", "CARRY8"}), chain_inputs=frozenset({"CI"}),
     clocks={**dict.fromkeys(("FDRE", "FDSE", "FDCE", "FDPE"), ("C",)), **dict.fromkeys(_XILINX_RAMS, ("WCLK",)),
-            **dict.fromkeys(("SRL16E", "SRLC32E", "DSP48E1", "DSP48E2"), ("CLK",)),
+            **dict.fromkeys(("SRL16E", "SRLC32E", "DSP48E1", "DSP48E2", "URAM288"), ("CLK",)),
             **dict.fromkeys(("RAMB18E1", "RAMB18E2", "RAMB36E1", "RAMB36E2"), ("CLKARDCLK", "CLKBWRCLK"))})
 _ECP5 = (*SYNTHESIS[:-1], f"{SYNTHESIS[-1]} -top {{top}}")
 
 #: By the name that the command line gives them.
 FAMILIES = {
     "xcu": _ULTRASCALE,
+    "xcup": replace(_ULTRASCALE, commands=_XCUP, products=_XCUP),
     # A DSP48E1 that is packed begins and ends paths: its registers are in it.
     "xcu_dsp": replace(_ULTRASCALE, products=(*_XCU[:-1], *_XC7_DSP, f"{_XILINX} -run coarse:")),
     "xc7": replace(_ULTRASCALE, commands=_XC7, products=_XC7),

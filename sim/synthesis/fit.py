@@ -20,7 +20,6 @@ from scipy.optimize import nnls
 from openese.output import write_text
 from openese.rtl.config import PRESETS, Config
 from openese.rtl.targets.logic import EXACT, FILE, FITTED, Block, blocks, taken
-from openese.rtl.targets.memories import FAMILIES
 from openese.sim.synthesis.baselines import Baselines
 from openese.sim.synthesis.estimate import estimate, synthesized
 
@@ -166,11 +165,11 @@ def _coefficients(family: str, known: Mapping[str, Any]) -> tuple[list[tuple[Con
 def main(arguments: Sequence[str] | None = None) -> None:
     """Synthesize, fit, compare, and write the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--family", choices=list(FAMILIES), action="append", help="this family alone")
+    parser.add_argument("--family", choices=list(_FAMILIES), action="append", help="this family alone")
     asked = parser.parse_args(arguments)
     result: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
     console = Console()
-    for family in asked.family or FAMILIES:
+    for family in asked.family or _FAMILIES:
         machines, coefficients = _coefficients(family, result)
         presets = [(PRESETS[name], figures["blocks"]) for name, figures in Baselines().figures(family).items()]
         errors = compared(presets, family, coefficients)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from openese.rtl.config import PRESETS, Config
-from openese.sw.bench.layer import planned
+from openese.sw.bench.layer import planned, random_frames
 from openese.sw.cycles.load import CLOCK, PERIOD, voices_served
 from openese.sw.cycles.model import estimate
 from openese.sw.cycles.pages import page_cycles
@@ -71,7 +71,7 @@ def paged(plan: Schedule) -> dict[str, Any]:
 
     config, model = plan.config, plan.model
     last = config.channels - 1
-    x = np.random.default_rng(1).integers(-1 << 13, 1 << 13, (2, config.channels, model.inputs))
+    x = random_frames(plan, 2)
     reference = Reference(model, config.channels)
     with Simulator(config) as link:
         device = Device(link, pack(plan))

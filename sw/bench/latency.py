@@ -7,7 +7,7 @@
     ``preset``, ``pes``, ``channels``, ``groups``, ``multipliers``, bits of ``weights``, ``activations`` and
     ``accumulators``; ``deeper``: the capacities that the shapes need beyond the preset, which cost memory but no cycle.
 ``density``
-    Share of the weights kept.
+    Share of the weights kept, the same number on every PE.
 ``shapes``
     By shape: ``name``, ``inputs``, ``layers``, ``weights`` (before pruning), ``nonzeros``, and cycles of the cycle
     model: ``rest`` (a machine at rest; nothing else is under way), ``starts`` (the same, and the frame starts a voice
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from openese.rtl.config import Config
-from openese.sw.bench.layer import quantized_layer
+from openese.sw.bench.layer import quantized_layer, random_frames
 from openese.sw.cycles.model import READY, estimate, simulate
 from openese.sw.model.layers import Layer, Model
 from openese.sw.pack.image import pack
@@ -137,7 +137,7 @@ def latencies(config: Config, density: float = 0.1, *, measure: bool = False,
     ----------
     config : Config
     density : float
-        Share of the weights kept; the weights are random.
+        Share of the weights kept, the same number on every PE; the weights are random.
     measure : bool
         Also measure them on the emitted Verilog.
     tell : callable
@@ -173,7 +173,7 @@ def latencies(config: Config, density: float = 0.1, *, measure: bool = False,
 
 
 def _plan(shape: Shape, config: Config, density: float) -> Schedule:
-    model = quantized_layer(prune(shape.model(), density, config.pes, config.groups), config)
+    model = quantized_layer(prune(shape.model(), density, config.pes, config.groups, equal=True), config)
     return schedule(model, config, stream=False)
 
 
@@ -208,7 +208,7 @@ def _measured(plan: Schedule, link: Any) -> dict[str, Any]:
     if link is None:
         return {"measured": None, "exact": None}
     device = Device(link, pack(plan))
-    x = np.random.default_rng(1).integers(-1 << 13, 1 << 13, (2, plan.config.channels, plan.model.inputs))
+    x = random_frames(plan, 2)
     expected = Reference(plan.model, plan.config.channels).run(x)
     first = device.run(x[:1])
     link.clock(8 * estimate(plan).latency)

@@ -17,7 +17,7 @@ from openese.sw.pack.schedule import Schedule, schedule
 from openese.sw.prune import prune
 
 __all__ = ["CELLS", "CLOCK", "INPUTS", "OUTPUTS", "PAPER", "PAPER_MULTIPLIERS", "gru_layer", "paper_layer",
-           "planned", "quantized_layer"]
+           "planned", "quantized_layer", "random_frames"]
 
 INPUTS, CELLS, OUTPUTS = 153, 1024, 512
 
@@ -52,7 +52,7 @@ def quantized_layer(model: Model, config: Config) -> QuantizedModel:
     """A model in fixed formats that suit `paper_layer` and stacks of layers, without calibration."""
     layers: list[QuantizedLayer] = []
     for layer in model.layers:
-        y_fraction = m_fraction(config) if layer.w_ym is None else 14
+        y_fraction = m_fraction(config) if layer.w_ym is None else config.activation_bits - 2
         layers.append(_quantized(layer, layers[-1].y_fraction if layers else y_fraction - 3, y_fraction, config))
     return QuantizedModel(
         layers=tuple(layers), config=config, sigmoid_range=4, tanh_range=3, name=model.name,
@@ -60,14 +60,14 @@ def quantized_layer(model: Model, config: Config) -> QuantizedModel:
 
 
 def _quantized(layer: Layer, x_fraction: int, y_fraction: int, config: Config) -> QuantizedLayer:
-    high = (1 << (config.weight_bits - 1)) - 1
+    fraction = config.weight_bits - 1
 
     def integers(values: NDArray[Any], fraction: int, limit: int) -> NDArray[np.int32]:
         return np.clip(np.round(np.ldexp(values, fraction)), -limit, limit).astype(np.int32)
 
     def weights(values: NDArray[Any]) -> NDArray[np.int32]:
         """Non-zeros stay non-zero."""
-        rounded = integers(values, 11, high)
+        rounded = integers(values, fraction, (1 << fraction) - 1)
         return np.where((rounded == 0) & (values != 0), 1, rounded).astype(np.int32)
 
     gates, is_gru = len(layer.gates), layer.kind is GRU
@@ -77,10 +77,17 @@ def _quantized(layer: Layer, x_fraction: int, y_fraction: int, config: Config) -
         w_ym=None if layer.w_ym is None else weights(layer.w_ym), bias=bias,
         peephole=None if layer.peephole is None else integers(layer.peephole, 14, (1 << 15) - 1),
         bias_rn=None if layer.bias_rn is None else integers(layer.bias_rn, 16, (1 << 19) - 1),
-        x_fraction=x_fraction, y_fraction=y_fraction, w_x_fraction=(11,) * gates, w_r_fraction=(11,) * gates,
-        w_ym_fraction=None if layer.w_ym is None else 11, align_x=(y_fraction - x_fraction,) * gates,
-        align_r=(0,) * gates, cell_select=0 if is_gru else config.cell_fraction_max - 16,
+        x_fraction=x_fraction, y_fraction=y_fraction, w_x_fraction=(fraction,) * gates,
+        w_r_fraction=(fraction,) * gates, w_ym_fraction=None if layer.w_ym is None else fraction,
+        align_x=(y_fraction - x_fraction,) * gates, align_r=(0,) * gates,
+        cell_select=0 if is_gru else config.cell_fraction_max - 16,
         peephole_select=0 if is_gru else 15 - config.peephole_shift_base)
+
+
+def random_frames(plan: Schedule, count: int) -> NDArray[np.int64]:
+    """Frames (T, C, I) over a quarter of the range of x."""
+    limit = 1 << (plan.config.activation_bits - 3)
+    return np.random.default_rng(1).integers(-limit, limit, (count, plan.config.channels, plan.model.inputs))
 
 
 def planned(config: Config, density: float, balanced: bool = True, order: bool = True) -> Schedule:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from openese.rtl.verilog import verilog
-from openese.sw.bench.layer import CLOCK
+from openese.sw.bench.layer import CLOCK, random_frames
 from openese.sw.cycles.model import estimate
 from openese.sw.model.arrays import Int64Array
 from openese.sw.pack.image import Image, pack
@@ -71,8 +71,7 @@ class _Measurement:
 
 def _frames(plan: Schedule, count: int) -> tuple[Int64Array, Int64Array]:
     """Random frames (T, C, I), and the reference's words (T, C, P) for them."""
-    rng = np.random.default_rng(1)
-    frames = rng.integers(-1 << 13, 1 << 13, (count, plan.config.channels, plan.model.inputs))
+    frames = random_frames(plan, count)
     return frames, Reference(plan.model, plan.config.channels).run(frames)
 
 

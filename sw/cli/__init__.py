@@ -70,7 +70,8 @@ def openese(debug: bool) -> None:
 
 for _command in (convert.compile_, convert.import_, convert.prune, convert.quantize, convert.pack, inspect.info,
                  inspect.verify, run.run, transcribe.transcribe, estimate.estimate, explore.explore, explore.report,
-                 inspect.presets, estimate.devices, hardware.build, hardware.bench_, hardware.synth, hardware.board):
+                 inspect.presets, estimate.devices, hardware.build, hardware.header, hardware.bench_, hardware.synth,
+                 hardware.board):
     openese.add_command(_command)
 
 

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import click
 
-from openese.rtl.config import PRESETS, Config
+from openese.rtl.config import FLAGS, PRESETS, Config
 from openese.rtl.targets.devices import Device, device
 from openese.sw import files
-from openese.sw.compile import CompiledNetwork, QuantizedNetwork
+from openese.sw.compile import PLACES, CompiledNetwork, QuantizedNetwork
 from openese.sw.model.layers import Layer
 from openese.sw.model.network import Network
 from openese.sw.prune import TENSORS, Density
@@ -26,7 +26,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "DeviceName", "Positive", "calibrate_option", "carry_option",
+__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "DeviceName", "Positive", "calibrate_option", "carry_option", "dense_option",
            "density_help", "file_output_option", "ignore_option", "keep_inputs", "machine_options", "output_option",
            "parse_densities", "parse_density", "parse_settings", "read_config", "select_option", "trust_option"]
 
@@ -98,6 +98,9 @@ carry_option = click.option("--carry", multiple=True, metavar="OUTPUT=INPUT",
                                  "may have an axis of calls in front. May be repeated.")
 trust_option = click.option("--trust", is_flag=True,
                             help="Run the code in FILE: a TorchScript program, a pickled module, a Lambda layer.")
+dense_option = click.option("--dense", type=click.Choice(PLACES), default="machine", show_default=True,
+                            help="Where dense layers are computed that a machine with dense layers (cells=lstm+dense) "
+                                 "could compute: the head, and those of whole ONNX networks.")
 density_help = ("Share of the weights to keep: 0.1, or for some matrices w_r=0.1, LAYER=0.2 or LAYER.w_ym=0.5. May be "
                 "repeated.")
 
@@ -196,8 +199,8 @@ def _setting(text: str, option: str = "--set") -> tuple[str, int | str]:
         return name, value
     if not (value.isascii() and value.isdecimal()):
         raise click.UsageError(f"{option} {text}: expected FIELD=N, with a whole number")
-    if name == "stream" and value not in ("0", "1"):
-        raise click.UsageError(f"{option} {text}: stream is 0 or 1")
+    if name in FLAGS and value not in ("0", "1"):
+        raise click.UsageError(f"{option} {text}: {name} is 0 or 1")
     return name, int(value)
 
 
@@ -242,7 +245,8 @@ def read_config(path: Path) -> Config:
         raise click.UsageError(f"{path}: name must be text, not {name!r}")
     for field, value in values.items():
         _known(str(path), field)
-        wanted, kind = {"stream": ("true or false", bool), "cells": ("text", str)}.get(field, ("a whole number", int))
+        wanted, kind = (("true or false", bool) if field in FLAGS else ("text", str) if field == "cells"
+                        else ("a whole number", int))
         if type(value) is not kind:
             raise click.UsageError(f"{path}: {field} must be {wanted}, not {value!r}")
     missing = [] if base else [field for field in ("pes", "channels") if field not in values]

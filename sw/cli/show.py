@@ -24,7 +24,7 @@ from openese.sw.estimate import Estimated, holding
 from openese.sw.explore.explore import Explored
 from openese.sw.importers import Entry
 from openese.sw.model.arrays import FloatArray
-from openese.sw.model.layers import GRU
+from openese.sw.model.layers import DENSE, GRU
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image
@@ -104,6 +104,8 @@ def items(held: Sequence[Item]) -> None:
     rows = [(item.name, item.kind, item.place, item.detail) for item in held]
     width = sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True))
     _table(["name ", "kind ", "place ", " "], rows, width)
+    if any(item.place == "machine" and item.kind.startswith("GRU") for item in held):
+        line("note: only a machine with cells lstm+gru computes a GRU (--set cells=lstm+gru)")
 
 
 def places(held: Sequence[Item]) -> None:
@@ -134,13 +136,16 @@ def network(model: Network) -> None:
         for direction in stage.directions:
             for layer in direction.model.layers:
                 traits = [name for name, has in (
-                    ("GRU cells", layer.kind is GRU), ("peepholes", layer.peephole is not None),
+                    ("GRU cells", layer.kind is GRU), ("dense", layer.kind is DENSE),
+                    (layer.activation, layer.activation != "none"), ("peepholes", layer.peephole is not None),
                     ("projection", layer.w_ym is not None), ("sigmoid g", layer.g_activation == "sigmoid"),
                     ("initial state", direction.initial is not None)) if has]
                 rows.append((number, layer.name, "reverse" if direction.reverse else "forward", layer.inputs,
                              layer.cells, layer.outputs, f"{layer.weights:,}", f"{layer.density:.1%}",
                              ", ".join(traits)))
-    head = "" if model.head is None else f", then a dense head of {model.head.weight.shape[0]} on the host"
+    head = "" if model.head is None else f", then a dense head of {model.head.weight.shape[0]}"
+    if model.head is not None and model.head.activation != "none":
+        head += f" with {model.head.activation}"
     line(f"{model.name}: {model.inputs} inputs, {model.outputs} outputs{head}")
     _table(["stage", "layer ", "direction ", "inputs", "cells", "outputs", "weights", "density", "with "],
            rows)
@@ -189,8 +194,10 @@ def quantized(model: QuantizedModel) -> None:
 
 
 def _parameters(layer: Mapping[str, Any]) -> int:
-    """Numbers in a dense layer, from its sizes in a manifest."""
+    """Numbers in a layer that is not pruned, from its sizes in a manifest."""
     cells, outputs = layer["cells"], layer["outputs"]
+    if layer.get("cell") == DENSE.name:
+        return int(outputs * (layer["inputs"] + 1))
     if layer.get("cell") == GRU.name:
         return int(3 * cells * (layer["inputs"] + outputs) + 4 * cells)
     return int(4 * cells * (layer["inputs"] + outputs + 1) + layer["peephole"] * 3 * cells

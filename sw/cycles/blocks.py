@@ -24,12 +24,13 @@ from openese.rtl.config import Config
 from openese.rtl.elementwise import Kind, rows_ahead
 from openese.rtl.fifo import Fifo
 from openese.rtl.frames import FrameGuard
-from openese.rtl.program import Opcode
+from openese.rtl.program import ACTIVATIONS, Opcode
 from openese.rtl.ptr_read import PtrRead
 from openese.rtl.spmat_read import SpmatRead
 from openese.rtl.spmv import SpMV
 from openese.rtl.vector_memory import VectorMemory
 from openese.sw.model.arrays import Int64Array
+from openese.sw.model.quantized import TABLES
 from openese.sw.pack.encode import EncodedMatrix, entries
 
 __all__ = ["Activity", "ArrayModel", "AssembleModel", "BroadcastModel", "FrameInputModel", "FrameOutputModel",
@@ -394,7 +395,9 @@ class AssembleModel:
     def _lay_out(self, instruction: dict[str, Any], cycle: int) -> None:
         """Lay out all operations from ``cycle`` on: see `openese.rtl.assemble.Assemble`."""
         timing, rows = self._timing, instruction["rows"]
-        project = instruction["opcode"] == Opcode.PROJECT
+        dense = bool(instruction.get("dense"))
+        project = dense or instruction["opcode"] == Opcode.PROJECT
+        table = dense and ACTIVATIONS[instruction["activation"]] in TABLES
         gru = bool(instruction.get("gru"))
         parts: tuple[tuple[Kind, ...], ...] = (GRU_BEFORE, GRU_BEHIND) if gru else (BEFORE, BEHIND)
         if project:
@@ -433,7 +436,7 @@ class AssembleModel:
                 waiting.append(at_last + (timing.r_delay if gru else timing.c_delay))
             elif kind is parts[1][-1]:
                 earliest = cycle + timing.spacing
-                first = at_last + timing.write_delay(kind)
+                first = at_last + timing.write_delay(kind, table)
                 self._writes.extend(range(first, first + timing.lines))
             last, cycle = kind, at_last + self._beats
         self._free = self._writes[-1] + 2

@@ -11,8 +11,8 @@ from openese.rtl.config import Config
 from openese.rtl.loader import Section
 from openese.rtl.program import Opcode
 from openese.sw.cycles.model import estimate
-from openese.sw.model.layers import GRU, LSTM
-from openese.sw.model.quantized import QuantizedModel
+from openese.sw.model.layers import DENSE, GRU, LSTM
+from openese.sw.model.quantized import TABLES, QuantizedModel
 from openese.sw.pack.image import Image, pack
 from openese.sw.pack.schedule import CapacityError, Schedule, schedule
 from openese.sw.pack.together import schedule_all
@@ -147,12 +147,14 @@ def _load(plan: Schedule, size: int) -> MachineLoad:
 def drained_rows(plan: Schedule) -> int:
     """Rows of accumulators that are read out in a step, on each PE, of a machine with this model alone."""
     rows = {Opcode.ELEMENTWISE: 4, Opcode.PROJECT: 1}
-    return sum(rows[held["opcode"]] * held["rows"] * (held["phase_last"] + 1) for held in plan.instructions
-               if held["opcode"] in rows)
+    return sum((1 if held.get("dense") else rows[held["opcode"]]) * held["rows"] * (held["phase_last"] + 1)
+               for held in plan.instructions if held["opcode"] in rows)
 
 
 def _table_values(plan: Schedule) -> int:
-    return sum(layer.cells * _CELLS[layer.kind][0] for layer in plan.model.layers) * plan.config.channels
+    of_layers = (layer.outputs * (layer.activation in TABLES) if layer.kind is DENSE else
+                 layer.cells * _CELLS[layer.kind][0] for layer in plan.model.layers)
+    return sum(of_layers) * plan.config.channels
 
 
 def _reads(plan: Schedule, drained: int) -> dict[str, int]:
@@ -170,7 +172,7 @@ def _reads(plan: Schedule, drained: int) -> dict[str, int]:
 
 def _multiplications(plan: Schedule) -> dict[str, int]:
     channels = plan.config.channels
-    cells = sum(layer.cells * _CELLS[layer.kind][1] for layer in plan.model.layers)
+    cells = sum(layer.cells * _CELLS[layer.kind][1] for layer in plan.model.layers if layer.kind is not DENSE)
     with_peepholes = sum(layer.cells for layer in plan.model.layers if layer.peephole is not None)
     return {
         "weights": sum(int(operation.encoded.nonzeros.sum()) for operation in plan.operations) * channels,

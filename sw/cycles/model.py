@@ -329,7 +329,8 @@ def _operations_of(plans: Sequence[Schedule]) -> tuple[dict[int, Part], list[str
     layer = -1
     for number, instruction in enumerate(instructions):
         opcode = instruction["opcode"]
-        layer = -1 if number in begins else layer + (opcode == Opcode.ELEMENTWISE)
+        begins_layer = opcode == Opcode.ELEMENTWISE or (opcode == Opcode.PROJECT and instruction.get("dense"))
+        layer = -1 if number in begins else layer + bool(begins_layer)
         label = f"{opcode.name.lower()} {layer}"
         if opcode == Opcode.MULTIPLY and (instruction["order_base"], instruction["count"]) in operations:
             plan, operation = operations[instruction["order_base"], instruction["count"]]

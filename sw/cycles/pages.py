@@ -3,6 +3,7 @@
 """The cycles in which a host reads or writes the state of a voice."""
 
 from openese.rtl.state_access import StateAccess
+from openese.sw.model.layers import DENSE
 from openese.sw.pack.schedule import Schedule
 
 __all__ = ["page_cycles"]
@@ -19,7 +20,7 @@ def page_cycles(plan: Schedule) -> tuple[int, int]:
     access = StateAccess(plan.config)
     read = written = _READ  # of STATUS
     before = 0  # what a selection waits for: a c that is on its way
-    for layer in plan.model.layers:
+    for layer in filter(lambda layer: layer.kind is not DENSE, plan.model.layers):
         for count, delay, after in ((layer.cells, access.cell_delay, access.write_delay),
                                     (layer.outputs, access.column_delay, 0)):
             read += _WRITE + delay + access.period + 3 + _WAIT + (count - 1) * _READ

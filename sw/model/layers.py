@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The canonical model: stacked LSTM and GRU layers, and a dense head.
+"""The canonical model: stacked LSTM, GRU and dense layers, and a dense head.
 
 Importers make models, and every later stage takes them. An object checks its shapes and values when it is made. Its
 arrays are read-only; read-only arrays are not copied.
 
 Sizes: gates G, inputs I, cells H, outputs P. Gate order i, f, g, o of an LSTM (g is the paper's "c" gate), and r, z, n
-of a GRU.
+of a GRU. A dense layer has the one "gate" y.
 """
 
 import dataclasses
@@ -21,14 +21,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from openese.output import replacing
+from openese.rtl.program import ACTIVATIONS
 from openese.sw.model.arrays import FloatArray
 
-__all__ = ["CELLS", "GATES", "GRU", "G_ACTIVATIONS", "LSTM", "TENSORS", "CellKind", "Dense", "Layer", "LayerTensors",
-           "Matrix", "Model", "ModelError", "frozen", "layer_arrays", "read_npz"]
+__all__ = ["CELLS", "DENSE", "GATES", "GRU", "HEAD_KEYS", "G_ACTIVATIONS", "LSTM", "TENSORS", "CellKind", "Dense",
+           "Layer", "LayerTensors", "Matrix", "Model", "ModelError", "activate", "dense_layer", "frozen",
+           "layer_arrays", "read_npz", "required"]
 
 
 class CellKind(NamedTuple):
-    """A kind of cell: its gates, and the attributes of `Layer` that its layers may have.
+    """A kind of layer: its gates, and the attributes of `Layer` that its layers may have.
 
     Attributes
     ----------
@@ -39,7 +41,7 @@ class CellKind(NamedTuple):
     gates : tuple of str
         In the order of the first axis of ``w_x``, ``w_r`` and ``bias``.
     tensors : tuple of str
-        The arrays of a layer; ``w_x``, ``w_r`` and ``bias`` are always there.
+        The arrays of a layer; ``w_x``, ``w_r`` and ``bias`` are always there, if they are among them.
     settings : tuple of str
         The attributes that are not arrays.
     """
@@ -50,16 +52,22 @@ class CellKind(NamedTuple):
     tensors: tuple[str, ...]
     settings: tuple[str, ...]
 
+    @property
+    def a_title(self) -> str:
+        """The title with its article."""
+        return f"{'an' if self is LSTM else 'a'} {self.title}"
+
 
 LSTM = CellKind("lstm", "LSTM", ("i", "f", "g", "o"), ("w_x", "w_r", "bias", "peephole", "w_ym"), ("g_activation",))
 GRU = CellKind("gru", "GRU", ("r", "z", "n"), ("w_x", "w_r", "bias", "bias_rn"), ("reset_after",))
-CELLS = {kind.name: kind for kind in (LSTM, GRU)}
+DENSE = CellKind("dense", "dense layer", ("y",), ("w_x", "bias"), ("activation",))
+CELLS = {kind.name: kind for kind in (LSTM, GRU, DENSE)}
 
 GATES = LSTM.gates
 TENSORS = tuple(dict.fromkeys(tensor for kind in CELLS.values() for tensor in kind.tensors))
 G_ACTIVATIONS = ("tanh", "sigmoid")
 _REQUIRED = ("w_x", "w_r", "bias")
-_SETTINGS: dict[str, Any] = {"g_activation": "tanh", "reset_after": True}
+_SETTINGS: dict[str, Any] = {"g_activation": "tanh", "reset_after": True, "activation": "none"}
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -131,10 +139,11 @@ class LayerTensors:
     cell: str = LSTM.name
     bias_rn: NDArray[Any] | None = None
     reset_after: bool = True
+    activation: str = "none"
 
     @property
     def kind(self) -> CellKind:
-        """The kind of cell."""
+        """The kind of layer."""
         return CELLS[self.cell]
 
     @property
@@ -149,39 +158,49 @@ class LayerTensors:
 
     @property
     def cells(self) -> int:
-        """H, the size of c and m."""
-        return self.w_x.shape[1]
+        """H, the size of c and m; 0 of a dense layer."""
+        return 0 if self.kind is DENSE else self.w_x.shape[1]
 
     @property
     def outputs(self) -> int:
         """P, the size of y."""
-        return self.cells if self.w_ym is None else self.w_ym.shape[0]
+        return self.w_x.shape[1] if self.w_ym is None else self.w_ym.shape[0]
+
+    @property
+    def feedback(self) -> int:
+        """The size of the y that the next step needs: P, or 0 of a dense layer."""
+        return 0 if self.kind is DENSE else self.outputs
 
     @property
     def _owner(self) -> str:
         return f"layer {self.name!r}"
 
     def _check(self, converted: Callable[[str, str, ArrayLike], NDArray[Any]], error: type[ValueError]) -> None:
-        """Convert the tensors, and raise ``error`` if they do not fit each other or the kind of cell."""
+        """Convert the tensors, and raise ``error`` if they do not fit each other or the kind of layer."""
         if self.cell not in CELLS:
-            raise error(f"{self._owner} cell: expected {' or '.join(CELLS)}, found {self.cell!r}")
+            *names, last = CELLS
+            raise error(f"{self._owner} cell: expected {', '.join(names)} or {last}, found {self.cell!r}")
         for name in (*TENSORS, *_SETTINGS):
             self._check_kind(name, error)
         for tensor in self.kind.tensors:
             value = getattr(self, tensor)
-            if value is None and tensor in _REQUIRED:
+            if value is None and tensor in required(self.kind):
                 raise error(f"{self._owner} {tensor}: it is missing")
             if value is not None:
                 object.__setattr__(self, tensor, converted(self._owner, tensor, value))
         if self.g_activation not in G_ACTIVATIONS:
             raise error(f"{self._owner} g_activation: expected {' or '.join(G_ACTIVATIONS)}, "
                         f"found {self.g_activation!r}")
+        _check_activation(self._owner, self.activation, error)
         gates = len(self.gates)
         _expect(self._owner, "w_x", self.w_x, f"{gates}, H, I", (gates, None, None), error)
-        cells = self.cells
+        cells = self.w_x.shape[1]
         if self.w_ym is not None:
             _expect(self._owner, "w_ym", self.w_ym, "P, H", (None, cells), error)
-        _expect(self._owner, "w_r", self.w_r, f"{gates}, H, P", (gates, cells, self.outputs), error)
+        if self.kind is DENSE:
+            # No columns: nothing of the step before is multiplied.
+            object.__setattr__(self, "w_r", frozen(np.zeros((1, cells, 0), self.w_x.dtype)))
+        _expect(self._owner, "w_r", self.w_r, f"{gates}, H, P", (gates, cells, self.feedback), error)
         _expect(self._owner, "bias", self.bias, f"{gates}, H", (gates, cells), error)
         if self.peephole is not None:
             _expect(self._owner, "peephole", self.peephole, "3, H", (3, cells), error)
@@ -191,8 +210,10 @@ class LayerTensors:
     def _check_kind(self, name: str, error: type[ValueError]) -> None:
         """Raise ``error`` if the attribute is set, and belongs to layers of another kind."""
         kind, value, default = self.kind, getattr(self, name), _SETTINGS.get(name)
+        if name == "w_r" and value is not None and not np.size(value):  # of a dense layer
+            return
         if name not in (*kind.tensors, *kind.settings) and (value is not None if default is None else value != default):
-            raise error(f"{self._owner} {name}: {'an LSTM' if kind is LSTM else f'a {kind.title}'} has none")
+            raise error(f"{self._owner} {name}: {kind.a_title} has none")
 
     def _check_reset(self, error: type[ValueError]) -> None:
         if not isinstance(self.reset_after, bool):
@@ -205,13 +226,24 @@ class LayerTensors:
             _expect(self._owner, "bias_rn", self.bias_rn, "H", (self.cells,), error)
 
 
+def _check_activation(owner: str, activation: str, error: type[ValueError]) -> None:
+    if activation not in ACTIVATIONS:
+        raise error(f"{owner} activation: expected {', '.join(ACTIVATIONS[:-1])} or {ACTIVATIONS[-1]}, "
+                    f"found {activation!r}")
+
+
+def required(kind: CellKind) -> tuple[str, ...]:
+    """The tensors that a layer of a kind must have."""
+    return tuple(tensor for tensor in _REQUIRED if tensor in kind.tensors)
+
+
 def _nonzeros(matrices: Iterator[Matrix]) -> int:
     return sum(int(np.count_nonzero(matrix.values)) for matrix in matrices)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer(LayerTensors):
-    """One layer: an LSTM with the paper's cell, or a GRU.
+    """One layer: an LSTM with the paper's cell, a GRU, or a dense layer.
 
     A GRU computes, from x, the previous output h' and the sigmoid s (``*`` is element by element)::
 
@@ -221,16 +253,21 @@ class Layer(LayerTensors):
         n = tanh(W_n x + b_n + R_n (r * h'))                  without
         h = (1 - z) * n + z * h'
 
+    A dense layer computes ``y = activation(w_x[0] x + bias[0])``. It keeps nothing from step to step.
+
     Attributes
     ----------
     name : str
         Unique in its model; errors and reports use it.
     w_x : ndarray (G, H, I)
-        Input weights of the gates: i, f, g, o of an LSTM (G = 4), and r, z, n of a GRU (G = 3).
+        Input weights of the gates: i, f, g, o of an LSTM (G = 4), and r, z, n of a GRU (G = 3). Of a dense layer
+        (1, P, I).
     w_r : ndarray (G, H, P)
-        Recurrent weights, which multiply the previous output.
+        LSTM and GRU, which must have it: recurrent weights, which multiply the previous output. A dense layer has
+        (1, P, 0).
     bias : ndarray (G, H)
         One bias per gate and cell (frameworks with two: their sum, except for gate n of a GRU with ``reset_after``).
+        Of a dense layer (1, P).
     peephole : ndarray (3, H), optional
         LSTM: diagonal peepholes of i, f (which see the old c) and o (which sees the new c).
     w_ym : ndarray (P, H), optional
@@ -238,22 +275,24 @@ class Layer(LayerTensors):
     g_activation : str
         LSTM: ``"tanh"`` or ``"sigmoid"``.
     cell : str
-        ``"lstm"`` or ``"gru"``.
+        ``"lstm"``, ``"gru"`` or ``"dense"``.
     bias_rn : ndarray (H,), optional
         GRU with ``reset_after``, which must have it: the recurrent bias of n.
     reset_after : bool
         GRU: whether r multiplies the product of R_n and h' (PyTorch, Keras, ONNX with ``linear_before_reset``) or h'.
+    activation : str
+        Dense layer: ``"none"``, ``"relu"``, ``"sigmoid"`` or ``"tanh"``.
 
     Raises
     ------
     ModelError
         A shape is wrong, a value is not finite, the cell or the activation is unknown, or an attribute belongs to
-        another kind of cell. The message names the layer, the tensor, and the shapes or the index.
+        another kind of layer. The message names the layer, the tensor, and the shapes or the index.
     """
 
     name: str
     w_x: FloatArray
-    w_r: FloatArray
+    w_r: FloatArray = cast(FloatArray, None)
     bias: FloatArray
     peephole: FloatArray | None = None
     w_ym: FloatArray | None = None
@@ -261,6 +300,7 @@ class Layer(LayerTensors):
     cell: str = LSTM.name
     bias_rn: FloatArray | None = None
     reset_after: bool = True
+    activation: str = "none"
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -277,7 +317,8 @@ class Layer(LayerTensors):
         """The layer's matrices: w_x and w_r of each gate in turn, then w_ym."""
         for number, gate in enumerate(self.gates):
             yield Matrix("w_x", gate, self.w_x[number])
-            yield Matrix("w_r", gate, self.w_r[number])
+            if self.feedback:
+                yield Matrix("w_r", gate, self.w_r[number])
         if self.w_ym is not None:
             yield Matrix("w_ym", None, self.w_ym)
 
@@ -312,23 +353,28 @@ def layer_arrays(layer: Layer) -> dict[str, ArrayLike]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dense:
-    """A dense head: ``weight @ y + bias``. The host computes it.
+    """A dense head: ``activation(weight @ y + bias)``. The host computes it; `Network.with_dense_head` makes it a layer
+    of the machine.
 
     Attributes
     ----------
     weight : ndarray (K, P)
     bias : ndarray (K,)
+    activation : str
+        ``"none"``, ``"relu"``, ``"sigmoid"`` or ``"tanh"``.
 
     Raises
     ------
     ModelError
-        A shape is wrong, or a value is not finite.
+        A shape is wrong, a value is not finite, or the activation is unknown.
     """
 
     weight: FloatArray
     bias: FloatArray
+    activation: str = "none"
 
     def __post_init__(self) -> None:
+        _check_activation("head", self.activation, ModelError)
         for tensor in ("weight", "bias"):
             object.__setattr__(self, tensor, _tensor("head", tensor, getattr(self, tensor)))
         _expect("head", "weight", self.weight, "K, P", (None, None))
@@ -336,7 +382,45 @@ class Dense:
 
     def __call__(self, y: FloatArray) -> FloatArray:
         """The head's output (..., K) for y (..., P)."""
-        return y @ self.weight.T + self.bias
+        return activate(self.activation, y @ self.weight.T + self.bias)
+
+    def arrays(self) -> dict[str, ArrayLike]:
+        """The keys of `Model.save` and their values."""
+        activation = {} if self.activation == "none" else {"head.activation": self.activation}
+        return {"head.weight": self.weight, "head.bias": self.bias, **activation}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Dense | None":
+        """The head in a mapping with the keys of `arrays`; None if it has none of them.
+
+        Raises
+        ------
+        ModelError
+            A key is missing, or the head is not valid.
+        """
+        if not any(key in arrays for key in HEAD_KEYS):
+            return None
+        if not all(key in arrays for key in HEAD_KEYS[:2]):
+            raise ModelError("head needs both keys 'head.weight' and 'head.bias'")
+        return cls(weight=arrays["head.weight"], bias=arrays["head.bias"],
+                   activation=str(arrays.get("head.activation", "none")))
+
+
+def dense_layer(name: str, head: Dense) -> Layer:
+    """The dense layer that computes the same as a head."""
+    return Layer(name=name, cell=DENSE.name, w_x=head.weight[None], bias=head.bias[None], activation=head.activation)
+
+
+def activate(function: str, z: NDArray[Any]) -> NDArray[Any]:
+    """A function of `ACTIVATIONS`, element by element, without overflow."""
+    match function:
+        case "relu":
+            return np.maximum(z, 0.0)
+        case "sigmoid":
+            return 0.5 * (1.0 + np.tanh(0.5 * z))
+        case "tanh":
+            return np.tanh(z)
+    return z
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -350,17 +434,20 @@ class Model:
     ==========================  ============================  ==================================
     ``name``                    string                        yes: the file's name without suffix
     ``layerK.name``             string                        yes: ``layerK``
-    ``layerK.cell``             ``lstm`` or ``gru``           yes: ``lstm``
+    ``layerK.cell``             ``lstm``, ``gru``, ``dense``  yes: ``lstm``
     ``layerK.w_x``              (G, H, I)
-    ``layerK.w_r``              (G, H, P)
+    ``layerK.w_r``              (G, H, P)                     dense layers have none
     ``layerK.bias``             (G, H)
     ``layerK.peephole``         LSTM: (3, H), order i, f, o   yes: no peepholes
     ``layerK.w_ym``             LSTM: (P, H)                  yes: no projection, P == H
     ``layerK.g_activation``     LSTM: ``tanh``, ``sigmoid``   yes: ``tanh``
     ``layerK.bias_rn``          GRU: (H,)                     without ``reset_after``
     ``layerK.reset_after``      GRU: boolean                  yes: true
+    ``layerK.activation``       dense: ``none``, ``relu``,    yes: ``none``
+                                ``sigmoid``, ``tanh``
     ``head.weight``             (K, P)                        yes, with ``head.bias``
     ``head.bias``               (K,)                          yes, with ``head.weight``
+    ``head.activation``         as of a dense layer           yes: ``none``
     ``batch_first``             boolean                       yes: false
     ==========================  ============================  ==================================
 
@@ -388,7 +475,7 @@ class Model:
         for before, layer in zip(self.layers, self.layers[1:], strict=False):
             gates = len(layer.gates)
             _expect(f"layer {layer.name!r}", "w_x", layer.w_x, f"{gates}, H, P of {before.name!r}",
-                    (gates, layer.cells, before.outputs))
+                    (gates, layer.w_x.shape[1], before.outputs))
         if self.head is not None:
             _expect("head", "weight", self.head.weight, f"K, P of {names[-1]!r}", (None, self.outputs))
 
@@ -428,7 +515,7 @@ class Model:
         for number, layer in enumerate(self.layers):
             arrays.update({f"layer{number}.{key}": value for key, value in layer_arrays(layer).items()})
         if self.head is not None:
-            arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
+            arrays.update(self.head.arrays())
         if self.batch_first:
             arrays["batch_first"] = True
         with replacing(path) as file:
@@ -452,21 +539,20 @@ class Model:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str = "model") -> "Model":
         """A model from a mapping with the keys above. Without a key ``name`` its name is ``name``."""
         count = 1 + max((int(m[1]) for m in map(_LAYER_KEY.match, arrays) if m), default=-1)
-        known = {"name", "batch_first", "head.weight", "head.bias"}
+        known = {"name", "batch_first", *HEAD_KEYS}
         known.update(f"layer{number}.{field}" for number in range(count) for field in _LAYER_KEYS)
         for key in arrays:
             if key not in known:
                 raise ModelError(f"unknown key {key!r}; a layer has {', '.join(_LAYER_KEYS)}")
         if not count:
             raise ModelError("no layers: key 'layer0.w_x' is missing")
-        head = {field: arrays[f"head.{field}"] for field in ("weight", "bias") if f"head.{field}" in arrays}
-        if len(head) == 1:
-            raise ModelError("head needs both keys 'head.weight' and 'head.bias'")
         return cls(layers=tuple(_layer_from(arrays, number) for number in range(count)),
-                   head=Dense(**cast(Any, head)) if head else None, name=str(arrays.get("name", name)),
+                   head=Dense.from_arrays(arrays), name=str(arrays.get("name", name)),
                    batch_first=bool(arrays.get("batch_first", False)))
 
 
+#: Keys of a head in a file.
+HEAD_KEYS = ("head.weight", "head.bias", "head.activation")
 _LAYER_KEYS = ("name", "cell", *TENSORS, *_SETTINGS)
 _LAYER_KEY = re.compile(r"layer(0|[1-9][0-9]{0,3})\.")
 
@@ -482,9 +568,9 @@ def _layer_from(arrays: Mapping[str, NDArray[Any]], number: int) -> Layer:
     for field in _LAYER_KEYS:
         key = f"layer{number}.{field}"
         if key in arrays:
-            fields[field] = (str(arrays[key]) if field in ("name", "cell", "g_activation") else
+            fields[field] = (str(arrays[key]) if field in ("name", "cell", "g_activation", "activation") else
                              _flag(key, arrays[key]) if field == "reset_after" else arrays[key])
-        elif field in _REQUIRED:
+        elif field in required(CELLS.get(fields.get("cell", LSTM.name), LSTM)):
             raise ModelError(f"key {key!r} is missing")
     return Layer(**fields)
 

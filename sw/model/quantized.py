@@ -20,8 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 from openese.output import replacing
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
+from openese.rtl.program import ACTIVATIONS
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
 from openese.sw.model.layers import (
+    CELLS,
+    DENSE,
     GRU,
     LSTM,
     TENSORS,
@@ -31,22 +34,25 @@ from openese.sw.model.layers import (
     LayerTensors,
     Model,
     ModelError,
+    activate,
     frozen,
     read_npz,
 )
 from openese.sw.model.report import Report
 from openese.sw.model.state import ChannelState, LayerState, State
 
-__all__ = ["GRU_PLACES", "Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
-           "check_cells", "unsupported", "weight_type"]
+__all__ = ["GRU_PLACES", "TABLES", "Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
+           "cells_with", "check_cells", "unsupported", "weight_type"]
 
 
 #: The accumulators of the gates of a GRU, for the products of x and of the old h.
 GRU_PLACES = {"x": [0, 1, 2], "r": [0, 1, 3]}
+#: Functions of dense layers that are tables.
+TABLES = ACTIVATIONS[2:]
 SHIFTS = range(32)
 SELECTS = range(8)
 _VERSION = 1
-_LATER = ("x_exponents", "cell")  # of a layer in a file: only if they are not at their defaults
+_LATER = ("x_exponents", "cell", "activation")  # of a layer in a file: only if they are not at their defaults
 _WIDTHS = ("weight_bits", "activation_bits", "cell_bits", "accumulator_bits")
 
 
@@ -59,8 +65,9 @@ class Formats(NamedTuple):
 
     Attributes
     ----------
-    accumulator_fraction : fraction bits of the sums of i, f, g, o, or of r, z, n_x, n_h.
-    argument_fraction : fraction bits of their table arguments, and so of their biases.
+    accumulator_fraction : fraction bits of the sums of i, f, g, o, or of r, z, n_x, n_h, or of a dense layer's.
+    argument_fraction : fraction bits of their table arguments, and so of their biases; of a dense layer without a
+        table, those of y.
     gate_shift : right shifts from the sums to the arguments.
     cell_fraction : fraction bits of c; of h of a GRU.
     cell_argument_shift : right shift of ``c << cell_argument_left`` to an argument of the tanh table.
@@ -68,7 +75,7 @@ class Formats(NamedTuple):
     peephole_fraction : fraction bits of the peepholes.
     output_shift : right shift of the projection's sums to y; None without projection.
 
-    The shifts of c and the formats of peepholes are 0 for a GRU.
+    The shifts of c and the formats of peepholes are 0 for a GRU, and for a dense layer that of c too.
     """
 
     accumulator_fraction: tuple[int, ...]
@@ -93,7 +100,7 @@ def argument_fraction(config: Config, table_range: int) -> int:
 
 def sigmoid(x: ArrayLike) -> Float64Array:
     """The logistic function, without overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, np.float64)))
+    return activate("sigmoid", np.asarray(x, np.float64))
 
 
 def activation_table(function: str, table_range: int, config: Config, samples: int | None = None,
@@ -141,19 +148,21 @@ def _integers(owner: str, tensor: str, value: ArrayLike) -> IntArray:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class QuantizedLayer(LayerTensors):
     """One layer's integers and binary points. Sizes: gates G, inputs I, cells H, outputs P; gate order i, f, g, o of an
-    LSTM, and r, z, n of a GRU.
+    LSTM, and r, z, n of a GRU. A dense layer has one, y.
 
     The machine has four sums for each cell, its *accumulators*. A GRU has the two products of n in two of them: n_x
-    and n_h.
+    and n_h. A dense layer has one for each output.
 
     Attributes
     ----------
     w_x : int16 or int32 (G, H, I); w_r : (G, H, P)
-        Gate weights, symmetric in ``weight_bits``, at ``w_x_fraction[gate]`` and ``w_r_fraction[gate]``.
+        Gate weights, symmetric in ``weight_bits``, at ``w_x_fraction[gate]`` and ``w_r_fraction[gate]``. A dense layer
+        has no w_r: (1, P, 0).
     bias : int32 (G, H)
-        At the fraction of the gate's table argument, in ``argument_bits``.
+        At the fraction of the gate's table argument, in ``argument_bits``; of a dense layer without a table, at that of
+        y.
     cell : str
-        ``"lstm"``, or ``"gru"`` with reset after the product.
+        ``"lstm"``, ``"gru"`` with reset after the product, or ``"dense"``.
     bias_rn : int32 (H,), only of a GRU
         The recurrent bias of n, in the format of its bias.
     peephole : int32 (3, H), optional
@@ -166,13 +175,16 @@ class QuantizedLayer(LayerTensors):
         Input i comes in as ``x[i] * 2**x_exponents[i]``, and column i of ``w_x`` is divided by the same power. Only the
         first layer has them.
     w_x_fraction, w_r_fraction : G ints; w_ym_fraction : int or None
-        Binary point of each matrix.
+        Binary point of each matrix. A dense layer has no ``w_r_fraction`` and no ``align_r``: ().
     align_x, align_r : G ints
         Left shift of the weights that brings both products of a gate to one fraction.
     cell_select, peephole_select : int
-        See `Formats`: ``cell_fraction_max - cell_select``, ``peephole_shift_base + peephole_select``. 0 of a GRU.
+        See `Formats`: ``cell_fraction_max - cell_select``, ``peephole_shift_base + peephole_select``. 0 of a GRU and of
+        a dense layer.
     g_activation : str
         ``"tanh"`` or ``"sigmoid"``.
+    activation : str
+        Of a dense layer, as of `Layer`.
 
     Raises
     ------
@@ -182,7 +194,7 @@ class QuantizedLayer(LayerTensors):
 
     name: str
     w_x: IntArray
-    w_r: IntArray
+    w_r: IntArray = cast(IntArray, None)
     bias: IntArray
     peephole: IntArray | None = None
     w_ym: IntArray | None = None
@@ -199,6 +211,7 @@ class QuantizedLayer(LayerTensors):
     x_exponents: tuple[int, ...] = ()
     cell: str = LSTM.name
     bias_rn: IntArray | None = None
+    activation: str = "none"
 
     def __post_init__(self) -> None:
         self._check(_integers, QuantizeError)
@@ -208,23 +221,31 @@ class QuantizedLayer(LayerTensors):
                                 f"{len(self.x_exponents)}")
         for field in ("w_x_fraction", "w_r_fraction", "align_x", "align_r"):
             object.__setattr__(self, field, tuple(int(n) for n in getattr(self, field)))
-            if len(getattr(self, field)) != len(self.gates):
-                raise QuantizeError(f"{self._owner} {field}: expected one for each of {', '.join(self.gates)}, "
-                                    f"found {getattr(self, field)}")
+            of_none = self.kind is DENSE and field in ("w_r_fraction", "align_r")
+            if len(getattr(self, field)) != (0 if of_none else len(self.gates)):
+                wanted = "none" if of_none else f"one for each of {', '.join(self.gates)}"
+                raise QuantizeError(f"{self._owner} {field}: expected {wanted}, found {getattr(self, field)}")
         if (self.w_ym is None) != (self.w_ym_fraction is None):
             raise QuantizeError(f"{self._owner} w_ym and w_ym_fraction come together or not at all")
 
     @property
     def accumulators(self) -> tuple[str, ...]:
-        """The names of a cell's four sums."""
+        """The names of a cell's four sums; a dense layer has one."""
         return ("r", "z", "n_x", "n_h") if self.kind is GRU else self.gates
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the rows of a cell's accumulators are interleaved: all but those of a dense layer."""
+        return self.kind is not DENSE
 
     def by_accumulator(self, field: str) -> Any:
         """``w_x``, ``w_r``, ``bias``, ``align_x`` or ``align_r`` with four rows, one for each of `accumulators`.
 
-        Zeros stand for what an accumulator has not.
+        Zeros stand for what an accumulator has not. The ``w_x`` of a dense layer is (P, I).
         """
         value = getattr(self, field)
+        if self.kind is DENSE:
+            return value[0] if field == "w_x" else (*value, 0, 0, 0) if field == "align_x" else value
         if self.kind is not GRU:
             return value
         if field == "bias":
@@ -238,7 +259,10 @@ class QuantizedLayer(LayerTensors):
         return GRU_PLACES[field[-1]] if self.kind is GRU else list(range(len(self.gates)))
 
     def row_sums(self) -> Int64Array:
-        """Summed magnitudes (4, H) of each row's weights as they meet the accumulators, aligned."""
+        """Summed magnitudes (4, H) of each row's weights as they meet the accumulators, aligned; (1, P) of a dense
+        layer."""
+        if self.kind is DENSE:
+            return _row_sums(self.w_x) << self.align_x[0]
         sums: Int64Array = np.zeros((4, self.cells), np.int64)
         for weights, aligns in (("w_x", "align_x"), ("w_r", "align_r")):
             of_gates = _row_sums(getattr(self, weights)) << np.reshape(getattr(self, aligns), (-1, 1))
@@ -406,7 +430,7 @@ class QuantizedModel:
                 if getattr(layer, tensor) is not None:
                     arrays[f"layer{number}.{tensor}"] = getattr(layer, tensor)
         if self.head is not None:
-            arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
+            arrays.update(self.head.arrays())
         with replacing(path) as file:
             np.savez(file, **cast(Any, arrays))
 
@@ -451,10 +475,7 @@ class QuantizedModel:
             keys = {tensor: f"layer{number}.{tensor}" for tensor in TENSORS}
             fields |= {tensor: arrays[key] for tensor, key in keys.items() if key in arrays}
             layers.append(QuantizedLayer(**fields))
-        head = None
-        if "head.weight" in arrays:
-            head = Dense(weight=arrays["head.weight"], bias=arrays["head.bias"])
-        return cls(layers=tuple(layers), name=manifest["name"], head=head,
+        return cls(layers=tuple(layers), name=manifest["name"], head=Dense.from_arrays(arrays),
                    config=Config(**manifest["config"]),
                    sigmoid_range=manifest["sigmoid_range"], tanh_range=manifest["tanh_range"],
                    sigmoid_table=arrays["sigmoid_table"], tanh_table=arrays["tanh_table"],
@@ -464,7 +485,7 @@ class QuantizedModel:
 
 def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
     def real(values: IntArray | None, *fractions: int | None) -> Float64Array | None:
-        if values is None:
+        if values is None or not fractions:
             return None
         scales = np.reshape([-(fraction or 0) for fraction in fractions], (-1, *[1] * (values.ndim - 1)))
         return np.ldexp(values.astype(np.float64), scales)
@@ -476,7 +497,8 @@ def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
         "peephole": real(layer.peephole, formats.peephole_fraction), "w_ym": real(layer.w_ym, layer.w_ym_fraction)}
     if layer.x_exponents:
         real_arrays["w_x"] = np.ldexp(real_arrays["w_x"], layer.x_exponents)
-    return Layer(name=layer.name, g_activation=layer.g_activation, cell=layer.cell, **real_arrays)
+    return Layer(name=layer.name, g_activation=layer.g_activation, cell=layer.cell, activation=layer.activation,
+                 **real_arrays)
 
 
 def derived_formats(layer: QuantizedLayer, config: Config, sigmoid_range: int, tanh_range: int) -> Formats:
@@ -489,6 +511,9 @@ def derived_formats(layer: QuantizedLayer, config: Config, sigmoid_range: int, t
         arguments = (of_sigmoid, of_sigmoid, of_tanh, of_tanh)
         return Formats(sums, arguments, tuple(s - a for s, a in zip(sums, arguments, strict=True)),
                        config.hidden_fraction, 0, 0, 0, None)
+    if layer.kind is DENSE:
+        argument = {"sigmoid": of_sigmoid, "tanh": of_tanh}.get(layer.activation, layer.y_fraction)
+        return Formats(sums, (argument,), (sums[0] - argument,), 0, 0, 0, 0, None)
     of_g = of_tanh if layer.g_activation == "tanh" else of_sigmoid
     arguments = (of_sigmoid, of_sigmoid, of_g, of_sigmoid)
     cell_fraction = config.cell_fraction_max - layer.cell_select
@@ -517,7 +542,7 @@ def _check_in(owner: str, name: str, value: int, allowed: range) -> None:
 def _check_values(layer: QuantizedLayer, config: Config) -> None:
     owner = f"layer {layer.name!r}"
     for tensor in ("w_x", "w_r", "w_ym"):
-        if getattr(layer, tensor) is not None:
+        if tensor in layer.kind.tensors and getattr(layer, tensor) is not None:
             _check_width(owner, tensor, getattr(layer, tensor), config.weight_bits, symmetric=True)
     _check_width(owner, "bias", layer.bias, config.argument_bits)
     if layer.bias_rn is not None:
@@ -531,9 +556,15 @@ def unsupported(kind: CellKind, reset_after: bool = True, config: Config | None 
     if not reset_after:
         return ("no machine computes a GRU with the reset before the product. Run the layer on the host, or train it "
                 "with the reset after the product")
-    if kind is GRU and config is not None and not config.gru:
-        return f"a GRU, but config {config.name!r} has cells {config.cells!r}. Take a machine with cells 'lstm+gru'"
+    if config is not None and ((kind is GRU and not config.gru) or (kind is DENSE and not config.dense)):
+        return (f"{kind.a_title}, but config {config.name!r} has cells {config.cells!r}. Take a machine with cells "
+                f"{cells_with(config.cells, kind)!r}")
     return None
+
+
+def cells_with(cells: str, kind: CellKind) -> str:
+    """The ``cells`` of a machine that has layers of a kind too."""
+    return "+".join(name for name in CELLS if name in (*cells.split("+"), kind.name))
 
 
 def check_cells(layers: Sequence[LayerTensors], config: Config) -> None:
@@ -542,7 +573,7 @@ def check_cells(layers: Sequence[LayerTensors], config: Config) -> None:
     Raises
     ------
     QuantizeError
-        A layer is a GRU that the machine cannot compute.
+        A layer is of a kind that the machine cannot compute.
     """
     for layer in layers:
         problem = unsupported(layer.kind, layer.reset_after, config)
@@ -554,6 +585,8 @@ def _check_formats(layer: QuantizedLayer, formats: Formats, config: Config) -> N
     owner = f"layer {layer.name!r}"
     for number, gate in enumerate(layer.gates):
         _check_in(owner, f"align_x[{gate}]", layer.align_x[number], range(1 << config.align_bits))
+        if layer.kind is DENSE:
+            continue
         _check_in(owner, f"align_r[{gate}]", layer.align_r[number], range(1 << config.align_bits))
         of_x = formats.accumulator_fraction[number]
         of_r = layer.w_r_fraction[number] + layer.align_r[number] + layer.y_fraction
@@ -564,14 +597,15 @@ def _check_formats(layer: QuantizedLayer, formats: Formats, config: Config) -> N
         _check_in(owner, f"gate_shift[{gate}]", shift, SHIFTS)
     for name in ("cell_select", "peephole_select"):
         select = getattr(layer, name)
-        if layer.kind is GRU and select:
-            raise QuantizeError(f"{owner} {name} must be 0 of a GRU, not {select}")
+        if layer.kind is not LSTM and select:
+            raise QuantizeError(f"{owner} {name} must be 0 of {layer.kind.a_title}, not {select}")
         _check_in(owner, name, select, SELECTS)
     _check_in(owner, "cell_argument_shift", formats.cell_argument_shift, SHIFTS)
     if formats.output_shift is not None:
         _check_in(owner, "output_shift", formats.output_shift, SHIFTS)
-    elif layer.y_fraction != m_fraction(config):
-        raise QuantizeError(f"{owner} y_fraction must be {m_fraction(config)} without projection, "
+    elif layer.y_fraction != m_fraction(config) and (layer.kind is not DENSE or layer.activation in TABLES):
+        what = "without projection" if layer.kind is not DENSE else f"with {layer.activation}"
+        raise QuantizeError(f"{owner} y_fraction must be {m_fraction(config)} {what}, "
                             f"not {layer.y_fraction}")
 
 

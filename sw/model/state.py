@@ -15,7 +15,8 @@ __all__ = ["ChannelState", "LayerState", "State", "initial_state", "zero_state"]
 
 
 class LayerState(NamedTuple):
-    """The state of one layer: ``c`` (B, H) and ``y`` (B, P). For a GRU, both are h; a machine keeps more bits in c."""
+    """The state of one layer: ``c`` (B, H) and ``y`` (B, P). For a GRU, both are h; a machine keeps more bits in c.
+    A dense layer keeps nothing: (B, 0) both."""
 
     c: Float64Array
     y: Float64Array
@@ -34,7 +35,7 @@ class ChannelState(NamedTuple):
 
 def zero_state(layer: Layer, voices: int) -> LayerState:
     """A layer's state before the first step."""
-    return LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.outputs)))
+    return LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.feedback)))
 
 
 def initial_state(model: Model, voices: int) -> list[LayerState]:

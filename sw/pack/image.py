@@ -22,11 +22,11 @@ from openese.output import replacing, replacing_folder
 from openese.rtl.config import Config
 from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, Lines, Section
 from openese.sw.model.arrays import Int64Array, IntArray
-from openese.sw.model.layers import CELLS, GRU, LSTM
+from openese.sw.model.layers import CELLS, DENSE, GRU, LSTM
 from openese.sw.model.quantized import GRU_PLACES, QuantizedLayer, QuantizedModel, QuantizeError, weight_type
 from openese.sw.pack.encode import EncodedMatrix, EncodeError, decode
 from openese.sw.pack.manifest import FIELDS, LAYER_FORMATS, ManifestError, check_manifest, read_config, read_json
-from openese.sw.pack.schedule import Schedule, instruction_words
+from openese.sw.pack.schedule import Schedule, cell_rows, instruction_words
 
 __all__ = ["Image", "ImageFormatError", "pack", "read", "write_memory_files"]
 
@@ -202,9 +202,14 @@ def _parameters(plans: Sequence[Schedule]) -> Int64Array:
     """Pairs of bias and peephole. A line is a cell row, gate and PE row of a slice; it has the pairs of all slices."""
     config = plans[0].config
     placed = [one for plan in plans for one in zip(plan.model.layers, plan.places, strict=True)]
-    rows = max(place.cells + place.rows for _, place in placed)
+    rows = max(place.cells + cell_rows(layer, config) for layer, place in placed)
     pairs = np.zeros((rows, 4, config.row_pes), np.int64)
     for layer, place in placed:
+        if layer.kind is DENSE:
+            # Four rows take the places of the gates of a cell row.
+            flat = pairs[place.cells:].reshape(-1)
+            flat[:layer.outputs] = _unsigned(layer.bias[0], config.argument_bits)
+            continue
         bias = np.zeros((4, place.rows * config.row_pes), np.int64)
         peephole = np.zeros_like(bias)
         bias[:, :layer.cells] = layer.by_accumulator("bias")
@@ -245,6 +250,8 @@ def _part(plan: Schedule) -> dict[str, Any]:
             fields["x_exponents"] = layer.x_exponents
         if layer.kind is not LSTM:
             fields["cell"] = layer.cell
+        if layer.kind is DENSE:
+            fields["activation"] = layer.activation
         layers.append(fields | sizes | {"cell_base": place.cells, "m_line": place.m_line, "y_line": place.y_line})
     operations = [{
         "layer": operation.layer, "matrix": operation.matrix, "part": operation.part,
@@ -387,6 +394,8 @@ class _Unpacker:
 
     def _layer(self, number: int, fields: dict[str, Any], pairs: Int64Array) -> QuantizedLayer:
         config = self._config
+        if fields.get("cell") == DENSE.name:
+            return self._dense(number, fields, pairs)
         cells = fields["cells"]
         rows = -(-cells // config.row_pes)
         pair = pairs[fields["cell_base"]:fields["cell_base"] + rows].transpose(1, 0, 2).reshape(4, -1)[:, :cells]
@@ -407,6 +416,14 @@ class _Unpacker:
         return QuantizedLayer(bias=bias, peephole=peephole if fields["peephole"] else None,
                               w_x=matrices["w_x"], w_r=matrices["w_r"], w_ym=matrices.get("w_ym"),
                               x_exponents=tuple(fields.get("x_exponents", ())), cell=kind.name, bias_rn=bias_rn,
+                              **{name: fields[name] for name in LAYER_FORMATS})
+
+    def _dense(self, number: int, fields: dict[str, Any], pairs: Int64Array) -> QuantizedLayer:
+        flat = pairs[fields["cell_base"]:].reshape(-1)[:fields["outputs"]]
+        bias = _signed(flat & ((1 << self._config.argument_bits) - 1), self._config.argument_bits)
+        return QuantizedLayer(bias=bias[None], cell=DENSE.name, activation=fields["activation"],
+                              w_x=self._matrix(number, "w_x", (fields["outputs"], fields["inputs"]))[None],
+                              x_exponents=tuple(fields.get("x_exponents", ())),
                               **{name: fields[name] for name in LAYER_FORMATS})
 
     def _matrix(self, layer: int, name: str, shape: tuple[int, ...]) -> IntArray:

@@ -12,7 +12,8 @@ from typing import Any
 
 from openese.rtl.config import LATER_FIELDS, Config
 from openese.rtl.loader import Section
-from openese.sw.model.layers import GRU
+from openese.rtl.program import ACTIVATIONS
+from openese.sw.model.layers import DENSE, GRU, LSTM, CellKind
 
 __all__ = ["FIELDS", "LAYER_FORMATS", "ManifestError", "check_manifest", "dense_limit", "read_config", "read_json"]
 
@@ -69,7 +70,7 @@ def read_config(manifest: Mapping[str, Any]) -> Config:
         It is not valid.
     """
     fields = _object("config", manifest.get("config"))
-    later = {name: 1 for name in LATER_FIELDS} | fields
+    later = dict.fromkeys(LATER_FIELDS) | fields
     _object("config", later, {field.name for field in dataclasses.fields(Config)})
     try:
         return Config(**fields)
@@ -151,10 +152,13 @@ def _check_model(where: str, part: Mapping[str, Any], config: Config) -> None:
 def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, config: Config) -> None:
     sizes, places = ("inputs", "cells", "outputs"), ("cell_base", "m_line", "y_line")
     scaled = {"x_exponents"} if before is None and isinstance(layer, dict) and "x_exponents" in layer else set()
-    cell = {"cell"} if config.gru and isinstance(layer, dict) and "cell" in layer else set()
-    _object(where, layer, {*LAYER_FORMATS, *sizes, *places, "peephole", "projection", *scaled, *cell})
-    if cell:
-        _check_gru(where, layer)
+    others = {kind.name: kind for kind, there in ((GRU, config.gru), (DENSE, config.dense)) if there}
+    cell = {"cell"} if others and isinstance(layer, dict) and "cell" in layer else set()
+    kind = _kind(where, layer, others) if cell else LSTM
+    of_kind = {"activation"} if kind is DENSE else set()
+    _object(where, layer, {*LAYER_FORMATS, *sizes, *places, "peephole", "projection", *scaled, *cell, *of_kind})
+    if kind is not LSTM:
+        _check_other(where, layer, kind)
     _text(f"{where}.name", layer["name"])
     if layer["g_activation"] not in ("tanh", "sigmoid"):
         raise ManifestError(f"{where}.g_activation must be tanh or sigmoid, not {layer['g_activation']!r}")
@@ -167,7 +171,11 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
         raise ManifestError(f"{where}.w_ym_fraction must be null without projection, not {layer['w_ym_fraction']!r}")
     for name, low, high in (("w_x_fraction", -_FRACTION, _FRACTION), ("w_r_fraction", -_FRACTION, _FRACTION),
                             ("align_x", 0, (1 << config.align_bits) - 1), ("align_r", 0, (1 << config.align_bits) - 1)):
-        if len(_list(f"{where}.{name}", layer[name])) != (len(GRU.gates) if cell else 4):
+        if kind is DENSE and name in ("w_r_fraction", "align_r"):
+            if layer[name] != []:
+                raise ManifestError(f"{where}.{name} must be [] of a dense layer, not {_shown(layer[name])}")
+            continue
+        if len(_list(f"{where}.{name}", layer[name])) != len(kind.gates):
             raise ManifestError(f"{where}.{name} must have one number for each gate, not {len(layer[name])}")
         for gate, value in enumerate(layer[name]):
             _whole(f"{where}.{name}[{gate}]", value, low, high)
@@ -175,7 +183,7 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
         _whole(f"{where}.{name}", layer[name], 0, 7)
     for name in ("inputs", "outputs"):
         _whole(f"{where}.{name}", layer[name], 1, config.vector_depth)
-    _whole(f"{where}.cells", layer["cells"], 1, config.cell_rows * config.row_pes)
+    _whole(f"{where}.cells", layer["cells"], *((0, 0) if kind is DENSE else (1, config.cell_rows * config.row_pes)))
     for name in scaled:
         if len(_list(f"{where}.{name}", layer[name])) != layer["inputs"]:
             raise ManifestError(f"{where}.{name} must have one number for each of {layer['inputs']} inputs, not "
@@ -185,21 +193,42 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
     if before is not None and layer["inputs"] != before["outputs"]:
         raise ManifestError(f"{where}.inputs must be the {before['outputs']} outputs of the layer before, "
                             f"not {layer['inputs']}")
-    if not layer["projection"] and layer["outputs"] != layer["cells"]:
+    if kind is not DENSE and not layer["projection"] and layer["outputs"] != layer["cells"]:
         raise ManifestError(f"{where}.outputs must be the {layer['cells']} cells without projection, "
                             f"not {layer['outputs']}")
-    _whole(f"{where}.cell_base", layer["cell_base"], 0, config.cell_rows - -(-layer["cells"] // config.row_pes))
+    _whole(f"{where}.cell_base", layer["cell_base"], 0, max(0, config.cell_rows - _cell_rows(layer, config)))
+    if _cell_rows(layer, config) > config.cell_rows:
+        raise ManifestError(f"{where}.outputs: the biases of {layer['outputs']} take {_cell_rows(layer, config)} cell "
+                            f"rows, there are {config.cell_rows}")
     for name, columns in (("m_line", layer["cells"]), ("y_line", layer["outputs"])):
         _whole(f"{where}.{name}", layer[name], 0, (config.vector_depth - columns) // config.groups)
 
 
-def _check_gru(where: str, layer: Mapping[str, Any]) -> None:
-    if layer["cell"] != GRU.name:
-        raise ManifestError(f"{where}.cell must be {GRU.name} where it is given, not {_shown(layer['cell'])}")
+def _kind(where: str, layer: Mapping[str, Any], kinds: Mapping[str, CellKind]) -> CellKind:
+    """The kind of a layer that is no LSTM, one of ``kinds``."""
+    if not isinstance(layer["cell"], str) or layer["cell"] not in kinds:
+        raise ManifestError(f"{where}.cell must be {' or '.join(kinds)} where it is given, not "
+                            f"{_shown(layer['cell'])}")
+    return kinds[layer["cell"]]
+
+
+def _check_other(where: str, layer: Mapping[str, Any], kind: CellKind) -> None:
+    """Check a layer that is no LSTM for what only those have."""
     for name, only in (("peephole", False), ("projection", False), ("cell_select", 0), ("peephole_select", 0),
                        ("g_activation", "tanh")):
         if layer[name] != only:
-            raise ManifestError(f"{where}.{name} must be {json.dumps(only)} of a GRU, not {_shown(layer[name])}")
+            raise ManifestError(f"{where}.{name} must be {json.dumps(only)} of {kind.a_title}, not "
+                                f"{_shown(layer[name])}")
+    if kind is DENSE and layer["activation"] not in ACTIVATIONS:
+        raise ManifestError(f"{where}.activation must be {', '.join(ACTIVATIONS[:-1])} or {ACTIVATIONS[-1]}, not "
+                            f"{_shown(layer['activation'])}")
+
+
+def _cell_rows(layer: Mapping[str, Any], config: Config) -> int:
+    """Cell rows that a layer takes."""
+    if layer.get("cell") == DENSE.name:
+        return -(-layer["outputs"] // (config.row_pes * config.dense_rows))
+    return int(-(-layer["cells"] // config.row_pes))
 
 
 def _check_banks(manifest: Mapping[str, Any], layers: list[Any], config: Config) -> None:
@@ -225,7 +254,7 @@ def _check_sections(layers: list[Any], config: Config, lines: Mapping[Section, i
         raise ManifestError(f"there are {lines[Section.ORDER]} lines of order, but {lines[Section.POINTERS]} of "
                             "pointers")
     of_row = 4 * config.rows_per_slice * config.parameter_bits // config.parameter_line_bits
-    rows = max(layer["cell_base"] + -(-layer["cells"] // config.row_pes) for layer in layers)
+    rows = max(layer["cell_base"] + _cell_rows(layer, config) for layer in layers)
     if lines[Section.PARAMETERS] != rows * of_row:
         raise ManifestError(f"{rows} rows of cells have {rows * of_row} lines of parameters, not "
                             f"{lines[Section.PARAMETERS]}")
@@ -239,7 +268,8 @@ def _check_operations(within: str, operations: list[Any], layers: list[Any], lin
     counts = ("part", "entries_min", "entries_max", "nonzeros", "padding")
     columns: dict[tuple[int, str], int] = {
         (number, name): layer["cells" if name == "w_ym" else "inputs" if name == "w_x" else "outputs"]
-        for number, layer in enumerate(layers) for name in _MATRICES if name != "w_ym" or layer["projection"]}
+        for number, layer in enumerate(layers) for name in _MATRICES
+        if (name != "w_ym" or layer["projection"]) and (name != "w_r" or layer.get("cell") != DENSE.name)}
     found: dict[tuple[int, str], list[tuple[int, int, str]]] = {key: [] for key in columns}
     weights = lines.get(Section.WEIGHTS, lines.get(Section.STREAM, 0))
     for number, operation in enumerate(operations):
@@ -283,6 +313,8 @@ def _dense(layer: Mapping[str, Any], config: Config) -> int:
         return columns * (stacked * padded * (2 if config.weight_bits <= 16 else 4) + 8 * config.pes)
 
     cells, outputs = layer["cells"], layer["outputs"]
+    if layer.get("cell") == DENSE.name:
+        return of(1, outputs, layer["inputs"])
     return of(4, cells, layer["inputs"] + outputs) + (of(1, outputs, cells) if layer["projection"] else 0)
 
 

@@ -15,6 +15,10 @@ If the next frame is late, the array multiplies W_r y(t) of all layers before it
 left between the frame and its answer, and it follows the beats of the frame. Each layer has accumulators of its own
 for this. Where they or the program do not fit, or would slow the steps, two banks for all layers alternate, and W_r is
 multiplied after the frame has come.
+
+Dense layers behind the last recurrent one, the *pivot*, are computed like projections, each with accumulators of its
+own, while the array multiplies the next frame. Other dense layers take the place of a layer's cells. In a network of
+dense layers the first is the pivot.
 """
 
 import math
@@ -26,16 +30,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openese.rtl.config import PRESETS, Config
-from openese.rtl.program import Instruction, Opcode, Source, Take, When
+from openese.rtl.program import ACTIVATIONS, Instruction, Opcode, Source, Take, When
 from openese.rtl.spmv import SpMV
 from openese.rtl.weight_stream import LINE_BITS
 from openese.sw.model.arrays import Int64Array
-from openese.sw.model.layers import GRU
-from openese.sw.model.quantized import QuantizedModel
+from openese.sw.model.layers import DENSE, GRU
+from openese.sw.model.quantized import QuantizedLayer, QuantizedModel
 from openese.sw.pack.encode import EncodedMatrix, encode, entries, order_window
 from openese.sw.pack.level import level
 
-__all__ = ["CapacityError", "Operation", "Schedule", "schedule"]
+__all__ = ["CapacityError", "Operation", "Schedule", "cell_rows", "pivot", "schedule"]
 
 
 class CapacityError(ValueError):
@@ -84,7 +88,7 @@ class Operation:
 class LayerPlace:
     """The places of a layer's state and vectors: rows of the cell memory, lines of the vector memory.
 
-    ``y_line`` is that of the first bank of voices.
+    ``y_line`` is that of the first bank of voices. ``rows`` of a dense layer are those of its outputs.
     """
 
     cells: int
@@ -138,6 +142,18 @@ def _rows(size: int, config: Config) -> int:
     return -(-size // config.row_pes)
 
 
+def pivot(model: QuantizedModel) -> int:
+    """The number of the last layer before the dense ones that are computed like projections."""
+    return max((number for number, layer in enumerate(model.layers) if layer.kind is not DENSE), default=0)
+
+
+def cell_rows(layer: QuantizedLayer, config: Config) -> int:
+    """Cell rows that a layer takes: for its states, and for its biases, or for the biases alone of a dense layer."""
+    if layer.kind is DENSE:
+        return -(-_rows(layer.outputs, config) // config.dense_rows)
+    return _rows(layer.cells, config)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
     """A way to use the accumulators.
@@ -151,7 +167,7 @@ class _Layout:
     gate_phases, output_phases : int
         Phases of gates and projections.
     time : float
-        Estimated cycles of a step.
+        Estimated cycles of a step with the fastest phases.
     """
 
     ahead: bool
@@ -198,7 +214,7 @@ class _Memory:
                             "short)" for name, need in short.items())
         fitting = [preset.name for preset in PRESETS.values() if self._scaled(preset)]
         sets = [f"{name}={getattr(self.config, name)}" for name, has in (("models", self.config.models > 1),
-                                                                         ("cells", self.config.gru)) if has]
+                                                                         ("cells", self.config.cells != "lstm")) if has]
         having = f" with {' and '.join(sets)}" if sets else ""
         advice = f"; preset {' or '.join(fitting)}{having} should hold it" if fitting else "; no preset holds it"
         raise CapacityError(f"{who} does not fit config {self.config.name!r}: needs {details}{advice}", self.needs)
@@ -220,10 +236,15 @@ SAMPLE = 256
 
 #: How much longer a step may be for the sake of W_r being multiplied before a late frame.
 SLOWER = 1.001
+#: How much longer the estimate of a step may then be for the sake of phases that suit a frame at rest.
+REST_SLOWER = 1.02
+
+#: Cycles from the first drain of an element-wise part to its first line, about.
+_FIRST_LINE = 60
 
 
-def _hazards(encoded: EncodedMatrix, config: Config) -> list[float]:
-    """Cycles that a PE waits for its own accumulators in one pass, for 1 to `PHASES` phases.
+def _hazards(encoded: EncodedMatrix, config: Config) -> list[NDArray[np.float64]]:
+    """Cycles that each PE waits for its own accumulators in one pass, for 1 to `PHASES` phases.
 
     An entry waits for an earlier entry of the same row and phase that is less than `SpMV.latency` entries back.
     """
@@ -237,7 +258,7 @@ def _hazards(encoded: EncodedMatrix, config: Config) -> list[float]:
             place = np.where(token > 0, listed.row * phases + token % phases, -listed.line - 1)
             same = (place[distance:] == place[:-distance]) & (listed.pe[distance:] == listed.pe[:-distance])
             waits[distance:][same] = SpMV.latency - distance
-        result.append(float(waits.sum()) / config.pes * len(encoded.counts) / max(1, len(sample.counts)))
+        result.append(np.bincount(listed.pe, waits, config.pes) * len(encoded.counts) / max(1, len(sample.counts)))
     return result
 
 
@@ -295,7 +316,7 @@ class _Encoder:
         self._balance = balance
         self._encoded: dict[tuple[int, str, int, int], EncodedMatrix] = {}
         self._levelled: dict[EncodedMatrix, EncodedMatrix] = {}
-        self._hazards: dict[EncodedMatrix, list[float]] = {}
+        self._hazards: dict[EncodedMatrix, list[NDArray[np.float64]]] = {}
 
     def encode(self, layer: int, name: str, columns: Int64Array) -> EncodedMatrix:
         """Encode consecutive columns of a matrix."""
@@ -311,7 +332,7 @@ class _Encoder:
             self._levelled[encoded] = level(encoded, self._config)
         return self._levelled[encoded]
 
-    def hazards(self, encoded: EncodedMatrix) -> list[float]:
+    def hazards(self, encoded: EncodedMatrix) -> list[NDArray[np.float64]]:
         """`_hazards` of an encoded matrix."""
         if encoded not in self._hazards:
             self._hazards[encoded] = _hazards(encoded, self._config)
@@ -329,14 +350,16 @@ class _Scheduler:
         self._memory = memory or _Memory(config=config)
         self._operations: list[Operation] = []
         self._instructions: list[dict[str, Any]] = []
+        self._pivot = pivot(model)
+        self._tails = range(self._pivot + 1, len(model.layers))
 
     def build(self) -> Schedule:
         model, memory, config = self._model, self._memory, self._config
         self._inputs = [memory.lines(model.inputs) for _ in range(2)]
         self._m_lines = self._place_m()
+        begin = memory.needs["vector_depth"]
         self._y_lines = self._place_y()
-        columns_of_y = memory.needs["vector_depth"] - self._y_lines[0] * config.groups
-        self._banks, self._bank_lines = memory.place_banks(columns_of_y)
+        self._banks, self._bank_lines = memory.place_banks(memory.needs["vector_depth"] - begin)
         self._store_layers()
         for layout in self._layouts():
             self._accumulators(layout)
@@ -350,30 +373,45 @@ class _Scheduler:
                         streamed=self._streamed, banks=self._banks, bank_lines=self._bank_lines)
 
     def _place_m(self) -> list[int | None]:
-        """Place the m of all layers: by layer its first line, or None if y is m."""
+        """Place the m of all layers, and the y that is neither kept nor sent, which lies beside m: by layer its first
+        line, or None if it has no such vector."""
         config = self._config
-        return [None if layer.w_ym is None else self._memory.lines(_rows(layer.cells, config) * config.row_pes)
-                for layer in self._model.layers]
+        sizes = [layer.cells if layer.w_ym is not None else 0 if self._holds_y(number) else layer.outputs
+                 for number, layer in enumerate(self._model.layers)]
+        return [self._memory.lines(_rows(size, config) * config.row_pes) if size else None for size in sizes]
 
     def _place_y(self) -> list[int]:
         """Place the y of all layers, side by side."""
-        config = self._config
-        return [self._memory.lines(_rows(layer.outputs, config) * config.row_pes) for layer in self._model.layers]
+        config, lines = self._config, []
+        for number, (layer, line) in enumerate(zip(self._model.layers, self._m_lines, strict=True)):
+            if line is None or self._holds_y(number):
+                line = self._memory.lines(_rows(layer.outputs, config) * config.row_pes)
+            lines.append(line)
+        return lines
+
+    def _holds_y(self, number: int) -> bool:
+        """Whether every bank has the y of a layer: it is kept or sent."""
+        return self._model.layers[number].kind is not DENSE or number == len(self._model.layers) - 1
 
     def _store_layers(self) -> None:
         """Place the cells of all layers, and their matrices."""
         config, memory, layers = self._config, self._memory, self._model.layers
-        rows = [_rows(layer.cells, config) for layer in layers]
         self._places = [
-            LayerPlace(cells=memory.take("cell_rows", count), rows=count, output_rows=_rows(layer.outputs, config),
+            LayerPlace(cells=memory.take("cell_rows", cell_rows(layer, config)),
+                       rows=_rows(layer.w_x.shape[1], config), output_rows=_rows(layer.outputs, config),
                        m_line=y_line if m_line is None else m_line, y_line=y_line)
-            for layer, count, m_line, y_line in zip(layers, rows, self._m_lines, self._y_lines, strict=True)]
+            for layer, m_line, y_line in zip(layers, self._m_lines, self._y_lines, strict=True)]
         self._stored = [self._store(number) for number in range(len(layers))]
         self._output_rows = max(place.output_rows * ("w_ym" in stored)
                                 for place, stored in zip(self._places, self._stored, strict=True))
+        self._tail_rows = sum(self._sums(number) for number in self._tails)
+
+    def _sums(self, number: int) -> int:
+        """Accumulator rows of a layer, for one phase and without those of its projection."""
+        return len(self._model.layers[number].accumulators) * self._places[number].rows
 
     def _accumulators(self, layout: _Layout) -> None:
-        """Place the gate rows, then the rows of the largest projection."""
+        """Place the gate rows, then the rows of the largest projection, then those of dense layers behind the pivot."""
         memory, phases = self._memory, layout.gate_phases
         memory.needs["accumulator_rows"] = 0
         self._layout = layout
@@ -381,33 +419,58 @@ class _Scheduler:
         self._gates = [(memory.take("accumulator_rows", banks * rows * phases), (banks - 1) * rows * phases, rows)
                        for rows, banks in layout.banks]
         if not layout.ahead:
-            self._gates *= len(self._places)
+            self._gates *= self._pivot + 1
         self._output_base = memory.take("accumulator_rows", self._output_rows * layout.output_phases)
+        self._tail_bases = [memory.take("accumulator_rows", self._sums(number) * layout.output_phases)
+                            for number in self._tails]
 
     def _layouts(self) -> Iterator[_Layout]:
         """The ways to use the accumulators, the best first; the last one is for any model."""
-        rows = [4 * place.rows for place in self._places]
+        rows = [self._sums(number) for number in range(self._pivot + 1)]
         plain = self._layout_of(False, ((max(rows), 2),))
-        # A layer's y follows the rows that are drained, unless there is a projection between them.
-        alternates = len(rows) == 1 or "w_ym" not in self._stored[-1]
+        # A layer's y follows the rows that are drained, unless there is a projection or a dense layer between them.
+        alternates = len(rows) == 1 or ("w_ym" not in self._stored[self._pivot] and not self._tails)
         ahead = self._layout_of(True, (*((size, 1) for size in rows[:-1]), (rows[-1], 1 + alternates)))
         if not self._streamed and ahead.time < math.inf and ahead.time <= SLOWER * plain.time:
             yield ahead
         yield plain
 
     def _layout_of(self, ahead: bool, banks: tuple[tuple[int, int], ...]) -> _Layout:
-        gates, outputs, time = self._choose_phases(sum(rows * count for rows, count in banks))
+        gates, outputs, time = self._choose_phases(sum(rows * count for rows, count in banks), ahead)
         return _Layout(ahead=ahead, banks=banks, gate_phases=gates, output_phases=outputs, time=time)
 
-    def _choose_phases(self, gate_rows: int) -> tuple[int, int, float]:
-        """The fastest numbers of phases of gates and projections.
+    def _choose_phases(self, gate_rows: int, ahead: bool) -> tuple[int, int, float]:
+        """The fastest numbers of phases of gates and projections; ``ahead``: those that suit a frame at rest, if a step
+        is nearly as fast.
 
-        ``gate_rows`` are those of all banks for one phase. Also returns the cycles of a step, infinite if none fits.
+        ``gate_rows`` are those of all banks for one phase. Also returns the cycles of the fastest step, infinite if
+        none fits.
         """
         times = {(gates, outputs): time for (gates, outputs), time in self._times().items()
-                 if gate_rows * gates + self._output_rows * outputs <= self._config.accumulator_rows}
-        gates, outputs = min(times, key=lambda phases: times[phases], default=(1, 1))
-        return gates, outputs, times.get((gates, outputs), math.inf)
+                 if gate_rows * gates + (self._output_rows + self._tail_rows) * outputs
+                 <= self._config.accumulator_rows}
+        fastest = min(times.values(), default=math.inf)
+        rests = {phases: (self._rest(*phases) if ahead else 0.0, time) for phases, time in times.items()
+                 if time <= (REST_SLOWER * fastest if ahead else fastest)}
+        gates, outputs = min(rests, key=lambda phases: rests[phases], default=(1, 1))
+        return gates, outputs, fastest
+
+    def _rest(self, gates: int, outputs: int) -> float:
+        """Estimated cycles of a frame at rest, whose W_r y is there, as far as they depend on the phases.
+
+        A layer's columns are multiplied from the first line of the layer below on, when most of its sums are drained.
+        The slowest PE decides.
+        """
+        def time(name: str, number: int, phases: int) -> float:
+            return sum(max(len(matrix.order), float((matrix.lengths + self._encoder.hazards(matrix)[phases - 1]).max()))
+                       for matrix in (operation.encoded for operation in self._stored[number].get(name, ())))
+
+        total = 0.0
+        for number in range(len(self._places)):
+            phases = gates if number <= self._pivot else outputs
+            total += time("w_x", number, phases) + max(_FIRST_LINE, self._sums(number) * phases)
+            total += time("w_ym", number, outputs)
+        return total
 
     def _times(self) -> dict[tuple[int, int], float]:
         """Estimated cycles of a step by the phases of gates and projections: more mean fewer hazards, but longer
@@ -418,19 +481,25 @@ class _Scheduler:
         def time(operations: Iterable[Operation], phases: int) -> float:
             matrices = [operation.encoded for operation in operations]
             return sum(max(len(matrix.order),
-                           float(matrix.lengths.mean()) + self._encoder.hazards(matrix)[phases - 1])
+                           float((matrix.lengths + self._encoder.hazards(matrix)[phases - 1]).mean()))
                        for matrix in matrices)
 
         def step(gates: int, outputs: int) -> float:
             total = 0.0
-            for number, place in enumerate(self._places):
-                following = (number + 1) % len(self._places)
+            lines = self._config.row_pes // self._config.groups
+            for number in self._tails:
+                rows = self._sums(number)
+                total += max(time(self._stored[number]["w_x"], outputs),
+                             rows * max(outputs * self._config.beats, lines)) + rows * outputs
+            for number, place in enumerate(self._places[:self._pivot + 1]):
+                following = (number + 1) % (self._pivot + 1)
                 projection = self._stored[number].get("w_ym", [])
                 early = [operation for operation, _ in self._early_operations(following)]
-                late = [operation for operation, _, _ in self._late_operations(following)]
-                lines = self._config.row_pes // self._config.groups
+                late = [*(operation for operation, _ in self._filling_operations(following)),
+                        *self._late_operations(following)]
                 # tanh c has no sums; a GRU has no tanh of its state.
-                operations = 4 * gates + (self._model.layers[number].kind is not GRU)
+                kind = self._model.layers[number].kind
+                operations = gates if kind is DENSE else 4 * gates + (kind is not GRU)
                 elementwise = place.rows * max(operations * self._config.beats, lines)
                 if projection:
                     last = min(1.0, window / max(1, len(projection[0].encoded.order))) * time(projection, outputs)
@@ -438,7 +507,7 @@ class _Scheduler:
                     total += max(elementwise + last, beside) + time(late, gates) + place.output_rows * outputs
                 else:
                     total += max(elementwise, time([*early, *late], gates))
-                total += 4 * place.rows * gates
+                total += self._sums(number) * gates
             return total
 
         return {(gates, outputs): step(gates, outputs)
@@ -449,12 +518,14 @@ class _Scheduler:
         layer = self._model.layers[number]
         early = self._early(number)
         stored = {}
-        matrices: dict[str, NDArray[Any]] = {"w_x": layer.w_x, "w_r": layer.w_r}
+        matrices: dict[str, NDArray[Any]] = {"w_x": layer.w_x}
+        if layer.feedback:
+            matrices["w_r"] = layer.w_r
         if layer.w_ym is not None:
             matrices["w_ym"] = layer.w_ym
         for name, matrix in matrices.items():
             columns = np.arange(matrix.shape[-1])
-            tail = self._tail(number, matrix) if name == early[-1] else 0
+            tail = self._tail(number, matrix) if name in early[-1:] else 0
             # A part begins in group 0. A matrix that follows y has one part, from the first line on.
             groups = self._config.groups
             split = np.split(columns, [(len(columns) - tail) // groups * groups]) if tail else [columns]
@@ -464,9 +535,10 @@ class _Scheduler:
 
     def _early(self, number: int) -> list[str]:
         """The matrices whose vectors are complete before the previous layer of the program ends."""
+        recurrent = ["w_r"] if self._model.layers[number].feedback else []
         if number:
-            return ["w_r"]
-        return ["w_x"] if len(self._model.layers) == 1 else ["w_x", "w_r"]
+            return recurrent
+        return ["w_x", *recurrent] if self._pivot else ["w_x"]
 
     def _tail(self, number: int, matrix: NDArray[Any]) -> int:
         """Columns that keep the array busy after the layer before, until its first y arrives.
@@ -478,7 +550,7 @@ class _Scheduler:
         output_rows = self._projected_before(number)
         if not output_rows or columns < 2 * config.groups:
             return 0
-        wait = (PHASES + 1) * config.beats + 60
+        wait = (PHASES + 1) * config.beats + _FIRST_LINE
         if len(self._early(number)) > 1:
             row = max(PHASES * config.beats, config.row_pes // config.groups)
             wait += (output_rows - 1) * row
@@ -487,7 +559,7 @@ class _Scheduler:
 
     def _projected_before(self, number: int) -> int:
         """Rows of y of the layer before in the program, or 0 if it has no projection."""
-        before = self._model.layers[number - 1]
+        before = self._model.layers[number - 1 if number else self._pivot]
         return 0 if before.w_ym is None else _rows(before.outputs, self._config)
 
     def _add(self, layer: int, name: str, part: int, columns: Int64Array) -> Operation:
@@ -513,10 +585,9 @@ class _Scheduler:
                                 f"streamed weights, a machine addresses {most}")
         return base
 
-    @property
-    def _banked(self) -> dict[str, int]:
-        """The fields of an instruction whose vector is y."""
-        return {"banked": 1} if self._config.banks > 1 else {}
+    def _banked(self, number: int) -> dict[str, int]:
+        """The fields of an instruction whose vector is the y of a layer."""
+        return {"banked": 1} if self._config.banks > 1 and self._holds_y(number) else {}
 
     def _emit(self, opcode: Opcode, **fields: Any) -> None:
         self._instructions.append({"opcode": opcode, **fields})
@@ -532,7 +603,7 @@ class _Scheduler:
             fields = {"source": Source.COMPUTED, "src_base": place.m_line + offset, "acc_base": self._output_base,
                       "phase_stride": self._output_rows, "phase_last": self._layout.output_phases - 1}
         else:
-            fields = {"gated": 1, **self._gate_fields(operation.layer)}
+            fields = {"gated": int(layer.stacked), **self._gate_fields(operation.layer)}
             if operation.matrix == "w_r":
                 fields |= {"source": Source.COMPUTED if ahead else Source.RECURRENT, "sent": int(ahead),
                            "src_base": place.y_line + offset, "align": layer.by_accumulator("align_r")}
@@ -543,8 +614,10 @@ class _Scheduler:
             else:
                 fields |= {"source": Source.INPUT, "src_base": self._inputs[0] + offset,
                            "dst_base": self._inputs[1] + offset, "align": layer.by_accumulator("align_x")}
-        if operation.matrix != "w_ym" and (operation.matrix == "w_r" or operation.layer):
-            fields |= self._banked
+        if operation.matrix == "w_r":
+            fields |= self._banked(operation.layer)
+        elif operation.matrix == "w_x" and operation.layer:
+            fields |= self._banked(operation.layer - 1)
         self._emit(Opcode.MULTIPLY, when=when, follow=int(follow), release=int(release),
                    count=len(operation.encoded.order), order_base=operation.order_base,
                    entry_base=operation.entry_base, **fields)
@@ -552,7 +625,10 @@ class _Scheduler:
             self._instructions[-1]["entry_lines"] = operation.encoded.lines
 
     def _gate_fields(self, number: int) -> dict[str, int]:
-        """The accumulators of a layer's gates."""
+        """The accumulators of a layer's gates, or of a dense layer."""
+        if number in self._tails:
+            return {"acc_base": self._tail_bases[number - self._tails[0]], "phase_stride": self._sums(number),
+                    "phase_last": self._layout.output_phases - 1}
         base, offset, stride = self._gates[number]
         return {"acc_base": base, "acc_offset": offset, "phase_stride": stride,
                 "phase_last": self._layout.gate_phases - 1}
@@ -564,15 +640,17 @@ class _Scheduler:
             for operation in parts[:1]:
                 yield operation, number == 0 and name == "w_x" and len(parts) == 1
 
-    def _late_operations(self, number: int) -> Iterator[tuple[Operation, bool, bool]]:
-        """The other operations: whether each follows y, and whether it is the last to read the frame."""
+    def _filling_operations(self, number: int) -> Iterator[tuple[Operation, bool]]:
+        """The operations that run until the y of the layer before comes: whether each is the last to read the frame."""
         for name in self._early(number):
             for operation in self._stored[number][name][1:]:
-                yield operation, False, number == 0 and name == "w_x"
+                yield operation, number == 0 and name == "w_x"
+
+    def _late_operations(self, number: int) -> Iterator[Operation]:
+        """The other operations, which need that y."""
         for name in ("w_x", "w_r"):
             if name not in self._early(number):
-                for operation in self._stored[number][name]:
-                    yield operation, True, False
+                yield from self._stored[number].get(name, [])
 
     def _write_program(self) -> None:
         model = self._model
@@ -585,7 +663,7 @@ class _Scheduler:
         # In the first frame the previous y is the host's, so there is nothing to follow.
         begin = self._write_beginning(follow=False)
         loop = len(self._instructions)
-        for number in range(len(model.layers)):
+        for number in range(self._pivot + 1):
             self._write_layer(number)
         self._emit(Opcode.JUMP, when=When.TAKEN, src_base=loop)
         if self._layout.ahead:
@@ -618,24 +696,25 @@ class _Scheduler:
             follows = self._layout.ahead and operation is parts[0]
             self._multiply(operation, follow=follows, release=operation is parts[-1])
         if not self._layout.ahead:
-            for operation in self._stored[0]["w_r"]:
-                # In a stack the y of the first layer is complete.
+            for operation in self._stored[0].get("w_r", []):
+                # Of several layers the y of the first is complete.
                 self._multiply(operation, follow=follow and len(self._places) == 1)
 
     def _write_recurrent(self, ahead: bool) -> None:
         """Write the products of all layers' y: ``ahead`` of the next frame, or after it."""
         last = len(self._places) - 1
         for number, stored in enumerate(self._stored):
-            for operation in stored["w_r"]:
+            for operation in stored.get("w_r", []):
                 # Only a matrix of one part can follow.
                 follow = ahead and number == last and len(stored["w_r"]) == 1
                 self._multiply(operation, follow=follow, ahead=ahead)
 
     def _write_layer(self, number: int) -> None:
-        """Write a layer's element-wise part and projection, with the products for the next gates between them."""
+        """Write a layer's element-wise part and projection, with the products for the next gates between them; and the
+        dense layers behind the last."""
         model = self._model
         layer, place = model.layers[number], self._places[number]
-        following = (number + 1) % len(model.layers)
+        following = (number + 1) % (self._pivot + 1)
         self._elementwise(number)
         if following == 0:
             self._emit(Opcode.FRAME, when=Take.TRY)
@@ -647,32 +726,61 @@ class _Scheduler:
                 self._multiply(operation, follow=True)
             self._emit(Opcode.PROJECT, acc_base=self._output_base, phase_stride=self._output_rows,
                        phase_last=self._layout.output_phases - 1, rows=place.output_rows, dst_base=place.y_line,
-                       shift=(model.formats[number].output_shift, 0, 0, 0), masked=1, sent=int(following == 0),
-                       **self._banked)
+                       shift=(model.formats[number].output_shift, 0, 0, 0), masked=1, sent=int(self._is_last(number)),
+                       **self._banked(number))
+        if following == 0 and self._tails:
+            self._write_filling(following, when)
+            for tail in self._tails:
+                for operation in self._stored[tail]["w_x"]:
+                    self._multiply(operation, follow=True)
+                self._dense(Opcode.PROJECT, tail)
         if following == 0:
-            self._emit(Opcode.OUTPUT, count=model.outputs, src_base=place.y_line)
+            self._emit(Opcode.OUTPUT, count=model.outputs, src_base=self._places[-1].y_line)
+        if following or not self._tails:
+            self._write_filling(following, when)
         self._write_late(following, when)
+
+    def _is_last(self, number: int) -> bool:
+        """Whether the y of a layer is sent."""
+        return number == len(self._places) - 1
 
     def _write_early(self, number: int, when: When) -> None:
         """Write the products of a layer's gates that run during the layer before."""
         for operation, release in self._early_operations(number):
             self._multiply(operation, when=when, release=release)
 
+    def _write_filling(self, number: int, when: When) -> None:
+        """Write the products of a layer's gates that run until the y of the layer before comes."""
+        for operation, release in self._filling_operations(number):
+            self._multiply(operation, when=when, release=release)
+
     def _write_late(self, number: int, when: When) -> None:
-        """Write the other products of a layer's gates."""
-        for operation, follow, release in self._late_operations(number):
+        """Write the other products of a layer's gates. They follow y, unless dense layers come between."""
+        for operation in self._late_operations(number):
             late = When.ALWAYS if number and operation.matrix == "w_x" else when
-            self._multiply(operation, when=late, follow=follow, release=release)
+            self._multiply(operation, when=late, follow=bool(number) or not self._tails)
+
+    def _dense(self, opcode: Opcode, number: int) -> None:
+        """Write a dense layer's element-wise part."""
+        layer, place = self._model.layers[number], self._places[number]
+        last = int(self._is_last(number))
+        self._emit(opcode, **self._gate_fields(number), rows=place.rows, cell_base=place.cells, dst_base=place.y_line,
+                   shift=(*self._model.formats[number].gate_shift, 0, 0, 0), dense=1,
+                   activation=ACTIVATIONS.index(layer.activation), masked=last, sent=last, **self._banked(number))
 
     def _elementwise(self, number: int) -> None:
         layer, place, formats = self._model.layers[number], self._places[number], self._model.formats[number]
+        if layer.kind is DENSE:
+            self._dense(Opcode.ELEMENTWISE, number)
+            return
         self._emit(Opcode.ELEMENTWISE, **self._gate_fields(number), rows=place.rows,
                    cell_base=place.cells, dst_base=place.m_line, shift=formats.gate_shift,
                    cell_argument_shift=formats.cell_argument_shift, peephole_select=layer.peephole_select,
                    cell_select=layer.cell_select, g_sigmoid=int(layer.g_activation == "sigmoid"),
                    masked=int(layer.w_ym is None),
-                   sent=int(layer.w_ym is None and number == len(self._model.layers) - 1),
-                   **({"gru": 1} if layer.kind is GRU else {}), **(self._banked if layer.w_ym is None else {}))
+                   sent=int(layer.w_ym is None and self._is_last(number)),
+                   **({"gru": 1} if layer.kind is GRU else {}),
+                   **(self._banked(number) if layer.w_ym is None else {}))
 
 
 def instruction_words(plan: Schedule) -> NDArray[np.uint32]:

@@ -5,7 +5,7 @@ Every model has its own weights, cells and y, one after the other. They share th
 accumulators, which hold nothing of a model when the next one needs them::
 
     vector memory | input | input | m | y of model 0 | y of model 1 | and so on for each bank
-    accumulators  | gates | gates | gates of earlier layers | projection
+    accumulators  | gates | gates | gates of earlier layers | projection, dense layers behind the cells
 
 While the last layer's gates of one model are drained, the next model's first gates are filled. So the last layers of
 all models alternate between the same two banks of gates. Gates of earlier layers are drained by then.
@@ -28,6 +28,7 @@ from openese.sw.pack.schedule import (
     _Memory,
     _rows,
     _Scheduler,
+    pivot,
     schedule,
 )
 
@@ -61,8 +62,8 @@ class _Member(_Scheduler):
         self._number = number
         self._others = [model for model in models if model is not models[number]]
         # The step before may be of any model.
-        self._projected = max(0 if model.layers[-1].w_ym is None else _rows(model.outputs, memory.config)
-                              for model in models)
+        last = [model.layers[pivot(model)] for model in models]
+        self._projected = max(0 if layer.w_ym is None else _rows(layer.outputs, memory.config) for layer in last)
 
     @property
     def _apart(self) -> bool:
@@ -70,16 +71,17 @@ class _Member(_Scheduler):
 
         It fills the time of another model's cells that W_x leaves, but not that of the model's projection.
         """
-        if self._streamed or len(self._places) > 1:
+        if self._streamed or len(self._places) > 1 or "w_r" not in self._stored[0]:
             return False
         config, lines = self._config, self._config.row_pes // self._config.groups
         early, *tail = (float(operation.encoded.lengths.mean()) for operation in self._stored[0]["w_x"])
         uncovered = max(0.0, (PHASES + 1) * config.beats + 60 - sum(tail))
         gain = 0.0
         for model in self._others:
-            if model.layers[-1].w_ym is not None:
-                cells = _rows(model.layers[-1].cells, config) * max(5 * config.beats, lines)
-                projection = (_rows(model.outputs, config) - 1) * max(config.beats, lines)
+            last = model.layers[pivot(model)]
+            if last.w_ym is not None:
+                cells = _rows(last.cells, config) * max(5 * config.beats, lines)
+                projection = (_rows(last.outputs, config) - 1) * max(config.beats, lines)
                 gain += max(0.0, cells - early) - projection - uncovered
         return gain > 0
 
@@ -105,7 +107,7 @@ class _Member(_Scheduler):
 
     def layouts(self) -> list[tuple[_Layout, _Rows]]:
         """All ways to use the accumulators. Products ahead of a frame are worth a step that is a little longer."""
-        rows = [4 * place.rows for place in self._places]
+        rows = [self._sums(number) for number in range(self._pivot + 1)]
         found = []
         for (gates, outputs), time in self._times().items():
             for ahead in (False,) if self._streamed else (True, False):
@@ -114,7 +116,8 @@ class _Member(_Scheduler):
                 found.append((
                     _Layout(ahead=ahead, banks=banks, gate_phases=gates, output_phases=outputs,
                             time=time / SLOWER if ahead else time),
-                    _Rows(bank=last * gates, earlier=earlier * gates, outputs=self._output_rows * outputs)))
+                    _Rows(bank=last * gates, earlier=earlier * gates,
+                          outputs=(self._output_rows + self._tail_rows) * outputs)))
         return found
 
     def take_rows(self, layout: _Layout, shared: _Rows) -> None:
@@ -129,8 +132,13 @@ class _Member(_Scheduler):
             else:
                 self._gates.append((0, shared.bank, rows))
         if not layout.ahead:
-            self._gates *= len(self._places)
-        self._output_base = 2 * shared.bank + shared.earlier
+            self._gates *= self._pivot + 1
+        first = self._output_base = 2 * shared.bank + shared.earlier
+        first += self._output_rows * layout.output_phases
+        self._tail_bases = []
+        for number in self._tails:
+            self._tail_bases.append(first)
+            first += self._sums(number) * layout.output_phases
 
     # -- the program ---------------------------------------------------------------------------
 
@@ -151,13 +159,14 @@ class _Member(_Scheduler):
         to_loop: dict[str, Any] = {"opcode": Opcode.JUMP}
         self._instructions.append(to_loop)
         late = self._here
+        super()._write_filling(0, When.ALWAYS)
         super()._write_late(0, When.ALWAYS)
         if self._apart:
             for instruction in self._instructions[late - first:]:
                 if instruction["source"] == Source.RECURRENT:
                     instruction["kin"] = Kin.SAME
         to_loop["src_base"] = self._here
-        for number in range(len(self._model.layers)):
+        for number in range(self._pivot + 1):
             self._write_layer(number)
         self._emit(Opcode.JUMP, when=When.TAKEN, turn=1)
         if self._layout.ahead:
@@ -185,6 +194,10 @@ class _Member(_Scheduler):
     def _write_early(self, number: int, when: When) -> None:
         if number:
             super()._write_early(number, when)
+
+    def _write_filling(self, number: int, when: When) -> None:
+        if number:
+            super()._write_filling(number, when)
 
     def _write_late(self, number: int, when: When) -> None:
         if number:

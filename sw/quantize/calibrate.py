@@ -19,7 +19,7 @@ from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
 from openese.sw.model.layers import Layer, Model
 from openese.sw.model.state import LayerState, State
 from openese.sw.reference import floating
-from openese.sw.reference.floating import Cells, FloatGru, FloatLayer, FloatLstm
+from openese.sw.reference.floating import Cells, FloatDense, FloatGru, FloatLayer, FloatLstm
 from openese.sw.reference.products import Weights, multiply, replace_values, stored_values
 
 __all__ = ["Change", "FormatCosts", "Range", "Recording", "Segments", "max_fraction", "ranges", "record",
@@ -109,6 +109,8 @@ def ranges(model: Model, frames: Float64Array, lengths: IntArray, initial: State
     step: Counter[tuple[int, str]] = Counter()
 
     def widen(layer: int, tensor: str, values: Float64Array) -> None:
+        if not values.size:  # a dense layer has no c
+            return
         low, high = float(values.min()), float(values.max())
         before = seen[layer].get(tensor, Range(low, high))
         seen[layer][tensor] = Range(min(low, before.minimum), max(high, before.maximum))
@@ -194,7 +196,7 @@ class FormatCosts:
         self._config = config
         self._float = FloatLayer.of(layer)
         self._gates = len(layer.gates)
-        cells = layer.cells
+        cells = layer.w_x.shape[1]
         self._matrices = {(tensor, gate): weights[gate * cells:(gate + 1) * cells] for gate in range(self._gates)
                           for tensor, weights in (("w_x", self._float.w_x), ("w_r", self._float.w_r))}
         if self._float.w_ym is not None:
@@ -284,17 +286,18 @@ class FormatCosts:
                 elif change.tensor == "w_r":
                     of_y[number, :, change.gate] += multiply(before[number], more)
             cells = self._cells(of_x.reshape(copies * voices, -1), of_y.reshape(copies * voices, -1), state.c)
-            state = LayerState(cells.c, layer.project(cells.m))
-            y = state.y.reshape(copies, voices, -1)
+            outputs = layer.project(cells.m)
+            y = outputs.reshape(copies, voices, -1)
             for number, (change, more) in enumerate(zip(changes, added, strict=True)):
                 if change.tensor == "w_ym":
                     y[number] += multiply(cells.m.reshape(copies, voices, -1)[number], more)
+            state = layer.after(cells, outputs)
             squares += np.square(y - recording.y[t]).sum(axis=(1, 2))
         costs = squares / recording.y.size
         return np.where(costs > _ROUNDING * np.mean(np.square(recording.y)), costs, 0.0)
 
     def _of_x(self, products: Float64Array, of_y: Float64Array) -> Float64Array:
-        """W_x x for all copies; an LSTM adds it to W_r y, which is the result."""
+        """W_x x for all copies; an LSTM adds it to W_r y, which is the result, and a dense layer to zeros."""
         if isinstance(self._float, FloatGru):
             return np.repeat(products[None], len(of_y), axis=0)
         of_y += products
@@ -304,6 +307,8 @@ class FormatCosts:
         """The cells from the results of `_of_x`."""
         if isinstance(self._float, FloatGru):
             return self._float.cells(of_x, of_y, c)
+        if isinstance(self._float, FloatDense):
+            return self._float.step(of_y, LayerState(c, c))
         assert isinstance(self._float, FloatLstm)
         return self._float.cells(of_y, c)
 

@@ -17,6 +17,7 @@
   frames. A saturated c does harm for many steps. With 12-bit weights, the three bits of c change the error of y by
   less than a hundredth.
 - Each table has the narrowest range with an error within a tenth of the smallest.
+- The y of a dense layer without a table leaves room for twice the largest y of the frames, as a projection's does.
 - Peepholes and biases get as many fraction bits as fit.
 """
 
@@ -32,11 +33,12 @@ from openese.rtl.activation import Activation
 from openese.rtl.config import Config
 from openese.rtl.fixed import saturate, to_fixed
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray, real_array
-from openese.sw.model.layers import GRU, TENSORS, Layer, Model, ModelError
+from openese.sw.model.layers import DENSE, GRU, LSTM, TENSORS, Layer, Model, ModelError
 from openese.sw.model.network import check_sequences, spread_state
 from openese.sw.model.quantized import (
     SELECTS,
     SHIFTS,
+    TABLES,
     Formats,
     QuantizedLayer,
     QuantizedModel,
@@ -63,7 +65,8 @@ from openese.sw.quantize.calibrate import (
 from openese.sw.quantize.compare import compare
 from openese.sw.reference import floating
 
-__all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize", "requantize"]
+__all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "append_dense", "dense_in_formats", "quantize",
+           "requantize"]
 
 SIGMOID_RANGES = range(4, 8)
 TANH_RANGES = range(3, 8)
@@ -179,6 +182,51 @@ def _input_exponents(layer: Layer, x: Float64Array) -> tuple[int, ...]:
     return tuple(exponents.tolist())
 
 
+def append_dense(quantized: QuantizedModel, layer: Layer, frames: ArrayLike,
+                 lengths: ArrayLike | None = None) -> QuantizedModel:
+    """A quantized model with one dense layer more, whose formats are chosen on frames; the other layers stay as they
+    are.
+
+    Parameters
+    ----------
+    quantized : `QuantizedModel`
+        For a machine with dense layers.
+    layer : `Layer`
+        Dense.
+    frames, lengths
+        As for `quantize`.
+
+    Returns
+    -------
+    `QuantizedModel`
+        Without a head, and without a report.
+
+    Raises
+    ------
+    QuantizeError
+        As for `quantize`.
+    """
+    check_cells([layer], quantized.config)
+    model = Model(layers=(*quantized.floating_point().layers, layer), name=quantized.name)
+    x, counts = _checked_frames(model, frames, lengths)
+    start, pieces = _checked_state(model, x.shape[1], None), segments(model, counts)
+    recording = record(model, pieces.of(x), pieces.begin(start))[-1]
+    seen = ranges(model, x, counts, start)[-1]
+    tables = _Tables(quantized.sigmoid_range, quantized.tanh_range, {})
+    dense = _LayerQuantizer(layer, recording, seen, quantized.config, tables).quantize(quantized.layers[-1].y_fraction)
+    return dataclasses.replace(quantized, layers=(*quantized.layers, dense), head=None, report=None)
+
+
+def dense_in_formats(layer: Layer, x_fraction: int, y_fraction: int, w_x_fraction: int, align_x: int,
+                     config: Config) -> QuantizedLayer:
+    """A dense layer without a table in integers of these formats."""
+    return QuantizedLayer(
+        name=layer.name, cell=layer.cell, activation=layer.activation,
+        w_x=_rounded_weights(layer.w_x, [w_x_fraction], config), bias=_rounded_bias(layer.bias, [y_fraction], config),
+        x_fraction=x_fraction, y_fraction=y_fraction, w_x_fraction=(w_x_fraction,), w_r_fraction=(), align_x=(align_x,),
+        align_r=(), cell_select=0, peephole_select=0)
+
+
 def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:
     """Quantize other weights of the same shapes in the formats of a quantized model, without calibration.
 
@@ -205,6 +253,8 @@ def _in_formats(layer: Layer, old: QuantizedLayer, formats: Formats, config: Con
                            for array in (getattr(layer, tensor), getattr(old, tensor)))
         if shape != expected:
             raise QuantizeError(f"{owner} {tensor}: expected shape {expected}, found {shape}")
+    if layer.activation != old.activation:
+        raise QuantizeError(f"{owner} activation: expected {old.activation}, found {layer.activation}")
     peephole, w_ym = layer.peephole, layer.w_ym
     return dataclasses.replace(
         old, name=layer.name, bias=_rounded_bias(layer.bias, formats.argument_fraction, config),
@@ -266,9 +316,10 @@ def _choose_tables(model: Model, recordings: Sequence[Recording], config: Config
     arguments: dict[str, list[tuple[Float64Array, Float64Array]]] = {"sigmoid": [], "tanh": []}
     for layer, recording in zip(model.layers, recordings, strict=True):
         for number, gate in enumerate(layer.gates):
-            function = {"g": layer.g_activation, "n": "tanh"}.get(gate, "sigmoid")
-            arguments[function].append((recording.z[:, number], np.asarray(layer.bias[number], np.float64)))
-        if layer.kind is not GRU:
+            function = {"g": layer.g_activation, "n": "tanh", "y": layer.activation}.get(gate, "sigmoid")
+            if function in TABLES:
+                arguments[function].append((recording.z[:, number], np.asarray(layer.bias[number], np.float64)))
+        if layer.kind is LSTM:
             arguments["tanh"].append((recording.c, np.zeros(layer.cells)))
     errors = {function: {r: _table_error(function, r, arguments[function], config) for r in candidates}
               for function, candidates in (("sigmoid", SIGMOID_RANGES), ("tanh", TANH_RANGES))}
@@ -288,7 +339,7 @@ def _table_error(function: str, table_range: int, arguments: Sequence[tuple[Floa
     exact = floating.sigmoid if function == "sigmoid" else np.tanh
     table = activation_table(function, table_range, config)
     fraction = argument_fraction(config, table_range)
-    squares = []
+    squares = [np.zeros(1)]
     for z, bias in arguments:
         held = np.clip(bias, -2.0 ** table_range, 2.0 ** table_range)
         stride = -(-z.size // _TABLE_SAMPLES)
@@ -315,7 +366,7 @@ class _LayerQuantizer:
         self._of_tanh = argument_fraction(config, tables.tanh)
         of_g = self._of_tanh if layer.g_activation == "tanh" else self._of_sigmoid
         last = self._of_tanh if layer.kind is GRU else self._of_sigmoid
-        self._arguments = (self._of_sigmoid, self._of_sigmoid, of_g, last)
+        self._arguments: tuple[int, ...] = (self._of_sigmoid, self._of_sigmoid, of_g, last)
 
     def quantize(self, x_fraction: int | None) -> QuantizedLayer:
         """The layer in integers; ``x_fraction`` is the binary point of x, if the layer below decides it."""
@@ -325,6 +376,8 @@ class _LayerQuantizer:
         likely = [Change("x", 0, fraction) for fraction in x_fractions if len(x_fractions) > 1]
         likely += [change for tensor, gate in self._matrices() for change in costs.weight_changes(tensor, gate)]
         costs.measure(likely)
+        if layer.kind is DENSE:
+            return self._quantize_dense(x_fractions)
         w_ym_fraction, y_fraction = self._choose_output()
         x_fraction, gates = self._choose_gates(x_fractions, y_fraction)
         w_x_fraction, w_r_fraction = zip(*(gate.fractions for gate in gates), strict=True)
@@ -344,6 +397,56 @@ class _LayerQuantizer:
             w_x_fraction=w_x_fraction, w_r_fraction=w_r_fraction, w_ym_fraction=w_ym_fraction,
             align_x=align_x, align_r=align_r, cell_select=cell_select, peephole_select=peephole_select)
 
+    def _quantize_dense(self, x_fractions: Sequence[int]) -> QuantizedLayer:
+        """A dense layer in integers."""
+        layer, config, costs = self._layer, self._config, self._costs
+        tables = {"sigmoid": self._of_sigmoid, "tanh": self._of_tanh}
+        best: dict[int, tuple[int, int, int]] = {}
+        refusal = QuantizeError(f"{self._owner}: x has no binary point")
+        for x_fraction in x_fractions:
+            try:
+                best[x_fraction] = self._affine(x_fraction, tables.get(layer.activation))
+            except QuantizeError as error:
+                refusal = error
+        if not best:
+            raise refusal
+        x_fraction = next(iter(best))
+        if len(best) > 1:
+            x_fraction = _first_within_a_tenth({fraction: costs.cost(Change("x", 0, fraction))
+                                                + costs.cost(Change("w_x", 0, weights))
+                                                for fraction, (weights, _, _) in best.items()})
+        fraction, align, argument = best[x_fraction]
+        return QuantizedLayer(
+            name=layer.name, cell=layer.cell, activation=layer.activation,
+            w_x=_rounded_weights(layer.w_x, [fraction], config), bias=_rounded_bias(layer.bias, [argument], config),
+            x_fraction=x_fraction, y_fraction=m_fraction(config) if layer.activation in tables else argument,
+            w_x_fraction=(fraction,), w_r_fraction=(), align_x=(align,), align_r=(), cell_select=0, peephole_select=0)
+
+    def _affine(self, x_fraction: int, of_table: int | None) -> tuple[int, int, int]:
+        """Fraction bits and alignment of a dense layer's weights, and fraction bits of its bias: those of y, if it has
+        no table whose argument has ``of_table``."""
+        config, costs = self._config, self._costs
+        most = (1 << config.align_bits) - 1
+        wanted = self._cheapest("w_x", 0)
+        argument = of_table
+        if argument is None:
+            argument = max_fraction(Y_HEADROOM * self._seen["y"].peak, config.activation_bits)
+            if wanted is not None:
+                argument = min(argument, x_fraction + wanted + most)
+        without = argument - x_fraction  # with so many fraction bits, neither shift is needed
+        fraction = without if wanted is None else min(max(wanted, without - most), without + SHIFTS[-1])
+        while True:
+            align = max(0, without - fraction)
+            if costs.row_sums(Change("w_x", 0, fraction)).max() << align < row_limit(config):
+                return fraction, align, argument
+            if fraction > without:
+                fraction -= 1
+            elif of_table is None:
+                argument, without = argument - 1, without - 1
+            else:
+                raise QuantizeError(f"{self._owner}: w_x fits no {config.accumulator_bits}-bit accumulator with at "
+                                    f"least {argument} fraction bits that no row can overflow")
+
     def quantize_with_cost(self) -> tuple[QuantizedLayer, float]:
         """The first layer in integers, and the summed cost of the formats of x and W_x."""
         chosen = self.quantize(None)
@@ -355,7 +458,7 @@ class _LayerQuantizer:
     def _matrices(self) -> list[tuple[str, int]]:
         """Tensor and gate of each matrix."""
         matrices = [(tensor, number) for number in range(len(self._layer.gates))
-                    for tensor in _GATE_TENSORS]
+                    for tensor in _GATE_TENSORS if tensor in self._layer.kind.tensors]
         return matrices if self._layer.w_ym is None else [*matrices, ("w_ym", 0)]
 
     def _choose_output(self) -> tuple[int | None, int]:

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from openese.rtl.config import Config
 from openese.rtl.fixed import to_fixed
 from openese.sw.model.arrays import Float64Array, FloatArray, Int64Array, IntArray
-from openese.sw.model.layers import GRU, Layer, Model
-from openese.sw.model.quantized import Formats, QuantizedLayer, QuantizedModel, m_fraction
+from openese.sw.model.layers import DENSE, GRU, LSTM, Layer, Model
+from openese.sw.model.quantized import TABLES, Formats, QuantizedLayer, QuantizedModel, m_fraction
 from openese.sw.model.report import LayerError, Report, TensorReport
 from openese.sw.model.state import LayerState, State
 from openese.sw.reference.floating import FloatLayer
@@ -91,6 +91,8 @@ def _stored_tallies(layer: Layer, quantized: QuantizedLayer, formats: Formats,
 
     for n, gate in enumerate(layer.gates):
         for tensor, fractions in (("w_x", quantized.w_x_fraction), ("w_r", quantized.w_r_fraction)):
+            if not fractions:
+                continue
             add(f"{tensor}[{gate}]", config.weight_bits, fractions[n],
                 getattr(layer, tensor)[n], getattr(quantized, tensor)[n])
         add(f"bias[{gate}]", config.argument_bits, formats.argument_fraction[n],
@@ -108,12 +110,15 @@ def _stored_tallies(layer: Layer, quantized: QuantizedLayer, formats: Formats,
 def _running_tallies(quantized: QuantizedLayer, formats: Formats, config: Config) -> dict[str, _Tally]:
     """Empty tallies of the tensors that a layer computes."""
     formats_by_tensor = {"x": (config.activation_bits, quantized.x_fraction)}
-    formats_by_tensor |= {f"z[{gate}]": (config.argument_bits, fraction)
+    # A sum without a table keeps its bits beyond y.
+    without = quantized.kind is DENSE and quantized.activation not in TABLES
+    formats_by_tensor |= {f"z[{gate}]": (config.sum_bits if without else config.argument_bits, fraction)
               for gate, fraction in zip(quantized.gates, formats.argument_fraction, strict=False)}
     if quantized.kind is GRU:
         formats_by_tensor["n_h"] = config.sum_bits, formats.argument_fraction[-1]
-    formats_by_tensor["c"] = config.cell_bits, formats.cell_fraction
-    if quantized.kind is not GRU:
+    if quantized.kind is not DENSE:
+        formats_by_tensor["c"] = config.cell_bits, formats.cell_fraction
+    if quantized.kind is LSTM:
         formats_by_tensor["m"] = config.activation_bits, m_fraction(config)
     formats_by_tensor["y"] = config.activation_bits, quantized.y_fraction
     return {tensor: _Tally(quantized.name, tensor, *form) for tensor, form in formats_by_tensor.items()}
@@ -154,9 +159,10 @@ def _compare_running(layer: Layer, quantized: QuantizedModel, x: Float64Array, i
     (before,), unfit = quantized.quantize_state([state])
     reference.c, reference.y = [before.c], [before.y]
     for tensor, values in state._asdict().items():
-        tallies[tensor].widen(values)
+        if values.size:
+            tallies[tensor].widen(values)
     y = _Outputs(np.empty((steps, voices, layer.outputs)), np.empty((steps, voices, layer.outputs), np.int64), {})
-    block = max(1, _BLOCK_NUMBERS // (4 * state.c.size))
+    block = max(1, _BLOCK_NUMBERS // (4 * voices * layer.w_x.shape[1]))
     for start in range(0, steps, block):
         part = slice(start, start + block)
         in_reals, in_integers = _Recorder(layer.gates), _Recorder(layer.gates)

@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from openese.sw.model.arrays import Float64Array
-from openese.sw.model.layers import GRU, Layer, Model
+from openese.sw.model.layers import DENSE, GRU, LSTM, CellKind, Layer, Model, activate
 from openese.sw.model.quantized import sigmoid
 from openese.sw.model.state import LayerState, initial_state
 from openese.sw.reference.products import multiply, prepare
 
-__all__ = ["Cells", "FloatGru", "FloatLayer", "FloatLstm", "LayerObserver", "Observer", "run"]
+__all__ = ["Cells", "FloatDense", "FloatGru", "FloatLayer", "FloatLstm", "LayerObserver", "Observer", "run"]
 
 LayerObserver = Callable[[str, Float64Array], None]
-"""Called with ``x``, ``z`` ((G, B, H)), ``c``, ``m`` or ``y`` and its value; for a GRU with ``n_h`` (B, H) too."""
+"""Called with ``x``, ``z`` ((G, B, H)), ``c``, ``m`` or ``y`` and its value; for a GRU with ``n_h`` (B, H) too. Of a
+dense layer, c is (B, 0), and z (1, B, P)."""
 
 Observer = Callable[[int, str, Float64Array], None]
 """`LayerObserver` with the layer's number in front."""
@@ -41,7 +42,7 @@ class Cells(NamedTuple):
     z : (G, B, H)
         The arguments of the gates' functions.
     c, m : (B, H)
-        For a GRU, both are h.
+        For a GRU, both are h. For a dense layer, c is (B, 0), and m is y.
     n_h : (B, H), optional
         Of a GRU with ``reset_after``: the sums of n that r multiplies.
     """
@@ -58,18 +59,22 @@ class FloatLayer(ABC):
     Attributes
     ----------
     w_x : (G * H, I), w_r : (G * H, P), w_ym : (P, H) or None
-        Results of `products.prepare`.
+        Results of `products.prepare`. The w_r of a dense layer is (P, 0).
+    outputs : int
+        P.
     """
 
     def __init__(self, layer: Layer) -> None:
         self.w_x, self.w_r = prepare(layer.w_x), prepare(layer.w_r)
         self.w_ym = None if layer.w_ym is None else prepare(layer.w_ym)
+        self.outputs = layer.outputs
         self._bias = layer.bias.astype(np.float64)[:, None, :]
 
     @staticmethod
     def of(layer: Layer) -> "FloatLayer":
-        """The layer by its kind of cell."""
-        return FloatGru(layer) if layer.kind is GRU else FloatLstm(layer)
+        """The layer by its kind."""
+        kinds: dict[CellKind, Callable[[Layer], FloatLayer]] = {LSTM: FloatLstm, GRU: FloatGru, DENSE: FloatDense}
+        return kinds[layer.kind](layer)
 
     @abstractmethod
     def step(self, products: Float64Array, state: LayerState) -> Cells:
@@ -79,19 +84,23 @@ class FloatLayer(ABC):
         """y (B, P) of m (B, H)."""
         return m if self.w_ym is None else multiply(m, self.w_ym)
 
+    def after(self, cells: Cells, y: Float64Array) -> LayerState:
+        """The state after a step."""
+        return LayerState(cells.c, y[:, :self.w_r.shape[1]])
+
     def run(self, x: Float64Array, state: LayerState, observe: LayerObserver) -> tuple[Float64Array, LayerState]:
         """Run all steps of x (T, B, I); returns y (T, B, P) and the state after the last."""
         steps, voices, inputs = x.shape
-        y = np.empty((steps, *state.y.shape))
+        y = np.empty((steps, voices, self.outputs))
         block = max(1, _BLOCK // max(1, voices))
         for start in range(0, steps, block):
             frames = x[start:start + block]
             ahead = multiply(frames.reshape(-1, inputs), self.w_x)
             for t, products in enumerate(ahead.reshape(len(frames), voices, self.w_x.shape[0]), start):
                 cells = self.step(products, state)
-                state = LayerState(cells.c, self.project(cells.m))
-                y[t] = state.y
-                seen = {"x": x[t], "z": cells.z, "c": cells.c, "m": cells.m, "y": state.y}
+                y[t] = self.project(cells.m)
+                state = self.after(cells, y[t])
+                seen = {"x": x[t], "z": cells.z, "c": cells.c, "m": cells.m, "y": y[t]}
                 if cells.n_h is not None:
                     seen["n_h"] = cells.n_h
                 for tensor, values in seen.items():
@@ -160,6 +169,19 @@ class FloatGru(FloatLayer):
         return Cells(z, h, h, n_h)
 
 
+class FloatDense(FloatLayer):
+    """A dense layer."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        self._activation = layer.activation
+
+    def step(self, products: Float64Array, state: LayerState) -> Cells:
+        """Compute y from W_x x (B, P); there is no state."""
+        z = products + self._bias[0]
+        return Cells(z[None], state.c, activate(self._activation, z))
+
+
 def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,
         observe: Observer = _ignore) -> tuple[Float64Array, list[LayerState]]:
     """Run a model over all frames, layer by layer, so only one layer is prepared for products at a time.
@@ -201,7 +223,7 @@ def _checked(model: Model, voices: int, state: Sequence[LayerState]) -> list[Lay
         raise ValueError(f"state: expected {len(model.layers)} layers, found {len(state)}")
     checked = [LayerState(np.asarray(c, np.float64), np.asarray(y, np.float64)) for c, y in state]
     for layer, held in zip(model.layers, checked, strict=True):
-        for name, array, size in (("c", held.c, layer.cells), ("y", held.y, layer.outputs)):
+        for name, array, size in (("c", held.c, layer.cells), ("y", held.y, layer.feedback)):
             if array.shape != (voices, size):
                 raise ValueError(f"state of layer {layer.name!r}, {name}: expected shape ({voices}, {size}), "
                                  f"found {array.shape}")

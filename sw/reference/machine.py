@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from openese.rtl.config import Config
 from openese.rtl.elementwise import CellStep, Slice
 from openese.rtl.fixed import round_shift, saturate
+from openese.rtl.program import ACTIVATIONS
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
-from openese.sw.model.layers import GRU
+from openese.sw.model.layers import DENSE, GRU
 from openese.sw.model.quantized import Formats, QuantizedLayer, QuantizedModel
 from openese.sw.model.state import ChannelState
 from openese.sw.reference.products import Weights, multiply, prepare
@@ -29,7 +30,8 @@ BoolArray = NDArray[np.bool_]
 
 Observer = Callable[[int, str, Int64Array], None]
 """Called with a layer's number, ``x``, ``z`` (table arguments, (G, C, H)), ``c``, ``m`` or ``y``, and its value; for a
-GRU, whose c is h and whose m is y, with ``n_h`` (C, H) too."""
+GRU, whose c is h and whose m is y, with ``n_h`` (C, H) too. Of a dense layer, c is (C, 0), z the sums with their biases
+(1, C, P), as its table gets them if it has one, and m is y."""
 
 _BLOCK = 256  # vectors of x in one product
 _EXACT_BITS = 54  # a float64 holds every signed integer of so many bits
@@ -79,7 +81,8 @@ def _exact(sums: Float64Array, bits: int) -> Int64Array:
 
 
 class _Outcome(NamedTuple):
-    """The results of one layer in one step: cells, y (C, P), and a mask of clamped outputs."""
+    """The results of one layer in one step: cells, y (C, P), and a mask of clamped outputs. Of the cells of a dense
+    layer, ``m`` is y."""
 
     cells: CellStep
     y: Int64Array
@@ -135,6 +138,28 @@ class _Cell:
         return y, y != exact
 
 
+class _Affine:
+    """A dense layer's arithmetic: as `_Cell`."""
+
+    def __init__(self, layer: QuantizedLayer, formats: Formats, config: Config,
+                 tables: tuple[IntArray, IntArray]) -> None:
+        self._config = config
+        self._w_x, self._scale_x = prepare(layer.w_x), 2.0 ** layer.align_x[0]
+        self._bias = layer.bias[0].astype(np.int64)
+        self._tables = tables
+        self._settings = {"shift": formats.gate_shift, "activation": ACTIVATIONS.index(layer.activation)}
+
+    def input_products(self, x: Int64Array) -> Float64Array:
+        """The sums (n, P) of x (n, I)."""
+        return multiply(x.astype(np.float64), self._w_x) * self._scale_x
+
+    def step(self, products: Float64Array, before: Int64Array, y: Int64Array) -> _Outcome:
+        """One step from `input_products` (C, P). ``before`` and ``y``, the state, are (C, 0)."""
+        sums = _exact(products, self._config.accumulator_bits)
+        z, y, saturated = Slice.model_dense(self._config, sums, self._bias, self._settings, *self._tables)
+        return _Outcome(CellStep(z[None], before, y, np.zeros(before.shape, bool)), y, saturated)
+
+
 def _ignore(layer: int, tensor: str, values: Int64Array) -> None:
     pass
 
@@ -155,7 +180,7 @@ class Reference:
     Attributes
     ----------
     c : list of int64 (B * C, H), y : list of int64 (B * C, P)
-        The state of each layer, voice by voice.
+        The state of each layer, voice by voice. Of a dense layer, both are (B * C, 0).
     layer_saturations : list of dict
         For each layer, the numbers of clamped values of active channels: ``cell``, and ``output`` of the projection.
         m is clamped by design, where 1.0 becomes the largest number; it does not count.
@@ -177,10 +202,10 @@ class Reference:
         self.channels = channels
         self.banks = banks
         self.c = [np.zeros((banks * channels, layer.cells), np.int64) for layer in model.layers]
-        self.y = [np.zeros((banks * channels, layer.outputs), np.int64) for layer in model.layers]
+        self.y = [np.zeros((banks * channels, layer.feedback), np.int64) for layer in model.layers]
         self.layer_saturations = [{"cell": 0, "output": 0} for _ in model.layers]
         tables = tables or (model.sigmoid_table, model.tanh_table)
-        self._layers = [_Cell(layer, formats, model.config, tables)
+        self._layers = [(_Affine if layer.kind is DENSE else _Cell)(layer, formats, model.config, tables)
                         for layer, formats in zip(model.layers, model.formats, strict=True)]
 
     @property
@@ -224,7 +249,7 @@ class Reference:
         checked = [
             ChannelState(
                 _checked(f"c of layer {layer.name!r}", c, (*shape, layer.cells), config.cell_bits),
-                _checked(f"y of layer {layer.name!r}", y, (*shape, layer.outputs), config.activation_bits))
+                _checked(f"y of layer {layer.name!r}", y, (*shape, layer.feedback), config.activation_bits))
             for layer, (c, y) in zip(self.model.layers, state, strict=True)]
         for number, (c, y) in enumerate(checked):
             self.c[number][voices], self.y[number][voices] = c, y
@@ -281,7 +306,7 @@ class Reference:
                 observe(number, "n_h", outcome.cells.n_h)
             now = outcome.y
             c[number][running] = outcome.cells.cell[running]
-            y[number][running] = outcome.y[running]
+            y[number][running] = outcome.y[running][:, :y[number].shape[1]]
             counts = self.layer_saturations[number]
             counts["cell"] += int(np.count_nonzero(outcome.cells.saturated[running]))
             counts["output"] += int(np.count_nonzero(outcome.output_saturated[running]))

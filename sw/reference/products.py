@@ -5,6 +5,7 @@ SciPy keeps only the non-zeros of a pruned matrix. At a density of 10 % this tak
 matrix, and for a few vectors at once a third of the time.
 """
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,7 +29,7 @@ _BLOCK = 64
 
 def prepare(matrix: NDArray[Any]) -> Weights:
     """Weights for `multiply` from a matrix (rows, columns) of reals, or from several (k, rows, columns) stacked."""
-    flat = matrix.reshape(-1, matrix.shape[-1])
+    flat = matrix.reshape(math.prod(matrix.shape[:-1]), matrix.shape[-1])
     there = flat != 0
     starts = np.concatenate([[0], np.cumsum(np.count_nonzero(there, axis=1))])
     if flat.size < SPARSE_SIZE or starts[-1] > SPARSE_DENSITY * flat.size:

@@ -78,7 +78,7 @@ class MachineRunner:
 
     def zero_state(self, voices: int) -> State:
         """The zero state of voices."""
-        return tuple(LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.outputs)))
+        return tuple(LayerState(np.zeros((voices, layer.cells)), np.zeros((voices, layer.feedback)))
                      for layer in self._machine.model.layers)
 
     def run(self, x: FloatArray, lengths: NDArray[np.intp], state: State) -> tuple[FloatArray, State]:

@@ -108,7 +108,7 @@ class Voice:
         model = self._voices.machine.model
         held = self._voices.state_of(self)
         if held is None:
-            return tuple(LayerState(np.zeros(layer.cells), np.zeros(layer.outputs)) for layer in model.layers)
+            return tuple(LayerState(np.zeros(layer.cells), np.zeros(layer.feedback)) for layer in model.layers)
         return model.dequantize_state(held)
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ def curve(function, exponent):
     return np.floor(function(at) * 65536 + 0.5).astype(np.int64)
 
 
-def random_settings(rng, channels, gru=False):
+def random_settings(rng, channels, gru=False, dense=False):
     """Fields of `openese.rtl.elementwise.Settings`: number formats, active and reset voices (booleans)."""
     formats = {
         "shift": rng.integers(0, 32, 4).tolist(),
@@ -38,6 +38,8 @@ def random_settings(rng, channels, gru=False):
     }
     if gru:
         formats |= {"gru": 1, "cell_select": 0, "g_sigmoid": 0}
+    if dense:
+        formats |= {"dense": 1, "activation": int(rng.integers(0, 4))}
     return formats, rng.random(channels) < 0.75, rng.random(channels) < 0.25
 
 
@@ -77,6 +79,12 @@ class Cells:
         rounded = round_shift(sums, formats["shift"][0])
         y = saturate(rounded, self.config.activation_bits)
         return np.where(active, y, 0), (y != rounded) & active
+
+    def dense(self, place, sums, formats, active):
+        """One row of a dense layer, whose biases are at ``place``: four to a cell row."""
+        bias = self.bias[place // 4, place % 4][:, None]
+        _, y, saturated = Slice.model_dense(self.config, sums, bias, formats, *self.tables)
+        return np.where(active, y, 0), saturated & active
 
     def table_lines(self):
         """(address, data) of all pairs of samples."""

@@ -32,7 +32,7 @@ def arguments(rng, config, count):
 
 
 @seeds(2)
-@pytest.mark.parametrize("ports", [1, 2])
+@pytest.mark.parametrize("ports", [1, 2, 4, 5])
 def test_values_equal_the_model(ports, seed):
     config = TINY
     rng = generator(seed)

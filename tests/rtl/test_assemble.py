@@ -11,6 +11,7 @@ from amaranth.lib import wiring
 from bench import TINY, cycles, generator, pack, pause, simulate, trace, until
 from cells import Cells, mask, random_settings, spread
 
+from openese.rtl.activation import Activation
 from openese.rtl.array import PEArray
 from openese.rtl.assemble import Assemble
 from openese.rtl.config import preset
@@ -32,6 +33,11 @@ CONFIGS = {
 }
 GRUS = {name: CONFIGS[name].replace(cells="lstm+gru")
         for name in ("tiny", "two beats", "many PEs", "one slice", "four groups")}
+
+
+DENSE = {name: CONFIGS[name].replace(cells="lstm+dense")
+         for name in ("tiny", "two beats", "one slice", "four groups")} | {
+    "with GRUs": CONFIGS["many PEs"].replace(cells="lstm+gru+dense")}
 
 
 class Sliced(wiring.Component):
@@ -135,7 +141,8 @@ class Bench:
     def instruction(self, opcode):
         """A random instruction and what it must write."""
         config, rng = self.config, self.rng
-        elementwise = opcode is Opcode.ELEMENTWISE
+        dense = bool(config.dense and rng.integers(2))
+        elementwise = opcode is Opcode.ELEMENTWISE and not dense
         rows, phases = int(rng.integers(1, 9)), int(rng.integers(1, 5))
         height = rows * 4 if elementwise else rows
         while phases * height > config.accumulator_rows:
@@ -146,7 +153,7 @@ class Bench:
         destination = int(rng.integers(0, config.vector_depth // config.groups - rows * self.lines + 1))
         masked = int(rng.integers(2))
         gru = bool(elementwise and config.gru and rng.integers(2))
-        formats, active, reset = random_settings(rng, config.channels, gru)
+        formats, active, reset = random_settings(rng, config.channels, gru, dense)
         voices = {"active": mask(active), "reset": mask(reset)}
 
         bits = config.accumulator_bits - (config.groups * phases - 1).bit_length()
@@ -161,6 +168,8 @@ class Bench:
             if elementwise:
                 gates = list(total[4 * row:4 * row + 4])
                 columns, clamped = self.cells.step(cell_base + row, gates, formats, active, reset)
+            elif dense:
+                columns, clamped = self.cells.dense(4 * cell_base + row, total[row], formats, active)
             else:
                 columns, clamped = self.cells.project(total[row], formats, active)
             self.saturated += int(clamped.sum())
@@ -223,6 +232,13 @@ def test_columns_of_grus(name, seed):
     bench.run([Opcode.ELEMENTWISE, Opcode.ELEMENTWISE, Opcode.PROJECT, *[Opcode.ELEMENTWISE] * 5])
 
 
+@pytest.mark.parametrize("seed, name", list(enumerate(DENSE)))
+def test_columns_of_dense_layers(name, seed):
+    """Dense layers as ELEMENTWISE and as PROJECT, with and without a table, between cells and projections."""
+    bench = Bench(DENSE[name], generator(seed), real_tables=seed % 2 == 0, pauses=seed % 3 * 0.4)
+    bench.run([Opcode.ELEMENTWISE, Opcode.PROJECT] * 6)
+
+
 def test_a_reset_clears_every_accumulator():
     """Whatever the accumulators held, they are drained once before the first instruction."""
     config = TINY
@@ -234,10 +250,10 @@ def test_a_reset_clears_every_accumulator():
     assert sum(values[2] for values in bench.seen) == config.accumulator_rows
 
 
-@pytest.mark.parametrize("go", [0, 1])
-def test_a_clear_drains_every_accumulator_once(go):
+@pytest.mark.parametrize("go, rows", [(0, 128), (1, 128), (0, 48)])
+def test_a_clear_drains_every_accumulator_once(go, rows):
     """Whatever ``go`` says, and without work for the slices."""
-    config = TINY
+    config = TINY.replace(accumulator_rows=rows)
     bench = Bench(config, generator(0), real_tables=True, pauses=0.0)
     dut = bench.dut
 
@@ -292,6 +308,11 @@ def test_the_cycles_from_a_sum_to_a_column(name, join, y, m, line, spacing):
     assert (stages.y_delay, stages.m_delay, stages.c_delay) == (y, m, 21)
     assert (stages.h_delay, stages.r_delay) == (m + 2, 16)
     assert assemble.write_delay(Kind.PROJECTION) == 1 + PEArray.drain_delay + y + line
+    dense = Assemble(config.replace(cells="lstm+dense"))
+    assert dense.write_delay(Kind.PROJECTION) == 1 + PEArray.drain_delay + y + 1 + line
+    # Bias and argument, the table, rounding.
+    table = 2 + Activation.delay + 1
+    assert dense.write_delay(Kind.PROJECTION, table=True) == 1 + PEArray.drain_delay + y + table + line
     assert assemble.write_delay(Kind.O) == 1 + PEArray.drain_delay + m + line
     assert assemble.write_delay(Kind.Z) == 1 + PEArray.drain_delay + m + 2 + line
     assert assemble.spacing == spacing

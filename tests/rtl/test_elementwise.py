@@ -24,6 +24,11 @@ CONFIGS = {
 }
 GRUS = {name: CONFIGS[name].replace(cells="lstm+gru")
         for name in ("tiny", "one channel", "two beats", "many beats", "one beat of groups", "four groups")}
+DENSE = {name: CONFIGS[name].replace(cells="lstm+dense")
+         for name in ("one channel", "many beats", "two groups", "one beat of groups")} | {
+    "with GRUs": TINY.replace(cells="lstm+gru+dense"),
+    "short words": TINY.replace(cells="lstm+dense", activation_bits=8),
+    "long words": TINY.replace(cells="lstm+dense", activation_bits=18)}
 #: Cell rows of a GRU, which have no peepholes.
 GRU_ROWS = 4
 
@@ -52,13 +57,16 @@ class Bench:
     # -- the script --------------------------------------------------------------------------------
 
     def phase(self, kind, row, sums=None, first=1, last=1):
-        """One phase: a capture if it has sums, (group, PE row, channel), and its beats. Returns its cycle."""
+        """One phase: a capture if it has sums, (group, PE row, channel), and its beats. Returns its cycle. ``row`` is a
+        cell row, or one of four rows of a dense layer in it: (cell row, place)."""
+        row, place = row if isinstance(row, tuple) else (row, int(kind) & 3)
         start = self.cycle
         if sums is not None:
             self.captures_at[start] = pack(sums.reshape(-1).tolist(), self.config.accumulator_bits)
         for beat in range(self.config.beats):
             self.beats_at[start + beat] = {"valid": 1, "kind": int(kind), "row": row, "beat": beat,
-                                           "first": first, "last": last}
+                                           "first": first, "last": last,
+                                           **({"place": place} if self.config.dense else {})}
         self.cycle += self.config.beats + last * int(self.rng.integers(0, 3))
         return start
 
@@ -88,11 +96,11 @@ class Bench:
         for cycle, _, values in self.lanes(flags, start, delay):
             self.saturated_at[cycle] = int(values.sum())
 
-    def new_settings(self, gru=False):
+    def new_settings(self, gru=False, dense=False):
         """Random number formats and voices, once the pipeline is empty."""
         rng = self.rng
         self.cycle += Stages.of(self.config).cell + 1 + self.config.beats
-        formats, active, reset = random_settings(rng, self.channels, gru)
+        formats, active, reset = random_settings(rng, self.channels, gru, dense)
         self.settings_at[self.cycle] = {**formats, "active": mask(active), "reset": mask(reset)}
         return formats, active, reset
 
@@ -155,6 +163,17 @@ class Bench:
             y, saturated = self.cells.project(total, formats, active)
             self.expect(y, start, self.dut.y_delay)
             self.expect_saturated(saturated, start, self.dut.y_delay)
+
+    def dense(self, rows, base, phases):
+        """A dense layer of ``rows`` rows, with biases from cell row ``base`` on."""
+        formats, active, _ = self.new_settings(dense=True)
+        delay = self.dut.table_delay if formats["activation"] > 1 else self.dut.y_delay
+        for row in range(rows):
+            start, total = self.summed(Kind.PROJECTION, (base + row // 4, row % 4), phases)
+            y, saturated = self.cells.dense(4 * base + row, total, formats, active)
+            self.expect(y, start, delay)
+            self.expect_saturated(saturated, start, delay)
+        return formats["activation"]
 
     # -- the simulation ----------------------------------------------------------------------------
 
@@ -239,6 +258,25 @@ def test_steps_of_a_gru_equal_the_model(name, seed):
         bench.gru_step(rows=2, base=1, phases=1)
     bench.run()
     assert len({value for lanes in bench.columns_at.values() for value in lanes.values()}) > 5
+
+
+@pytest.mark.parametrize("seed, name", list(enumerate(DENSE)))
+def test_dense_layers_equal_the_model(name, seed):
+    """With every function, between cells and projections, which have no bias; tables real and random."""
+    rng = generator(seed)
+    bench = Bench(DENSE[name], rng, real_tables=seed % 2 == 0)
+    seen = set()
+    for phases in (1, 2, 4, 1, 1, 1, 1, 1):
+        seen.add(bench.dense(rows=6, base=int(rng.integers(0, 4)), phases=phases))
+        bench.project(rows=2, phases=phases)
+        bench.step(rows=1, base=bench.config.cell_rows - 4, phases=1)
+    while len(seen) < 4:
+        seen.add(bench.dense(rows=2, base=bench.config.cell_rows - 1, phases=1))
+    if bench.config.gru:
+        bench.gru_step(rows=2, base=0, phases=1)
+        bench.dense(rows=3, base=0, phases=1)
+    bench.run()
+    assert any(bench.saturated_at.values())
 
 
 @pytest.mark.parametrize("seed, config", [(1, TINY), (3, TINY), (6, TINY), (11, GRUS["tiny"])])

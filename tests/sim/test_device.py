@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from machines import GROUPS, GRU, STREAM, TINY
+from machines import DENSE, GROUPS, GRU, STREAM, TINY
 from models import random_quantized, random_state
 from pairs import Both
 from uneven import MODES, uneven
@@ -66,6 +66,25 @@ def test_grus_equal_the_reference(shape, pace):
     counters = both.device.counters()
     assert counters["steps"] == 15
     assert counters["saturated"] == sum(both.reference.saturations.values())
+
+
+@pytest.mark.parametrize("shape", [
+    (5, ("none", 9)), (5, ("relu", 9), ("tanh", 6), ("none", 18)), (4, ("relu", 9), 6),
+    (5, (9, 6), ("sigmoid", 5), ("none", 3)), (3, ("tanh", 6), ("gru", 5), ("relu", 4), (6, 3)),
+    (5, 6, ("relu", 5), 4, ("none", 9))], ids=str)
+@pytest.mark.parametrize("pace", [{}, {"valid": 0.2, "ready": 0.3, "seed": 5}], ids=["free", "paced"])
+def test_dense_layers_equal_the_reference(shape, pace):
+    """Dense layers alone, before, between and behind LSTMs and GRUs; states go in and out."""
+    both = Both(DENSE, shape, seed=len(shape), pace=pace)
+    both.step(6)
+    both.step(6, both.rng.random((6, DENSE.channels)) < 0.6, both.rng.random((6, DENSE.channels)) < 0.3)
+    both.same_states()
+    state = random_state(both.rng, both.model)
+    for machine in (both.device, both.reference):
+        machine.set_state(1, state)
+    both.step(3)
+    both.same_states()
+    assert both.device.counters()["steps"] == 15
 
 
 @pytest.mark.parametrize("widths", [

@@ -13,6 +13,7 @@ from pairs import Both, Measured, predicted
 from openese.rtl.config import Config
 from openese.rtl.frames import BANK_SHIFT, frame_beats
 from openese.rtl.loader import Section
+from openese.rtl.program import ACTIVATIONS
 from openese.rtl.registers import ADDRESS, REGISTERS, Access, Control, Interrupt, Status
 from openese.sim.lint import lint
 from openese.sim.simulator import BusError, StuckError
@@ -50,11 +51,15 @@ def random_config(rng):
             "cell_bits": int(rng.integers(14, 28)), "index_bits": int(rng.integers(1, 8)),
             "align_bits": int(rng.integers(1, 4)), "queue_depth": power(4, 6), "entry_depth": power(7, 12),
             "column_depth": power(6, 9), "vector_depth": power(6, 9), "cell_rows": power(2, 5),
-            "accumulator_rows": power(5, 9), "row_nonzeros": power(4, 9), "program_depth": power(5, 8),
+            "accumulator_rows": 16 * int(rng.integers(2, 33)), "row_nonzeros": power(4, 9),
+            "program_depth": power(5, 8),
             "stream": bool(rng.random() < 0.4), "banks": int(rng.integers(1, 5) if rng.random() < 0.4 else 1),
             "models": int(rng.integers(2, 5) if rng.random() < 0.3 else 1)}
         if rng.random() < 0.4:
-            fields |= {"cells": "lstm+gru", "cell_bits": int(rng.integers(24, 28))}
+            fields["lut_channels"] = int(rng.integers(0, fields["channels"] + 1))
+            fields["ultra_channels"] = int(rng.integers(0, fields["channels"] - fields["lut_channels"] + 1))
+        cells = "+".join(["lstm", *(kind for kind in ("gru", "dense") if rng.random() < 0.4)])
+        fields |= {"cells": cells, **({"cell_bits": int(rng.integers(24, 28))} if "gru" in cells else {})}
         if fields["stream"]:  # an AXI4 data width
             wide = [width for width in (8, 16, 32) if 32 <= width * pes <= 1024 and 1 <= width - fields["index_bits"]
                     and 2 <= width - fields["index_bits"] <= 18]
@@ -73,6 +78,9 @@ def random_shape(rng, config):
     shape = [(cells, int(rng.integers(1, cells + 1))) if rng.random() < 0.5 else cells for cells in layers]
     if config.gru:
         shape = [("gru", cells) if rng.random() < 0.6 else other for cells, other in zip(layers, shape, strict=True)]
+    if config.dense:
+        shape = [(str(rng.choice(ACTIVATIONS)), outputs) if rng.random() < 0.5 else other
+                 for outputs, other in zip(layers, shape, strict=True)]
     return (int(rng.integers(1, 25)), *shape), bool(rng.random() < 0.6)
 
 

@@ -192,6 +192,8 @@ def test_a_network_may_be_verified_shown_and_named_for_its_machine(compiled, ope
     ("run net in.npz -o out.npz --model net.onnx", "--against"),
     ("run net in.npz -o out.npz --backend serial", "needs 1 --port"),
     ("run net in.npz -o in.npz", "would overwrite an input"),
+    ("run net in.npz -o out.npz --against other.onnx", "--against other.onnx: 'x' is no input of the network"),
+    ("import net.onnx --list --calibrate in.npz", "--calibrate goes with --list --trust"),
     ("verify net --quantized in.npz", "--quantized goes with an image"),
 ])
 def test_refusals(compiled, openese, line, reason):
@@ -200,6 +202,9 @@ def test_refusals(compiled, openese, line, reason):
     np.savez("short.npz", x=given["x"], h=given["h"])
     np.savez("more.npz", **given, q=given["h"])
     np.savez("wide.npz", **{**given, "x": np.zeros((STEPS, VOICES, INPUTS + 1), np.float32)})
+    other = onnx.load("net.onnx")
+    other.graph.input[0].name = other.graph.node[0].input[0] = "z0"
+    onnx.save(other, "other.onnx")
     Path("taken").mkdir()
     Path("taken", "file").write_text("mine")
     before = {file: file.read_bytes() for file in compiled.rglob("*") if file.is_file()}
