@@ -228,7 +228,7 @@ def networks(session):
     _install(session, "onnx", "keras", "dev", "oracles")
     session.env.update(OPENESE_ONNX_NETWORKS="310", OPENESE_KERAS_NETWORKS="160", OPENESE_TORCH_NETWORKS="100")
     session.install("onnxscript")  # one of PyTorch's two exporters
-    files = [f"tests/sw/test_{name}.py" for name in ("whole_onnx", "whole_keras", "whole_torch", "offload")]
+    files = [f"tests/sw/test_{name}.py" for name in ("whole_onnx", "whole_keras", "whole_torch")]
     session.run("pytest", "-s", "-k", "random", *files, *session.posargs)
 
 

@@ -17,6 +17,7 @@ from openese.sw.cli.options import (
     PATH,
     calibrate_option,
     carry_option,
+    dense_option,
     density_help,
     file_output_option,
     ignore_option,
@@ -27,7 +28,7 @@ from openese.sw.cli.options import (
     select_option,
     trust_option,
 )
-from openese.sw.compile import QuantizedNetwork, pack_together, random_frames
+from openese.sw.compile import CompiledNetwork, QuantizedNetwork, pack_together, placed, random_frames
 from openese.sw.compile import compile as compile_network
 from openese.sw.compile import pack as pack_network
 from openese.sw.compile import prune as prune_network
@@ -48,12 +49,15 @@ __all__ = ["compile_", "import_", "pack", "prune", "quantize"]
 @ignore_option
 @click.option("--list", "only_list", is_flag=True,
               help="List everything in the file with its place, and what can be selected, and write nothing.")
+@click.option("--calibrate", type=PATH, metavar="INPUTS",
+              help="With --list --trust: inputs of one call, with which PyTorch exports a program.")
 @trust_option
 def import_(file: Path, output: Path | None, select: str | None, ignore: Sequence[str], only_list: bool,
-            trust: bool) -> None:
+            calibrate: Path | None, trust: bool) -> None:
     """Read trained LSTMs and GRUs alone from FILE, or list what is in it.
 
-    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy. `openese compile` takes a whole network.
+    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy, or a quantized network or an image, whose integers become
+    the weights. `openese compile` takes a whole network.
 
     \b
     Examples:
@@ -61,26 +65,40 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
       openese import net.onnx --select encoder/LSTM,encoder/LSTM_1 -o net.npz
       openese import checkpoint.pt --select model.lstm,model.linear -o net.npz
     """
+    if calibrate is not None and not (only_list and trust):
+        raise click.UsageError("--calibrate goes with --list --trust; compile takes it too")
     if only_list:
         if output is not None or select is not None or ignore:
             raise click.UsageError("--list shows everything and writes nothing: leave out --output, --select and "
                                    "--ignore")
-        program = None if trust else torch_export.program(file)
-        if program is not None:
-            click.echo(f"openese: {file.name} is a {program}: these are its tensors, read without running it", err=True)
-        host = None if program is not None else open_host(file, trust)
-        if host is None:
-            show.entries(importers.entries(file))
-        else:
-            show.ports(host.inputs, host.outputs)
-            show.items(host.items)
+        _list(file, trust, calibrate)
         return
     if output is None:
         raise click.UsageError("import needs --output PATH, or --list")
     keep_inputs(output, file)
-    network = importers.load(file, select, ignore=ignore)
+    kind = files.kind(file)
+    if kind in ("images", "quantized"):
+        if select is not None or ignore:
+            raise click.UsageError("--select and --ignore take parts of a file to import; this is one of ours")
+        network = (CompiledNetwork if kind == "images" else QuantizedNetwork).load(file).network
+    else:
+        network = importers.load(file, select, ignore=ignore)
     network.save(output)
     show.network(network)
+
+
+def _list(file: Path, trust: bool, calibrate: Path | None) -> None:
+    program = None if trust else torch_export.program(file)
+    host = None if program is not None else open_host(
+        file, trust, lambda: () if calibrate is None else [arrays.read(calibrate)])
+    if host is not None:
+        show.ports(host.inputs, host.outputs)
+        show.items(host.items)
+        return
+    entries = importers.entries(file)
+    if program is not None:
+        click.echo(f"openese: {file.name} is a {program}: these are its tensors, read without running it", err=True)
+    show.entries(entries)
 
 
 @click.command()
@@ -88,12 +106,14 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
 @click.option("--density", multiple=True, required=True, metavar="D", help=density_help)
 @file_output_option
 @machine_options("demo")
+@dense_option
 @click.option("--global", "unbalanced", is_flag=True,
               help="Keep the largest weights of a matrix wherever they lie, to compare.")
 @click.option("--equal", is_flag=True,
               help="Keep the same number of weights on every PE, not the same share. It is faster if the sizes of the "
                    "network are not multiples of the PEs, but some rows stay denser than others.")
-def prune(network: Path, density: Sequence[str], output: Path, config: Config, unbalanced: bool, equal: bool) -> None:
+def prune(network: Path, density: Sequence[str], output: Path, config: Config, dense: str, unbalanced: bool,
+          equal: bool) -> None:
     """Set the smallest weights of NETWORK to zero.
 
     Every PE of the machine keeps the same share of its weights of every matrix.
@@ -106,8 +126,8 @@ def prune(network: Path, density: Sequence[str], output: Path, config: Config, u
     if unbalanced and equal:
         raise click.UsageError("--global and --equal exclude each other: leave one out")
     keep_inputs(output, network)
-    given = files.load_network(network)
-    sparse = prune_network(given, parse_density(density, given), config, not unbalanced, equal)
+    given = placed(files.load_network(network), config, dense)
+    sparse = prune_network(given, parse_density(density, given), config, not unbalanced, equal, dense)
     sparse.save(output)
     rows = _counts(sparse, config)
     show.counts(rows)
@@ -132,7 +152,9 @@ def _warn(rows: Sequence[pruning.MatrixCounts], density: Sequence[str]) -> None:
 @calibrate_option
 @click.option("--tables", type=PATH, metavar="QUANTIZED",
               help="Take the tables of this quantized network, so that one image can hold both.")
-def quantize(network: Path, output: Path, config: Config, calibrate: Path | None, tables: Path | None) -> None:
+@dense_option
+def quantize(network: Path, output: Path, config: Config, calibrate: Path | None, tables: Path | None,
+             dense: str) -> None:
     """Turn NETWORK into integers.
 
     Number formats are chosen on real frames, such as the machine will meet.
@@ -147,7 +169,7 @@ def quantize(network: Path, output: Path, config: Config, calibrate: Path | None
     other = QuantizedNetwork.load(tables) if tables is not None else None
     with status() as tell:
         tell("choosing number formats")
-        quantized = quantize_network(given, sequences.frames, config, sequences.lengths, tables=other)
+        quantized = quantize_network(given, sequences.frames, config, sequences.lengths, tables=other, dense=dense)
     quantized.save(output)
     for model in quantized.models:
         show.quantized(model)
@@ -190,10 +212,11 @@ def pack(quantized: Sequence[Path], output: Path, folder: Path | None) -> None:
 @click.option("--calibrate", type=PATH, multiple=True, metavar="INPUTS",
               help="Real input, on which number formats are chosen: all inputs of a whole network by name (.npz), or "
                    "one array (.npy); frames for LSTMs alone. May be repeated for a whole network, for several calls.")
+@dense_option
 @carry_option
 @trust_option
 def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str], density: Sequence[str],
-             config: Config, calibrate: Sequence[Path], carry: Sequence[str], trust: bool) -> None:
+             config: Config, calibrate: Sequence[Path], dense: str, carry: Sequence[str], trust: bool) -> None:
     """Prune, quantize and pack the network in FILE.
 
     A file with a graph (ONNX, Keras) becomes a whole network: the machine computes the LSTMs and GRUs, the
@@ -211,7 +234,7 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
     if select is None:
         host = open_host(file, trust, lambda: [call for path in calibrate[:1]
                                                for call in first_calls(arrays.read(path), whole.parse_carry(carry))],
-                         config)
+                         config, dense)
     if host is not None:
         if ignore:
             raise click.UsageError("--ignore goes with a file without a graph; a whole network leaves nothing out")
@@ -221,12 +244,12 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
         raise click.UsageError("--carry goes with a whole network; LSTMs alone have no outputs to carry")
     if len(calibrate) > 1:
         raise click.UsageError("--calibrate is given twice; several files go with a whole network")
-    network = importers.load(file, select, ignore=ignore)
+    network = placed(importers.load(file, select, ignore=ignore), config, dense)
     show.notes(network)
     sequences = _calibration(network, calibrate[0] if calibrate else None)
     with status() as tell:
         compiled = compile_network(network, config, density=parse_density(density, network) if density else None,
-                                   calibrate=sequences.frames, lengths=sequences.lengths, tell=tell)
+                                   calibrate=sequences.frames, lengths=sequences.lengths, dense=dense, tell=tell)
         tell("counting cycles")
         summary = compiled.summary
     compiled.save(output)

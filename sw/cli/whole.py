@@ -25,6 +25,7 @@ from openese.sw.whole.network import (
     open_host,
     original_calls,
     run_calls,
+    same_numbers,
 )
 
 __all__ = ["compile_file", "info", "parse_carry", "run", "verify"]
@@ -63,8 +64,8 @@ def compile_file(host: Host, output: Path, config: Config, density: Sequence[str
         summaries = compiled.summaries
     compiled.save(output)
     if calls and compiled.guessed:
-        click.echo(f"openese: no calibration input reaches {', '.join(compiled.guessed)}: number formats there are "
-                   f"chosen on random numbers, a guess", err=True)
+        click.echo(f"openese: no calibration input but zeros reaches {', '.join(compiled.guessed)}: number formats "
+                   f"there are chosen on random numbers, a guess", err=True)
     show.places(host.items)
     for name, part in compiled.parts.items():
         for image in part.images:
@@ -96,26 +97,34 @@ def run(path: Path, frames: Path, output: Path, backend: Backend, checked: bool,
     arrays.check_output(output, host.outputs)
     carried = parse_carry(carry) or compiled.carry
     inputs = arrays.load(frames, host.inputs)
+    wanted = None if against is None else [_original(against, inputs, carried, trust)]
     with _engine(compiled, backend, backend.name) as engine:
         found = run_calls(host, inputs, engine, carried)
     if checked:
         with _engine(compiled, Backend("reference"), "reference") as engine:
             _check(found, run_calls(host, inputs, engine, carried))
+    rows = () if wanted is None else differences([found], wanted)
     arrays.save(output, found)
     for port in host.outputs:
         show.line(f"{port.name}: {found[port.name].dtype} {found[port.name].shape}")
-    if against is not None:
-        original = open_host(against, trust, lambda: first_calls(inputs, carried))
-        if original is None:
-            raise HostError(f"--against {against}: not a file with a whole network")
-        with Console(stderr=True).status("running the original network"):
-            wanted = original_calls(original, inputs, carried)
-        show.differences(differences([found], [wanted]))
+    show.differences(rows)
+
+
+def _original(path: Path, inputs: Arrays, carry: dict[str, str], trust: bool) -> Arrays:
+    """The outputs of the original network: first, so that a wrong file is told before a long run."""
+    original = open_host(path, trust, lambda: first_calls(inputs, carry))
+    if original is None:
+        raise HostError(f"--against {path}: not a file with a whole network")
+    with Console(stderr=True).status("running the original network"):
+        try:
+            return original_calls(original, inputs, carry)
+        except HostError as error:
+            raise HostError(f"--against {path}: {error}") from None
 
 
 def _check(outputs: Arrays, wanted: Arrays) -> None:
     """Fail unless all outputs are the reference's."""
-    different = sum(int(np.count_nonzero(outputs[name] != wanted[name])) for name in wanted)
+    different = sum(int(np.count_nonzero(~same_numbers(outputs[name], wanted[name]))) for name in wanted)
     total = sum(array.size for array in wanted.values())
     if different:
         raise files.FileError(f"{different:,} of {total:,} output numbers differ from the reference's")

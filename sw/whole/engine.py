@@ -133,18 +133,20 @@ class Recorder(Engine):
         waiting.update(ended)
         return y, after
 
-    def called(self, name: str) -> bool:
-        """Whether one part got a sequence."""
-        return bool(self._sequences[name])
+    def reached(self, name: str) -> bool:
+        """Whether one part got a number that is not zero: zeros tell nothing about number formats."""
+        return any(np.any(array) for sequence in self._sequences[name]
+                   for array in (*sequence.frames, *(held for state in sequence.initial for layer in state
+                                                     for held in layer)))
 
     def recorded(self, name: str) -> Recorded | None:
-        """The input of one part so far, the longest sequences first; None if it was not called.
+        """The input of one part so far, the longest sequences first; None if nothing but zeros reached it.
 
         The shortest sequences are left out where all with their padding would not fit into memory.
         """
-        sequences = sorted(self._sequences[name], key=lambda sequence: -sequence.length)
-        if not sequences:
+        if not self.reached(name):
             return None
+        sequences = sorted(self._sequences[name], key=lambda sequence: -sequence.length)
         part = self.parts[name]
         steps = sequences[0].length
         sequences = sequences[:max(1, _MOST_NUMBERS // (steps * part.inputs))]

@@ -104,7 +104,8 @@ class KerasHost(Host):
                 outputs = keras.tree.flatten(model(given, training=False))
                 return {port.name: to_numpy(keras, tensor) for port, tensor in zip(self.outputs, outputs, strict=True)}
         except Exception as error:
-            raise self._machine.failure or HostError(f"{self.name}: {_reason(error)}") from error
+            raise self._machine.failure or HostError(
+                f"{self.name}: Keras on {keras.backend.backend()}: {_reason(error)}") from error
 
     def save(self, folder: Path) -> None:
         """Write ``host.keras``, in which the weights of the parts are NaN."""

@@ -24,6 +24,7 @@ from openese.output import replacing_folder
 from openese.rtl.config import Config, machine_config
 from openese.sw import files, importers
 from openese.sw.compile import (
+    PLACES,
     CompiledNetwork,
     OutputError,
     QuantizedNetwork,
@@ -35,7 +36,7 @@ from openese.sw.compile import (
 )
 from openese.sw.compile import compile as compile_network
 from openese.sw.importers import ImportRefused
-from openese.sw.model.layers import Model
+from openese.sw.model.layers import DENSE, Model
 from openese.sw.model.network import Network
 from openese.sw.prune import TENSORS, Density, PruneError
 from openese.sw.reference.machine import Reference
@@ -45,7 +46,7 @@ from openese.sw.whole.engine import Engine, Recorder
 from openese.sw.whole.host import Arrays, Host, HostError, why_no_parts
 
 __all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "differences", "first_calls", "open_host",
-           "original_calls", "pack_parts", "prune_parts", "quantize_parts", "run_calls"]
+           "original_calls", "pack_parts", "prune_parts", "quantize_parts", "run_calls", "same_numbers"]
 
 #: The module of each kind of host, with a function ``open_file(path, trust, machine)``, and its class.
 _HOSTS = {"onnx": ("openese.sw.whole.onnx_host", "OnnxHost"),
@@ -91,7 +92,7 @@ class CompiledWhole:
     differences : tuple of `Difference`
         At every output, on the calibration inputs. Empty where it was not calibrated.
     guessed : tuple of str
-        Parts that no calibration input reached, so that their number formats are a guess.
+        Parts that no calibration input reached, or only zeros, so that their number formats are a guess.
     """
 
     host: Host
@@ -219,7 +220,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def open_host(path: str | os.PathLike[str], trust: bool = False,
-              examples: Callable[[], Sequence[Call]] = tuple, machine: Config | None = None) -> Host | None:
+              examples: Callable[[], Sequence[Call]] = tuple, machine: Config | None = None,
+              dense: str = "machine") -> Host | None:
     """Open a file that holds a whole network; None for a file without a graph.
 
     Parameters
@@ -231,6 +233,9 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
         Returns inputs of one call, several to try. A program of PyTorch is exported with the first that it takes.
     machine : Config, optional
         Layers of which it has no cells stay with the host. Without it, no machine lacks a kind of cell.
+    dense : str
+        ``"machine"``: on a machine with dense layers, those of an ONNX network beside its LSTMs and GRUs are on the
+        machine. ``"host"``: they stay with the host.
 
     Raises
     ------
@@ -239,12 +244,16 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
     OSError
         The file cannot be read.
     """
+    if dense not in PLACES:
+        raise ValueError(f"dense must be {' or '.join(PLACES)}, not {dense!r}")
+    if machine is not None and machine.dense and dense == "host":
+        machine = machine.replace(cells="+".join(kind for kind in machine.cells.split("+") if kind != DENSE.name))
     program = torch_export.program(Path(path))
     if program is not None:
         if not trust:
             raise ImportRefused(f"{Path(path).name}: a {program} is code, which runs when it is opened; if you know "
-                                f"where it comes from, trust it (--trust). --select takes its LSTMs alone and runs "
-                                f"nothing")
+                                f"where it comes from, trust it (--trust)"
+                                f"{torch_export.without_trust(program)}")
         return torch_export.open_program(Path(path), examples(), machine)
     kind = _KINDS.get(importers.find(path).name)
     if kind is None:
@@ -265,19 +274,19 @@ def first_calls(inputs: Call, carry: Mapping[str, str]) -> list[Call]:
 @overload
 def compile(network: Network | Model, machine: str | Config, *, density: Density | None = None,
             calibrate: ArrayLike | None = None, lengths: ArrayLike | None = None,
-            tell: Callable[[str], None] = ...) -> CompiledNetwork: ...
+            dense: str = "machine", tell: Callable[[str], None] = ...) -> CompiledNetwork: ...
 
 
 @overload
 def compile(network: str | os.PathLike[str], machine: str | Config, *, density: Density | None = None,
             calibrate: Any = None, lengths: ArrayLike | None = None, select: str | None = None,
             ignore: str | Sequence[str] = (), carry: Mapping[str, str] | None = None, trust: bool = False,
-            tell: Callable[[str], None] = ...) -> CompiledNetwork | CompiledWhole: ...
+            dense: str = "machine", tell: Callable[[str], None] = ...) -> CompiledNetwork | CompiledWhole: ...
 
 
 def compile(network: Any, machine: str | Config, *, density: Density | None = None, calibrate: Any = None,
             lengths: ArrayLike | None = None, select: str | None = None, ignore: str | Sequence[str] = (),
-            carry: Mapping[str, str] | None = None, trust: bool = False,
+            carry: Mapping[str, str] | None = None, trust: bool = False, dense: str = "machine",
             tell: Callable[[str], None] = lambda stage: None) -> Any:
     """Import, prune, quantize and pack a network.
 
@@ -304,6 +313,9 @@ def compile(network: Any, machine: str | Config, *, density: Density | None = No
         Outputs of a whole network that are inputs of its next call; see `run_calls`.
     trust : bool
         Whether code in the file may run.
+    dense : str
+        Where dense layers are computed that the machine could compute, ``"machine"`` or ``"host"``: of a whole network
+        as for `open_host`, else the head, as for `openese.prune`.
     tell : callable
         Called with the name of each stage as it begins.
 
@@ -321,7 +333,7 @@ def compile(network: Any, machine: str | Config, *, density: Density | None = No
     if isinstance(network, (str, os.PathLike)) and select is None:
         first = calibrate[0] if isinstance(calibrate, (list, tuple)) and calibrate else calibrate
         host = open_host(network, trust, lambda: () if first is None else first_calls(first, carry or {}),
-                         machine_config(machine))
+                         machine_config(machine), dense)
         if host is not None:
             if lengths is not None:
                 raise HostError("lengths: a whole network has an input for them; give it by name in calibrate")
@@ -331,7 +343,7 @@ def compile(network: Any, machine: str | Config, *, density: Density | None = No
     if carry:
         raise HostError("carry: only a whole network has outputs to carry, and this is not one")
     return compile_network(network, machine, density=density, calibrate=calibrate, lengths=lengths, select=select,
-                           ignore=ignore, tell=tell)
+                           ignore=ignore, dense=dense, tell=tell)
 
 
 def prune_parts(parts: Mapping[str, Network], density: Density, config: Config) -> dict[str, Network]:
@@ -444,7 +456,7 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
         tell(f"running the network in floating point ({number + 1} of {len(calls)})")
         run_calls(host, call, recorder, carried)
     quantized = quantize_parts(recorder, config, tell)
-    guessed = tuple(name for name in parts if not recorder.called(name))
+    guessed = tuple(name for name in parts if not recorder.reached(name))
     del recorder, parts  # frames, and weights before pruning
     tell("measuring the error at the outputs")
     measured = differences(_run_quantized(host, quantized, calls, carried), wanted)
@@ -531,6 +543,12 @@ def _stacked(name: str, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.stack(values)
 
 
+def same_numbers(found: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which elements are equal; what is not a number on both sides is."""
+    same: NDArray[np.bool_] = found == wanted
+    return same | (np.isnan(found) & np.isnan(wanted)) if wanted.dtype.kind == "f" else same
+
+
 def _difference(name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> Difference:
     """The difference over pairs of arrays, measured in blocks, which need little memory."""
     total, different, power, squares, largest = 0, 0, 0.0, 0.0, 0.0
@@ -540,10 +558,14 @@ def _difference(name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -
         for start in range(0, theirs.size, _BLOCK):
             mine, other = ours[start:start + _BLOCK], theirs[start:start + _BLOCK]
             total += other.size
-            different += int(np.count_nonzero(mine != other))
+            same = same_numbers(mine, other)
+            different += int(np.count_nonzero(~same))
             if real:
-                error = mine.astype(np.float64) - other
-                power += float(np.square(other, dtype=np.float64).sum())
+                with np.errstate(invalid="ignore"):
+                    error = np.where(same, 0, mine.astype(np.float64) - other)
+                error[np.isnan(error)] = np.inf  # a number on one side only
+                power += float(np.square(other, dtype=np.float64, where=np.isfinite(other), out=np.zeros(other.size)
+                                         ).sum())
                 squares += float(np.square(error).sum())
                 largest = max(largest, float(np.abs(error).max()))
     error_of = OutputError((power / total)**0.5, (squares / total)**0.5, largest, 1, total) if real and total else None

@@ -247,10 +247,10 @@ def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Dens
     taken = _take(module, switch, carry, config)
     _check_parts(taken)
     parts, recorder = _recorded(taken, switch, calibrate, density, config)
-    unused = [name for name in parts if not recorder.called(name)]
+    unused = [name for name in parts if not recorder.reached(name)]
     if unused:
-        warnings.warn(f"calibrate never calls {', '.join(unused)}: number formats there are a guess; give inputs that "
-                      f"use all of them", stacklevel=2)
+        warnings.warn(f"calibrate gives {', '.join(unused)} no input but zeros: number formats there are a guess; give "
+                      f"inputs that use all of them", stacklevel=2)
     compiled = {} if backend == "float" else pack_parts(quantize_parts(recorder, config))
     switch.compute(parts, compiled, backend)
     return Offloaded(taken.network, config, backend, parts, compiled, tuple(taken.items), switch.close)

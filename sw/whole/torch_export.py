@@ -30,7 +30,7 @@ from openese.sw.importers.torch_archive import Stub, read_archive
 from openese.sw.whole.host import Host
 from openese.sw.whole.onnx_operator import PlainSession
 
-__all__ = ["Inputs", "open_program", "program", "quiet"]
+__all__ = ["Inputs", "open_program", "program", "quiet", "without_trust"]
 
 #: The inputs of one call: by name, or the array of a network of one input.
 Inputs = Mapping[str, ArrayLike] | NDArray[Any]
@@ -61,6 +61,11 @@ def program(path: Path) -> str | None:
     if find(path).name == "PyTorch" and any(_pickled(read_archive(path))):
         return _PICKLED
     return None
+
+
+def without_trust(kind: str) -> str:
+    """What a message says about a `program` that is not run."""
+    return "" if kind == _EXPORTED else ". --select takes its LSTMs alone and runs nothing"
 
 
 def _pickled(value: Any, depth: int = 0) -> Iterator[Stub]:
@@ -124,7 +129,7 @@ def open_program(path: Path, examples: Sequence[Inputs], machine: Config | None 
         examples = examples or [_named(network, *given)]
     if not examples:
         raise ImportRefused(f"{path.name}: PyTorch needs an example of the inputs ({', '.join(_parameters(network))}) "
-                            f"to export the program: openese compile --trust --calibrate INPUTS")
+                            f"to export the program; give --calibrate INPUTS (calibrate=)")
     for number, example in enumerate(examples):
         try:
             flat = _Flat.around(network, example, path.name, () if given is None else tuple(given[1]))

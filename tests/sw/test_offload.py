@@ -419,8 +419,10 @@ def test_refusals():
 
 def test_a_layer_without_calibration_is_told():
     net = nn.ModuleDict({"a": nn.LSTM(5, 8), "unused": nn.LSTM(5, 8)})
-    with pytest.warns(UserWarning, match="calibrate never calls unused: number formats there are a guess"):
+    with pytest.warns(UserWarning, match="calibrate gives unused no input but zeros: number formats there"):
         openese.offload(net, "demo", calibrate=lambda net: net["a"](torch.randn(9, 4, 5)))
+    with pytest.warns(UserWarning, match="calibrate gives lstm no input but zeros"):
+        openese.offload(nn.LSTM(5, 8), "demo", calibrate=torch.zeros(9, 4, 5))
 
 
 def test_copies_and_wrappers_of_pytorch():

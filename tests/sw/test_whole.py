@@ -200,8 +200,27 @@ def test_differences_of_all_kinds():
                        [{"a": np.array([1.0, 4.0]), "b": np.array([1, 3]), "t": np.array(["x"], object)}])
     assert [(row.name, row.different, row.total) for row in rows] == [("a", 1, 2), ("b", 1, 2), ("t", 0, 1)]
     assert rows[0].error.max_error == 2 and rows[1].error is None
+    infinite, missing = np.array([-np.inf, np.nan, 3.0]), np.array([-np.inf, np.nan, 4.0])
+    same, other, gone = differences([{"a": infinite, "b": infinite, "c": missing}],
+                                    [{"a": infinite, "b": missing, "c": np.array([-np.inf, 1.0, 4.0])}])
+    assert (same.different, same.error.rms_error, same.error.rms_output) == (0, 0, pytest.approx(3**0.5))
+    assert (other.different, other.error.max_error, gone.different, gone.error.max_error) == (1, 1, 1, np.inf)
     with pytest.raises(HostError, match="has the shape"):
         differences([{"a": np.zeros(2)}], [{"a": np.zeros(3)}])
+
+
+def test_zeros_tell_nothing_about_number_formats():
+    recorder = Recorder({"a": part(1), "b": part(2)})
+    x = np.zeros((4, VOICES, INPUTS))
+    recorder.call("a", x)
+    assert not recorder.reached("a") and recorder.recorded("a") is None
+    _, states = recorder.call("b", x + 1)
+    recorder.call("a", x, initial=states)  # a decoder that only has a state
+    assert recorder.reached("a") and recorder.recorded("a").frames.shape == (4, 2 * VOICES, INPUTS)
+    host = NumpyHost()
+    zeros = {"x": x, "h": np.zeros((VOICES, CELLS)), "c": np.zeros((VOICES, CELLS)), "twice": 0}
+    assert compile_host(host, CONFIG, calibrate=zeros).guessed == ("first", "second")
+    assert compile_host(host, CONFIG, calibrate=[zeros, given()]).guessed == ()
 
 
 @pytest.mark.parametrize("shape", [(0, 2, INPUTS), (3, 0, INPUTS), (0, 0, INPUTS)])

@@ -3,6 +3,7 @@
 
 import dataclasses
 import os
+import re
 from collections import Counter
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn  # noqa: E402
 from torch_networks import Block, flat, random_network  # noqa: E402
 
 import openese  # noqa: E402
+from openese.sw import cli  # noqa: E402
 from openese.sw.importers import ImportRefused  # noqa: E402
 from openese.sw.whole import torch_export  # noqa: E402
 from openese.sw.whole.engine import Engine, float_runners  # noqa: E402
@@ -97,6 +99,7 @@ def test_random_networks_through_an_exporter(tmp_path, dynamo):
     counts, reasons = Counter(), Counter()
     for seed in range(NETWORKS)[-BY_DYNAMO if dynamo else 0:]:
         case = random_network(seed)
+        wanted = results(case.network, case.inputs)
         path = tmp_path / f"{seed}.onnx"
         with quiet():
             try:
@@ -114,7 +117,6 @@ def test_random_networks_through_an_exporter(tmp_path, dynamo):
             with pytest.raises(Exception, match="."):  # onnxruntime refuses the file too
                 torch_export._session(path).run(None, arrays(case.inputs))
             continue
-        wanted = results(case.network, case.inputs)
         theirs = list(host.original(arrays(case.inputs)).values())
         assert largest(found, theirs) < FLOAT, f"seed {seed}"
         counts["equal" if largest(theirs, wanted) < FLOAT else "equal to a wrong file"] += 1
@@ -312,7 +314,7 @@ def test_files_that_are_programs(tmp_path, kind):
     if kind == "pt2":
         agree(open_host(path, True), network, x)  # it has an example of its own
         return
-    with pytest.raises(ImportRefused, match=r"an example of the inputs \(x\) .*: openese compile .* --calibrate"):
+    with pytest.raises(ImportRefused, match=r"an example of the inputs \(x\) .*; give --calibrate INPUTS"):
         open_host(path, True)
 
 
@@ -383,6 +385,36 @@ class Branching(nn.Module):
     def forward(self, x):
         y = self.lstm(x)[0]
         return y if bool(x.sum() > 0) else -y
+
+
+def test_the_list_of_a_program(tmp_path, capsys):
+    """Its tensors; with trust and an example, everything with its place."""
+    path, x = tmp_path / "net.pt", tmp_path / "x.npy"
+    torch.save(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.GRU(4, 3)), path)
+    np.save(x, np.ones((5, 2, 8), np.float32))
+
+    def run(*arguments):
+        status = cli.main(["import", str(path), "--list", *map(str, arguments)])
+        return status, *capsys.readouterr()
+
+    status, listed, said = run()
+    assert status == 0 and "GRU" in listed and said.count("\n") == 1 and "read without running it" in said
+    status, _, said = run("--trust")
+    assert status == 2 and "give --calibrate INPUTS" in said and said.count("\n") == 1
+    status, listed, said = run("--trust", "--calibrate", x)
+    assert status == 0 and not said
+    assert re.search(r"GRU +machine", listed) and re.search(r"Gemm|MatMul", listed) and "cells=lstm+gru" in listed
+
+
+def test_the_list_of_an_exported_program(tmp_path, capsys):
+    path = tmp_path / "net.pt2"
+    saved(Around("front").eval(), "pt2", str(path), torch.randn(10, 2, 8))
+    for command in (["import", str(path), "--list"], ["compile", str(path), "-o", str(tmp_path / "net")]):
+        assert cli.main(command) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "--trust" in said and "--select" not in said
+    assert cli.main(["import", str(path), "--list", "--trust"]) == 0
+    assert re.search(r"LSTM +machine", capsys.readouterr().out)
 
 
 @pytest.mark.slow

@@ -158,7 +158,8 @@ class Network(nn.Module):
         y = self.out(y)
         if not self.with_state:
             return y
-        return {"y": y, "h": last[0], "c": last[1]} if self.as_dict else (y, last)
+        states = last if isinstance(last, tuple) else (last,)  # of a GRU h alone
+        return {"y": y, **dict(zip("hc", states, strict=False))} if self.as_dict else (y, last)
 
 
 def random_network(seed):
