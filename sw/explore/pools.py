@@ -16,6 +16,7 @@ from openese.sw.explore.problem import Problem
 __all__ = ["Pool", "cluster", "processes"]
 
 Advance = Callable[[int], None]
+_THREADS = "OPENBLAS_NUM_THREADS"
 _TRIES = 5  # with a problem that was lost together with workers
 
 _problem: Problem | None = None  # of a process of a pool
@@ -75,13 +76,25 @@ def _in_process(method: str, arguments: tuple[Any, ...]) -> Any:
 @contextmanager
 def processes(problem: Problem, jobs: int | None = None) -> Iterator[Pool]:
     """So many processes of this computer, by default one for each of its cores; with 1 it is this process itself."""
-    jobs = jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or os.cpu_count() or 1
+    jobs = jobs or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
     if jobs == 1:
         yield _Here(problem)
         return
     # Processes that begin anew have no threads of libraries that a fork would break.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (problem,)) as executor:
+    with _one_thread(), ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (problem,)) as executor:
         yield _Processes(executor)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes that begin have one thread each for products of matrices: there is one process for each core."""
+    before = os.environ.get(_THREADS)
+    os.environ.setdefault(_THREADS, "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_THREADS, None)
 
 
 class _Cluster(Pool):
