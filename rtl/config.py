@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["BANK_SHIFT", "CELLS", "DEPTHS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES", "preset",
-           "machine_config", "bits_for"]
+__all__ = ["BANK_SHIFT", "CELLS", "DEPTHS", "FLAGS", "MODEL_SHIFT", "Config", "LATER_FIELDS", "PRESETS", "PURPOSES",
+           "preset", "machine_config", "bits_for"]
 
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
-LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels")
+LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels", "ultra_weights")
 
 #: Fields that say how much a memory holds.
 DEPTHS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "program_depth")
@@ -25,6 +25,9 @@ BANK_SHIFT, MODEL_SHIFT = 2, 8
 
 #: Kinds of layers that a machine may have.
 CELLS = ("lstm", "lstm+gru", "lstm+dense", "lstm+gru+dense")
+
+#: Fields that are true or false.
+FLAGS = ("stream", "ultra_weights")
 
 #: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
 _WIDEST_BEAT = 1024
@@ -95,6 +98,8 @@ class Config:
     lut_channels, ultra_channels : int
         Channels of every PE whose accumulators are in LUT RAM, and in UltraRAM of UltraScale+. Those of the others are
         in block RAM.
+    ultra_weights : bool
+        The weights of the PEs are in UltraRAM too, which has 4,096 of them.
 
     Raises
     ------
@@ -127,11 +132,13 @@ class Config:
     cells: str = "lstm"
     lut_channels: int = 0
     ultra_channels: int = 0
+    ultra_weights: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()
         self._check_powers(["pes", "channels", "groups"])
-        object.__setattr__(self, "stream", bool(self.stream))
+        for field in FLAGS:
+            object.__setattr__(self, field, bool(getattr(self, field)))
         for field in ("slices", "slice_width"):
             if getattr(self, field) == 0:
                 object.__setattr__(self, field, self._left_out(field))
@@ -159,7 +166,7 @@ class Config:
             if not low <= value <= high:
                 raise ValueError(f"Config {field} must be between {low} and {high}, not {value}")
         if self.cells not in CELLS:
-            raise ValueError(f"Config cells must be {' or '.join(CELLS)}, not {self.cells!r}")
+            raise ValueError(f"Config cells must be one of {', '.join(CELLS)}, not {self.cells!r}")
         if self.gru and self.cell_bits < self.sum_bits:
             raise ValueError(f"Config cell_bits must be at least {self.sum_bits} with cells {self.cells!r}, "
                              f"not {self.cell_bits}")
@@ -185,7 +192,7 @@ class Config:
     def _check_types(self) -> None:
         for name, value in vars(self).items():
             text = name in ("name", "cells")
-            wanted = "text" if text else "true or false" if name == "stream" else "a whole number"
+            wanted = "text" if text else "true or false" if name in FLAGS else "a whole number"
             if not isinstance(value, str if text else int) or (wanted == "a whole number" and
                                                                          isinstance(value, bool)):
                 raise ValueError(f"Config {name} must be {wanted}, not {value!r}")
@@ -411,15 +418,24 @@ PRESETS = {config.name: config for config in [
     # 4 x 4, for which nextpnr finds wires on an LFE5U-85F. Multipliers are of 18 bits, encoded weights of 14.
     Config(name="ulx3s", pes=4, channels=4, slices=1, slice_width=1, index_bits=2, align_bits=2, entry_depth=32768,
            column_depth=512, vector_depth=512, cell_rows=32, accumulator_rows=256, row_nonzeros=256),
-    # No more multipliers than `ese`, since the accumulators of twice as many take 1,024 of the XCKU060's 1,080 block
-    # RAMs; but two fifths more weights, which leaves 17 % of the block RAMs (by Yosys).
-    Config(name="ku060", pes=32, channels=32, entry_depth=14336, column_depth=2048, vector_depth=2048,
-           cell_rows=32, accumulator_rows=512),
+    # Sums of 28 bits. In block RAM those of all channels take 800 of the XCKU060's 1,080; 13 channels in LUTs leave a
+    # seventh of both. 144 rows are two banks of the paper's gates, and two phases of its projection.
+    Config(name="ku060", pes=64, channels=32, slices=32, slice_width=4, weight_bits=8, activation_bits=12,
+           entry_depth=6144, column_depth=2048, vector_depth=2048, cell_rows=16, accumulator_rows=144, lut_channels=13),
     # As ese, with banks that leave 15 % of the block RAMs. The y of the paper's layer have room in three.
     Config(name="ku060_voices", pes=32, channels=32, entry_depth=10240, column_depth=2048, vector_depth=3072,
            cell_rows=32, accumulator_rows=512, banks=4),
     Config(name="ku115", pes=64, channels=32, groups=2, slices=32, slice_width=4, entry_depth=6144,
            column_depth=2048, vector_depth=2048, cell_rows=32, accumulator_rows=512),
+    # Of three UltraScale+ and 7-series boards, by `openese estimate`: no resource but UltraRAM above 90 %.
+    Config(name="arty_a7", pes=8, channels=16, slices=4, slice_width=2, weight_bits=8, activation_bits=12,
+           entry_depth=12288, column_depth=1024, vector_depth=1024, cell_rows=64, accumulator_rows=512, lut_channels=4),
+    Config(name="kv260", pes=16, channels=16, slices=8, slice_width=2, weight_bits=8, activation_bits=12,
+           entry_depth=16384, column_depth=2048, vector_depth=2048, cell_rows=64, accumulator_rows=512, lut_channels=8,
+           ultra_weights=True),
+    Config(name="zcu104", pes=32, channels=16, slices=16, slice_width=2, weight_bits=8, activation_bits=12,
+           entry_depth=12288, column_depth=2048, vector_depth=2048, cell_rows=32, accumulator_rows=288, lut_channels=5,
+           ultra_weights=True),
     # A column takes all PEs of a group three cycles, so there are eight groups.
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
            vector_depth=4096, cell_rows=16, accumulator_rows=512),
@@ -432,9 +448,13 @@ PURPOSES = {
     "ese": "the paper's 1,024 multipliers, with its 153/1024/512 layer at 10 % density on the chip",
     "ese_stream": "as ese, but weights come from memory in every step, as in the paper: for larger networks",
     "ulx3s": "the ULX3S board with an LFE5U-85F: holds the same dense LSTM as demo",
-    "ku060": "the paper's FPGA, an XCKU060, filled: as ese with room for two fifths more weights",
+    "ku060": "the paper's FPGA, an XCKU060, filled: twice the paper's multipliers, of 8-bit weights and 12-bit "
+             "activations",
     "ku060_voices": "the paper's FPGA with the states of up to 128 live voices",
     "ku115": "twice the paper's multipliers, for an FPGA with twice the block RAMs",
+    "arty_a7": "the Arty A7-100T board: 128 multipliers of 8-bit weights and 12-bit activations",
+    "kv260": "the KV260 board: 256 such multipliers, with the weights in its UltraRAMs",
+    "zcu104": "the ZCU104 board: 512 such multipliers, with the paper's layer at 10 % density in its UltraRAMs",
     "latency": "one voice with the shortest delay",
 }
 

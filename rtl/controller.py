@@ -338,7 +338,11 @@ class Controller(wiring.Component):
             self.settings.bank.eq(Mux(elementwise, voices.number, step_voices.number)),
             self.output_bank.eq(step_voices.number),
         ]
-        return (Mux(current.banked, voices.offset, 0),
+        source = voices.offset
+        if self._config.dense:
+            # A dense layer behind the FRAME TRY reads the y of the step, not that of the next frame's voices.
+            source = Mux(current.source == Source.COMPUTED, step_voices.offset, source)
+        return (Mux(current.banked, source, 0),
                 Mux(current.banked, Mux(elementwise, voices.offset, step_voices.offset), 0))
 
     def _track_operations(self, m, state):

@@ -5,7 +5,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from openese.rtl.attributes import LUT_RAM, block_ram
+from openese.rtl.attributes import LUT_RAM, ULTRA_RAM, block_ram
 from openese.rtl.bundles import StreamPort, ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, Entry, LineWrite, Token
@@ -129,7 +129,8 @@ class SpmatRead(wiring.Component):
         and the base of the token's operation."""
         config = self._config
         m.submodules.weights = weights = memory.Memory(
-            shape=config.entry_bits, depth=config.entry_depth, init=[], attrs=block_ram(config.entry_depth))
+            shape=config.entry_bits, depth=config.entry_depth, init=[],
+            attrs=ULTRA_RAM if config.ultra_weights else block_ram(config.entry_depth))
         m.submodules.bases = bases = memory.Memory(
             shape=config.position_bits, depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
         base_write = bases.write_port()

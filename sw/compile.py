@@ -35,9 +35,11 @@ from openese.sw.reference.machine import Reference
 from openese.sw.run.device import Device
 from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
 
-__all__ = ["BACKENDS", "CompiledNetwork", "OutputError", "QuantizedNetwork", "Summary", "compile",
-           "output_error", "pack", "pack_together", "prune", "quantize", "random_frames"]
+__all__ = ["BACKENDS", "PLACES", "CompiledNetwork", "OutputError", "QuantizedNetwork", "Summary", "compile",
+           "output_error", "pack", "pack_together", "placed", "prune", "quantize", "random_frames"]
 
+#: Where the dense head of a network is computed.
+PLACES = ("machine", "host")
 #: What `CompiledNetwork.run` can run on.
 BACKENDS = ("reference", "sim")
 CALIBRATION_STEPS, CALIBRATION_VOICES, CALIBRATION_SEED = 64, 8, 1
@@ -266,7 +268,8 @@ class CompiledNetwork:
             yield [Device(stack.enter_context(Simulator(image.config)), image) for image in self.images]
 
 
-def prune(network: Network | Model, density: Density, machine: str | Config, balanced: bool = True) -> Network:
+def prune(network: Network | Model, density: Density, machine: str | Config, balanced: bool = True,
+          equal: bool = False, dense: str = "machine") -> Network:
     """A copy of ``network`` with its smallest weights set to zero.
 
     Parameters
@@ -275,16 +278,23 @@ def prune(network: Network | Model, density: Density, machine: str | Config, bal
     density : float or mapping
         Share of the weights that stay: one number, or numbers by matrix or by layer; see `openese.sw.prune.Density`.
     machine : str or `Config`
-        Every PE of it keeps the same number of weights of every matrix.
+        Every PE of it keeps the same share of its weights of every matrix.
     balanced : bool
         False keeps the largest weights of a matrix wherever they lie, to compare.
+    equal : bool
+        Every PE keeps the same number of weights, even if the sizes of a matrix are not multiples of the PEs. The
+        machine is then faster. Some rows stay denser than others.
+    dense : str
+        ``"machine"``: on a machine with dense layers, the head is a layer of it, which is pruned too. ``"host"``: the
+        head stays with the host.
 
     Raises
     ------
     PruneError
         For a density outside 0..1, an unknown name, or a projection that the layer does not have.
     """
-    network, config = _network(network), machine_config(machine)
+    config = machine_config(machine)
+    network = placed(_network(network), config, dense)
     layers = [layer for direction in network.directions for layer in direction.model.layers]
     names = [layer.name for layer in layers]
     check_projections(layers, density)
@@ -294,7 +304,7 @@ def prune(network: Network | Model, density: Density, machine: str | Config, bal
             return density
         return {name: density[name] for name in density if name in [layer.name for layer in model.layers]}
 
-    return network.map(lambda model: prune_model(model, of(model), config.pes, config.groups, balanced))
+    return network.map(lambda model: prune_model(model, of(model), config.pes, config.groups, balanced, equal))
 
 
 def random_frames(network: Network) -> FloatArray:
@@ -304,7 +314,8 @@ def random_frames(network: Network) -> FloatArray:
 
 
 def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config, lengths: ArrayLike | None = None,
-             initial: Sequence[State] | None = None, tables: QuantizedNetwork | None = None) -> QuantizedNetwork:
+             initial: Sequence[State] | None = None, tables: QuantizedNetwork | None = None,
+             dense: str = "machine") -> QuantizedNetwork:
     """Turn a network into integers, its number formats chosen on calibration frames.
 
     Parameters
@@ -320,13 +331,16 @@ def quantize(network: Network | Model, frames: ArrayLike, machine: str | Config,
         default the network's own, which are zero unless it has others.
     tables : QuantizedNetwork, optional
         Take the tables of this network, so that both fit one image: a machine has one table of each function.
+    dense : str
+        As for `prune`.
 
     Raises
     ------
     QuantizeError, ModelError
         For frames, lengths or states of the wrong shape, or weights that no format of the machine can hold.
     """
-    network, config = _network(network), machine_config(machine)
+    config = machine_config(machine)
+    network = placed(_network(network), config, dense)
     x: FloatArray = real_array("frames", frames, QuantizeError)
     x = x[:, None] if x.ndim == 2 else x
     if x.ndim != 3:
@@ -409,7 +423,7 @@ def _calibration(quantized: QuantizedNetwork) -> tuple[int, int] | None:
 
 def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Config, *,
             density: Density | None = None, calibrate: ArrayLike | None = None, lengths: ArrayLike | None = None,
-            select: str | None = None, ignore: str | Sequence[str] = (),
+            select: str | None = None, ignore: str | Sequence[str] = (), dense: str = "machine",
             tell: Callable[[str], None] = lambda stage: None) -> CompiledNetwork:
     """Import, prune, quantize and pack a network.
 
@@ -429,6 +443,8 @@ def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Co
         What to take from a file, as for `openese.load`.
     ignore : str or sequence of str
         Tensors of a file without a graph that have no effect, as for `openese.load`.
+    dense : str
+        As for `prune`.
     tell : callable
         Called with the name of each stage as it begins.
 
@@ -447,13 +463,13 @@ def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Co
                              "here: give lengths too, which tell the axes apart, or the network of openese.load")
     elif select is not None or ignore:
         raise ValueError("select and ignore take parts of a file; this network is no file")
-    given = network = _network(network)
+    given = network = placed(_network(network), config, dense)
     if density is not None:
         tell("pruning")
-        network = prune(given, density, config)
+        network = prune(given, density, config, dense=dense)
     tell("choosing number formats")
     frames: ArrayLike = random_frames(network) if calibrate is None else calibrate
-    quantized = quantize(network, frames, config, lengths)
+    quantized = quantize(network, frames, config, lengths, dense=dense)
     tell("packing")
     compiled = pack(quantized)
     if density is None:
@@ -463,6 +479,19 @@ def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Co
     x = x[:, None] if x.ndim == 2 else x
     pruning = output_error(given, _on_reference(quantized.models), x, lengths, given.start(x.shape[1]))
     return replace(compiled, pruning_error=pruning)
+
+
+def placed(network: Network, config: Config, dense: str = "machine") -> Network:
+    """The network with its head as a layer of the machine, if that has dense layers and ``dense`` says so.
+
+    Raises
+    ------
+    ValueError
+        For another place than those of `PLACES`.
+    """
+    if dense not in PLACES:
+        raise ValueError(f"dense must be {' or '.join(PLACES)}, not {dense!r}")
+    return network.with_dense_head() if config.dense and dense == "machine" else network
 
 
 def _network(network: Network | Model) -> Network:

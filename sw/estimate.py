@@ -24,8 +24,9 @@ from openese.sw import files, importers
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork, quantize
 from openese.sw.cycles.load import CLOCK, PERIOD, MachineLoad, image_load, model_load, voices_served
 from openese.sw.energy import LEFT_OUT, PROCESSES, Joules, energies, total
-from openese.sw.model.layers import GRU, Model
+from openese.sw.model.layers import LSTM, Model
 from openese.sw.model.network import Network
+from openese.sw.model.quantized import cells_with
 from openese.sw.prune import Density
 from openese.sw.whole.host import Item, why_no_parts
 from openese.sw.whole.network import CompiledWhole, open_host, prune_parts
@@ -306,12 +307,15 @@ def open_network(path: str | os.PathLike[str], select: str | None = None, ignore
 
 
 def presets_for(network: Opened) -> list[Config]:
-    """All presets; for a network with GRUs, with GRU cells."""
+    """All presets; for a network with GRUs or dense layers, with these."""
     layers = [layer for part in network.floating().values() for direction in part.directions
               for layer in direction.model.layers]
-    if all(layer.kind is not GRU for layer in layers):
+    cells = LSTM.name
+    for layer in layers:
+        cells = cells_with(cells, layer.kind)
+    if cells == LSTM.name:
         return list(PRESETS.values())
-    return [config.replace(cells="lstm+gru", name=f"{config.name} with cells=lstm+gru") for config in PRESETS.values()]
+    return [config.replace(cells=cells, name=f"{config.name} with cells={cells}") for config in PRESETS.values()]
 
 
 def opened(network: Part | Model | CompiledWhole) -> Opened:

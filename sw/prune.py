@@ -4,7 +4,7 @@
 Row r belongs to PE row ``r % (pes // groups)``, and column j to column group ``j % groups``. The weights of a matrix
 on one PE are its *slice*. Each slice keeps its ``int(density * slice_size)`` weights of largest magnitude, so no PE
 waits for another. Among equal magnitudes, the first in row-major order stay. If the sizes of a matrix are not
-multiples of the PEs, slices differ in size, and each keeps its own share.
+multiples of the PEs, slices differ in size. Then each keeps its own share, or, with ``equal``, the same number.
 """
 
 import dataclasses
@@ -109,8 +109,15 @@ def _keep_largest(magnitudes: NDArray[Any], count: int) -> NDArray[np.bool_]:
     return keep
 
 
-def keep_mask(values: NDArray[Any], density: float, pes: int, groups: int = 1,
-              balanced: bool = True) -> NDArray[np.bool_]:
+def _equal_counts(sizes: Sequence[int], density: float) -> list[int]:
+    """The same number of weights to keep in every slice that has as many: the one that is nearest to the density."""
+    kept = [sum(min(size, number) for size in sizes) for number in range(max(sizes) + 1)]
+    number = int(np.argmin(np.abs(np.array(kept) - density * sum(sizes))))
+    return [min(size, number) for size in sizes]
+
+
+def keep_mask(values: NDArray[Any], density: float, pes: int, groups: int = 1, balanced: bool = True,
+              equal: bool = False) -> NDArray[np.bool_]:
     """Return the mask of the weights that stay.
 
     Parameters
@@ -123,6 +130,9 @@ def keep_mask(values: NDArray[Any], density: float, pes: int, groups: int = 1,
         The machine's PEs and column groups.
     balanced : bool
         False keeps the largest weights of the whole matrix: magnitude pruning, for comparison.
+    equal : bool
+        All slices keep the same number of weights, as far as they have as many: that nearest to the density. The
+        machine is faster if slices differ in size; rows of small slices then stay denser than others.
 
     Returns
     -------
@@ -131,22 +141,28 @@ def keep_mask(values: NDArray[Any], density: float, pes: int, groups: int = 1,
     Raises
     ------
     PruneError
-        If the density is not between 0 and 1, or ``pes`` is not a multiple of ``groups``.
+        If the density is not between 0 and 1, ``pes`` is not a multiple of ``groups``, or ``equal`` is not
+        ``balanced``.
     """
     row_pes = _row_pes(pes, groups)
+    if equal and not balanced:
+        raise PruneError("pruning cannot be both equal for all PEs and unbalanced: leave one of the two out")
     density = _checked("a matrix", density)
     if not balanced:
         row_pes = groups = 1
     keep = np.zeros(values.shape, bool)
-    for pe in range(min(row_pes, values.shape[0])):
-        for group in range(min(groups, values.shape[1])):
-            part = values[pe::row_pes, group::groups]
-            kept = _keep_largest(np.abs(part).ravel(), int(density * part.size))
-            keep[pe::row_pes, group::groups] = kept.reshape(part.shape)
+    places = [(slice(pe, None, row_pes), slice(group, None, groups))
+              for pe in range(min(row_pes, values.shape[0])) for group in range(min(groups, values.shape[1]))]
+    slices = [np.abs(values[place]).ravel() for place in places]
+    sizes = [part.size for part in slices]
+    counts = _equal_counts(sizes, density) if equal else [int(density * size) for size in sizes]
+    for place, part, count in zip(places, slices, counts, strict=True):
+        keep[place] = _keep_largest(part, count).reshape(keep[place].shape)
     return keep
 
 
-def prune(model: Model, density: Density, pes: int, groups: int = 1, balanced: bool = True) -> Model:
+def prune(model: Model, density: Density, pes: int, groups: int = 1, balanced: bool = True,
+          equal: bool = False) -> Model:
     """Return a copy of ``model`` whose smallest weights are zero.
 
     Parameters
@@ -154,7 +170,7 @@ def prune(model: Model, density: Density, pes: int, groups: int = 1, balanced: b
     model : Model
     density : float or mapping
         The share of weights to keep; see `Density`. Each gate has its own matrices W_x and W_r.
-    pes, groups, balanced
+    pes, groups, balanced, equal
         As for `keep_mask`.
 
     Raises
@@ -170,7 +186,8 @@ def prune(model: Model, density: Density, pes: int, groups: int = 1, balanced: b
             return None
         kept = np.zeros_like(values)
         for before, after in zip(*(array if array.ndim == 3 else array[None] for array in (values, kept)), strict=True):
-            np.copyto(after, before, where=keep_mask(before, by_layer[layer.name][tensor], pes, groups, balanced))
+            keep = keep_mask(before, by_layer[layer.name][tensor], pes, groups, balanced, equal)
+            np.copyto(after, before, where=keep)
         kept.setflags(write=False)
         return kept
 

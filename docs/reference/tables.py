@@ -5,10 +5,11 @@ import inspect
 import json
 import re
 import textwrap
+from functools import partial
 
 import click
 
-from docs.markdown import table
+from docs.markdown import DOCS, table
 from docs.results.fpga import TITLES, synthesized
 from openese.rtl import registers
 from openese.rtl.config import PRESETS, PURPOSES
@@ -115,9 +116,33 @@ def commands():
     return "\n".join(filter(None, parts))
 
 
+_DRIVER = DOCS.parent / "rtl" / "targets" / "driver"
+
+
+def results():
+    """What functions of the host library in C return."""
+    found = re.findall(r'_\((\w+), (-?\d+), "(.*)"\)', (_DRIVER / "openese.h").read_text())
+    return table(["result", "number", "meaning"], [[f"`OPENESE_{name}`", number, text]
+                                                   for name, number, text in found])
+
+
+def functions(name):
+    """The functions of a header, as its comments have them."""
+    text = (_DRIVER / name).read_text()
+    rows = []
+    comment = r"/\* ((?:(?!\*/).)*?) \*/\n"
+    for said, prototypes in re.findall(comment + r"((?:(?:int|const char \*) ?\w+\([^;]*\);\n)+)", text, re.S):
+        names = [" ".join(prototype.split()) for prototype in prototypes.split(";")[:-1]]
+        rows.append(["<br>".join(f"`{one}`" for one in names), " ".join(said.split())])
+    return table(["function", "meaning"], rows)
+
+
 #: By page and marker.
 TABLES = {
     ("reference/registers.md", "registers"): registers.markdown,
+    ("reference/host.md", "results"): results,
+    **{("reference/host.md", part): partial(functions, f"{part}.h") for part in
+       ("openese_host", "openese", "openese_dma")},
     ("reference/presets.md", "purposes"): purposes,
     ("reference/presets.md", "capacities"): capacities,
     ("reference/presets.md", "synthesis"): synthesis,

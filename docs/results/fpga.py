@@ -9,7 +9,7 @@ from openese.rtl.config import PRESETS
 __all__ = ["TABLES", "TITLES", "synthesized"]
 
 #: Resources of an XCKU060, and what the paper's machine takes of them (its table 4).
-XCKU060 = {"LUT": 331_680, "FF": 663_360, "BRAM": 1_080, "DSP": 2_760}
+XCKU060 = {"LUT": 331_680, "LUTRAM": 146_880, "FF": 663_360, "BRAM": 1_080, "DSP": 2_760}
 PAPER = {"LUT": 293_920, "LUTRAM": 69_939, "FF": 453_068, "BRAM": 947, "DSP": 1_504}
 TITLES = {"xcu": "UltraScale", "xcup": "UltraScale+", "xcu_dsp": "UltraScale, adders in DSPs", "xc7": "7 series",
           "ecp5": "ECP5"}
@@ -48,9 +48,9 @@ def resources():
 
 
 def shares():
-    """How much of the paper's FPGA the machines of its size take."""
+    """How much of the paper's FPGA the machines for it take."""
     machines = [(f"`{name}`, {TITLES[family]}", figures["total"]) for family, name, figures in _machines()
-                if PRESETS[name].multipliers == 1024 and family.startswith("xcu")]
+                if PRESETS[name].multipliers in (1024, 2048) and family in ("xcu", "xcu_dsp")]
     return table(["% of an XCKU060", *(f"{kind} ({there:,})" for kind, there in XCKU060.items())],
                  [[name, *(f"{100 * total[kind] / there:.0f}" for kind, there in XCKU060.items())]
                   for name, total in (*machines, ("ESE, placed and routed", PAPER))])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the recognizer's image, head, and record of training and tests from a trained network."""
 
+import dataclasses
 import platform
 from dataclasses import asdict
 from functools import cache
@@ -12,11 +13,13 @@ from examples.recognizer import corpus
 from examples.recognizer.machine import CONFIG, machine_logits, quantized
 from examples.recognizer.network import logits
 from examples.recognizer.score import compare, edits, frames_of, score
+from openese.sw.model.layers import dense_layer
 from openese.sw.pack.image import pack
 from openese.sw.pack.schedule import schedule
+from openese.sw.quantize.choose import append_dense
 from openese.sw.speech.features import FEATURES, HOP, RATE
 from openese.sw.speech.phones import PHONES
-from openese.sw.speech.recognizer import Recognizer
+from openese.sw.speech.recognizer import Recognizer, side_by_side
 
 __all__ = ["TESTS", "choose_penalty", "evaluate", "make"]
 
@@ -76,6 +79,7 @@ def make(plan, trained, folder, advance=lambda: None):
     penalties |= {"machine": penalties["sparse"], "sparser machine": penalties["sparser"]}
     record = {
         "penalty": penalties["sparse"],
+        "head": _head_formats(integers, model.head, calibration),
         "penalties": penalties,
         "model": _described(plan.run(plan.sparse), image),
         "calibration": _output(integers),
@@ -86,6 +90,15 @@ def make(plan, trained, folder, advance=lambda: None):
         "training": _trained(plan, trained) | {"corpus": _corpus(plan, folder)},
     }
     return Recognizer(image, model.head, penalties["sparse"], record)
+
+
+def _head_formats(integers, head, calibration):
+    """Number formats of the head on a machine with dense layers."""
+    frames, lengths = side_by_side(calibration)
+    layer = dense_layer("head", head)
+    whole = dataclasses.replace(integers, config=integers.config.replace(cells="lstm+dense"))
+    chosen = append_dense(whole, layer, frames, lengths).layers[-1]
+    return {"y_fraction": chosen.y_fraction, "w_x_fraction": chosen.w_x_fraction[0], "align_x": chosen.align_x[0]}
 
 
 def _comparison(plan, trained, folder, advance):

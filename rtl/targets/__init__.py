@@ -47,7 +47,8 @@ class Target:
 TARGETS = {
     "verilog": Target("plain", "openese.v alone, for any synthesis"),
     "ooc": Target("ooc", "Vivado: the machine alone on a KU060, for its figures"),
-    "ip": Target("ip", "Vivado: packaged IP, with a driver"),
+    "c": Target("c", "the host library in C alone, for a program that drives the machine"),
+    "ip": Target("ip", "Vivado: packaged IP, with the host library in C"),
     "kcu105": Target("boards", "Vivado: a design for the KCU105, with PCIe and DDR4", "kcu105"),
     "kv260": Target("boards", "Vivado: a design for the KV260, with its processors and memory", "kv260"),
     "pynq-z2": Target("boards", "Vivado: a design for the PYNQ-Z2, with its processors and memory", "pynq-z2"),
@@ -56,7 +57,7 @@ TARGETS = {
 
 
 def build(machine: str | Config, folder: str | os.PathLike[str], target: str = "verilog") -> None:
-    """Write the Verilog of a machine, and the files that a target needs beside it.
+    """Write the Verilog of a machine, and the files that a target needs beside it, or those of its host.
 
     Parameters
     ----------

@@ -136,7 +136,8 @@ class Memory:
     def mapped(self, family: Family) -> Mapped:
         """What Yosys makes of it."""
         if self.kind == "ultra":
-            return Mapped(0, 0, 0, 0, self.count * ceil(self.width / 72) * ceil(self.depth / 4096))
+            return Mapped(0, 0, self._choices(4096, family), 0,
+                          self.count * ceil(self.width / 72) * ceil(self.depth / 4096))
         # A lane begins at a whole byte of 9 bits.
         width = self.width if self.lanes == 1 else 9 * ceil(self.width / self.lanes / 9) * self.lanes
         rams, cost, rows = min((self._row(width, *ram) for ram in family.rams), key=lambda row: row[1])
@@ -212,7 +213,9 @@ def memories(config: Config) -> dict[str, list[Memory]]:
     found = {
         "PtrRead": [memory(config.column_depth, config.count_bits)],
         "ActQueue": [in_luts(config.queue_depth, Token(config).size), in_luts(config.queue_depth, column)],
-        "SpmatRead": [memory(config.entry_depth, config.entry_bits), in_luts(MAX_OPERATIONS, config.position_bits)],
+        "SpmatRead": [Memory(1, config.entry_depth, config.entry_bits, kind="ultra") if config.ultra_weights
+                      else memory(config.entry_depth, config.entry_bits),
+                      in_luts(MAX_OPERATIONS, config.position_bits)],
         "SpMV": [*_accumulators(config),
                  Memory(1, MAX_OPERATIONS, Context(config).size, kind="LUT", unread=lines)],
         # Two banks. One of a block RAM's two ports writes, and each reads for a lane.

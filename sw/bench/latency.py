@@ -7,7 +7,7 @@
     ``preset``, ``pes``, ``channels``, ``groups``, ``multipliers``, bits of ``weights``, ``activations`` and
     ``accumulators``; ``deeper``: the capacities that the shapes need beyond the preset, which cost memory but no cycle.
 ``density``
-    Share of the weights kept.
+    Share of the weights kept, the same number on every PE.
 ``shapes``
     By shape: ``name``, ``inputs``, ``layers``, ``weights`` (before pruning), ``nonzeros``, and cycles of the cycle
     model: ``rest`` (a machine at rest; nothing else is under way), ``starts`` (the same, and the frame starts a voice
@@ -137,7 +137,7 @@ def latencies(config: Config, density: float = 0.1, *, measure: bool = False,
     ----------
     config : Config
     density : float
-        Share of the weights kept; the weights are random.
+        Share of the weights kept, the same number on every PE; the weights are random.
     measure : bool
         Also measure them on the emitted Verilog.
     tell : callable
@@ -173,7 +173,7 @@ def latencies(config: Config, density: float = 0.1, *, measure: bool = False,
 
 
 def _plan(shape: Shape, config: Config, density: float) -> Schedule:
-    model = quantized_layer(prune(shape.model(), density, config.pes, config.groups), config)
+    model = quantized_layer(prune(shape.model(), density, config.pes, config.groups, equal=True), config)
     return schedule(model, config, stream=False)
 
 

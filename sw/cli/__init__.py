@@ -12,7 +12,7 @@ try:
     import click
 
     from openese.extras import MissingExtra, missing
-    from openese.sw.cli import convert, estimate, hardware, inspect, run, transcribe
+    from openese.sw.cli import convert, estimate, explore, hardware, inspect, run, transcribe
 except KeyboardInterrupt:  # the imports take a second
     print("openese: interrupted", file=sys.stderr)
     sys.exit(130)
@@ -55,6 +55,7 @@ def openese(debug: bool) -> None:
     Before any of this: which machine, how fast, how many voices, which FPGA:
       openese estimate net.onnx --all --density 0.1
       openese estimate net.onnx --preset demo --device kv260
+      openese explore net.onnx --device kv260 --calibrate inputs.npz --max-loss 0.05 -o net.html
 
     \b
     The hardware that runs the image:
@@ -68,8 +69,9 @@ def openese(debug: bool) -> None:
 
 
 for _command in (convert.compile_, convert.import_, convert.prune, convert.quantize, convert.pack, inspect.info,
-                 inspect.verify, run.run, transcribe.transcribe, estimate.estimate, inspect.presets, estimate.devices,
-                 hardware.build, hardware.bench_, hardware.synth, hardware.board):
+                 inspect.verify, run.run, transcribe.transcribe, estimate.estimate, explore.explore, explore.report,
+                 inspect.presets, estimate.devices, hardware.build, hardware.header, hardware.bench_, hardware.synth,
+                 hardware.board):
     openese.add_command(_command)
 
 

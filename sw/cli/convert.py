@@ -17,6 +17,7 @@ from openese.sw.cli.options import (
     PATH,
     calibrate_option,
     carry_option,
+    dense_option,
     density_help,
     file_output_option,
     ignore_option,
@@ -27,7 +28,7 @@ from openese.sw.cli.options import (
     select_option,
     trust_option,
 )
-from openese.sw.compile import QuantizedNetwork, pack_together, random_frames
+from openese.sw.compile import CompiledNetwork, QuantizedNetwork, pack_together, placed, random_frames
 from openese.sw.compile import compile as compile_network
 from openese.sw.compile import pack as pack_network
 from openese.sw.compile import prune as prune_network
@@ -55,7 +56,8 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
             calibrate: Path | None, trust: bool) -> None:
     """Read trained LSTMs and GRUs alone from FILE, or list what is in it.
 
-    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy. `openese compile` takes a whole network.
+    FILE is of PyTorch, ONNX, Keras, safetensors or NumPy, or a quantized network or an image, whose integers become
+    the weights. `openese compile` takes a whole network.
 
     \b
     Examples:
@@ -74,7 +76,13 @@ def import_(file: Path, output: Path | None, select: str | None, ignore: Sequenc
     if output is None:
         raise click.UsageError("import needs --output PATH, or --list")
     keep_inputs(output, file)
-    network = importers.load(file, select, ignore=ignore)
+    kind = files.kind(file)
+    if kind in ("images", "quantized"):
+        if select is not None or ignore:
+            raise click.UsageError("--select and --ignore take parts of a file to import; this is one of ours")
+        network = (CompiledNetwork if kind == "images" else QuantizedNetwork).load(file).network
+    else:
+        network = importers.load(file, select, ignore=ignore)
     network.save(output)
     show.network(network)
 
@@ -98,21 +106,28 @@ def _list(file: Path, trust: bool, calibrate: Path | None) -> None:
 @click.option("--density", multiple=True, required=True, metavar="D", help=density_help)
 @file_output_option
 @machine_options("demo")
+@dense_option
 @click.option("--global", "unbalanced", is_flag=True,
               help="Keep the largest weights of a matrix wherever they lie, to compare.")
-def prune(network: Path, density: Sequence[str], output: Path, config: Config, unbalanced: bool) -> None:
+@click.option("--equal", is_flag=True,
+              help="Keep the same number of weights on every PE, not the same share. It is faster if the sizes of the "
+                   "network are not multiples of the PEs, but some rows stay denser than others.")
+def prune(network: Path, density: Sequence[str], output: Path, config: Config, dense: str, unbalanced: bool,
+          equal: bool) -> None:
     """Set the smallest weights of NETWORK to zero.
 
-    Every PE of the machine keeps the same number of weights of every matrix.
+    Every PE of the machine keeps the same share of its weights of every matrix.
 
     \b
     Examples:
       openese prune net.npz --density 0.1 --preset ese -o sparse.npz
       openese prune net.npz --density w_x=0.2 --density w_r=0.1 -o sparse.npz
     """
+    if unbalanced and equal:
+        raise click.UsageError("--global and --equal exclude each other: leave one out")
     keep_inputs(output, network)
-    given = files.load_network(network)
-    sparse = prune_network(given, parse_density(density, given), config, not unbalanced)
+    given = placed(files.load_network(network), config, dense)
+    sparse = prune_network(given, parse_density(density, given), config, not unbalanced, equal, dense)
     sparse.save(output)
     rows = _counts(sparse, config)
     show.counts(rows)
@@ -137,7 +152,9 @@ def _warn(rows: Sequence[pruning.MatrixCounts], density: Sequence[str]) -> None:
 @calibrate_option
 @click.option("--tables", type=PATH, metavar="QUANTIZED",
               help="Take the tables of this quantized network, so that one image can hold both.")
-def quantize(network: Path, output: Path, config: Config, calibrate: Path | None, tables: Path | None) -> None:
+@dense_option
+def quantize(network: Path, output: Path, config: Config, calibrate: Path | None, tables: Path | None,
+             dense: str) -> None:
     """Turn NETWORK into integers.
 
     Number formats are chosen on real frames, such as the machine will meet.
@@ -152,7 +169,7 @@ def quantize(network: Path, output: Path, config: Config, calibrate: Path | None
     other = QuantizedNetwork.load(tables) if tables is not None else None
     with status() as tell:
         tell("choosing number formats")
-        quantized = quantize_network(given, sequences.frames, config, sequences.lengths, tables=other)
+        quantized = quantize_network(given, sequences.frames, config, sequences.lengths, tables=other, dense=dense)
     quantized.save(output)
     for model in quantized.models:
         show.quantized(model)
@@ -195,10 +212,11 @@ def pack(quantized: Sequence[Path], output: Path, folder: Path | None) -> None:
 @click.option("--calibrate", type=PATH, multiple=True, metavar="INPUTS",
               help="Real input, on which number formats are chosen: all inputs of a whole network by name (.npz), or "
                    "one array (.npy); frames for LSTMs alone. May be repeated for a whole network, for several calls.")
+@dense_option
 @carry_option
 @trust_option
 def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str], density: Sequence[str],
-             config: Config, calibrate: Sequence[Path], carry: Sequence[str], trust: bool) -> None:
+             config: Config, calibrate: Sequence[Path], dense: str, carry: Sequence[str], trust: bool) -> None:
     """Prune, quantize and pack the network in FILE.
 
     A file with a graph (ONNX, Keras) becomes a whole network: the machine computes the LSTMs and GRUs, the
@@ -216,7 +234,7 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
     if select is None:
         host = open_host(file, trust, lambda: [call for path in calibrate[:1]
                                                for call in first_calls(arrays.read(path), whole.parse_carry(carry))],
-                         config)
+                         config, dense)
     if host is not None:
         if ignore:
             raise click.UsageError("--ignore goes with a file without a graph; a whole network leaves nothing out")
@@ -226,12 +244,12 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
         raise click.UsageError("--carry goes with a whole network; LSTMs alone have no outputs to carry")
     if len(calibrate) > 1:
         raise click.UsageError("--calibrate is given twice; several files go with a whole network")
-    network = importers.load(file, select, ignore=ignore)
+    network = placed(importers.load(file, select, ignore=ignore), config, dense)
     show.notes(network)
     sequences = _calibration(network, calibrate[0] if calibrate else None)
     with status() as tell:
         compiled = compile_network(network, config, density=parse_density(density, network) if density else None,
-                                   calibrate=sequences.frames, lengths=sequences.lengths, tell=tell)
+                                   calibrate=sequences.frames, lengths=sequences.lengths, dense=dense, tell=tell)
         tell("counting cycles")
         summary = compiled.summary
     compiled.save(output)

@@ -2,21 +2,21 @@
 """Commands that answer before any hardware: what a network takes of a machine and of an FPGA, and the FPGAs."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from openese.output import write_text
 from openese.rtl.config import PRESETS, Config
-from openese.rtl.targets.devices import Device, device
+from openese.rtl.targets.devices import Device
 from openese.sw.cli import show
 from openese.sw.cli.machines import status
 from openese.sw.cli.options import (
     NEW_FILE,
     PATH,
+    DeviceName,
+    Positive,
     density_help,
     ignore_option,
     keep_inputs,
@@ -31,46 +31,17 @@ from openese.sw.estimate import Estimated, estimate_opened, open_network, preset
 __all__ = ["devices", "estimate"]
 
 
-class _Positive(click.ParamType):
-    """A number greater than zero."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not (math.isfinite(number) and number > 0):
-            self.fail(f"expected a number greater than zero, not {value!r}", param, ctx)
-        return number
-
-
-class _Device(click.ParamType):
-    """The name of a device, or of its FPGA."""
-
-    name = "device"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Device:
-        if isinstance(value, Device):
-            return value
-        try:
-            return device(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.command("estimate", short_help="Tell what a network takes of a machine, and the machine of an FPGA.")
 @click.argument("file", type=PATH, metavar="NET-OR-FILE")
 @machine_options("")
 @click.option("--all", "every", is_flag=True,
               help="Estimate all presets, one line each; with GRU cells if the network has GRUs.")
-@click.option("--device", "fpga", type=_Device(), metavar="NAME",
+@click.option("--device", "fpga", type=DeviceName(), metavar="NAME",
               help="An FPGA or board of `openese devices`, to compare the machine with.")
 @click.option("--density", multiple=True, metavar="D", help=density_help + " Without it nothing is pruned.")
-@click.option("--clock", type=_Positive(), default=CLOCK / 1e6, show_default=True, metavar="MHZ",
+@click.option("--clock", type=Positive(), default=CLOCK / 1e6, show_default=True, metavar="MHZ",
               help="The clock that is assumed.")
-@click.option("--period", type=_Positive(), default=PERIOD * 1e3, show_default=True, metavar="MS",
+@click.option("--period", type=Positive(), default=PERIOD * 1e3, show_default=True, metavar="MS",
               help="Milliseconds from a live voice's frame to the next.")
 @select_option
 @ignore_option

@@ -15,9 +15,10 @@ from openese.rtl.targets import TARGETS
 from openese.rtl.targets import build as build_target
 from openese.sw import bench
 from openese.sw.cli import show
-from openese.sw.cli.options import NEW_FILE, PATH, machine_options
+from openese.sw.cli.options import NEW_FILE, PATH, file_output_option, keep_inputs, machine_options
+from openese.sw.run.header import write_header
 
-__all__ = ["bench_", "board", "build", "synth"]
+__all__ = ["bench_", "board", "build", "header", "synth"]
 
 
 @click.command(short_help="Write the Verilog of a machine, for a tool or a board.",
@@ -39,6 +40,24 @@ def build(config: Config, output: Path, target: str) -> None:
     with Console(stderr=True).status(f"writing {target}"):
         build_target(config, output, target)
     click.echo(f"{output}: {config.pes} PEs x {config.channels} channels, target {target}", err=True)
+
+
+@click.command()
+@click.argument("image", type=PATH)
+@file_output_option
+def header(image: Path, output: Path) -> None:
+    """Write a C header that describes IMAGE, for a program with the host library.
+
+    It has sizes, formats and places of states. Names in it begin with the name of the file. A program needs the header
+    and the image; `openese build --target c --for IMAGE` writes the library.
+
+    \b
+    Examples:
+      openese header net.img -o net.h
+      openese build --for net.img --target c -o .
+    """
+    keep_inputs(output, image)
+    write_header(image, output)
 
 
 @click.command(short_help="Estimate the FPGA resources of a machine with Yosys.")

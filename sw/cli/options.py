@@ -3,6 +3,7 @@
 
 import difflib
 import functools
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -11,9 +12,10 @@ from typing import Any, TypeVar
 
 import click
 
-from openese.rtl.config import PRESETS, Config
+from openese.rtl.config import FLAGS, PRESETS, Config
+from openese.rtl.targets.devices import Device, device
 from openese.sw import files
-from openese.sw.compile import CompiledNetwork, QuantizedNetwork
+from openese.sw.compile import PLACES, CompiledNetwork, QuantizedNetwork
 from openese.sw.model.layers import Layer
 from openese.sw.model.network import Network
 from openese.sw.prune import TENSORS, Density
@@ -24,9 +26,38 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "calibrate_option", "carry_option", "density_help", "file_output_option",
-           "ignore_option", "keep_inputs", "machine_options", "output_option", "parse_densities", "parse_density",
-           "read_config", "select_option", "trust_option"]
+__all__ = ["NEW_FILE", "NEW_PATH", "PATH", "DeviceName", "Positive", "calibrate_option", "carry_option", "dense_option",
+           "density_help", "file_output_option", "ignore_option", "keep_inputs", "machine_options", "output_option",
+           "parse_densities", "parse_density", "parse_settings", "read_config", "select_option", "trust_option"]
+
+
+class Positive(click.ParamType):
+    """A number greater than zero."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number > 0):
+            self.fail(f"expected a number greater than zero, not {value!r}", param, ctx)
+        return number
+
+
+class DeviceName(click.ParamType):
+    """The name of a device, or of its FPGA."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Device:
+        if isinstance(value, Device):
+            return value
+        try:
+            return device(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _Path(click.Path):
@@ -67,6 +98,9 @@ carry_option = click.option("--carry", multiple=True, metavar="OUTPUT=INPUT",
                                  "may have an axis of calls in front. May be repeated.")
 trust_option = click.option("--trust", is_flag=True,
                             help="Run the code in FILE: a TorchScript program, a pickled module, a Lambda layer.")
+dense_option = click.option("--dense", type=click.Choice(PLACES), default="machine", show_default=True,
+                            help="Where dense layers are computed that a machine with dense layers (cells=lstm+dense) "
+                                 "could compute: the head, and those of whole ONNX networks.")
 density_help = ("Share of the weights to keep: 0.1, or for some matrices w_r=0.1, LAYER=0.2 or LAYER.w_ym=0.5. May be "
                 "repeated.")
 
@@ -165,9 +199,25 @@ def _setting(text: str) -> tuple[str, int | str]:
         return name, value
     if not (value.isascii() and value.isdecimal()):
         raise click.UsageError(f"--set {text}: expected FIELD=N, with a whole number")
-    if name == "stream" and value not in ("0", "1"):
-        raise click.UsageError(f"--set {text}: stream is 0 or 1")
+    if name in FLAGS and value not in ("0", "1"):
+        raise click.UsageError(f"--set {text}: {name} is 0 or 1")
     return name, int(value)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
+    """The values of --set FIELD=N,N,... by field.
+
+    Raises
+    ------
+    click.UsageError
+    """
+    given: dict[str, tuple[int | str, ...]] = {}
+    for setting in settings:
+        name, _, values = setting.partition("=")
+        if name in given:
+            raise click.UsageError(f"--set {setting}: {name} is set twice")
+        given[name] = tuple(_setting(f"{name}={value}")[1] for value in values.split(","))
+    return given
 
 
 def read_config(path: Path) -> Config:
@@ -195,7 +245,8 @@ def read_config(path: Path) -> Config:
         raise click.UsageError(f"{path}: name must be text, not {name!r}")
     for field, value in values.items():
         _known(str(path), field)
-        wanted, kind = {"stream": ("true or false", bool), "cells": ("text", str)}.get(field, ("a whole number", int))
+        wanted, kind = (("true or false", bool) if field in FLAGS else ("text", str) if field == "cells"
+                        else ("a whole number", int))
         if type(value) is not kind:
             raise click.UsageError(f"{path}: {field} must be {wanted}, not {value!r}")
     missing = [] if base else [field for field in ("pes", "channels") if field not in values]

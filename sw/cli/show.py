@@ -21,9 +21,10 @@ from openese.sw.compile import OutputError, Summary
 from openese.sw.cycles.load import MachineLoad
 from openese.sw.energy import PROCESSES, total
 from openese.sw.estimate import Estimated, holding
+from openese.sw.explore.explore import Explored
 from openese.sw.importers import Entry
 from openese.sw.model.arrays import FloatArray
-from openese.sw.model.layers import GRU
+from openese.sw.model.layers import DENSE, GRU
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image
@@ -34,7 +35,8 @@ from openese.sw.speech.recognizer import CLOCK, Recognizer
 from openese.sw.whole.host import RECURRENT, Item, Port
 from openese.sw.whole.network import Difference
 
-__all__ = ["bench", "counts", "devices", "differences", "empty", "entries", "error", "estimated", "estimates", "head",
+__all__ = ["bench", "counts", "devices", "differences", "empty", "entries", "error", "estimated", "estimates",
+           "explored", "head",
            "image", "items", "line", "network",
            "notes", "places", "ports", "presets", "quantized", "ran", "real_time", "summary", "transcripts",
            "verified"]
@@ -134,13 +136,16 @@ def network(model: Network) -> None:
         for direction in stage.directions:
             for layer in direction.model.layers:
                 traits = [name for name, has in (
-                    ("GRU cells", layer.kind is GRU), ("peepholes", layer.peephole is not None),
+                    ("GRU cells", layer.kind is GRU), ("dense", layer.kind is DENSE),
+                    (layer.activation, layer.activation != "none"), ("peepholes", layer.peephole is not None),
                     ("projection", layer.w_ym is not None), ("sigmoid g", layer.g_activation == "sigmoid"),
                     ("initial state", direction.initial is not None)) if has]
                 rows.append((number, layer.name, "reverse" if direction.reverse else "forward", layer.inputs,
                              layer.cells, layer.outputs, f"{layer.weights:,}", f"{layer.density:.1%}",
                              ", ".join(traits)))
-    head = "" if model.head is None else f", then a dense head of {model.head.weight.shape[0]} on the host"
+    head = "" if model.head is None else f", then a dense head of {model.head.weight.shape[0]}"
+    if model.head is not None and model.head.activation != "none":
+        head += f" with {model.head.activation}"
     line(f"{model.name}: {model.inputs} inputs, {model.outputs} outputs{head}")
     _table(["stage", "layer ", "direction ", "inputs", "cells", "outputs", "weights", "density", "with "],
            rows)
@@ -189,8 +194,10 @@ def quantized(model: QuantizedModel) -> None:
 
 
 def _parameters(layer: Mapping[str, Any]) -> int:
-    """Numbers in a dense layer, from its sizes in a manifest."""
+    """Numbers in a layer that is not pruned, from its sizes in a manifest."""
     cells, outputs = layer["cells"], layer["outputs"]
+    if layer.get("cell") == DENSE.name:
+        return int(outputs * (layer["inputs"] + 1))
     if layer.get("cell") == GRU.name:
         return int(3 * cells * (layer["inputs"] + outputs) + 4 * cells)
     return int(4 * cells * (layer["inputs"] + outputs + 1) + layer["peephole"] * 3 * cells
@@ -463,6 +470,30 @@ def estimates(found: Sequence[Estimated]) -> None:
     _table(columns, rows, sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True)))
     line("cycles and us: a step of all channels in steady state; at rest: from a frame to its answer; live: voices of "
          "that period that the steps serve; held: voices whose states the machine keeps")
+
+
+def explored(found: Explored) -> None:
+    """What a search found."""
+    goal, device, counts = found.goal, found.device, found.found.counts
+    line(f"{found.network} on the {device.title}: {goal}; clock {goal.clock / 1e6:g} MHz (assumed)")
+    line(f"{counts['considered']:,} candidates: {counts['too large']:,} do not fit, {counts['too slow']:,} are too "
+         f"slow, {counts['beaten']:,} cannot be better, {counts['timed']:,} ran in the cycle model"
+         + (f", {counts['not reached']:,} were not reached (--most)" if counts["not reached"] else ""))
+    for note in found.notes:
+        line(f"note: {note}")
+    if found.items:
+        places(found.items)
+    shares = [name for name in RESOURCES if device.resources[name] and found.found.winner.resources[name].number]
+    columns = ["", "PEs x channels", "groups", "slices x width", "weights", "activations", "density", "us at rest",
+               "us a step", "frames/s", *(f"of {name}" for name in shares), "loss"]
+    rows = [("best" if one == found.found.winner else "", f"{one.config.pes} x {one.config.channels}",
+             one.config.groups, f"{one.config.slices} x {one.config.slice_width}", one.config.weight_bits,
+             one.config.activation_bits, f"{one.density:g}", f"{one.at_rest / goal.clock * 1e6:,.2f}",
+             f"{one.steady / goal.clock * 1e6:,.2f}", f"{one.config.channels * goal.clock / one.steady:,.0f}",
+             *(f"{one.resources[name].number / device.resources[name]:.0%}" for name in shares), f"{one.loss:.3g}")
+            for one in found.found.front]
+    _table(columns, rows,
+           sum(max(len(str(cell)) for cell in column) + 2 for column in zip(columns, *rows, strict=True)))
 
 
 def _verdict(one: Estimated) -> str:

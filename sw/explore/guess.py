@@ -95,7 +95,7 @@ class Guesses:
             for layer, lines in zip(model.layers, work.lines, strict=True):
                 array += sum(max(lines[tensor], -(-_columns(layer, tensor) // config.groups)) for tensor in lines)
                 array += 4 * _rows(layer.cells, config) + (layer.w_ym is not None) * _rows(layer.outputs, config)
-                elementwise += _elementwise(layer, config)
+                elementwise += _elementwise(layer, config) + _PIPELINE
             total += max(array, elementwise)
         return total
 

@@ -91,6 +91,7 @@ class _Cluster(Pool):
         self._sent: Any = None
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]], advance: Advance = lambda done: None) -> list[Any]:
+        from distributed import KilledWorker
         from distributed import as_completed as completed
         from distributed.client import FutureCancelledError
 
@@ -101,12 +102,15 @@ class _Cluster(Pool):
                 self._sent = self._client.scatter(self._problem, broadcast=True, hash=False)
             numbers = {self._client.submit(_on_worker, self._sent, method, arguments, pure=False): number
                        for number, arguments in enumerate(calls) if number not in results}
-            for future in completed(list(numbers)):
+            for future in completed(list(numbers), loop=self._client.loop):
                 try:
                     results[numbers[future]] = future.result()
                     advance(1)
                 except FutureCancelledError:  # the last worker that held the problem is gone
                     self._sent = None
+                except KilledWorker as error:
+                    raise ExploreError(f"workers of the cluster end again and again, perhaps for want of memory: "
+                                       f"{error}") from None
             if len(results) == len(calls):
                 return [results[number] for number in range(len(calls))]
         raise ExploreError(f"the cluster lost its workers {_TRIES} times in a row: look at their logs")

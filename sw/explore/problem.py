@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from openese.rtl.config import DEPTHS, Config
-from openese.rtl.targets.capacity import multipliers, resources
+from openese.rtl.targets.capacity import block_rams, multipliers, resources
 from openese.rtl.targets.devices import Device
 from openese.rtl.targets.logic import Amount
 from openese.sw.compile import QuantizedNetwork, output_error, prune, quantize
 from openese.sw.cycles.load import MachineLoad, model_load
 from openese.sw.cycles.model import at_rest, estimate
 from openese.sw.estimate import holding
+from openese.sw.explore.detail import Detail, detail
 from openese.sw.explore.goal import ExploreError, Goal
 from openese.sw.explore.guess import Guesses
 from openese.sw.model.network import Network
@@ -117,6 +118,11 @@ class Measured:
         """Those that count for a goal."""
         return self.at_rest if goal.at_rest else self.steady
 
+    def all_shares(self, device: Device) -> float:
+        """The sum of the shares of all resources of the device."""
+        there = device.resources
+        return sum(amount.number / there[name] for name, amount in self.resources.items() if there[name])
+
 
 def share_of(taken: Mapping[str, Amount], device: Device) -> float:
     """The share of the resource of which a machine takes most."""
@@ -204,12 +210,19 @@ class Problem:
                     slow += 1
                     continue
                 held = self.holding(worded, self.guesses.needs(worded, density))
-                taken = math.inf if held is None else share_of(resources(held, self.device.family), self.device)
+                taken = self._share(held)
                 if held is None or taken > self.fill:
                     large += 1
                 else:
                     found.append(Guess(held, density, taken, cycles))
         return large, slow, found
+
+    def _share(self, config: Config | None) -> float:
+        """`share_of` a machine, infinite where its block RAMs alone, which are quickly counted, are too many."""
+        device = self.device
+        if config is None or block_rams(config, device.family) > self.fill * device.block_rams:
+            return math.inf
+        return share_of(resources(config, device.family), device)
 
     @staticmethod
     def holding(config: Config, needs: Mapping[str, int]) -> Config | None:
@@ -238,9 +251,7 @@ class Problem:
         return needs, cycles
 
     def _models(self, config: Config, density: float) -> tuple[QuantizedModel, ...]:
-        widths = (config.weight_bits, config.activation_bits, config.cell_bits, config.align_bits,
-                  config.row_nonzeros, config.cells)
-        return self._pruned_models(config.pes, config.groups, density, widths)
+        return self._pruned_models(config.pes, config.groups, density, _widths(config))
 
     @cached_property
     def _pruned_models(self) -> Callable[..., tuple[QuantizedModel, ...]]:
@@ -248,9 +259,7 @@ class Problem:
 
         @lru_cache(maxsize=4)
         def models(pes: int, groups: int, density: float, widths: tuple[Any, ...]) -> tuple[QuantizedModel, ...]:
-            names = ("weight_bits", "activation_bits", "cell_bits", "align_bits", "row_nonzeros", "cells")
-            machine = Config(name="formats", pes=pes, groups=groups, channels=1, vector_depth=4096,
-                             **dict(zip(names, widths, strict=True)))
+            machine = _of_widths(pes, groups, widths)
             if widths not in formats:
                 formats[widths] = tuple(model for part in self.parts.values()
                                         for model in _quantized_for_time(part, machine).models)
@@ -272,8 +281,7 @@ class Problem:
 
     def rounding_loss(self, config: Config) -> float:
         """The error of integers alone."""
-        return max(self._error(name, _on_reference(self._quantized(name, config, 1.0)))
-                   for name in self.parts)
+        return self._compiled(config, 1.0)[1]
 
     def own_loss(self, config: Config, density: float) -> float:
         """What the user's function returns.
@@ -286,11 +294,25 @@ class Problem:
         assert self.loss is not None
         return own_loss(self.loss, self.paths)(config, None if density == 1 else density)
 
-    def _quantized(self, name: str, config: Config, density: float) -> QuantizedNetwork:
-        part, recorded = self.parts[name], self.recorded[name]
-        if density != 1:
-            part = prune(part, density, config)
-        return quantize(part, recorded.frames, config, recorded.lengths, recorded.initial)
+    def _compiled(self, config: Config, density: float) -> tuple[dict[str, QuantizedNetwork], float]:
+        """The parts as compiling quantizes them, and their error. Machines that prune and round alike share them."""
+        # Without pruning it is the same for any number of PEs.
+        pes, groups = (1, 1) if density == 1 else (config.pes, config.groups)
+        return self._quantized_parts(pes, groups, density, _widths(config))
+
+    @cached_property
+    def _quantized_parts(self) -> Callable[..., tuple[dict[str, QuantizedNetwork], float]]:
+        @lru_cache(maxsize=4)
+        def quantized(pes: int, groups: int, density: float, widths: tuple[Any, ...]
+                      ) -> tuple[dict[str, QuantizedNetwork], float]:
+            machine = _of_widths(pes, groups, widths)
+            parts = {}
+            for name, part in self.parts.items():
+                given, recorded = part if density == 1 else prune(part, density, machine), self.recorded[name]
+                parts[name] = quantize(given, recorded.frames, machine, recorded.lengths, recorded.initial)
+            return parts, max(self._error(name, _on_reference(part)) for name, part in parts.items())
+
+        return quantized
 
     def _error(self, name: str, runners: Callable[[int], Any]) -> float:
         recorded = self.recorded[name]
@@ -303,7 +325,7 @@ class Problem:
 
         ``loss`` is that of the user's function, if it is known.
         """
-        quantized = {name: self._quantized(name, config, density) for name in self.parts}
+        quantized, error = self._compiled(config, density)
         for _ in range(_ATTEMPTS):
             loads = tuple(replace(model_load(model, config), name=name) for name, part in quantized.items()
                           for model in part.models)
@@ -313,11 +335,32 @@ class Problem:
                 break
             config = held
         if self.loss is None:
-            loss = max(self._error(name, _on_reference(part)) for name, part in quantized.items())
+            loss = error
         elif loss is None:
             loss = self.own_loss(config, density)
         taken = resources(config, self.device.family)
         return Measured(config, density, loads, taken, share_of(taken, self.device), loss)
+
+    def detailed(self, config: Config, density: float) -> tuple[Detail, ...]:
+        """What a page shows of a candidate: one for each image."""
+        return tuple(detail(name if len(part.models) == 1 else f"{name}, {number}", schedule(model, config),
+                            model.report)
+                     for name, part in self._compiled(config, density)[0].items()
+                     for number, model in enumerate(part.models, 1))
+
+
+#: The fields of a machine on which number formats depend.
+_WIDTHS = ("weight_bits", "activation_bits", "cell_bits", "align_bits", "row_nonzeros", "cells")
+
+
+def _widths(config: Config) -> tuple[Any, ...]:
+    return tuple(getattr(config, name) for name in _WIDTHS)
+
+
+def _of_widths(pes: int, groups: int, widths: tuple[Any, ...]) -> Config:
+    """A machine of these `_WIDTHS`."""
+    return Config(name="formats", pes=pes, groups=groups, channels=1, vector_depth=4096,
+                  **dict(zip(_WIDTHS, widths, strict=True)))
 
 
 def _quantized_for_time(part: Network, machine: Config) -> QuantizedNetwork:

@@ -29,11 +29,12 @@ __all__ = ["Found", "Point", "search"]
 
 # A candidate is left out if another is at most so much slower, takes at most so much more of the device, and has at
 # most so much more loss.
-_SLOWER, _LARGER, _LOSSIER = 1.02, 0.01, 1.02
+_SLOWER, _LARGER, _LOSSIER = 1.02, 0.01, 0.02
 _BATCH = 24  # candidates that are timed before the next are chosen: for any number of processes the same
 _CHUNK = 24  # machines sized by one call
 _FINALISTS = 8  # measured first
-_FRONT = 24  # most of the front that are measured
+_FRONT = 16  # most of the front that are measured
+_SLOWEST = 32  # times as slow as the fastest: slower machines are for smaller devices, and take the cycle model long
 
 Tell = Callable[[str, int], Callable[[int], None]]
 Losses = Mapping[tuple[float, int, int], float]
@@ -111,16 +112,18 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     ExploreError
         No candidate is good enough; the message tells the nearest.
     """
-    given = dict(given or {})
-    machines = list(structures(problem.guesses, problem.goal, problem.device, cells, given))
+    given, goal = dict(given or {}), problem.goal
+    machines = list(structures(problem.guesses, goal, problem.device, cells, given))
     words = word_lengths(given)
     if not machines or not words:
-        raise ExploreError("no machine has such fields; give other values by --set")
-    guesses, counts = _sized(pool, machines, densities, words, tell)
+        raise ExploreError("no machine has such fields; give other values by --set" if given or not goal.bounded else
+                           f"no machine that is tried holds {goal}: give fewer, or more --set banks=N")
+    guesses, counts = _sized(problem, pool, machines, densities, words, tell)
     if not guesses:
         raise ExploreError(_nothing(problem, counts))
     losses = _losses(problem, pool, guesses, tell)
-    kept = [guess for guess in guesses if max_loss is None or losses[_lossy(guess)] <= max_loss * _LOSSIER]
+    limit = math.inf if max_loss is None else max_loss + _LOSSIER * abs(max_loss)
+    kept = [guess for guess in guesses if losses[_lossy(guess)] <= limit]
     if not kept:
         raise ExploreError(f"the least loss is {min(losses.values()):.3g}, more than {max_loss:g}: a longer word "
                            "(--set weight_bits=16), a higher density, or a network that is trained at this density "
@@ -133,7 +136,7 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     good = [one for one in measured if _good(problem, one, max_loss)]
     if not good:
         raise ExploreError("of the best candidates none is good enough when it is measured: allow a little more")
-    goal = problem.goal
+    good.sort(key=lambda one: one.all_shares(problem.device))
     winner = min(good, key=lambda one: _rank(goal, one.config, one.share, one.loss, one.cycles(goal), max_loss))
     front = _front([(goal.seconds(one.config, one.cycles(goal)), one.share, one.loss) for one in good])
     counts |= {"timed": len(points), "beaten": len(guesses) - len(points) - left, "not reached": left,
@@ -146,13 +149,17 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
 # -- 1. size -----------------------------------------------------------------------------------------------
 
 
-def _sized(pool: Pool, machines: Sequence[Any], densities: Sequence[float], words: Sequence[Mapping[str, int]],
-           tell: Tell) -> tuple[list[Guess], dict[str, int]]:
+def _sized(problem: Problem, pool: Pool, machines: Sequence[Config], densities: Sequence[float],
+           words: Sequence[Mapping[str, int]], tell: Tell) -> tuple[list[Guess], dict[str, int]]:
     chunks = [machines[first:first + _CHUNK] for first in range(0, len(machines), _CHUNK)]
     found = pool.map("all_sized", [(chunk, tuple(densities), words) for chunk in chunks],
                      tell("sizes", len(chunks)))
     guesses = [guess for _, _, several in found for guess in several]
     large, slow = sum(one[0] for one in found), sum(one[1] for one in found)
+    if not problem.goal.bounded and guesses:
+        every, seconds = len(guesses), [problem.goal.seconds(guess.config, guess.cycles) for guess in guesses]
+        guesses = [guess for guess, time in zip(guesses, seconds, strict=True) if time <= _SLOWEST * min(seconds)]
+        slow += every - len(guesses)
     return guesses, {"considered": large + slow + len(guesses), "too large": large, "too slow": slow}
 
 
@@ -169,8 +176,9 @@ def _nothing(problem: Problem, counts: Mapping[str, int]) -> str:
 # -- 2. loss -----------------------------------------------------------------------------------------------
 
 
-def _lossy(guess: Guess) -> tuple[float, int, int]:
-    return guess.density, guess.config.weight_bits, guess.config.activation_bits
+def _lossy(one: "Guess | Point") -> tuple[float, int, int]:
+    config = one.config if isinstance(one, Guess) else one.timed.config
+    return one.density, config.weight_bits, config.activation_bits
 
 
 def _losses(problem: Problem, pool: Pool, guesses: Sequence[Guess], tell: Tell) -> Losses:
@@ -258,7 +266,7 @@ def _chosen(places: FloatArray, numbers: IntArray) -> list[int]:
 def _beaten(places: FloatArray, by: Sequence[float] | FloatArray) -> NDArray[np.bool_]:
     seconds, share, loss = by
     beaten: NDArray[np.bool_] = ((places[:, 0] * _SLOWER >= seconds) & (places[:, 1] + _LARGER >= share)
-                                 & (places[:, 2] * _LOSSIER >= loss))
+                                 & (places[:, 2] + _LOSSIER * np.abs(places[:, 2]) >= loss))
     return beaten
 
 
@@ -317,7 +325,9 @@ def _measured(problem: Problem, pool: Pool, points: Sequence[Point], losses: Los
 def _compiled(problem: Problem, pool: Pool, points: Sequence[Point], losses: Losses, tell: Tell) -> list[Measured]:
     # The user's function gives the same where nothing is pruned.
     calls = [(point.timed.config, point.density, point.loss if point.density == 1 else None) for point in points]
-    return pool.map("measured", calls, tell("the best", len(calls)))
+    order = sorted(range(len(calls)), key=lambda number: (_lossy(points[number]), repr(calls[number])))
+    found = pool.map("measured", [calls[number] for number in order], tell("the best", len(calls)))
+    return [one for _, one in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
 
 def _good(problem: Problem, one: Measured, max_loss: float | None) -> bool:
@@ -326,7 +336,7 @@ def _good(problem: Problem, one: Measured, max_loss: float | None) -> bool:
 
 
 def _front(places: Sequence[Sequence[float]]) -> list[int]:
-    """The numbers of the places than which no other is as small in all numbers, and smaller in one."""
+    """The numbers of the places than which no other is as small in all numbers; of equal ones the first."""
     return [number for number, place in enumerate(places)
-            if not any(all(a <= b for a, b in zip(other, place, strict=True)) and list(other) != list(place)
-                       for other in places)]
+            if not any(all(a <= b for a, b in zip(other, place, strict=True))
+                       and (tuple(other) != tuple(place) or before < number) for before, other in enumerate(places))]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from openese.sw.model.layers import Dense, Layer, Model, ModelError
+from openese.rtl.program import ACTIVATIONS
+from openese.sw.model.layers import Dense, Layer, Model, ModelError, dense_layer
 from openese.sw.model.network import Direction, Network, Stage
 from openese.sw.model.state import LayerState, initial_state
 
@@ -43,9 +44,11 @@ class Recurrent:
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer: the head if it comes last, else multiplied into the recurrent layer after it.
+    """A linear layer: the head if it comes last. Else it is multiplied into the layer after it, or is a dense layer if
+    it has an activation.
 
-    ``activation`` names the activation of its outputs in the file. Only the last layer may have one.
+    ``activation`` names the activation of its outputs in the file. Only the last layer may have one that is not among
+    `ACTIVATIONS`.
     """
 
     name: str
@@ -62,14 +65,14 @@ def assemble(parts: Sequence[Part], name: str) -> Network:
     """Build the network of ``parts`` in their order.
 
     Consecutive forward layers become one `Model`, which the machine runs in one step. A linear layer
-    before an LSTM or GRU is multiplied into its ``w_x`` and bias, which is exact. A linear layer at the end
-    becomes the head.
+    before another layer is multiplied into its ``w_x`` and bias, which is exact, or becomes a dense layer if it has an
+    activation. A linear layer at the end becomes the head, or the last dense layer if there are no others.
 
     Raises
     ------
     ModelError
-        If there is no recurrent layer, if sizes do not fit (the message names both parts), or if a linear layer before
-        one has an activation.
+        If there is no layer, if sizes do not fit (the message names both parts), or if a linear layer before another
+        has an activation that no machine computes.
     """
     rows: list[Row] = []
     notes: list[str] = []
@@ -83,14 +86,20 @@ def assemble(parts: Sequence[Part], name: str) -> Network:
         before = part.name, outputs
         notes.extend(part.notes)
         if isinstance(part, Linear):
-            if part.activation is not None:
-                if number < len(parts) - 1:
+            linear = part.dense if linear is None else _compose(linear, part.dense)
+            last = number == len(parts) - 1
+            if part.activation in ACTIVATIONS:
+                linear = replace(linear, activation=part.activation)
+            elif part.activation is not None:
+                if not last:
                     raise ModelError(f"{part.name!r} before {parts[number + 1].name!r} has the activation "
-                                     f"{part.activation!r}; the machine runs only linear layers without activation "
-                                     f"there")
+                                     f"{part.activation!r}; the machine runs only linear layers without activation, or "
+                                     f"with {', '.join(ACTIVATIONS[1:])}, there")
                 notes.append(f"{part.name}: the activation {part.activation!r} is not part of the network; "
                              f"apply it to the outputs")
-            linear = part.dense if linear is None else _compose(linear, part.dense)
+            if linear.activation != "none" and not last or last and not rows:
+                rows.append(((Track(dense_layer(part.name, linear)),),))
+                linear = None
             continue
         first, *others = part.rows
         if linear is not None:
@@ -99,7 +108,7 @@ def assemble(parts: Sequence[Part], name: str) -> Network:
             linear = None
         rows += [first, *others]
     if not rows:
-        raise ModelError("no LSTM or GRU is selected; select at least one")
+        raise ModelError("no layer is selected; select at least one")
     return Network(stages=tuple(_stages(rows, name)), head=linear, name=name, notes=tuple(notes),
                    batch_first=any(isinstance(part, Recurrent) and part.batch_first for part in parts))
 

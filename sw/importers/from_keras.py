@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from openese.rtl.program import ACTIVATIONS
 from openese.sw.importers.assembly import Linear, Part, Recurrent, Stack, Track
 from openese.sw.importers.base import (
     LIMIT,
@@ -193,8 +194,9 @@ class _Node:
         return self.inner.kind == "Dense"
 
     @property
-    def linear(self) -> bool:
-        return self.dense and _called(self.inner.config.get("activation")) == "linear"
+    def affine(self) -> bool:
+        """Whether the layer is dense, with a function that machines with dense layers compute."""
+        return self.dense and _called(self.inner.config.get("activation")) in ("linear", *ACTIVATIONS)
 
     @property
     def recurrent(self) -> bool:
@@ -383,15 +385,15 @@ class _KerasSource(Source):
         return entries
 
     def _beside(self, dense: _Node) -> bool:
-        """Whether a chain leads from a recurrent layer to this one, or linearly from it to a recurrent layer."""
+        """Whether a chain leads from a recurrent layer to this one, or of dense layers from it to a recurrent layer."""
         before: _Node | None = dense
         for _ in self._nodes:
             before = None if before is None else self._feeders[before.name]
-            if before is None or not before.linear:
+            if before is None or not before.affine:
                 break
         after = [dense]
         for _ in self._nodes:
-            if len(after) != 1 or not after[0].linear:
+            if len(after) != 1 or not after[0].affine:
                 break
             after = self._readers[after[0].name]
         return any(node.recurrent for node in (*after[:1], *([before] if before else [])))
@@ -427,7 +429,7 @@ class _KerasSource(Source):
                 return f"{node.text} is beside the others"
             if node.source is None and self._feeders[node.name] is None and len(node.calls) > 1:
                 return f"{node.text} is called {len(node.calls)} times"
-            if node.dense and not node.linear and node is not chain[-1]:
+            if node.dense and not node.affine and node is not chain[-1]:
                 return f"{node.text} has the activation {_called(node.inner.config.get('activation'))!r}"
         for before, after in zip(chain, chain[1:], strict=False):
             problem = self._between(before, after)

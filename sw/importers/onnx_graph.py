@@ -175,11 +175,24 @@ def _drop_claims(graph: Any, body: bool = False) -> None:
             _drop_claims(inner, body=True)
 
 
-def _check_nodes(path: Path, proto: Any) -> None:
-    """Raise `ImportRefused` if a node that needs an input has none, or if nodes read each other in a circle."""
+def _check_nodes(onnx: Any, path: Path, proto: Any, opsets: Any) -> None:
+    """Raise `ImportRefused` if a node has fewer inputs or outputs than its operator, or if nodes read each other in a
+    circle."""
+    version = next((opset.version for opset in opsets if opset.domain in ("", "ai.onnx")), None)
     for node in proto.node:
-        if node.op_type in _MOVING | _KEEPING_ZERO and not node.input:
-            raise ImportRefused(f"{path.name}: the file is damaged: the {node.op_type} node {node.name!r} has no input")
+        if version is None or node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+            continue
+        try:
+            schema = onnx.defs.get_schema(node.op_type, version)
+        except onnx.defs.SchemaError:
+            continue
+        for what, names, least, formal in (("input", node.input, schema.min_input, schema.inputs),
+                                           ("output", node.output, schema.min_output, schema.outputs)):
+            single = least and formal[0].option == onnx.defs.OpSchema.FormalParameterOption.Single
+            if len(names) < least or single and not names[0]:
+                there = f"{sum(map(bool, names))} of its {least} {what}s" if any(names) else f"no {what}"
+                raise ImportRefused(f"{path.name}: the file is damaged: the {node.op_type} node {node.name!r} has "
+                                    f"{there}")
     makers = {name: number for number, node in enumerate(proto.node) for name in node.output if name}
     reads = {number: {makers[name] for name in node.input if name in makers}
              for number, node in enumerate(proto.node)}
@@ -213,7 +226,7 @@ class Graph:
                  outer: "Graph | None" = None, prefix: str = "") -> None:
         self.onnx, self.proto, self.path, self.opsets = onnx, proto, path, opsets
         self.outer, self.prefix = outer, prefix
-        _check_nodes(path, proto)
+        _check_nodes(onnx, path, proto, opsets)
         self.tensors = {tensor.name: tensor for tensor in proto.initializer}
         #: LSTM, GRU, MatMul and Gemm nodes by their outputs' names. The importer fills it in.
         self.nodes: dict[str, Node] = {}

@@ -269,7 +269,8 @@ def _gate_activations(functions: Sequence[tuple[str, float, float]]) -> tuple[st
 def _scaled(w_x: FloatArray, w_r: FloatArray, bias: FloatArray, scale: float) -> list[FloatArray]:
     """Return the gates' tensors, those of gate g multiplied by ``scale``."""
     factors = np.array([1.0, 1.0, scale, 1.0], w_x.dtype)
-    return [w_x * factors[:, None, None], w_r * factors[:, None, None], bias * factors[:, None]]
+    with np.errstate(invalid="ignore", over="ignore"):  # the layer refuses what is not finite
+        return [w_x * factors[:, None, None], w_r * factors[:, None, None], bias * factors[:, None]]
 
 
 def _coupled(tensor: FloatArray) -> FloatArray:

@@ -24,9 +24,9 @@ from openese.output import replacing
 from openese.rtl.program import ACTIVATIONS
 from openese.sw.model.arrays import FloatArray
 
-__all__ = ["CELLS", "DENSE", "GATES", "GRU", "G_ACTIVATIONS", "LSTM", "TENSORS", "CellKind", "Dense", "Layer",
-           "LayerTensors", "Matrix", "Model", "ModelError", "dense_layer", "frozen", "layer_arrays", "read_npz",
-           "required"]
+__all__ = ["CELLS", "DENSE", "GATES", "GRU", "HEAD_KEYS", "G_ACTIVATIONS", "LSTM", "TENSORS", "CellKind", "Dense",
+           "Layer", "LayerTensors", "Matrix", "Model", "ModelError", "activate", "dense_layer", "frozen",
+           "layer_arrays", "read_npz", "required"]
 
 
 class CellKind(NamedTuple):
@@ -178,7 +178,8 @@ class LayerTensors:
     def _check(self, converted: Callable[[str, str, ArrayLike], NDArray[Any]], error: type[ValueError]) -> None:
         """Convert the tensors, and raise ``error`` if they do not fit each other or the kind of layer."""
         if self.cell not in CELLS:
-            raise error(f"{self._owner} cell: expected {' or '.join(CELLS)}, found {self.cell!r}")
+            *names, last = CELLS
+            raise error(f"{self._owner} cell: expected {', '.join(names)} or {last}, found {self.cell!r}")
         for name in (*TENSORS, *_SETTINGS):
             self._check_kind(name, error)
         for tensor in self.kind.tensors:
@@ -190,9 +191,7 @@ class LayerTensors:
         if self.g_activation not in G_ACTIVATIONS:
             raise error(f"{self._owner} g_activation: expected {' or '.join(G_ACTIVATIONS)}, "
                         f"found {self.g_activation!r}")
-        if self.activation not in ACTIVATIONS:
-            raise error(f"{self._owner} activation: expected {', '.join(ACTIVATIONS[:-1])} or {ACTIVATIONS[-1]}, "
-                        f"found {self.activation!r}")
+        _check_activation(self._owner, self.activation, error)
         gates = len(self.gates)
         _expect(self._owner, "w_x", self.w_x, f"{gates}, H, I", (gates, None, None), error)
         cells = self.w_x.shape[1]
@@ -211,6 +210,8 @@ class LayerTensors:
     def _check_kind(self, name: str, error: type[ValueError]) -> None:
         """Raise ``error`` if the attribute is set, and belongs to layers of another kind."""
         kind, value, default = self.kind, getattr(self, name), _SETTINGS.get(name)
+        if name == "w_r" and value is not None and not np.size(value):  # of a dense layer
+            return
         if name not in (*kind.tensors, *kind.settings) and (value is not None if default is None else value != default):
             raise error(f"{self._owner} {name}: {kind.a_title} has none")
 
@@ -223,6 +224,12 @@ class LayerTensors:
                 "a GRU without reset_after has none; add it to the bias of n"))
         if self.bias_rn is not None:
             _expect(self._owner, "bias_rn", self.bias_rn, "H", (self.cells,), error)
+
+
+def _check_activation(owner: str, activation: str, error: type[ValueError]) -> None:
+    if activation not in ACTIVATIONS:
+        raise error(f"{owner} activation: expected {', '.join(ACTIVATIONS[:-1])} or {ACTIVATIONS[-1]}, "
+                    f"found {activation!r}")
 
 
 def required(kind: CellKind) -> tuple[str, ...]:
@@ -346,23 +353,28 @@ def layer_arrays(layer: Layer) -> dict[str, ArrayLike]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dense:
-    """A dense head: ``weight @ y + bias``. The host computes it; `Model.with_dense_head` makes it a layer.
+    """A dense head: ``activation(weight @ y + bias)``. The host computes it; `Network.with_dense_head` makes it a layer
+    of the machine.
 
     Attributes
     ----------
     weight : ndarray (K, P)
     bias : ndarray (K,)
+    activation : str
+        ``"none"``, ``"relu"``, ``"sigmoid"`` or ``"tanh"``.
 
     Raises
     ------
     ModelError
-        A shape is wrong, or a value is not finite.
+        A shape is wrong, a value is not finite, or the activation is unknown.
     """
 
     weight: FloatArray
     bias: FloatArray
+    activation: str = "none"
 
     def __post_init__(self) -> None:
+        _check_activation("head", self.activation, ModelError)
         for tensor in ("weight", "bias"):
             object.__setattr__(self, tensor, _tensor("head", tensor, getattr(self, tensor)))
         _expect("head", "weight", self.weight, "K, P", (None, None))
@@ -370,12 +382,45 @@ class Dense:
 
     def __call__(self, y: FloatArray) -> FloatArray:
         """The head's output (..., K) for y (..., P)."""
-        return y @ self.weight.T + self.bias
+        return activate(self.activation, y @ self.weight.T + self.bias)
+
+    def arrays(self) -> dict[str, ArrayLike]:
+        """The keys of `Model.save` and their values."""
+        activation = {} if self.activation == "none" else {"head.activation": self.activation}
+        return {"head.weight": self.weight, "head.bias": self.bias, **activation}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Dense | None":
+        """The head in a mapping with the keys of `arrays`; None if it has none of them.
+
+        Raises
+        ------
+        ModelError
+            A key is missing, or the head is not valid.
+        """
+        if not any(key in arrays for key in HEAD_KEYS):
+            return None
+        if not all(key in arrays for key in HEAD_KEYS[:2]):
+            raise ModelError("head needs both keys 'head.weight' and 'head.bias'")
+        return cls(weight=arrays["head.weight"], bias=arrays["head.bias"],
+                   activation=str(arrays.get("head.activation", "none")))
 
 
-def dense_layer(name: str, affine: Dense, activation: str = "none") -> Layer:
-    """The dense layer that computes ``activation(affine(x))``."""
-    return Layer(name=name, cell=DENSE.name, w_x=affine.weight[None], bias=affine.bias[None], activation=activation)
+def dense_layer(name: str, head: Dense) -> Layer:
+    """The dense layer that computes the same as a head."""
+    return Layer(name=name, cell=DENSE.name, w_x=head.weight[None], bias=head.bias[None], activation=head.activation)
+
+
+def activate(function: str, z: NDArray[Any]) -> NDArray[Any]:
+    """A function of `ACTIVATIONS`, element by element, without overflow."""
+    match function:
+        case "relu":
+            return np.maximum(z, 0.0)
+        case "sigmoid":
+            return 0.5 * (1.0 + np.tanh(0.5 * z))
+        case "tanh":
+            return np.tanh(z)
+    return z
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -402,6 +447,7 @@ class Model:
                                 ``sigmoid``, ``tanh``
     ``head.weight``             (K, P)                        yes, with ``head.bias``
     ``head.bias``               (K,)                          yes, with ``head.weight``
+    ``head.activation``         as of a dense layer           yes: ``none``
     ``batch_first``             boolean                       yes: false
     ==========================  ============================  ==================================
 
@@ -443,15 +489,6 @@ class Model:
         """P of the last layer."""
         return self.layers[-1].outputs
 
-    def with_dense_head(self) -> "Model":
-        """The model with a last dense layer in place of its head; without a head, this model."""
-        if self.head is None:
-            return self
-        name = "head"
-        while name in [layer.name for layer in self.layers]:
-            name += "_"
-        return dataclasses.replace(self, layers=(*self.layers, dense_layer(name, self.head)), head=None)
-
     @property
     def weights(self) -> int:
         """Elements of all layers' matrices, zeros included."""
@@ -478,7 +515,7 @@ class Model:
         for number, layer in enumerate(self.layers):
             arrays.update({f"layer{number}.{key}": value for key, value in layer_arrays(layer).items()})
         if self.head is not None:
-            arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
+            arrays.update(self.head.arrays())
         if self.batch_first:
             arrays["batch_first"] = True
         with replacing(path) as file:
@@ -502,21 +539,20 @@ class Model:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str = "model") -> "Model":
         """A model from a mapping with the keys above. Without a key ``name`` its name is ``name``."""
         count = 1 + max((int(m[1]) for m in map(_LAYER_KEY.match, arrays) if m), default=-1)
-        known = {"name", "batch_first", "head.weight", "head.bias"}
+        known = {"name", "batch_first", *HEAD_KEYS}
         known.update(f"layer{number}.{field}" for number in range(count) for field in _LAYER_KEYS)
         for key in arrays:
             if key not in known:
                 raise ModelError(f"unknown key {key!r}; a layer has {', '.join(_LAYER_KEYS)}")
         if not count:
             raise ModelError("no layers: key 'layer0.w_x' is missing")
-        head = {field: arrays[f"head.{field}"] for field in ("weight", "bias") if f"head.{field}" in arrays}
-        if len(head) == 1:
-            raise ModelError("head needs both keys 'head.weight' and 'head.bias'")
         return cls(layers=tuple(_layer_from(arrays, number) for number in range(count)),
-                   head=Dense(**cast(Any, head)) if head else None, name=str(arrays.get("name", name)),
+                   head=Dense.from_arrays(arrays), name=str(arrays.get("name", name)),
                    batch_first=bool(arrays.get("batch_first", False)))
 
 
+#: Keys of a head in a file.
+HEAD_KEYS = ("head.weight", "head.bias", "head.activation")
 _LAYER_KEYS = ("name", "cell", *TENSORS, *_SETTINGS)
 _LAYER_KEY = re.compile(r"layer(0|[1-9][0-9]{0,3})\.")
 

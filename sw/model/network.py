@@ -10,7 +10,7 @@ frame by frame, as speech arrives; any other network needs whole sequences.
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from openese.output import replacing
 from openese.sw.model.arrays import FloatArray, real_array
-from openese.sw.model.layers import Dense, Model, ModelError, layer_arrays, read_npz
-from openese.sw.model.state import LayerState, State, initial_state
+from openese.sw.model.layers import HEAD_KEYS, Dense, Model, ModelError, dense_layer, layer_arrays, read_npz
+from openese.sw.model.state import LayerState, State, initial_state, zero_state
 
 __all__ = ["Direction", "Network", "Runner", "Stage", "check_sequences",
            "reverse_sequences", "spread_state"]
@@ -181,6 +181,7 @@ class Network:
     ``stageS.directionD.layerK.initial_c``  (B, H)        yes, with ``initial_y``: zero
     ``stageS.directionD.layerK.initial_y``  (B, P)        yes, with ``initial_c``: zero
     ``head.weight``, ``head.bias``          (K, P), (K,)  yes, both
+    ``head.activation``                     string        yes: ``none``
     ``batch_first``                         boolean       yes: false
     ======================================  ============  ==================================
 
@@ -265,6 +266,27 @@ class Network:
                              f"zero, but {len(self.stages)} stages of {len(self.directions)} models")
         return Model(layers=self.directions[0].model.layers, head=self.head, name=self.name,
                      batch_first=self.batch_first)
+
+    def with_dense_head(self) -> "Network":
+        """The network with a last dense layer in place of its head; without a head, this network.
+
+        The layer is the last of the last stage if that is one forward model, else a stage of its own.
+        """
+        if self.head is None:
+            return self
+        last = self.stages[-1].directions
+        alone = len(last) == 1 and not last[0].reverse
+        before = last[0].model.layers if alone else ()
+        name = "head"
+        while name in [layer.name for layer in before]:
+            name += "_"
+        layer = dense_layer(name, self.head)
+        model = Model(layers=(*before, layer), name=last[0].model.name if alone else f"{self.name}.{name}")
+        initial = last[0].initial if alone else None
+        if initial is not None:
+            initial = (*initial, zero_state(layer, len(initial[0].c)))
+        stages = self.stages[:-1] if alone else self.stages
+        return replace(self, stages=(*stages, Stage((Direction(model, initial=initial),))), head=None)
 
     def map(self, change: Callable[[Model], Model]) -> "Network":
         """The network with ``change`` of each model in the model's place; pruning uses this."""
@@ -356,7 +378,7 @@ class Network:
                 arrays.update({f"stage{s}.direction{d}.{key}": value
                                for key, value in _direction_arrays(direction).items()})
         if self.head is not None:
-            arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
+            arrays.update(self.head.arrays())
         if self.batch_first:
             arrays["batch_first"] = True
         with replacing(path) as file:
@@ -388,16 +410,14 @@ class Network:
                 rest[key] = value
         if not parts:
             return cls.of(Model.from_arrays(arrays, name))
-        unknown = sorted(rest.keys() - {"name", "batch_first", "head.weight", "head.bias"})
+        unknown = sorted(rest.keys() - {"name", "batch_first", *HEAD_KEYS})
         if unknown:
             raise ModelError(f"unknown key {unknown[0]!r}")
-        if len(rest.keys() & {"head.weight", "head.bias"}) == 1:
-            raise ModelError("head needs both keys 'head.weight' and 'head.bias'")
+        head = Dense.from_arrays(rest)
         stages: list[Stage] = []
         for s in range(1 + max(s for s, _ in parts)):
             directions = [_direction_from(parts[key]) for key in sorted(parts) if key[0] == s]
             stages.append(Stage(tuple(directions)))
-        head = Dense(weight=rest["head.weight"], bias=rest["head.bias"]) if "head.bias" in rest else None
         return cls(stages=tuple(stages), head=head, name=str(rest.get("name", name)),
                    batch_first=bool(rest.get("batch_first", False)))
 

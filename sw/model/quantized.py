@@ -34,6 +34,7 @@ from openese.sw.model.layers import (
     LayerTensors,
     Model,
     ModelError,
+    activate,
     frozen,
     read_npz,
 )
@@ -41,7 +42,7 @@ from openese.sw.model.report import Report
 from openese.sw.model.state import ChannelState, LayerState, State
 
 __all__ = ["GRU_PLACES", "TABLES", "Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
-           "check_cells", "unsupported", "weight_type"]
+           "cells_with", "check_cells", "unsupported", "weight_type"]
 
 
 #: The accumulators of the gates of a GRU, for the products of x and of the old h.
@@ -99,7 +100,7 @@ def argument_fraction(config: Config, table_range: int) -> int:
 
 def sigmoid(x: ArrayLike) -> Float64Array:
     """The logistic function, without overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, np.float64)))
+    return activate("sigmoid", np.asarray(x, np.float64))
 
 
 def activation_table(function: str, table_range: int, config: Config, samples: int | None = None,
@@ -429,7 +430,7 @@ class QuantizedModel:
                 if getattr(layer, tensor) is not None:
                     arrays[f"layer{number}.{tensor}"] = getattr(layer, tensor)
         if self.head is not None:
-            arrays["head.weight"], arrays["head.bias"] = self.head.weight, self.head.bias
+            arrays.update(self.head.arrays())
         with replacing(path) as file:
             np.savez(file, **cast(Any, arrays))
 
@@ -474,10 +475,7 @@ class QuantizedModel:
             keys = {tensor: f"layer{number}.{tensor}" for tensor in TENSORS}
             fields |= {tensor: arrays[key] for tensor, key in keys.items() if key in arrays}
             layers.append(QuantizedLayer(**fields))
-        head = None
-        if "head.weight" in arrays:
-            head = Dense(weight=arrays["head.weight"], bias=arrays["head.bias"])
-        return cls(layers=tuple(layers), name=manifest["name"], head=head,
+        return cls(layers=tuple(layers), name=manifest["name"], head=Dense.from_arrays(arrays),
                    config=Config(**manifest["config"]),
                    sigmoid_range=manifest["sigmoid_range"], tanh_range=manifest["tanh_range"],
                    sigmoid_table=arrays["sigmoid_table"], tanh_table=arrays["tanh_table"],
@@ -487,7 +485,7 @@ class QuantizedModel:
 
 def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
     def real(values: IntArray | None, *fractions: int | None) -> Float64Array | None:
-        if values is None:
+        if values is None or not fractions:
             return None
         scales = np.reshape([-(fraction or 0) for fraction in fractions], (-1, *[1] * (values.ndim - 1)))
         return np.ldexp(values.astype(np.float64), scales)
@@ -499,8 +497,6 @@ def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
         "peephole": real(layer.peephole, formats.peephole_fraction), "w_ym": real(layer.w_ym, layer.w_ym_fraction)}
     if layer.x_exponents:
         real_arrays["w_x"] = np.ldexp(real_arrays["w_x"], layer.x_exponents)
-    if layer.kind is DENSE:
-        real_arrays["w_r"] = None
     return Layer(name=layer.name, g_activation=layer.g_activation, cell=layer.cell, activation=layer.activation,
                  **real_arrays)
 

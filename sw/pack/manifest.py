@@ -152,8 +152,9 @@ def _check_model(where: str, part: Mapping[str, Any], config: Config) -> None:
 def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, config: Config) -> None:
     sizes, places = ("inputs", "cells", "outputs"), ("cell_base", "m_line", "y_line")
     scaled = {"x_exponents"} if before is None and isinstance(layer, dict) and "x_exponents" in layer else set()
-    cell = {"cell"} if isinstance(layer, dict) and "cell" in layer else set()
-    kind = _kind(where, layer, config) if cell else LSTM
+    others = {kind.name: kind for kind, there in ((GRU, config.gru), (DENSE, config.dense)) if there}
+    cell = {"cell"} if others and isinstance(layer, dict) and "cell" in layer else set()
+    kind = _kind(where, layer, others) if cell else LSTM
     of_kind = {"activation"} if kind is DENSE else set()
     _object(where, layer, {*LAYER_FORMATS, *sizes, *places, "peephole", "projection", *scaled, *cell, *of_kind})
     if kind is not LSTM:
@@ -203,12 +204,11 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
         _whole(f"{where}.{name}", layer[name], 0, (config.vector_depth - columns) // config.groups)
 
 
-def _kind(where: str, layer: Mapping[str, Any], config: Config) -> CellKind:
-    """The kind of a layer that is no LSTM."""
-    kinds = {kind.name: kind for kind, there in ((GRU, config.gru), (DENSE, config.dense)) if there}
+def _kind(where: str, layer: Mapping[str, Any], kinds: Mapping[str, CellKind]) -> CellKind:
+    """The kind of a layer that is no LSTM, one of ``kinds``."""
     if not isinstance(layer["cell"], str) or layer["cell"] not in kinds:
-        allowed = " or ".join(kinds) or "left out, since the machine has LSTMs alone,"
-        raise ManifestError(f"{where}.cell must be {allowed} where it is given, not {_shown(layer['cell'])}")
+        raise ManifestError(f"{where}.cell must be {' or '.join(kinds)} where it is given, not "
+                            f"{_shown(layer['cell'])}")
     return kinds[layer["cell"]]
 
 

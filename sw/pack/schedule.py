@@ -167,7 +167,7 @@ class _Layout:
     gate_phases, output_phases : int
         Phases of gates and projections.
     time : float
-        Estimated cycles of a step.
+        Estimated cycles of a step with the fastest phases.
     """
 
     ahead: bool
@@ -236,10 +236,15 @@ SAMPLE = 256
 
 #: How much longer a step may be for the sake of W_r being multiplied before a late frame.
 SLOWER = 1.001
+#: How much longer the estimate of a step may then be for the sake of phases that suit a frame at rest.
+REST_SLOWER = 1.02
+
+#: Cycles from the first drain of an element-wise part to its first line, about.
+_FIRST_LINE = 60
 
 
-def _hazards(encoded: EncodedMatrix, config: Config) -> list[float]:
-    """Cycles that a PE waits for its own accumulators in one pass, for 1 to `PHASES` phases.
+def _hazards(encoded: EncodedMatrix, config: Config) -> list[NDArray[np.float64]]:
+    """Cycles that each PE waits for its own accumulators in one pass, for 1 to `PHASES` phases.
 
     An entry waits for an earlier entry of the same row and phase that is less than `SpMV.latency` entries back.
     """
@@ -253,7 +258,7 @@ def _hazards(encoded: EncodedMatrix, config: Config) -> list[float]:
             place = np.where(token > 0, listed.row * phases + token % phases, -listed.line - 1)
             same = (place[distance:] == place[:-distance]) & (listed.pe[distance:] == listed.pe[:-distance])
             waits[distance:][same] = SpMV.latency - distance
-        result.append(float(waits.sum()) / config.pes * len(encoded.counts) / max(1, len(sample.counts)))
+        result.append(np.bincount(listed.pe, waits, config.pes) * len(encoded.counts) / max(1, len(sample.counts)))
     return result
 
 
@@ -311,7 +316,7 @@ class _Encoder:
         self._balance = balance
         self._encoded: dict[tuple[int, str, int, int], EncodedMatrix] = {}
         self._levelled: dict[EncodedMatrix, EncodedMatrix] = {}
-        self._hazards: dict[EncodedMatrix, list[float]] = {}
+        self._hazards: dict[EncodedMatrix, list[NDArray[np.float64]]] = {}
 
     def encode(self, layer: int, name: str, columns: Int64Array) -> EncodedMatrix:
         """Encode consecutive columns of a matrix."""
@@ -327,7 +332,7 @@ class _Encoder:
             self._levelled[encoded] = level(encoded, self._config)
         return self._levelled[encoded]
 
-    def hazards(self, encoded: EncodedMatrix) -> list[float]:
+    def hazards(self, encoded: EncodedMatrix) -> list[NDArray[np.float64]]:
         """`_hazards` of an encoded matrix."""
         if encoded not in self._hazards:
             self._hazards[encoded] = _hazards(encoded, self._config)
@@ -431,19 +436,41 @@ class _Scheduler:
         yield plain
 
     def _layout_of(self, ahead: bool, banks: tuple[tuple[int, int], ...]) -> _Layout:
-        gates, outputs, time = self._choose_phases(sum(rows * count for rows, count in banks))
+        gates, outputs, time = self._choose_phases(sum(rows * count for rows, count in banks), ahead)
         return _Layout(ahead=ahead, banks=banks, gate_phases=gates, output_phases=outputs, time=time)
 
-    def _choose_phases(self, gate_rows: int) -> tuple[int, int, float]:
-        """The fastest numbers of phases of gates and projections.
+    def _choose_phases(self, gate_rows: int, ahead: bool) -> tuple[int, int, float]:
+        """The fastest numbers of phases of gates and projections; ``ahead``: those that suit a frame at rest, if a step
+        is nearly as fast.
 
-        ``gate_rows`` are those of all banks for one phase. Also returns the cycles of a step, infinite if none fits.
+        ``gate_rows`` are those of all banks for one phase. Also returns the cycles of the fastest step, infinite if
+        none fits.
         """
         times = {(gates, outputs): time for (gates, outputs), time in self._times().items()
                  if gate_rows * gates + (self._output_rows + self._tail_rows) * outputs
                  <= self._config.accumulator_rows}
-        gates, outputs = min(times, key=lambda phases: times[phases], default=(1, 1))
-        return gates, outputs, times.get((gates, outputs), math.inf)
+        fastest = min(times.values(), default=math.inf)
+        rests = {phases: (self._rest(*phases) if ahead else 0.0, time) for phases, time in times.items()
+                 if time <= (REST_SLOWER * fastest if ahead else fastest)}
+        gates, outputs = min(rests, key=lambda phases: rests[phases], default=(1, 1))
+        return gates, outputs, fastest
+
+    def _rest(self, gates: int, outputs: int) -> float:
+        """Estimated cycles of a frame at rest, whose W_r y is there, as far as they depend on the phases.
+
+        A layer's columns are multiplied from the first line of the layer below on, when most of its sums are drained.
+        The slowest PE decides.
+        """
+        def time(name: str, number: int, phases: int) -> float:
+            return sum(max(len(matrix.order), float((matrix.lengths + self._encoder.hazards(matrix)[phases - 1]).max()))
+                       for matrix in (operation.encoded for operation in self._stored[number].get(name, ())))
+
+        total = 0.0
+        for number in range(len(self._places)):
+            phases = gates if number <= self._pivot else outputs
+            total += time("w_x", number, phases) + max(_FIRST_LINE, self._sums(number) * phases)
+            total += time("w_ym", number, outputs)
+        return total
 
     def _times(self) -> dict[tuple[int, int], float]:
         """Estimated cycles of a step by the phases of gates and projections: more mean fewer hazards, but longer
@@ -454,7 +481,7 @@ class _Scheduler:
         def time(operations: Iterable[Operation], phases: int) -> float:
             matrices = [operation.encoded for operation in operations]
             return sum(max(len(matrix.order),
-                           float(matrix.lengths.mean()) + self._encoder.hazards(matrix)[phases - 1])
+                           float((matrix.lengths + self._encoder.hazards(matrix)[phases - 1]).mean()))
                        for matrix in matrices)
 
         def step(gates: int, outputs: int) -> float:
@@ -523,7 +550,7 @@ class _Scheduler:
         output_rows = self._projected_before(number)
         if not output_rows or columns < 2 * config.groups:
             return 0
-        wait = (PHASES + 1) * config.beats + 60
+        wait = (PHASES + 1) * config.beats + _FIRST_LINE
         if len(self._early(number)) > 1:
             row = max(PHASES * config.beats, config.row_pes // config.groups)
             wait += (output_rows - 1) * row

@@ -65,7 +65,8 @@ from openese.sw.quantize.calibrate import (
 from openese.sw.quantize.compare import compare
 from openese.sw.reference import floating
 
-__all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "quantize", "requantize"]
+__all__ = ["QuantizeError", "QuantizedLayer", "QuantizedModel", "append_dense", "dense_in_formats", "quantize",
+           "requantize"]
 
 SIGMOID_RANGES = range(4, 8)
 TANH_RANGES = range(3, 8)
@@ -179,6 +180,51 @@ def _input_exponents(layer: Layer, x: Float64Array) -> tuple[int, ...]:
         exponents[~used] = exponents[used].min()
         exponents -= int(np.median(exponents[used]))
     return tuple(exponents.tolist())
+
+
+def append_dense(quantized: QuantizedModel, layer: Layer, frames: ArrayLike,
+                 lengths: ArrayLike | None = None) -> QuantizedModel:
+    """A quantized model with one dense layer more, whose formats are chosen on frames; the other layers stay as they
+    are.
+
+    Parameters
+    ----------
+    quantized : `QuantizedModel`
+        For a machine with dense layers.
+    layer : `Layer`
+        Dense.
+    frames, lengths
+        As for `quantize`.
+
+    Returns
+    -------
+    `QuantizedModel`
+        Without a head, and without a report.
+
+    Raises
+    ------
+    QuantizeError
+        As for `quantize`.
+    """
+    check_cells([layer], quantized.config)
+    model = Model(layers=(*quantized.floating_point().layers, layer), name=quantized.name)
+    x, counts = _checked_frames(model, frames, lengths)
+    start, pieces = _checked_state(model, x.shape[1], None), segments(model, counts)
+    recording = record(model, pieces.of(x), pieces.begin(start))[-1]
+    seen = ranges(model, x, counts, start)[-1]
+    tables = _Tables(quantized.sigmoid_range, quantized.tanh_range, {})
+    dense = _LayerQuantizer(layer, recording, seen, quantized.config, tables).quantize(quantized.layers[-1].y_fraction)
+    return dataclasses.replace(quantized, layers=(*quantized.layers, dense), head=None, report=None)
+
+
+def dense_in_formats(layer: Layer, x_fraction: int, y_fraction: int, w_x_fraction: int, align_x: int,
+                     config: Config) -> QuantizedLayer:
+    """A dense layer without a table in integers of these formats."""
+    return QuantizedLayer(
+        name=layer.name, cell=layer.cell, activation=layer.activation,
+        w_x=_rounded_weights(layer.w_x, [w_x_fraction], config), bias=_rounded_bias(layer.bias, [y_fraction], config),
+        x_fraction=x_fraction, y_fraction=y_fraction, w_x_fraction=(w_x_fraction,), w_r_fraction=(), align_x=(align_x,),
+        align_r=(), cell_select=0, peephole_select=0)
 
 
 def requantize(model: Model, quantized: QuantizedModel) -> QuantizedModel:

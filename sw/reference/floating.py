@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from openese.sw.model.arrays import Float64Array
-from openese.sw.model.layers import DENSE, GRU, LSTM, CellKind, Layer, Model
+from openese.sw.model.layers import DENSE, GRU, LSTM, CellKind, Layer, Model, activate
 from openese.sw.model.quantized import sigmoid
 from openese.sw.model.state import LayerState, initial_state
 from openese.sw.reference.products import multiply, prepare
@@ -174,22 +174,12 @@ class FloatDense(FloatLayer):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__(layer)
-        functions: dict[str, Callable[[Float64Array], Float64Array]]
-        functions = {"none": _same, "relu": _relu, "sigmoid": sigmoid, "tanh": np.tanh}
-        self._activation = functions[layer.activation]
+        self._activation = layer.activation
 
     def step(self, products: Float64Array, state: LayerState) -> Cells:
         """Compute y from W_x x (B, P); there is no state."""
         z = products + self._bias[0]
-        return Cells(z[None], state.c, self._activation(z))
-
-
-def _same(z: Float64Array) -> Float64Array:
-    return z
-
-
-def _relu(z: Float64Array) -> Float64Array:
-    return np.maximum(z, 0.0)
+        return Cells(z[None], state.c, activate(self._activation, z))
 
 
 def run(model: Model, x: ArrayLike, state: Sequence[LayerState] | None = None,

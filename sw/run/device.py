@@ -17,7 +17,7 @@ from openese.sw.model.layers import DENSE
 from openese.sw.model.state import ChannelState
 from openese.sw.pack.image import Image
 
-__all__ = ["Device", "DeviceError", "Link"]
+__all__ = ["Device", "DeviceError", "Link", "state_runs"]
 
 
 #: Reads of STATUS after which a machine that is not idle is given up.
@@ -57,6 +57,30 @@ class Link(Protocol):
     def run_frames(self, header: ArrayLike, columns: ArrayLike,
                    outputs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Send T frames, headers (T, C) and columns (T, I, C); returns T headers and columns (T, ``outputs``, C)."""
+
+
+def state_runs(image: Image, voice: int) -> Iterator[tuple[int, str, int, int]]:
+    """The runs of numbers of one voice's state: for each layer its number, "c" or "y", the STATE_SELECT word of the
+    first, and how many there are.
+
+    Raises
+    ------
+    DeviceError
+        STATE_SELECT does not reach a number.
+    """
+    config = image.config
+    bank, channel = divmod(voice, config.channels)
+    lines = bank * int(image.manifest.get("bank_lines", 0))
+    for number, fields in enumerate(image.part["layers"]):
+        if fields.get("cell") == DENSE.name:
+            continue
+        for name, first, count, place in (
+                ("c", fields["cell_base"] * config.row_pes, fields["cells"], bank << 24 | 1 << 31),
+                ("y", (fields["y_line"] + lines) * config.groups, fields["outputs"], 0)):
+            if first + count > 1 << 16:
+                raise DeviceError(f"{name} of layer {number} reaches place {first + count - 1}, beyond the "
+                                  f"{1 << 16} of STATE_SELECT")
+            yield number, name, first | channel << 16 | place, count
 
 
 class Device:
@@ -259,8 +283,7 @@ class Device:
     # -- state ---------------------------------------------------------------------------------
 
     def _runs(self, voice: int) -> Iterator[tuple[int, str, int, int]]:
-        """The runs of numbers of one voice's state: for each layer its number, "c" or "y", the STATE_SELECT word of the
-        first, and how many there are.
+        """`state_runs` of one voice.
 
         Raises
         ------
@@ -271,19 +294,7 @@ class Device:
         """
         if not 0 <= voice < self.banks * self.channels:
             raise ValueError(f"voice must be from 0 to {self.banks * self.channels - 1}, not {voice}")
-        config = self._image.config
-        bank, channel = divmod(voice, self.channels)
-        lines = bank * int(self._image.manifest.get("bank_lines", 0))
-        for number, fields in enumerate(self._image.part["layers"]):
-            if fields.get("cell") == DENSE.name:
-                continue
-            for name, first, count, place in (
-                    ("c", fields["cell_base"] * config.row_pes, fields["cells"], bank << 24 | 1 << 31),
-                    ("y", (fields["y_line"] + lines) * config.groups, fields["outputs"], 0)):
-                if first + count > 1 << 16:
-                    raise DeviceError(f"{name} of layer {number} reaches place {first + count - 1}, beyond the "
-                                      f"{1 << 16} of STATE_SELECT")
-                yield number, name, first | channel << 16 | place, count
+        return state_runs(self._image, voice)
 
     def get_state(self, voice: int) -> list[ChannelState]:
         """The state of one voice, layer by layer; see `get_states`."""

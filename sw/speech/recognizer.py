@@ -3,8 +3,9 @@
 
 Beside this file lie ``recognizer.img``, the image of an LSTMP 153/1024/512 with peepholes for preset ``ese``;
 ``recognizer.npz``, the linear layer after it, ``head.weight`` (40, 512) and ``head.bias`` (40,);
-``recognizer.json``, a record of their training and their errors; and in a checkout, but not in the installed package,
-``dense.npz``, the network of the same size that was never pruned and trained equally long, rounded to float16.
+``recognizer.json``, a record of their training, of their errors, and of the head's number formats on a machine with
+dense layers; and in a checkout, but not in the installed package, ``dense.npz``, the network of the same size that was
+never pruned and trained equally long, rounded to float16.
 `examples/recognizer` makes them.
 """
 
@@ -24,11 +25,13 @@ from openese.output import replacing_folder, write_text
 from openese.rtl.config import Config
 from openese.sw.cycles.model import estimate
 from openese.sw.model.arrays import FloatArray
-from openese.sw.model.layers import Dense, Model, read_npz
+from openese.sw.model.layers import DENSE as DENSE_LAYER
+from openese.sw.model.layers import Dense, Model, dense_layer, read_npz
 from openese.sw.model.network import Network, Runner
 from openese.sw.pack.image import Image, pack
 from openese.sw.pack.image import read as read_image
 from openese.sw.pack.schedule import schedule
+from openese.sw.quantize.choose import dense_in_formats
 from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
 from openese.sw.speech.features import FEATURES, HOP, RATE, count_windows, features
 from openese.sw.speech.phones import PHONES, SILENCE, decode
@@ -99,7 +102,7 @@ class Recognizer:
     ----------
     image : `Image`
     head : `Dense`
-        (40, P), on the host.
+        (40, P). The host computes it, or the machine if that has dense layers; see `on`.
     penalty : float
         For `phones.decode`.
     record : dict
@@ -145,14 +148,25 @@ class Recognizer:
             write_text(beside / "recognizer.json", json.dumps(self.record, indent=2) + "\n")
 
     def on(self, config: Config) -> "Recognizer":
-        """The recognizer for another machine.
+        """The recognizer for another machine. On a machine with dense layers, the image gives the logits: the head is
+        its last layer.
 
         Raises
         ------
         CapacityError, QuantizeError
             If the machine cannot hold it, or has other number formats.
         """
-        return Recognizer(pack(schedule(self.image.model(), config)), self.head, self.penalty, self.record)
+        model = self.image.model()
+        if config.dense and not self.whole:
+            head = dense_in_formats(dense_layer("head", self.head), model.layers[-1].y_fraction, **self.record["head"],
+                                    config=config)
+            model = dataclasses.replace(model, layers=(*model.layers, head), config=config)
+        return Recognizer(pack(schedule(model, config)), self.head, self.penalty, self.record)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the image has the head too, so that the host does nothing between features and logits."""
+        return bool(self.image.part["layers"][-1].get("cell") == DENSE_LAYER.name)
 
     def cycles_per_step(self) -> int:
         """Cycles in which the machine takes a frame of every voice, by the cycle model."""
@@ -160,8 +174,8 @@ class Recognizer:
 
     @cached_property
     def floating_point(self) -> Model:
-        """The model whose weights are exactly those of the image."""
-        return dataclasses.replace(self.image.model().floating_point(), head=self.head)
+        """The model whose weights are exactly those of the image, with the head if the image does not have it."""
+        return dataclasses.replace(self.image.model().floating_point(), head=None if self.whole else self.head)
 
     @staticmethod
     def machine_steps(recordings: Sequence[ArrayLike], channels: int) -> int:
@@ -201,7 +215,8 @@ class Recognizer:
             For a model that takes other features, or gives other outputs than phones.
         """
         model = model or self.floating_point
-        if model.head is None or len(model.head.weight) != len(PHONES) or model.inputs != FEATURES:
+        outputs = model.outputs if model.head is None else len(model.head.weight)
+        if outputs != len(PHONES) or model.inputs != FEATURES:
             raise ValueError(f"model {model.name!r} does not take {FEATURES} features and give {len(PHONES)} phones")
         return self._run(recordings, model, FloatRunner(model), self.penalty if penalty is None else penalty)
 

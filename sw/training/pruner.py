@@ -98,7 +98,7 @@ class Pruner:
         Layers of an ``nn.LSTM`` or ``nn.GRU`` add ``.l0``, ``.l1``, ``.l0_reverse``. If the network itself is one, the
         names are ``l0``, ...; of a single cell it is ``lstm`` or ``gru``.
     machine : str or `Config`
-        The machine, or a preset's name: each of its PEs keeps the same number of weights of every matrix.
+        The machine, or a preset's name: each of its PEs keeps the same share of its weights of every matrix.
     balanced : bool
         False keeps the largest weights of each whole matrix: magnitude pruning, for comparison.
     steps : int
@@ -112,6 +112,8 @@ class Pruner:
         start at zero (Evci et al., 2020, *RigL*). It falls to zero as half a cosine over ``exchange_steps``.
     exchange_steps : int
         The number of calls of `step` with exchanges; zero for none.
+    equal : bool
+        Each PE keeps the same number of weights instead; see `openese.sw.prune.keep_mask`.
 
     Raises
     ------
@@ -120,7 +122,8 @@ class Pruner:
     """
 
     def __init__(self, network: nn.Module, density: Density, machine: str | Config, balanced: bool = True,
-                 steps: int = 0, every: int = 10, exchange: float = 0.0, exchange_steps: int = 0) -> None:
+                 steps: int = 0, every: int = 10, exchange: float = 0.0, exchange_steps: int = 0,
+                 equal: bool = False) -> None:
         if steps < 0 or exchange_steps < 0 or every < 1:
             raise PruneError("steps and exchange_steps must be at least 0 and every at least 1, "
                              f"not {steps}, {exchange_steps} and {every}")
@@ -131,7 +134,7 @@ class Pruner:
                              f"not {exchange} and {exchange_steps}")
         prunable = find_weights(network)
         by_layer = densities(list(dict.fromkeys(weights.layer for weights in prunable)), density)
-        self._config, self._balanced = machine_config(machine), balanced
+        self._config, self._balanced, self._equal = machine_config(machine), balanced, equal
         self._steps, self._every = steps, every
         self._exchange, self._exchange_steps = exchange, exchange_steps
         self._count = 0
@@ -251,5 +254,5 @@ class Pruner:
 
     def _keep(self, values: Tensor, density: float) -> Tensor:
         keep = keep_mask(values.detach().cpu().numpy(), density, self._config.pes, self._config.groups,
-                         self._balanced)
+                         self._balanced, self._equal)
         return torch.from_numpy(keep)

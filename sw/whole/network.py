@@ -24,6 +24,7 @@ from openese.output import replacing_folder
 from openese.rtl.config import Config, machine_config
 from openese.sw import files, importers
 from openese.sw.compile import (
+    PLACES,
     CompiledNetwork,
     OutputError,
     QuantizedNetwork,
@@ -35,7 +36,7 @@ from openese.sw.compile import (
 )
 from openese.sw.compile import compile as compile_network
 from openese.sw.importers import ImportRefused
-from openese.sw.model.layers import Model
+from openese.sw.model.layers import DENSE, Model
 from openese.sw.model.network import Network
 from openese.sw.prune import TENSORS, Density, PruneError
 from openese.sw.reference.machine import Reference
@@ -223,7 +224,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def open_host(path: str | os.PathLike[str], trust: bool = False,
-              examples: Callable[[], Sequence[Call]] = tuple, machine: Config | None = None) -> Host | None:
+              examples: Callable[[], Sequence[Call]] = tuple, machine: Config | None = None,
+              dense: str = "machine") -> Host | None:
     """Open a file that holds a whole network; None for a file without a graph.
 
     Parameters
@@ -235,6 +237,9 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
         Returns inputs of one call, several to try. A program of PyTorch is exported with the first that it takes.
     machine : Config, optional
         Layers of which it has no cells stay with the host. Without it, no machine lacks a kind of cell.
+    dense : str
+        ``"machine"``: on a machine with dense layers, those of an ONNX network beside its LSTMs and GRUs are on the
+        machine. ``"host"``: they stay with the host.
 
     Raises
     ------
@@ -243,6 +248,10 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
     OSError
         The file cannot be read.
     """
+    if dense not in PLACES:
+        raise ValueError(f"dense must be {' or '.join(PLACES)}, not {dense!r}")
+    if machine is not None and machine.dense and dense == "host":
+        machine = machine.replace(cells="+".join(kind for kind in machine.cells.split("+") if kind != DENSE.name))
     program = torch_export.program(Path(path))
     if program is not None:
         if not trust:
@@ -269,19 +278,19 @@ def first_calls(inputs: Call, carry: Mapping[str, str]) -> list[Call]:
 @overload
 def compile(network: Network | Model, machine: str | Config, *, density: Density | None = None,
             calibrate: ArrayLike | None = None, lengths: ArrayLike | None = None,
-            tell: Callable[[str], None] = ...) -> CompiledNetwork: ...
+            dense: str = "machine", tell: Callable[[str], None] = ...) -> CompiledNetwork: ...
 
 
 @overload
 def compile(network: str | os.PathLike[str], machine: str | Config, *, density: Density | None = None,
             calibrate: Any = None, lengths: ArrayLike | None = None, select: str | None = None,
             ignore: str | Sequence[str] = (), carry: Mapping[str, str] | None = None, trust: bool = False,
-            tell: Callable[[str], None] = ...) -> CompiledNetwork | CompiledWhole: ...
+            dense: str = "machine", tell: Callable[[str], None] = ...) -> CompiledNetwork | CompiledWhole: ...
 
 
 def compile(network: Any, machine: str | Config, *, density: Density | None = None, calibrate: Any = None,
             lengths: ArrayLike | None = None, select: str | None = None, ignore: str | Sequence[str] = (),
-            carry: Mapping[str, str] | None = None, trust: bool = False,
+            carry: Mapping[str, str] | None = None, trust: bool = False, dense: str = "machine",
             tell: Callable[[str], None] = lambda stage: None) -> Any:
     """Import, prune, quantize and pack a network.
 
@@ -308,6 +317,9 @@ def compile(network: Any, machine: str | Config, *, density: Density | None = No
         Outputs of a whole network that are inputs of its next call; see `run_calls`.
     trust : bool
         Whether code in the file may run.
+    dense : str
+        Where dense layers are computed that the machine could compute, ``"machine"`` or ``"host"``: of a whole network
+        as for `open_host`, else the head, as for `openese.prune`.
     tell : callable
         Called with the name of each stage as it begins.
 
@@ -325,7 +337,7 @@ def compile(network: Any, machine: str | Config, *, density: Density | None = No
     if isinstance(network, (str, os.PathLike)) and select is None:
         first = calibrate[0] if isinstance(calibrate, (list, tuple)) and calibrate else calibrate
         host = open_host(network, trust, lambda: () if first is None else first_calls(first, carry or {}),
-                         machine_config(machine))
+                         machine_config(machine), dense)
         if host is not None:
             if lengths is not None:
                 raise HostError("lengths: a whole network has an input for them; give it by name in calibrate")
@@ -335,7 +347,7 @@ def compile(network: Any, machine: str | Config, *, density: Density | None = No
     if carry:
         raise HostError("carry: only a whole network has outputs to carry, and this is not one")
     return compile_network(network, machine, density=density, calibrate=calibrate, lengths=lengths, select=select,
-                           ignore=ignore, tell=tell)
+                           ignore=ignore, dense=dense, tell=tell)
 
 
 def prune_parts(parts: Mapping[str, Network], density: Density, config: Config) -> dict[str, Network]:

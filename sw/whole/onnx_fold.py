@@ -18,13 +18,13 @@ from openese.sw.model.arrays import Float64Array
 from openese.sw.model.layers import ModelError
 from openese.sw.whole.onnx_scope import Scope, Taken
 
-__all__ = ["fold", "turned_axes"]
+__all__ = ["Step", "by_element", "fold", "turned_axes"]
 
 #: All inputs of an LSTM share a number format. A fold may let their scales differ, or move them off zero, by this.
 _MOST_SPREAD = 16.0
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """x = ``matrix`` @ u + ``offset``, with u the tensor ``data``; a ``matrix`` of one axis is a diagonal."""
 
     data: str
@@ -94,18 +94,18 @@ def turned_axes(graph: Graph, node: Any, axis: int, rank: int) -> tuple[int, int
     return None
 
 
-def _step(graph: Graph, node: Any, name: str, axis: int, rank: int, features: int) -> _Step | None:
+def _step(graph: Graph, node: Any, name: str, axis: int, rank: int, features: int) -> Step | None:
     """What a node computes of each vector along ``axis``; None if it is not linear, or mixes vectors."""
     if node.domain not in ("", "ai.onnx"):
         return None
     attributes = read_attributes(graph.onnx, node)
     if node.op_type in ("Add", "Sub", "Mul", "Div"):
-        return _by_element(graph, node, axis, rank, features)
+        return by_element(graph, node, axis, rank, features)
     if node.op_type == "MatMul" and axis == rank - 1:
         matrix = graph.fixed(node.input[1])
         if matrix is None or matrix.ndim != 2 or matrix.shape[1] != features or len(matrix) > features:
             return None
-        return _Step(node.input[0], matrix.T.astype(np.float64), np.zeros(features))
+        return Step(node.input[0], matrix.T.astype(np.float64), np.zeros(features))
     if node.op_type == "Gemm" and (axis, rank) == (1, 2) and not attributes.get("transA"):
         matrix = graph.fixed(node.input[1])
         bias = graph.fixed(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
@@ -116,13 +116,13 @@ def _step(graph: Graph, node: Any, name: str, axis: int, rank: int, features: in
                 bias.size == 1 or bias.size == features == bias.shape[-1]):
             return None
         offset = np.broadcast_to(bias.astype(np.float64).ravel() * attributes.get("beta", 1.0), (features,))
-        return _Step(node.input[0], matrix * attributes.get("alpha", 1.0), offset)
+        return Step(node.input[0], matrix * attributes.get("alpha", 1.0), offset)
     if node.op_type == "BatchNormalization" and axis == 1:
         return _normalization(graph, node, attributes, features)
     return None
 
 
-def _normalization(graph: Graph, node: Any, attributes: dict[str, Any], features: int) -> _Step | None:
+def _normalization(graph: Graph, node: Any, attributes: dict[str, Any], features: int) -> Step | None:
     if attributes.get("training_mode") or not attributes.get("spatial", 1) or any(node.output[1:]):
         return None
     given = [graph.fixed(name) for name in node.input[1:5]]
@@ -131,10 +131,10 @@ def _normalization(graph: Graph, node: Any, attributes: dict[str, Any], features
         return None
     scale, bias, mean, variance = values
     factor = scale / np.sqrt(variance + attributes.get("epsilon", 1e-5))
-    return _Step(node.input[0], factor, bias - mean * factor)
+    return Step(node.input[0], factor, bias - mean * factor)
 
 
-def _by_element(graph: Graph, node: Any, axis: int, rank: int, features: int) -> _Step | None:
+def by_element(graph: Graph, node: Any, axis: int, rank: int, features: int) -> Step | None:
     """A sum or product with a constant that is the same for all frames."""
     constants = [graph.fixed(name) for name in node.input]
     number = next((number for number, array in enumerate(constants) if array is not None), None)
@@ -153,15 +153,15 @@ def _by_element(graph: Graph, node: Any, axis: int, rank: int, features: int) ->
     values = np.broadcast_to(array.astype(np.float64).ravel(), (features,))
     ones, zeros = np.ones(features), np.zeros(features)
     if node.op_type == "Add":
-        return _Step(data, ones, values)
+        return Step(data, ones, values)
     if node.op_type == "Sub":
-        return _Step(data, ones, -values) if number == 1 else _Step(data, -ones, values)
+        return Step(data, ones, -values) if number == 1 else Step(data, -ones, values)
     if node.op_type == "Mul":
-        return _Step(data, values, zeros)
-    return _Step(data, 1 / values, zeros) if number == 1 and values.all() else None
+        return Step(data, values, zeros)
+    return Step(data, 1 / values, zeros) if number == 1 and values.all() else None
 
 
-def _folded(row: Row, step: _Step) -> Row:
+def _folded(row: Row, step: Step) -> Row:
     """The row that reads the step's data."""
     tracks = []
     for (track,) in row:

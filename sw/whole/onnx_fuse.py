@@ -23,18 +23,17 @@ def fuse(scope: Scope) -> None:
         moves: list[Any] = []
         name = after.nodes[0].input[0]
         while True:
+            before = next((taken for taken in scope.taken if name == (taken.end or taken.nodes[-1].output[0])), None)
             node = scope.producer(name)
-            if node is None or reads[name] != 1:
+            if reads[name] != 1 or node is None and before is None:
                 break
-            before = next((taken for taken in scope.taken if taken.nodes[-1] is node), None)
             if before is not None:
-                if before is not after and name == node.output[0] and len(before.nodes) + len(after.nodes) <= MOST \
+                if before is not after and len(before.nodes) + len(after.nodes) <= MOST \
                         and _fits(scope, before, after, moves[::-1]):
-                    before.nodes += after.nodes
-                    before.rows += after.rows
-                    before.names += after.names
-                    before.folded += [*moves, *after.folded]
+                    before.join(after, moves)
                     scope.taken.remove(after)
+                break
+            if any(taken.nodes[-1] is node for taken in scope.taken):
                 break
             if node.op_type in ("Slice", "Gather") or not is_moving(scope.graph, node) or any(
                     reads[other] for other in node.output[1:]):
@@ -47,12 +46,14 @@ def _fits(scope: Scope, before: Taken, after: Taken, moves: list[Any]) -> bool:
     """Whether ``after`` reads the outputs of ``before`` in order, with the same lengths, and nothing else of it."""
     source, reader = before.nodes[-1], after.nodes[0]
     row = before.rows[-1]
-    cells = row[0][0].layer.outputs
-    if len(row) * cells != after.rows[0][0][0].layer.inputs or _lengths(source) != _lengths(reader):
+    ways, cells = (1, before.behind[-1].outputs) if before.behind else (len(row), row[0][0].layer.outputs)
+    inputs = after.dense[0][0].inputs if after.dense.get(0) else after.rows[0][0][0].layer.inputs
+    if ways * cells != inputs or _lengths(source) != _lengths(reader):
         return False
     sizes = scope.graph.sizes(before.nodes[0].input[0])
     steps, voices = sizes[:2] if sizes is not None and len(sizes) == 3 else (None, None)
-    return (all(_in_order(scope.graph, moves, source.output[0], steps or t, voices or b, len(row), cells)
+    moves = [*before.moves, *moves]
+    return (all(_in_order(scope.graph, moves, source.output[0], steps or t, voices or b, ways, cells)
                 for t, b in EXTENTS[:1 if steps and voices else None])
             and not _depends(scope, before, after))
 

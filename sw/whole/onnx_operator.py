@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from openese.sw.importers.base import require
 from openese.sw.importers.onnx_graph import bodies
+from openese.sw.model.layers import DENSE
 from openese.sw.model.network import Network
-from openese.sw.model.state import LayerState, State
+from openese.sw.model.state import LayerState, State, zero_state
 from openese.sw.whole.engine import Engine
 from openese.sw.whole.host import Arrays, HostError
 
@@ -288,7 +289,8 @@ class _Call:
             raise HostError(f"{name}: the input of an LSTM is empty: its shape is {x.shape}; give frames of a sequence")
         counts = None if lengths.shape == NOTHING else lengths
         y, after = engine.call(name, x, counts, self._initial(part, states, voices))
-        ways = len(self._places[-1])
+        last = part.stages[-1].directions[0].model.layers[-1]
+        ways = 1 if last.kind is DENSE else len(self._places[-1])
         outputs = [np.ascontiguousarray(y.reshape(steps, voices, ways, -1).swapaxes(1, 2), np.float32)]
         for row in self._places:
             ends = [after[direction][layer] for direction, layer in row]
@@ -303,7 +305,8 @@ class _Call:
         """The states before the first frame, for each direction of the part."""
         if all(given.shape == NOTHING for given in states):
             return None
-        initial: list[list[Any]] = [[None] * len(direction.model.layers) for direction in part.directions]
+        initial: list[list[Any]] = [[zero_state(layer, voices) for layer in direction.model.layers]
+                                    for direction in part.directions]
         for row, h, c in zip(self._places, states[::2], states[1::2], strict=True):
             first = part.directions[row[0][0]].model.layers[row[0][1]]
             ys = self._given("initial_h", h, (len(row), voices, first.outputs))
@@ -328,6 +331,7 @@ def _places(part: Network) -> list[list[tuple[int, int]]]:
         if len(stage.directions) == 2:
             places.append([(number, 0), (number + 1, 0)])
         else:
-            places += [[(number, layer)] for layer in range(len(stage.directions[0].model.layers))]
+            places += [[(number, place)] for place, layer in enumerate(stage.directions[0].model.layers)
+                       if layer.feedback]
         number += len(stage.directions)
     return places

@@ -16,6 +16,7 @@ from openese.sw.model.layers import GRU, ModelError
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import unsupported
 from openese.sw.whole.host import Item
+from openese.sw.whole.onnx_dense import take_behind, take_front
 from openese.sw.whole.onnx_fold import fold
 from openese.sw.whole.onnx_fuse import fuse
 from openese.sw.whole.onnx_operator import DOMAIN, NOTHING, OPERATOR
@@ -34,7 +35,7 @@ class Plan:
     graph : Graph
         Of the model, with inferred shapes.
     machine : Config, optional
-        Nodes of which it has no cells stay with the host.
+        Nodes of which it has no cells stay with the host; without one, dense nodes too.
 
     Attributes
     ----------
@@ -63,6 +64,10 @@ class Plan:
         for scope in self._top.scopes():
             for taken in scope.taken:
                 fold(scope, taken)
+            if machine is not None and machine.dense:
+                for taken in scope.taken:
+                    take_front(scope, taken)
+                    take_behind(scope, taken)
             fuse(scope)
         self._replace()
         dead = self._dead()
@@ -193,6 +198,9 @@ class Plan:
                     origin = scope.origin.get(id(node), node)
                     self._places[id(origin)] = "machine", part
                     self._of_part.update({name: part for name in (*origin.input[1:4], *origin.input[7:]) if name})
+                for node in taken.absorbed:
+                    self._places[id(node)] = "machine", part
+                    self._of_part.update({name: part for name in node.input if name})
                 for node in taken.folded:
                     self._places[id(node)] = "folded", f"into {part!r}"
                     self._of_part.update({name: part for name in node.input if name})
@@ -218,12 +226,15 @@ class Plan:
         first, last = taken.nodes[0], taken.nodes[-1]
         inputs = [first.input[0], given(first, "lengths", 4)]
         outputs = [output(last, 0)]
+        if taken.end is not None and not taken.moves:
+            outputs[0] = taken.end
         for node, row in zip(taken.nodes, taken.rows, strict=True):
             state = given(node, "state", 5)
             inputs += [state, state if row[0][0].layer.kind is GRU else given(node, "state", 6)]
             outputs += [output(node, 1), output(node, 2)]
             scope.shapes.update({name: (len(row), None, row[0][0].layer.cells) for name in outputs[-2:]})
-        scope.shapes[outputs[0]] = None, len(row), None, row[0][0].layer.cells
+        scope.shapes[outputs[0]] = ((None, 1, None, taken.behind[-1].outputs) if taken.behind else
+                                    (None, len(row), None, row[0][0].layer.cells))
         return self._onnx.helper.make_node(f"{OPERATOR}{len(taken.nodes)}", inputs, outputs, domain=DOMAIN,
                                            name=self._fresh("machine"), call=part)
 
@@ -297,12 +308,13 @@ _TYPES = {"float64": "DOUBLE", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
 def _digest(taken: Taken) -> bytes:
     """Equal for nodes that compute the same."""
     digest = hashlib.sha256()
-    for row in taken.rows:
-        for (track,) in row:
-            layer = track.layer
+    for number in range(len(taken.rows) + 1):
+        layers = [(1, False, layer) for layer in taken.dense.get(number, ())]
+        layers += [(len(row), track.reverse, track.layer) for row in taken.rows[number:number + 1] for (track,) in row]
+        for ways, reverse, layer in layers:
             arrays = [getattr(layer, tensor) for tensor in layer.kind.tensors]
             settings = [getattr(layer, setting) for setting in layer.kind.settings]
-            digest.update(repr((len(row), track.reverse, layer.cell, settings, layer.inputs, layer.cells,
+            digest.update(repr((ways, reverse, layer.cell, settings, layer.inputs, layer.outputs,
                                 [array is not None for array in arrays])).encode())
             for array in arrays:
                 if array is not None:

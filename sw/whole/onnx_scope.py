@@ -6,8 +6,9 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from openese.sw.importers.assembly import Recurrent, Row, assemble
+from openese.sw.importers.assembly import Recurrent, Row, Track, assemble
 from openese.sw.importers.onnx_graph import Graph
+from openese.sw.model.layers import Layer
 from openese.sw.model.network import Network
 
 __all__ = ["Scope", "Taken"]
@@ -26,12 +27,24 @@ class Taken:
     names : list of str
     folded : list of NodeProto
         Nodes before the first that are in its weights, and nodes between that only move numbers.
+    dense : dict of int to list of Layer
+        Dense layers before the node of a number, or behind the last.
+    absorbed : list of NodeProto
+        The nodes of the dense layers.
+    moves : list of NodeProto
+        Nodes between the last LSTM node and the dense layers behind it, which stay behind the operator.
+    end : str or None
+        What the dense layers behind the last node give.
     """
 
     nodes: list[Any]
     rows: list[Row]
     names: list[str]
     folded: list[Any] = field(default_factory=list)
+    dense: dict[int, list[Layer]] = field(default_factory=dict)
+    absorbed: list[Any] = field(default_factory=list)
+    moves: list[Any] = field(default_factory=list)
+    end: str | None = None
 
     @property
     def name(self) -> str:
@@ -40,8 +53,28 @@ class Taken:
 
     def network(self) -> Network:
         """The part."""
-        rows = zip(self.names, self.rows, strict=True)
-        return assemble([Recurrent(name, (row,)) for name, row in rows], self.name)
+        parts = []
+        for number in range(len(self.nodes) + 1):
+            parts += [Recurrent(layer.name, (((Track(layer),),),)) for layer in self.dense.get(number, ())]
+            parts += [Recurrent(name, (row,)) for name, row in zip(self.names[number:number + 1],
+                                                                  self.rows[number:number + 1], strict=True)]
+        return assemble(parts, self.name)
+
+    @property
+    def behind(self) -> list[Layer]:
+        """The dense layers behind the last node."""
+        return self.dense.get(len(self.nodes), [])
+
+    def join(self, after: "Taken", moves: list[Any]) -> None:
+        """Take the nodes of another, which the last of these feeds, with ``moves`` between that change nothing."""
+        for number, layers in after.dense.items():
+            self.dense.setdefault(len(self.nodes) + number, []).extend(layers)
+        self.folded += [*self.moves, *moves, *after.folded]
+        self.absorbed += after.absorbed
+        self.moves, self.end = after.moves, after.end
+        self.nodes += after.nodes
+        self.rows += after.rows
+        self.names += after.names
 
 
 class Scope:
@@ -117,7 +150,7 @@ class Scope:
         """Put an operator in place of the nodes that it stands for."""
         self.nodes.insert(self.position(taken.nodes[-1]), operator)
         self.remove(taken.nodes + taken.folded)
-        if len(taken.nodes) > 1:
+        if len(taken.nodes) > 1 or taken.absorbed:
             self._sort()
 
     def _sort(self) -> None:

@@ -9,6 +9,7 @@ from amaranth.lib import memory, wiring
 from bench import TINY
 
 from openese.rtl.emit import emit
+from openese.rtl.pe import PE
 from openese.rtl.tile import Tile
 from openese.rtl.top import Top
 
@@ -51,6 +52,19 @@ def test_a_tile_has_the_pes_of_all_its_rows_and_groups():
 def test_a_memory_that_is_not_for_synthesis_tools_is_refused(holder, said):
     with pytest.raises(ValueError, match=f"4 rows.*{said}"):
         emit(holder, "machine")
+
+
+def test_channels_have_accumulators_in_the_memory_that_is_asked_for():
+    """A memory a kind; the last rows in LUTs are apart. UltraRAM has no first contents."""
+    config = TINY.replace(channels=8, accumulator_rows=144, lut_channels=3, ultra_channels=4, ultra_weights=True)
+    bits, text = config.accumulator_bits, emit(PE(config), "machine")
+    modules = dict(re.findall(r"(?ms)^module (memory_\w+)\(\n(.*?)^endmodule", text))
+    kinds = {f"memory_{rows}_{kind}": kind for rows, kind in (
+        (f"144x{bits}_s", "block"), (f"128x{3 * bits}_a", "distributed"), (f"16x{3 * bits}_a", "distributed"),
+        (f"144x{4 * bits}_s", "ultra"), (f"{config.entry_depth}x{config.entry_bits}_s", "ultra"))}
+    for name, kind in kinds.items():
+        assert instances(text, name) == 1 and f'ram_style = "{kind}"' in modules[name]
+        assert ("initial" in modules[name]) == (kind != "ultra")
 
 
 def test_attributes_stay_with_what_they_are_said_of():

@@ -16,7 +16,7 @@ CONFIGS = {
     "tiny": TINY,
     "one channel": TINY.replace(channels=1, slice_width=1, queue_depth=32),
     "index3": TINY.replace(index_bits=3, weight_bits=8),
-    "kinds": TINY.replace(channels=4, accumulator_rows=144, lut_channels=1, ultra_channels=2),
+    "kinds": TINY.replace(channels=4, accumulator_rows=144, lut_channels=1, ultra_channels=2, ultra_weights=True),
 }
 
 

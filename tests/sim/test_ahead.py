@@ -6,13 +6,13 @@ The campaign ``configurations`` of the soak does the same on random machines.
 
 import numpy as np
 import pytest
-from machines import GROUPS, GRU, STREAM, TINY
+from machines import DENSE, GROUPS, GRU, STREAM, TINY
 from soak.hardware import random_models
 from soak.schedules import random_events, random_times
 
 pytestmark = pytest.mark.sim
 
-MACHINES = (TINY, GROUPS, STREAM, GRU,
+MACHINES = (TINY, GROUPS, STREAM, GRU, DENSE,
             TINY.replace(name="banked", banks=4, vector_depth=512, models=2, program_depth=128))
 
 

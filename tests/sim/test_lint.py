@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verilator warns of nothing in the Verilog of any preset, nor of a machine with GRUs; the largest has the modules of
-`latency`."""
+"""Verilator warns of nothing in the Verilog of any preset, nor of one with GRUs and dense layers; the largest has the
+modules of `latency`."""
 
 import pytest
-from machines import GRU
+from machines import DENSE, GRU
 
 from openese.rtl.config import PRESETS
 from openese.sim.lint import lint
@@ -16,5 +16,6 @@ def test_a_preset_is_clean(name):
     lint(name)
 
 
-def test_a_machine_with_grus_is_clean():
-    lint(GRU)
+@pytest.mark.parametrize("config", [GRU, DENSE], ids=lambda config: config.name)
+def test_a_machine_with_other_layers_is_clean(config):
+    lint(config)

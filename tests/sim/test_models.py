@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from machines import GROUPS, STREAM, TINY
+from machines import MIXED
 from models import random_quantized, random_state
 from pairs import COUNTED
 
@@ -28,11 +28,7 @@ pytestmark = pytest.mark.sim
 STEPS = int(os.environ.get("OPENESE_MIXTURES", "150"))
 SHAPES = [(5, 9), (20, (12, 8)), (7, 12, 9), (11, (12, 8), 9, (16, 12)), (3, 4)]
 GRUS = [(6, ("gru", 9)), (5, 7, ("gru", 8))]
-MORE = {"models": 3, "banks": 2, "program_depth": 128, "vector_depth": 512, "column_depth": 512, "cell_rows": 64,
-        "accumulator_rows": 256}
-MACHINES = {"tiny": TINY.replace(name="models", entry_depth=2048, cells="lstm+gru", **MORE),
-            "groups": GROUPS.replace(name="models of groups", entry_depth=2048, **MORE),
-            "stream": STREAM.replace(name="streamed models", **MORE)}
+DENSE = [(9, (12, 8), ("none", 7)), (6, ("relu", 9), ("tanh", 5)), (4, ("sigmoid", 6), 5, ("relu", 9), ("none", 3))]
 
 
 class Mixture:
@@ -41,7 +37,7 @@ class Mixture:
     def __init__(self, config, seed, pace=False):
         self.rng = rng = np.random.default_rng(seed)
         self.config = config
-        shapes = SHAPES + GRUS * config.gru
+        shapes = SHAPES + GRUS * config.gru + DENSE * config.dense
         shapes = [shapes[k] for k in rng.choice(len(shapes), config.models, replace=False)]
         self.models = [replace(random_quantized(int(rng.integers(1 << 30)), config, *shape), name=f"model {number}")
                        for number, shape in enumerate(shapes)]
@@ -86,7 +82,7 @@ class Mixture:
                     assert (found.c == wanted.c).all() and (found.y == wanted.y).all()
 
 
-@pytest.mark.parametrize("config", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("config", MIXED.values(), ids=MIXED)
 def test_a_random_mixture_is_exact(config):
     """Frames in a row and late, through links that pause, with states that the host sets in between."""
     done = part = 0
@@ -110,7 +106,7 @@ def test_a_random_mixture_is_exact(config):
         part += 1
 
 
-@pytest.mark.parametrize("config", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("config", MIXED.values(), ids=MIXED)
 def test_the_cycle_model_knows_mixtures(config):
     mixture = Mixture(config, 5)
     mixture.link.clock(config.accumulator_rows + 2 * READY)
@@ -137,7 +133,7 @@ def test_the_cycle_model_knows_mixtures(config):
 
 
 def test_a_frame_of_no_model_is_dropped_and_reported():
-    mixture = Mixture(MACHINES["tiny"], 3)
+    mixture = Mixture(MIXED["tiny"], 3)
     mixture.check([mixture.frame()])
     header = np.ones((1, 2), int)
     header[0, 0] |= 3 << MODEL_SHIFT
@@ -149,7 +145,7 @@ def test_a_frame_of_no_model_is_dropped_and_reported():
 
 
 def test_registers_tell_the_models_and_their_sizes():
-    mixture = Mixture(MACHINES["tiny"], 4)
+    mixture = Mixture(MIXED["tiny"], 4)
     mixture.link.clock(50)  # the program has begun
     assert mixture.link.read(ADDRESS["MODELS"]) == 3 | 3 << 8
     for number, model in enumerate(mixture.models):
@@ -161,7 +157,7 @@ def test_registers_tell_the_models_and_their_sizes():
 
 def test_each_model_has_voices_of_its_own():
     """Callers of two models in turn; the same objects on the references give the same answers."""
-    mixture = Mixture(MACHINES["tiny"], 6)
+    mixture = Mixture(MIXED["tiny"], 6)
     answers = []
     for machines in (mixture.devices, mixture.references):
         rng = np.random.default_rng(1)
@@ -179,7 +175,7 @@ def test_each_model_has_voices_of_its_own():
 
 
 def test_a_machine_for_several_models_runs_one():
-    config = MACHINES["tiny"]
+    config = MIXED["tiny"]
     model = random_quantized(7, config, 5, 9)
     device = Device(Simulator(config), pack(schedule_all([model], config)))
     reference = Reference(model, config.channels, banks=device.banks)

@@ -13,6 +13,7 @@ from pairs import Both, Measured, predicted
 from openese.rtl.config import Config
 from openese.rtl.frames import BANK_SHIFT, frame_beats
 from openese.rtl.loader import Section
+from openese.rtl.program import ACTIVATIONS
 from openese.rtl.registers import ADDRESS, REGISTERS, Access, Control, Interrupt, Status
 from openese.sim.lint import lint
 from openese.sim.simulator import BusError, StuckError
@@ -57,8 +58,8 @@ def random_config(rng):
         if rng.random() < 0.4:
             fields["lut_channels"] = int(rng.integers(0, fields["channels"] + 1))
             fields["ultra_channels"] = int(rng.integers(0, fields["channels"] - fields["lut_channels"] + 1))
-        if rng.random() < 0.4:
-            fields |= {"cells": "lstm+gru", "cell_bits": int(rng.integers(24, 28))}
+        cells = "+".join(["lstm", *(kind for kind in ("gru", "dense") if rng.random() < 0.4)])
+        fields |= {"cells": cells, **({"cell_bits": int(rng.integers(24, 28))} if "gru" in cells else {})}
         if fields["stream"]:  # an AXI4 data width
             wide = [width for width in (8, 16, 32) if 32 <= width * pes <= 1024 and 1 <= width - fields["index_bits"]
                     and 2 <= width - fields["index_bits"] <= 18]
@@ -77,6 +78,9 @@ def random_shape(rng, config):
     shape = [(cells, int(rng.integers(1, cells + 1))) if rng.random() < 0.5 else cells for cells in layers]
     if config.gru:
         shape = [("gru", cells) if rng.random() < 0.6 else other for cells, other in zip(layers, shape, strict=True)]
+    if config.dense:
+        shape = [(str(rng.choice(ACTIVATIONS)), outputs) if rng.random() < 0.5 else other
+                 for outputs, other in zip(layers, shape, strict=True)]
     return (int(rng.integers(1, 25)), *shape), bool(rng.random() < 0.6)
 
 

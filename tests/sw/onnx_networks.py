@@ -34,9 +34,9 @@ class Value(NamedTuple):
     size: int
 
 
-def random_network(seed: int) -> Case:
-    """The network of this number."""
-    return Builder(seed).build()
+def random_network(seed: int, dense: bool = False) -> Case:
+    """The network of this number; ``dense``: one of LSTMs, GRUs and dense layers alone."""
+    return Builder(seed).build_dense() if dense else Builder(seed).build()
 
 
 class Builder:
@@ -57,6 +57,7 @@ class Builder:
         self.steps, self.voices = self.number(1, 7), self.number(1, 4)
         self.fixed = self.maybe()
         self.lengths = ""
+        self.without_lengths = False
 
     # -- pieces --------------------------------------------------------------------------------
 
@@ -223,6 +224,8 @@ class Builder:
 
     def given_lengths(self) -> str:
         kind = self.pick(["none", "none", "input", "same", "constant"])
+        if self.without_lengths:
+            return ""
         counts = self.rng.integers(0 if self.maybe(4) else 1, self.steps + 1, self.voices).astype(np.int32)
         if kind in ("input", "same"):
             self.features.add("lengths")
@@ -383,6 +386,23 @@ class Builder:
             self.output(self.pick(values[1:]).name)
         if self.smooth and self.maybe(25):
             self.refused()
+        return self.case()
+
+    def build_dense(self) -> Case:
+        self.without_lengths = True
+        x = self.front()
+        for _ in range(self.number(1, 3)):
+            for kind in ("front", "behind"):
+                for _ in range(self.number(0, 2)):
+                    x = self.layer(self.pick(["linear", "gemm"]), x, [])
+                    x = self.layer(self.pick(["none", "activation", "activation"]), x, [])
+                if kind == "front":
+                    x = self.lstm(x, gru=self.maybe())
+        self.output(self.node("Identity", x.name))
+        return self.case()
+
+    def case(self) -> Case:
+        """The network of the nodes so far."""
         graph = helper.make_graph(self.nodes, "random", self.inputs, self.outputs,
                                   [numpy_helper.from_array(array, name) for name, array in self.tensors.items()])
         foreign = [helper.make_opsetid("foreign", 1)] if "foreign operator" in self.features else []

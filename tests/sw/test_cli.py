@@ -14,7 +14,7 @@ from import_tools import run_float
 from models import random_model, speech_like
 from test_network import network
 
-from openese.rtl.config import PRESETS, PURPOSES, preset
+from openese.rtl.config import FLAGS, PRESETS, PURPOSES, preset
 from openese.rtl.verilog import verilog
 from openese.sw import cli
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork
@@ -153,10 +153,10 @@ def test_bad_config_files(folder, capsys, text, reason):
 def test_a_machine_by_any_option_is_the_same(folder, openese):
     """A preset with --set, a TOML file with and without a preset, and what was made for it."""
     Path("changed.toml").write_text('preset = "tiny"\nchannels = 4\n')
-    tiny = {field: getattr(CONFIG, field) for field in CONFIG.__dataclass_fields__ if field not in ("name", "stream")}
+    tiny = {field: getattr(CONFIG, field) for field in CONFIG.__dataclass_fields__ if field not in ("name", *FLAGS)}
     lines = [f"{field} = {json.dumps(value)}"
              for field, value in {**tiny, "channels": 4, "slices": 0, "slice_width": 0}.items()]
-    Path("whole.toml").write_text("\n".join([*lines, "stream = false", 'name = "mine"']))
+    Path("whole.toml").write_text("\n".join([*lines, *(f"{flag} = false" for flag in FLAGS), 'name = "mine"']))
     openese("quantize both.npz --preset tiny --set channels=4 --calibrate x3.npy -o q")
     openese("pack q -o images")
     wanted = CONFIG.replace(channels=4)
@@ -250,7 +250,8 @@ def test_without_calibration_it_says_so(folder, openese):
     ("compile net.npz --set weight_bits=99 -o a", "Config weight_bits must be between 2 and 18, not 99"),
     ("compile net.npz --set pes -o a",
      "--set pes: expected FIELD=N, with a whole number"),
-    ("compile net.npz --set cells=gru -o a", "Config cells must be lstm or lstm+gru, not 'gru'"),
+    ("compile net.npz --set cells=gru -o a",
+     "Config cells must be one of lstm, lstm+gru, lstm+dense, lstm+gru+dense, not 'gru'"),
     ("bench --cell gru --latency", "--latency and --cell gru are 2 benches; name one"),
     ("bench --latency --voices", "--latency and --voices are 2 benches; name one"),
     ("compile net.npz --set pes=-1 -o a", "--set pes=-1: expected FIELD=N, with a whole number"),

@@ -236,3 +236,25 @@ def test_another_part_s_image_is_refused(compiled, openese):
 @pytest.mark.sim
 def test_the_verilog_gives_the_same(compiled, openese):
     assert "all 120 output numbers are the reference's" in openese("run net in.npz -o out.npz --backend sim --check")
+
+
+def test_explore_and_report_a_whole_network(folder, openese):
+    """The frames of the search are those that the part gets; the commands that it tells work; NET has its page."""
+    pytest.importorskip("plotly", reason="needs Plotly: pip install 'openese[explore]'")
+    said = openese("explore net.onnx --device pynq-z2 --calibrate in.npz --latency 20 --jobs 1 --set pes=4 "
+                   "--set slices=2 --json f.json -o best.html")
+    found = json.loads(Path("f.json").read_text())
+    for line in found["commands"]:
+        assert line in said
+        openese(line.removeprefix("openese "))
+    compiled = package.CompiledWhole.load("best")
+    part, = compiled.parts.values()
+    load, = part.summary.loads
+    assert load.cycles_at_rest == found["winner"]["cycles_at_rest"] and "places: host" in said
+    assert "on the frames that were given" in " ".join(found["notes"])
+    page = Path("best.html").read_text()
+    openese("report best --calibrate in.npz -o report.html")
+    for text in (page, Path("report.html").read_text()):
+        assert f"{STEPS} steps of {VOICES} voices" in text
+    assert "give the file that it was compiled from" in openese("explore best --device pynq-z2 -o p.html", 2)
+    assert "select and ignore" not in openese("explore net.onnx --device pynq-z2 --ignore a -o p.html", 2)

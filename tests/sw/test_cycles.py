@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from machines import GROUPS, GRU, STREAM, TINY
+from machines import DENSE, GROUPS, GRU, STREAM, TINY
 from models import random_model, speech_like
 from pairs import COUNTED, Measured, predicted
 from uneven import MODES, scaled_paper_layer, uneven
@@ -47,6 +47,14 @@ SMALL = [
     pytest.param(GRU, 0.4, True, 7, [("gru", 9), (9, 5), ("gru", 12)], id="gru-stack"),
     pytest.param(NARROW_GRU, 0.2, True, 20, [("gru", 60), 60], id="narrow-gru"),
     pytest.param(VOICE_GRU, 0.3, True, 12, [("gru", 90)], id="one-voice-gru"),
+    pytest.param(DENSE, 0.4, True, 20, [(30, 12), ("none", 9)], id="dense-head"),
+    pytest.param(DENSE, 0.5, True, 9, [("relu", 30), ("tanh", 12), ("none", 5)], id="dense-alone"),
+    pytest.param(GROUPS.replace(cells="lstm+dense"), 0.5, True, 7, [("sigmoid", 12), 9, ("tanh", 20), ("none", 6)],
+                 id="dense-around"),
+    pytest.param(NARROW.replace(cells="lstm+dense"), 0.3, True, 20, [("relu", 60), (60, 30), ("relu", 40), 30],
+                 id="dense-between"),
+    pytest.param(STREAM_SHALLOW.replace(cells="lstm+dense"), 0.4, True, 9, [("relu", 12), 12, ("none", 10)],
+                 id="streamed-dense"),
     pytest.param(STREAM_SHALLOW, 0.3, True, 20, [(30, 12)], id="streamed"),
     pytest.param(STREAM_SHALLOW, 0.4, True, 9, [(12, 10), (12, 10), (12, 10)], id="streamed-stack"),
     pytest.param(STREAM, 0.6, False, 20, [(30, 12)], id="streamed-unbalanced"),
@@ -144,7 +152,8 @@ def test_every_cycle_of_a_step_has_its_cause(config, density, balanced, inputs, 
     # At rest W_x is left between a frame and its answer; the machine's first frame needs W_r too.
     first = simulate(plan, [READY]).latencies[0]
     assert estimated.matrices["w_x 0"] / 2 < estimated.latency <= first
-    assert (estimated.latency == first) == plan.streamed
+    alone = not any(layer.feedback for layer in plan.model.layers)
+    assert (estimated.latency == first) == (plan.streamed or alone)
     works = {name for name, table in estimated.causes.items() if table[Activity.BUSY].any()}
     assert works == {f"{op.matrix} {op.layer}" for op in plan.operations if op.encoded.nonzeros.any()}
 

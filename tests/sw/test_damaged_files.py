@@ -64,13 +64,19 @@ def test_a_tensor_that_ends_within_a_number(tmp_path):
         importers.load(path)
 
 
-@pytest.mark.parametrize(("reads", "problem"), [
-    ([], "the Squeeze node 'lost' has no input"), (["Z"], "the (Squeeze|MatMul) node '(lost)?' reads its own output")])
-def test_nodes_that_cannot_be(tmp_path, reads, problem):
+@pytest.mark.parametrize(("reads", "product", "problem"), [
+    ([], (["S", "K"], ["Z"]), "the Squeeze node 'lost' has no input"),
+    (["Z"], (["S", "K"], ["Z"]), "the (Squeeze|MatMul) node '(lost|product)' reads its own output"),
+    (["X"], (["S", "K"], []), "the MatMul node 'product' has no output"),
+    (["X"], (["S", "K"], [""]), "the MatMul node 'product' has no output"),
+    (["X"], (["S"], ["Z"]), "the MatMul node 'product' has 1 of its 2 inputs"),
+    (["X"], (["", "K"], ["Z"]), "the MatMul node 'product' has 1 of its 2 inputs")])
+def test_nodes_that_cannot_be(tmp_path, reads, product, problem):
     onnx = pytest.importorskip("onnx")
     helper, kinds = onnx.helper, onnx.TensorProto
     weight = onnx.numpy_helper.from_array(np.ones((3, 2), np.float32), "K")
-    nodes = [helper.make_node("Squeeze", reads, ["S"], name="lost"), helper.make_node("MatMul", ["S", "K"], ["Z"])]
+    nodes = [helper.make_node("Squeeze", reads, ["S"], name="lost"),
+             helper.make_node("MatMul", *product, name="product")]
     graph = helper.make_graph(nodes, "g", [], [helper.make_tensor_value_info("Z", kinds.FLOAT, None)], [weight])
     file = io.BytesIO()
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), file)

@@ -263,7 +263,7 @@ def test_a_gru_has_six_blocks_of_weights():
     (setting("sigmoid", "layers", 0, "g_activation"), r'g_activation must be "tanh" of a GRU'),
     (setting([0] * 4, "layers", 0, "align_x"), "align_x must have one number for each gate, not 4"),
     (setting(KeyError, "layers", 0, "cell"), "w_x_fraction must have one number for each gate, not 3"),
-    (setting("gru", "config", "cells"), "config: Config cells must be lstm or lstm[+]gru, not 'gru'"),
+    (setting("gru", "config", "cells"), "config: Config cells must be one of lstm, lstm[+]gru, .+, not 'gru'"),
 ])
 def test_grus_of_a_manifest_are_checked(change, message):
     config = TINY.replace(cells="lstm+gru")

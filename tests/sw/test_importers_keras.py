@@ -80,6 +80,9 @@ MODELS = {
     "gru, bidirectional": lambda: [L.Bidirectional(gru(4)), lstm(2), L.Dense(3)],
     "gru and lstm": lambda: [L.Bidirectional(gru(4), backward_layer=lstm(2, go_backwards=True))],
     "dense": lambda: [lstm(4), L.Dense(2)],
+    "dense with functions": lambda: [L.Dense(6, activation="relu"), lstm(4), L.Dense(3), L.Dense(5, activation="tanh"),
+                                     L.Bidirectional(gru(4)), L.Dense(3, activation="sigmoid"), lstm(2),
+                                     L.Dense(7, activation="relu")],
     "dense between": lambda: [lstm(4), L.TimeDistributed(L.Dense(5)), L.Dense(2, use_bias=False), lstm(3),
                               L.Dense(7)],
 }
@@ -189,7 +192,7 @@ def inner_output():
     (lambda: between(L.LayerNormalization(name="n")), "LayerNormalization 'n' lies between them", "'n'"),
     (lambda: between(L.LeakyReLU(name="n")), "LeakyReLU 'n' lies between them", "'n'"),
     (lambda: between(L.MaxPooling1D(2, name="n")), "MaxPooling1D 'n' lies between them", "'n'"),
-    (lambda: between(L.Dense(4, activation="relu", name="n")), "Dense 'n' lies between them", "'relu'"),
+    (lambda: between(L.Dense(4, activation="gelu", name="n")), "Dense 'n' lies between them", "'gelu'"),
     (lambda: built(L.LSTM(4, name="a"), L.RepeatVector(3, name="n"), lstm(2, name="b")),
      "RepeatVector 'n' lies between them", "'n'"),
     (lambda: built(lstm(4, name="a", go_backwards=True), lstm(2, name="b")), "last frame first", "last frame first"),
@@ -197,7 +200,7 @@ def inner_output():
     (called_twice, "LSTM 'a' is called 2 times", "LSTM 'a' is called 2 times"),
     (inner_output, None, "not those of the last layer alone"),
     (lambda: built(L.Masking(name="m"), lstm(4, name="a"), lstm(2, name="b")), None, "Masking 'm'"),
-    (lambda: built(L.Dense(5, activation="relu", name="d"), lstm(4, name="a"), lstm(2, name="b")), None, "'relu'"),
+    (lambda: built(L.Dense(5, activation="gelu", name="d"), lstm(4, name="a"), lstm(2, name="b")), None, "'gelu'"),
 ])
 def test_what_is_not_in_a_chain(save, model, stacked, alone, suffix):
     path = save(model(), suffix)

@@ -103,7 +103,7 @@ def test_other_nonsense_is_named(changes, message):
     ({"peephole": np.zeros((3, 5))}, "peephole: a GRU has none"),
     ({"w_ym": np.zeros((2, 5))}, "w_ym: a GRU has none"),
     ({"g_activation": "sigmoid"}, "g_activation: a GRU has none"),
-    ({"cell": "rnn"}, "cell: expected lstm or gru, found 'rnn'")])
+    ({"cell": "rnn"}, "cell: expected lstm, gru or dense, found 'rnn'")])
 def test_attributes_of_a_gru(changes, message):
     with pytest.raises(ModelError) as error:
         Layer(**gru_fields(**changes))

@@ -11,14 +11,27 @@ from openese.sw.model.layers import Layer, Model
 from openese.sw.prune import PruneError, format_report, prune, report, slice_counts
 
 
-def kept_by_definition(values, density, row_pes, groups):
+def equal_counts(sizes, density):
+    """One weight more for each slice that has one, as long as their number comes nearer to the density."""
+    counts, wanted = [0] * len(sizes), density * sum(sizes)
+    while True:
+        more = [min(size, count + 1) for size, count in zip(sizes, counts, strict=True)]
+        if abs(sum(more) - wanted) >= abs(sum(counts) - wanted):
+            return counts
+        counts = more
+
+
+def kept_by_definition(values, density, row_pes, groups, equal):
     """Mask of the weights that stay, by sorting each slice."""
     slices = {}
     for r, c in np.ndindex(values.shape):
         slices.setdefault((r % row_pes, c % groups), []).append((-abs(values[r, c]), r, c))
     keep = np.zeros(values.shape, bool)
-    for elements in slices.values():
-        for _, r, c in sorted(elements)[:int(density * len(elements))]:
+    ordered = [sorted(elements) for _, elements in sorted(slices.items())]
+    sizes = [len(elements) for elements in ordered]
+    counts = equal_counts(sizes, density) if equal else [int(density * size) for size in sizes]
+    for elements, count in zip(ordered, counts, strict=True):
+        for _, r, c in elements[:count]:
             keep[r, c] = True
     return keep
 
@@ -26,17 +39,18 @@ def kept_by_definition(values, density, row_pes, groups):
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2 ** 32 - 1), sizes=st.tuples(*[st.integers(1, 11)] * 3),
        density=st.sampled_from([0, 0.05, 0.1, 0.29, 1 / 3, 0.5, 0.9, 1]),
-       row_pes=st.sampled_from([1, 2, 4, 8, 16]), groups=st.sampled_from([1, 2, 4]), coarse=st.booleans())
-def test_equals_the_definition(seed, sizes, density, row_pes, groups, coarse):
+       row_pes=st.sampled_from([1, 2, 4, 8, 16]), groups=st.sampled_from([1, 2, 4]), coarse=st.booleans(),
+       equal=st.booleans())
+def test_equals_the_definition(seed, sizes, density, row_pes, groups, coarse, equal):
     """Sizes that are no multiples of the PEs, and, where weights are coarse, many of one magnitude."""
     model = random_model(seed, sizes[0], (sizes[1], sizes[2]), scale=5)
     if coarse:
         layer = model.layers[0]
         model = Model(layers=(Layer(name="coarse", w_x=layer.w_x.round(), w_r=layer.w_r.round(),
                                     bias=layer.bias, w_ym=layer.w_ym.round()),))
-    pruned = prune(model, density, row_pes * groups, groups)
+    pruned = prune(model, density, row_pes * groups, groups, equal=equal)
     for before, after in zip(model.layers[0].matrices(), pruned.layers[0].matrices(), strict=True):
-        keep = kept_by_definition(before.values, density, row_pes, groups)
+        keep = kept_by_definition(before.values, density, row_pes, groups, equal)
         np.testing.assert_array_equal(after.values, np.where(keep, before.values, 0))
 
 
@@ -54,6 +68,16 @@ def test_the_papers_layer():
     loose = report(prune(model, 0.1, 32, balanced=False), 32)
     assert all(row.smallest < row.largest for row in loose)
     assert sum(row.nonzeros for row in loose) == 4 * int(0.1 * 1024 * 153) + 4 * 52428 + 52428
+
+
+def test_equal_pruning_levels_pes_of_different_sizes():
+    """Ten rows on four PEs: two have three rows, two have two."""
+    model = random_model(6, 8, 10)
+    shares, equal = (report(prune(model, 0.4, 4, equal=equal), 4) for equal in (False, True))
+    assert {(row.smallest, row.largest) for row in shares if row.matrix.startswith("w_x")} == {(6, 9)}
+    assert {(row.smallest, row.largest) for row in equal if row.matrix.startswith("w_x")} == {(8, 8)}
+    with pytest.raises(PruneError, match="both equal for all PEs and unbalanced"):
+        prune(model, 0.4, 4, balanced=False, equal=True)
 
 
 def test_global_pruning_keeps_the_largest_of_a_matrix():

@@ -234,6 +234,23 @@ def test_voices_do_not_disturb_each_other(shipped):
     assert sum(steps) == shipped.machine_steps(recordings, 2) == 2 * DELAY + 48 + 36
 
 
+def test_a_machine_with_dense_layers_gives_the_logits(shipped):
+    """The head is the last layer of its image, and takes little time."""
+    audio = clip()
+    whole = shipped.on(shipped.image.config.replace(cells="lstm+dense", column_depth=4096,
+                                                      cell_rows=64, entry_depth=12288))
+    assert whole.whole and not shipped.whole and whole.floating_point.head is None
+    machine, = whole.run([audio], Reference(whole.image.model(), 1))
+    beside, = shipped.run([audio], Reference(shipped.image.model(), 1))
+    assert machine.text == beside.text
+    size = np.sqrt(np.mean(beside.logits**2))
+    assert np.sqrt(np.mean((machine.logits - beside.logits) ** 2)) < 0.005 * size
+    exact, = whole.run_float([audio])
+    assert np.sqrt(np.mean((machine.logits - exact.logits) ** 2)) < 0.01 * size
+    assert whole.on(whole.image.config).whole
+    assert whole.cycles_per_step() < 1.15 * shipped.cycles_per_step()
+
+
 def test_weights_in_floating_point_are_those_of_the_image(shipped):
     quantized = shipped.image.model()
     layer, real = quantized.layers[0], shipped.floating_point.layers[0]
@@ -337,9 +354,11 @@ def test_a_machine_that_is_too_small_is_refused(capsys):
 
 
 @pytest.mark.sim
-def test_the_verilog_recognizes_the_same(tmp_path, capsys):
+@pytest.mark.parametrize("more", [{}, {"cells": "lstm+dense", "column_depth": 4096, "cell_rows": 256}], ids=str)
+def test_the_verilog_recognizes_the_same(tmp_path, capsys, more):
+    """With its head on the host, or on the machine."""
     short = write(tmp_path / "short.wav", clip()[8000:11200], 16000)
-    settings = [word for name, value in SINGLE.items() for word in ("--set", f"{name}={value}")]
+    settings = [word for name, value in (SINGLE | more).items() for word in ("--set", f"{name}={value}")]
     assert main(["transcribe", str(short), "--backend", "sim", *settings]) == 0
     printed = capsys.readouterr().out
     assert "output words are the reference's" in printed and "8 PEs x 1 channels" in printed

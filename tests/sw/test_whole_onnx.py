@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from openese.rtl.config import machine_config
-from openese.sw.model.layers import ModelError
+from openese.sw.model.layers import DENSE, ModelError
 from openese.sw.whole.engine import Engine, float_runners
 from openese.sw.whole.host import HostError
 from openese.sw.whole.network import compile_host
@@ -53,9 +53,9 @@ def weights(rng, inputs, cells, ways=1, suffix="", dtype=np.float32):
     return {f"{name}{suffix}": rng.normal(size=shape, scale=0.5).astype(dtype) for name, shape in shapes.items()}
 
 
-def opened(tmp_path, model, name="net.onnx"):
+def opened(tmp_path, model, name="net.onnx", machine=None):
     (tmp_path / name).write_bytes(model.SerializeToString())
-    return open_file(tmp_path / name)
+    return open_file(tmp_path / name, machine=machine)
 
 
 def engine_of(host):
@@ -849,6 +849,8 @@ def test_sizes(tmp_path, inputs, cells, layers, direction):
 
 #: A machine with GRU cells.
 GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru")
+#: And with dense layers.
+DENSES = dataclasses.replace(GRUS, cells="lstm+gru+dense")
 #: How many; all reports want at least 300.
 NETWORKS = int(os.environ.get("OPENESE_ONNX_NETWORKS", "25"))
 REFUSALS = {"foreign operator": "is the operator foreign.Mystery, which onnxruntime does not have",
@@ -868,13 +870,14 @@ def test_random_networks(tmp_path):
             with pytest.raises(ImportRefused, match=REFUSALS[refused[0]]):
                 opened(tmp_path, case.model)
         else:
-            host = opened(tmp_path, case.model)
+            machine = DENSES if seed % 2 else GRUS
+            host = opened(tmp_path, case.model, machine=machine)
             bound = HALF_BOUND if "half" in case.features else BOUND
             assert_equal(host, case.inputs, bound)
             if case.longer and runs(host, case.longer):
                 assert_equal(host, case.longer, bound)
-            if host.parts and seed % 4 == 0 and "half" not in case.features:
-                assert_integers(host, case.inputs, case.smooth, GRUS)
+            if host.parts and seed % 4 < 2 and "half" not in case.features:
+                assert_integers(host, case.inputs, case.smooth, machine)
                 counts["integers"]["networks"] += 1
         counts["refused" if refused else "equal"].update({"networks", *case.features})
 
@@ -882,6 +885,32 @@ def test_random_networks(tmp_path):
     print(f"{counts['integers']['networks']} also in integers")
     for feature, count in (counts["equal"] + counts["refused"]).most_common():
         print(f"{feature:26} {count:4} equal {counts['equal'][feature]:4} refused {counts['refused'][feature]:4}")
+
+
+def test_random_dense_layers(tmp_path):
+    """Dense layers before, between and behind LSTMs and GRUs, most of them on the machine: equal to onnxruntime in
+    floating point, and within the bound in integers."""
+    counts = Counter()
+
+    @settings(max_examples=NETWORKS, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+    @given(st.integers(0, 2**32 - 1))
+    def check(seed):
+        case = random_network(seed, dense=True)
+        host = opened(tmp_path, case.model, machine=DENSES)
+        layers = [layer for part in host.parts.values() for direction in part.directions
+                  for layer in direction.model.layers]
+        counts.update(["networks", *(f"dense: {layer.activation}" for layer in layers if layer.kind is DENSE)])
+        counts["with dense layers"] += any(layer.kind is DENSE for layer in layers)
+        assert_equal(host, case.inputs)
+        if case.longer and runs(host, case.longer):
+            assert_equal(host, case.longer)
+        if host.parts and seed % 4 == 0:
+            assert_integers(host, case.inputs, case.smooth, DENSES)
+            counts["also in integers"] += 1
+
+    check()
+    print(counts)
+    assert counts["with dense layers"] > NETWORKS // 3
 
 
 def runs(host, inputs):

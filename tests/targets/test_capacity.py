@@ -10,7 +10,7 @@ from openese import build
 from openese.rtl.config import PRESETS, preset
 from openese.rtl.targets import TargetError
 from openese.rtl.targets.capacity import FPGAS, block_rams, check_fits, multipliers, ultra_rams
-from openese.rtl.targets.memories import FAMILIES, Memory
+from openese.rtl.targets.memories import FAMILIES, Mapped, Memory
 
 BASELINES = json.loads((Path(__file__).parents[1] / "baselines" / "synth.json").read_text())
 
@@ -37,6 +37,21 @@ def test_memories_take_what_yosys_maps(memory, xcu, ecp5):
     held = Memory(1, depth, width, lanes, "block" if block else "any")
     counted = {name: held.mapped(family).block_rams for name, family in FAMILIES.items()}
     assert counted == {"xcu": xcu, "xcup": xcu, "xc7": 1 if memory == (128, 48, 2, False) else xcu, "ecp5": ecp5}
+
+
+@pytest.mark.parametrize("rows, width, taken", [
+    (144, 364, Mapped(0, 1040, 364, 364)), (144, 56, Mapped(0, 160, 56, 56)), (128, 56, Mapped(0, 128, 56, 56))])
+def test_the_last_rows_of_accumulators_in_luts_take_half(rows, width, taken):
+    """As Yosys maps accumulators of 28 bits, of 13 and of two channels."""
+    assert Memory(1, rows, width, kind="LUT", clocked=True).mapped(FAMILIES["xcu"]) == taken
+
+
+def test_accumulators_and_weights_in_ultra_ram():
+    """As Yosys maps them for UltraScale+: 84 bits in rows of 72, 8,192 rows in two of 4,096."""
+    config = preset("tiny").replace(pes=2, channels=4, weight_bits=8, activation_bits=12, ultra_channels=3)
+    assert (config.accumulator_bits, ultra_rams(config, "xcup")) == (28, 2 * 2)
+    deep = config.replace(entry_depth=8192, ultra_weights=True)
+    assert ultra_rams(deep, "xcup") == 2 * (2 + 2) and block_rams(deep, "xcup") < block_rams(config, "xcup")
 
 
 @pytest.mark.parametrize("weight_bits, each", [(11, 1), (12, 1), (13, 2), (18, 2)])

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Driver of the OpenESE machine for programs without an operating system, or with the registers mapped.
+/* The registers of an OpenESE machine, for programs with or without an operating system.
  *
- * It carries out what the host's side of the documentation says, register by register, and nothing else: frames go
- * through the streams, by whatever DMA there is. It allocates nothing and waits for nothing without a bound. */
+ * openese_host.h sends frames on top of this. Nothing here allocates memory, or waits without a bound. */
 #ifndef OPENESE_H
 #define OPENESE_H
 
@@ -15,66 +14,101 @@
 extern "C" {
 #endif
 
+/* What functions return: OPENESE_OK, or what went wrong. openese_text() has it as text. */
+#define OPENESE_RESULTS(_) \
+    _(OK, 0, "done") \
+    _(NO_MACHINE, -1, "the register ID is not that of a machine") \
+    _(OTHER_VERSION, -2, "the registers are not those of openese_hw.h") \
+    _(OTHER_CONFIG, -3, "the machine is not of the configuration of openese_hw.h") \
+    _(REFUSED, -4, "the machine refused the image; the register IMAGE_ERROR says why") \
+    _(SHORT, -5, "the image ended before the machine had all of it") \
+    _(BUSY, -6, "something is under way; ask again when it is done") \
+    _(UNALIGNED, -7, "the address is not a multiple of 4096") \
+    _(NO_STREAM, -8, "the machine, or the way to it, cannot have weights in memory") \
+    _(NO_MODEL, -9, "there is no such model") \
+    _(BUS, -10, "an access of a register was answered with an error") \
+    _(TIMEOUT, -11, "nothing has moved for as long as the setup allows") \
+    _(OTHER_IMAGE, -12, "the words are not those of the image that the header is made from") \
+    _(NO_MEMORY, -13, "the memory that was handed in is too small, or a size is 0 or too large") \
+    _(NO_ROOM, -14, "as many voices are open as the setup allows") \
+    _(CLOSED, -15, "there is no such open voice") \
+    _(FULL, -16, "the voice has as many frames and answers as the setup allows; take answers") \
+    _(EMPTY, -17, "the voice has no answer now") \
+    _(NOT_FINITE, -18, "a number is not finite") \
+    _(RANGE, -19, "a number does not fit its format, or the count of numbers is wrong") \
+    _(OTHER_FRAME, -20, "a frame came back for other voices, or with another length, than it was sent for") \
+    _(FRAME_SHORT, -21, "the machine dropped a frame: its last beat came early") \
+    _(FRAME_LONG, -22, "the machine dropped a frame: its last beat came late") \
+    _(FRAME_BANK, -23, "the machine dropped a frame: it names a bank or a model that is not there") \
+    _(STREAM_FAILED, -24, "a weight could not be read from memory; the register STREAM_ERROR says which") \
+    _(STALLED, -25, "the machine's work does not go on; the register STALL says what it waits for") \
+    _(DMA, -26, "the DMA reports an error")
+
 enum openese_result {
-    OPENESE_OK = 0,
-    OPENESE_NO_MACHINE = -1,    /* ID is not that of a machine */
-    OPENESE_OTHER_VERSION = -2, /* the registers are not those of openese_hw.h */
-    OPENESE_OTHER_CONFIG = -3,  /* the machine is not of the configuration of openese_hw.h */
-    OPENESE_REFUSED = -4,       /* the image was refused: openese_image_error() says why */
-    OPENESE_SHORT = -5,         /* the image ended before the machine had all of it */
-    OPENESE_BUSY = -6,          /* only while nothing is under way */
-    OPENESE_UNALIGNED = -7,     /* not a multiple of 4096 */
-    OPENESE_NO_STREAM = -8,     /* this machine cannot read weights from memory */
-    OPENESE_NO_MODELS = -9      /* this machine holds one model, or the image does not have that one */
+#define OPENESE_RESULT(name, value, text) OPENESE_##name = (value),
+    OPENESE_RESULTS(OPENESE_RESULT)
+#undef OPENESE_RESULT
 };
 
+/* The way to a machine, written once for a board. Functions return OPENESE_OK, or a result that is handed on.
+ *
+ * Frames are bytes as the streams carry them, OPENESE_BEAT_BYTES a beat, TLAST on the last beat. The buffers stay where
+ * they are until the answer has come. One that handles caches does so in send() and received(). The way needs no frames
+ * if openese_host.h is not used. */
 typedef struct {
-    uintptr_t base; /* of the registers */
+    void *context; /* handed to each function */
+    int (*read)(void *context, uint32_t offset, uint32_t *value);
+    int (*write)(void *context, uint32_t offset, uint32_t value);
+    /* Begin to send a frame. OPENESE_BUSY: not now, ask again. */
+    int (*send)(void *context, const uint8_t *frame, size_t bytes);
+    /* Have the next answer but those asked for before put into the buffer. OPENESE_BUSY: not now, ask again. */
+    int (*receive)(void *context, uint8_t *frame, size_t bytes);
+    /* Has the oldest answer that was asked for come? OPENESE_BUSY: not yet. Its bytes are counted. */
+    int (*received)(void *context, size_t *bytes);
+    /* Drop all frames that are not sent and all answers that have not come. A frame that has begun goes to its end. */
+    int (*abandon)(void *context);
+    /* Return after an interrupt of the machine or of the DMA, or after some time. NULL: poll. */
+    int (*wait)(void *context);
+    /* Put words where the machine's m_axi reads them; their address is a multiple of 4096. NULL: there is no memory. */
+    int (*place)(void *context, const uint32_t *words, size_t count, uint64_t *address);
+} openese_io;
+
+typedef struct {
+    const openese_io *io;
 } openese_t;
 
-/* Takes hold of the machine whose registers are at base; it goes on with what it does. */
-int openese_init(openese_t *machine, uintptr_t base);
+/* A result as text: its name, and what it means. Why an image was refused: text for the register IMAGE_ERROR. */
+const char *openese_text(int result);
+const char *openese_image_text(uint32_t image_error);
 
-/* Loads an image of so many words; the machine stops for it. */
-int openese_load(openese_t *machine, const uint32_t *words, size_t count);
-/* Why the last image was refused: OPENESE_IMAGE_ERROR_..., the section above the reason; 0: it was not. */
-uint32_t openese_image_error(const openese_t *machine);
+/* Registers that are mapped at an address: functions for openese_io, whose context is that address. */
+int openese_mapped_read(void *context, uint32_t offset, uint32_t *value);
+int openese_mapped_write(void *context, uint32_t offset, uint32_t value);
 
-/* Where the streamed weights of the image lie, before openese_run(). */
-int openese_set_stream(openese_t *machine, uint64_t address);
-/* OPENESE_STREAM_ERROR_...: response and line of the read that failed; 0: none did. */
-uint32_t openese_stream_error(const openese_t *machine);
+/* Takes hold of a machine; it goes on with what it does. */
+int openese_init(openese_t *machine, const openese_io *io);
 
-/* Computes frames from now on. */
-void openese_run(openese_t *machine);
-/* Stops after the frames that it has begun. */
-void openese_stop(openese_t *machine);
-/* Stops at once and abandons everything but the image and the cell states. */
-void openese_reset(openese_t *machine);
-/* OPENESE_STATUS_... */
-uint32_t openese_status(const openese_t *machine);
-/* OPENESE_STALL_...: what the work waited for when it stalled last, until openese_reset(). */
-uint32_t openese_stall(const openese_t *machine);
+/* A register by its address in openese_hw.h, as OPENESE_STATUS. */
+int openese_get(const openese_t *machine, uint32_t offset, uint32_t *value);
+int openese_put(const openese_t *machine, uint32_t offset, uint32_t value);
 
-/* OPENESE_INTERRUPT_...: which raise irq, which have happened, and forget them. */
-void openese_enable(openese_t *machine, uint32_t interrupts);
-uint32_t openese_interrupts(const openese_t *machine);
-void openese_clear(openese_t *machine, uint32_t interrupts);
+/* Loads an image of so many words: the whole file, or the words for the machine alone. The machine stops for it. */
+int openese_load(const openese_t *machine, const uint32_t *words, size_t count);
+/* Where the streamed weights of the image lie, before OPENESE_CONTROL_RUN is written to OPENESE_CONTROL. */
+int openese_set_stream(const openese_t *machine, uint64_t address);
 
 /* A counter, by the address of its lower half: OPENESE_CYCLES_LOW and so on. */
-uint64_t openese_counter(const openese_t *machine, uint32_t low);
+int openese_counter(const openese_t *machine, uint32_t low, uint64_t *value);
 
-/* The models of the image once the machine runs: how many, and the columns of a frame and of an answer of one of them.
-   A machine that holds one model says 1 and OPENESE_NO_MODELS. */
-uint32_t openese_models(const openese_t *machine);
-int openese_model_size(openese_t *machine, uint32_t model, uint32_t *inputs, uint32_t *outputs);
+/* The models of the image once the machine runs: how many (0: not yet), and the columns of a frame and of an answer of
+   one of them. A machine that can hold one model alone says 1 and OPENESE_NO_MODEL. */
+int openese_models(const openese_t *machine, uint32_t *models);
+int openese_model_size(const openese_t *machine, uint32_t model, uint32_t *inputs, uint32_t *outputs);
 
-/* So many numbers of a voice's state, from index on, while nothing is under way: y where cell is 0, else the cell state
-   c. A step may end some cycles after its answer: try again if the machine is busy. Send no frame meanwhile.
-   The voice's bank times 256 is part of channel. The index of y is that of its column in that bank. */
-int openese_get_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, int32_t *values, size_t count);
-int openese_set_state(openese_t *machine, int cell, uint32_t channel, uint32_t index, const int32_t *values,
-                      size_t count);
+/* So many numbers of a voice's state from a place on: a word of STATE_SELECT. OPENESE_BUSY if a step is under way, which
+   may end some cycles after its answer. Send no frame meanwhile. */
+int openese_get_state(const openese_t *machine, uint32_t select, int32_t *values, size_t count);
+int openese_set_state(const openese_t *machine, uint32_t select, const int32_t *values, size_t count);
 
 #ifdef __cplusplus
 }
