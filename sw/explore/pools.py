@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where candidates are looked at: in this process, in several, or on a Dask cluster."""
 
-import multiprocessing
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openese.sw.explore.goal import ExploreError
 from openese.sw.explore.problem import Problem
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 __all__ = ["Pool", "cluster", "processes"]
 
@@ -46,10 +46,12 @@ class _Here(Pool):
 
 
 class _Processes(Pool):
-    def __init__(self, executor: ProcessPoolExecutor) -> None:
+    def __init__(self, executor: "ProcessPoolExecutor") -> None:
         self._executor = executor
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]], advance: Advance = lambda done: None) -> list[Any]:
+        from concurrent.futures import as_completed
+        from concurrent.futures.process import BrokenProcessPool
         futures = [self._executor.submit(_in_process, method, arguments) for arguments in calls]
         try:
             for future in as_completed(futures):
@@ -80,6 +82,8 @@ def processes(problem: Problem, jobs: int | None = None) -> Iterator[Pool]:
     if jobs == 1:
         yield _Here(problem)
         return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
     # Processes that begin anew have no threads of libraries that a fork would break.
     with _one_thread(), ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (problem,)) as executor:
         yield _Processes(executor)
