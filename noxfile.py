@@ -36,9 +36,9 @@ TCLINT = "tclint==0.9.0"
 # Guides the mutations of files by the code that they reach; elsewhere they are only random.
 ATHERIS = "atheris>=3,<4; sys_platform == 'linux' and platform_machine == 'x86_64' and python_version >= '3.11'"
 # All that any test needs.
-EVERYTHING = ("sim", "serial", "keras", "onnx", "safetensors", "recognizer", "dev", "oracles")
+EVERYTHING = ("sim", "serial", "keras", "onnx", "safetensors", "cluster", "recognizer", "dev", "oracles")
 # All that the tests need which neither train nor simulate Verilog.
-QUICK = ("serial", "keras", "onnx", "safetensors", "speech", "dev")
+QUICK = ("serial", "keras", "onnx", "safetensors", "cluster", "speech", "dev")
 # A worker for each core; one that has nothing left to do takes tests from the others.
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 

@@ -9,8 +9,8 @@ from docs.results import accuracy, callers, explore, fpga, latency, performance,
 __all__ = ["TABLES"]
 
 #: By page and marker.
-TABLES = {**explain.TABLES, **reference.TABLES, **performance.TABLES, **latency.TABLES, **callers.TABLES, **explore.TABLES,
-          **fpga.TABLES, **accuracy.TABLES, **zoo.TABLES}
+TABLES = {**explain.TABLES, **reference.TABLES, **performance.TABLES, **latency.TABLES, **callers.TABLES,
+          **explore.TABLES, **fpga.TABLES, **accuracy.TABLES, **zoo.TABLES}
 
 if __name__ == "__main__":
     update(TABLES)

@@ -52,7 +52,7 @@ _clock_option = click.option("--clock", type=Positive(), default=CLOCK / 1e6, sh
               help="The most loss: RMS error of the outputs as a share of these, or what --loss returns.")
 @click.option("--density", metavar="D,D,...",
               help="Densities to try; 1 prunes nothing.  [default: 1, and with --max-loss 0.7, 0.5, 0.3, 0.2 and 0.1]")
-@click.option("--set", "settings", multiple=True, metavar="FIELD=N,N,...",
+@click.option("--try", "settings", multiple=True, metavar="FIELD=N,N,...",
               help="Values to try for a field of the machine, in the place of those that are tried anyway. May be "
                    "repeated.")
 @click.option("--calibrate", type=PATH, multiple=True, metavar="INPUTS",

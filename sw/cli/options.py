@@ -192,20 +192,20 @@ def _known(where: str, name: str) -> None:
         raise click.UsageError(f"{where}: no field {name!r} that can be set; {there}")
 
 
-def _setting(text: str) -> tuple[str, int | str]:
+def _setting(text: str, option: str = "--set") -> tuple[str, int | str]:
     name, _, value = text.partition("=")
-    _known(f"--set {text}", name)
+    _known(f"{option} {text}", name)
     if name == "cells" and value:
         return name, value
     if not (value.isascii() and value.isdecimal()):
-        raise click.UsageError(f"--set {text}: expected FIELD=N, with a whole number")
+        raise click.UsageError(f"{option} {text}: expected FIELD=N, with a whole number")
     if name in FLAGS and value not in ("0", "1"):
-        raise click.UsageError(f"--set {text}: {name} is 0 or 1")
+        raise click.UsageError(f"{option} {text}: {name} is 0 or 1")
     return name, int(value)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
-    """The values of --set FIELD=N,N,... by field.
+    """The values of --try FIELD=N,N,... by field.
 
     Raises
     ------
@@ -215,8 +215,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
     for setting in settings:
         name, _, values = setting.partition("=")
         if name in given:
-            raise click.UsageError(f"--set {setting}: {name} is set twice")
-        given[name] = tuple(_setting(f"{name}={value}")[1] for value in values.split(","))
+            raise click.UsageError(f"--try {setting}: {name} is given twice")
+        given[name] = tuple(_setting(f"{name}={value}", "--try")[1] for value in values.split(","))
     return given
 
 

@@ -66,6 +66,9 @@ def compile_file(host: Host, output: Path, config: Config, density: Sequence[str
     if calls and compiled.guessed:
         click.echo(f"openese: no calibration input but zeros reaches {', '.join(compiled.guessed)}: number formats "
                    f"there are chosen on random numbers, a guess", err=True)
+    if compiled.clamped:
+        click.echo(f"openese: {compiled.clamped:,} numbers of inputs and states do not fit the number formats and are "
+                   f"clamped: the machine's h lies within -1..1", err=True)
     show.places(host.items)
     for name, part in compiled.parts.items():
         for image in part.images:

@@ -161,7 +161,8 @@ def explore(network: str | os.PathLike[str] | Network | Model, device: str | Dev
     select, ignore, trust
         As for `openese.compile`.
     tell : callable
-        Called with the name of a stage and the number of its steps; returns what is called with steps that are done.
+        Called with the name of a stage and the number of its steps, None if it is not known; returns what is called
+        with steps that are done.
 
     Returns
     -------
@@ -247,14 +248,16 @@ def recorded_of(network: str | os.PathLike[str] | Network | Model, calibrate: An
     else:
         found = opened(network)
     parts = found.floating()
+    if host is None and carry:
+        raise ExploreError("carry goes with a whole network; LSTMs alone have no outputs to carry")
+    if host is not None and lengths is not None:
+        raise ExploreError("lengths: a whole network has an input for them; give it by name in calibrate")
     if calibrate is None:
         return found, {name: _random(part) for name, part in parts.items()}, host is not None
     calls = calibrate if isinstance(calibrate, (list, tuple)) else [calibrate]
     if host is not None:
         return found, _recorded(host, [arrays.load(call, host.inputs) if isinstance(call, Path) else call
                                        for call in calls], dict(carry or {})), True
-    if carry:
-        raise ExploreError("carry goes with a whole network; LSTMs alone have no outputs to carry")
     if len(calls) > 1 or len(parts) > 1:
         raise ExploreError("calibrate: LSTMs alone take one array of frames")
     (name, part), frames = next(iter(parts.items())), calls[0]

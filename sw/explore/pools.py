@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where candidates are looked at: in this process, in several, or on a Dask cluster."""
 
-import multiprocessing
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openese.sw.explore.goal import ExploreError
 from openese.sw.explore.problem import Problem
 
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
 __all__ = ["Pool", "cluster", "processes"]
 
 Advance = Callable[[int], None]
+_THREADS = "OPENBLAS_NUM_THREADS"
 _TRIES = 5  # with a problem that was lost together with workers
 
 _problem: Problem | None = None  # of a process of a pool
@@ -45,10 +46,12 @@ class _Here(Pool):
 
 
 class _Processes(Pool):
-    def __init__(self, executor: ProcessPoolExecutor) -> None:
+    def __init__(self, executor: "ProcessPoolExecutor") -> None:
         self._executor = executor
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]], advance: Advance = lambda done: None) -> list[Any]:
+        from concurrent.futures import as_completed
+        from concurrent.futures.process import BrokenProcessPool
         futures = [self._executor.submit(_in_process, method, arguments) for arguments in calls]
         try:
             for future in as_completed(futures):
@@ -75,13 +78,27 @@ def _in_process(method: str, arguments: tuple[Any, ...]) -> Any:
 @contextmanager
 def processes(problem: Problem, jobs: int | None = None) -> Iterator[Pool]:
     """So many processes of this computer, by default one for each of its cores; with 1 it is this process itself."""
-    jobs = jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or os.cpu_count() or 1
+    jobs = jobs or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
     if jobs == 1:
         yield _Here(problem)
         return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
     # Processes that begin anew have no threads of libraries that a fork would break.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (problem,)) as executor:
+    with _one_thread(), ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (problem,)) as executor:
         yield _Processes(executor)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes that begin have one thread each for products of matrices: there is one process for each core."""
+    before = os.environ.get(_THREADS)
+    os.environ.setdefault(_THREADS, "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_THREADS, None)
 
 
 class _Cluster(Pool):

@@ -237,7 +237,7 @@ class Problem:
     def timed(self, config: Config, density: float) -> tuple[dict[str, int], int]:
         """What the network needs of a `timed_machine`, and the cycles that count for the goal.
 
-        A machine with too few accumulators, or whose program is too short, needs an infinite time.
+        0 cycles if it cannot be scheduled.
         """
         needs: dict[str, int] = {}
         cycles = 0

@@ -36,7 +36,7 @@ _FINALISTS = 8  # measured first
 _FRONT = 16  # most of the front that are measured
 _SLOWEST = 32  # times as slow as the fastest: slower machines are for smaller devices, and take the cycle model long
 
-Tell = Callable[[str, int], Callable[[int], None]]
+Tell = Callable[[str, int | None], Callable[[int], None]]
 Losses = Mapping[tuple[float, int, int], float]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
@@ -105,7 +105,8 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     most : int
         The most candidates that the cycle model runs on.
     tell : callable
-        Called with the name of a stage and the number of its steps; returns what is called with steps that are done.
+        Called with the name of a stage and the number of its steps, None if it is not known; returns what is called
+        with steps that are done.
 
     Raises
     ------
@@ -116,8 +117,8 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     machines = list(structures(problem.guesses, goal, problem.device, cells, given))
     words = word_lengths(given)
     if not machines or not words:
-        raise ExploreError("no machine has such fields; give other values by --set" if given or not goal.bounded else
-                           f"no machine that is tried holds {goal}: give fewer, or more --set banks=N")
+        raise ExploreError("no machine has such fields; give other values by --try" if given or not goal.bounded else
+                           f"no machine that is tried holds {goal}: give fewer, or more --try banks=N")
     guesses, counts = _sized(problem, pool, machines, densities, words, tell)
     if not guesses:
         raise ExploreError(_nothing(problem, counts))
@@ -126,13 +127,13 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     kept = [guess for guess in guesses if losses[_lossy(guess)] <= limit]
     if not kept:
         raise ExploreError(f"the least loss is {min(losses.values()):.3g}, more than {max_loss:g}: a longer word "
-                           "(--set weight_bits=16), a higher density, or a network that is trained at this density "
+                           "(--try weight_bits=16), a higher density, or a network that is trained at this density "
                            "(openese.Pruner) has less")
     points, left = _timed(problem, pool, kept, losses, max_loss, most, tell)
     reaching = [point for point in points if problem.goal.reached(point.timed.config, point.timed.cycles)]
     if not reaching:
         raise ExploreError(_nearest(problem, points))
-    measured = _measured(problem, pool, reaching, losses, max_loss, tell)
+    measured = _measured(problem, pool, reaching, max_loss, tell)
     good = [one for one in measured if _good(problem, one, max_loss)]
     if not good:
         raise ExploreError("of the best candidates none is good enough when it is measured: allow a little more")
@@ -170,7 +171,7 @@ def _nothing(problem: Problem, counts: Mapping[str, int]) -> str:
                 f"{counts['too slow']:,} of {counts['considered']:,} are too slow, the others too large; try "
                 f"a lower --density, a larger device, or a lower goal")
     return (f"no machine that holds the network takes at most {limit}; try a lower --density, a larger device, or "
-            f"weights from memory (--set stream=1)")
+            f"weights from memory (--try stream=1)")
 
 
 # -- 2. loss -----------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def _timed(problem: Problem, pool: Pool, guesses: Sequence[Guess], losses: Losse
     points: list[Point] = []
     waiting = np.ones(len(pending), bool)
     least = math.inf  # of the cycles, as a multiple of the guess
-    advance = tell("cycles", most)
+    advance = tell("cycles", None)
     while waiting.any() and len(known) < most:
         places = guessed * (max(1.0, least) if points else 1.0, 1, 1)
         chosen = _chosen(places, np.flatnonzero(waiting))
@@ -298,8 +299,8 @@ def _nearest(problem: Problem, points: Sequence[Point]) -> str:
 # -- 4. the best -------------------------------------------------------------------------------------------
 
 
-def _measured(problem: Problem, pool: Pool, points: Sequence[Point], losses: Losses, max_loss: float | None,
-              tell: Tell) -> list[Measured]:
+def _measured(problem: Problem, pool: Pool, points: Sequence[Point], max_loss: float | None, tell: Tell
+              ) -> list[Measured]:
     """The best, and the front, as they are compiled; then more, until one is good enough."""
     def rank(point: Point) -> tuple[Any, ...]:
         timed = point.timed
@@ -313,16 +314,16 @@ def _measured(problem: Problem, pool: Pool, points: Sequence[Point], losses: Los
         front = [front[round(place)] for place in np.linspace(0, len(front) - 1, _FRONT)]
     best = ordered[:_FINALISTS]
     wanted = [*best, *(point for point in front if point not in best)]
-    found = _compiled(problem, pool, wanted, losses, tell)
+    found = _compiled(problem, pool, wanted, tell)
     for first in range(0, len(ordered), _FINALISTS):
         if any(_good(problem, one, max_loss) for one in found):
             break
         more = [point for point in ordered[first:first + _FINALISTS] if point not in wanted]
-        found += _compiled(problem, pool, more, losses, tell)
+        found += _compiled(problem, pool, more, tell)
     return found
 
 
-def _compiled(problem: Problem, pool: Pool, points: Sequence[Point], losses: Losses, tell: Tell) -> list[Measured]:
+def _compiled(problem: Problem, pool: Pool, points: Sequence[Point], tell: Tell) -> list[Measured]:
     # The user's function gives the same where nothing is pruned.
     calls = [(point.timed.config, point.density, point.loss if point.density == 1 else None) for point in points]
     order = sorted(range(len(calls)), key=lambda number: (_lossy(points[number]), repr(calls[number])))

@@ -370,10 +370,11 @@ class _KerasSource(Source):
 
     def _list_entries(self) -> list[Entry]:
         entries = []
+        alone = not any(node.recurrent for node in self._nodes.values())
         for node in self._nodes.values():
             if node.recurrent:
                 entries.append(Entry(node.name, node.kind, _summary(node), _problem(node)))
-            elif node.dense and self._beside(node):
+            elif node.dense and (self._beside(node) or alone and node.affine):
                 entries.append(Entry(node.name, "Dense", f"{node.inner.config.get('units')} outputs, "
                                                          f"{_called(node.inner.config.get('activation'))}"))
             elif node.inner is not node and node.inner.recurrent:

@@ -201,6 +201,9 @@ class TensorSource(Source):
         return replace(network, notes=(*network.notes, *source._left_out(names)))
 
     def parts(self, names: Sequence[str]) -> list[Part]:
+        if not any(name in self._lstms for name in names):
+            raise ImportRefused(f"{self.path.name}: no LSTM or GRU is selected; select at least one. The file does not "
+                                f"tell what is computed between linear layers")
         try:
             with np.errstate(all="ignore"):  # Layer refuses numbers that are not finite
                 return [self._lstms[name].build() if name in self._lstms else self._dense(name) for name in names]

@@ -93,6 +93,9 @@ class CompiledWhole:
         At every output, on the calibration inputs. Empty where it was not calibrated.
     guessed : tuple of str
         Parts that no calibration input reached, or only zeros, so that their number formats are a guess.
+    clamped : int
+        Numbers of frames and states on the calibration inputs that did not fit their formats: of a state h that begins
+        outside of -1..1.
     """
 
     host: Host
@@ -100,6 +103,7 @@ class CompiledWhole:
     carry: dict[str, str] = field(default_factory=dict)
     differences: tuple[Difference, ...] = ()
     guessed: tuple[str, ...] = ()
+    clamped: int = 0
 
     @property
     def config(self) -> Config:
@@ -459,18 +463,18 @@ def compile_host(host: Host, machine: str | Config, *, density: Density | None =
     guessed = tuple(name for name in parts if not recorder.reached(name))
     del recorder, parts  # frames, and weights before pruning
     tell("measuring the error at the outputs")
-    measured = differences(_run_quantized(host, quantized, calls, carried), wanted)
-    del wanted
-    return CompiledWhole(host, pack_parts(quantized, tell), carried, measured, guessed)
+    engine = _reference(quantized)  # before anything is packed: images take more memory
+    measured = differences([run_calls(host, call, engine, carried) for call in calls], wanted)
+    clamped = engine.input_saturations
+    del wanted, engine
+    return CompiledWhole(host, pack_parts(quantized, tell), carried, measured, guessed, clamped)
 
 
-def _run_quantized(host: Host, quantized: Mapping[str, QuantizedNetwork], calls: Sequence[Mapping[str, ArrayLike]],
-                   carry: Mapping[str, str]) -> list[Arrays]:
-    """The outputs of calls on the reference, before anything is packed: images take more memory."""
-    engine = Engine({name: part.network for name, part in quantized.items()},
-                    {name: [MachineRunner(Reference(model, part.config.channels)) for model in part.models]
-                     for name, part in quantized.items()})
-    return [run_calls(host, call, engine, carry) for call in calls]
+def _reference(quantized: Mapping[str, QuantizedNetwork]) -> Engine:
+    """The engine that computes quantized parts on the reference."""
+    return Engine({name: part.network for name, part in quantized.items()},
+                  {name: [MachineRunner(Reference(model, part.config.channels)) for model in part.models]
+                   for name, part in quantized.items()})
 
 
 def _named(host: Host, inputs: Call) -> Mapping[str, ArrayLike]:

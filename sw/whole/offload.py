@@ -93,7 +93,8 @@ class Switch(Engine):
         if clamped and name not in self._told:
             self._told.add(name)
             warnings.warn(f"{name}: {clamped:,} numbers of its inputs and initial states do not fit the number formats "
-                          f"and are clamped; calibrate on inputs that are as large", stacklevel=2)
+                          f"and are clamped; calibrate on inputs that are as large. A state h that begins outside of "
+                          f"-1..1 never fits", stacklevel=2)
         return result
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from openese.sw.model.layers import DENSE, Layer, ModelError
 from openese.sw.whole.onnx_fold import by_element
 from openese.sw.whole.onnx_scope import Scope, Taken
 
-__all__ = ["take_behind", "take_front"]
+__all__ = ["Chain", "take_behind", "take_chain", "take_front"]
 
 _FUNCTIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh"}
 _MOST_LABELS = 1 << 22
@@ -40,6 +40,47 @@ class _Found(NamedTuple):
     nodes: list[Any]
     data: str
     output: str
+
+
+class Chain(NamedTuple):
+    """Dense layers that follow each other, with no LSTM node beside them.
+
+    Attributes
+    ----------
+    layers : list of Layer
+    nodes : list of NodeProto
+    data, end : str
+        The tensors that they read and give: vectors along their last axis.
+    """
+
+    layers: list[Layer]
+    nodes: list[Any]
+    data: str
+    end: str
+
+
+def take_chain(scope: Scope) -> Chain | None:
+    """Find the next dense nodes of a scope that follow each other; None if there are none."""
+    reads = Counter(scope.reads())
+    for node in scope.nodes:
+        affine = None
+        try:
+            affine = _affine(scope.graph, node, None)
+        except ImportRefused:
+            continue
+        if affine is None:
+            continue
+        name, features = node.input[0], affine[0].shape[1]
+        found: list[_Found] = []
+        layer = _dense_of(scope, reads, node, name, features)
+        while layer is not None:
+            found.append(layer)
+            name, features = layer.output, layer.layer.outputs
+            layer = _dense(scope, reads, name, features)
+        if found:
+            return Chain([one.layer for one in found], [node for one in found for node in one.nodes], found[0].data,
+                         name)
+    return None
 
 
 def take_behind(scope: Scope, taken: Taken) -> None:
@@ -110,8 +151,12 @@ def _absorb(scope: Scope, taken: Taken, found: Sequence[_Found]) -> None:
 def _dense(scope: Scope, reads: Counter[str], name: str, features: int) -> _Found | None:
     """The dense layer that alone reads a tensor."""
     node = _reader(scope, reads, name)
-    if node is None or not node.input or node.input[0] != name:
-        return None
+    return None if node is None or not node.input or node.input[0] != name else _dense_of(scope, reads, node, name,
+                                                                                            features)
+
+
+def _dense_of(scope: Scope, reads: Counter[str], node: Any, name: str, features: int) -> _Found | None:
+    """The dense layer that begins with a node."""
     nodes, output = [node], node.output[0]
     while (following := _reader(scope, reads, output)) is not None and (
             following.op_type in ("Add", "Sub", "Mul", "Div", *_FUNCTIONS)):
@@ -181,7 +226,9 @@ def _affine(graph: Graph, node: Any, features: int | None) -> tuple[Float64Array
         return None
     attributes = read_attributes(graph.onnx, node)
     sizes, matrix = graph.sizes(node.input[0]), graph.fixed(node.input[1])
-    if matrix is None or matrix.ndim != 2 or sizes is None or len(sizes) < 2 or attributes.get("transA"):
+    if matrix is None or matrix.dtype != np.float32 or matrix.ndim != 2 or attributes.get("transA"):
+        return None
+    if sizes is None or len(sizes) < 2:
         return None
     matrix = (matrix if attributes.get("transB") else matrix.T).astype(np.float64)
     if features is not None and matrix.shape[1] != features:

@@ -210,7 +210,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
 def _sound(node: Any) -> bool:
     """Whether an operator is one that `Plan` writes."""
     lstms = node.op_type.removeprefix(OPERATOR)
-    return (node.op_type.startswith(OPERATOR) and lstms.isdecimal() and 0 < int(lstms) <= MOST
+    return (node.op_type.startswith(OPERATOR) and lstms.isdecimal() and int(lstms) <= MOST
             and [attribute.name for attribute in node.attribute] == ["call"])
 
 

@@ -3,7 +3,8 @@
 
 `OPERATOR` with the number n of LSTM nodes that it stands for is the type of a node with these inputs: x (T, B, I), the
 lengths int32 (B,), then h and c (D, B, H) of each LSTM node in order. An input that is left out is `NOTHING`. The
-outputs are y (T, D, B, H) of the last LSTM node, then the final h and c of each. The attribute ``call`` names the part.
+outputs are y (T, D, B, H) of the last LSTM node, or y (T, 1, B, P) of dense layers behind it, then the final h and c of
+each. With n = 0 it stands for dense layers alone: x (..., I) and y (..., P). The attribute ``call`` names the part.
 """
 
 import functools
@@ -263,7 +264,7 @@ def _declare() -> None:
             return tuple(result.view(_Result) for result in results)
         return results
 
-    for lstms in range(1, MOST + 1):
+    for lstms in range(MOST + 1):
         extensions.onnx_op(op_type=f"{DOMAIN}::{OPERATOR}{lstms}",
                            inputs=[types.dt_float, types.dt_int32] + [types.dt_float] * (2 * lstms),
                            outputs=[types.dt_float] * (1 + 2 * lstms), attrs={"call": types.dt_string})(body)
@@ -282,6 +283,8 @@ class _Call:
         name, part = self.part, engine.parts[self.part]
         if part is not self._network:
             self._network, self._places = part, _places(part)
+        if not self._places:
+            return (self._dense(engine, x),)
         if x.ndim != 3:
             raise HostError(f"{name}: the input of an LSTM has the shape {x.shape}, not (T, B, I)")
         steps, voices, _ = x.shape
@@ -300,6 +303,13 @@ class _Call:
             for output in outputs[1:]:
                 output[:, counts == 0] = 0
         return tuple(outputs)
+
+    def _dense(self, engine: Engine, x: Array) -> Array:
+        """The output of dense layers alone: every vector is a voice."""
+        if not x.size:  # an empty result of an operator in Python damages memory
+            raise HostError(f"{self.part}: the input of a dense layer is empty: its shape is {x.shape}")
+        y, _ = engine.call(self.part, x.reshape(1, -1, x.shape[-1]), None, None)
+        return np.ascontiguousarray(y.reshape(*x.shape[:-1], -1), np.float32)
 
     def _initial(self, part: Network, states: Sequence[Array], voices: int) -> tuple[State, ...] | None:
         """The states before the first frame, for each direction of the part."""

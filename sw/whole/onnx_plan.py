@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from openese.rtl.config import Config
+from openese.sw.importers.assembly import Recurrent, Track, assemble
 from openese.sw.importers.base import ImportRefused
 from openese.sw.importers.onnx_graph import Graph, Node, named_nodes, read_attributes
 from openese.sw.importers.onnx_recurrent import INPUTS, RECURRENT, RecurrentNode, read_recurrent
@@ -16,7 +17,7 @@ from openese.sw.model.layers import GRU, ModelError
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import unsupported
 from openese.sw.whole.host import Item
-from openese.sw.whole.onnx_dense import take_behind, take_front
+from openese.sw.whole.onnx_dense import take_behind, take_chain, take_front
 from openese.sw.whole.onnx_fold import fold
 from openese.sw.whole.onnx_fuse import fuse
 from openese.sw.whole.onnx_operator import DOMAIN, NOTHING, OPERATOR
@@ -205,9 +206,31 @@ class Plan:
                     self._places[id(node)] = "folded", f"into {part!r}"
                     self._of_part.update({name: part for name in node.input if name})
                 scope.put(taken, self._operator(scope, taken, part, nothing))
+        recurrent = any(node.kind in RECURRENT for node in self._nodes)
+        if self._machine is not None and self._machine.dense and not recurrent:
+            self._replace_dense(self._top, nothing)
         for label, name in nothing.items():
             array = np.zeros(NOTHING, np.int32 if label == "lengths" else np.float32)
             self._top.graph.proto.initializer.append(self._onnx.numpy_helper.from_array(array, name))
+
+    def _replace_dense(self, scope: Scope, nothing: dict[str, str]) -> None:
+        """Put operators in place of the dense nodes of a network without LSTM nodes. In bodies they are the gates of
+        cells in single operations."""
+        while (chain := take_chain(scope)) is not None:
+            names = [layer.name for layer in chain.layers]
+            part = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+            self.parts[part] = assemble([Recurrent(layer.name, (((Track(layer),),),)) for layer in chain.layers], part)
+            for node in chain.nodes:
+                self._places[id(node)] = "machine", part
+                self._of_part.update({name: part for name in node.input if name})
+            nothing.setdefault("lengths", self._fresh("no_lengths"))
+            sizes = scope.graph.sizes(chain.end)
+            if sizes is not None:
+                scope.shapes[chain.end] = sizes
+            scope.nodes.insert(scope.position(chain.nodes[-1]), self._onnx.helper.make_node(
+                f"{OPERATOR}0", [chain.data, nothing["lengths"]], [chain.end], domain=DOMAIN,
+                name=self._fresh("machine"), call=part))
+            scope.remove(chain.nodes)
 
     def _operator(self, scope: Scope, taken: Taken, part: str, nothing: dict[str, str]) -> Any:
         read = set(scope.reads())

@@ -4,6 +4,7 @@
 from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 from machines import GROUPS, GRU, STREAM, TINY
@@ -34,6 +35,8 @@ __all__ = ["random_config", "random_models", "random_shape"]
 MACHINES = (TINY, GRU, GROUPS, STREAM)
 #: Models that a random machine runs, which takes ten seconds to build and more.
 MODELS = 3
+#: Its simulator runs for less time than a compiler takes to optimize it.
+BUILD = ("OPT_FAST=-O0", "OPT_SLOW=-O0", "OPT_GLOBAL=-O0")
 
 
 def random_config(rng):
@@ -208,6 +211,7 @@ EPISODES = (random_steps, random_steps, cut_off, states, wrong_frame, saturation
 
 @campaign("configurations", "a machine of any legal configuration is clean Verilog, gives the reference's words for "
           "frames at any time and any pace, and takes the cycles of the cycle model", share=4)
+@mock.patch("openese.sim.build._OPTIMIZE", BUILD)
 def configurations(case):
     rng, done = case.rng, Counter()
     config = random_config(rng)

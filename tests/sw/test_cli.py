@@ -268,7 +268,7 @@ def test_without_calibration_it_says_so(folder, openese):
     ("compile net.npz --config huge -o a", "--config huge: no such file, and no preset; presets are tiny, demo"),
     ("build -o a", "the machine is missing: give --preset NAME, --config FILE or --for PATH"),
     ("build --preset tiny", "Missing option '-o' / '--output'."),
-    ("synth --family gw2a", "--family: no family 'gw2a'; there are xcu, xcu_dsp, xc7, ecp5"),
+    ("synth --family gw2a", "--family: no family 'gw2a'; there are xcu, xcup, xcu_dsp, xc7, ecp5"),
     ("synth --set pes=8", "--set needs --preset NAME or --config FILE"),
     ("synth --update --preset tiny --set pes=8", "--update: only presets have baselines"),
     ("compile net.npz --calibrate x3.npy -o a",

@@ -241,8 +241,8 @@ def test_the_verilog_gives_the_same(compiled, openese):
 def test_explore_and_report_a_whole_network(folder, openese):
     """The frames of the search are those that the part gets; the commands that it tells work; NET has its page."""
     pytest.importorskip("plotly", reason="needs Plotly: pip install 'openese[explore]'")
-    said = openese("explore net.onnx --device pynq-z2 --calibrate in.npz --latency 20 --jobs 1 --set pes=4 "
-                   "--set slices=2 --json f.json -o best.html")
+    said = openese("explore net.onnx --device pynq-z2 --calibrate in.npz --latency 20 --jobs 1 --try pes=4 "
+                   "--try slices=2 --json f.json -o best.html")
     found = json.loads(Path("f.json").read_text())
     for line in found["commands"]:
         assert line in said

@@ -9,7 +9,9 @@ import pytest
 from machines import DENSE, TINY
 from models import random_dense, random_model, random_quantized, speech_like
 
+import openese
 from openese.rtl.fixed import round_shift, saturate
+from openese.sw.cli import main
 from openese.sw.model.layers import Dense, Layer, Model, ModelError
 from openese.sw.model.network import Direction, Network, Stage
 from openese.sw.model.quantized import QuantizedModel, QuantizeError
@@ -215,3 +217,39 @@ def test_a_manifest_is_checked(field, value, message):
     forged = type(image)(image.config, manifest, image.sections)
     with pytest.raises(ImageFormatError, match=message):
         parse(forged.words(everything=True).tobytes())
+
+
+def test_a_head_is_on_the_machine_or_on_the_host(tmp_path, capsys):
+    """Both give the same outputs; with several directions, the head is an image of its own."""
+    machine = TINY.replace(cells="lstm+dense")
+    model = random_model(3, 10, (8, 5), head=6)
+    frames = speech_like(3, 40, 2, 10)
+    exact = model.head(run(Model(layers=model.layers), frames)[0])
+    for place, kinds in (("machine", ["lstm", "dense"]), ("host", ["lstm"])):
+        compiled = openese.compile(model, machine, calibrate=frames, dense=place)
+        assert [layer.cell for layer in compiled.images[0].model().layers] == kinds
+        assert np.sqrt(np.mean((compiled.run(frames) - exact) ** 2)) < 0.01 * np.sqrt(np.mean(exact**2))
+    assert [layer.cell for layer in openese.compile(model, TINY, calibrate=frames).images[0].model().layers] == ["lstm"]
+    with pytest.raises(ValueError, match="^dense must be machine or host, not 'both'$"):
+        openese.compile(model, machine, dense="both")
+    turned = Network(stages=(Stage((Direction(Model(layers=model.layers), True),)),), head=model.head)
+    compiled = openese.compile(turned, machine, calibrate=frames)
+    compiled.save(tmp_path / "turned")
+    again = openese.CompiledNetwork.load(tmp_path / "turned")
+    assert len(again.images) == 2 and again.network.head is None
+    np.testing.assert_array_equal(again.run(frames), compiled.run(frames))
+
+
+def test_the_command_has_the_head_on_the_machine_or_on_the_host(tmp_path, capsys):
+    random_model(3, 10, (8, 5), head=6).save(tmp_path / "net.npz")
+    np.save(tmp_path / "x.npy", speech_like(3, 30, 2, 10))
+    of_machine = ["--preset", "tiny", "--set", "cells=lstm+dense"]
+    for place, wanted in (("machine", "head "), ("host", "does not hold the dense head")):
+        path = str(tmp_path / f"{place}.img")
+        assert main(["compile", str(tmp_path / "net.npz"), *of_machine, "--dense", place, "--calibrate",
+                     str(tmp_path / "x.npy"), "-o", path]) == 0
+        assert wanted in capsys.readouterr().out
+    assert main(["prune", str(tmp_path / "net.npz"), *of_machine, "--density", "head=0.5", "-o",
+                 str(tmp_path / "sparse.npz")]) == 0
+    layers = Network.load(tmp_path / "sparse.npz").model.layers
+    assert layers[1].density < 0.5 < layers[0].density == 1

@@ -197,7 +197,7 @@ def test_most_candidates_are_the_most():
 def test_the_commands_that_it_tells_build_the_best(folder, openese):  # noqa: F811
     """All of them, from the network to the Verilog, and the network runs on it."""
     said = openese("explore net.npz --device pynq-z2 --calibrate x.npy --max-loss 0.5 --density 1,0.6 --jobs 1 "
-                   "--set pes=4 --set channels=1,2 --set slices=2 --json found.json -o best.html")
+                   "--try pes=4 --try channels=1,2 --try slices=2 --json found.json -o best.html")
     result = json.loads(Path("found.json").read_text())
     told = [line.strip() for line in said.splitlines() if line.startswith("  openese ")]
     assert told == result["commands"] and len(told) == 2
@@ -217,7 +217,7 @@ def test_the_commands_that_it_tells_build_the_best(folder, openese):  # noqa: F8
 
 def test_of_an_image_the_integers_are_the_network(folder, openese):  # noqa: F811
     openese("compile net.npz --preset tiny --density 0.5 --calibrate x.npy -o net.img")
-    said = openese("explore net.img --device pynq-z2 --latency 20 --jobs 1 --set pes=4 --set groups=1 --set slices=2 "
+    said = openese("explore net.img --device pynq-z2 --latency 20 --jobs 1 --try pes=4 --try groups=1 --try slices=2 "
                    "--calibrate x.npy -o best.html")
     told = [shlex.split(line) for line in said.splitlines() if line.startswith("  openese ")]
     assert told[0] == ["openese", "import", "net.img", "-o", "best.npz"]
@@ -239,7 +239,7 @@ def test_your_own_loss(folder, openese):  # noqa: F811
         "    return 100 - 10 * machine.weight_bits + (0 if density is None else 1)\n"
         "def broken(machine, density):\n    raise KeyError('corpus')\n"
         "def nothing(machine, density):\n    return float('nan')\n")
-    fixed = "--device pynq-z2 --latency 20 --jobs 1 --set pes=4 --set slices=2 --set activation_bits=16"
+    fixed = "--device pynq-z2 --latency 20 --jobs 1 --try pes=4 --try slices=2 --try activation_bits=16"
     openese(f"explore net.npz {fixed} --loss mine:loss --max-loss nan -o p.html", 2,
             "the largest loss must be a number, not nan")
     openese(f"explore net.npz {fixed} --loss mine:loss --max-loss -15 --density 1,0.5 --json f.json -o p.html")
@@ -256,8 +256,8 @@ def test_your_own_loss(folder, openese):  # noqa: F811
      "--latency and --throughput exclude each other: each is a goal"),
     ("explore net.npz --device pynq-z2 --density 1,x -o p.html",
      "Invalid value: --density '1,x': expected numbers with commas between them"),
-    ("explore net.npz --device pynq-z2 --set pes=4,x -o p.html", "--set pes=x: expected FIELD=N, with a whole number"),
-    ("explore net.npz --device pynq-z2 --set pes=4 --set pes=8 -o p.html", "--set pes=8: pes is set twice"),
+    ("explore net.npz --device pynq-z2 --try pes=4,x -o p.html", "--try pes=x: expected FIELD=N, with a whole number"),
+    ("explore net.npz --device pynq-z2 --try pes=4 --try pes=8 -o p.html", "--try pes=8: pes is given twice"),
     ("explore net.npz --device pynq-z2 --max-loss 0.1 -o p.html",
      "the largest loss needs real frames (--calibrate), or a function of yours (--loss): on random numbers the loss "
      "says nothing"),

@@ -54,8 +54,8 @@ def check_self_contained(page):
 
 @needs_chromium
 def test_the_page_of_a_search(folder, openese, tmp_path):  # noqa: F811
-    openese("explore both.npz --device pynq-z2 --jobs 1 --set pes=4 --set channels=1,2 --set slices=2 "
-            "--set activation_bits=12 -o page.html")
+    openese("explore both.npz --device pynq-z2 --jobs 1 --try pes=4 --try channels=1,2 --try slices=2 "
+            "--try activation_bits=12 -o page.html")
     check_self_contained("page.html")
     document, wrong = shown("page.html", tmp_path)
     assert not wrong

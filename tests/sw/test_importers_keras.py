@@ -83,6 +83,7 @@ MODELS = {
     "dense with functions": lambda: [L.Dense(6, activation="relu"), lstm(4), L.Dense(3), L.Dense(5, activation="tanh"),
                                      L.Bidirectional(gru(4)), L.Dense(3, activation="sigmoid"), lstm(2),
                                      L.Dense(7, activation="relu")],
+    "dense alone": lambda: [L.Dense(8, activation="relu"), L.Dense(4), L.Dense(5, activation="tanh"), L.Dense(2)],
     "dense between": lambda: [lstm(4), L.TimeDistributed(L.Dense(5)), L.Dense(2, use_bias=False), lstm(3),
                               L.Dense(7)],
 }

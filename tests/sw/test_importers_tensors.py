@@ -540,6 +540,13 @@ def test_a_state_dict_does_not_tell_what_lies_between(save, x):
     assert alone.notes == ("left out of the network: 'front', 'head'; import --list names everything in the file",)
 
 
+def test_linear_layers_alone_are_refused(save):
+    """Their file does not have the functions between them."""
+    path = save(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3), nn.LSTM(3, 2)).state_dict())
+    with pytest.raises(ImportRefused, match="no LSTM or GRU is selected; select at least one"):
+        importers.load(path, "0,2")
+
+
 def test_a_linear_layer_with_more_than_its_weights_is_elsewhere(save):
     net = nn.ModuleDict({"lstm": nn.LSTM(5, 6), "head": nn.Linear(6, 3)})
     for extra in ("head.lora_A", "head.lora_A.default.weight"):

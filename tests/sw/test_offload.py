@@ -421,6 +421,9 @@ def test_a_layer_without_calibration_is_told():
     net = nn.ModuleDict({"a": nn.LSTM(5, 8), "unused": nn.LSTM(5, 8)})
     with pytest.warns(UserWarning, match="calibrate gives unused no input but zeros: number formats there"):
         openese.offload(net, "demo", calibrate=lambda net: net["a"](torch.randn(9, 4, 5)))
+    wide = (torch.randn(9, 4, 5), (2 * torch.ones(1, 4, 8), torch.zeros(1, 4, 8)))
+    with pytest.warns(UserWarning, match="^lstm: 32 numbers .* are clamped; .* A state h that begins outside of -1..1"):
+        openese.offload(nn.LSTM(5, 8), "demo", calibrate=wide)(*wide)
     with pytest.warns(UserWarning, match="calibrate gives lstm no input but zeros"):
         openese.offload(nn.LSTM(5, 8), "demo", calibrate=torch.zeros(9, 4, 5))
 

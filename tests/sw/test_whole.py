@@ -220,7 +220,14 @@ def test_zeros_tell_nothing_about_number_formats():
     host = NumpyHost()
     zeros = {"x": x, "h": np.zeros((VOICES, CELLS)), "c": np.zeros((VOICES, CELLS)), "twice": 0}
     assert compile_host(host, CONFIG, calibrate=zeros).guessed == ("first", "second")
-    assert compile_host(host, CONFIG, calibrate=[zeros, given()]).guessed == ()
+    compiled = compile_host(host, CONFIG, calibrate=[zeros, given()])
+    assert (compiled.guessed, compiled.clamped) == ((), 0)
+
+
+def test_a_state_that_no_machine_has_is_counted():
+    wide = given()
+    wide["h"][0, :3] = 2, -3, 0.9
+    assert compile_host(NumpyHost(), CONFIG, calibrate=wide).clamped == 2
 
 
 @pytest.mark.parametrize("shape", [(0, 2, INPUTS), (3, 0, INPUTS), (0, 0, INPUTS)])

@@ -17,7 +17,7 @@ from openese.rtl.config import machine_config
 from openese.sw.model.layers import DENSE, ModelError
 from openese.sw.whole.engine import Engine, float_runners
 from openese.sw.whole.host import HostError
-from openese.sw.whole.network import compile_host
+from openese.sw.whole.network import CompiledWhole, compile_host
 
 onnx = pytest.importorskip("onnx", reason="needs the extra `onnx`")
 pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
@@ -911,6 +911,34 @@ def test_random_dense_layers(tmp_path):
     check()
     print(counts)
     assert counts["with dense layers"] > NETWORKS // 3
+
+
+@pytest.mark.parametrize("shape", [("b", 5), ("t", "b", 5), (2, "t", 3, 5)], ids=str)
+def test_a_network_of_dense_layers(tmp_path, shape):
+    """Chains of dense layers are parts of their own; every vector is one."""
+    rng = np.random.default_rng(7)
+    tensors = {"w1": rng.normal(size=(5, 9)), "b1": rng.normal(size=9), "w2": rng.normal(size=(9, 6)),
+               "w3": rng.normal(size=(6, 4)), "b3": rng.normal(size=(1, 4)), "two": np.array(2.0)}
+    tensors = {name: array.astype(np.float32) for name, array in tensors.items()}
+    nodes = [node("MatMul", "x w1", "a", "one"), node("Add", "b1 a", "b"), node("Relu", "b", "c"),
+             node("MatMul", "c w2", "d", "two"), node("Softmax", "d", "e", axis=-1),
+             node("MatMul", "e w3", "f", "three"), node("Sub", "f b3", "g"), node("Mul", "g two", "h"),
+             node("Sigmoid", "h", "y")]
+    model = model_of(nodes, tensors, [value("x", shape=shape)], [value("y"), value("e")])
+    x = rng.normal(size=[size if isinstance(size, int) else 4 for size in shape]).astype(np.float32)
+    host = opened(tmp_path, model, machine=DENSES)
+    assert list(host.parts) == ["one to two", "three"]
+    assert {name for name, place in places(host).items() if place == "host"} == {"Softmax"}
+    assert_equal(host, {"x": x})
+    compiled = assert_integers(host, {"x": x}, config=DENSES)
+    compiled.save(tmp_path / "net")
+    again = CompiledWhole.load(tmp_path / "net")
+    for name, array in compiled.run({"x": x}).items():
+        np.testing.assert_array_equal(again.run({"x": x})[name], array)
+    with pytest.raises(HostError, match="the input of a dense layer is empty|found the shape"):
+        compiled.run({"x": x[:0]})
+    alone = opened(tmp_path, model, machine=GRUS)
+    assert not alone.parts and {place for place in places(alone).values()} == {"host"}
 
 
 def runs(host, inputs):
