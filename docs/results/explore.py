@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m docs.results.explore [FOLDER]``: the searches for machines that docs/results shows.
+"""``python -m docs.results.explore FOLDER [NAME ...]``: the searches for machines that docs/results shows.
 
-It runs them, keeps their pages in FOLDER if there is one, writes explore.json, and makes the tables of it. The tables
-alone are made by ``python -m docs.tables``.
+It runs all of them, or those that are named, leaves their pages in FOLDER, writes explore.json, and makes the tables of
+it. The tables alone are made by ``python -m docs.tables``.
 """
 
 import json
 import resource
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -49,26 +48,21 @@ SEARCHES = {
     "recognizer": (_speech, [str(_ROOT.joinpath(*_RECOGNIZER)), "--device", "xcku060", "--throughput", "--calibrate",
                              "speech.npz", "--max-loss", "0.02", "--density", "1"]),
     "3x480": (_three, ["3x480.npz", "--device", "aws-f1", "--latency", "3", "--clock", "250", "--density",
-                       "0.2,0.15,0.1"]),
+                       "0.1"]),
 }
 
 
-def run(keep=None):
-    """Run all searches; their figures, with the time of a processor that they take."""
-    found = {}
-    for name, (make, arguments) in SEARCHES.items():
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = keep or Path(temporary)
-            make(folder)
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, "-m", "openese", "explore", *arguments, "-o", f"{name}.html", "--json",
-                            f"{name}.json"], cwd=folder, check=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            result = json.loads((folder / f"{name}.json").read_text())
-            del result["commands"]  # they name this computer's folders
-            found[name] = result | {"processor_seconds": round(
-                after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)}
-    return found
+def run(folder, name):
+    """Run a search; its figures, with the time of a processor that it takes."""
+    make, arguments = SEARCHES[name]
+    make(folder)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "openese", "explore", *arguments, "-o", f"{name}.html", "--json",
+                    f"{name}.json"], cwd=folder, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = json.loads((folder / f"{name}.json").read_text())
+    del result["commands"]  # they name this computer's folders
+    return result | {"processor_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)}
 
 
 def _front(name):
@@ -105,8 +99,11 @@ TABLES = {
 }
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if sys.argv[1:] else None
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    DATA.write_text(json.dumps(run(folder), indent=1) + "\n")
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in sys.argv[2:] or SEARCHES:
+        kept = json.loads(DATA.read_text()) if DATA.exists() else {}
+        DATA.write_text(json.dumps(kept | {name: run(folder, name)}, indent=1) + "\n")
     update(TABLES)

@@ -3,7 +3,7 @@
 """The memories of a machine, and how Yosys maps each to block RAMs or to LUTs, by costs that are the same here."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from math import ceil
 from typing import Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from openese.rtl.interfaces import MAX_OPERATIONS, Context, Token
 from openese.rtl.program import Instruction
 from openese.rtl.state_access import StateAccess
 
-__all__ = ["FAMILIES", "Family", "Mapped", "Memory", "memories", "of_any_depth", "ways"]
+__all__ = ["BLOCK_RAMS", "FAMILIES", "Family", "Mapped", "Memory", "memories", "of_any_depth", "ways"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,10 @@ class Mapped(NamedTuple):
     ultra_rams: int = 0
 
 
+#: Fields of a machine that say which memories are no block RAMs, as if all were.
+BLOCK_RAMS = {"lut_channels": 0, "ultra_channels": 0, "ultra_weights": False}
+
+
 def ways(count: int, inputs: int) -> int:
     """LUTs of so many inputs, 4 or 6, that choose one of ``count`` bits, as Yosys has them."""
     if count < 2:
@@ -135,6 +139,9 @@ class Memory:
 
     def mapped(self, family: Family) -> Mapped:
         """What Yosys makes of it."""
+        return _mapped(self, family)
+
+    def _map(self, family: Family) -> Mapped:
         if self.kind == "ultra":
             # Of 4,096 rows of 72 bits, each of which may hold several narrow ones.
             return Mapped(0, 0, 0, 0, self.count * min(
@@ -184,13 +191,19 @@ class Memory:
         return 0.5 * (ceil(self.depth / rows) - 1) * self.width
 
 
+@cache
+def _mapped(memory: Memory, family: Family) -> Mapped:
+    """`Memory.mapped`, which finds the same for many machines."""
+    return memory._map(family)
+
+
 def of_any_depth(config: Config) -> Config:
-    """A machine with the same pipelines and order of work: machines that differ in the depths of memories and in the
-    widths of numbers share it."""
+    """A machine with the same pipelines and order of work: machines that differ in the depths and kinds of memories and
+    in the widths of numbers share it."""
     depths = {name: 1024 for name in DEPTHS} | {"vector_depth": max(1024, 512 * config.groups), "program_depth": 64}
     # A machine that streams has few widths of weights.
     widths = {"activation_bits": 14} if config.stream else {"activation_bits": 14, "weight_bits": 12}
-    return config.replace(name="any depth", **depths, **widths)
+    return config.replace(name="any depth", **BLOCK_RAMS, **depths, **widths)
 
 
 @cache
@@ -198,6 +211,7 @@ def _posted_depth(config: Config) -> int:
     return StateAccess(config).posted_depth
 
 
+@lru_cache(maxsize=64)
 def memories(config: Config) -> dict[str, list[Memory]]:
     """The memories of one instance of each block, by the block's name; those of a few rows only if their width depends
     on the machine."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openese.rtl.config import Config
-from openese.sw.model.layers import GRU, Layer, Model
+from openese.sw.model.layers import DENSE, GRU, Layer, Model
 from openese.sw.pack.schedule import PHASES
 
 __all__ = ["Guesses", "Work"]
@@ -80,11 +80,12 @@ class Guesses:
         With few of them `W_r` y waits for the frame, and a row's sums wait for each other. At rest this takes much
         longer, so few are not tried.
         """
-        rows = [[4 * _rows(layer.cells, config) for layer in model.layers] for model in self._models]
-        outputs = [_projected(model, config) for model in self._models]
-        least = max(2 * max(of_model) + output for of_model, output in zip(rows, outputs, strict=True))
-        ahead = max(least, *(sum(of_model) + of_model[-1] + output
-                             for of_model, output in zip(rows, outputs, strict=True)))
+        least = ahead = 0
+        for model in self._models:
+            gates, rest = _sums(model, config)
+            least = max(least, 2 * max(gates) + rest)
+            ahead = max(ahead, sum(gates) + gates[-1] + rest)
+        ahead = max(least, ahead)
         return sorted({2 * ahead, PHASES * ahead} if at_rest else {least, ahead, PHASES * ahead})
 
     def steady(self, config: Config, density: float) -> float:
@@ -94,7 +95,7 @@ class Guesses:
             array = elementwise = 0
             for layer, lines in zip(model.layers, work.lines, strict=True):
                 array += sum(max(lines[tensor], -(-_columns(layer, tensor) // config.groups)) for tensor in lines)
-                array += 4 * _rows(layer.cells, config) + (layer.w_ym is not None) * _rows(layer.outputs, config)
+                array += _gate_rows(layer, config) + (layer.w_ym is not None) * _rows(layer.outputs, config)
                 elementwise += _elementwise(layer, config) + _PIPELINE
             total += max(array, elementwise)
         return total
@@ -106,7 +107,7 @@ class Guesses:
             for layer, lines in zip(model.layers, work.lines, strict=True):
                 follows = [tensor for tensor in lines if tensor != "w_r"]
                 total += sum(max(lines[tensor], -(-_columns(layer, tensor) // config.groups)) for tensor in follows)
-                total += 4 * _rows(layer.cells, config) + _PIPELINE
+                total += _gate_rows(layer, config) + _PIPELINE
             total += _elementwise(model.layers[-1], config)
         return total
 
@@ -116,17 +117,27 @@ def _rows(size: int, config: Config) -> int:
 
 
 def _columns(layer: Layer, tensor: str) -> int:
-    return {"w_x": layer.inputs, "w_r": layer.outputs}.get(tensor, layer.cells)
+    return {"w_x": layer.inputs, "w_r": layer.feedback}.get(tensor, layer.cells)
 
 
-def _projected(model: Model, config: Config) -> int:
-    """Accumulators of the largest projection."""
-    return max(_rows(layer.outputs, config) * (layer.w_ym is not None) for layer in model.layers)
+def _gate_rows(layer: Layer, config: Config) -> int:
+    """Accumulators of a layer's gates, for one phase."""
+    return (1 if layer.kind is DENSE else 4) * _rows(layer.w_x.shape[1], config)
+
+
+def _sums(model: Model, config: Config) -> tuple[list[int], int]:
+    """Accumulators of each layer's gates, and those of the largest projection and of dense layers at the end."""
+    layers = model.layers
+    tails = next((number for number, layer in enumerate(layers[::-1]) if layer.kind is not DENSE), 0)
+    pivot = len(layers) - tails
+    projected = max(_rows(layer.outputs, config) * (layer.w_ym is not None) for layer in layers)
+    return ([_gate_rows(layer, config) for layer in layers[:pivot]],
+            projected + sum(_gate_rows(layer, config) for layer in layers[pivot:]))
 
 
 def _elementwise(layer: Layer, config: Config) -> int:
-    operations = 4 + (layer.kind is not GRU)
-    return _rows(layer.cells, config) * max(operations * config.beats, config.row_pes // config.groups)
+    operations = 1 if layer.kind is DENSE else 4 + (layer.kind is not GRU)
+    return _rows(layer.w_x.shape[1], config) * max(operations * config.beats, config.row_pes // config.groups)
 
 
 def _kept(nonzeros: NDArray[np.bool_], row_pes: int, groups: int, density: float) -> NDArray[np.int64]:
@@ -144,19 +155,22 @@ def _kept(nonzeros: NDArray[np.bool_], row_pes: int, groups: int, density: float
 
 
 def _needs(model: Model, work: Work, config: Config) -> dict[str, int]:
-    groups = config.groups
+    groups, layers = config.groups, model.layers
 
-    def lines(columns: int) -> int:
-        return -(-columns // groups) * groups
+    def lines(size: int) -> int:
+        return -(-_rows(size, config) * config.row_pes // groups) * groups
 
-    layers = model.layers
-    m = sum(lines(_rows(layer.cells, config) * config.row_pes) for layer in layers if layer.w_ym is not None)
-    y = sum(lines(_rows(layer.outputs, config) * config.row_pes) for layer in layers)
+    inner = [layer.kind is DENSE and layer is not layers[-1] for layer in layers]  # their y is neither kept nor sent
+    m = sum(lines(layer.outputs if dense else layer.cells) for layer, dense in zip(layers, inner, strict=True)
+            if dense or layer.w_ym is not None)
+    y = sum(lines(layer.outputs) for layer, dense in zip(layers, inner, strict=True) if not dense)
+    gates, rest = _sums(model, config)
     return {
         "entry_depth": 0 if config.stream else sum(sum(held.values()) for held in work.lines),
         "column_depth": sum(-(-_columns(layer, tensor) // groups)
                             for layer, held in zip(layers, work.lines, strict=True) for tensor in held),
-        "vector_depth": 2 * lines(model.inputs) + m + config.banks * y,
-        "cell_rows": sum(_rows(layer.cells, config) for layer in layers),
-        "accumulator_rows": 2 * max(4 * _rows(layer.cells, config) for layer in layers) + _projected(model, config),
+        "vector_depth": 2 * (-(-model.inputs // groups) * groups) + m + config.banks * y,
+        "cell_rows": sum(-(-_rows(layer.outputs, config) // config.dense_rows) if layer.kind is DENSE
+                         else _rows(layer.cells, config) for layer in layers),
+        "accumulator_rows": 2 * max(gates) + rest,
     }

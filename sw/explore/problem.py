@@ -4,7 +4,7 @@
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -15,6 +15,7 @@ from openese.rtl.config import DEPTHS, Config
 from openese.rtl.targets.capacity import block_rams, multipliers, resources
 from openese.rtl.targets.devices import Device
 from openese.rtl.targets.logic import Amount
+from openese.rtl.targets.memories import BLOCK_RAMS
 from openese.sw.compile import QuantizedNetwork, output_error, prune, quantize
 from openese.sw.cycles.load import MachineLoad, model_load
 from openese.sw.cycles.model import at_rest, estimate
@@ -32,6 +33,7 @@ from openese.sw.whole.engine import Recorded
 
 __all__ = ["Guess", "Measured", "Problem", "Timed", "share_of", "timed_machine"]
 
+_LUT_SHARES = (0, 0.2, 0.4, 0.7)  # of the channels, whose accumulators are in LUT RAM
 _ATTEMPTS = 3  # to give a machine the memories that it turns out to need
 
 
@@ -131,13 +133,22 @@ def share_of(taken: Mapping[str, Amount], device: Device) -> float:
                for name, amount in taken.items() if amount.number)
 
 
+def _other_memories(config: Config, device: Device) -> Iterator[dict[str, int | bool]]:
+    """Memories of a machine that can be in LUT RAM or UltraRAM, in the place of block RAM."""
+    channels = sorted({round(config.channels * share) for share in _LUT_SHARES})
+    for ultra in (False, True) if device.urams else (False,):
+        for count in channels:
+            if count or ultra:
+                yield {"ultra_weights": ultra, "lut_channels": count}
+
+
 def timed_machine(config: Config) -> Config:
     """A machine of the same cycles with room for any network. Candidates that share it are timed once."""
     if config.stream:  # its ring's depth and its entries' width decide too
         return config.replace(name="timed")
     roomy = {name: 1 << 16 for name in DEPTHS} | {"entry_depth": 1 << 20, "cell_rows": 4096, "program_depth": 256,
                                                   "accumulator_rows": config.accumulator_rows}
-    machine = config.replace(name="timed", banks=1, weight_bits=16, activation_bits=16, **roomy)
+    machine = config.replace(name="timed", banks=1, weight_bits=16, activation_bits=16, **BLOCK_RAMS, **roomy)
     same = machine.beat_columns == config.beat_columns
     return machine if same else machine.replace(activation_bits=config.activation_bits)
 
@@ -180,17 +191,20 @@ class Problem:
 
     # -- size --------------------------------------------------------------------------------------
 
-    def all_sized(self, configs: Iterable[Config], densities: Iterable[float], words: Iterable[Mapping[str, int]]
-                  ) -> tuple[int, int, list[Guess]]:
+    def all_sized(self, configs: Iterable[Config], densities: Iterable[float], words: Iterable[Mapping[str, int]],
+                  others: bool = True) -> tuple[int, int, list[Guess]]:
         """`sized` of several machines together."""
-        found = [self.sized(config, densities, words) for config in configs]
+        found = [self.sized(config, densities, words, others) for config in configs]
         return (sum(large for large, _, _ in found), sum(slow for _, slow, _ in found),
                 [guess for _, _, several in found for guess in several])
 
-    def sized(self, config: Config, densities: Iterable[float], words: Iterable[Mapping[str, int]]
-              ) -> tuple[int, int, list[Guess]]:
+    def sized(self, config: Config, densities: Iterable[float], words: Iterable[Mapping[str, int]],
+              others: bool = True) -> tuple[int, int, list[Guess]]:
         """The candidates of a machine that fit the device and may reach the goal, with these word lengths and
-        densities. Also the numbers of those that do not fit, and of those that are too slow."""
+        densities. Also the numbers of those that do not fit, and of those that are too slow.
+
+        ``others``: with memories in LUT RAM and UltraRAM, where block RAMs are short.
+        """
         large = slow = 0
         found = []
         most = self.fill * self.device.multipliers
@@ -209,18 +223,35 @@ class Problem:
                 if not self.goal.reached(worded, cycles):
                     slow += 1
                     continue
-                held = self.holding(worded, self.guesses.needs(worded, density))
-                taken = self._share(held)
+                held, taken = self._smallest(self.holding(worded, self.guesses.needs(worded, density)), others)
                 if held is None or taken > self.fill:
                     large += 1
                 else:
                     found.append(Guess(held, density, taken, cycles))
         return large, slow, found
 
-    def _share(self, config: Config | None) -> float:
+    def _smallest(self, config: Config | None, others: bool) -> tuple[Config | None, float]:
+        """A machine, or the same with other kinds of memory if it takes a smaller share of the device; and this share,
+        infinite where nothing fits."""
+        if config is None:
+            return None, math.inf
+        best, least = config, self._share(config)
+        device = self.device
+        if others and block_rams(config, device.family) >= min(least, self.fill) * device.block_rams:
+            least_rams = config.replace(lut_channels=config.channels, ultra_weights=bool(device.urams))
+            if block_rams(least_rams, device.family) > self.fill * device.block_rams:
+                return best, least
+            for changes in _other_memories(config, device):
+                other = config.replace(**changes)
+                taken = self._share(other)
+                if taken < least:
+                    best, least = other, taken
+        return best, least
+
+    def _share(self, config: Config) -> float:
         """`share_of` a machine, infinite where its block RAMs alone, which are quickly counted, are too many."""
         device = self.device
-        if config is None or block_rams(config, device.family) > self.fill * device.block_rams:
+        if block_rams(config, device.family) > self.fill * device.block_rams:
             return math.inf
         return share_of(resources(config, device.family), device)
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from openese.rtl.config import Config
 from openese.rtl.targets.capacity import resources
+from openese.rtl.targets.memories import BLOCK_RAMS
 from openese.sw.cycles.load import voices_served
 from openese.sw.explore.goal import ExploreError, Goal
 from openese.sw.explore.pools import Pool
@@ -119,7 +120,8 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     if not machines or not words:
         raise ExploreError("no machine has such fields; give other values by --try" if given or not goal.bounded else
                            f"no machine that is tried holds {goal}: give fewer, or more --try banks=N")
-    guesses, counts = _sized(problem, pool, machines, densities, words, tell)
+    others = not given.keys() & BLOCK_RAMS.keys()
+    guesses, counts = _sized(problem, pool, machines, densities, words, others, tell)
     if not guesses:
         raise ExploreError(_nothing(problem, counts))
     losses = _losses(problem, pool, guesses, tell)
@@ -151,9 +153,9 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
 
 
 def _sized(problem: Problem, pool: Pool, machines: Sequence[Config], densities: Sequence[float],
-           words: Sequence[Mapping[str, int]], tell: Tell) -> tuple[list[Guess], dict[str, int]]:
+           words: Sequence[Mapping[str, int]], others: bool, tell: Tell) -> tuple[list[Guess], dict[str, int]]:
     chunks = [machines[first:first + _CHUNK] for first in range(0, len(machines), _CHUNK)]
-    found = pool.map("all_sized", [(chunk, tuple(densities), words) for chunk in chunks],
+    found = pool.map("all_sized", [(chunk, tuple(densities), words, others) for chunk in chunks],
                      tell("sizes", len(chunks)))
     guesses = [guess for _, _, several in found for guess in several]
     large, slow = sum(one[0] for one in found), sum(one[1] for one in found)
