@@ -62,7 +62,7 @@ def test_wide_weights_take_two_multipliers_of_18_bits(weight_bits, each):
 
 
 @pytest.mark.parametrize("name, target", [("ese", "ooc"), ("ku060", "ooc"), ("demo", "kcu105"), ("demo", "kv260"),
-                                          ("tiny", "pynq-z2"), ("ulx3s", "ulx3s")])
+                                          ("tiny", "pynq-z2"), ("ulx3s", "ulx3s"), ("kv260", "kv260")])
 def test_a_machine_that_fits(name, target):
     check_fits(preset(name), target)
 
