@@ -159,7 +159,8 @@ def test_processes_end_with_the_one_that_began_them(tmp_path):
 def test_the_best_of_a_goal_that_can_be_reached():
     frames = speech_like(SEED, 30, 2, 6)
     free = explore(stack(), PYNQ, goal=Goal("latency", 1e-5), given=SMALL, calibrate=frames)
-    assert free.found.winner.loss == min(one.loss for one in free.found.front)
+    least = [one for one in free.found.front if one.loss <= 1.02 * min(one.loss for one in free.found.front)]
+    assert free.found.winner.share == min(one.share for one in least)
     assert free.density is None and free.found.winner.at_rest / 200e6 <= 1e-5
     limited = explore(stack(), PYNQ, goal=Goal("latency", 1e-5), given=SMALL, calibrate=frames, max_loss=0.01)
     assert limited.found.winner.loss <= 0.01
