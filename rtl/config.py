@@ -99,7 +99,7 @@ class Config:
         Channels of every PE whose accumulators are in LUT RAM, and in UltraRAM of UltraScale+. Those of the others are
         in block RAM.
     ultra_weights : bool
-        The weights of the PEs are in UltraRAM too, which has 4,096 of them.
+        The weights of the PEs are in UltraRAM, too.
 
     Raises
     ------

@@ -39,11 +39,12 @@ def capacities():
 
 def synthesis():
     """What Yosys counts for each preset that is synthesized."""
-    rows = [[f"`{name}`", TITLES[family], *(f"{figures['total'].get(kind, 0):,}" for kind in ("LUT", "BRAM", "DSP"))]
+    kinds = ("LUT", "BRAM", "URAM", "DSP")
+    rows = [[f"`{name}`", TITLES[family], *(f"{figures['total'].get(kind, 0):,}" for kind in kinds)]
             for family, machines in synthesized().items() for name, figures in machines.items()]
     order = list(PRESETS)
     rows.sort(key=lambda row: order.index(row[0].strip("`")))
-    return table(["preset", "family", "LUT", "block RAM", "DSP"], rows)
+    return table(["preset", "family", "LUT", "block RAM", "UltraRAM", "DSP"], rows)
 
 
 def devices():

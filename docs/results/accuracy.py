@@ -146,6 +146,17 @@ def _with_noise(entry):
     return f"{_percent(entry['decoded'])}; {entry['signal_to_noise_db']:.0f} dB"
 
 
+def short_words():
+    """The bundled recognizer in its own words, and in those of `ku060`."""
+    rows = []
+    for test, meaning in _TESTS.items():
+        found = _measured()["short_words"][test]
+        own, short = found["own"], found["short"]
+        rows.append([meaning, f"{own['phones']:,}", _percent(own["decoded"]), _percent(short["decoded"]), _more(found)])
+    return table(["test", "phones", "12-bit weights, 16-bit activations", "8-bit weights, 12-bit activations",
+                  "difference"], rows)
+
+
 def activation_bits():
     """Activations of fewer bits."""
     found = defaultdict(dict)
@@ -204,7 +215,7 @@ def speaker():
 TABLES = {
     **{("results/index.md", make.__name__): make for make in (shipped, compared, weight_bits, vad, speaker)},
     **{("results/accuracy.md", make.__name__): make for make in (
-        densities, hour, activation_bits, sensitivity)}}
+        densities, hour, activation_bits, short_words, sensitivity)}}
 
 
 def _draw_densities(axes):

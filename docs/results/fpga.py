@@ -38,13 +38,13 @@ def resources():
     rows = []
     for family, name, figures in _machines():
         total, depth = figures["total"], figures["depth"]
-        rows.append([f"`{name}`", TITLES[family], *(f"{total.get(kind, 0):,}" for kind in _KINDS),
+        rows.append([f"`{name}`", TITLES[family], *(f"{total.get(kind, 0):,}" for kind in (*_KINDS, "URAM")),
                      f"{total['LUT'] / PRESETS[name].multipliers:.0f}",
                      *(levels(depth, blocks) for blocks in (_PE, _SLICE, depth))])
-    rows.append(["ESE, placed and routed", "UltraScale", *(f"{PAPER[kind]:,}" for kind in _KINDS),
+    rows.append(["ESE, placed and routed", "UltraScale", *(f"{PAPER[kind]:,}" for kind in _KINDS), "0",
                  f"{PAPER['LUT'] / 1024:.0f}", "", "", ""])
-    return table(["machine", "family", "LUT", "of them memory", "FF", "block RAM", "DSP", "LUT per multiplier",
-                  "LUT levels: PE", "slice", "all"], rows)
+    return table(["machine", "family", "LUT", "of them memory", "FF", "block RAM", "DSP", "UltraRAM",
+                  "LUT per multiplier", "LUT levels: PE", "slice", "all"], rows)
 
 
 def shares():

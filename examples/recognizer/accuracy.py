@@ -340,10 +340,14 @@ class Study:
         return recognizer, {"own": integers, "short": quantized(integers.floating_point(), calibration, SHORT)}
 
     def _short_words(self, test):
+        """Score both, and compare them, on as much speech as there is."""
         recognizer, models = self._bundled
-        part = self._part(test)
-        return {name: asdict(score(machine_logits(integers, recognizer.head, frames_of(part)), part.phones,
-                                   recognizer.penalty)) for name, integers in models.items()}
+        part, penalty = self._part(test, FULL.wide.get(test, 1)), recognizer.penalty
+        answers = {name: machine_logits(integers, recognizer.head, frames_of(part))
+                   for name, integers in models.items()}
+        compared = compare(answers["own"], answers["short"], part.phones, (penalty, penalty))
+        return {name: asdict(score(logits, part.phones, penalty)) for name, logits in answers.items()} | {
+            key: compared[key] for key in ("more", "deviation")}
 
     def _float64(self, model):
         return self._score(float_logits(model, self._sequences))

@@ -143,8 +143,9 @@ class Memory:
 
     def _map(self, family: Family) -> Mapped:
         if self.kind == "ultra":
-            return Mapped(0, 0, self._choices(4096, family), 0,
-                          self.count * ceil(self.width / 72) * ceil(self.depth / 4096))
+            # Of 4,096 rows of 72 bits, each of which may hold several narrow ones.
+            return Mapped(0, 0, 0, 0, self.count * min(
+                ceil(self.width / bits) * ceil(self.depth * bits / (72 << 12)) for bits in (9, 18, 36, 72)))
         # A lane begins at a whole byte of 9 bits.
         width = self.width if self.lanes == 1 else 9 * ceil(self.width / self.lanes / 9) * self.lanes
         rams, cost, rows = min((self._row(width, *ram) for ram in family.rams), key=lambda row: row[1])
@@ -157,7 +158,10 @@ class Memory:
                       self.count * self.width * (self.kind == "any" or self.clocked))
 
     def _choices(self, rows: int, family: Family) -> int:
-        return self.count * self.width * ways(ceil(self.depth / rows), family.lut_inputs)
+        parts = ceil(self.depth / rows)
+        # What is read without a clock and then kept is chosen by LUTs alone: each chooses one of four.
+        luts = ceil((parts - 1) / 3) if self.clocked and family.lut_inputs == 6 else ways(parts, family.lut_inputs)
+        return self.count * self.width * luts
 
     def _luts(self, family: Family) -> int:
         last = self.depth % LUT_RAM_ROWS if self.clocked else 0

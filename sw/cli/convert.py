@@ -171,6 +171,7 @@ def quantize(network: Path, output: Path, config: Config, calibrate: Path | None
         tell("choosing number formats")
         quantized = quantize_network(given, sequences.frames, config, sequences.lengths, tables=other, dense=dense)
     quantized.save(output)
+    show.guess("FRAMES", calibrate)
     for model in quantized.models:
         show.quantized(model)
 
@@ -253,6 +254,7 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
         tell("counting cycles")
         summary = compiled.summary
     compiled.save(output)
+    show.guess("FRAMES", calibrate)
     for image in compiled.images:
         show.image(image, memories=False)
     show.head(compiled.network)
@@ -267,5 +269,4 @@ def _calibration(network: Network, path: Path | None) -> Sequences:
         if not sequences.frames.any():
             raise click.UsageError(f"--calibrate {path}: every number is zero; number formats need real input")
         return sequences
-    click.echo("openese: no --calibrate FRAMES: number formats are chosen on random numbers, a guess", err=True)
     return Sequences(random_frames(network))

@@ -36,10 +36,8 @@ from openese.sw.whole.host import RECURRENT, Item, Port
 from openese.sw.whole.network import Difference
 
 __all__ = ["bench", "counts", "devices", "differences", "empty", "entries", "error", "estimated", "estimates",
-           "explored", "head",
-           "image", "items", "line", "network",
-           "notes", "places", "ports", "presets", "quantized", "ran", "real_time", "summary", "transcripts",
-           "verified"]
+           "explored", "guess", "head", "image", "items", "line", "network", "notes", "places", "ports", "presets",
+           "quantized", "ran", "real_time", "summary", "transcripts", "verified"]
 
 _PIPE_WIDTH = 140
 _LEAST_WIDTH = 80  # numbers in narrower columns break; a narrow terminal wraps the lines
@@ -231,6 +229,12 @@ def image(held: Image, memories: bool = True) -> None:
 def verified(held: Image, more: str = "") -> None:
     """That an image is sound."""
     line(f"{', '.join(held.names)}: {held.bytes:,} bytes, all CRCs match, packs into the same bytes again{more}")
+
+
+def guess(what: str, calibrate: object) -> None:
+    """Tell on standard error that number formats are a guess, where nothing was given to calibrate on."""
+    if not calibrate:
+        click.echo(f"openese: no --calibrate {what}: number formats are chosen on random numbers, a guess", err=True)
 
 
 def ran(machines: Sequence[Machine], input_saturations: int) -> None:

@@ -52,8 +52,6 @@ def parse_carry(values: Sequence[str]) -> dict[str, str]:
 def compile_file(host: Host, output: Path, config: Config, density: Sequence[str], calibrate: Sequence[Path],
                  carry: Sequence[str]) -> None:
     """Compile a whole network into the folder ``output``, and show the figures that decide."""
-    if not calibrate:
-        click.echo("openese: no --calibrate INPUTS: number formats are chosen on random numbers, a guess", err=True)
     calls = [arrays.load(path, host.inputs) for path in calibrate]
     directions = [direction for part in host.parts.values() for direction in part.directions]
     layers = [layer for direction in directions for layer in direction.model.layers]
@@ -63,6 +61,7 @@ def compile_file(host: Host, output: Path, config: Config, density: Sequence[str
         tell("counting cycles")
         summaries = compiled.summaries
     compiled.save(output)
+    show.guess("INPUTS", calls)
     if calls and compiled.guessed:
         click.echo(f"openese: no calibration input but zeros reaches {', '.join(compiled.guessed)}: number formats "
                    f"there are chosen on random numbers, a guess", err=True)

@@ -117,7 +117,9 @@ def check_manifest(manifest: Mapping[str, Any], config: Config, lines: Mapping[S
         raise ManifestError(f"models: two have the name {_shown(max(names, key=names.count))}")
     layers = [layer for part in parts.values() for layer in part["layers"]]
     if config.banks > 1:
-        _check_banks(manifest, layers, config)
+        # A dense layer's y is in every bank only if it is sent.
+        _check_banks(manifest, [layer for part in parts.values() for layer in part["layers"]
+                                if layer.get("cell") != DENSE.name or layer is part["layers"][-1]], config)
     _check_sections(layers, config, lines)
     dense = sum(_dense(layer, config) for layer in layers)
     if dense > dense_limit(size):

@@ -22,6 +22,7 @@ from openese.sw.prune import prune, slice_counts
 from openese.sw.quantize.choose import quantize, requantize
 from openese.sw.reference.floating import run
 from openese.sw.reference.machine import Reference
+from openese.sw.run.device import state_runs
 from openese.sw.run.runners import FloatRunner
 
 FUNCTIONS = {"none": lambda z: z, "relu": lambda z: np.maximum(z, 0), "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
@@ -188,6 +189,18 @@ def test_an_image_gives_the_model_back(shape):
             np.testing.assert_array_equal(getattr(after, tensor), getattr(before, tensor))
         for field in ("name", "cell", "activation", "x_fraction", "y_fraction", "w_x_fraction", "align_x"):
             assert getattr(after, field) == getattr(before, field)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_an_image_with_banks_and_its_header(shape):
+    """Only the y that is kept or sent is in every bank."""
+    config = DENSE.replace(banks=3, vector_depth=512)
+    model = random_quantized(2, config, 5, *shape)
+    image = parse(pack(schedule(model, config)).words(everything=True).tobytes())
+    assert image.manifest["banks"] == 3
+    runs = list(state_runs(image, 2))
+    assert len(runs) == 2 * sum(layer.feedback > 0 for layer in model.layers)
+    assert sum(count for *_, count in runs) == sum(layer.cells + layer.feedback for layer in model.layers)
 
 
 def test_four_rows_of_biases_take_a_cell_row():

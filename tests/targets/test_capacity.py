@@ -47,11 +47,11 @@ def test_the_last_rows_of_accumulators_in_luts_take_half(rows, width, taken):
 
 
 def test_accumulators_and_weights_in_ultra_ram():
-    """As Yosys maps them for UltraScale+: 84 bits in rows of 72, 8,192 rows in two of 4,096."""
+    """As Yosys maps them for UltraScale+: 84 bits in rows of 72; 16,384 weights in 4,096 rows."""
     config = preset("tiny").replace(pes=2, channels=4, weight_bits=8, activation_bits=12, ultra_channels=3)
     assert (config.accumulator_bits, ultra_rams(config, "xcup")) == (28, 2 * 2)
-    deep = config.replace(entry_depth=8192, ultra_weights=True)
-    assert ultra_rams(deep, "xcup") == 2 * (2 + 2) and block_rams(deep, "xcup") < block_rams(config, "xcup")
+    deep = config.replace(entry_depth=16384, ultra_weights=True)
+    assert ultra_rams(deep, "xcup") == 2 * (2 + 1) and block_rams(deep, "xcup") < block_rams(config, "xcup")
 
 
 @pytest.mark.parametrize("weight_bits, each", [(11, 1), (12, 1), (13, 2), (18, 2)])
@@ -62,7 +62,7 @@ def test_wide_weights_take_two_multipliers_of_18_bits(weight_bits, each):
 
 
 @pytest.mark.parametrize("name, target", [("ese", "ooc"), ("ku060", "ooc"), ("demo", "kcu105"), ("demo", "kv260"),
-                                          ("tiny", "pynq-z2"), ("ulx3s", "ulx3s")])
+                                          ("tiny", "pynq-z2"), ("ulx3s", "ulx3s"), ("kv260", "kv260")])
 def test_a_machine_that_fits(name, target):
     check_fits(preset(name), target)
 
