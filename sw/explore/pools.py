@@ -2,6 +2,7 @@
 """Where candidates are looked at: in this process, in several, or on a Dask cluster."""
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,16 @@ class _Processes(Pool):
 def _begin(problem: Problem) -> None:
     global _problem
     _problem = problem
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A process of the pool waits for work for ever if the one that began it is killed."""
+    from multiprocessing import parent_process
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _in_process(method: str, arguments: tuple[Any, ...]) -> Any:

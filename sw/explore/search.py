@@ -140,7 +140,7 @@ def search(problem: Problem, pool: Pool, *, cells: str, densities: Sequence[floa
     if not good:
         raise ExploreError("of the best candidates none is good enough when it is measured: allow a little more")
     good.sort(key=lambda one: one.all_shares(problem.device))
-    winner = min(good, key=lambda one: _rank(goal, one.config, one.share, one.loss, one.cycles(goal), max_loss))
+    winner = _best(problem, good, max_loss)
     front = _front([(goal.seconds(one.config, one.cycles(goal)), one.share, one.loss) for one in good])
     counts |= {"timed": len(points), "beaten": len(guesses) - len(points) - left, "not reached": left,
                "measured": len(measured)}
@@ -331,6 +331,16 @@ def _compiled(problem: Problem, pool: Pool, points: Sequence[Point], tell: Tell)
     order = sorted(range(len(calls)), key=lambda number: (_lossy(points[number]), repr(calls[number])))
     found = pool.map("measured", [calls[number] for number in order], tell("the best", len(calls)))
     return [one for _, one in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+
+
+def _best(problem: Problem, good: Sequence[Measured], max_loss: float | None) -> Measured:
+    """The best for the goal. Where the least loss counts, a loss that is hardly larger is as good."""
+    least = min(one.loss for one in good)
+    if problem.goal.bounded and max_loss is None:
+        max_loss = least + _LOSSIER * abs(least)
+        good = [one for one in good if one.loss <= max_loss]
+    return min(good, key=lambda one: _rank(problem.goal, one.config, one.share, one.loss, one.cycles(problem.goal),
+                                           max_loss))
 
 
 def _good(problem: Problem, one: Measured, max_loss: float | None) -> bool:

@@ -5,6 +5,7 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -132,10 +133,34 @@ def test_it_is_the_same_every_time_and_with_any_number_of_processes():
     assert results[0] == results[1]
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, to see which processes there are")
+def test_processes_end_with_the_one_that_began_them(tmp_path):
+    script = tmp_path / "search.py"
+    script.write_text(
+        "import os, sys\nsys.path[:0] = sys.argv[1:]\n"
+        "from test_explore import problem\nfrom openese.rtl.config import preset\n"
+        "from openese.sw.explore.pools import processes\n"
+        "if __name__ == '__main__':\n"
+        "    with processes(problem(), 2) as pool:\n"
+        "        pool.map('rounding_loss', [(preset('tiny'),)] * 2)\n"
+        "        print(*pool._executor._processes, flush=True)\n"
+        "        os.kill(os.getpid(), 9)\n")
+    tests = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, script, tests.parent, tests, tests / "sw"], stdout=subprocess.PIPE,
+                          text=True)
+    children = [Path("/proc") / number for number in done.stdout.split()]
+    assert done.returncode == -9 and children
+    end = time.monotonic() + 30
+    while any(child.exists() and "zombie" not in (child / "status").read_text() for child in children):
+        assert time.monotonic() < end, "a process is left"
+        time.sleep(0.1)
+
+
 def test_the_best_of_a_goal_that_can_be_reached():
     frames = speech_like(SEED, 30, 2, 6)
     free = explore(stack(), PYNQ, goal=Goal("latency", 1e-5), given=SMALL, calibrate=frames)
-    assert free.found.winner.loss == min(one.loss for one in free.found.front)
+    least = [one for one in free.found.front if one.loss <= 1.02 * min(one.loss for one in free.found.front)]
+    assert free.found.winner.share == min(one.share for one in least)
     assert free.density is None and free.found.winner.at_rest / 200e6 <= 1e-5
     limited = explore(stack(), PYNQ, goal=Goal("latency", 1e-5), given=SMALL, calibrate=frames, max_loss=0.01)
     assert limited.found.winner.loss <= 0.01
