@@ -35,8 +35,8 @@ def latency():
                          f"{shape['starts']:,}", f"{shape['steady']:,}"))
     order = [shape["name"] for shape in next(iter(_results().values()))["shapes"]]
     rows.sort(key=lambda row: order.index(row[0]))
-    return table(["network", "machine", "multipliers", "cycles at rest", "in the Verilog", "us at 200 MHz", "us at 300 MHz",
-                  "cycles, starts voices", "cycles, steady"], rows)
+    return table(["network", "machine", "multipliers", "cycles at rest", "in the Verilog", "us at 200 MHz",
+                  "us at 300 MHz", "cycles, starts voices", "cycles, steady"], rows)
 
 
 def peers():
