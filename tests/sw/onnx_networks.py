@@ -404,7 +404,7 @@ class Builder:
                     x = self.layer(self.pick(["linear", "gemm", "pointwise"]), x, [])
                     x = self.layer(self.pick(["none", "activation", "activation"]), x, [])
                 if kind == "front":
-                    x = self.lstm(x, gru=self.maybe())
+                    x = self.layer(self.pick(["none", "activation"]), self.lstm(x, gru=self.maybe()), [])
         self.output(self.node("Identity", x.name))
         return self.case()
 

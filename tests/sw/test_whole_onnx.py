@@ -901,6 +901,8 @@ def test_random_dense_layers(tmp_path):
                   for layer in direction.model.layers]
         counts.update(["networks", *(f"dense: {layer.activation}" for layer in layers if layer.kind is DENSE)])
         counts["with dense layers"] += any(layer.kind is DENSE for layer in layers)
+        counts["functions alone"] += sum(layer.is_identity for layer in layers)
+        counts["convolutions"] += sum(item.kind == "Conv" and item.place == "machine" for item in host.items)
         assert_equal(host, case.inputs)
         if case.longer and runs(host, case.longer):
             assert_equal(host, case.longer)
@@ -911,6 +913,7 @@ def test_random_dense_layers(tmp_path):
     check()
     print(counts)
     assert counts["with dense layers"] > NETWORKS // 3
+    assert counts["functions alone"] and counts["convolutions"]
 
 
 @pytest.mark.parametrize("shape", [("b", 5), ("t", "b", 5), (2, "t", 3, 5)], ids=str)
