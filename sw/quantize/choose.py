@@ -335,18 +335,19 @@ def _first_within_a_tenth(errors: Mapping[int, float]) -> int:
 
 def _table_error(function: str, table_range: int, arguments: Sequence[tuple[Float64Array, Float64Array]],
                  config: Config) -> float:
-    """RMS error of a table on (pre-activations, biases). The biases are clipped to its range, as in the machine."""
+    """RMS error of a table on (pre-activations, biases); 0 without any. The biases are clipped to its range, as in the
+    machine."""
     exact = floating.sigmoid if function == "sigmoid" else np.tanh
     table = activation_table(function, table_range, config)
     fraction = argument_fraction(config, table_range)
-    squares = [np.zeros(1)]
+    squares = []
     for z, bias in arguments:
         held = np.clip(bias, -2.0 ** table_range, 2.0 ** table_range)
         stride = -(-z.size // _TABLE_SAMPLES)
         argument = saturate(to_fixed(z + (held - bias), fraction), config.argument_bits).ravel()[::stride]
         value = np.ldexp(Activation.model(config, table, argument).astype(np.float64), -config.gate_fraction)
         squares.append((value - exact(z.ravel()[::stride])) ** 2)
-    return float(np.sqrt(np.mean(np.concatenate(squares))))
+    return float(np.sqrt(np.mean(np.concatenate(squares)))) if squares else 0.0
 
 
 # -- one layer ---------------------------------------------------------------------------------------------
