@@ -4,7 +4,8 @@
 Row r belongs to PE row ``r % (pes // groups)``, and column j to column group ``j % groups``. The weights of a matrix
 on one PE are its *slice*. Each slice keeps its ``int(density * slice_size)`` weights of largest magnitude, so no PE
 waits for another. Among equal magnitudes, the first in row-major order stay. If the sizes of a matrix are not
-multiples of the PEs, slices differ in size. Then each keeps its own share, or, with ``equal``, the same number.
+multiples of the PEs, slices differ in size. Then each keeps its own share, or, with ``equal``, the same number. The
+identity of a dense layer stays as it is.
 """
 
 import dataclasses
@@ -193,6 +194,9 @@ def prune(model: Model, density: Density, pes: int, groups: int = 1, balanced: b
 
     layers = []
     for layer in model.layers:
+        if layer.is_identity:
+            layers.append(layer)
+            continue
         tensors: dict[str, Any] = {tensor: pruned(layer, tensor) for tensor in TENSORS}
         layers.append(dataclasses.replace(layer, **tensors))
     return dataclasses.replace(model, layers=tuple(layers))

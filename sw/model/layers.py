@@ -313,6 +313,12 @@ class Layer(LayerTensors):
             return self
         return dataclasses.replace(self, w_x=np.ldexp(self.w_x, np.negative(exponents)))
 
+    @cached_property
+    def is_identity(self) -> bool:
+        """Whether the layer is dense and gives its function of each input: the matrix is the identity, without bias."""
+        return (self.kind is DENSE and self.inputs == self.outputs and not self.bias.any()
+                and np.array_equal(self.w_x[0], np.eye(self.inputs)))
+
     def matrices(self) -> Iterator[Matrix]:
         """The layer's matrices: w_x and w_r of each gate in turn, then w_ym."""
         for number, gate in enumerate(self.gates):

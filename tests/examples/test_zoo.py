@@ -143,6 +143,23 @@ def test_every_file_of_silero_vad_is_whole(file):
             np.testing.assert_allclose(found[name], wanted[name], atol=1e-4, err_msg=f"{name}, seed {SEED}")
 
 
+def test_the_decoder_of_silero_vad_is_on_a_machine_with_dense_layers():
+    """Relu, a Conv whose kernel has one element, and Sigmoid behind the LSTM, with a Transpose between them."""
+    try:
+        path = package_file("silero_vad_16k_sequence.onnx")
+    except MissingWeights as missing:
+        pytest.skip(str(missing))
+    host = open_host(path, machine=openese.preset("demo").replace(cells="lstm+dense"))
+    part, = host.parts.values()
+    assert [(layer.outputs, layer.activation) for layer in part.model.layers] == [
+        (128, "none"), (128, "relu"), (1, "sigmoid")]
+    rng = np.random.default_rng(SEED)
+    inputs = {"input": rng.normal(size=(9, 576), scale=0.3), "h": np.zeros((1, 1, 128)), "c": np.zeros((1, 1, 128))}
+    found, wanted = host.run(inputs, Engine(host.parts, float_runners(host.parts))), host.original(inputs)
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-4, err_msg=f"{name}, seed {SEED}")
+
+
 def test_a_network_that_spells_its_lstm_out_is_refused():
     try:
         path = package_file("silero_vad_op18_ifless.onnx")

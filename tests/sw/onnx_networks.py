@@ -153,6 +153,13 @@ class Builder:
             like = self.node("Slice", self.node("Shape", x.name), self.constant([0]), self.constant([2]))
             shape_name = self.node("Concat", like, self.constant(np.array([out])), axis=0)
             return Value(self.node("Reshape", name, shape_name), out)
+        if kind == "pointwise":
+            out = self.number(1, 8)
+            given = [self.node("Transpose", name, perm=[1, 2, 0]), self.constant(self.floats(out, size, 1))]
+            name = self.node("Conv", *given, *([self.constant(self.floats(out))] if self.maybe() else []))
+            if self.maybe():
+                name = self.node(self.pick(["Relu", "Tanh", "Sigmoid"]), name)
+            return Value(self.node("Transpose", name, perm=[2, 0, 1]), out)
         if kind == "activation":
             return Value(self.node(self.pick(["Relu", "Tanh", "Sigmoid", "Elu"]), name), size)
         if kind == "scale":
@@ -394,10 +401,10 @@ class Builder:
         for _ in range(self.number(1, 3)):
             for kind in ("front", "behind"):
                 for _ in range(self.number(0, 2)):
-                    x = self.layer(self.pick(["linear", "gemm"]), x, [])
+                    x = self.layer(self.pick(["linear", "gemm", "pointwise"]), x, [])
                     x = self.layer(self.pick(["none", "activation", "activation"]), x, [])
                 if kind == "front":
-                    x = self.lstm(x, gru=self.maybe())
+                    x = self.layer(self.pick(["none", "activation"]), self.lstm(x, gru=self.maybe()), [])
         self.output(self.node("Identity", x.name))
         return self.case()
 

@@ -180,6 +180,21 @@ def test_a_dense_layer_is_pruned_as_others_are():
     assert counts.min() == counts.max() == 6
 
 
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_an_identity_is_exact(activation):
+    """It stays one in integers and under pruning, so that the layer gives its function of each input."""
+    identity = Layer(name="alone", cell="dense", activation=activation, w_x=np.eye(9)[None], bias=np.zeros((1, 9)))
+    model = Model(layers=(*random_model(5, 6, 9).layers, identity, random_dense(np.random.default_rng(1), "y", 9, 4)))
+    pruned = prune(model, 0.1, 4)
+    assert identity.is_identity and [layer.is_identity for layer in pruned.layers] == [False, True, False]
+    assert np.count_nonzero(pruned.layers[2].w_x) < 9
+    for scale in (1.0, 0.01):
+        below, *above = model.layers
+        scaled = Model(layers=(replace(below, w_x=below.w_x * scale), *above))
+        quantized = quantize(scaled, speech_like(5, 60, 2, 6), DENSE).layers[1]
+        np.testing.assert_array_equal(quantized.w_x[0], np.eye(9) * 2.0 ** quantized.w_x_fraction[0])
+
+
 @pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
 def test_an_image_gives_the_model_back(shape):
     model = random_quantized(2, DENSE, 5, *shape)

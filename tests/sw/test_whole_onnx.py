@@ -901,6 +901,8 @@ def test_random_dense_layers(tmp_path):
                   for layer in direction.model.layers]
         counts.update(["networks", *(f"dense: {layer.activation}" for layer in layers if layer.kind is DENSE)])
         counts["with dense layers"] += any(layer.kind is DENSE for layer in layers)
+        counts["functions alone"] += sum(layer.is_identity for layer in layers)
+        counts["convolutions"] += sum(item.kind == "Conv" and item.place == "machine" for item in host.items)
         assert_equal(host, case.inputs)
         if case.longer and runs(host, case.longer):
             assert_equal(host, case.longer)
@@ -911,6 +913,7 @@ def test_random_dense_layers(tmp_path):
     check()
     print(counts)
     assert counts["with dense layers"] > NETWORKS // 3
+    assert counts["functions alone"] and counts["convolutions"]
 
 
 @pytest.mark.parametrize("shape", [("b", 5), ("t", "b", 5), (2, "t", 3, 5)], ids=str)
@@ -939,6 +942,99 @@ def test_a_network_of_dense_layers(tmp_path, shape):
         compiled.run({"x": x[:0]})
     alone = opened(tmp_path, model, machine=GRUS)
     assert not alone.parts and {place for place in places(alone).values()} == {"host"}
+
+
+def decoder(tmp_path, nodes, tensors, cells=6, voices="b"):
+    """An LSTM of which the nodes read s (T, B, C), on a machine with dense layers, compared with onnxruntime."""
+    rng = np.random.default_rng(17)
+    held = weights(rng, 5, cells) | {name: array.astype("f") for name, array in tensors(rng).items()} | {
+        "one": np.array([1]), "last": np.array([3])}
+    lstm = [node("LSTM", "x W R B", "Y", "lstm", hidden_size=cells), node("Squeeze", "Y one", "s", "directions")]
+    host = opened(tmp_path, model_of(lstm + nodes, held, [value("x", shape=["t", voices, 5])], ["y"]), machine=DENSES)
+    x = rng.normal(size=(40, 3 if voices == "b" else voices, 5))
+    assert_equal(host, {"x": x})
+    assert_equal(host, {"x": x[:1]})
+    return host, {"x": x}
+
+
+def layers_of(host):
+    """Kind and function of the layers of the only part."""
+    part, = host.parts.values()
+    return [(layer.cell, layer.activation) for direction in part.directions for layer in direction.model.layers]
+
+
+def kernel(*shape):
+    return lambda rng: {"K": rng.normal(size=shape), "b": rng.normal(size=shape[0])}
+
+
+TURN = node("Transpose", "r", "t", perm=[1, 2, 0])
+
+
+@pytest.mark.parametrize("before, after, shape, options", [
+    ([TURN], [node("Transpose", "c", "d", "back", perm=[0, 2, 1])], (1, 6, 1), {}),
+    ([TURN], [node("Identity", "c", "d")], (4, 6, 1), {"auto_pad": "VALID"}),
+    ([node("Transpose", "r", "u", perm=[1, 2, 0]), node("Unsqueeze", "u last", "t")],
+     [node("Squeeze", "c last", "d")], (2, 6, 1, 1), {"kernel_shape": [1, 1], "dilations": [2, 3]})],
+    ids=["one axis", "automatic", "two axes"])
+def test_a_convolution_of_one_element(tmp_path, before, after, shape, options):
+    """A decoder as Silero VAD has it: a function, a Conv and a function behind the LSTM. The moves stay."""
+    nodes = [node("Relu", "s", "r"), *before, node("Conv", "t K b", "e", **options), node("Sigmoid", "e", "c"), *after,
+             node("Neg", "d", "y")]
+    host, inputs = decoder(tmp_path, nodes, kernel(*shape))
+    assert layers_of(host) == [("lstm", "none"), ("dense", "relu"), ("dense", "sigmoid")]
+    assert {name for name, place in places(host).items() if place == "machine"} == {
+        "lstm", "Relu", "Conv", "Sigmoid", "W", "R", "B", "K", "b"}
+    compiled = assert_integers(host, inputs, config=DENSES)
+    compiled.save(tmp_path / "net")
+    np.testing.assert_array_equal(CompiledWhole.load(tmp_path / "net").run(inputs)["y"], compiled.run(inputs)["y"])
+
+
+@pytest.mark.parametrize("shape, options, perm", [
+    ((2, 6, 3), {"pads": [1, 1]}, [1, 2, 0]), ((2, 6, 1), {"strides": [2]}, [1, 2, 0]),
+    ((2, 3, 1), {"group": 2}, [1, 2, 0]), ((2, 6, 1), {"pads": [1, 0]}, [1, 2, 0]),
+    ((2, 6, 1), {}, [0, 1, 2])], ids=str)
+def test_other_convolutions_stay_on_the_host(tmp_path, shape, options, perm):
+    """The last one is over voices, of which there are as many as cells."""
+    nodes = [node("Relu", "s", "r"), node("Transpose", "r", "t", perm=perm), node("Conv", "t K b", "e", **options),
+             node("Sigmoid", "e", "y")]
+    host, _ = decoder(tmp_path, nodes, kernel(*shape), voices=6)
+    assert layers_of(host) == [("lstm", "none")]
+    assert {places(host)[name] for name in ("Relu", "Conv", "Sigmoid")} == {"host"}
+
+
+SECOND = [node("LSTM", "r W2 R2 B2", "Z", "second", hidden_size=4), node("Squeeze", "Z one", "y", "end")]
+
+
+@pytest.mark.parametrize("nodes, expected", [
+    ([node("Relu", "s", "y")], ["none"]),
+    ([node("Tanh", "s", "r"), *SECOND], ["none", "tanh", "none"]),
+    ([node("Relu", "s", "q"), node("Sigmoid", "q", "r"), *SECOND], ["none", "relu", "sigmoid", "none"]),
+    ([node("Relu", "s", "r"), node("Tanh", "r", "q"), node("MatMul", "q M", "m"), node("Relu", "m", "n", "after"),
+      node("Sigmoid", "n", "y")], ["none", "relu", "tanh", "relu"]),
+    ([node("MatMul", "s M", "m"), node("Relu", "m", "n"), node("Sigmoid", "n", "r"), *SECOND],
+     ["none", "relu", "sigmoid", "none"]),
+    ([node("Elu", "s", "r"), *SECOND], None)], ids=["last", "between", "two", "before a matrix", "behind", "unknown"])
+def test_a_function_alone_is_a_layer_where_another_follows(tmp_path, nodes, expected):
+    host, inputs = decoder(tmp_path, nodes, lambda rng: {"M": rng.normal(size=(6, 6)), **weights(rng, 6, 4, 1, "2")})
+    if expected is None:
+        assert list(host.parts) == ["lstm", "second"]
+    else:
+        assert [activation for _, activation in layers_of(host)] == expected
+    assert_integers(host, inputs, config=DENSES)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 1), (5, 3, 2)], ids=str)
+def test_a_convolution_before_an_lstm(tmp_path, shape):
+    rng = np.random.default_rng(19)
+    tensors = weights(rng, 5, 4) | {"K": rng.normal(size=shape).astype("f")}
+    nodes = [node("Conv", "x K", "c"), node("Relu", "c", "r"), node("Transpose", "r", "t", perm=[2, 0, 1]),
+             node("LSTM", "t W R B", "y", "lstm", hidden_size=4)]
+    host = opened(tmp_path, model_of(nodes, tensors, [value("x", shape=["b", 3, "t"])], ["y"]), machine=DENSES)
+    assert places(host)["Conv"] == ("machine" if shape[2] == 1 else "host")
+    assert len(layers_of(host)) == 3 - shape[2]
+    inputs = {"x": rng.normal(size=(2, 3, 30))}
+    assert_equal(host, inputs)
+    assert_integers(host, inputs, config=DENSES)
 
 
 def runs(host, inputs):
