@@ -348,3 +348,29 @@ def test_a_counter_is_read_in_two_halves_of_one_moment():
     # The core's reset ends in the cycle after the image is loaded.
     assert high << 32 | low == 599 * 0xFFFFFF and high > 0
     assert other == 0, "the upper half is that of the counter whose lower half was read"
+
+
+def test_both_halves_of_every_counter():
+    """A few events of each kind: the lower half has them all, and no bit of the upper half is set."""
+    dut = Served(TINY)
+    found = {}
+
+    async def bench(ctx):
+        ctx.set(dut.loader.loaded, 1)
+        await cycles(ctx, 5)
+        events = {name: getattr(dut.core.events, name) for name in COUNTERS}
+        for event in events.values():
+            ctx.set(event, (1 << len(event)) - 1)
+        await cycles(ctx, 3)
+        for event in events.values():
+            ctx.set(event, 0)
+        await cycles(ctx, 2)
+        for name, event in events.items():
+            for half in ("LOW", "HIGH"):
+                await put(ctx, dut.bus.bus.ar, {"addr": ADDRESS[f"{name.upper()}_{half}"], "prot": 0})
+                found[name, half] = (await get(ctx, dut.bus.bus.r)).data
+            assert found[name, "LOW"] == 3 * ((1 << len(event)) - 1), name
+
+    simulate(dut, bench, limit=2000)
+    assert len(found) == 2 * len(COUNTERS)
+    assert not any(value for (_, half), value in found.items() if half == "HIGH")
