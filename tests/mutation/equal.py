@@ -32,8 +32,8 @@ _SCHEDULE, _IMAGE = "sw/pack/schedule.py", "sw/pack/image.py"
 EQUAL = (
     Equal(_COMPARE, "_BLOCK_NUMBERS = 1 << 18  # pre-activations in memory at a time",
           "_BLOCK_NUMBERS = 2 << 18  # pre-activations in memory at a time", _MEMORY),
-    Equal(_COMPARE, "block = max(1, _BLOCK_NUMBERS // (4 * state.c.size))",
-          "block = max(1, _BLOCK_NUMBERS % (4 * state.c.size))", _MEMORY),
+    Equal(_COMPARE, "block = max(1, _BLOCK_NUMBERS // (4 * voices * layer.w_x.shape[1]))",
+          "block = max(1, _BLOCK_NUMBERS % (4 * voices * layer.w_x.shape[1]))", _MEMORY),
     Equal(_COMPARE, "if layer.peephole is not None and quantized.peephole is not None:",
           "if layer.peephole is not None or quantized.peephole is not None:",
           "Both layers have peepholes, or neither."),
