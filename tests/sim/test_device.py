@@ -48,6 +48,19 @@ def test_equals_the_reference(config, shape, pace):
     assert counters["saturated"] == sum(both.reference.saturations.values())
 
 
+def fifteen_steps(both):
+    """Voices join, leave and start anew, and one gets another state."""
+    channels = both.device.channels
+    both.step(6)
+    both.step(6, both.rng.random((6, channels)) < 0.6, both.rng.random((6, channels)) < 0.3)
+    both.same_states()
+    state = random_state(both.rng, both.model)
+    for machine in (both.device, both.reference):
+        machine.set_state(1, state)
+    both.step(3)
+    both.same_states()
+
+
 @pytest.mark.parametrize("shape", [
     (5, ("gru", 8)), (3, ("gru", 7), ("gru", 6)), (5, ("gru", 8), (8, 5), ("gru", 4)), (4, 6, ("gru", 5))], ids=str)
 @pytest.mark.parametrize("pace", [{}, {"valid": 0.2, "ready": 0.3, "seed": 5}], ids=["free", "paced"])
@@ -55,14 +68,7 @@ def test_grus_equal_the_reference(shape, pace):
     """GRUs, alone and in stacks with LSTMs; states go in and out. Where tables are random, all cells of a row are of
     the model, since others count too when they are clamped."""
     both = Both(GRU, shape, seed=len(shape), pace=pace)
-    both.step(6)
-    both.step(6, both.rng.random((6, GRU.channels)) < 0.6, both.rng.random((6, GRU.channels)) < 0.3)
-    both.same_states()
-    state = random_state(both.rng, both.model)
-    for machine in (both.device, both.reference):
-        machine.set_state(1, state)
-    both.step(3)
-    both.same_states()
+    fifteen_steps(both)
     counters = both.device.counters()
     assert counters["steps"] == 15
     assert counters["saturated"] == sum(both.reference.saturations.values())
@@ -76,14 +82,7 @@ def test_grus_equal_the_reference(shape, pace):
 def test_dense_layers_equal_the_reference(shape, pace):
     """Dense layers alone, before, between and behind LSTMs and GRUs; states go in and out."""
     both = Both(DENSE, shape, seed=len(shape), pace=pace)
-    both.step(6)
-    both.step(6, both.rng.random((6, DENSE.channels)) < 0.6, both.rng.random((6, DENSE.channels)) < 0.3)
-    both.same_states()
-    state = random_state(both.rng, both.model)
-    for machine in (both.device, both.reference):
-        machine.set_state(1, state)
-    both.step(3)
-    both.same_states()
+    fifteen_steps(both)
     assert both.device.counters()["steps"] == 15
 
 
