@@ -24,7 +24,7 @@ DEPTHS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulat
 BANK_SHIFT, MODEL_SHIFT = 2, 8
 
 #: Kinds of layers that a machine may have.
-CELLS = ("lstm", "lstm+gru", "lstm+dense", "lstm+gru+dense")
+CELLS = ("lstm", "lstm+gru", "lstm+gru+gru_before", "lstm+dense", "lstm+gru+dense", "lstm+gru+gru_before+dense")
 
 #: Fields that are true or false.
 FLAGS = ("stream", "ultra_weights")
@@ -93,8 +93,8 @@ class Config:
     models : int
         Models that an image may hold. They share the memories, and each has the states of its own voices.
     cells : str
-        Kinds of layers: ``"lstm"``, and behind it ``"+gru"``, ``"+dense"`` or both. A machine with GRUs has a
-        ``cell_bits`` of at least 24.
+        Kinds of layers: ``"lstm"``, and behind it ``"+gru"``, ``"+dense"`` or both. ``"+gru+gru_before"`` stands for
+        GRUs with the reset after or before the product. A machine with GRUs has a ``cell_bits`` of at least 24.
     lut_channels, ultra_channels : int
         Channels of every PE whose accumulators are in LUT RAM, and in UltraRAM of UltraScale+. Those of the others are
         in block RAM.
@@ -254,6 +254,11 @@ class Config:
     def gru(self) -> bool:
         """Whether the machine has GRU cells beside those of an LSTM."""
         return "gru" in self.cells.split("+")
+
+    @property
+    def gru_before(self) -> bool:
+        """Whether the machine also has GRU cells with the reset before the product."""
+        return "gru_before" in self.cells.split("+")
 
     @property
     def dense(self) -> bool:
