@@ -455,8 +455,8 @@ def test_damaged_hosts_are_refused(tmp_path):
 # -- random networks -------------------------------------------------------------------------------
 
 NETWORKS = int(os.environ.get("OPENESE_KERAS_NETWORKS", "8"))
-#: A machine with GRU cells.
-GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru")
+#: A machine with GRU cells of both kinds.
+GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru+gru_before")
 #: The root of the mean square of the error of the machine's integers, relative to that of the outputs.
 INTEGERS = 0.03
 
