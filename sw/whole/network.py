@@ -29,7 +29,7 @@ from openese.sw.compile import (
     OutputError,
     QuantizedNetwork,
     Summary,
-    pack,
+    packed,
     prune,
     quantize,
     random_frames,
@@ -407,10 +407,13 @@ def pack_parts(quantized: dict[str, QuantizedNetwork], tell: Callable[[str], Non
         Naming the part.
     """
     compiled = {}
+    recurrent = any(layer.kind is not DENSE for network in quantized.values() for model in network.models
+                    for layer in model.layers)
     for name in list(quantized):
         tell(f"{name}: packing")
+        network = quantized.pop(name)
         with _naming(name):
-            compiled[name] = pack(quantized.pop(name))
+            compiled[name] = packed(network, network.config, every=recurrent)
     return compiled
 
 
