@@ -507,6 +507,8 @@ def test_damaged_hosts_are_refused(tmp_path):
 # -- random networks -------------------------------------------------------------------------------
 
 NETWORKS = int(os.environ.get("OPENESE_KERAS_NETWORKS", "8"))
+#: Of these all recurrent layers are GRUs.
+GRU_NETWORKS = int(os.environ.get("OPENESE_KERAS_GRUS", "3"))
 #: A machine with GRU cells.
 GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru")
 #: And with dense layers.
@@ -516,12 +518,14 @@ INTEGERS = 0.03
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask:UserWarning")
-def test_random_networks(tmp_path):
+@pytest.mark.parametrize("grus", [False, True], ids=["any", "grus"])
+def test_random_networks(tmp_path, grus):
     """Alive and from files: equal to Keras in floating point, near it in integers, or refused by name."""
     counts = Counter()
     worst = 0.0
-    for seed in range(NETWORKS):
-        case = random_network(keras, seed)
+    networks = GRU_NETWORKS if grus else NETWORKS
+    for seed in range(networks):
+        case = random_network(keras, seed, grus)
         inputs = list(case.inputs.values())
         inputs = inputs if len(inputs) > 1 else inputs[0]
         wanted = results(case.model, inputs)
@@ -556,4 +560,5 @@ def test_random_networks(tmp_path):
         for value, exact in zip(original.values(), wanted, strict=True):
             np.testing.assert_allclose(value, exact, atol=1e-5, err_msg=f"seed {seed}")
         counts[f"equal .{suffix}"] += 1
-    print(f"{NETWORKS} networks: {dict(counts)}, largest error of integers {100 * worst:.2g} %")
+    print(f"{networks} networks{' of GRUs' if grus else ''}: {dict(counts)}, "
+          f"largest error of integers {100 * worst:.2g} %")

@@ -34,6 +34,8 @@ GRUS = dataclasses.replace(openese.preset("demo"), cells="lstm+gru")
 DENSES = dataclasses.replace(GRUS, cells="lstm+gru+dense")
 #: All reports want at least 100. An exporter takes longer for a network, and the one on dynamo seconds.
 NETWORKS, PROGRAMS, BY_DYNAMO = (int(os.environ.get("OPENESE_TORCH_NETWORKS", usual)) for usual in (10, 5, 2))
+#: Of these all recurrent layers are GRUs.
+GRU_NETWORKS = int(os.environ.get("OPENESE_TORCH_GRUS", "3"))
 
 
 def arrays(inputs):
@@ -64,11 +66,12 @@ def run(host, inputs):
 
 # -- random networks -------------------------------------------------------------------------------
 
-def test_random_networks_through_offload():
+@pytest.mark.parametrize("grus", [False, True], ids=["any", "grus"])
+def test_random_networks_through_offload(grus):
     """Equal in floating point, near in integers."""
     counts, worst = Counter(), 0.0
-    for seed in range(NETWORKS):
-        case = random_network(seed)
+    for seed in range(GRU_NETWORKS if grus else NETWORKS):
+        case = random_network(seed, grus)
         wanted = [results(case.network, inputs) for inputs in (case.inputs, case.longer)]
         machine = DENSES if seed % 2 else GRUS
         exact = openese.offload(case.network, machine, calibrate=case.longer, backend="float")
@@ -81,7 +84,8 @@ def test_random_networks_through_offload():
         counts["parts"] += len(exact.networks)
         counts["with dense layers"] += any(layer.cell == "dense" for part in exact.networks.values()
                                            for direction in part.directions for layer in direction.model.layers)
-    print(f"offload: {counts.pop('networks')} networks equal, largest error of integers {100 * worst:.2g} %; "
+    print(f"offload: {counts.pop('networks')} networks{' of GRUs' if grus else ''} equal, "
+          f"largest error of integers {100 * worst:.2g} %; "
           f"{dict(counts.most_common())}")
 
 
