@@ -94,7 +94,8 @@ class Guesses:
         for model, work in zip(self._models, self.work(config.row_pes, config.groups, density), strict=True):
             array = elementwise = loop = 0
             for layer, lines in zip(model.layers, work.lines, strict=True):
-                products = {tensor: max(lines[tensor], -(-_columns(layer, tensor) // config.groups)) for tensor in lines}
+                products = {tensor: max(each, -(-_columns(layer, tensor) // config.groups))
+                            for tensor, each in lines.items()}
                 array += sum(products.values())
                 array += _gate_rows(layer, config) + (layer.w_ym is not None) * _rows(layer.outputs, config)
                 cells = _elementwise(layer, config) + _PIPELINE
