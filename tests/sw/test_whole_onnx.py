@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from openese.rtl.config import machine_config
 from openese.sw.model.layers import DENSE, ModelError
+from openese.sw.pack.schedule import CapacityError
 from openese.sw.whole.engine import Engine, float_runners
 from openese.sw.whole.host import HostError
 from openese.sw.whole.network import CompiledWhole, compile_host
@@ -940,6 +941,8 @@ def test_a_network_of_dense_layers(tmp_path, shape):
         np.testing.assert_array_equal(again.run({"x": x})[name], array)
     with pytest.raises(HostError, match="the input of a dense layer is empty|found the shape"):
         compiled.run({"x": x[:0]})
+    with pytest.raises(CapacityError, match=r" short\)[^-]*$"):  # a host would have nothing for the machine
+        compile_host(opened(tmp_path, model, machine=DENSES), DENSES.replace(vector_depth=16), calibrate={"x": x})
     alone = opened(tmp_path, model, machine=GRUS)
     assert not alone.parts and {place for place in places(alone).values()} == {"host"}
 
@@ -987,6 +990,8 @@ def test_a_convolution_of_one_element(tmp_path, before, after, shape, options):
     compiled = assert_integers(host, inputs, config=DENSES)
     compiled.save(tmp_path / "net")
     np.testing.assert_array_equal(CompiledWhole.load(tmp_path / "net").run(inputs)["y"], compiled.run(inputs)["y"])
+    with pytest.raises(CapacityError, match="; it fits with its dense layers on the host: --dense host"):
+        compile_host(host, DENSES.replace(cell_rows=2), calibrate=inputs)
 
 
 @pytest.mark.parametrize("shape, options, perm", [
