@@ -59,6 +59,8 @@ DESIGNS = tuple(Config(name=f"design{number}", **fields) for number, fields in e
          column_depth=1024, vector_depth=1024, cell_rows=64, accumulator_rows=256, index_bits=5),
     dict(pes=4, channels=2, queue_depth=16, column_depth=256, vector_depth=256, cell_rows=32, accumulator_rows=128,
          cells="lstm+gru"),
+    dict(pes=4, channels=8, slices=2, slice_width=4, queue_depth=16, column_depth=256, vector_depth=256, cell_rows=32,
+         accumulator_rows=128, cells="lstm+dense"),
 )))
 
 
@@ -137,13 +139,13 @@ class _Family(NamedTuple):
     blocks: tuple[str, ...] = ()
 
 
-#: GRUs are in the slices.
-_GRU = {10: ("Slice",)}
+#: Where GRUs and dense layers are.
+_LAYERS = {10: ("Slice",), 11: ("Slice", "Assemble")}
 _FAMILIES = {
-    "xcu": _Family(range(10), _GRU),
+    "xcu": _Family(range(10), _LAYERS),
     # Only their multipliers differ, which take in registers and adders here.
-    "xc7": _Family((0, 1, 3, 4, 7, 9), _GRU, "xcu", ("SpMV", "Activation", "Slice")),
-    "ecp5": _Family((0, 1, 4), _GRU, "xcu"),
+    "xc7": _Family((0, 1, 3, 4, 7, 9), _LAYERS, "xcu", ("SpMV", "Activation", "Slice")),
+    "ecp5": _Family((0, 1, 4), _LAYERS, "xcu"),
 }
 
 
