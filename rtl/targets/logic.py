@@ -24,7 +24,7 @@ from openese.rtl.loader import Lines
 from openese.rtl.program import Instruction
 from openese.rtl.targets.memories import FAMILIES, memories, of_any_depth, ways
 
-__all__ = ["EXACT", "FILE", "FITTED", "Amount", "Block", "blocks", "logic", "taken"]
+__all__ = ["EXACT", "FILE", "FITTED", "LIKE", "Amount", "Block", "blocks", "logic", "taken"]
 
 #: The coefficients.
 FILE = Path(__file__).with_name("logic.json")
@@ -35,7 +35,9 @@ FITTED = ("LUT", "LUTRAM", "FF")
 #: Terms that are numbers of registers or LUTs, and need no coefficient.
 EXACT = ("adders", "choices", "picked", "read", "registers")
 
-_LIKE = {"xcup": "xcu"}  # families with the same logic
+#: Families that have the coefficients of another, whose logic is the same.
+LIKE = {"xcup": "xcu"}
+
 _SHIFT_REGISTER = 3  # registers one behind another that Yosys makes one of
 
 
@@ -287,6 +289,6 @@ def logic(config: Config, family: str) -> dict[str, Amount]:
     family : str
         A key of `openese.rtl.targets.memories.FAMILIES`.
     """
-    fitted = _fitted()[_LIKE.get(family, family)]
-    return {resource: Amount(round(total), fitted["errors"][resource])
-            for resource, total in taken(config, family, fitted["blocks"]).items()}
+    coefficients, errors = _fitted()[LIKE.get(family, family)]["blocks"], _fitted()[family]["errors"]
+    return {resource: Amount(round(total), errors[resource])
+            for resource, total in taken(config, family, coefficients).items()}
