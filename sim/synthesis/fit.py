@@ -140,9 +140,10 @@ class _Family(NamedTuple):
 
 
 #: Where GRUs are, and where dense layers are; the latter of one family, which the others follow.
-_GRU, _DENSE = {10: ("Slice",)}, {11: ("Slice", "Assemble")}
+_GRU: Mapping[int, tuple[str, ...]] = {10: ("Slice",)}
+_DENSE: Mapping[int, tuple[str, ...]] = {11: ("Slice", "Assemble")}
 _FAMILIES = {
-    "xcu": _Family(range(10), _GRU | _DENSE),
+    "xcu": _Family(range(10), {**_GRU, **_DENSE}),
     # Only their multipliers differ, which take in registers and adders here.
     "xc7": _Family((0, 1, 3, 4, 7, 9), _GRU, "xcu", ("SpMV", "Activation", "Slice")),
     "ecp5": _Family((0, 1, 4), _GRU, "xcu"),
