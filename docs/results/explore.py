@@ -47,7 +47,7 @@ _RECOGNIZER = ("sw", "speech", "recognizer.img")
 SEARCHES = {
     "recognizer": (_speech, [str(_ROOT.joinpath(*_RECOGNIZER)), "--device", "xcku060", "--throughput", "--calibrate",
                              "speech.npz", "--max-loss", "0.02", "--density", "1"]),
-    "3x480": (_three, ["3x480.npz", "--device", "aws-f1", "--latency", "3", "--density", "0.1,0.09,0.08,0.07"]),
+    "3x480": (_three, ["3x480.npz", "--device", "aws-f1", "--latency", "3", "--density", "0.1"]),
 }
 
 
