@@ -455,9 +455,10 @@ PRESETS = {config.name: config for config in [
     Config(name="zcu104", pes=32, channels=16, slices=16, slice_width=2, weight_bits=8, activation_bits=12,
            entry_depth=12288, column_depth=2048, vector_depth=2048, cell_rows=32, accumulator_rows=288, lut_channels=5,
            ultra_weights=True),
-    # Of an XCVU9P, whose largest shares are of block RAMs and UltraRAMs: 80 %.
-    Config(name="vu9p", pes=128, channels=32, groups=2, slices=64, slice_width=4, entry_depth=8192, column_depth=4096,
-           vector_depth=4096, cell_rows=64, accumulator_rows=320, lut_channels=4, ultra_channels=10,
+    # For an XCVU9P: no more than 80 % of a resource. Four groups, since it has three dies: the columns of 32 PE rows
+    # cross their borders, not of 64.
+    Config(name="vu9p", pes=128, channels=32, groups=4, slices=32, slice_width=8, entry_depth=8192, column_depth=4096,
+           vector_depth=4096, cell_rows=64, accumulator_rows=512, lut_channels=4, ultra_channels=10,
            ultra_weights=True),
     # A column takes all PEs of a group three cycles, so there are eight groups.
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
