@@ -452,8 +452,8 @@ class _Unpacker:
 def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Path]:
     """Write each memory's contents for ``$readmemh``: one file a memory, one hexadecimal number a line.
 
-    Weights and pointers have a file for each PE, or pointers one for each tile with `wide_pointers`; parameters have one
-    for each slice, the rest one each. Returns the paths.
+    Weights and pointers have a file for each PE, or pointers one for each tile if the machine has `wide_pointers`.
+    Parameters have one for each slice, the rest one each. Returns the paths.
     """
     config = image.config
     lines = Lines(config)
