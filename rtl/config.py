@@ -25,7 +25,7 @@ DEPTHS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulat
 BANK_SHIFT, MODEL_SHIFT = 2, 8
 
 #: Kinds of layers that a machine may have.
-CELLS = ("lstm", "lstm+gru", "lstm+dense", "lstm+gru+dense")
+CELLS = ("lstm", "lstm+gru", "lstm+gru+gru_before", "lstm+dense", "lstm+gru+dense", "lstm+gru+gru_before+dense")
 
 #: Fields that are true or false.
 FLAGS = ("stream", "ultra_weights", "wide_pointers")
@@ -94,8 +94,8 @@ class Config:
     models : int
         Models that an image may hold. They share the memories, and each has the states of its own voices.
     cells : str
-        Kinds of layers: ``"lstm"``, and behind it ``"+gru"``, ``"+dense"`` or both. A machine with GRUs has a
-        ``cell_bits`` of at least 24.
+        Kinds of layers: ``"lstm"``, and behind it ``"+gru"``, ``"+dense"`` or both. ``"+gru+gru_before"`` stands for
+        GRUs with the reset after or before the product. A machine with GRUs has a ``cell_bits`` of at least 24.
     lut_channels, ultra_channels : int
         Channels of every PE whose accumulators are in LUT RAM, and in UltraRAM of UltraScale+. Those of the others are
         in block RAM.
@@ -268,6 +268,11 @@ class Config:
     def gru(self) -> bool:
         """Whether the machine has GRU cells beside those of an LSTM."""
         return "gru" in self.cells.split("+")
+
+    @property
+    def gru_before(self) -> bool:
+        """Whether the machine also has GRU cells with the reset before the product."""
+        return "gru_before" in self.cells.split("+")
 
     @property
     def dense(self) -> bool:
@@ -450,6 +455,10 @@ PRESETS = {config.name: config for config in [
     Config(name="zcu104", pes=32, channels=16, slices=16, slice_width=2, weight_bits=8, activation_bits=12,
            entry_depth=12288, column_depth=2048, vector_depth=2048, cell_rows=32, accumulator_rows=288, lut_channels=5,
            ultra_weights=True),
+    # Of an XCVU9P, whose largest shares are of block RAMs and UltraRAMs: 80 %.
+    Config(name="vu9p", pes=128, channels=32, groups=2, slices=64, slice_width=4, entry_depth=8192, column_depth=4096,
+           vector_depth=4096, cell_rows=64, accumulator_rows=320, lut_channels=4, ultra_channels=10,
+           ultra_weights=True),
     # A column takes all PEs of a group three cycles, so there are eight groups.
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
            vector_depth=4096, cell_rows=16, accumulator_rows=512),
@@ -474,6 +483,8 @@ PURPOSES = {
     "arty_a7": "the Arty A7-100T board: 128 multipliers of 8-bit weights and 12-bit activations",
     "kv260": "the KV260 board: 256 such multipliers, with the weights in its UltraRAMs",
     "zcu104": "the ZCU104 board: 512 such multipliers, with the paper's layer at 10 % density in its UltraRAMs",
+    "vu9p": "an XCVU9P, as on the VCU118 board: four times the paper's multipliers, with weights and accumulators in "
+            "its UltraRAMs",
     "latency": "one voice with the shortest delay",
     "latency_vu9p": "as latency, four times as wide, for an FPGA as large as an XCVU9P, as that of an AWS F1",
 }

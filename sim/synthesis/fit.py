@@ -20,6 +20,7 @@ from scipy.optimize import nnls
 from openese.output import write_text
 from openese.rtl.config import PRESETS, Config
 from openese.rtl.targets.logic import EXACT, FILE, FITTED, Block, blocks, taken
+from openese.sim.build import locked
 from openese.sim.synthesis.baselines import Baselines
 from openese.sim.synthesis.estimate import estimate, synthesized
 
@@ -162,28 +163,36 @@ def _coefficients(family: str, known: Mapping[str, Any]) -> tuple[list[tuple[Con
     return whole, {**(like or {}), **own}
 
 
+def _known() -> dict[str, Any]:
+    """The file."""
+    known: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
+    return known
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Synthesize, fit, compare, and write the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--family", choices=list(_FAMILIES), action="append", help="this family alone")
     asked = parser.parse_args(arguments)
-    result: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
+    result = _known()
     console = Console()
     for family in asked.family or _FAMILIES:
         machines, coefficients = _coefficients(family, result)
         presets = [(PRESETS[name], figures["blocks"]) for name, figures in Baselines().figures(family).items()]
         errors = compared(presets, family, coefficients)
         of_all = errors | compared(machines, family, coefficients)
-        for name, found in of_all.items():
+        for name, off in of_all.items():
             console.print(f"{family} {name}: " + ", ".join(f"{resource} {error:+.1%}"
-                                                           for resource, error in found.items()))
-        result[family] = {
-            "errors": {resource: round(max(abs(found[resource]) for found in of_all.values()), 4)
+                                                           for resource, error in off.items()))
+        found = {
+            "errors": {resource: round(max(abs(off[resource]) for off in of_all.values()), 4)
                        for resource in FITTED},
-            "compared": {name: {resource: round(error, 4) for resource, error in found.items()}
-                         for name, found in errors.items()},
+            "compared": {name: {resource: round(error, 4) for resource, error in off.items()}
+                         for name, off in errors.items()},
             "blocks": coefficients}
-        write_text(FILE, json.dumps(result, indent=1) + "\n")
+        with locked(FILE):  # other families may be fitted at the same time
+            result = _known() | {family: found}
+            write_text(FILE, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ def items(held: Sequence[Item]) -> None:
     width = sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True))
     _table(["name ", "kind ", "place ", " "], rows, width)
     if any(item.place == "machine" and item.kind.startswith("GRU") for item in held):
-        line("note: only a machine with cells lstm+gru computes a GRU (--set cells=lstm+gru)")
+        line("note: only a machine with cells lstm+gru computes a GRU (--set cells=lstm+gru), and one with "
+             "lstm+gru+gru_before a GRU with the reset before the product")
 
 
 def places(held: Sequence[Item]) -> None:
@@ -197,7 +198,7 @@ def _parameters(layer: Mapping[str, Any]) -> int:
     if layer.get("cell") == DENSE.name:
         return int(outputs * (layer["inputs"] + 1))
     if layer.get("cell") == GRU.name:
-        return int(3 * cells * (layer["inputs"] + outputs) + 4 * cells)
+        return int(3 * cells * (layer["inputs"] + outputs) + (3 if "reset_after" in layer else 4) * cells)
     return int(4 * cells * (layer["inputs"] + outputs + 1) + layer["peephole"] * 3 * cells
                + layer["projection"] * outputs * cells)
 
