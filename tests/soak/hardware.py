@@ -70,10 +70,13 @@ def random_config(rng):
             fields["stream"] = bool(wide)
             if wide:
                 fields["weight_bits"] = int(rng.choice(wide)) - fields["index_bits"]
+        if rng.random() < 0.3:
+            fields |= {"wide_pointers": True, "ultra_weights": bool(rng.random() < 0.5)}
         try:
-            return Config(name="random", **fields)
+            config = Config(name="random", **fields)
         except ValueError:
             continue
+        return config.replace(block_weights=int(rng.integers(config.tile_pes))) if config.ultra_weights else config
 
 
 def random_shape(rng, config):
