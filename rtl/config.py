@@ -15,7 +15,7 @@ __all__ = ["BANK_SHIFT", "CELLS", "DEPTHS", "FLAGS", "MODEL_SHIFT", "Config", "L
            "preset", "machine_config", "bits_for"]
 
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
-LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels", "ultra_weights")
+LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels", "ultra_weights", "forward")
 
 #: Fields that say how much a memory holds.
 DEPTHS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "program_depth")
@@ -27,7 +27,7 @@ BANK_SHIFT, MODEL_SHIFT = 2, 8
 CELLS = ("lstm", "lstm+gru", "lstm+dense", "lstm+gru+dense")
 
 #: Fields that are true or false.
-FLAGS = ("stream", "ultra_weights")
+FLAGS = ("stream", "ultra_weights", "forward")
 
 #: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
 _WIDEST_BEAT = 1024
@@ -100,6 +100,9 @@ class Config:
         in block RAM.
     ultra_weights : bool
         The weights of the PEs are in UltraRAM, too.
+    forward : bool
+        Values are forwarded past their memories: no entry waits for its accumulator, and columns, gates and c come
+        earlier. This takes LUTs for every channel, and is meant for machines of one.
 
     Raises
     ------
@@ -133,6 +136,7 @@ class Config:
     lut_channels: int = 0
     ultra_channels: int = 0
     ultra_weights: bool = False
+    forward: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -438,7 +442,7 @@ PRESETS = {config.name: config for config in [
            ultra_weights=True),
     # A column takes all PEs of a group three cycles, so there are eight groups.
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
-           vector_depth=4096, cell_rows=16, accumulator_rows=512),
+           vector_depth=4096, cell_rows=16, accumulator_rows=512, forward=True),
 ]}
 
 #: What each preset is for.
