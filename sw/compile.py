@@ -36,7 +36,8 @@ from openese.sw.run.device import Device
 from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
 
 __all__ = ["BACKENDS", "PLACES", "CompiledNetwork", "OutputError", "QuantizedNetwork", "Summary", "compile",
-           "output_error", "pack", "pack_together", "packed", "placed", "prune", "quantize", "random_frames"]
+           "on_machine", "output_error", "pack", "pack_together", "packed", "placed", "prune", "quantize",
+           "random_frames"]
 
 #: Where the dense head of a network is computed.
 PLACES = ("machine", "host")
@@ -500,9 +501,20 @@ def placed(network: Network, config: Config, dense: str = "machine") -> Network:
     ValueError
         For another place than those of `PLACES`.
     """
+    return network.with_dense_head() if on_machine(dense, config) else network.with_host_head()
+
+
+def on_machine(dense: str, config: Config) -> bool:
+    """Whether a machine computes dense layers for which ``dense`` names the place.
+
+    Raises
+    ------
+    ValueError
+        For another place than those of `PLACES`.
+    """
     if dense not in PLACES:
         raise ValueError(f"dense must be {' or '.join(PLACES)}, not {dense!r}")
-    return network.with_dense_head() if config.dense and dense == "machine" else network.with_host_head()
+    return config.dense and dense == "machine"
 
 
 def _network(network: Network | Model) -> Network:

@@ -65,13 +65,13 @@ class Block(NamedTuple):
         Instances.
     terms : dict
         By resource of `FITTED` and name, the sizes with which an instance grows.
-    memory : int
+    memory : float
         LUTs that an instance's memories take.
     """
 
     count: int
     terms: dict[str, dict[str, float]]
-    memory: int
+    memory: float
 
     def taken(self, coefficients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """What an instance takes of each of `FITTED`."""
@@ -115,6 +115,7 @@ def blocks(config: Config, family: str) -> dict[str, Block]:
 
 def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     count, position, entry = config.count_bits, config.position_bits, config.entry_bits
+    pointers = count * config.tile_pes if config.wide_pointers else count
     row = bits_for(config.accumulator_rows - 1)
     channels, stream = config.channels, int(config.stream)
     columns, sums = channels * config.activation_bits, channels * config.accumulator_bits
@@ -124,7 +125,7 @@ def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     if not FAMILIES[family].packs:
         registers += channels * config.operand_bits + 2 * columns + sums
     found = {
-        "PtrRead": _Terms({"count": count}, {"count": count}),
+        "PtrRead": _Terms({"count": pointers}, {"count": pointers}),
         "ActQueue": _Terms({"depth": depth}, {"depth": depth}),
         "SpmatRead": _Terms(
             {"position": position, "count": count, "streams": stream, "streamed": stream * position},
@@ -137,7 +138,8 @@ def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
              "split": channels * config.operand_bits * (config.operand_bits > FAMILIES[family].state_bits)},
             {"registers": registers, "row": row, "operand": config.operand_bits}),
     }
-    return {name: (config.pes, terms) for name, terms in found.items()}
+    counts = dict.fromkeys(found, config.pes) | ({"PtrRead": config.slices} if config.wide_pointers else {})
+    return {name: (counts[name], terms) for name, terms in found.items()}
 
 
 def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
@@ -153,7 +155,7 @@ def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
                  + width * groups * sums * picked + adders)
     lanes = {"lanes": width, "sums": width * sums, "cells": width * config.cell_bits,
              "outputs": width * config.activation_bits, "gru": width * config.gru}
-    pes = groups * config.rows_per_slice
+    pes = config.tile_pes
     context = Context(config).size
     lines = (pes * (config.entry_bits + config.count_bits) + bits_for(config.entry_depth - 1)
              + bits_for(config.column_depth - 1) + config.parameter_line_bits + bits_for(config.parameter_lines - 1))
@@ -187,7 +189,7 @@ def _shared(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     channels, groups, width = config.channels, config.groups, config.slice_width
     columns = groups * channels * config.activation_bits
     row, line, vector = bits_for(config.accumulator_rows - 1), config.line_bits, bits_for(config.vector_depth)
-    tile_pes, slices, stream = groups * config.rows_per_slice, config.slices, int(config.stream)
+    tile_pes, slices, stream = config.tile_pes, config.slices, int(config.stream)
     lanes = slices * width
     order, context = bits_for(config.column_depth - 1), Context(config).size
     instruction = Instruction(config).size

@@ -93,12 +93,17 @@ class Guesses:
         """Cycles of a step through all images in steady state, at least."""
         total = 0.0
         for model, work in zip(self._models, self.work(config.row_pes, config.groups, density), strict=True):
-            array = elementwise = 0
+            array = elementwise = loop = 0
             for layer, lines in zip(model.layers, work.lines, strict=True):
-                array += sum(max(lines[tensor], -(-_columns(layer, tensor) // config.groups)) for tensor in lines)
+                products = {tensor: max(each, -(-_columns(layer, tensor) // config.groups))
+                            for tensor, each in lines.items()}
+                array += sum(products.values())
                 array += _gate_rows(layer, config) + (layer.w_ym is not None) * _rows(layer.outputs, config)
-                elementwise += _elementwise(layer, config) + _passes(layer) * _PIPELINE
-            total += max(array, elementwise)
+                cells = _elementwise(layer, config) + _passes(layer) * _PIPELINE
+                elementwise += cells
+                if layer.w_ym is not None:  # y is there when the last cell is projected, and only then is W_r y
+                    loop = max(loop, products["w_r"] + max(products["w_ym"], cells))
+            total += max(array, elementwise, loop)
         return total
 
     def at_rest(self, config: Config, density: float) -> float:

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from openese.rtl.config import DEPTHS, Config
-from openese.rtl.targets.capacity import block_rams, multipliers, resources
+from openese.rtl.targets.capacity import block_rams, multipliers, resources, ultra_rams
 from openese.rtl.targets.devices import Device
 from openese.rtl.targets.logic import Amount
 from openese.rtl.targets.memories import BLOCK_RAMS
@@ -133,13 +134,19 @@ def share_of(taken: Mapping[str, Amount], device: Device) -> float:
                for name, amount in taken.items() if amount.number)
 
 
-def _other_memories(config: Config, device: Device) -> Iterator[dict[str, int | bool]]:
+def _other_memories(config: Config, device: Device, fill: float) -> Iterator[dict[str, int | bool]]:
     """Memories of a machine that can be in LUT RAM or UltraRAM, in the place of block RAM."""
     channels = sorted({round(config.channels * share) for share in _LUT_SHARES})
-    for ultra in (False, True) if device.urams else (False,):
-        for count in channels:
-            if count or ultra:
-                yield {"ultra_weights": ultra, "lut_channels": count}
+    for weights in (False, True) if device.urams else (False,):
+        without = config.replace(ultra_weights=weights)
+        free = (fill * device.urams - ultra_rams(without, device.family)) // config.pes
+        if free < 0:
+            continue
+        # As many channels as UltraRAMs of 72 bits hold.
+        held = min(config.channels, int(free) * 72 // config.accumulator_bits)
+        for ultra, count in product(sorted({0, held // 2, held}), channels):
+            if (weights or ultra or count) and ultra + count <= config.channels:
+                yield {"ultra_weights": weights, "ultra_channels": ultra, "lut_channels": count}
 
 
 def timed_machine(config: Config) -> Config:
@@ -241,7 +248,7 @@ class Problem:
             least_rams = config.replace(lut_channels=config.channels, ultra_weights=bool(device.urams))
             if block_rams(least_rams, device.family) > self.fill * device.block_rams:
                 return best, least
-            for changes in _other_memories(config, device):
+            for changes in _other_memories(config, device, self.fill):
                 other = config.replace(**changes)
                 taken = self._share(other)
                 if taken < least:

@@ -24,11 +24,11 @@ from openese.output import replacing_folder
 from openese.rtl.config import Config, machine_config
 from openese.sw import files, importers
 from openese.sw.compile import (
-    PLACES,
     CompiledNetwork,
     OutputError,
     QuantizedNetwork,
     Summary,
+    on_machine,
     packed,
     prune,
     quantize,
@@ -46,7 +46,8 @@ from openese.sw.whole.engine import Engine, Recorder
 from openese.sw.whole.host import Arrays, Host, HostError, why_no_parts
 
 __all__ = ["CompiledWhole", "Difference", "check_place", "compile", "compile_host", "differences", "first_calls",
-           "open_host", "original_calls", "pack_parts", "prune_parts", "quantize_parts", "run_calls", "same_numbers"]
+           "open_host", "original_calls", "pack_parts", "prune_parts", "quantize_parts", "run_calls", "same_numbers",
+           "without_dense"]
 
 #: The module of each kind of host, with a function ``open_file(path, trust, machine)``, and its class.
 _HOSTS = {"onnx": ("openese.sw.whole.onnx_host", "OnnxHost"),
@@ -253,10 +254,8 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
     OSError
         The file cannot be read.
     """
-    if dense not in PLACES:
-        raise ValueError(f"dense must be {' or '.join(PLACES)}, not {dense!r}")
-    if machine is not None and machine.dense and dense == "host":
-        machine = machine.replace(cells="+".join(kind for kind in machine.cells.split("+") if kind != DENSE.name))
+    if machine is not None:
+        machine = without_dense(machine, dense)
     program = torch_export.program(Path(path))
     if program is not None:
         if not trust:
@@ -269,6 +268,19 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
         return None
     host: Host = import_module(_HOSTS[kind][0]).open_file(Path(path), trust, machine)
     return host
+
+
+def without_dense(machine: Config, dense: str) -> Config:
+    """The machine without dense layers, unless ``dense`` names it as their place.
+
+    Raises
+    ------
+    ValueError
+        For another place than those of `openese.sw.compile.PLACES`.
+    """
+    if on_machine(dense, machine):
+        return machine
+    return machine.replace(cells="+".join(kind for kind in machine.cells.split("+") if kind != DENSE.name))
 
 
 def first_calls(inputs: Call, carry: Mapping[str, str]) -> list[Call]:

@@ -15,10 +15,11 @@ keras = pytest.importorskip("keras")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from torch import nn  # noqa: E402
-from torch.nn.utils import rnn  # noqa: E402
+from torch.nn.utils import parametrizations, rnn  # noqa: E402
 
 import openese  # noqa: E402
 from openese.sw.prune import prune, slice_counts  # noqa: E402
+from openese.sw.run.runners import FloatRunner  # noqa: E402
 from openese.sw.training.pruner import Pruner, find_weights  # noqa: E402
 from openese.sw.training.sensitivity import scan  # noqa: E402
 from openese.sw.whole import keras_layers  # noqa: E402
@@ -116,6 +117,45 @@ def test_grus_stay_if_the_machine_lacks_them():
     assert told["gru"] == told["cell"] == ("host", f"PyTorch: {LACKS}")
     with pytest.raises(ValueError, match="no LSTM or GRU that the machine can compute: GRU 'gru': PyTorch: a GRU, but"):
         openese.offload(nn.GRU(4, 4), "demo", calibrate=torch.randn(5, 2, 4))
+
+
+def norm(gru):
+    parametrizations.weight_norm(gru, "weight_hh_l0")
+    with torch.no_grad():
+        gru.parametrizations.weight_hh_l0.original0.mul_(2)
+
+
+COMPUTED = {
+    "weight norm": norm, "spectral norm": lambda gru: parametrizations.spectral_norm(gru, "weight_hh_l0"),
+    "masks": lambda gru: openese.Pruner(gru, 0.3, MACHINE), "none": lambda gru: None}
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors", "npz"])
+@pytest.mark.parametrize("computed", COMPUTED)
+@pytest.mark.parametrize("learned", [False, True], ids=["", "h0"])
+def test_tensors_of_modules(tmp_path, suffix, computed, learned):
+    """As of LSTMs: weights that are computed, and a state that is learned."""
+    torch.manual_seed(SEED)
+    net = nn.Module()
+    net.gru = nn.GRU(5, 6, num_layers=2, bidirectional=True)
+    COMPUTED[computed](net.gru)
+    net.eval()
+    if learned:
+        net.h0 = nn.Parameter(torch.randn(4, 1, 6).tanh())
+    x = torch.randn(7, 3, 5)
+    with torch.no_grad():
+        wanted = net.gru(x, net.h0.expand(4, 3, 6).contiguous() if learned else None)[0].numpy()
+    path = tmp_path / f"net.{suffix}"
+    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    if suffix == "pt":
+        torch.save(tensors, path)
+    elif suffix == "npz":
+        np.savez(path, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    else:
+        pytest.importorskip("safetensors.torch").save_file(tensors, path)
+    network = openese.load(path)
+    runners = [FloatRunner(direction.model) for direction in network.directions]
+    np.testing.assert_allclose(network.run(x.numpy(), runners)[0], wanted, atol=1e-6)
 
 
 # -- ONNX ----------------------------------------------------------------------------------------------

@@ -856,18 +856,22 @@ GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru+gru_before")
 DENSES = dataclasses.replace(GRUS, cells="lstm+gru+dense")
 #: How many; all reports want at least 300.
 NETWORKS = int(os.environ.get("OPENESE_ONNX_NETWORKS", "25"))
+#: Of these all recurrent nodes but RNNs are GRUs.
+GRU_NETWORKS = int(os.environ.get("OPENESE_ONNX_GRUS", "6"))
 REFUSALS = {"foreign operator": "is the operator foreign.Mystery, which onnxruntime does not have",
             "sequence output": r"is seq\(tensor\(float\)\), not a tensor of numbers or text"}
 
 
-def test_random_networks(tmp_path):
+@pytest.mark.parametrize("grus", [False, True], ids=["any", "grus"])
+def test_random_networks(tmp_path, grus):
     """Equal to onnxruntime, or refused by name."""
     counts = {"equal": Counter(), "refused": Counter(), "integers": Counter()}
 
-    @settings(max_examples=NETWORKS, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+    @settings(max_examples=GRU_NETWORKS if grus else NETWORKS, deadline=None, derandomize=True, database=None,
+              phases=[Phase.generate])
     @given(st.integers(0, 2**32 - 1))
     def check(seed):
-        case = random_network(seed)
+        case = random_network(seed, grus=grus)
         refused = sorted(REFUSALS.keys() & case.features)
         if refused:
             with pytest.raises(ImportRefused, match=REFUSALS[refused[0]]):
@@ -885,7 +889,7 @@ def test_random_networks(tmp_path):
         counts["refused" if refused else "equal"].update({"networks", *case.features})
 
     check()
-    print(f"{counts['integers']['networks']} also in integers")
+    print(f"{'GRUs: ' if grus else ''}{counts['integers']['networks']} also in integers")
     for feature, count in (counts["equal"] + counts["refused"]).most_common():
         print(f"{feature:26} {count:4} equal {counts['equal'][feature]:4} refused {counts['refused'][feature]:4}")
 
