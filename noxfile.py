@@ -235,11 +235,11 @@ def networks(session):
 
 @nox.session
 def bench(session):
-    """The speed figures of docs/results: 8 minutes on two idle cores; `-- ese` measures one preset."""
+    """The speed figures of docs/results: ten minutes on two idle cores; `-- ese` measures one preset."""
     _install(session, "sim", "demo", "train")
     folder = Path(session.create_tmp())
     files = []
-    for preset in session.posargs or ("ese", "ese_stream", "ku060", "ku115", "latency"):
+    for preset in session.posargs or ("ese", "ese_stream", "ku060", "ku115", "vu9p", "latency"):
         files.append(folder / f"{preset}.json")
         options = ["--thorough"] if preset == "ese" else ["--no-sweeps"]
         session.run("openese", "bench", "--preset", preset, "--json", str(files[-1]), *options)
