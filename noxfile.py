@@ -245,9 +245,10 @@ def bench(session):
         session.run("openese", "bench", "--preset", preset, "--json", str(files[-1]), *options)
     if not session.posargs:
         session.run("python", "-m", "docs.results.performance", *map(str, files))
-        one, many = str(folder / "one-voice.json"), str(folder / "voices.json")
+        one, wide, many = (str(folder / f"{name}.json") for name in ("one-voice", "one-voice-wide", "voices"))
         session.run("openese", "bench", "--latency", "--preset", "latency", "--thorough", "--json", one)
-        session.run("python", "-m", "docs.results.latency", one)
+        session.run("openese", "bench", "--latency", "--preset", "latency_vu9p", "--json", wide)
+        session.run("python", "-m", "docs.results.latency", one, wide)
         session.run("openese", "bench", "--voices", "--json", many)
         session.run("python", "-m", "docs.results.callers", many)
 
