@@ -323,6 +323,13 @@ class Config:
         return bits_for(self.accumulator_rows - 1)
 
     @property
+    def operation_bits(self) -> int:
+        """Width of an operation's number. With ``forward``, an operation counts as complete while its last entries are
+        still decoded: their context stays until four more have begun.
+        """
+        return 3 if self.forward else 2
+
+    @property
     def table_index_bits(self) -> int:
         """Width of a sample's number: tables have 2048 entries, as in the paper."""
         return 11

@@ -10,7 +10,7 @@ from bench import TINY, generator, integers, pause, seeds, simulate, trace
 
 from openese.rtl.array import PEArray
 from openese.rtl.broadcast import Broadcast
-from openese.rtl.distance import column_lead
+from openese.rtl.spmat_read import column_lead
 from openese.rtl.vector_memory import VectorMemory
 
 SMALL = TINY.replace(column_depth=64)
