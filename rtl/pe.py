@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.bundles import ActivityPort, ContextPort, DrainPort, StreamPort, ValidPort
 from openese.rtl.config import bits_for
+from openese.rtl.distance import column_lead
 from openese.rtl.interfaces import Column, Token, activations
 from openese.rtl.ptr_read import PtrRead, pointer_line
 from openese.rtl.spmat_read import SpmatRead, weight_line
@@ -78,7 +79,10 @@ class PE(wiring.Component):
     starved : Out(1) — an entry waits for its line.
     """
 
-    column_delay = PtrRead.delay
+    @staticmethod
+    def column_delay(config):
+        """Cycles from a column to its activations."""
+        return PtrRead.delay + column_lead(config)
 
     def __init__(self, config, ultra=False):
         self.config = config

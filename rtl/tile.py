@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from openese.rtl.attributes import DISTANCE, fanout
 from openese.rtl.bundles import DrainPort, StreamPort
-from openese.rtl.distance import INPUT_DELAY
+from openese.rtl.distance import INPUT_DELAY, tile_join_delay
 from openese.rtl.elementwise import Slice, SliceControl, slice_members
 from openese.rtl.emit import instantiate
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, activations
@@ -86,6 +86,7 @@ class Tile(wiring.Component):
 
     input_delay = INPUT_DELAY
     full_delay = 1
+    join_delay = staticmethod(tile_join_delay)
 
     def __init__(self, config):
         self.config = config
@@ -97,11 +98,6 @@ class Tile(wiring.Component):
             "control": In(SliceControl(config)),
             "columns": Out(config.lanes * config.activation_bits),
         })
-
-    @staticmethod
-    def join_delay(config):
-        """Cycles from the last pulse of a PE to that of the tile."""
-        return int(config.pes > config.slices)
 
     @property
     def module_name(self):

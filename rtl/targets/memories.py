@@ -92,8 +92,9 @@ class Mapped(NamedTuple):
     ultra_rams: float = 0
 
 
-#: Fields of a machine that say which memories are no block RAMs, as if all were.
-BLOCK_RAMS = {"lut_channels": 0, "ultra_channels": 0, "ultra_weights": False, "block_weights": 0}
+#: Fields of a machine that say which memories are no block RAMs, or are shared, as if all were and none was.
+BLOCK_RAMS = {"lut_channels": 0, "ultra_channels": 0, "ultra_weights": False, "block_weights": 0,
+              "wide_pointers": False}
 
 
 def ways(count: int, inputs: int) -> int:

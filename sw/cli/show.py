@@ -346,7 +346,7 @@ def estimated(found: Estimated) -> None:
     if found.device is not None and found.device.name in found.short:
         lacking = found.short[found.device.name]
         line(f"the machine does not fit the {found.device.fpga}: it lacks "
-             f"{', '.join(f'{amount:,g} {RESOURCES[name]}' for name, amount in lacking.items())}")
+             f"{', '.join(f'{amount:,.12g} {RESOURCES[name]}' for name, amount in lacking.items())}")
     elif found.device is not None:
         there = found.device.resources
         tight = [f"{RESOURCES[name]}, up to {taken.most:,} of {there[name]:,}"

@@ -472,13 +472,14 @@ class _Unpacker:
 def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Path]:
     """Write each memory's contents for ``$readmemh``: one file a memory, one hexadecimal number a line.
 
-    Weights and pointers have a file for each PE, parameters one for each slice, the rest one each. Returns the paths.
+    Weights and pointers have a file for each PE, or pointers one for each tile if the machine has `wide_pointers`.
+    Parameters have one for each slice, the rest one each. Returns the paths.
     """
     config = image.config
     lines = Lines(config)
+    pointers = ("pointers_tile", config.slices) if config.wide_pointers else ("pointers_pe", config.pes)
     split = {
-        Section.WEIGHTS: ("weights_pe", config.pes), Section.STREAM: ("stream", 1),
-        Section.POINTERS: ("pointers_pe", config.pes),
+        Section.WEIGHTS: ("weights_pe", config.pes), Section.STREAM: ("stream", 1), Section.POINTERS: pointers,
         Section.PARAMETERS: ("parameters_slice", config.slices),
         Section.ORDER: ("order", 1), Section.PROGRAM: ("program", 1), Section.TABLES: ("tables", 1),
     }
@@ -487,11 +488,14 @@ def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Pat
         for section, (name, parts) in split.items():
             if section not in image.sections:
                 continue
-            bits = lines.bits[section] // parts
-            digits = -(-bits // 4)
+            # A tile has PEs of every group.
+            groups = config.groups if name == "pointers_tile" else 1
+            bits = lines.bits[section] // parts // groups
+            digits = -(-bits * groups // 4)
             numbers = [int.from_bytes(line.astype("<u4").tobytes(), "little") for line in image.sections[section]]
             for part in range(parts):
                 names.append(f"{name}{part}.mem" if parts > 1 else f"{name}.mem")
-                shift, mask = part * bits, (1 << bits) - 1
-                (beside / names[-1]).write_text("".join(f"{number >> shift & mask:0{digits}x}\n" for number in numbers))
+                words = (sum((number >> (group * parts + part) * bits & (1 << bits) - 1) << group * bits
+                             for group in range(groups)) for number in numbers)
+                (beside / names[-1]).write_text("".join(f"{word:0{digits}x}\n" for word in words))
     return [Path(folder) / name for name in names]

@@ -242,6 +242,8 @@ SAMPLE = 256
 
 #: How much longer a step may be for the sake of W_r being multiplied before a late frame.
 SLOWER = 1.001
+#: The same on a machine for one voice, which waits for frames: its time at rest counts for more than its steps.
+SLOWER_ALONE = 1.2
 #: How much longer the estimate of a step may then be for the sake of phases that suit a frame at rest.
 REST_SLOWER = 1.02
 
@@ -252,8 +254,11 @@ _FIRST_LINE = 60
 def _hazards(encoded: EncodedMatrix, config: Config) -> list[NDArray[np.float64]]:
     """Cycles that each PE waits for its own accumulators in one pass, for 1 to `PHASES` phases.
 
-    An entry waits for an earlier entry of the same row and phase that is less than `SpMV.latency` entries back.
+    An entry waits for an earlier entry of the same row and phase that is less than `SpMV.latency` entries back, unless
+    the machine forwards it.
     """
+    if config.forward:
+        return [np.zeros(config.pes)] * PHASES
     sample = replace(encoded, counts=encoded.counts[:SAMPLE])
     listed = entries(sample, config)
     token = np.cumsum(sample.counts > 0, axis=0)[listed.slot, listed.pe] * (listed.weight != 0)
@@ -437,7 +442,8 @@ class _Scheduler:
         # A layer's y follows the rows that are drained, unless there is a projection or a dense layer between them.
         alternates = len(rows) == 1 or ("w_ym" not in self._stored[self._pivot] and not self._tails)
         ahead = self._layout_of(True, (*((size, 1) for size in rows[:-1]), (rows[-1], 1 + alternates)))
-        if not self._streamed and ahead.time < math.inf and ahead.time <= SLOWER * plain.time:
+        slower = SLOWER_ALONE if self._config.channels * self._config.banks == 1 else SLOWER
+        if not self._streamed and ahead.time < math.inf and ahead.time <= slower * plain.time:
             yield ahead
         yield plain
 

@@ -160,6 +160,20 @@ def test_memory_files_hold_the_memories(tmp_path):
         assert lines == ((weights & 0xFFF) | skips << 12).tolist()
 
 
+def test_memory_files_of_a_tile_hold_the_pointers_of_its_pes(tmp_path):
+    """Group after group, as the machine has them."""
+    config = TINY.replace(pes=8, groups=2, slices=2, wide_pointers=True)
+    plan = schedule(random_quantized(3, config, 5, (9, 6)), config)
+    write_memory_files(pack(plan), tmp_path)
+    counts = np.concatenate([operation.encoded.counts for operation in plan.operations])
+    assert not (tmp_path / "pointers_pe0.mem").exists()
+    for tile in range(2):
+        pes = [group * 4 + tile * 2 + row for group in range(2) for row in range(2)]
+        lines = [int(line, 16) for line in (tmp_path / f"pointers_tile{tile}.mem").read_text().split()]
+        assert lines == [sum(int(count) << place * config.count_bits for place, count in enumerate(line))
+                         for line in counts[:, pes]]
+
+
 def test_what_is_short_is_named():
     with pytest.raises(CapacityError, match=r"does not fit config 'tiny'.*entry_depth \d+ \(has 1024, \d+ short\)"
                                             r".*preset .*demo.* should hold it"):
