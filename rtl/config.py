@@ -323,6 +323,13 @@ class Config:
         return bits_for(self.accumulator_rows - 1)
 
     @property
+    def operation_bits(self) -> int:
+        """Width of an operation's number. With ``forward``, an operation counts as complete while its last entries are
+        still decoded: their context stays until four more have begun.
+        """
+        return 3 if self.forward else 2
+
+    @property
     def table_index_bits(self) -> int:
         """Width of a sample's number: tables have 2048 entries, as in the paper."""
         return 11
@@ -435,6 +442,9 @@ PRESETS = {config.name: config for config in [
            cell_rows=32, accumulator_rows=256),
     Config(name="ese", pes=32, channels=32, entry_depth=10240, column_depth=2048, vector_depth=2048,
            cell_rows=32, accumulator_rows=512),
+    # As ese, with the memories that the recognizer takes with its head.
+    Config(name="ese_whole", pes=32, channels=32, entry_depth=11264, column_depth=4096, vector_depth=2048,
+           cell_rows=64, accumulator_rows=512, cells="lstm+gru+dense"),
     # Entries of 16 bits, 512 bits a cycle, as in the paper.
     Config(name="ese_stream", pes=32, channels=32, index_bits=4, entry_depth=1024, column_depth=2048,
            vector_depth=2048, cell_rows=32, accumulator_rows=512, stream=True),
@@ -479,6 +489,7 @@ PURPOSES = {
     "tiny": "tests and first tries: simulates in a blink",
     "demo": "small networks, such as the dense LSTM of a voice activity detector",
     "ese": "the paper's 1,024 multipliers, with its 153/1024/512 layer at 10 % density on the chip",
+    "ese_whole": "as ese, with GRUs and dense layers: holds the bundled recognizer with its head",
     "ese_stream": "as ese, but weights come from memory in every step, as in the paper: for larger networks",
     "ulx3s": "the ULX3S board with an LFE5U-85F: holds the same dense LSTM as demo",
     "ku060": "the paper's FPGA, an XCKU060, filled: twice the paper's multipliers, of 8-bit weights and 12-bit "
