@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.attributes import DISTANCE
-from openese.rtl.distance import FULL_DELAY
+from openese.rtl.distance import FULL_DELAY, join_delay
 from openese.rtl.elementwise import SliceControl, slice_members
 from openese.rtl.emit import instantiate
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, activations
@@ -72,15 +72,11 @@ class PEArray(wiring.Component):
     tables_valid : In(1) — write the pair.
     """
 
-    column_delay = PE.column_delay
+    column_delay = staticmethod(PE.column_delay)
     input_delay = Tile.input_delay
     drain_delay = SpMV.drain_delay
     full_delay = ActQueue.full_delay + FULL_DELAY
-
-    @staticmethod
-    def join_delay(config):
-        """Cycles from the last pulse of a PE, ``done`` or ``released``, to that of the array."""
-        return Tile.join_delay(config) + (config.slices > 1)
+    join_delay = staticmethod(join_delay)
 
     def __init__(self, config):
         self._config = config

@@ -2,8 +2,9 @@
 """Registers on the way from Broadcast to the queues of the PEs and back: they decide when a queue must be full."""
 
 from openese.rtl.ptr_read import PtrRead
+from openese.rtl.spmat_read import SpmatRead
 
-__all__ = ["FULL_DELAY", "INPUT_DELAY", "MARGIN", "SEND_DELAY"]
+__all__ = ["FULL_DELAY", "INPUT_DELAY", "MARGIN", "SEND_DELAY", "column_lead", "join_delay", "tile_join_delay"]
 
 #: Cycles from a column's turn to Broadcast's output.
 SEND_DELAY = 2
@@ -13,3 +14,20 @@ INPUT_DELAY = 1
 FULL_DELAY = 2
 #: Columns that a queue still gets after its ``full`` has risen.
 MARGIN = SEND_DELAY + INPUT_DELAY + PtrRead.delay + FULL_DELAY
+
+
+def column_lead(config):
+    """Cycles by which a column's token is in its queue before its activations: with ``forward``, its first entry is
+    fetched meanwhile.
+    """
+    return SpmatRead.delay if config.forward else 0
+
+
+def tile_join_delay(config):
+    """Cycles from the last pulse of a PE, ``done`` or ``released``, to that of its tile."""
+    return int(config.pes > config.slices)
+
+
+def join_delay(config):
+    """Cycles from the last pulse of a PE to that of the array."""
+    return tile_join_delay(config) + (config.slices > 1)

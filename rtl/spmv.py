@@ -10,15 +10,17 @@ from amaranth.lib.wiring import In, Out
 from openese.rtl.attributes import BLOCK_RAM, DSP, LUT_RAM, LUT_RAM_ROWS, ULTRA_RAM, block_ram, fanout
 from openese.rtl.bundles import ActivityPort, ContextPort, DrainPort
 from openese.rtl.config import bits_for
+from openese.rtl.distance import join_delay
 from openese.rtl.interfaces import MAX_OPERATIONS, Context, Entry, activations
 
 __all__ = ["SpMV"]
 
 
 class Following(NamedTuple):
-    """The entry behind the decoded one, whose row's address is ``offset + row``."""
+    """The entry behind the decoded one, whose row's address is ``offset + row``, or the end of an operation."""
 
     valid: Signal
+    end: Signal
     offset: Signal
     row: Signal
 
@@ -45,16 +47,27 @@ class UnderWay(NamedTuple):
     clears: Value
 
 
+class Forwards(NamedTuple):
+    """Whether the value of a row comes from the row of two or of three cycles before, at stage 5, or from that of one
+    cycle before, at stage 6."""
+
+    second: Signal
+    third: Signal
+    first: Signal
+
+
 class SpMV(wiring.Component):
     """Multiplies each entry with its column's activations and adds the products to the entry's row (paper: SpMV).
 
     All channels work on the same entry, so decoding, addressing and hazards exist once for each PE. An accumulator is
     read, added to and written back over `latency` cycles. An entry waits while its row is on its way back; the packer
     spreads short matrices over several *phases*, which are summed when drained, so this is rare. A drain takes one
-    cycle of the accumulators' read port and clears the row. An entry that follows it into the same row waits too.
+    cycle of the accumulators' read port and clears the row. An entry that follows it into the same row waits too. With
+    ``forward`` no entry waits: it takes the new value of its row from the registers.
 
     Latency: `delay` cycles from an entry to its row being readable; `done_delay` from an operation's end to ``done``,
-    and at least `turn_delay` more to ``drain``; `drain_delay` from there to ``drained``. Cost: for each channel a
+    and at least `turn_delay` more to ``drain``, with ``forward`` `turn_delay` and `PEArray.join_delay`; `drain_delay`
+    from there to ``drained``. Cost: for each channel a
     multiplier-adder of 19 x 16 + 36 bits and a memory of ``accumulator_rows`` x ``accumulator_bits``, in block RAM, LUT
     RAM or UltraRAM; for each PE four row comparators, three of them of a sum.
 
@@ -71,7 +84,8 @@ class SpMV(wiring.Component):
     context_valid : In(1) — set the context.
     context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
     drain : In(1) — read and clear a row, `read_delay` cycle later. It must name neither a row with entries under way
-        then, nor a row whose clearing is under way: the same row again only `latency` cycles later.
+        then, nor a row whose clearing is under way: the same row again only `latency` cycles later. With ``forward``
+        there is none from an operation's end to its ``done``.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
     drained : Out(channels * accumulator_bits) — the row, channel 0 lowest.
     done : Out(1) — pulses when all sums of an operation are in place for a drain that comes `turn_delay` cycles later.
@@ -88,8 +102,6 @@ class SpMV(wiring.Component):
     read_delay = 1
     #: Least cycles from ``done`` to ``drain``.
     turn_delay = 2
-    #: An operation's end is a cycle behind its last entry, whose sum is written while a drain is on its way.
-    done_delay = delay - 1 - read_delay - turn_delay
     drain_delay = read_delay + 2
 
     def __init__(self, config):
@@ -103,6 +115,13 @@ class SpMV(wiring.Component):
             "done": Out(1),
             **ActivityPort().ports(),
         })
+
+    @classmethod
+    def done_delay(cls, config):
+        """Cycles from an operation's end to ``done``. The end is a cycle behind the last entry, whose sum is written
+        while a drain is on its way. With ``forward`` nothing but a drain holds it up, and ``done`` is on its way, too.
+        """
+        return cls.delay - 1 - cls.read_delay - cls.turn_delay - (join_delay(config) if config.forward else 0)
 
     @staticmethod
     def model(accumulator, context, columns, index_bits):
@@ -139,8 +158,11 @@ class SpMV(wiring.Component):
         # It is found out a cycle ahead: a register drives the enables of the stages before the accumulators.
         go = Signal(init=1, attrs=fanout(64))
         decoded = self._decode(m, go)
-        under_way = self._hazards(m, go, decoded)
-        self._multiply(m, go, decoded, under_way)
+        under_way, forwards = self._hazards(m, go, decoded)
+        # An operation's end, at the stages that `done_delay` may name.
+        ends = self.entries.valid & self.entries.payload.end, decoded.following.end, decoded.end
+        m.d.comb += self.done.eq(ends[self.done_delay(self._config)] & go)
+        self._multiply(m, go, decoded, under_way, forwards)
         return m
 
     def _context(self, m, operation):
@@ -201,7 +223,7 @@ class SpMV(wiring.Component):
             valid=Signal(name="row_valid"), padding=Signal(name="_padding"), end=Signal(name="_end"),
             address=Signal.like(offset, name="_address"),
             operand=Signal(signed(config.operand_bits), name="_operand", reset_less=True),
-            values=values, following=Following(Signal(name="_follows"), offset, row))
+            values=values, following=Following(Signal(name="_follows"), end, offset, row))
         m.d.comb += decoded.following.valid.eq(valid & ~padding)
         with m.If(go):
             m.d.sync += [
@@ -214,8 +236,10 @@ class SpMV(wiring.Component):
         return decoded
 
     def _hazards(self, m, go, decoded):
-        """Stages 4 to 7: which rows are under way, and whether an entry has to wait for one of them."""
+        """Stages 4 to 7: which rows are under way, and whether an entry has to wait for one of them. Returns them, and
+        its `Forwards`."""
         row_valid, address, following = decoded.valid, decoded.address, decoded.following
+        forward = self._config.forward
         # Stage 5, 6 and 7: where the rows under way are.
         addresses = [Signal.like(address, name=f"address{k}", reset_less=True) for k in (5, 6, 7)]
         live = Signal(3)
@@ -224,15 +248,15 @@ class SpMV(wiring.Component):
         drain, drain_address = Signal(), Signal.like(self.drain_address, reset_less=True)
         m.d.sync += [drain.eq(self.drain), drain_address.eq(self.drain_address)]
 
-        # Whether an entry has to wait is found out a cycle ahead: for the one behind, and for the one that is there and
-        # that a drain gets ahead of. What it has met is then three cycles away from being written.
+        # What an entry meets is found out a cycle ahead: for the one behind, and for the one that is there and that a
+        # drain gets ahead of. What it has met is then three cycles away from being written, or two, or one.
         under_way = ((row_valid, address), *zip(live[:2], addresses[:2], strict=True))
         behind = Cat(valid & following.valid & _adds_up(following.offset, following.row, place)
                      for valid, place in under_way)
         drained = drain & row_valid & (address == drain_address)
         m.d.sync += [
             met.eq(Mux(go, behind, Cat(drained, met))),
-            go.eq(~(Mux(go, behind.any(), drained | met[0] | met[1]) | self.drain)),
+            go.eq(~((0 if forward else Mux(go, behind.any(), drained | met[0] | met[1])) | self.drain)),
         ]
 
         read_address = Signal.like(address)
@@ -245,12 +269,20 @@ class SpMV(wiring.Component):
             drains.eq((drains << 1) | drain),
             self.busy.eq(row_valid & go),
             self.padding.eq(decoded.padding & go),
-            self.hazard.eq(met.any() & ~drain),
+            self.hazard.eq(0 if forward else met.any() & ~drain),
         ]
-        m.d.comb += self.done.eq(decoded.end & go)
-        return UnderWay(read_address, addresses[2], live[2], drains[1])
+        return UnderWay(read_address, addresses[2], live[2], drains[1]), self._forwards(m, met & go.replicate(3))
 
-    def _multiply(self, m, go, decoded, under_way):
+    def _forwards(self, m, met):
+        """With ``forward``, where the value of a row that is read comes from, at stage 5: from the row of two or three
+        cycles before; and at stage 6: from that of the cycle before."""
+        if not self._config.forward:
+            return None
+        at5, at6 = Signal(3, name="met5", attrs=fanout(128)), Signal(name="met6", attrs=fanout(128))
+        m.d.sync += [at5.eq(met), at6.eq(at5[0])]
+        return Forwards(at5[1], at5[2], at6)
+
+    def _multiply(self, m, go, decoded, under_way, forwards):
         """Stages 4 to 7: read and multiply, add, write back."""
         config = self._config
         weight = Signal.like(decoded.operand, name="weight5", reset_less=True)
@@ -265,14 +297,20 @@ class SpMV(wiring.Component):
             after = Signal.like(before, name=f"after_{channel}", attrs=DSP)
             with m.If(go):
                 m.d.sync += value4.eq(decoded.values[channel])
+            read, added = reads[channel], before
+            if forwards:
+                written = Signal.like(after, name=f"written_{channel}", reset_less=True)
+                m.d.sync += written.eq(after)
+                read = Mux(forwards.second, after, Mux(forwards.third, written, read))
+                added = Mux(forwards.first, after, before)
             with m.If(under_way.clears):
                 m.d.sync += after.eq(0)
             with m.Else():
-                m.d.sync += after.eq(before + product)
+                m.d.sync += after.eq(added + product)
             m.d.sync += [
                 value5.eq(value4),
                 product.eq(weight * value5),
-                before.eq(reads[channel]),
+                before.eq(read),
             ]
             m.d.comb += [
                 writes[channel].eq(after),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from openese.rtl.array import PEArray
 from openese.rtl.controller import Controller
+from openese.rtl.distance import column_lead
 from openese.rtl.frames import frame_beats
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS
 from openese.rtl.program import Kin, Opcode, Source, Take
@@ -329,7 +330,9 @@ def _operations_of(plans: Sequence[Schedule]) -> tuple[dict[int, Part], list[str
     layer = -1
     for number, instruction in enumerate(instructions):
         opcode = instruction["opcode"]
-        begins_layer = opcode == Opcode.ELEMENTWISE or (opcode == Opcode.PROJECT and instruction.get("dense"))
+        again = instruction.get("reset_before") and not instruction.get("resets")
+        begins_layer = (opcode == Opcode.ELEMENTWISE and not again) or (
+            opcode == Opcode.PROJECT and instruction.get("dense"))
         layer = -1 if number in begins else layer + bool(begins_layer)
         label = f"{opcode.name.lower()} {layer}"
         if opcode == Opcode.MULTIPLY and (instruction["order_base"], instruction["count"]) in operations:
@@ -368,8 +371,11 @@ class _Walk:
         self._full = deque([False] * PEArray.full_delay)
         self._drains: deque[int | None] = deque([None] * SpMV.read_delay)
         self._completed = deque(
-            [0] * (SpMV.done_delay - SpMV.delay + SpMV.latency + PEArray.join_delay(config) + Controller.done_delay))
-        self._granted = True
+            [0] * (SpMV.done_delay(config) - SpMV.delay + SpMV.latency + PEArray.join_delay(config)
+                   + Controller.done_delay))
+        self._lead = column_lead(config)
+        self._granted = deque([True] * (1 + self._lead))
+        self._releases: deque[int] = deque()  # the cycles in which buffers of frames are free
         delay = StreamReader.delay + StreamFetch.written_delay + PEArray.input_delay + SpmatRead.written_delay
         self._written = deque([0] * delay)
         self._released = deque([0] * (SpmatRead.release_delay - 1 + PEArray.join_delay(config)))
@@ -419,12 +425,15 @@ class _Walk:
         self._completed.append(array.completed)
         completed = self._completed.popleft()
         assemble.step(cycle, completed)
-        self.output.step(cycle, not assembling, assemble.lines_done, writes, self._granted)
-        self._granted = counts is None
+        self.output.step(cycle, not assembling, assemble.lines_done, writes, self._granted.popleft())
+        self._granted.append(counts is None)
         complete = self.input.step(cycle, writes)
         if self.stream:
             self._step_stream(self.stream, complete)
         waits = self._control(sending, assembling, answering, ready, coming, partial, completed)
+        if self._releases and self._releases[0] == cycle:
+            self._releases.popleft()
+            self.input.release()
         self.rests = waits is Activity.FRAME and self._sent == completed and not (assembling or answering)
         self._status.append(waits if cause is None else cause)
         self._watch(cause, assembling or answering or self.input.busy)
@@ -464,7 +473,7 @@ class _Walk:
             if not sending and not (instruction["release"] and partial):
                 self._multiplying = False
                 if instruction["release"]:
-                    self.input.release()
+                    self._releases.append(self.cycle + self._lead)
                 if instruction.get("turn"):
                     self._counter = self._back - 1
                 self._next()
@@ -492,7 +501,7 @@ class _Walk:
                 self._issue()
                 self.assemble.start(instruction, self._base(instruction), self._sent)
                 if instruction["opcode"] == Opcode.ELEMENTWISE:
-                    self._bank ^= instruction["acc_offset"] != 0
+                    self._bank ^= instruction["acc_offset"] != 0 and not instruction.get("resets")
                     self._assembled = self._voices[1]
                     self._firsts.append(self._begins)
                     self._begins = False

@@ -45,8 +45,8 @@ from openese.sw.whole import torch_export
 from openese.sw.whole.engine import Engine, Recorder
 from openese.sw.whole.host import Arrays, Host, HostError, why_no_parts
 
-__all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "differences", "first_calls", "open_host",
-           "original_calls", "pack_parts", "prune_parts", "quantize_parts", "run_calls", "same_numbers",
+__all__ = ["CompiledWhole", "Difference", "check_place", "compile", "compile_host", "differences", "first_calls",
+           "open_host", "original_calls", "pack_parts", "prune_parts", "quantize_parts", "run_calls", "same_numbers",
            "without_dense"]
 
 #: The module of each kind of host, with a function ``open_file(path, trust, machine)``, and its class.
@@ -77,6 +77,13 @@ class Difference:
     error: OutputError | None
     different: int
     total: int
+
+
+def check_place(place: Path) -> None:
+    """Raise `FileError` if ``place`` is neither free, nor an empty folder, nor a whole network."""
+    if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or (place / files.WHOLE).is_file())):
+        raise files.FileError(f"{place}: there already, and no whole network; a whole network becomes a folder "
+                              f"of its own")
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +171,7 @@ class CompiledWhole:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a folder: the host's file, the images, and ``network.json``, which tells how they belong together."""
         place = Path(path)
-        if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or (place / files.WHOLE).is_file())):
-            raise files.FileError(f"{place}: there already, and no whole network; a whole network becomes a folder "
-                                  f"of its own")
+        check_place(place)
         manifest = {"version": _VERSION, "host": self.host.kind, "name": self.host.name, "carry": self.carry,
                     "parts": {name: f"part{number}" for number, name in enumerate(self.parts)}}
         with replacing_folder(place) as folder:

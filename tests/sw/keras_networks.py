@@ -58,7 +58,7 @@ class _Maker:
         """Of a GRU cell: as of an LSTM, and where its reset is."""
         options = self.cell_options()
         del options["unit_forget_bias"]
-        return {**options, "reset_after": self.chance(0.8)}
+        return {**options, "reset_after": self.chance(0.6)}
 
     def lstm(self, units, **options):
         """An LSTM layer, or a GRU layer in its place."""

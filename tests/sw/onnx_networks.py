@@ -276,7 +276,7 @@ class Builder:
         extra = self.pick(["", "", "", "", "clip", "no clip", "input_forget", "sigmoid", "hard"])
         if gru:
             extra = ""
-            after = not self.maybe(4)
+            after = not self.maybe(3)
             self.features.add("GRU" if after else "GRU, reset before")
             attributes |= {"linear_before_reset": int(after)}
         if extra:
@@ -308,7 +308,7 @@ class Builder:
         return Value(self.node("Reshape", y, self.constant(np.array([0, 0, -1]))), ways * cells)
 
     def other(self, x: Value) -> Value:
-        """A GRU with its reset before the product, or an RNN."""
+        """A GRU as ONNX has it by default, with its reset before the product, or an RNN, which stays on the host."""
         kind = self.pick(["GRU", "RNN"])
         self.features.add("GRU, reset before" if kind == "GRU" else kind)
         cells, gates = self.number(1, 5), 3 if kind == "GRU" else 1
@@ -333,6 +333,7 @@ class Builder:
         self.features.add(kind)
         cells = x.size if kind == "Loop" else self.number(1, 5)
         gru = kind != "Scan" and self.maybe(3) or self.grus
+        after = not (gru and self.maybe(3))
         gates = 3 if gru else 4
         (w, r, b, p), cells = self.given_weights(x.size, cells, 1, gates) if kind != "Loop" else (
             [self.constant(self.floats(1, gates * cells, size)) for size in (x.size, cells)] + ["", ""], cells)
@@ -343,7 +344,7 @@ class Builder:
                 inputs.pop()
             y, hn, cn, out = (self.name(label) for label in ("y", "h", "c", "out"))
             made = (helper.make_node("GRU", inputs, [y, hn], name=self.name("gru"), hidden_size=cells,
-                                     linear_before_reset=1) if gru else
+                                     linear_before_reset=int(after)) if gru else
                     helper.make_node("LSTM", inputs, [y, hn, cn], name=self.name("lstm"), hidden_size=cells))
             return [made, helper.make_node("Squeeze", [y, one], [out])], out, hn, cn
 

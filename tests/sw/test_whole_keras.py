@@ -509,10 +509,10 @@ def test_damaged_hosts_are_refused(tmp_path):
 NETWORKS = int(os.environ.get("OPENESE_KERAS_NETWORKS", "8"))
 #: Of these all recurrent layers are GRUs.
 GRU_NETWORKS = int(os.environ.get("OPENESE_KERAS_GRUS", "3"))
-#: A machine with GRU cells.
-GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru")
+#: A machine with GRU cells of both kinds.
+GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru+gru_before")
 #: And with dense layers.
-DENSES = dataclasses.replace(GRUS, cells="lstm+gru+dense")
+DENSES = dataclasses.replace(GRUS, cells="lstm+gru+gru_before+dense")
 #: The root of the mean square of the error of the machine's integers, relative to that of the outputs.
 INTEGERS = 0.03
 

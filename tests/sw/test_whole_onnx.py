@@ -454,9 +454,11 @@ def test_types_and_layouts(tmp_path):
     model = model_of([node("GRU", "x W R", "Y", hidden_size=4, layout=1)],
                      {"W": rng.normal(size=(1, 12, 3)).astype("f"), "R": rng.normal(size=(1, 12, 4)).astype("f")},
                      ["x"], ["Y"])
-    host = opened(tmp_path, model)
-    assert host.items[0].place == "host" and "a GRU with the reset before the product" in host.items[0].detail
-    assert_equal(host, {"x": rng.normal(size=(2, 5, 3))})
+    for machine, place in ((GRUS, "machine"), (dataclasses.replace(GRUS, cells="lstm+gru"), "host")):
+        host = opened(tmp_path, model, machine=machine)
+        assert host.items[0].place == place
+        assert ("a GRU with the reset before the product" in host.items[0].detail) == (place == "host")
+        assert_equal(host, {"x": rng.normal(size=(2, 5, 3))})
 
 
 def test_inputs_with_values_in_the_file(tmp_path):
@@ -848,10 +850,10 @@ def test_sizes(tmp_path, inputs, cells, layers, direction):
 
 # -- random networks -------------------------------------------------------------------------------
 
-#: A machine with GRU cells.
-GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru")
-#: And with dense layers.
-DENSES = dataclasses.replace(GRUS, cells="lstm+gru+dense")
+#: A machine with GRU cells of both kinds.
+GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru+gru_before")
+#: With GRU cells of one kind, and dense layers.
+DENSES = dataclasses.replace(GRUS, cells="lstm+gru+gru_before+dense")
 #: How many; all reports want at least 300.
 NETWORKS = int(os.environ.get("OPENESE_ONNX_NETWORKS", "25"))
 #: Of these all recurrent nodes but RNNs are GRUs.
