@@ -226,7 +226,8 @@ def zoo(session):
 def networks(session):
     """Random whole networks of ONNX, Keras and PyTorch, many more than in the tests, against their own runtimes."""
     _install(session, "onnx", "keras", "dev", "oracles")
-    session.env.update(OPENESE_ONNX_NETWORKS="310", OPENESE_KERAS_NETWORKS="160", OPENESE_TORCH_NETWORKS="100")
+    session.env.update(OPENESE_ONNX_NETWORKS="310", OPENESE_KERAS_NETWORKS="160", OPENESE_TORCH_NETWORKS="100",
+                       OPENESE_ONNX_GRUS="100", OPENESE_KERAS_GRUS="60", OPENESE_TORCH_GRUS="50")
     session.install("onnxscript")  # one of PyTorch's two exporters
     files = [f"tests/sw/test_{name}.py" for name in ("whole_onnx", "whole_keras", "whole_torch")]
     session.run("pytest", "-s", "-k", "random", *files, *session.posargs)

@@ -303,6 +303,7 @@ class Controller(wiring.Component):
             self.settings.cell_select.eq(current.cell_select),
             self.settings.g_sigmoid.eq(current.g_sigmoid),
             *([self.settings.gru.eq(current.gru)] if self._config.gru else []),
+            *([self.settings.reset_before.eq(current.reset_before)] if self._config.gru_before else []),
             *([self.settings.dense.eq(current.dense), self.settings.activation.eq(current.activation)]
               if self._config.dense else []),
             self.settings.active.eq(Mux(elementwise, state.active, state.step_active)),
@@ -442,9 +443,12 @@ class Controller(wiring.Component):
         current = reader.instruction
         with m.If(~self.assemble_busy & ~self.state_writing & ~(current.sent & self.output_busy)):
             m.d.comb += self.assemble.eq(1)
+            alternates = current.acc_offset != 0
+            if self._config.gru_before:
+                alternates &= ~current.resets
             with m.If(current.opcode == Opcode.ELEMENTWISE):
                 m.d.sync += [
-                    state.bank.eq(state.bank ^ (current.acc_offset != 0)),
+                    state.bank.eq(state.bank ^ alternates),
                     state.step_active.eq(state.active),
                     state.step_reset.eq(state.reset),
                     state.step_voices.number.eq(state.voices.number),

@@ -38,6 +38,12 @@ class SpmatRead(wiring.Component):
     Cost: one memory of ``entry_depth`` x ``entry_bits`` with its output register, an address counter, a count; five
     comparators of positions if the machine streams weights.
 
+    Parameters
+    ----------
+    config : Config
+    ultra : bool
+        The memory is in UltraRAM.
+
     Members
     -------
     tokens : In(stream(Token)) — from the ActQueue.
@@ -62,8 +68,9 @@ class SpmatRead(wiring.Component):
     release_delay = 1
     written_delay = 1
 
-    def __init__(self, config):
+    def __init__(self, config, ultra=False):
         self._config = config
+        self._ultra = ultra
         streaming = {
             "stop": In(config.position_bits),
             **StreamPort(config).flip().ports(),
@@ -144,7 +151,7 @@ class SpmatRead(wiring.Component):
         config = self._config
         m.submodules.weights = weights = memory.Memory(
             shape=config.entry_bits, depth=config.entry_depth, init=[],
-            attrs=ULTRA_RAM if config.ultra_weights else block_ram(config.entry_depth))
+            attrs=ULTRA_RAM if self._ultra else block_ram(config.entry_depth))
         m.submodules.bases = bases = memory.Memory(
             shape=config.position_bits, depth=1 << config.operation_bits, init=[], attrs=LUT_RAM)
         base_write = bases.write_port()

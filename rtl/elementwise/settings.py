@@ -69,6 +69,7 @@ class Settings(data.StructLayout):
     cell_select : 3 — fraction bits of c, below ``cell_fraction_max``.
     g_sigmoid : 1 — g uses the sigmoid's table.
     gru : 1 — the cells are those of a GRU; ``cell_select`` and ``g_sigmoid`` are 0. Only if the machine has them.
+    reset_before : 1 — the GRU's reset is before the product. Only if the machine has such GRUs.
     dense : 1 — the rows are those of a dense layer: its bias is added. Only if the machine has them, as the next.
     activation : 2 — its function; see `openese.rtl.program.ACTIVATIONS`. "none" where ``dense`` is 0.
     active : channels — voices that are active.
@@ -84,6 +85,7 @@ class Settings(data.StructLayout):
             "cell_select": 3,
             "g_sigmoid": 1,
             **({"gru": 1} if config.gru else {}),
+            **({"reset_before": 1} if config.gru_before else {}),
             **({"dense": 1, "activation": 2} if config.dense else {}),
             "active": config.channels,
             "reset": config.channels,
@@ -173,7 +175,7 @@ class Stages(NamedTuple):
 
     @property
     def h_delay(self):
-        """The same for the y of a GRU."""
+        """The same for the y of a GRU, and for r . h'."""
         return self.cell + 2
 
     @property

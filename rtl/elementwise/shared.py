@@ -63,8 +63,9 @@ class Exchange(NamedTuple):
 
 
 class Exchanges(NamedTuple):
-    """``kept``: g for i, and tanh c for o; n for z. ``old``: the old c for f; the old h for z. ``added``: i . g for f;
-    n for z. Of a GRU, if the machine has them: ``recurrent``: the sum n_h for r; ``gated``: r . n_h for n_x.
+    """``kept``: g for i, and tanh c for o; n for z. ``old``: the old c for f; the old h for z, and for r if the reset
+    is before the product. ``added``: i . g for f; n for z. Of a GRU, if the machine has them: ``recurrent``: the sum
+    n_h for r; ``gated``: r . n_h for n_x.
     """
 
     kept: Exchange
@@ -86,10 +87,11 @@ class HiddenSelects(NamedTuple):
 def hidden_selects(m, config, control, settings):
     """`HiddenSelects` of each beat."""
     kind = control[Stages.of(config).gate - 2].kind
+    is_r = kind == Kind.R
     blank, recurrent, less_n = (Signal(name=name, reset_less=True) for name in ("blank", "recurrent", "less_n"))
     m.d.sync += [
         blank.eq((kind != Kind.Z) & ~(settings.gru & (kind == Kind.R))),
-        recurrent.eq(kind == Kind.R),
+        recurrent.eq(is_r & ~settings.reset_before if config.gru_before else is_r),
         less_n.eq(settings.gru & (kind == Kind.Z)),
     ]
     return HiddenSelects(blank, recurrent, less_n)
@@ -275,10 +277,14 @@ def exchanges(m, config, control, cells, settings):
     def adds(kind):
         return Mux(settings.gru, kind == Kind.N_X, kind == Kind.I) if config.gru else is_one_of(Kind.I)(kind)
 
+    def takes_state(kind):
+        is_f = is_one_of(Kind.F)(kind)
+        return is_f | (settings.reset_before & (kind == Kind.R)) if config.gru_before else is_f
+
     kept = _exchange(m, config, control, "kept", signed(config.table_bits + 3), stages.gate, stages.gate,
                      is_one_of(Kind.G, Kind.CELL_TANH), place_of_part)
     old = _exchange(m, config, control, "old", signed(config.cell_bits), stages.total, stages.gate,
-                    is_one_of(Kind.F), place_of_row)
+                    takes_state, place_of_row)
     m.d.comb += old.written.eq(cells.read)
     value = data.StructLayout({"value": signed(config.cell_bits + 1), "below": 1, "clamped": 1})
     added = _exchange(m, config, control, "added_input", value, stages.product, stages.product, adds, place)

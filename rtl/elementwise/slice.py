@@ -59,6 +59,8 @@ class CellStep(NamedTuple):
         Cells whose state was clamped.
     n_h : int64 (...), optional
         Of a GRU: the sum that r multiplies.
+    rh : int64 (...), optional
+        Of a GRU with the reset before the product: r . h' in the format of y.
     """
 
     arguments: np.ndarray
@@ -66,6 +68,7 @@ class CellStep(NamedTuple):
     m: np.ndarray
     saturated: np.ndarray
     n_h: np.ndarray | None = None
+    rh: np.ndarray | None = None
 
 
 class Slice(wiring.Component):
@@ -87,6 +90,9 @@ class Slice(wiring.Component):
     The cells of a GRU pass the same pipeline, if the machine has them. The gates of a row come in the order n_h, r, and
     `r_delay` cycles later n_x and z. r multiplies n_h, which is kept, and the product is added to n_x in the place of a
     peephole's. z multiplies the old h less n, to which n is added.
+
+    A GRU with the reset before the product, if the machine has it, passes the pipeline twice: r alone, which multiplies
+    the old h and leaves it as it is, and later n_x and z.
 
     A row of a projection, or of a dense layer if the machine has them, passes the pipeline alone, to the bias or to the
     table.
@@ -201,6 +207,30 @@ class Slice(wiring.Component):
         state = saturate(kept + n, config.cell_bits)
         y = round_shift(state, config.hidden_fraction - (config.activation_bits - 1))
         return CellStep(arguments, state, saturate(y, config.activation_bits), state != kept + n, n_h)
+
+    @staticmethod
+    def model_reset(config, sums, cell, bias, shift, sigmoid):
+        """r . h' of some cells of a GRU with the reset before the product, in the integers of the hardware.
+
+        Its second pass is `model` with the product of r . h' in the sums of n_x, and sums and a bias of n_h of 0.
+
+        Parameters
+        ----------
+        sums : int64 (...) accumulators of r.
+        cell : int64 (...) h'.
+        bias : int64 (...) at the format of table arguments; broadcasts against the cells.
+        shift : int, as in `Settings`.
+        sigmoid : 2048 samples.
+
+        Returns
+        -------
+        int64 (...) in the format of y.
+        """
+        argument = saturate(saturate(round_shift(sums, shift), config.sum_bits) + bias, config.argument_bits)
+        r = Activation.model(config, sigmoid, argument)
+        product = saturate(round_shift(r * cell, config.gate_fraction), config.cell_bits)
+        return saturate(round_shift(product, config.hidden_fraction - (config.activation_bits - 1)),
+                        config.activation_bits)
 
     @staticmethod
     def model_dense(config, sums, bias, settings, sigmoid, tanh):

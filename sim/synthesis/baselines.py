@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from openese.output import write_text
 from openese.rtl.config import PRESETS, Config
+from openese.sim.build import locked
 from openese.sim.synthesis.fanout import KINDS
 
 __all__ = ["MEASURED", "TOLERANCES", "Baselines", "Change", "changes"]
@@ -69,7 +70,8 @@ class Baselines:
         return changes(before, figures) if before and config == PRESETS.get(config.name) else []
 
     def update(self, config: Config, family: str, figures: dict[str, Any]) -> None:
-        """Make the figures of a preset its baseline, and save the file.
+        """Make the figures of a preset its baseline, and save the file. Other processes may save figures in the same
+        file.
 
         Raises
         ------
@@ -80,5 +82,7 @@ class Baselines:
             raise ValueError(f"only presets have baselines, and {config.name!r} was changed")
         if not self._path.exists():
             raise ValueError(f"baselines can be updated in a checkout of the project only: there is no {self._path}")
-        self._figures.setdefault(family, {})[config.name] = figures
-        write_text(self._path, json.dumps(self._figures, indent=1) + "\n")
+        with locked(self._path):
+            self._figures = json.loads(self._path.read_text())
+            self._figures.setdefault(family, {})[config.name] = figures
+            write_text(self._path, json.dumps(self._figures, indent=1) + "\n")

@@ -408,6 +408,8 @@ class AssembleModel:
         parts: tuple[tuple[Kind, ...], ...] = (GRU_BEFORE, GRU_BEHIND) if gru else (BEFORE, BEHIND)
         if project:
             parts = (), (Kind.PROJECTION,)
+        elif instruction.get("reset_before"):
+            parts = (), (Kind.R,) if instruction.get("resets") else GRU_BEHIND
         before, behind = (deque((row, kind) for row in range(rows) for kind in kinds) for kinds in parts)
         leaves: dict[Kind | None, str]
         leaves = {Kind.N_X: "behind"} if gru else {Kind.G: "before", Kind.I: "before", Kind.CELL_TANH: "behind"}
@@ -417,8 +419,9 @@ class AssembleModel:
         while behind:
             number, kind = behind[0]
             hazard = leaves.get(last) if self._late else None
-            waits = len(parts[1]) > 1 and kind is parts[1][0]
-            is_ready = bool(waiting) and waiting[0] <= cycle if waits else earliest <= cycle
+            begins = len(parts[1]) > 1 and kind is parts[1][0]
+            waits = begins and bool(parts[0])
+            is_ready = bool(waiting) and waiting[0] <= cycle if waits else begins or earliest <= cycle
             held_up = gru and bool(before) and before[0][0] - number == self._rows_ahead
             if is_ready and hazard != "behind":
                 row, kind = behind.popleft()

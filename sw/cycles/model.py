@@ -329,7 +329,9 @@ def _operations_of(plans: Sequence[Schedule]) -> tuple[dict[int, Part], list[str
     layer = -1
     for number, instruction in enumerate(instructions):
         opcode = instruction["opcode"]
-        begins_layer = opcode == Opcode.ELEMENTWISE or (opcode == Opcode.PROJECT and instruction.get("dense"))
+        again = instruction.get("reset_before") and not instruction.get("resets")
+        begins_layer = (opcode == Opcode.ELEMENTWISE and not again) or (
+            opcode == Opcode.PROJECT and instruction.get("dense"))
         layer = -1 if number in begins else layer + bool(begins_layer)
         label = f"{opcode.name.lower()} {layer}"
         if opcode == Opcode.MULTIPLY and (instruction["order_base"], instruction["count"]) in operations:
@@ -497,7 +499,7 @@ class _Walk:
                 self._issue()
                 self.assemble.start(instruction, self._base(instruction), self._sent)
                 if instruction["opcode"] == Opcode.ELEMENTWISE:
-                    self._bank ^= instruction["acc_offset"] != 0
+                    self._bank ^= instruction["acc_offset"] != 0 and not instruction.get("resets")
                     self._assembled = self._voices[1]
                     self._firsts.append(self._begins)
                     self._begins = False

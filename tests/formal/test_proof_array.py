@@ -3,7 +3,7 @@
 
 from unittest import mock
 
-from amaranth.hdl import Mux, Signal, Value
+from amaranth.hdl import Cat, Mux, Signal, Value
 
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.array import PEArray
@@ -41,6 +41,30 @@ def test_queue(h):
             implies(h.past((tokens >= ActQueue.limit(SMALL)) | (columns >= ActQueue.limit(SMALL))), dut.full))
     h.refute(tokens != SMALL.queue_depth, ~dut.full, tokens == columns)
     h.cover(dut.tokens.valid & ~dut.columns.valid)
+
+
+@proof("PtrRead", "one for two PEs gives each the tokens that a PtrRead of its own gives it, and has the pointers of "
+       "both at the same line", describe(SMALL, "column_depth", "accumulator_rows"))
+def test_pointers_of_several(h):
+    wide, *narrow = (PtrRead(SMALL, pes) for pes in (2, 1, 1))
+    (together,), *alone = (h.add(block, f"reader{k}", opened=lambda depth: True)
+                           for k, block in enumerate((wide, *narrow)))
+    alone = [one for one, in alone]
+    written = Cat(block.load.data for block in narrow)
+    for block in narrow:
+        h.m.d.comb += [Value.cast(block.i).eq(wide.i), block.i_valid.eq(wide.i_valid),
+                       block.load.address.eq(wide.load.address), block.load_valid.eq(wide.load_valid)]
+    h.m.d.comb += wide.load.data.eq(written)
+    # The memories hold the same, and are read at the same place.
+    h.assume(together.reads[0].data == Cat(one.reads[0].data for one in alone))
+    h.prove(*(together.reads[0].addr == one.reads[0].addr for one in alone),
+            *(together.writes[0].addr == one.writes[0].addr for one in alone),
+            *(together.writes[0].en == one.writes[0].en for one in alone),
+            together.writes[0].data == Cat(one.writes[0].data for one in alone),
+            wide.o_valid == Cat(block.o_valid for block in narrow),
+            *(Value.cast(wide.o[pe]) == Value.cast(block.o) for pe, block in enumerate(narrow)))
+    h.refute(wide.o_valid != 1, wide.o_valid != 2)
+    h.cover(wide.o_valid == 3, wide.o[0].count != wide.o[1].count)
 
 
 def path(h, margin):

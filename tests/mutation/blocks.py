@@ -2,7 +2,7 @@
 """The blocks that are mutated, and the tests that may notice."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from openese.rtl.act_queue import ActQueue
@@ -46,7 +46,7 @@ _ON_TINY += tuple(f"tests/sim/test_device.py::test_{name}" for name in (
     "states_are_read_and_written[tiny]", "a_state_is_written_right_after_a_load",
     "a_carried_state_is_read_but_not_written_again",
     "cycles_of_steps_leave_out_loads_and_states[1]", "cycles_of_steps_leave_out_loads_and_states[40]",
-    "wrong_images_are_refused_and_the_next_is_taken", "frames_of_the_wrong_length_are_dropped"))
+    "wrong_images_are_refused_and_the_next_is_taken", "frames_of_the_wrong_length_are_dropped[tiny]"))
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,18 @@ class Block:
         Tests of the emitted Verilog of a machine that has the block.
     of_a_pe : bool
         The block is part of another that is mutated too: they are not in one machine.
+    qualified : dict of str to str
+        When outputs count, and
+    assumed : tuple of str
+        what the surroundings keep; see `netlist.contract`.
     """
 
     make: object
     tests: tuple
     machine: tuple = _ON_TINY
     of_a_pe: bool = False
+    qualified: dict = field(default_factory=dict)
+    assumed: tuple = ()
 
 
 def _rtl(*names):
@@ -82,8 +88,16 @@ BLOCKS = {
     "spmv": Block(lambda: SpMV(TINY), _rtl("spmv", "pe"), of_a_pe=True),
     "pe": Block(lambda: PE(TINY), _rtl("pe", "array")),
     "slice": Block(lambda: Slice(TINY), _rtl("elementwise", "assemble")),
-    "assemble": Block(lambda: Assemble(TINY), _rtl("assemble")),
-    "controller": Block(lambda: Controller(TINY), _rtl("controller")),
+    "assemble": Block(lambda: Assemble(TINY), _rtl("assemble"), qualified={
+        "drain_address": "drain", "write_line": "write_valid", "write_channels": "write_valid",
+        "write_columns": "write_valid", "control.beat.kind": "control.beat.valid",
+        "control.beat.first": "control.beat.valid", "control.beat.last": "control.beat.valid",
+        "control.beat.row": "control.beat.valid | ~busy", "control.beat.beat": "control.beat.valid | ~busy",
+        }, assumed=("~(start & busy)",)),
+    "controller": Block(lambda: Controller(TINY), _rtl("controller"), qualified={
+        "src_base": "multiply | output", "clear": "multiply", "operation": "multiply", "context": "multiply",
+        "acc_base": "multiply | assemble", "dst_base": "assemble", "settings": "assemble", "output_base": "output",
+        "output_active": "output", "assemble_go": "assemble_busy"}),
     "broadcast": Block(lambda: Broadcast(SMALL), _rtl("broadcast"), ()),
     "frame_input": Block(lambda: FrameInput(TINY), _rtl("frames")),
     "frame_output": Block(lambda: FrameOutput(TINY), _rtl("frames")),

@@ -160,6 +160,8 @@ class _Tests:
             passed = in_a_process(lambda: self._run(self._names, 0, False), 3600)
             if not passed or not passed["passed"]:
                 raise RuntimeError(f"no test passes with the netlist in the block's place: {passed}")
+            if passed["failed"]:
+                raise RuntimeError(f"{passed['failed']} fails with the netlist in the block's place")
             write_text(self._place, json.dumps(dict(sorted(passed["passed"], key=lambda test: test[1]))))
         return json.loads(self._place.read_text())
 
@@ -257,7 +259,8 @@ class Campaign:
     def __init__(self, name, folder, count, seed):
         self.name, self.block, self.machine = name, BLOCKS[name], None
         self.folder = folder / name
-        self.netlist = Netlist(self.block.make(), self.folder, count, seed)
+        self.netlist = Netlist(self.block.make(), self.folder, count, seed, self.block.qualified,
+                               self.block.assumed)
         self.mutations = self.netlist.mutations
         netlist = re.sub(r"(?m)^ *attribute \\src .*\n", "", (self.folder / "mutated.il").read_text())
         self.digest = hashlib.sha256(netlist.encode()).hexdigest()[:16]

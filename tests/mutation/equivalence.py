@@ -2,6 +2,7 @@
 """Whether a mutation changes anything at all."""
 
 import re
+import resource
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ from .netlist import SELECT, WIDTH
 
 __all__ = ["same", "same_after_reset"]
 
-#: Seconds that ABC may take.
+#: Seconds that ABC may compute.
 LIMIT = 120
 
 
@@ -40,7 +41,7 @@ def same(netlist, number):
     """Whether no input and no state tells the mutation ``number`` from the block.
 
     Registers and memories are cut: block and mutation get the same, free state, and must make the same next state and
-    outputs of it. What differs only in states that are never reached counts as different.
+    outputs of it. What differs only in states that are never reached counts as different. False if ABC finds no answer.
     """
     said = _compared(netlist, number, "cut", ["expose -evert-dff block", "opt_clean"], [], "iprove -v")
     return "UNSATISFIABLE" in said
@@ -51,7 +52,7 @@ def same_after_reset(netlist, number):
 
     Memories are cut: they give both the same words, and both must do the same to them. False if ABC finds no answer.
     """
-    said = _compared(netlist, number, "open", [], ["-zinit"], f"bmc3 -F 3; scorr; print_stats; pdr -T {LIMIT}")
+    said = _compared(netlist, number, "open", [], ["-zinit"], "bmc3 -F 3; scorr; print_stats; pdr")
     reached = "was asserted" in said or "is asserted" in said
     proved = re.search(r"Property proved|Explored all reachable states|No output asserted in 3 frames[^~]*lat = +0 "
                        r"+and = +0 ", said)
@@ -64,7 +65,8 @@ def _compared(netlist, number, name, prepare, form, command):
     cut = folder / f"{name}.il"
     if not cut.exists():
         # Only wires with names of their own become ports.
-        text = re.sub(r"\$auto\$mutate\.cc:\d+:(\w+)\$(\d+)", r"\\\1_\2", (folder / "mutated.il").read_text())
+        named = r"(?:\$flatten\\inner\.)?\$auto\$mutate\.cc:\d+:(\w+)\$(\d+)"
+        text = re.sub(named, r"\\\1_\2", (folder / "mutated.il").read_text())
         (folder / "named.il").write_text(_without_memories(text))
         yosys.run([f"read_rtlil {folder / 'named.il'}", "opt_expr", "opt_clean", "setundef -undriven -zero",
                    "dffunmap", "simplemap", "splitnets", "opt_clean", *prepare, f"write_rtlil {cut}"], "equivalence")
@@ -78,6 +80,6 @@ def _compared(netlist, number, name, prepare, form, command):
                " ".join(["write_aiger", *form, str(graph)])], "equivalence")
     abc = Path(find_spec("pyosys").origin).with_name("yosys-abc")
     said = subprocess.run([abc, "-c", f"read_aiger {graph}; strash; {command}"], text=True, capture_output=True,
-                          timeout=10 * LIMIT).stdout
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))).stdout
     graph.unlink()
     return said

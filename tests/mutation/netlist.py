@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from amaranth.back import rtlil
-from amaranth.hdl import Value
+from amaranth.hdl import Shape, Value
 from amaranth.lib import wiring
 
 from openese.sim.synthesis import yosys
@@ -52,6 +52,60 @@ def description(block, elaborate=None, src=False):
         type(block).elaborate = original
 
 
+def _place(block, path):
+    """The lowest bit of a port or of a field of it, ``path`` as "port.field", and the bits."""
+    port, *keys = path.split(".")
+    shape = getattr(block, port).shape()
+    low = 0
+    for key in keys:
+        field = shape[key]
+        low, shape = low + field.offset, field.shape
+    return low, Shape.cast(shape).width
+
+
+def contract(block, qualified, assumed):
+    """A Verilog module ``block`` around the module ``inner``: outputs that do not count are ones.
+
+    Parameters
+    ----------
+    block : wiring.Component
+    qualified : dict of str to str
+        By output or field of one, "port.field", a Verilog expression of such: it counts while that is 1.
+    assumed : sequence of str
+        Expressions that the surroundings keep 1. After the first cycle in which they do not, no output counts.
+    """
+    ports = {name: (len(value), is_input) for name, value, is_input in ports_of(block)}
+    outputs = {name: width for name, (width, is_input) in ports.items() if not is_input}
+    inputs = {"clk": 1, "rst": 1, SELECT: WIDTH, **{name: width for name, (width, is_input) in ports.items()
+                                                    if is_input}}
+
+    def bits(path, port):
+        low, width = _place(block, path)
+        return rf"{port}[{low + width - 1}:{low}]"
+
+    def inside(expression):
+        """The expression of what the block inside shows; a name may be a word of Verilog."""
+        return re.sub(r"[a-z]\w*(\.\w+)*", lambda path: bits(path[0], "of_" + path[0].split(".")[0]), expression)
+
+    declared = [rf"{way} [{width - 1}:0] \{name} " for way, those in (("input", inputs), ("output", outputs))
+                for name, width in those.items()]
+    wires = [f"  wire [{width - 1}:0] of_{name};" for name, width in outputs.items()]
+    wires += [rf"  wire [{width - 1}:0] of_{name} = \{name} ;" for name, width in inputs.items()]
+    connected = [rf".\{name} (of_{name})" for name in (*inputs, *outputs)]
+    counts = {name: ["kept"] * width for name, width in outputs.items()}
+    shown = []
+    for number, (path, condition) in enumerate(qualified.items()):
+        shown.append(f"  wire counts{number} = kept & ({inside(condition)});")
+        low, width = _place(block, path)
+        counts[path.split(".")[0]][low:low + width] = [f"counts{number}"] * width
+    shown += [rf"  assign \{name} = of_{name} | ~{{{', '.join(reversed(counts[name]))}}};" for name in outputs]
+    return "\n".join([
+        f"module block({', '.join(declared)});", *wires, "  reg broken = 0;",
+        f"  wire kept = ~broken & {' & '.join(f'({inside(one)})' for one in [*assumed, '1'])};",
+        "  always @(posedge of_clk) broken <= ~of_rst & ~kept;",
+        *shown, f"  inner inner({', '.join(connected)});", "endmodule", ""])
+
+
 class Netlist:
     """The files of a block's netlist with its mutations, in ``folder``, whose name is the block's.
 
@@ -61,6 +115,9 @@ class Netlist:
     folder : Path
     count, seed : int
         Of the mutations.
+    qualified, assumed
+        See `contract`. The tests meet a netlist in which outputs that do not count are ones: so they show that nobody
+        reads them.
 
     Attributes
     ----------
@@ -70,7 +127,7 @@ class Netlist:
         The environment variable with the number that is chosen.
     """
 
-    def __init__(self, block, folder, count, seed):
+    def __init__(self, block, folder, count, seed, qualified=None, assumed=()):
         self.folder = folder
         self.module, self.choice = f"mutant_{folder.name}", f"choice_{folder.name}"
         self.variable = f"OPENESE_MUTATION_{folder.name.upper()}"
@@ -88,7 +145,12 @@ class Netlist:
         self.mutations = [line.replace("mutate ", f"mutate -ctrl {SELECT} {WIDTH} {number} ", 1)
                           for number, line in enumerate(lines[:count], 1)]
         listed.write_text("\n".join(self.mutations) + "\n")
-        yosys.run([f"read_rtlil {folder / 'golden.il'}", f"script {listed}", "opt_clean",
+        around = []
+        if qualified or assumed:
+            (folder / "contract.v").write_text(contract(block, qualified or {}, assumed))
+            around = ["rename block inner", f"read_verilog {folder / 'contract.v'}", "hierarchy -check -top block",
+                      "proc", "flatten -noscopeinfo", "opt_expr -keepdc", "opt_clean"]
+        yosys.run([f"read_rtlil {folder / 'golden.il'}", f"script {listed}", "opt_clean", *around,
                    f"write_rtlil {folder / 'mutated.il'}", f"rename -top {self.module}",
                    f"write_verilog -noattr {folder / 'mutated.v'}",
                    "rename -top block", f"write_cxxrtl -O4 -g3 {folder / 'mutated.cc'}"], "block")

@@ -34,10 +34,12 @@ class _Design:
     def __init__(self, library, ports, number):
         self._library = library
         self._handle = library.cxxrtl_create(library.cxxrtl_design_create())
-        self._inputs = [(index, self._port(name), width) for index, (name, width) in enumerate(
-            (name, width) for name, width, is_input in ports if is_input)]
-        self._outputs = [(self._port(name), width) for name, width, is_input in ports if not is_input]
-        assert all(port is not None for port, _ in self._outputs)
+        inputs, outputs = ([(self._port(name), width) for name, width, is_input in ports if is_input == way]
+                           for way in (True, False))
+        assert all(port is not None for port, _ in outputs)
+        self._inputs = [(index, port, width) for index, (port, width) in enumerate(inputs) if port is not None]
+        self._outputs = [(port.curr, range(1, -(-width // 32))) for port, width in outputs]
+        self._written = [None] * len(inputs)
         self._clock, self._reset = self._port("clk"), self._port("rst")
         self._write(self._port(SELECT), WIDTH, number)
 
@@ -52,22 +54,36 @@ class _Design:
             for chunk in range(-(-width // 32)):
                 port.next[chunk] = value >> 32 * chunk & 0xFFFFFFFF
 
+    def _step(self, values):
+        written = self._written
+        for index, port, width in self._inputs:
+            if values[index] != written[index]:
+                self._write(port, width, values[index])
+        self._written = values
+        self._library.cxxrtl_step(self._handle)
+
+    def _read(self):
+        values = []
+        for chunks, more in self._outputs:
+            value = chunks[0]
+            for chunk in more:
+                value |= chunks[chunk] << 32 * chunk
+            values.append(value)
+        return values
+
     def evaluate(self, values):
         """The outputs with inputs of these ``values``."""
-        for index, port, width in self._inputs:
-            self._write(port, width, values[index])
-        self._library.cxxrtl_step(self._handle)
-        return [sum(port.curr[chunk] << 32 * chunk for chunk in range(-(-width // 32)))
-                for port, width in self._outputs]
+        self._step(values)
+        return self._read()
 
     def edge(self, values, reset):
         """The outputs behind a rising edge."""
         self._write(self._reset, 1, reset)
-        self.evaluate(values)
-        self._write(self._clock, 1, 1)
-        self._library.cxxrtl_step(self._handle)
-        self._write(self._clock, 1, 0)
-        return self.evaluate(values)
+        self._step(values)
+        for level in (1, 0):
+            self._write(self._clock, 1, level)
+            self._library.cxxrtl_step(self._handle)
+        return self._read()
 
 
 class StandIn:
@@ -156,7 +172,8 @@ class StandIn:
         ports = ports_of(block)
         design = _Design(self._library, self._netlist.ports, self._number)
         inputs = [value for _, value, is_input in ports if is_input]
-        outputs = [value for _, value, is_input in ports if not is_input]
+        outputs = [(value, value.shape()) for _, value, is_input in ports if not is_input]
+        shown = [None] * len(outputs)
         domains = simulation._design.fragment.domains
 
         async def run(ctx):
@@ -164,9 +181,12 @@ class StandIn:
             trigger = ctx.edge(clock, 1).changed(*inputs).sample(reset | inserted)
 
             def show(values):
-                for signal, value in zip(outputs, values, strict=True):
-                    shape = signal.shape()
-                    ctx.set(signal, value - (1 << shape.width) if shape.signed and value >> shape.width - 1 else value)
+                for place, value in enumerate(values):
+                    if value != shown[place]:
+                        shown[place] = value
+                        signal, shape = outputs[place]
+                        negative = shape.signed and value >> shape.width - 1
+                        ctx.set(signal, value - (1 << shape.width) if negative else value)
 
             show(design.evaluate([value.init for value in inputs]))
             async for edge, *values, resets in trigger:

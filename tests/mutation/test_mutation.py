@@ -4,7 +4,9 @@
 import re
 
 import pytest
-from amaranth.hdl import ResetInserter, Signal
+from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from openese.rtl.emit import emit
@@ -14,7 +16,7 @@ pytest.importorskip("pyosys", reason="needs the extra 'synth'")
 from mutation import engine  # noqa: E402
 from mutation.__main__ import scores  # noqa: E402
 from mutation.equivalence import same, same_after_reset  # noqa: E402
-from mutation.netlist import SELECT, WIDTH  # noqa: E402
+from mutation.netlist import SELECT, WIDTH, Netlist  # noqa: E402
 from mutation.standin import StandIn  # noqa: E402
 
 
@@ -70,6 +72,32 @@ def test_equivalence(campaign):
     for compared in (same, same_after_reset):
         assert not all(compared(campaign.netlist, number) for number in range(1, 7))
         assert compared(campaign.netlist, 7)
+
+
+class Shown(wiring.Component):
+    """Its value counts while it is valid. The highest bit of ``i`` is never 1."""
+
+    i: In(4)
+    valid: Out(1)
+    value: Out(4)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += [self.valid.eq(self.i[0]), self.value.eq(Mux(self.i[0], self.i ^ self.i[3], ~self.i))]
+        return m
+
+
+def test_a_contract_hides_what_does_not_count(tmp_path):
+    """The result of the NOT, which is never valid, and a bit of the XOR that is always 0; but not bits of the value."""
+    contract = {"value": "valid"}, ("~i[3]",)
+    for case, found in ((), set()), (contract, {"$not", "$xor"}):
+        netlist = Netlist(Shown(), tmp_path / str(len(case)), 16, 1, *case)
+        kinds = {cell: kind for kind, cell in re.findall(r"cell (\$\w+) (\S+)",
+                                                         (netlist.folder / "golden.il").read_text())}
+        changes = {kinds[re.search(r"-cell (\S+)", netlist.mutations[number - 1])[1]]:
+                   same_after_reset(netlist, number) for number in (4, 9, 10)}
+        assert changes.keys() == {"$not", "$xor", "$dff"}
+        assert {kind for kind, same in changes.items() if same} == found
 
 
 def test_a_netlist_has_its_mutations(campaign):

@@ -36,8 +36,9 @@ CONFIGS = {
 }
 GRUS = {name: CONFIGS[name].replace(cells="lstm+gru")
         for name in ("tiny", "two beats", "many PEs", "one slice", "four groups", "groups forward")}
-
-
+BEFORE = {name: GRUS[name].replace(cells="lstm+gru+gru_before")
+          for name in ("two beats", "many PEs", "four groups", "groups forward")} | {
+    "with dense layers": CONFIGS["tiny"].replace(cells="lstm+gru+gru_before+dense")}
 DENSE = {name: CONFIGS[name].replace(cells="lstm+dense")
          for name in ("tiny", "two beats", "one slice", "four groups")} | {
     "with GRUs": CONFIGS["many PEs"].replace(cells="lstm+gru+dense")}
@@ -156,11 +157,16 @@ class Bench:
         destination = int(rng.integers(0, config.vector_depth // config.groups - rows * self.lines + 1))
         masked = int(rng.integers(2))
         gru = bool(elementwise and config.gru and rng.integers(2))
-        formats, active, reset = random_settings(rng, config.channels, gru, dense)
+        reset_before = bool(gru and config.gru_before and rng.integers(3))
+        resets = bool(reset_before and rng.integers(2))
+        formats, active, reset = random_settings(rng, config.channels, gru, dense, reset_before)
         voices = {"active": mask(active), "reset": mask(reset)}
 
         bits = config.accumulator_bits - (config.groups * phases - 1).bit_length()
         sums = spread(rng, bits, (config.groups, config.row_pes, phases, height, config.channels))
+        if reset_before:
+            drained = np.isin(np.arange(height) % 4, [Kind.R] if resets else [Kind.N_X, Kind.Z])
+            sums *= drained[:, None]
         for phase in range(phases):
             place = base + phase * stride
             self.accumulator[:, place:place + height] = sums[:, :, phase].reshape(
@@ -170,7 +176,10 @@ class Bench:
         for row in range(rows):
             if elementwise:
                 gates = list(total[4 * row:4 * row + 4])
-                columns, clamped = self.cells.step(cell_base + row, gates, formats, active, reset)
+                if resets:
+                    columns, clamped = self.cells.reset(cell_base + row, gates[0], formats, active, reset)
+                else:
+                    columns, clamped = self.cells.step(cell_base + row, gates, formats, active, reset)
             elif dense:
                 columns, clamped = self.cells.dense(4 * cell_base + row, total[row], formats, active)
             else:
@@ -182,7 +191,7 @@ class Bench:
                                       columns[line * config.groups:(line + 1) * config.groups].tolist()))
         instruction = {**formats, "opcode": opcode, "rows": rows, "phase_stride": stride,
                        "phase_last": phases - 1, "cell_base": cell_base,
-                       "masked": masked}
+                       "masked": masked, **({"resets": 1} if resets else {})}
         return instruction, {"dst_base": destination, "acc_base": base, "settings": {**formats, **voices}}
 
     async def array(self, ctx):
@@ -236,6 +245,13 @@ def test_columns_of_grus(name, seed):
     """Rows of LSTMs and GRUs, and projections, one behind the other."""
     bench = Bench(GRUS[name], generator(seed), real_tables=seed % 2 == 0, pauses=seed % 3 * 0.4)
     bench.run([Opcode.ELEMENTWISE, Opcode.ELEMENTWISE, Opcode.PROJECT, *[Opcode.ELEMENTWISE] * 5])
+
+
+@pytest.mark.parametrize("seed, name", list(enumerate(BEFORE)))
+def test_columns_of_grus_with_the_reset_before_the_product(name, seed):
+    """Both passes, in any order, among other cells, projections and dense layers."""
+    bench = Bench(BEFORE[name], generator(seed), real_tables=seed % 2 == 0, pauses=seed % 3 * 0.4)
+    bench.run([*[Opcode.ELEMENTWISE] * 5, Opcode.PROJECT] * 4)
 
 
 @pytest.mark.parametrize("seed, name", list(enumerate(DENSE)))

@@ -437,3 +437,55 @@ def test_a_cleared_run_keeps_the_program_from_starting():
         raise AssertionError("the program has not started")
 
     simulate(dut, bench, limit=100)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_an_instruction_goes_on_as_soon_as_it_can(late):
+    """In the cycle in which the last that it waits for is over, after an odd or an even number of cycles."""
+    dut, layout = Controller(TINY), Instruction(TINY)
+    program = [{"opcode": Opcode.FORMAT}, {"opcode": Opcode.FRAME, "when": Take.WAIT},
+               {"opcode": Opcode.MULTIPLY, "source": Source.INPUT, "release": 1}, {"opcode": Opcode.ELEMENTWISE},
+               {"opcode": Opcode.MULTIPLY, "sent": 1}, {"opcode": Opcode.CLEAR}, {"opcode": Opcode.PROJECT},
+               {"opcode": Opcode.OUTPUT}, {"opcode": Opcode.FRAME, "when": Take.WAIT}]
+
+    async def bench(ctx):
+        async def once(signal, delay=0, **inputs):
+            """With these inputs ``signal`` comes ``delay`` cycles later, and not before."""
+            for _ in range(8 + late):
+                assert not ctx.get(signal)
+                await ctx.tick()
+            for name, value in inputs.items():
+                ctx.set(getattr(dut, name), value)
+            for _ in range(delay):
+                assert not ctx.get(signal)
+                await ctx.tick()
+                ctx.set(dut.operation_done, 0)
+            assert ctx.get(signal)
+            await ctx.tick()
+
+        ctx.set(dut.program_valid, 1)
+        for address, fields in enumerate(program):
+            ctx.set(dut.program, {"address": address, "data": layout.pack(**fields)})
+            await ctx.tick()
+        ctx.set(dut.program_valid, 0)
+        ctx.set(dut.run, 1)
+        await once(dut.frame_take, frame_ready=1, frame_partial=1)
+        ctx.set(dut.frame_ready, 0)
+        ctx.set(dut.multiply_busy, 1)
+        await once(dut.multiply, frame_partial=0)
+        ctx.set(dut.assemble_busy, 1)
+        await once(dut.frame_release, multiply_busy=0, operation_done=1)
+        ctx.set(dut.operation_done, 0)
+        await once(dut.assemble, assemble_busy=0)
+        ctx.set(dut.assemble_busy, 1)
+        await once(dut.multiply, 1, assemble_busy=0)
+        await once(dut.assemble, 1, operation_done=1)
+        ctx.set(dut.assemble_busy, 1)
+        await once(dut.assemble, 3, assemble_busy=0)
+        ctx.set(dut.output_busy, 1)
+        await once(dut.output, output_busy=0)
+        ctx.set(dut.run, 0)
+        ctx.set(dut.frame_ready, 1)
+        await once(dut.frame_take, run=1)
+
+    simulate(dut, bench, limit=500)

@@ -28,6 +28,9 @@ CONFIGS = {
 GRUS = {name: CONFIGS[name].replace(cells="lstm+gru")
         for name in ("tiny", "one channel", "two beats", "many beats", "one beat of groups", "four groups", "forward",
                      "groups forward")}
+BEFORE = {name: config.replace(cells="lstm+gru+gru_before") for name, config in GRUS.items()} | {
+    "with dense layers": TINY.replace(cells="lstm+gru+gru_before+dense"),
+    "short words": TINY.replace(cells="lstm+gru+gru_before", activation_bits=8)}
 DENSE = {name: CONFIGS[name].replace(cells="lstm+dense")
          for name in ("one channel", "many beats", "two groups", "one beat of groups")} | {
     "with GRUs": TINY.replace(cells="lstm+gru+dense"),
@@ -102,11 +105,11 @@ class Bench:
         for cycle, _, values in self.lanes(flags, start, delay):
             self.saturated_at[cycle] = int(values.sum())
 
-    def new_settings(self, gru=False, dense=False):
+    def new_settings(self, **kind):
         """Random number formats and voices, once the pipeline is empty."""
         rng = self.rng
         self.cycle += Stages.of(self.config).cell + 1 + self.config.beats
-        formats, active, reset = random_settings(rng, self.channels, gru, dense)
+        formats, active, reset = random_settings(rng, self.channels, **kind)
         self.settings_at[self.cycle] = {**formats, "active": mask(active), "reset": mask(reset)}
         return formats, active, reset
 
@@ -160,6 +163,21 @@ class Bench:
                     row, [sums[row, kind] for kind in (Kind.R, Kind.Z, Kind.N_X, Kind.N_H)], *settings)
                 self.expect(y, start, self.dut.h_delay)
                 self.expect_saturated(saturated, start, Stages.of(self.config).cell + 2)
+
+    def reset_step(self, rows, base, phases):
+        """Both ELEMENTWISE of a GRU with the reset before the product, as of different steps."""
+        settings = self.new_settings(gru=True, reset_before=True)
+        for row in range(base, base + rows):
+            start, total = self.summed(Kind.R, row, phases)
+            self.expect(self.cells.reset(row, total, *settings)[0], start, self.dut.h_delay)
+        settings = self.new_settings(gru=True, reset_before=True)
+        for row in range(base, base + rows):
+            ready, of_n = self.summed(Kind.N_X, row, phases)
+            self.cycle = max(self.cycle, ready + 2)
+            start, of_z = self.summed(Kind.Z, row, phases)
+            y, saturated = self.cells.step(row, [of_n, of_z, of_n, of_n], *settings)
+            self.expect(y, start, self.dut.h_delay)
+            self.expect_saturated(saturated, start, Stages.of(self.config).cell + 2)
 
     def project(self, rows, phases):
         """A PROJECT: sums, rounded and saturated to y."""
@@ -260,6 +278,21 @@ def test_steps_of_a_gru_equal_the_model(name, seed):
     for phases in (1, 2, 4, 1):
         bench.gru_step(rows=GRU_ROWS, base=0, phases=phases)
         bench.step(rows=2, base=bench.config.cell_rows - 4, phases=phases)
+        bench.project(rows=1, phases=phases)
+        bench.gru_step(rows=2, base=1, phases=1)
+    bench.run()
+    assert len({value for lanes in bench.columns_at.values() for value in lanes.values()}) > 5
+
+
+@pytest.mark.parametrize("seed, name", list(enumerate(BEFORE)))
+def test_both_passes_of_a_gru_with_the_reset_before_the_product(name, seed):
+    """Between steps of other GRUs and of LSTMs, and projections."""
+    rng = generator(seed)
+    bench = Bench(BEFORE[name], rng, real_tables=seed % 2 == 0)
+    for phases in (1, 2, 4, 1):
+        bench.reset_step(rows=GRU_ROWS, base=0, phases=phases)
+        bench.step(rows=2, base=bench.config.cell_rows - 4, phases=phases)
+        bench.reset_step(rows=2, base=1, phases=1)
         bench.project(rows=1, phases=phases)
         bench.gru_step(rows=2, base=1, phases=1)
     bench.run()

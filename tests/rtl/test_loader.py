@@ -231,6 +231,14 @@ def test_lines_beyond_the_memory_are_refused():
     assert load(TINY, images) == expected
 
 
+def test_the_room_behind_a_line_counts_all_its_bits():
+    """As many lines as are left are taken, one more is refused; the images end before them."""
+    start, depth = header(TINY, 1), Lines(TINY).depth[Section.MANIFEST]
+    firsts = [1 << bit for bit in range(24)]
+    images = [start + [int(Section.MANIFEST), first, depth - first + more] for first in firsts for more in (0, 1)]
+    assert load(TINY, images) == [([], 0, ImageError.NONE, 0), ([], 0, ImageError.LENGTH, 0)] * len(firsts)
+
+
 def test_words_after_the_image_or_an_error_are_ignored():
     image = Image(TINY, generator(0), [Section.ORDER, Section.TABLES])
     assert load(TINY, [image.words + image.words, [0, *image.words], image.words]) == [

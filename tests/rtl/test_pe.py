@@ -32,7 +32,7 @@ class Bench:
         self.rng = rng
         self.jobs = jobs
         self.gaps = gaps
-        self.dut = PE(config)
+        self.dut = PE(config, config.ultra_weights)
         self.drainer = Drainer(self.dut, config, rng, jobs, drain_chance)
         dut = self.dut
         self.watch, self.seen = trace(dut.done, dut.busy, dut.padding, dut.hazard,

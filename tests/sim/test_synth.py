@@ -145,6 +145,17 @@ def test_a_path_ends_in_its_block():
     assert depths.ends == {"part": (1, 0), "whole": (1, 0)}
 
 
+def test_two_processes_save_their_baselines_in_one_file(tmp_path):
+    """Each has read the file before the other saves."""
+    file = tmp_path / "synth.json"
+    file.write_text("{}")
+    one, other = Baselines(file), Baselines(file)
+    one.update(preset("tiny"), "xcu", {"total": {"LUT": 1}})
+    other.update(preset("demo"), "xcu", {"total": {"LUT": 2}})
+    assert other.machines("xcu") == Baselines(file).machines("xcu") == ["tiny", "demo"]
+    assert [path.name for path in tmp_path.iterdir()] == ["synth.json"]
+
+
 def test_only_presets_have_baselines(tmp_path):
     file = tmp_path / "synth.json"
     file.write_text("{}")
