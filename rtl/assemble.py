@@ -18,6 +18,7 @@ from openese.rtl.elementwise import Beat, Kind, Settings, Slice, SliceControl, r
 from openese.rtl.elementwise.shared import delayed
 from openese.rtl.interfaces import activations
 from openese.rtl.program import Instruction, Opcode
+from openese.rtl.spmat_read import column_lead
 
 __all__ = ["Assemble"]
 
@@ -119,7 +120,7 @@ class Assemble(wiring.Component):
     go : In(1) — the sums are complete: begin.
     busy : Out(1) — an instruction is under way, or accumulators are being cleared.
     lines_done : Out(line_bits + 1) — lines that the instruction has written.
-    lines_coming : Out(line_bits + 1) — those that can be read two cycles later.
+    lines_coming : Out(line_bits + 1) — those that can be read two cycles later, with ``forward`` `column_lead` more.
     drain : Out(1) — read and clear a row of all PEs.
     drain_address : Out(bits_for(accumulator_rows - 1)) — the row's address.
     control : Out(SliceControl) — the slices' work on it.
@@ -417,9 +418,10 @@ class Assemble(wiring.Component):
     def _too_early(self, operation, gru):
         """Whether the operation that ends, one of a single beat, has not left what the next of its part reads.
 
-        What g leaves for i, i for f, tanh(c) for o and n for z can be read two cycles later.
+        What g leaves for i, i for f, tanh(c) for o and n for z can be read two cycles later, with ``forward`` one.
         """
-        kinds = {"before": (Kind.G, Kind.I), "behind": (Kind.CELL_TANH,)} if self._config.beats == 1 else {}
+        waits = self._config.beats == 1 and not self._config.forward
+        kinds = {"before": (Kind.G, Kind.I), "behind": (Kind.CELL_TANH,)} if waits else {}
         too_early = {name: operation.active & Cat(operation.kind == kind for kind in kinds.get(name, ())).any()
                      for name in ("before", "behind")}
         if gru is not None and kinds:
@@ -457,27 +459,35 @@ class Assemble(wiring.Component):
         lines = self.lines
         first = min(self._picked_from.values())
         pulses = Signal((self._h_delay if config.gru else self._m_delay) + first - 1)
-        of_rows = pulses[self._y_delay + first - 2]
-        if config.dense:
-            of_rows = Mux(instruction.activation[1], pulses[self._table_delay + first - 2], of_rows)
         m.d.sync += pulses.eq(Mux(self.start, 0, (pulses << 1) | row_issued))
-        index = Signal(range(max(2, lines)), name="index")
-        picking = Signal()
-        last = first - 2
-        of_cells = pulses[self._m_delay + last]
-        if config.gru:
-            of_cells = Mux(instruction.gru, pulses[self._h_delay + last], of_cells)
-        begins, goes_on = Signal(), Signal()
-        m.d.comb += [
-            begins.eq(Mux(project, of_rows, of_cells)),
-            goes_on.eq(picking & (index != lines - 1)),
-        ]
-        m.d.sync += picking.eq(begins | goes_on)
-        with m.If(begins):
-            m.d.sync += index.eq(0)
-        with m.Elif(picking):
-            m.d.sync += index.eq(index + 1)
-        ahead, writing = self._pick(m, begins | goes_on, picking, index)
+
+        def lines_of_rows(lead):
+            """Whether a line is picked in the next cycle and in this one, and its number, ``lead`` cycles ahead."""
+            last = first - 2 - lead
+            of_rows, of_cells = pulses[self._y_delay + last], pulses[self._m_delay + last]
+            if config.dense:
+                of_rows = Mux(instruction.activation[1], pulses[self._table_delay + last], of_rows)
+            if config.gru:
+                of_cells = Mux(instruction.gru, pulses[self._h_delay + last], of_cells)
+            index = Signal(range(max(2, lines)), name="index")
+            picking = Signal()
+            begins, goes_on = Signal(), Signal()
+            m.d.comb += [
+                begins.eq(Mux(project, of_rows, of_cells)),
+                goes_on.eq(picking & (index != lines - 1)),
+            ]
+            m.d.sync += picking.eq(begins | goes_on)
+            with m.If(begins):
+                m.d.sync += index.eq(0)
+            with m.Elif(picking):
+                m.d.sync += index.eq(index + 1)
+            return begins | goes_on, picking, index
+
+        ahead, writing = self._pick(m, *lines_of_rows(0))
+        if lead := column_lead(config):
+            comes, *_ = lines_of_rows(lead)
+            steps = max(self._picked_from.values()) - first + self.picks
+            ahead = delayed(m, comes, steps - 1, reset_less=False)
         done = Signal.like(self.lines_done)
         with m.If(self.start):
             m.d.sync += [done.eq(0), self.lines_done.eq(0), self.lines_coming.eq(0)]

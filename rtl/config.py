@@ -16,7 +16,7 @@ __all__ = ["BANK_SHIFT", "CELLS", "DEPTHS", "FLAGS", "MODEL_SHIFT", "Config", "L
 
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
 LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels", "ultra_weights",
-                "block_weights", "wide_pointers")
+                "block_weights", "wide_pointers", "forward")
 
 #: Fields that say how much a memory holds.
 DEPTHS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "program_depth")
@@ -28,7 +28,7 @@ BANK_SHIFT, MODEL_SHIFT = 2, 8
 CELLS = ("lstm", "lstm+gru", "lstm+gru+gru_before", "lstm+dense", "lstm+gru+dense", "lstm+gru+gru_before+dense")
 
 #: Fields that are true or false.
-FLAGS = ("stream", "ultra_weights", "wide_pointers")
+FLAGS = ("stream", "ultra_weights", "wide_pointers", "forward")
 
 #: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
 _WIDEST_BEAT = 1024
@@ -106,6 +106,9 @@ class Config:
     wide_pointers : bool
         The pointers of all PEs of a tile are in one wide memory. It takes fewer block RAMs if the memory of a PE would
         fill a small part of one.
+    forward : bool
+        Values are forwarded past their memories: no entry waits for its accumulator, and columns, gates and c come
+        earlier. This takes LUTs for every channel, and is meant for machines of one.
 
     Raises
     ------
@@ -141,6 +144,7 @@ class Config:
     ultra_weights: bool = False
     block_weights: int = 0
     wide_pointers: bool = False
+    forward: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -319,6 +323,13 @@ class Config:
         return bits_for(self.accumulator_rows - 1)
 
     @property
+    def operation_bits(self) -> int:
+        """Width of an operation's number. With ``forward``, an operation counts as complete while its last entries are
+        still decoded: their context stays until four more have begun.
+        """
+        return 3 if self.forward else 2
+
+    @property
     def table_index_bits(self) -> int:
         """Width of a sample's number: tables have 2048 entries, as in the paper."""
         return 11
@@ -431,6 +442,9 @@ PRESETS = {config.name: config for config in [
            cell_rows=32, accumulator_rows=256),
     Config(name="ese", pes=32, channels=32, entry_depth=10240, column_depth=2048, vector_depth=2048,
            cell_rows=32, accumulator_rows=512),
+    # As ese, with the memories that the recognizer takes with its head.
+    Config(name="ese_whole", pes=32, channels=32, entry_depth=11264, column_depth=4096, vector_depth=2048,
+           cell_rows=64, accumulator_rows=512, cells="lstm+gru+dense"),
     # Entries of 16 bits, 512 bits a cycle, as in the paper.
     Config(name="ese_stream", pes=32, channels=32, index_bits=4, entry_depth=1024, column_depth=2048,
            vector_depth=2048, cell_rows=32, accumulator_rows=512, stream=True),
@@ -455,13 +469,14 @@ PRESETS = {config.name: config for config in [
     Config(name="zcu104", pes=32, channels=16, slices=16, slice_width=2, weight_bits=8, activation_bits=12,
            entry_depth=12288, column_depth=2048, vector_depth=2048, cell_rows=32, accumulator_rows=288, lut_channels=5,
            ultra_weights=True),
-    # Of an XCVU9P, whose largest shares are of block RAMs and UltraRAMs: 80 %.
-    Config(name="vu9p", pes=128, channels=32, groups=2, slices=64, slice_width=4, entry_depth=8192, column_depth=4096,
-           vector_depth=4096, cell_rows=64, accumulator_rows=320, lut_channels=4, ultra_channels=10,
+    # For an XCVU9P: no more than 80 % of a resource. Four groups, since it has three dies: the columns of 32 PE rows
+    # cross their borders, not of 64.
+    Config(name="vu9p", pes=128, channels=32, groups=4, slices=32, slice_width=8, entry_depth=8192, column_depth=4096,
+           vector_depth=4096, cell_rows=64, accumulator_rows=512, lut_channels=4, ultra_channels=10,
            ultra_weights=True),
     # A column takes all PEs of a group three cycles, so there are eight groups.
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
-           vector_depth=4096, cell_rows=16, accumulator_rows=512),
+           vector_depth=4096, cell_rows=16, accumulator_rows=512, forward=True),
     # Of the UltraRAMs of an XCVU9P, 12 PEs of each tile of 32 take 80 %; the other PEs' weights leave 15 % of the block
     # RAMs. Sums of 64 rows are a LUT RAM's.
     Config(name="latency_vu9p", pes=2048, channels=1, groups=8, slices=64, entry_depth=2048, column_depth=1024,
@@ -474,6 +489,7 @@ PURPOSES = {
     "tiny": "tests and first tries: simulates in a blink",
     "demo": "small networks, such as the dense LSTM of a voice activity detector",
     "ese": "the paper's 1,024 multipliers, with its 153/1024/512 layer at 10 % density on the chip",
+    "ese_whole": "as ese, with GRUs and dense layers: holds the bundled recognizer with its head",
     "ese_stream": "as ese, but weights come from memory in every step, as in the paper: for larger networks",
     "ulx3s": "the ULX3S board with an LFE5U-85F: holds the same dense LSTM as demo",
     "ku060": "the paper's FPGA, an XCKU060, filled: twice the paper's multipliers, of 8-bit weights and 12-bit "

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from openese.rtl.attributes import DISTANCE, fanout
 from openese.rtl.bundles import DrainPort, StreamPort
-from openese.rtl.distance import INPUT_DELAY
+from openese.rtl.distance import INPUT_DELAY, tile_join_delay
 from openese.rtl.elementwise import Slice, SliceControl, slice_members
 from openese.rtl.emit import instantiate
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, activations
@@ -56,7 +56,7 @@ class Tile(wiring.Component):
     activations : In(array(groups, activations)) — its activations, `PE.column_delay` cycles later.
     context : In(Context) — context of an operation, before its first column.
     context_valid : In(1) — set the context.
-    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    context_operation : In(operation_bits) — number of its operation.
     full : Out(1) — the queue of a PE takes no more columns than its margin.
     drain : In(1) — read and clear a row of every PE.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
@@ -86,6 +86,7 @@ class Tile(wiring.Component):
 
     input_delay = INPUT_DELAY
     full_delay = 1
+    join_delay = staticmethod(tile_join_delay)
 
     def __init__(self, config):
         self.config = config
@@ -97,11 +98,6 @@ class Tile(wiring.Component):
             "control": In(SliceControl(config)),
             "columns": Out(config.lanes * config.activation_bits),
         })
-
-    @staticmethod
-    def join_delay(config):
-        """Cycles from the last pulse of a PE to that of the tile."""
-        return int(config.pes > config.slices)
 
     @property
     def module_name(self):

@@ -351,6 +351,11 @@ class Lane:
         active = self._channel_flag(shared.settings.active, beat)
         reset = self._channel_flag(shared.settings.reset, beat)
         updates = beat.valid & beat.last & (beat.kind == Kind.F)
+        if shared.cells.coming is not None:
+            m.d.comb += [
+                shared.cells.coming[lane].eq(Mux(active, narrow, 0)),
+                shared.cells.comes[lane].eq(updates & (active | reset)),
+            ]
         m.d.sync += [
             state.eq(Mux(shared.host_write[lane], shared.host_data, Mux(active, narrow, 0))),
             writes.eq((updates & (active | reset)) | shared.host_write[lane]),

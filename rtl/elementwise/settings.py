@@ -9,7 +9,7 @@ from amaranth.lib import data
 from openese.rtl.activation import Activation
 from openese.rtl.config import bits_for
 
-__all__ = ["Beat", "Kind", "Settings", "SliceControl", "Stages", "rows_ahead"]
+__all__ = ["Beat", "Kind", "Settings", "SliceControl", "Stages", "adds_drained", "rows_ahead"]
 
 
 class Kind(enum.IntEnum):
@@ -131,6 +131,8 @@ class Stages(NamedTuple):
         The product of ElemMul, rounded to the format of c or m.
     cell : int
         The new c, on its way into the memory.
+    early : int
+        Cycles by which c can be read before it is in the memory.
     """
 
     picks: int
@@ -142,18 +144,19 @@ class Stages(NamedTuple):
     gate: int
     product: int
     cell: int
+    early: int
 
     @classmethod
     def of(cls, config):
         """The stages of a slice of a machine of capacity ``config``."""
         two_picks = config.beats > 16
-        added = max(1, (config.beats > 1) + two_picks + (config.groups - 1).bit_length())
+        added = max(1, (config.beats > 1) + two_picks + (config.groups - 1).bit_length() - adds_drained(config))
         total = added + 1
         pre_activation = total + 4              # three steps of the shift, and rounding
         gate = pre_activation + 2 + Activation.delay  # + bias + peephole, the argument, the table
         product = gate + 4                      # two registers of the multiplier, the shift, and rounding
         return cls(8 if two_picks else config.beats, total - 2, added, total, pre_activation,
-                   pre_activation + config.dense, gate, product, cell=product + 2)
+                   pre_activation + config.dense, gate, product, cell=product + 2, early=3 if config.forward else 0)
 
     @property
     def y_delay(self):
@@ -188,12 +191,19 @@ class Stages(NamedTuple):
     @property
     def c_delay(self):
         """Least cycles from a beat to a beat that reads the c it writes."""
-        return self.cell + 1 - self.read
+        return self.cell + 1 - self.read - self.early
 
     @property
     def r_delay(self):
         """Least cycles from a beat of r to the beat of n_x that adds its product."""
         return self.product + 4 - self.pre_activation
+
+
+def adds_drained(config):
+    """Whether groups are added from the PEs' registers, without a row being held: with ``forward``, where all lanes of
+    a row pass at once.
+    """
+    return config.forward and config.beats == 1 and config.groups > 2
 
 
 def rows_ahead(config):

@@ -13,7 +13,7 @@ from openese.rtl.attributes import fanout
 from openese.rtl.bundles import CellsPort, ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.elementwise.lane import Lane, Shared
-from openese.rtl.elementwise.settings import Beat, Settings, Stages
+from openese.rtl.elementwise.settings import Beat, Settings, Stages, adds_drained
 from openese.rtl.elementwise.shared import (
     cell_memory,
     elem_mul_shifts,
@@ -83,6 +83,9 @@ class Slice(wiring.Component):
     For a cell row the gates come in the order g, i, f, and when c is written, tanh(c) and o. Between these, gates of
     another row may come. Small memories keep the values that one gate leaves for the next (g, then i . g; tanh c). Such
     a value can be read two cycles later. Phases of a gate come one after the other, without other beats between them.
+
+    With ``forward``, c is read before it is in its memory. Where all lanes pass at once, a value that one gate leaves
+    can be read by the next, and the AdderTree begins at the PEs' registers.
 
     The cells of a GRU pass the same pipeline, if the machine has them. The gates of a row come in the order n_h, r, and
     `r_delay` cycles later n_x and z. r multiplies n_h, which is kept, and the product is added to n_x in the place of a
@@ -265,9 +268,11 @@ class Slice(wiring.Component):
         m.d.sync += control[0].eq(self.beat)
         m.d.sync += [after.eq(before) for before, after in zip(control, control[1:], strict=False)]
 
-        held = Signal.like(self.drained, reset_less=True)
-        with m.If(self.capture):
-            m.d.sync += held.eq(self.drained)
+        held = self.drained
+        if not adds_drained(config):
+            held = Signal.like(self.drained, name="held", reset_less=True)
+            with m.If(self.capture):
+                m.d.sync += held.eq(self.drained)
 
         m.submodules.activation = activation = Activation(config, config.slice_width)
         ValidPort(table_line(config)).connect(m, wiring.flipped(self), activation, "tables", "load")

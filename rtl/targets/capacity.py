@@ -85,7 +85,7 @@ def _short(config: Config, fpga: Fpga) -> list[str]:
     needs = (("block RAMs", block_rams(config, device.family) + fpga.beside, device.block_rams),
              ("UltraRAMs", ultra_rams(config, device.family), device.urams),
              ("multipliers", multipliers(config, device.family), device.multipliers))
-    return [f"{need:,g} {what}, {need - there:,g} more than the FPGA's {there:,}" for what, need, there in needs
+    return [f"{need:,.12g} {what}, {need - there:,.12g} more than the FPGA's {there:,}" for what, need, there in needs
             if need > there]
 
 

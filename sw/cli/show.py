@@ -337,7 +337,7 @@ def estimated(found: Estimated) -> None:
     rows += _times(found) + _work(found)
     if found.device is not None:
         there = found.device.resources
-        rows += [(f"{RESOURCES[name]} of the {found.device.fpga} ({name}){_range(taken)}", f"{taken.number:,}",
+        rows += [(f"{RESOURCES[name]} of the {found.device.fpga} ({name}){_range(taken)}", f"{taken.number:,.12g}",
                   f"{there[name]:,}", f"{taken.number / there[name]:.0%}" if there[name] else "")
                  for name, taken in found.resources.items()]
     _table(["figure ", "value", "of", "share"], [(*row, *[""] * (4 - len(row))) for row in rows])
@@ -346,7 +346,7 @@ def estimated(found: Estimated) -> None:
     if found.device is not None and found.device.name in found.short:
         lacking = found.short[found.device.name]
         line(f"the machine does not fit the {found.device.fpga}: it lacks "
-             f"{', '.join(f'{amount:,g} {RESOURCES[name]}' for name, amount in lacking.items())}")
+             f"{', '.join(f'{amount:,.12g} {RESOURCES[name]}' for name, amount in lacking.items())}")
     elif found.device is not None:
         there = found.device.resources
         tight = [f"{RESOURCES[name]}, up to {taken.most:,} of {there[name]:,}"

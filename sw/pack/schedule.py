@@ -254,8 +254,11 @@ _FIRST_LINE = 60
 def _hazards(encoded: EncodedMatrix, config: Config) -> list[NDArray[np.float64]]:
     """Cycles that each PE waits for its own accumulators in one pass, for 1 to `PHASES` phases.
 
-    An entry waits for an earlier entry of the same row and phase that is less than `SpMV.latency` entries back.
+    An entry waits for an earlier entry of the same row and phase that is less than `SpMV.latency` entries back, unless
+    the machine forwards it.
     """
+    if config.forward:
+        return [np.zeros(config.pes)] * PHASES
     sample = replace(encoded, counts=encoded.counts[:SAMPLE])
     listed = entries(sample, config)
     token = np.cumsum(sample.counts > 0, axis=0)[listed.slot, listed.pe] * (listed.weight != 0)

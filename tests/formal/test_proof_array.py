@@ -158,7 +158,7 @@ def test_broadcast_activations(h):
     dut = broadcast(h, SMALL)
     h.m.d.comb += Value.cast(dut.columns).eq(h.past(dut.read_line.as_value(), 2))
     source, clear = instruction(h, h.past(dut.start, 3), h.past(dut.src_base, 3), h.past(dut.clear, 3))
-    later = Broadcast.activations_delay
+    later = Broadcast.activations_delay(SMALL)
     sent = h.past(dut.column_valid & ~dut.column.end, later)
     line = h.past((source + dut.column.index)[:len(source)], later)
     h.prove(implies(sent, Value.cast(dut.activations) == Mux(h.past(clear, later), 0, line)))

@@ -19,6 +19,7 @@ from openese.rtl.controller import Controller
 from openese.rtl.elementwise import Beat, Kind, Slice, Stages
 from openese.rtl.interfaces import LineWrite
 from openese.rtl.program import Opcode
+from openese.rtl.spmat_read import column_lead
 from openese.rtl.spmv import SpMV
 
 CONFIGS = {
@@ -30,11 +31,13 @@ CONFIGS = {
     "two groups": TINY.replace(groups=2, slices=1),
     "one beat of groups": TINY.replace(pes=16, groups=4),
     "four groups": TINY.replace(pes=16, groups=4, slices=2),
+    "forward": TINY.replace(pes=16, slices=4, channels=1, slice_width=1, forward=True),
+    "groups forward": TINY.replace(pes=16, groups=4, slices=2, slice_width=4, forward=True),
 }
 GRUS = {name: CONFIGS[name].replace(cells="lstm+gru")
-        for name in ("tiny", "two beats", "many PEs", "one slice", "four groups")}
+        for name in ("tiny", "two beats", "many PEs", "one slice", "four groups", "groups forward")}
 BEFORE = {name: GRUS[name].replace(cells="lstm+gru+gru_before")
-          for name in ("two beats", "many PEs", "four groups")} | {
+          for name in ("two beats", "many PEs", "four groups", "groups forward")} | {
     "with dense layers": CONFIGS["tiny"].replace(cells="lstm+gru+gru_before+dense")}
 DENSE = {name: CONFIGS[name].replace(cells="lstm+dense")
          for name in ("tiny", "two beats", "one slice", "four groups")} | {
@@ -209,18 +212,21 @@ class Bench:
                 ctx.set(dut.drained, int.from_bytes(self.rng.bytes(len(dut.drained) // 8), "little"))
 
     async def record(self, ctx):
-        """Writes; ``lines_done`` may count a line from the cycle after its write, ``lines_coming`` the cycle before."""
-        dut, before, coming = self.dut, 0, 0
+        """Writes; ``lines_done`` may count a line from the cycle after its write, ``lines_coming`` the cycle before, or
+        with ``forward`` `column_lead` earlier."""
+        dut, before, lead = self.dut, 0, column_lead(self.config)
+        coming = deque([0] * (1 + lead))
         async for _, _, start, valid, line, channels, columns, done, told in ctx.tick().sample(
                 dut.start, dut.write_valid, dut.write_line, dut.write_channels, dut.write_columns,
                 dut.lines_done, dut.lines_coming):
             if self.starts:
                 assert done <= len(self.writes) - before
                 assert done >= len(self.writes) - before - 1
-                assert coming == len(self.writes) - before + valid
-            coming = told
+                assert coming[0] == len(self.writes) - before + valid
+            coming.append(told)
+            coming.popleft()
             if start:
-                before, coming = len(self.writes), 0
+                before, coming = len(self.writes), deque([0] * (1 + lead))
             if valid:
                 self.writes.append((line, channels, [list(column) for column in columns]))
 
@@ -314,14 +320,15 @@ def test_slices_follow_the_state_that_the_host_points_at():
     simulate(dut, bench, limit=2000)
 
 
-@pytest.mark.parametrize("name, join, y, m, line, spacing", [("ese", 1, 8, 20, 17, 32), ("latency", 2, 10, 22, 1, 8)])
-def test_the_cycles_from_a_sum_to_a_column(name, join, y, m, line, spacing):
+@pytest.mark.parametrize("name, done, join, y, m, c, line, spacing", [
+    ("ese", 2, 1, 8, 20, 21, 17, 32), ("latency", 0, 2, 9, 21, 18, 1, 8)])
+def test_the_cycles_from_a_sum_to_a_column(name, done, join, y, m, c, line, spacing):
     """As docs/explain/timing.md has them."""
     config = preset(name)
     assemble, stages = Assemble(config), Stages.of(config)
-    assert (SpMV.done_delay, SpMV.delay - SpMV.latency, PEArray.join_delay(config)) == (2, 2, join)
+    assert (SpMV.done_delay(config), SpMV.delay - SpMV.latency, PEArray.join_delay(config)) == (done, 2, join)
     assert Controller.done_delay + Assemble.turn_delay == SpMV.turn_delay
-    assert (stages.y_delay, stages.m_delay, stages.c_delay) == (y, m, 21)
+    assert (stages.y_delay, stages.m_delay, stages.c_delay) == (y, m, c)
     assert (stages.h_delay, stages.r_delay) == (m + 2, 16)
     assert assemble.write_delay(Kind.PROJECTION) == 1 + PEArray.drain_delay + y + line
     dense = Assemble(config.replace(cells="lstm+dense"))

@@ -10,6 +10,7 @@ from bench import TINY, generator, integers, pause, seeds, simulate, trace
 
 from openese.rtl.array import PEArray
 from openese.rtl.broadcast import Broadcast
+from openese.rtl.spmat_read import column_lead
 from openese.rtl.vector_memory import VectorMemory
 
 SMALL = TINY.replace(column_depth=64)
@@ -17,6 +18,7 @@ CONFIGS = {
     "tiny": SMALL,
     "one channel": SMALL.replace(channels=1, slice_width=1),
     "two groups": SMALL.replace(groups=2, slices=2),
+    "forward": SMALL.replace(groups=2, slices=2, forward=True),
 }
 
 
@@ -114,15 +116,18 @@ class Bench:
                               None))
 
     async def memory(self, ctx):
-        """`VectorMemory.delay` cycles behind, and nothing is read that was not there two cycles before."""
+        """`VectorMemory.delay` cycles behind, and nothing is read that was not there two cycles before, or with
+        ``forward`` `column_lead` more."""
         dut = self.dut
         late = deque([self.vectors[0].tolist()] * (VectorMemory.delay - 1))
-        told = deque([0] * 2)
+        lead = column_lead(self.config)
+        told, operations = deque([0] * (2 + lead)), deque([self.current] * (1 + lead))
         while True:
-            current = self.current
+            current = operations.popleft()
+            operations.append(self.current)
             _, _, valid, lines, *sources = await ctx.tick().sample(
                 dut.read_valid, dut.read_line, dut.lines_computed, dut.lines_received)
-            told.append(sources[current["of_frame"]] if current else 0)
+            told.append(sources[operations[-1]["of_frame"]] if operations[-1] else 0)
             done = told.popleft()
             if valid and current["follow"]:
                 for group in range(self.config.groups):
@@ -141,7 +146,7 @@ class Bench:
     async def record(self, ctx):
         """Columns, and their activations `PEArray.column_delay` cycles later."""
         dut = self.dut
-        due = deque([None] * PEArray.column_delay)
+        due = deque([None] * PEArray.column_delay(self.config))
         async for _, _, valid, column, activations in ctx.tick().sample(
                 dut.column_valid, dut.column, dut.activations):
             due.append((column.index, column.operation, column.end) if valid else None)
@@ -159,12 +164,16 @@ def test_columns_in_their_order(config, full, slow, seed):
     Bench(config, generator(seed), 10, full=full, slow=slow).run()
 
 
-def test_an_operation_that_follows_waits_for_its_lines():
+@pytest.mark.parametrize("lines, slow", [
+    (list(range(20)), 0.9),
+    # Of every magnitude.
+    (sorted({(1 << bit) - less for bit in range(8) for less in (0, 1)} | {255}), 0.5)], ids=["first", "any"])
+def test_an_operation_that_follows_waits_for_its_lines(lines, slow):
     """No line is read before it is written, and then at once."""
-    rng = generator(0)
-    bench = Bench(SMALL, rng, 1, slow=0.9)
-    bench.order[:, 0] = np.arange(SMALL.column_depth) % 20
-    bench.operations[0].update(count=20, order_base=20, follow=1, of_frame=1, src_base=100)
+    rng, count = generator(0), len(lines)
+    bench = Bench(SMALL, rng, 1, slow=slow)
+    bench.order[20:20 + count, 0] = lines
+    bench.operations[0].update(count=count, order_base=20, follow=1, of_frame=1, src_base=100)
     sent, written = [], [0] * 6
 
     async def check(ctx):
@@ -173,12 +182,13 @@ def test_an_operation_that_follows_waits_for_its_lines():
             sent.append(valid)
             written.append(done)
             # What is told is read two cycles later, a line a cycle; only the first one waits for the start too.
-            assert sum(sent) <= written[-3]
-            assert sum(sent) >= min(written[-3], 20) or valid or not sum(sent)
+            ready = sum(line < written[-3] for line in lines)
+            assert sum(sent) <= ready
+            assert sum(sent) >= ready or valid or not sum(sent)
 
     simulate(bench.dut, bench.run_operations, limit=5000,
              background=[bench.memory, bench.record, check, bench._watch])
-    assert sum(sent) == 20
+    assert sum(sent) == count
     assert any(values[4] for values in bench.seen)
 
 
@@ -212,6 +222,6 @@ def test_columns_stop_when_full():
 
 
 def test_activations_at_another_time_than_the_array_s_are_refused(monkeypatch):
-    monkeypatch.setattr(PEArray, "column_delay", 3)
+    monkeypatch.setattr(PEArray, "column_delay", lambda config: 3)
     with pytest.raises(ValueError, match="activations 2 cycles after their column, but PEArray takes them 3"):
         Broadcast(SMALL)

@@ -21,9 +21,13 @@ CONFIGS = {
     "two groups": TINY.replace(groups=2, slices=1),
     "one beat of groups": TINY.replace(pes=16, groups=4),
     "four groups": TINY.replace(pes=16, groups=4, slices=1, cell_bits=27),
+    "forward": TINY.replace(forward=True),
+    "two beats forward": TINY.replace(slice_width=1, forward=True),
+    "groups forward": TINY.replace(pes=16, groups=4, slices=2, slice_width=4, forward=True),
 }
 GRUS = {name: CONFIGS[name].replace(cells="lstm+gru")
-        for name in ("tiny", "one channel", "two beats", "many beats", "one beat of groups", "four groups")}
+        for name in ("tiny", "one channel", "two beats", "many beats", "one beat of groups", "four groups", "forward",
+                     "groups forward")}
 BEFORE = {name: config.replace(cells="lstm+gru+gru_before") for name, config in GRUS.items()} | {
     "with dense layers": TINY.replace(cells="lstm+gru+gru_before+dense"),
     "short words": TINY.replace(cells="lstm+gru+gru_before", activation_bits=8)}
@@ -44,6 +48,8 @@ class Bench:
         self.rng = rng
         self.spread = spread
         self.dut = Slice(config)
+        #: Cycles from a gate to the first that can read what it leaves.
+        self.left = 1 if config.forward else 2
         self.rows, self.channels = config.rows_per_slice, config.channels
         self.beats_at = {}
         self.captures_at = {}
@@ -128,7 +134,7 @@ class Bench:
             elif kind is Kind.O:
                 self.output(settings, row, start, forgotten[row], sums)
             else:
-                possible[{Kind.G: Kind.I, Kind.I: Kind.F, Kind.CELL_TANH: Kind.O}[kind]] = start + 2
+                possible[{Kind.G: Kind.I, Kind.I: Kind.F, Kind.CELL_TANH: Kind.O}[kind]] = start + self.left
 
     def output(self, settings, row, start, forgotten, sums):
         m, saturated = self.cells.step(row, [sums[row, kind] for kind in (Kind.I, Kind.F, Kind.G, Kind.O)], *settings)
@@ -151,7 +157,7 @@ class Bench:
             if kind is Kind.R:
                 possible[row, Kind.N_X] = start + self.dut.r_delay - (phases - 1) * self.config.beats
             elif kind is Kind.N_X:
-                possible[row, Kind.Z] = start + 2
+                possible[row, Kind.Z] = start + self.left
             elif kind is Kind.Z:
                 y, saturated = self.cells.step(
                     row, [sums[row, kind] for kind in (Kind.R, Kind.Z, Kind.N_X, Kind.N_H)], *settings)

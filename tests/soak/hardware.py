@@ -61,6 +61,7 @@ def random_config(rng):
         if rng.random() < 0.4:
             fields["lut_channels"] = int(rng.integers(0, fields["channels"] + 1))
             fields["ultra_channels"] = int(rng.integers(0, fields["channels"] - fields["lut_channels"] + 1))
+        fields["forward"] = bool(rng.random() < 0.4)
         grus, dense = rng.choice(["", "+gru", "+gru+gru_before"], p=[0.5, 0.25, 0.25]), "+dense" * (rng.random() < 0.4)
         cells = f"lstm{grus}{dense}"
         fields |= {"cells": cells, **({"cell_bits": int(rng.integers(24, 28))} if "gru" in cells else {})}
@@ -226,6 +227,7 @@ def configurations(case):
         done["machines"] += 1
         done["with banks"] += config.banks > 1
         done["for several models"] += config.models > 1
+        done["with forwarding"] += config.forward
         for _ in range(MODELS):
             found, refused = random_models(rng, config)
             done["too large"] += refused
