@@ -6,10 +6,11 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.bundles import ValidPort
-from openese.rtl.distance import MARGIN, column_lead
+from openese.rtl.distance import MARGIN
 from openese.rtl.elementwise.shared import delayed
 from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import Token, activations
+from openese.rtl.spmat_read import column_lead
 
 __all__ = ["ActQueue"]
 

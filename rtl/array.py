@@ -44,7 +44,7 @@ class PEArray(wiring.Component):
     activations : In(array(groups, activations)) — its activations, one column for each group.
     context : In(Context) — context of an operation, before its first column.
     context_valid : In(1) — set the context.
-    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    context_operation : In(operation_bits) — number of its operation.
     full : Out(1) — send no more columns.
     drain : In(1) — read and clear a row of every PE. See `SpMV` for the rows it must not name.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.

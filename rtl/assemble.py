@@ -14,11 +14,11 @@ from openese.rtl.array import PEArray
 from openese.rtl.attributes import fanout
 from openese.rtl.bundles import DrainPort
 from openese.rtl.config import bits_for
-from openese.rtl.distance import column_lead
 from openese.rtl.elementwise import Beat, Kind, Settings, Slice, SliceControl, rows_ahead
 from openese.rtl.elementwise.shared import delayed
 from openese.rtl.interfaces import activations
 from openese.rtl.program import Instruction, Opcode
+from openese.rtl.spmat_read import column_lead
 
 __all__ = ["Assemble"]
 

@@ -9,9 +9,10 @@ from openese.rtl.array import PEArray
 from openese.rtl.attributes import block_ram
 from openese.rtl.bundles import ValidPort
 from openese.rtl.config import bits_for
-from openese.rtl.distance import SEND_DELAY, column_lead
+from openese.rtl.distance import SEND_DELAY
 from openese.rtl.elementwise.shared import delayed
-from openese.rtl.interfaces import MAX_OPERATIONS, Column, LineWrite, activations
+from openese.rtl.interfaces import Column, LineWrite, activations
+from openese.rtl.spmat_read import column_lead
 from openese.rtl.vector_memory import VectorMemory
 
 __all__ = ["Broadcast", "order_line"]
@@ -55,7 +56,7 @@ class Broadcast(wiring.Component):
     src_base : In(line_bits) — line of the vector memory that line numbers in the order count from.
     follow : In(1) — wait until a column is written.
     clear : In(channels) — channels whose activations are sent as zero.
-    operation : In(bits_for(MAX_OPERATIONS - 1)) — its number.
+    operation : In(operation_bits) — its number.
     busy : Out(1) — the end of the operation is not sent yet.
     full : In(1) — send no column.
     of_frame : In(1) — they are columns of a frame; only if ``follow``.
@@ -97,7 +98,7 @@ class Broadcast(wiring.Component):
             "src_base": In(line),
             "follow": In(1),
             "clear": In(config.channels),
-            "operation": In(bits_for(MAX_OPERATIONS - 1)),
+            "operation": In(config.operation_bits),
             "busy": Out(1),
             "full": In(1),
             "of_frame": In(1),

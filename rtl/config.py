@@ -323,6 +323,13 @@ class Config:
         return bits_for(self.accumulator_rows - 1)
 
     @property
+    def operation_bits(self) -> int:
+        """Width of an operation's number. With ``forward``, an operation counts as complete while its last entries are
+        still decoded: their context stays until four more have begun.
+        """
+        return 3 if self.forward else 2
+
+    @property
     def table_index_bits(self) -> int:
         """Width of a sample's number: tables have 2048 entries, as in the paper."""
         return 11
@@ -471,10 +478,10 @@ PRESETS = {config.name: config for config in [
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
            vector_depth=4096, cell_rows=16, accumulator_rows=512, forward=True),
     # Of the UltraRAMs of an XCVU9P, 12 PEs of each tile of 32 take 80 %; the other PEs' weights leave 15 % of the block
-    # RAMs. Sums of 64 rows are a LUT RAM's.
+    # RAMs. The sums of 64 rows, of 35 bits, are in five LUT RAMs.
     Config(name="latency_vu9p", pes=2048, channels=1, groups=8, slices=64, entry_depth=2048, column_depth=1024,
-           vector_depth=8192, cell_rows=16, accumulator_rows=64, lut_channels=1, ultra_weights=True, block_weights=20,
-           wide_pointers=True),
+           vector_depth=8192, cell_rows=16, accumulator_rows=64, row_nonzeros=256, lut_channels=1, ultra_weights=True,
+           block_weights=20, wide_pointers=True, forward=True),
 ]}
 
 #: What each preset is for.

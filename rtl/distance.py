@@ -2,9 +2,8 @@
 """Registers on the way from Broadcast to the queues of the PEs and back: they decide when a queue must be full."""
 
 from openese.rtl.ptr_read import PtrRead
-from openese.rtl.spmat_read import SpmatRead
 
-__all__ = ["FULL_DELAY", "INPUT_DELAY", "MARGIN", "SEND_DELAY", "column_lead", "join_delay", "tile_join_delay"]
+__all__ = ["FULL_DELAY", "INPUT_DELAY", "MARGIN", "SEND_DELAY", "join_delay", "tile_join_delay"]
 
 #: Cycles from a column's turn to Broadcast's output.
 SEND_DELAY = 2
@@ -14,13 +13,6 @@ INPUT_DELAY = 1
 FULL_DELAY = 2
 #: Columns that a queue still gets after its ``full`` has risen.
 MARGIN = SEND_DELAY + INPUT_DELAY + PtrRead.delay + FULL_DELAY
-
-
-def column_lead(config):
-    """Cycles by which a column's token is in its queue before its activations: with ``forward``, its first entry is
-    fetched meanwhile.
-    """
-    return SpmatRead.delay if config.forward else 0
 
 
 def tile_join_delay(config):

@@ -11,10 +11,10 @@ from amaranth.lib.wiring import In, Out
 from openese.rtl.attributes import fanout
 from openese.rtl.bundles import FramePort, ValidPort
 from openese.rtl.config import BANK_SHIFT, MODEL_SHIFT, bits_for
-from openese.rtl.distance import column_lead
 from openese.rtl.elementwise.shared import delayed
 from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import activations
+from openese.rtl.spmat_read import column_lead
 from openese.rtl.vector_memory import VectorMemory
 
 __all__ = ["BANK_SHIFT", "MODEL_SHIFT", "Beats", "FrameBeat", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes",

@@ -8,10 +8,9 @@ from amaranth.lib.wiring import In, Out
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.bundles import ActivityPort, ContextPort, DrainPort, StreamPort, ValidPort
 from openese.rtl.config import bits_for
-from openese.rtl.distance import column_lead
 from openese.rtl.interfaces import Column, Token, activations
 from openese.rtl.ptr_read import PtrRead, pointer_line
-from openese.rtl.spmat_read import SpmatRead, weight_line
+from openese.rtl.spmat_read import SpmatRead, column_lead, weight_line
 from openese.rtl.spmv import SpMV
 
 __all__ = ["PE", "pe_members"]
@@ -42,7 +41,7 @@ class PE(wiring.Component):
         activations -------------^   '---columns-----------------------------^
 
     With `wide_pointers` PtrRead is in the `Tile` and serves all of its PEs. A PE then takes ``token``, with its
-    ``token_valid``, in the place of columns and pointers. Activations come with their token.
+    ``token_valid``, in the place of columns and pointers. Activations come `column_lead` cycles later.
 
     Latency: `column_delay` cycles from a column to its activations at the input; from there at least
     ``ActQueue.delay + SpmatRead.delay + SpMV.delay``. Cost: that of its blocks.
@@ -60,12 +59,13 @@ class PE(wiring.Component):
     activations : In(activations) — its activations, `column_delay` cycles later.
     context : In(Context) — context of an operation, before its first column.
     context_valid : In(1) — set the context.
-    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    context_operation : In(operation_bits) — number of its operation.
     full : Out(1) — the queue takes no more columns than its margin.
     drain : In(1) — read and clear a row; see `SpMV`.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
     drained : Out(channels * accumulator_bits) — the row, channel 0 lowest.
-    done : Out(1) — pulses when all sums of an operation are in place.
+    done : Out(1) — pulses when all sums of an operation are in place, or with ``forward`` when they will be once it
+        has been joined with that of other PEs.
     busy : Out(1) — an entry was multiplied.
     padding : Out(1) — a padding entry passed.
     hazard : Out(1) — an entry waited for its accumulator.
@@ -135,7 +135,7 @@ class PE(wiring.Component):
         DrainPort(config).connect(m, ports, spmv)
         m.d.comb += [
             self.drained.eq(spmv.drained),
-            self.done.eq(spmv.done),
+            self.done.eq(spmat_read.ends if config.forward else spmv.done),
         ]
         ActivityPort().connect(m, spmv, ports)
         if config.stream:

@@ -10,17 +10,15 @@ from amaranth.lib.wiring import In, Out
 from openese.rtl.attributes import BLOCK_RAM, DSP, LUT_RAM, LUT_RAM_ROWS, ULTRA_RAM, block_ram, fanout
 from openese.rtl.bundles import ActivityPort, ContextPort, DrainPort
 from openese.rtl.config import bits_for
-from openese.rtl.distance import join_delay
-from openese.rtl.interfaces import MAX_OPERATIONS, Context, Entry, activations
+from openese.rtl.interfaces import Context, Entry, activations
 
 __all__ = ["SpMV"]
 
 
 class Following(NamedTuple):
-    """The entry behind the decoded one, whose row's address is ``offset + row``, or the end of an operation."""
+    """The entry behind the decoded one, whose row's address is ``offset + row``."""
 
     valid: Signal
-    end: Signal
     offset: Signal
     row: Signal
 
@@ -66,8 +64,7 @@ class SpMV(wiring.Component):
     ``forward`` no entry waits: it takes the new value of its row from the registers.
 
     Latency: `delay` cycles from an entry to its row being readable; `done_delay` from an operation's end to ``done``,
-    and at least `turn_delay` more to ``drain``, with ``forward`` `turn_delay` and `PEArray.join_delay`; `drain_delay`
-    from there to ``drained``. Cost: for each channel a
+    and at least `turn_delay` more to ``drain``; `drain_delay` from there to ``drained``. Cost: for each channel a
     multiplier-adder of 19 x 16 + 36 bits and a memory of ``accumulator_rows`` x ``accumulator_bits``, in block RAM, LUT
     RAM or UltraRAM; for each PE four row comparators, three of them of a sum.
 
@@ -82,10 +79,10 @@ class SpMV(wiring.Component):
     columns : In(stream(activations)) — from the ActQueue. One is taken with the first entry of its column.
     context : In(Context) — context of an operation, before its first entry.
     context_valid : In(1) — set the context.
-    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    context_operation : In(operation_bits) — number of its operation.
     drain : In(1) — read and clear a row, `read_delay` cycle later. It must name neither a row with entries under way
         then, nor a row whose clearing is under way: the same row again only `latency` cycles later. With ``forward``
-        there is none from an operation's end to its ``done``.
+        it may name a row whose entry was read two cycles before or more.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
     drained : Out(channels * accumulator_bits) — the row, channel 0 lowest.
     done : Out(1) — pulses when all sums of an operation are in place for a drain that comes `turn_delay` cycles later.
@@ -119,9 +116,9 @@ class SpMV(wiring.Component):
     @classmethod
     def done_delay(cls, config):
         """Cycles from an operation's end to ``done``. The end is a cycle behind the last entry, whose sum is written
-        while a drain is on its way. With ``forward`` nothing but a drain holds it up, and ``done`` is on its way, too.
+        while a drain is on its way. With ``forward`` the sum may still be under way then.
         """
-        return cls.delay - 1 - cls.read_delay - cls.turn_delay - (join_delay(config) if config.forward else 0)
+        return 0 if config.forward else cls.delay - 1 - cls.read_delay - cls.turn_delay
 
     @staticmethod
     def model(accumulator, context, columns, index_bits):
@@ -159,16 +156,15 @@ class SpMV(wiring.Component):
         go = Signal(init=1, attrs=fanout(64))
         decoded = self._decode(m, go)
         under_way, forwards = self._hazards(m, go, decoded)
-        # An operation's end, at the stages that `done_delay` may name.
-        ends = self.entries.valid & self.entries.payload.end, decoded.following.end, decoded.end
-        m.d.comb += self.done.eq(ends[self.done_delay(self._config)] & go)
+        end = self.entries.valid & self.entries.payload.end if self._config.forward else decoded.end
+        m.d.comb += self.done.eq(end & go)
         self._multiply(m, go, decoded, under_way, forwards)
         return m
 
     def _context(self, m, operation):
         """The contexts of the operations under way; returns that of ``operation``."""
         m.submodules.contexts = contexts = memory.Memory(
-            shape=Context(self._config), depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
+            shape=Context(self._config), depth=1 << self._config.operation_bits, init=[], attrs=LUT_RAM)
         write = contexts.write_port()
         read = contexts.read_port(domain="comb")
         m.d.comb += [
@@ -223,7 +219,7 @@ class SpMV(wiring.Component):
             valid=Signal(name="row_valid"), padding=Signal(name="_padding"), end=Signal(name="_end"),
             address=Signal.like(offset, name="_address"),
             operand=Signal(signed(config.operand_bits), name="_operand", reset_less=True),
-            values=values, following=Following(Signal(name="_follows"), end, offset, row))
+            values=values, following=Following(Signal(name="_follows"), offset, row))
         m.d.comb += decoded.following.valid.eq(valid & ~padding)
         with m.If(go):
             m.d.sync += [
@@ -271,16 +267,19 @@ class SpMV(wiring.Component):
             self.padding.eq(decoded.padding & go),
             self.hazard.eq(0 if forward else met.any() & ~drain),
         ]
-        return UnderWay(read_address, addresses[2], live[2], drains[1]), self._forwards(m, met & go.replicate(3))
+        forwards = None
+        if forward:
+            # A drain meets rows in the cycle of its read. It is at least two cycles behind an entry of its row.
+            behind_drain = self._met(drain_address, live, addresses)
+            met5, met6 = Signal(3, attrs=fanout(128)), Signal(attrs=fanout(128))
+            m.d.sync += [met5.eq(Mux(drain, behind_drain, met)), met6.eq(met5[0])]
+            forwards = Forwards(met5[1], met5[2], met6)
+        return UnderWay(read_address, addresses[2], live[2], drains[1]), forwards
 
-    def _forwards(self, m, met):
-        """With ``forward``, where the value of a row that is read comes from, at stage 5: from the row of two or three
-        cycles before; and at stage 6: from that of the cycle before."""
-        if not self._config.forward:
-            return None
-        at5, at6 = Signal(3, name="met5", attrs=fanout(128)), Signal(name="met6", attrs=fanout(128))
-        m.d.sync += [at5.eq(met), at6.eq(at5[0])]
-        return Forwards(at5[1], at5[2], at6)
+    @staticmethod
+    def _met(address, live, addresses):
+        """Which rows under way are that at ``address``."""
+        return Cat(valid & (place == address) for valid, place in zip(live, addresses, strict=True))
 
     def _multiply(self, m, go, decoded, under_way, forwards):
         """Stages 4 to 7: read and multiply, add, write back."""

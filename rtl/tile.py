@@ -56,7 +56,7 @@ class Tile(wiring.Component):
     activations : In(array(groups, activations)) — its activations, `PE.column_delay` cycles later.
     context : In(Context) — context of an operation, before its first column.
     context_valid : In(1) — set the context.
-    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    context_operation : In(operation_bits) — number of its operation.
     full : Out(1) — the queue of a PE takes no more columns than its margin.
     drain : In(1) — read and clear a row of every PE.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.

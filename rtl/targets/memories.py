@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from openese.rtl.attributes import LUT_RAM_ROWS
 from openese.rtl.config import DEPTHS, Config
 from openese.rtl.frames import beat_bytes
-from openese.rtl.interfaces import MAX_OPERATIONS, Context, Token
+from openese.rtl.interfaces import Context, Token
 from openese.rtl.program import Instruction
 from openese.rtl.state_access import StateAccess
 
@@ -233,9 +233,9 @@ def memories(config: Config) -> dict[str, list[Memory]]:
         "PtrRead": [memory(config.column_depth, config.count_bits * (config.tile_pes if config.wide_pointers else 1))],
         "ActQueue": [in_luts(config.queue_depth, Token(config).size), in_luts(config.queue_depth, column)],
         "SpmatRead": [*_weights(config),
-                      in_luts(MAX_OPERATIONS, config.position_bits)],
+                      in_luts(1 << config.operation_bits, config.position_bits)],
         "SpMV": [*_accumulators(config),
-                 Memory(1, MAX_OPERATIONS, Context(config).size, kind="LUT", unread=lines)],
+                 Memory(1, 1 << config.operation_bits, Context(config).size, kind="LUT", unread=lines)],
         # Two banks. One of a block RAM's two ports writes, and each reads for a lane.
         "Activation": [memory(1 << config.table_index_bits, config.table_bits, count=2 * ceil(width / 2))],
         "Slice": [

@@ -22,13 +22,12 @@ from openese.rtl.array import PEArray
 from openese.rtl.assemble import BEFORE, BEHIND, GRU_BEFORE, GRU_BEHIND, Assemble
 from openese.rtl.broadcast import Broadcast
 from openese.rtl.config import Config
-from openese.rtl.distance import column_lead
 from openese.rtl.elementwise import Kind, rows_ahead
 from openese.rtl.fifo import Fifo
 from openese.rtl.frames import FrameGuard
 from openese.rtl.program import ACTIVATIONS, Opcode
 from openese.rtl.ptr_read import PtrRead
-from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.spmat_read import SpmatRead, column_lead
 from openese.rtl.spmv import SpMV
 from openese.rtl.vector_memory import VectorMemory
 from openese.sw.model.arrays import Int64Array
@@ -171,6 +170,8 @@ class ArrayModel:
         self._columns_late = deque([none] * self._lead)
         self._highest = 0
         self._pipeline = [none + ~Activity.START] * (SpmatRead.delay + SpMV.delay - SpMV.latency)
+        #: The stage at which an operation's end counts: that at the accumulators, or with `forward` one before.
+        self._ending = SpmatRead.delay - 1 - PEArray.join_delay(config) if config.forward else -1
         # Accumulators whose new value is not back yet.
         self._nowhere = none + ~Activity.BUSY
         self._under_way = [self._nowhere] * (SpMV.latency - 1)
@@ -240,7 +241,7 @@ class ArrayModel:
         ``cause`` is the reason why a PE has no token, ``drain`` the accumulator that is drained, ``written`` the number
         of streamed lines in the memory.
         """
-        at_read = self._pipeline[-1]
+        at_read, ending = self._pipeline[-1], self._pipeline[self._ending]
         if drain is not None:
             self._read(np.full_like(at_read, drain), np.full_like(at_read, ~Activity.DRAIN))
             return
@@ -256,7 +257,8 @@ class ArrayModel:
             self._move(cause, None, written)
             self._read(reads, at_read)
         if self.completed != self._ends_in:
-            self._ends = self._ends + (self.activity[-1] == ~Activity.END)
+            ends = self.activity[-1] if self._waits else ending
+            self._ends = self._ends + (ends == ~Activity.END)
             self.completed = int(self._ends.min())
 
     def _read(self, addresses: Int64Array, activity: Int64Array) -> None:

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 
 from openese.rtl.array import PEArray
 from openese.rtl.controller import Controller
-from openese.rtl.distance import column_lead
 from openese.rtl.frames import frame_beats
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS
 from openese.rtl.program import Kin, Opcode, Source, Take
-from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.spmat_read import SpmatRead, column_lead
 from openese.rtl.spmv import SpMV
 from openese.rtl.weight_stream import StreamFetch, StreamReader
 from openese.sw.cycles.blocks import (
@@ -370,9 +369,7 @@ class _Walk:
         self._sending: deque[tuple[int, Int64Array | None]] = deque()
         self._full = deque([False] * PEArray.full_delay)
         self._drains: deque[int | None] = deque([None] * SpMV.read_delay)
-        self._completed = deque(
-            [0] * (SpMV.done_delay(config) - SpMV.delay + SpMV.latency + PEArray.join_delay(config)
-                   + Controller.done_delay))
+        self._completed = deque([0] * (PEArray.join_delay(config) + Controller.done_delay))
         self._lead = column_lead(config)
         self._granted = deque([True] * (1 + self._lead))
         self._releases: deque[int] = deque()  # the cycles in which buffers of frames are free
@@ -485,7 +482,8 @@ class _Walk:
             return Activity.START
         match instruction["opcode"]:
             case Opcode.FRAME:
-                return self._frame(instruction["when"] == Take.TRY, ready or coming and bool(instruction.get("follow")))
+                follow = bool(instruction.get("follow"))
+                return self._frame(instruction["when"] == Take.TRY, follow, ready or coming and follow)
             case Opcode.MULTIPLY:
                 waits = None
                 if instruction["source"] == Source.INPUT:
@@ -530,7 +528,7 @@ class _Walk:
         """The first instruction of a routine of the last frame's model."""
         return routine(self._plan.instructions, self._voices[1], name)
 
-    def _frame(self, trying: bool, ready: bool) -> Activity:
+    def _frame(self, trying: bool, follow: bool, ready: bool) -> Activity:
         if trying and self.stream:
             decision = self.stream.decision(self.cycle)
             if decision is None:
@@ -543,9 +541,11 @@ class _Walk:
             self._stale |= not trying and (not self._made or self._steps in self._anew or not self._alone)
             self._steps += 1
             self._begins = True
+            passed = int(self._plan.config.forward and not trying and follow and not self._stale)
             if self._several:
                 self._back = self._counter + 1
                 self._counter = self._routine("early" if trying else "begin") - 1
+            self._counter += passed
         elif self._missed and not trying:
             return Activity.FRAME
         if trying:

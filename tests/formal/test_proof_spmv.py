@@ -8,7 +8,6 @@ zero behind a drain. The accumulators may hold anything.
 
 from amaranth.hdl import Mux, Signal, Value, signed
 
-from openese.rtl.interfaces import MAX_OPERATIONS
 from openese.rtl.spmv import SpMV
 from tests.formal.engine import implies, proof
 from tests.formal.sizes import describe, small
@@ -52,7 +51,7 @@ def decoded(h, dut, config):
     """The rows, aligned weights and columns of the entries, as the format has them: that the entry taken names."""
     m = h.m
     entry = dut.entries.payload
-    contexts = [Signal(dut.context.shape(), reset_less=True) for _ in range(MAX_OPERATIONS)]
+    contexts = [Signal(dut.context.shape(), reset_less=True) for _ in range(1 << config.operation_bits)]
     context = Signal.like(dut.context)
     for number, kept in enumerate(contexts):
         with m.If(dut.context_valid & (dut.context_operation == number)):
@@ -151,13 +150,15 @@ def data(h, config):
             # The row of a read is that of a read one, two or three cycles before, whose new value is the latest.
             for k in reversed(range(1, SpMV.latency)):
                 under_way = h.past(dut.busy, 1 + k) | h.past(dut.drain, 2 + k + SpMV.read_delay)
-                same = h.past(dut.busy) & under_way & (past(read.addr, 2) == past(read.addr, 2 + k))
+                # A drain is at least two cycles behind.
+                reads = h.past(dut.busy) | (h.past(dut.drain, 2 + SpMV.read_delay) & int(k > 1))
+                same = reads & under_way & (past(read.addr, 2) == past(read.addr, 2 + k))
                 latest = Mux(same, past(written, k - 1) if k > 1 else written, latest.as_unsigned()).as_signed()
         total = (latest + product.as_signed())[:bits]
         after = past(Mux(h.past(dut.drain, 2 + SpMV.read_delay), 0, total))
         gives = h.past(dut.drain, SpMV.drain_delay) if config.forward else 1
         h.prove(implies(write.en, written == after),
-                implies(gives, dut.drained.word_select(channel, bits) == before.as_unsigned()))
+                implies(gives, dut.drained.word_select(channel, bits) == latest.as_unsigned()))
     h.refute(implies(write.en, written == 0), ~write.en | drained)
     h.cover(write.en & ~drained & (weights[1] == 2))
     return dut

@@ -153,14 +153,16 @@ class Drainer:
         return [(row, accumulator[row].tolist()) for row in order]
 
     async def bench(self, ctx):
-        """From `SpMV.turn_delay` cycles after ``done`` on, drain and compare; each row twice. With ``forward``,
-        ``done`` comes as much earlier as the array takes to join it, and no drain is under way then.
+        """From `SpMV.turn_delay` cycles after ``done`` on, drain and compare; each row twice. With ``forward``, no
+        drain is among these cycles, and there are as many more as the array takes to join ``done``.
         """
         dut = self.dut
         lasts = np.cumsum([len(job) for job in self.jobs]).tolist()
         pending, due = deque(), deque([None] * SpMV.drain_delay)
-        ready = deque([[] for _ in range(SpMV.turn_delay)])
-        quiet = [()] * (join_delay(self.config) if self.config.forward else 0)
+        turn, quiet = SpMV.turn_delay, []
+        if self.config.forward:
+            turn, quiet = 0, [()] * (turn + join_delay(self.config))
+        ready = deque([[] for _ in range(turn)])
         while self.drained < len(self.jobs) or any(due):
             ready.append([])
             if ctx.get(dut.done):

@@ -5,7 +5,7 @@ import pytest
 from bench import TINY, check_held, collect, cycles, generator, integers, seeds, simulate, trace
 
 from openese.rtl.act_queue import ActQueue
-from openese.rtl.distance import column_lead
+from openese.rtl.spmat_read import column_lead
 
 CONFIGS = [TINY, TINY.replace(channels=1, slice_width=1, queue_depth=32), TINY.replace(forward=True)]
 IDS = ["tiny", "deep", "forward"]

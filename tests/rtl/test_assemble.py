@@ -16,10 +16,10 @@ from openese.rtl.array import PEArray
 from openese.rtl.assemble import Assemble
 from openese.rtl.config import preset
 from openese.rtl.controller import Controller
-from openese.rtl.distance import column_lead
 from openese.rtl.elementwise import Beat, Kind, Slice, Stages
 from openese.rtl.interfaces import LineWrite
 from openese.rtl.program import Opcode
+from openese.rtl.spmat_read import column_lead
 from openese.rtl.spmv import SpMV
 
 CONFIGS = {

@@ -18,6 +18,9 @@ CONFIGS = {
     "index3": TINY.replace(index_bits=3, weight_bits=8),
     "kinds": TINY.replace(channels=4, accumulator_rows=144, lut_channels=1, ultra_channels=2, ultra_weights=True),
     "forward": TINY.replace(forward=True),
+    # The array takes two cycles to join ``done``, or none.
+    "forward in tiles": TINY.replace(pes=16, slices=2, channels=1, slice_width=2, forward=True),
+    "forward alone": TINY.replace(pes=1, channels=1, slice_width=1, forward=True),
 }
 
 
