@@ -442,6 +442,9 @@ PRESETS = {config.name: config for config in [
            cell_rows=32, accumulator_rows=256),
     Config(name="ese", pes=32, channels=32, entry_depth=10240, column_depth=2048, vector_depth=2048,
            cell_rows=32, accumulator_rows=512),
+    # As ese, with the memories that the recognizer takes with its head.
+    Config(name="ese_whole", pes=32, channels=32, entry_depth=11264, column_depth=4096, vector_depth=2048,
+           cell_rows=64, accumulator_rows=512, cells="lstm+gru+dense"),
     # Entries of 16 bits, 512 bits a cycle, as in the paper.
     Config(name="ese_stream", pes=32, channels=32, index_bits=4, entry_depth=1024, column_depth=2048,
            vector_depth=2048, cell_rows=32, accumulator_rows=512, stream=True),
@@ -475,10 +478,10 @@ PRESETS = {config.name: config for config in [
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
            vector_depth=4096, cell_rows=16, accumulator_rows=512, forward=True),
     # Of the UltraRAMs of an XCVU9P, 12 PEs of each tile of 32 take 80 %; the other PEs' weights leave 15 % of the block
-    # RAMs. Sums of 64 rows are a LUT RAM's.
+    # RAMs. The sums of 64 rows, of 35 bits, are in five LUT RAMs.
     Config(name="latency_vu9p", pes=2048, channels=1, groups=8, slices=64, entry_depth=2048, column_depth=1024,
-           vector_depth=8192, cell_rows=16, accumulator_rows=64, lut_channels=1, ultra_weights=True, block_weights=20,
-           wide_pointers=True),
+           vector_depth=8192, cell_rows=16, accumulator_rows=64, row_nonzeros=256, lut_channels=1, ultra_weights=True,
+           block_weights=20, wide_pointers=True, forward=True),
 ]}
 
 #: What each preset is for.
@@ -486,6 +489,7 @@ PURPOSES = {
     "tiny": "tests and first tries: simulates in a blink",
     "demo": "small networks, such as the dense LSTM of a voice activity detector",
     "ese": "the paper's 1,024 multipliers, with its 153/1024/512 layer at 10 % density on the chip",
+    "ese_whole": "as ese, with GRUs and dense layers: holds the bundled recognizer with its head",
     "ese_stream": "as ese, but weights come from memory in every step, as in the paper: for larger networks",
     "ulx3s": "the ULX3S board with an LFE5U-85F: holds the same dense LSTM as demo",
     "ku060": "the paper's FPGA, an XCKU060, filled: twice the paper's multipliers, of 8-bit weights and 12-bit "

@@ -41,7 +41,7 @@ class PE(wiring.Component):
         activations -------------^   '---columns-----------------------------^
 
     With `wide_pointers` PtrRead is in the `Tile` and serves all of its PEs. A PE then takes ``token``, with its
-    ``token_valid``, in the place of columns and pointers. Activations come with their token.
+    ``token_valid``, in the place of columns and pointers. Activations come `column_lead` cycles later.
 
     Latency: `column_delay` cycles from a column to its activations at the input; from there at least
     ``ActQueue.delay + SpmatRead.delay + SpMV.delay``. Cost: that of its blocks.

@@ -337,7 +337,7 @@ def estimated(found: Estimated) -> None:
     rows += _times(found) + _work(found)
     if found.device is not None:
         there = found.device.resources
-        rows += [(f"{RESOURCES[name]} of the {found.device.fpga} ({name}){_range(taken)}", f"{taken.number:,}",
+        rows += [(f"{RESOURCES[name]} of the {found.device.fpga} ({name}){_range(taken)}", f"{taken.number:,.12g}",
                   f"{there[name]:,}", f"{taken.number / there[name]:.0%}" if there[name] else "")
                  for name, taken in found.resources.items()]
     _table(["figure ", "value", "of", "share"], [(*row, *[""] * (4 - len(row))) for row in rows])

@@ -98,7 +98,7 @@ class Guesses:
                 products = {tensor: max(each, -(-_columns(layer, tensor) // config.groups))
                             for tensor, each in lines.items()}
                 array += sum(products.values())
-                array += _gate_rows(layer, config) + (layer.w_ym is not None) * _rows(layer.outputs, config)
+                array += _drains(layer, config) + (layer.w_ym is not None) * _rows(layer.outputs, config)
                 cells = _elementwise(layer, config) + _passes(layer) * _PIPELINE
                 elementwise += cells
                 if layer.w_ym is not None:  # y is there when the last cell is projected, and only then is W_r y
@@ -113,8 +113,8 @@ class Guesses:
             for layer, lines in zip(model.layers, work.lines, strict=True):
                 follows = [tensor for tensor in lines if tensor != "w_r"]
                 total += sum(max(lines[tensor], -(-_columns(layer, tensor) // config.groups)) for tensor in follows)
-                total += _gate_rows(layer, config) + _passes(layer) * _PIPELINE
-            total += _elementwise(model.layers[-1], config)
+                total += _drains(layer, config) + _passes(layer) * _PIPELINE
+            total += _elementwise(model.layers[-1], config, last=True)
         return total
 
 
@@ -141,8 +141,16 @@ def _sums(model: Model, config: Config) -> tuple[list[int], int]:
             projected + sum(_gate_rows(layer, config) for layer in layers[pivot:]))
 
 
-def _elementwise(layer: Layer, config: Config) -> int:
-    operations = 1 if layer.kind is DENSE else 4 + (layer.kind is not GRU) - (not layer.reset_after)
+def _drains(layer: Layer, config: Config) -> int:
+    """Accumulators of a layer's gates that are read, for one phase."""
+    return _gate_rows(layer, config) * (4 if layer.reset_after else 3) // 4
+
+
+def _elementwise(layer: Layer, config: Config, last: bool = False) -> int:
+    """Cycles of a layer's element-wise parts, or of the ``last`` alone."""
+    operations = 1 if layer.kind is DENSE else 4 + (layer.kind is not GRU)
+    if not layer.reset_after:
+        operations = 2 if last else 3
     return _rows(layer.w_x.shape[1], config) * max(operations * config.beats, config.row_pes // config.groups)
 
 

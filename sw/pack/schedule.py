@@ -242,8 +242,6 @@ SAMPLE = 256
 
 #: How much longer a step may be for the sake of W_r being multiplied before a late frame.
 SLOWER = 1.001
-#: The same on a machine for one voice, which waits for frames: its time at rest counts for more than its steps.
-SLOWER_ALONE = 1.2
 #: How much longer the estimate of a step may then be for the sake of phases that suit a frame at rest.
 REST_SLOWER = 1.02
 
@@ -442,8 +440,7 @@ class _Scheduler:
         # A layer's y follows the rows that are drained, unless there is a projection or a dense layer between them.
         alternates = len(rows) == 1 or ("w_ym" not in self._stored[self._pivot] and not self._tails)
         ahead = self._layout_of(True, (*((size, 1) for size in rows[:-1]), (rows[-1], 1 + alternates)))
-        slower = SLOWER_ALONE if self._config.channels * self._config.banks == 1 else SLOWER
-        if not self._streamed and ahead.time < math.inf and ahead.time <= slower * plain.time:
+        if not self._streamed and ahead.time < math.inf and ahead.time <= SLOWER * plain.time:
             yield ahead
         yield plain
 

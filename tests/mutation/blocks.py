@@ -16,6 +16,7 @@ from openese.rtl.fifo import Fifo
 from openese.rtl.frames import FrameGuard, FrameInput, FrameOutput
 from openese.rtl.loader import Loader
 from openese.rtl.pe import PE
+from openese.rtl.program import Opcode
 from openese.rtl.ptr_read import PtrRead
 from openese.rtl.spmat_read import SpmatRead
 from openese.rtl.spmv import SpMV
@@ -92,19 +93,23 @@ BLOCKS = {
         "drain_address": "drain", "write_line": "write_valid", "write_channels": "write_valid",
         "write_columns": "write_valid", "control.beat.kind": "control.beat.valid",
         "control.beat.first": "control.beat.valid", "control.beat.last": "control.beat.valid",
-        "control.beat.row": "control.beat.valid | ~busy", "control.beat.beat": "control.beat.valid | ~busy",
-        }, assumed=("~(start & busy)",)),
+        "control.beat.row": "control.beat.valid | ~busy", "control.beat.beat": "0",  # it has one
+        }, assumed=("~(start & busy)", f"~start | (instruction.opcode == {Opcode.CLEAR:d}) | "
+                    f"((instruction.opcode == {Opcode.ELEMENTWISE:d}) | (instruction.opcode == {Opcode.PROJECT:d})) & "
+                    f"(instruction.rows != 0) & (instruction.rows <= {TINY.cell_rows})")),
     "controller": Block(lambda: Controller(TINY), _rtl("controller"), qualified={
         "src_base": "multiply | output", "clear": "multiply", "operation": "multiply", "context": "multiply",
         "acc_base": "multiply | assemble", "dst_base": "assemble", "settings": "assemble", "output_base": "output",
         "output_active": "output", "assemble_go": "assemble_busy"}),
-    "broadcast": Block(lambda: Broadcast(SMALL), _rtl("broadcast"), ()),
+    "broadcast": Block(lambda: Broadcast(SMALL), _rtl("broadcast"), (), qualified={
+        "column": "column_valid", "read_line": "read_valid"}, assumed=("~(start & busy)",)),
     "frame_input": Block(lambda: FrameInput(TINY), _rtl("frames")),
     "frame_output": Block(lambda: FrameOutput(TINY), _rtl("frames")),
     "frame_guard": Block(lambda: FrameGuard(TINY), _rtl("frames")),
     "loader": Block(lambda: Loader(TINY), _rtl("loader")),
     "stream_reader": Block(lambda: StreamReader(STREAM), _rtl("weight_stream"), ()),
-    "stream_fetch": Block(lambda: StreamFetch(STREAM), _rtl("weight_stream"), ()),
+    "stream_fetch": Block(lambda: StreamFetch(STREAM), _rtl("weight_stream"), (), qualified={
+        "decisions__payload": "decisions__valid", "bursts__payload": "bursts__valid"}),
     "registers": Block(lambda: Registers(TINY), _rtl("registers"), ()),
     "axi_lite": Block(lambda: AXI4LiteSubordinate(12), _rtl("axi", "registers")),
     "fifo": Block(lambda: Fifo(8, 8), _rtl("fifo"), ()),

@@ -27,6 +27,7 @@ from openese.output import write_text
 from openese.rtl.verilog import TOP, verilog
 from openese.sim import build
 from openese.sim.simulator import Simulator
+from openese.sw.run import device
 
 from .blocks import BLOCKS, TINY
 from .equivalence import same, same_after_reset
@@ -35,10 +36,14 @@ from .standin import StandIn
 
 __all__ = ["Campaign", "Machine", "finish", "in_a_process", "start"]
 
-#: Seconds that a test may compute, at least, and how many times as long as without a mutation.
-_PATIENCE, _SLOWER = 120, 20
+#: Seconds that tests may compute, at least, and how many times as long as without a mutation.
+_PATIENCE, _SLOWER = 20, 5
 #: How many times as long it may wait for others that compute.
 _WAITS = 30
+
+
+#: Cycles in which a mutated machine must move, so that one that hangs costs little; reads of STATUS: a tenth.
+_STUCK = 20_000
 
 
 class _DiedError(RuntimeError):
@@ -46,21 +51,22 @@ class _DiedError(RuntimeError):
 
 
 class _Watch:
-    """A plugin of pytest: the tests that passed with the block in use, with their times; and the first that failed.
+    """A plugin of pytest: the tests that passed with the block in use, with the times that they computed; and the first
+    that failed.
 
     ``use.used`` counts how often the block was used so far.
     """
 
     def __init__(self, use):
-        self._use, self._before = use, 0
+        self._use, self._before, self._began = use, 0, 0.0
         self.passed, self.failed = [], None
 
     def pytest_runtest_setup(self, item):
-        self._before = self._use.used
+        self._before, self._began = self._use.used, time.process_time()
 
     def pytest_runtest_logreport(self, report):
         if report.when == "call" and report.passed and self._use.used > self._before:
-            self.passed.append((report.nodeid, report.duration))
+            self.passed.append((report.nodeid, time.process_time() - self._began))
         if report.failed and self.failed is None:
             self.failed = report.nodeid
 
@@ -208,6 +214,13 @@ class Machine:
 
     def _pass(self, campaign, tests, number, stop):
         os.environ[campaign.netlist.variable] = str(number)
+        original = Simulator.__init__
+
+        def hurried(simulator, *arguments, **named):
+            original(simulator, *arguments, **named)
+            simulator.patience = min(simulator.patience, _STUCK)
+
+        Simulator.__init__, device._PATIENCE = hurried, _STUCK // 10
         with self._in_place():
             return _pass(tests, self, stop)
 

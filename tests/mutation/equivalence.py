@@ -62,11 +62,11 @@ def same_after_reset(netlist, number):
 def _compared(netlist, number, name, prepare, form, command):
     """What ABC says to ``command`` about a circuit whose output is 1 where block and mutation differ."""
     folder = netlist.folder
-    cut = folder / f"{name}.il"
-    if not cut.exists():
+    cut, mutated = folder / f"{name}.il", folder / "mutated.il"
+    if not cut.exists() or cut.stat().st_mtime < mutated.stat().st_mtime:
         # Only wires with names of their own become ports.
         named = r"(?:\$flatten\\inner\.)?\$auto\$mutate\.cc:\d+:(\w+)\$(\d+)"
-        text = re.sub(named, r"\\\1_\2", (folder / "mutated.il").read_text())
+        text = re.sub(named, r"\\\1_\2", mutated.read_text())
         (folder / "named.il").write_text(_without_memories(text))
         yosys.run([f"read_rtlil {folder / 'named.il'}", "opt_expr", "opt_clean", "setundef -undriven -zero",
                    "dffunmap", "simplemap", "splitnets", "opt_clean", *prepare, f"write_rtlil {cut}"], "equivalence")

@@ -55,7 +55,7 @@ def description(block, elaborate=None, src=False):
 def _place(block, path):
     """The lowest bit of a port or of a field of it, ``path`` as "port.field", and the bits."""
     port, *keys = path.split(".")
-    shape = getattr(block, port).shape()
+    shape = functools.reduce(getattr, port.split("__"), block).shape()
     low = 0
     for key in keys:
         field = shape[key]

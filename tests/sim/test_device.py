@@ -285,7 +285,7 @@ def test_a_state_is_right_as_soon_as_it_is_answered(cell, offset):
     link.send_frames(header, both.frames(1).transpose(0, 2, 1))
     link.clock(offset)
     refused = 0
-    while True:
+    for _ in range(5000):
         try:
             first = link.read(ADDRESS["STATE_DATA"])
         except BusError:
@@ -293,6 +293,8 @@ def test_a_state_is_right_as_soon_as_it_is_answered(cell, offset):
         else:
             if refused:
                 break
+    else:
+        pytest.fail(f"{refused} of 5000 reads are refused")
     link.clock(200)
     select = (index if cell else column) | cell << 31
     assert link.access([(ADDRESS["STATE_SELECT"], None), (ADDRESS["STATE_SELECT"], select),

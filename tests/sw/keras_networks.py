@@ -49,7 +49,9 @@ class _Maker:
                    "dropout": self.pick(0, 0, 0.3), "recurrent_dropout": self.pick(0, 0, 0.2),
                    "recurrent_initializer": "glorot_uniform"}
         if self.chance(0.05):
-            options[self.pick("activation", "recurrent_activation")] = self.pick("relu", "hard_sigmoid")
+            # The numbers of a GRU with ReLU grow without bound.
+            options[self.pick("activation", "recurrent_activation")] = self.pick("softsign" if self.grus else "relu",
+                                                                                 "hard_sigmoid")
         return options
 
     def gru_options(self):

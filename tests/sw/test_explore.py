@@ -51,10 +51,12 @@ def problem(goal=None, **changes):
 
 
 @pytest.mark.parametrize("density", [1.0, 0.3])
-@pytest.mark.parametrize("changes", [{}, {"groups": 2}, {"pes": 16, "groups": 4}, {"pes": 2, "banks": 3}])
+@pytest.mark.parametrize("changes", [{}, {"groups": 2}, {"pes": 16, "groups": 4}, {"pes": 2, "banks": 3},
+                                     {"cells": "lstm+gru+gru_before", "groups": 2}])
 def test_guesses_are_the_schedule_s(changes, density):
     config = preset("tiny").replace(**changes)
-    model = Network.of(stack()).model
+    grus = random_model(SEED, 6, ("before", 16), (12, 8), ("gru", 9), ("before", 12))
+    model = Network.of(grus if config.gru else stack()).model
     guesses = Guesses((model,))
     pruned = package.prune(model, density, config)
     quantized, = package.quantize(pruned, speech_like(SEED, 4, 1, 6), config.replace(weight_bits=18)).models

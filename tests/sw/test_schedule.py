@@ -295,17 +295,6 @@ def test_products_ahead_of_a_frame_may_not_slow_the_steps(monkeypatch):
     assert "clear" in listing(schedule(model, config))
 
 
-def test_a_machine_for_one_voice_prefers_the_frame_at_rest():
-    """Two phases in place of three may make a step a fifth longer; the answer to a late frame is faster."""
-    config = WIDE.replace(channels=1, accumulator_rows=48)
-    plan = schedule(random_quantized(3, config, 100, 4, 4, 4, 4), config)
-    two = config.replace(banks=2)
-    other = schedule(random_quantized(3, two, 100, 4, 4, 4, 4), two)
-    assert "clear" in listing(plan) and "clear" not in listing(other)
-    alone, shared = estimate(plan), estimate(other)
-    assert alone.cycles_per_step <= 1.2 * shared.cycles_per_step and alone.latency < shared.latency
-
-
 @pytest.mark.parametrize("config", [TINY, STREAM], ids=lambda config: config.name)
 def test_a_program_is_words_of_its_instructions(config):
     plan = schedule(random_quantized(3, config, 5, (9, 6)), config, stream=config.stream)
