@@ -70,6 +70,8 @@ class State(NamedTuple):
         Bank of the voices of the step whose columns are sent, and of the step that Assemble works on.
     begun : Signal
         Assemble has begun a step. Only used if the machine holds several models.
+    passes, passed : Signal
+        A FRAME takes a frame and passes over the JUMP behind it; it did so a cycle ago. Only used with ``forward``.
     """
 
     active: Signal
@@ -91,6 +93,8 @@ class State(NamedTuple):
     voices: Bank
     step_voices: Bank
     begun: Signal
+    passes: Signal
+    passed: Signal
 
 
 class Controller(wiring.Component):
@@ -215,7 +219,7 @@ class Controller(wiring.Component):
             frame=Signal.like(reader.counter, name="_frame"), alone=Signal(init=1, name="_alone"),
             sending=Signal(name="_sending"), assembling=Signal(name="_assembling"),
             voices=Bank.new(self._config, "voices"), step_voices=Bank.new(self._config, "step_voices"),
-            begun=Signal(name="_begun"))
+            begun=Signal(name="_begun"), passes=Signal(name="_passes"), passed=Signal(name="_passed"))
         several = self._config.models > 1
         self._describe(m, current, state)
         reader.elaborate(m, self.program, self.program_valid)
@@ -225,7 +229,8 @@ class Controller(wiring.Component):
             with m.State("IDLE"):
                 with m.If(self.run & ~self.assemble_busy):
                     reader.jump(m, 0)
-            reader.fetch(m)
+            # A y that the host has begun to write before a frame was taken is still to be noticed.
+            reader.fetch(m, state.passed & self.state_written if self._config.forward else None)
             with m.State("EXECUTE"):
                 with m.Switch(current.opcode):
                     with m.Case(Opcode.FORMAT):
@@ -407,7 +412,9 @@ class Controller(wiring.Component):
         if self._config.forward:
             # Behind a FRAME with `follow` is the JUMP of a frame that products of y do not fit.
             fits = state.made & ~state.stale & ~self.state_written & ~self.frame_reset.any()
-            passed = self.frame_take & ~trying & current.follow & fits & ~other
+            passed = state.passes
+            m.d.comb += passed.eq(self.frame_take & ~trying & current.follow & fits & ~other)
+            m.d.sync += state.passed.eq(passed)
         with m.If(~self.waiting_frame & ~undecided):
             reader.advance(m, passed)
         if self._config.models > 1:

@@ -60,10 +60,16 @@ class ProgramReader:
             write.en.eq(load_valid),
         ]
 
-    def fetch(self, m: Module):
-        """Add the states ``FETCH`` and ``DECODE``, which lead to ``EXECUTE``."""
+    def fetch(self, m: Module, back=None):
+        """Add the states ``FETCH`` and ``DECODE``, which lead to ``EXECUTE``. ``back`` says that the instruction before
+        is to be carried out first.
+        """
         with m.State("FETCH"):
             m.next = "DECODE"
+            if back is not None:
+                with m.If(back):
+                    m.d.sync += self.counter.eq(self.counter - 1)
+                    m.next = "FETCH"
         with m.State("DECODE"):
             m.d.sync += self.instruction.eq(self._read.data)
             m.next = "EXECUTE"

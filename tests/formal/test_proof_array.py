@@ -9,6 +9,7 @@ from openese.rtl.act_queue import ActQueue
 from openese.rtl.array import PEArray
 from openese.rtl.broadcast import Broadcast
 from openese.rtl.ptr_read import PtrRead
+from openese.rtl.spmat_read import column_lead
 from tests.formal.engine import implies, proof
 from tests.formal.sizes import SMALL, describe, small
 
@@ -67,10 +68,10 @@ def test_pointers_of_several(h):
     h.cover(wide.o_valid == 3, wide.o[0].count != wide.o[1].count)
 
 
-def path(h, margin):
+def path(h, margin, config=SMALL):
     """Broadcast, PtrRead and ActQueue with the registers of the array between them. Returns the levels."""
     with mock.patch.object(ActQueue, "margin", margin):
-        broadcast, reader, queue = Broadcast(SMALL), PtrRead(SMALL), ActQueue(SMALL)
+        broadcast, reader, queue = Broadcast(config), PtrRead(config), ActQueue(config)
         h.add(broadcast, "broadcast", opened=lambda depth: True)
         h.add(reader, "reader", opened=lambda depth: True)
         h.add(queue, "queue", opened=lambda depth: True)
@@ -83,14 +84,25 @@ def path(h, margin):
     ]
     h.assume(implies(broadcast.start, ~broadcast.busy))
     tokens = h.count(6, queue.i_valid, fire(queue.tokens))
-    columns = h.count(6, queue.i_valid & ~queue.i.end, fire(queue.columns))
+    column, lead = queue.i_valid & ~queue.i.end, column_lead(config)
+    columns = h.count(6, h.past(column, lead) if lead else column, fire(queue.columns))
     return tokens, columns
 
 
 @proof("Broadcast, PtrRead, ActQueue", "whatever the program, the pointers and the pace of the PE, no queue overflows "
        f"with the margin, the {ActQueue.margin} columns on their way", DEPTHS)
 def test_margin(h):
-    tokens, columns = path(h, ActQueue.margin)
+    margin(h, SMALL)
+
+
+@proof("Broadcast, PtrRead, ActQueue with forward", "the same, where activations come later than their tokens", DEPTHS)
+def test_margin_of_late_columns(h):
+    margin(h, small(forward=True))
+
+
+def margin(h, config):
+    """The claims about the margin, on a machine with or without ``forward``."""
+    tokens, columns = path(h, ActQueue.margin, config)
     h.prove(tokens <= SMALL.queue_depth, columns <= SMALL.queue_depth)
     h.refute(tokens < SMALL.queue_depth, columns < SMALL.queue_depth)
     h.cover(tokens == 3)

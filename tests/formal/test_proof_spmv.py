@@ -8,7 +8,6 @@ zero behind a drain. The accumulators may hold anything.
 
 from amaranth.hdl import Mux, Signal, Value, signed
 
-from openese.rtl.interfaces import MAX_OPERATIONS
 from openese.rtl.spmv import SpMV
 from tests.formal.engine import implies, proof
 from tests.formal.sizes import describe, small
@@ -52,7 +51,7 @@ def decoded(h, dut, config):
     """The rows, aligned weights and columns of the entries, as the format has them: that the entry taken names."""
     m = h.m
     entry = dut.entries.payload
-    contexts = [Signal(dut.context.shape(), reset_less=True) for _ in range(MAX_OPERATIONS)]
+    contexts = [Signal(dut.context.shape(), reset_less=True) for _ in range(1 << config.operation_bits)]
     context = Signal.like(dut.context)
     for number, kept in enumerate(contexts):
         with m.If(dut.context_valid & (dut.context_operation == number)):

@@ -168,3 +168,43 @@ def test_a_number_in_four_cycles(cell):
             assert await host.read(ctx) == 0
 
     simulate(memories.dut, bench, limit=400, background=[memories.run])
+
+
+@pytest.mark.parametrize("cell", [0, 1])
+def test_numbers_wait_for_the_host(cell):
+    """However long it does not ask, none is lost and none comes twice."""
+    memories = Memories(TINY, generator(2))
+    host = Host(memories, generator(2), 0.0)
+
+    async def bench(ctx):
+        await host.select(ctx)
+        host.cell, host.index, host.kept = cell, 0, memories.c[0] if cell else memories.y
+        host._point(ctx)
+        await host._pulse(ctx, host.dut.restart)
+        for number in range(30):
+            await host.read(ctx)
+            await cycles(ctx, 100 * (number % 8 == 2))
+
+    simulate(memories.dut, bench, limit=1500, background=[memories.run])
+
+
+@pytest.mark.parametrize("apart", [1, 2, 7])
+def test_a_c_is_on_its_way_until_it_is_in_its_memory(apart):
+    """Two cycles from the last ``cell_write``; a y takes effect at once."""
+    dut, seen = StateAccess(TINY), []
+
+    async def bench(ctx):
+        for cell, count in ((1, 1), (1, 3), (0, 1)):
+            ctx.set(dut.select, {"cell": cell})
+            for _ in range(count):
+                ctx.set(dut.write, 1)
+                await ctx.tick()
+                ctx.set(dut.write, 0)
+                await cycles(ctx, apart - 1)
+            seen.append(0)
+            while ctx.get(dut.writing):
+                seen[-1] += 1
+                await ctx.tick()
+
+    simulate(dut, bench, limit=200)
+    assert seen == [dut.write_delay + 3 - apart] * 2 + [0]

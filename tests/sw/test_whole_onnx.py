@@ -853,7 +853,7 @@ def test_sizes(tmp_path, inputs, cells, layers, direction):
 #: A machine with GRU cells of both kinds.
 GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru+gru_before")
 #: With GRU cells of one kind, and dense layers.
-DENSES = dataclasses.replace(GRUS, cells="lstm+gru+dense")
+DENSES = dataclasses.replace(GRUS, cells="lstm+gru+gru_before+dense")
 #: How many; all reports want at least 300.
 NETWORKS = int(os.environ.get("OPENESE_ONNX_NETWORKS", "25"))
 #: Of these all recurrent nodes but RNNs are GRUs.
