@@ -21,11 +21,11 @@ from openese.sw.training import relative_error
 __all__ = ["DENSITIES", "UPDATES", "Speller", "Spellings", "edits"]
 
 #: The densities of the study, and the updates of each distillation.
-DENSITIES, UPDATES = (0.5, 0.25, 0.1), 1000
+DENSITIES, UPDATES = (0.5, 0.25, 0.1), 800
 #: GRUs in the machine of the paper's multipliers, which also streams the weights of the dense network.
 MACHINE = openese.preset("ese_stream").replace(name="ese_stream with GRUs", cells="lstm+gru")
-_TESTS, _LESSONS, _CALIBRATION = 2000, 20000, 256
-_BATCH, _AT_ONCE, _SEED, _RATE = 64, 500, 1, 2e-3
+_TESTS, _LESSONS, _CALIBRATION = 2000, 10000, 256
+_BATCH, _AT_ONCE, _SEED, _RATE = 64, 500, 1, 5e-4
 
 
 class Speller(Spelling):
