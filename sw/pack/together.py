@@ -87,7 +87,7 @@ class _Member(_Scheduler):
             last = model.layers[pivot(model)]
             if last.w_ym is not None:
                 rows = _rows(last.cells, config)
-                cells = FIRST_LINE + rows * max((4 * gates + 1) * config.beats, lines)
+                cells: float = FIRST_LINE + rows * max((4 * gates + 1) * config.beats, lines)
                 cells -= early + float(np.count_nonzero(last.w_ym)) / config.pes + 4 * rows * gates
                 projection = FIRST_LINE + _rows(last.outputs, config) * max(outputs * config.beats, lines) - sum(tail)
                 gain += min(recurrent, max(0.0, cells)) - min(recurrent, max(0.0, projection))
