@@ -16,7 +16,6 @@ from openese.rtl.fifo import Fifo
 from openese.rtl.frames import FrameGuard, FrameInput, FrameOutput
 from openese.rtl.loader import Loader
 from openese.rtl.pe import PE
-from openese.rtl.program import Opcode
 from openese.rtl.ptr_read import PtrRead
 from openese.rtl.spmat_read import SpmatRead
 from openese.rtl.spmv import SpMV
@@ -93,10 +92,8 @@ BLOCKS = {
         "drain_address": "drain", "write_line": "write_valid", "write_channels": "write_valid",
         "write_columns": "write_valid", "control.beat.kind": "control.beat.valid",
         "control.beat.first": "control.beat.valid", "control.beat.last": "control.beat.valid",
-        "control.beat.row": "control.beat.valid | ~busy", "control.beat.beat": "0",  # it has one
-        }, assumed=("~(start & busy)", f"~start | (instruction.opcode == {Opcode.CLEAR:d}) | "
-                    f"((instruction.opcode == {Opcode.ELEMENTWISE:d}) | (instruction.opcode == {Opcode.PROJECT:d})) & "
-                    f"(instruction.rows != 0) & (instruction.rows <= {TINY.cell_rows})")),
+        "control.beat.row": "control.beat.valid | ~busy", "control.beat.beat": "control.beat.valid | ~busy",
+        }, assumed=("~(start & busy)",)),
     "controller": Block(lambda: Controller(TINY), _rtl("controller"), qualified={
         "src_base": "multiply | output", "clear": "multiply", "operation": "multiply", "context": "multiply",
         "acc_base": "multiply | assemble", "dst_base": "assemble", "settings": "assemble", "output_base": "output",

@@ -441,12 +441,13 @@ def test_a_cleared_run_keeps_the_program_from_starting():
 
 @pytest.mark.parametrize("late", [0, 1])
 def test_an_instruction_goes_on_as_soon_as_it_can(late):
-    """In the cycle in which the last that it waits for is over, after an odd or an even number of cycles."""
+    """In the cycle in which all that it waits for is over, after an odd or an even number of cycles."""
     dut, layout = Controller(TINY), Instruction(TINY)
     program = [{"opcode": Opcode.FORMAT}, {"opcode": Opcode.FRAME, "when": Take.WAIT},
                {"opcode": Opcode.MULTIPLY, "source": Source.INPUT, "release": 1}, {"opcode": Opcode.ELEMENTWISE},
                {"opcode": Opcode.MULTIPLY, "sent": 1}, {"opcode": Opcode.CLEAR}, {"opcode": Opcode.PROJECT},
-               {"opcode": Opcode.OUTPUT}, {"opcode": Opcode.FRAME, "when": Take.WAIT}]
+               {"opcode": Opcode.OUTPUT}, {"opcode": Opcode.MULTIPLY, "sent": 1},
+               {"opcode": Opcode.FRAME, "when": Take.WAIT}]
 
     async def bench(ctx):
         async def once(signal, delay=0, **inputs):
@@ -484,8 +485,9 @@ def test_an_instruction_goes_on_as_soon_as_it_can(late):
         await once(dut.assemble, 3, assemble_busy=0)
         ctx.set(dut.output_busy, 1)
         await once(dut.output, output_busy=0)
+        ctx.set(dut.output_busy, 1)
+        await once(dut.multiply, 1, frame_ready=1)
         ctx.set(dut.run, 0)
-        ctx.set(dut.frame_ready, 1)
         await once(dut.frame_take, run=1)
 
     simulate(dut, bench, limit=500)

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from bench import TINY, cycles, generator, integers, scramble, seeds, simulate, trace, unpack
+from bench import TINY, cycles, generator, integers, resettable, scramble, seeds, simulate, trace, unpack
 from sparse import Drainer, Operation, random_jobs
 
 from openese.rtl.act_queue import ActQueue
@@ -230,3 +230,40 @@ def test_column_delay_is_that_of_the_pointers(config, delay):
 
     simulate(dut, bench, limit=100)
     assert value == [100 + dut.column_delay(config)] == [100 + delay]
+
+
+def test_a_reset_ends_all_work():
+    """In whatever cycle of it: from the next cycle on nothing is under way, and nothing counts."""
+    dut = PE(TINY)
+    top, reset = resettable(dut)
+    busy = []
+
+    async def bench(ctx):
+        ctx.set(dut.pointers, {"address": 9, "data": 4})
+        ctx.set(dut.pointers_valid, 1)
+        ctx.set(dut.weights_valid, 1)
+        for line in range(8):
+            ctx.set(dut.weights, {"address": line, "data": 1})
+            await ctx.tick()
+        ctx.set(dut.pointers_valid, 0)
+        ctx.set(dut.weights_valid, 0)
+        for after in range(20):
+            ctx.set(dut.context_valid, 1)
+            await ctx.tick()
+            ctx.set(dut.context_valid, 0)
+            ctx.set(dut.column_valid, 1)
+            for end in (0, 1):
+                ctx.set(dut.column, {"index": 9, "operation": 0, "end": end})
+                await ctx.tick()
+            ctx.set(dut.column_valid, 0)
+            await cycles(ctx, after)
+            ctx.set(reset, 1)
+            busy.append(ctx.get(dut.busy))
+            await ctx.tick()
+            ctx.set(reset, 0)
+            for _ in range(12):
+                assert not any(ctx.get(signal) for signal in (dut.busy, dut.padding, dut.hazard, dut.done, dut.full))
+                await ctx.tick()
+
+    simulate(top, bench, limit=1500)
+    assert any(busy) and not all(busy)
