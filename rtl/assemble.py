@@ -18,6 +18,7 @@ from openese.rtl.elementwise import Beat, Kind, Settings, Slice, SliceControl, r
 from openese.rtl.elementwise.shared import delayed
 from openese.rtl.interfaces import activations
 from openese.rtl.program import Instruction, Opcode
+from openese.rtl.spmat_read import column_lead
 
 __all__ = ["Assemble"]
 
@@ -96,8 +97,9 @@ class Assemble(wiring.Component):
     the vector memory. An operation of a gate takes ``beats`` cycles for every phase of its sums. A cell row takes the
     operations g, i and f, and when c is written, tanh(c) and o. Rows overlap: when an operation ends, the next is one
     of the oldest row whose c is there, or else of the row that comes next. A row of a GRU takes n_h and r, and when
-    r . n_h is there, n_x and z; at most `rows_ahead` rows wait for these. A row of a projection takes one operation,
-    and so does one of a dense layer. Its biases take the places of a cell row's four gates, four rows a cell row.
+    r . n_h is there, n_x and z; at most `rows_ahead` rows wait for these. With the reset before the product, one
+    instruction takes r of every row, and another n_x and z. A row of a projection takes one operation, and so does one
+    of a dense layer. Its biases take the places of a cell row's four gates, four rows a cell row.
     A CLEAR clears all accumulators, a row each cycle; after a reset Assemble does this first.
 
     The lines of a row are written one a cycle, while the slices work on the next row. The place of a column in a slice
@@ -118,7 +120,7 @@ class Assemble(wiring.Component):
     go : In(1) — the sums are complete: begin.
     busy : Out(1) — an instruction is under way, or accumulators are being cleared.
     lines_done : Out(line_bits + 1) — lines that the instruction has written.
-    lines_coming : Out(line_bits + 1) — those that can be read two cycles later.
+    lines_coming : Out(line_bits + 1) — those that can be read two cycles later, with ``forward`` `column_lead` more.
     drain : Out(1) — read and clear a row of all PEs.
     drain_address : Out(bits_for(accumulator_rows - 1)) — the row's address.
     control : Out(SliceControl) — the slices' work on it.
@@ -209,7 +211,8 @@ class Assemble(wiring.Component):
         one.
         """
         delay = self._table_delay if table else {
-            Kind.PROJECTION: self._y_delay, Kind.O: self._m_delay, Kind.Z: self._h_delay}[kind]
+            Kind.PROJECTION: self._y_delay, Kind.O: self._m_delay, Kind.Z: self._h_delay,
+            Kind.R: self._h_delay}[kind]
         return delay + 1 + max(self._picked_from.values()) + self.picks
 
     def elaborate(self, platform):
@@ -244,6 +247,8 @@ class Assemble(wiring.Component):
             self._begin(m, operation, before, behind, starts_project)
         row_issued = Signal()
         last_gate = Mux(instruction.gru, Kind.Z, Kind.O) if config.gru else Kind.O
+        if config.gru_before:
+            last_gate = Mux(instruction.resets, Kind.R, last_gate)
         m.d.sync += row_issued.eq(runs & operation.active & operation.last_phase & (operation.beat == 0)
                                   & ((operation.kind == last_gate) | project))
         self._control(m, beat, settings)
@@ -251,7 +256,7 @@ class Assemble(wiring.Component):
         return m
 
     def _by_rows(self, instruction):
-        """Whether an instruction takes one operation a row: a projection or a dense layer."""
+        """Whether an instruction is a projection or a dense layer, whose rows are no cells."""
         projects = instruction.opcode == Opcode.PROJECT
         return projects | instruction.dense if self._config.dense else projects
 
@@ -304,6 +309,12 @@ class Assemble(wiring.Component):
             if self._config.gru:
                 with m.If(self.instruction.gru):
                     m.d.sync += [operation.kind.eq(Kind.N_H), before.kind.eq(Kind.R), behind.kind.eq(Kind.N_X)]
+            if self._config.gru_before:
+                with m.If(self.instruction.resets):
+                    m.d.sync += [operation.kind.eq(Kind.R), behind.kind.eq(Kind.R), before.left.eq(0),
+                                 behind.row.eq(1), behind.left.eq(rows - 1)]
+                with m.Elif(self.instruction.reset_before):
+                    m.d.sync += [operation.kind.eq(Kind.N_X), behind.kind.eq(Kind.Z), before.left.eq(0)]
 
     def _issue(self, m, runs, operation, beat, instruction, acc_base, project):
         """Give the slices the operation's beat, drain its row, and go on to the next phase."""
@@ -363,7 +374,10 @@ class Assemble(wiring.Component):
             with m.If(is_row):
                 m.d.sync += [behind.row.eq(behind.row + 1), behind.left.eq(behind.left - 1),
                              since_row.eq(self.spacing - 1)]
-            with m.If(behind.kind != Kind.PROJECTION):
+            alternates = behind.kind != Kind.PROJECTION
+            if config.gru_before:
+                alternates &= ~instruction.resets
+            with m.If(alternates):
                 m.d.sync += behind.kind.eq(Mux(is_row, Kind.CELL_TANH, Kind.O))
                 if gru is not None:
                     with m.If(gru):
@@ -381,7 +395,10 @@ class Assemble(wiring.Component):
                 m.d.sync += [before.row.eq(before.row + 1), before.left.eq(before.left - 1)]
         with m.If(self.start):
             # A projection begins with a row.
-            m.d.sync += since_row.eq(Mux(self._by_rows(self.instruction), self.spacing - 1, 0))
+            begins_with_row = self._by_rows(self.instruction)
+            if config.gru_before:
+                begins_with_row |= self.instruction.resets
+            m.d.sync += since_row.eq(Mux(begins_with_row, self.spacing - 1, 0))
         written = Signal(self.c_delay - 2, name="_written")
         last_before, arrives = BEFORE[-1], written[-1]
         if gru is not None:
@@ -392,13 +409,19 @@ class Assemble(wiring.Component):
             written.eq(Cat(runs & writes, written)),
             waiting.eq(waiting + arrives - (takes_behind & ~is_row)),
         ]
+        if config.gru_before:
+            # Where r . h' is there, the n_x of all rows can be taken, and that of the first is.
+            second = self.instruction.reset_before & ~self.instruction.resets
+            with m.If(self.start):
+                m.d.sync += waiting.eq(Mux(second, self.instruction.rows - 1, 0))
 
     def _too_early(self, operation, gru):
         """Whether the operation that ends, one of a single beat, has not left what the next of its part reads.
 
-        What g leaves for i, i for f, tanh(c) for o and n for z can be read two cycles later.
+        What g leaves for i, i for f, tanh(c) for o and n for z can be read two cycles later, with ``forward`` one.
         """
-        kinds = {"before": (Kind.G, Kind.I), "behind": (Kind.CELL_TANH,)} if self._config.beats == 1 else {}
+        waits = self._config.beats == 1 and not self._config.forward
+        kinds = {"before": (Kind.G, Kind.I), "behind": (Kind.CELL_TANH,)} if waits else {}
         too_early = {name: operation.active & Cat(operation.kind == kind for kind in kinds.get(name, ())).any()
                      for name in ("before", "behind")}
         if gru is not None and kinds:
@@ -436,27 +459,35 @@ class Assemble(wiring.Component):
         lines = self.lines
         first = min(self._picked_from.values())
         pulses = Signal((self._h_delay if config.gru else self._m_delay) + first - 1)
-        of_rows = pulses[self._y_delay + first - 2]
-        if config.dense:
-            of_rows = Mux(instruction.activation[1], pulses[self._table_delay + first - 2], of_rows)
         m.d.sync += pulses.eq(Mux(self.start, 0, (pulses << 1) | row_issued))
-        index = Signal(range(max(2, lines)), name="index")
-        picking = Signal()
-        last = first - 2
-        of_cells = pulses[self._m_delay + last]
-        if config.gru:
-            of_cells = Mux(instruction.gru, pulses[self._h_delay + last], of_cells)
-        begins, goes_on = Signal(), Signal()
-        m.d.comb += [
-            begins.eq(Mux(project, of_rows, of_cells)),
-            goes_on.eq(picking & (index != lines - 1)),
-        ]
-        m.d.sync += picking.eq(begins | goes_on)
-        with m.If(begins):
-            m.d.sync += index.eq(0)
-        with m.Elif(picking):
-            m.d.sync += index.eq(index + 1)
-        ahead, writing = self._pick(m, begins | goes_on, picking, index)
+
+        def lines_of_rows(lead):
+            """Whether a line is picked in the next cycle and in this one, and its number, ``lead`` cycles ahead."""
+            last = first - 2 - lead
+            of_rows, of_cells = pulses[self._y_delay + last], pulses[self._m_delay + last]
+            if config.dense:
+                of_rows = Mux(instruction.activation[1], pulses[self._table_delay + last], of_rows)
+            if config.gru:
+                of_cells = Mux(instruction.gru, pulses[self._h_delay + last], of_cells)
+            index = Signal(range(max(2, lines)), name="index")
+            picking = Signal()
+            begins, goes_on = Signal(), Signal()
+            m.d.comb += [
+                begins.eq(Mux(project, of_rows, of_cells)),
+                goes_on.eq(picking & (index != lines - 1)),
+            ]
+            m.d.sync += picking.eq(begins | goes_on)
+            with m.If(begins):
+                m.d.sync += index.eq(0)
+            with m.Elif(picking):
+                m.d.sync += index.eq(index + 1)
+            return begins | goes_on, picking, index
+
+        ahead, writing = self._pick(m, *lines_of_rows(0))
+        if lead := column_lead(config):
+            comes, *_ = lines_of_rows(lead)
+            steps = max(self._picked_from.values()) - first + self.picks
+            ahead = delayed(m, comes, steps - 1, reset_less=False)
         done = Signal.like(self.lines_done)
         with m.If(self.start):
             m.d.sync += [done.eq(0), self.lines_done.eq(0), self.lines_coming.eq(0)]

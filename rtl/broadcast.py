@@ -10,7 +10,9 @@ from openese.rtl.attributes import block_ram
 from openese.rtl.bundles import ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.distance import SEND_DELAY
-from openese.rtl.interfaces import MAX_OPERATIONS, Column, LineWrite, activations
+from openese.rtl.elementwise.shared import delayed
+from openese.rtl.interfaces import Column, LineWrite, activations
+from openese.rtl.spmat_read import column_lead
 from openese.rtl.vector_memory import VectorMemory
 
 __all__ = ["Broadcast", "order_line"]
@@ -54,12 +56,13 @@ class Broadcast(wiring.Component):
     src_base : In(line_bits) — line of the vector memory that line numbers in the order count from.
     follow : In(1) — wait until a column is written.
     clear : In(channels) — channels whose activations are sent as zero.
-    operation : In(bits_for(MAX_OPERATIONS - 1)) — its number.
+    operation : In(operation_bits) — its number.
     busy : Out(1) — the end of the operation is not sent yet.
     full : In(1) — send no column.
     of_frame : In(1) — they are columns of a frame; only if ``follow``.
-    lines_computed : In(line_bits + 1) — lines of the vector that is computed that can be read two cycles later.
-    lines_received : In(line_bits + 1) — the same of the frame that comes in.
+    lines_computed : In(line_bits + 1) — lines of the vector that is computed that can be read two cycles later, or
+        with ``forward`` `column_lead` more.
+    lines_received : In(line_bits + 1) — lines of the frame that comes in that can be read two cycles later.
     blocked_full : Out(1) — no column is sent because of ``full``.
     blocked_follow : Out(1) — no column is sent because it is not written yet.
     read_line : Out(array(groups, line_bits)) — line of the vector memory for each group.
@@ -75,12 +78,16 @@ class Broadcast(wiring.Component):
     turns = 2
     send_delay = SEND_DELAY
     delay = turns + 1 + send_delay
-    activations_delay = 1 + VectorMemory.delay + 1 - send_delay
+
+    @classmethod
+    def activations_delay(cls, config):
+        """Cycles from a column to its activations."""
+        return 1 + column_lead(config) + VectorMemory.delay + 1 - cls.send_delay
 
     def __init__(self, config):
-        if self.activations_delay != PEArray.column_delay:
-            raise ValueError(f"Broadcast sends activations {self.activations_delay} cycles after their column, but "
-                             f"PEArray takes them {PEArray.column_delay} cycles after it")
+        if self.activations_delay(config) != PEArray.column_delay(config):
+            raise ValueError(f"Broadcast sends activations {self.activations_delay(config)} cycles after their column, "
+                             f"but PEArray takes them {PEArray.column_delay(config)} cycles after it")
         self._config = config
         line = config.line_bits
         columns = data.ArrayLayout(activations(config), config.groups)
@@ -91,7 +98,7 @@ class Broadcast(wiring.Component):
             "src_base": In(line),
             "follow": In(1),
             "clear": In(config.channels),
-            "operation": In(bits_for(MAX_OPERATIONS - 1)),
+            "operation": In(config.operation_bits),
             "busy": Out(1),
             "full": In(1),
             "of_frame": In(1),
@@ -170,17 +177,18 @@ class Broadcast(wiring.Component):
     def _fetch(self, m, go, read, lines, src_base, clear, turns, valids):
         """From stage 1 on: read the vector memory, and send the column ahead of its activations."""
         config = self._config
-        delay = VectorMemory.delay
+        lead = column_lead(config)
+        delay = lead + VectorMemory.delay
         sent = Signal()
         ahead = Signal(Column(config))
         clears = [Signal.like(clear, name=f"clear{k}") for k in range(delay + 1)]
         with m.If(go):
             m.d.sync += lines.eq(read.data)
         for group in range(config.groups):
-            m.d.sync += self.read_line[group].eq(src_base + lines[group])
+            m.d.sync += self.read_line[group].eq(delayed(m, src_base + lines[group], lead))
         m.d.sync += [
             sent.eq(valids[1] & go),
-            self.read_valid.eq(valids[1] & go & ~turns[1].end),
+            self.read_valid.eq(delayed(m, valids[1] & go & ~turns[1].end, lead, reset_less=False)),
             ahead.eq(turns[1]),
             self.column.eq(ahead),
             self.column_valid.eq(sent),

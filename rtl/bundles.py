@@ -6,7 +6,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from openese.rtl.config import bits_for
-from openese.rtl.interfaces import MAX_OPERATIONS, Context
+from openese.rtl.interfaces import Context
 
 __all__ = ["Bundle", "ActivityPort", "CellsPort", "ContextPort", "DrainPort", "FramePort", "StreamPort", "ValidPort"]
 
@@ -78,14 +78,14 @@ class ContextPort(Bundle):
     -------
     context : Out(Context) — the context.
     context_valid : Out(1) — set it.
-    context_operation : Out(bits_for(MAX_OPERATIONS - 1)) — number of the operation.
+    context_operation : Out(operation_bits) — number of the operation.
     """
 
     def __init__(self, config):
         super().__init__({
             "context": Out(Context(config)),
             "context_valid": Out(1),
-            "context_operation": Out(bits_for(MAX_OPERATIONS - 1)),
+            "context_operation": Out(config.operation_bits),
         })
 
 

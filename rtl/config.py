@@ -15,7 +15,8 @@ __all__ = ["BANK_SHIFT", "CELLS", "DEPTHS", "FLAGS", "MODEL_SHIFT", "Config", "L
            "preset", "machine_config", "bits_for"]
 
 #: Fields that images of earlier releases do not have: at their defaults they stand in no file and no fingerprint.
-LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels", "ultra_weights")
+LATER_FIELDS = ("banks", "models", "cells", "lut_channels", "ultra_channels", "ultra_weights",
+                "block_weights", "wide_pointers", "forward")
 
 #: Fields that say how much a memory holds.
 DEPTHS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "program_depth")
@@ -24,10 +25,10 @@ DEPTHS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulat
 BANK_SHIFT, MODEL_SHIFT = 2, 8
 
 #: Kinds of layers that a machine may have.
-CELLS = ("lstm", "lstm+gru", "lstm+dense", "lstm+gru+dense")
+CELLS = ("lstm", "lstm+gru", "lstm+gru+gru_before", "lstm+dense", "lstm+gru+dense", "lstm+gru+gru_before+dense")
 
 #: Fields that are true or false.
-FLAGS = ("stream", "ultra_weights")
+FLAGS = ("stream", "ultra_weights", "wide_pointers", "forward")
 
 #: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
 _WIDEST_BEAT = 1024
@@ -93,13 +94,21 @@ class Config:
     models : int
         Models that an image may hold. They share the memories, and each has the states of its own voices.
     cells : str
-        Kinds of layers: ``"lstm"``, and behind it ``"+gru"``, ``"+dense"`` or both. A machine with GRUs has a
-        ``cell_bits`` of at least 24.
+        Kinds of layers: ``"lstm"``, and behind it ``"+gru"``, ``"+dense"`` or both. ``"+gru+gru_before"`` stands for
+        GRUs with the reset after or before the product. A machine with GRUs has a ``cell_bits`` of at least 24.
     lut_channels, ultra_channels : int
         Channels of every PE whose accumulators are in LUT RAM, and in UltraRAM of UltraScale+. Those of the others are
         in block RAM.
     ultra_weights : bool
         The weights of the PEs are in UltraRAM, too.
+    block_weights : int
+        PEs of every tile whose weights are in block RAM nevertheless.
+    wide_pointers : bool
+        The pointers of all PEs of a tile are in one wide memory. It takes fewer block RAMs if the memory of a PE would
+        fill a small part of one.
+    forward : bool
+        Values are forwarded past their memories: no entry waits for its accumulator, and columns, gates and c come
+        earlier. This takes LUTs for every channel, and is meant for machines of one.
 
     Raises
     ------
@@ -133,6 +142,9 @@ class Config:
     lut_channels: int = 0
     ultra_channels: int = 0
     ultra_weights: bool = False
+    block_weights: int = 0
+    wide_pointers: bool = False
+    forward: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -160,6 +172,7 @@ class Config:
                   "accumulator_rows": (16, 4096), "channels": (1, 64), "banks": (1, 64), "models": (1, 16),
                   "lut_channels": (0, self.channels), "ultra_channels": (0, self.channels - self.lut_channels),
                   "slices": (1, self.row_pes),
+                  "block_weights": (0, (self.tile_pes - 1) * self.ultra_weights),
                   "slice_width": (1, max(1, self.row_pes // self.slices) * self.channels)}
         for field, (low, high) in ranges.items():
             value = getattr(self, field)
@@ -233,6 +246,11 @@ class Config:
         return self.row_pes // self.slices
 
     @property
+    def tile_pes(self) -> int:
+        """PEs of a tile: those whose sums one element-wise slice takes up."""
+        return self.groups * self.rows_per_slice
+
+    @property
     def lanes(self) -> int:
         """Cells of one local row that one slice serves: PE rows times channels."""
         return self.rows_per_slice * self.channels
@@ -254,6 +272,11 @@ class Config:
     def gru(self) -> bool:
         """Whether the machine has GRU cells beside those of an LSTM."""
         return "gru" in self.cells.split("+")
+
+    @property
+    def gru_before(self) -> bool:
+        """Whether the machine also has GRU cells with the reset before the product."""
+        return "gru_before" in self.cells.split("+")
 
     @property
     def dense(self) -> bool:
@@ -298,6 +321,13 @@ class Config:
         rows of the matrix, and no matrix has all accumulators.
         """
         return bits_for(self.accumulator_rows - 1)
+
+    @property
+    def operation_bits(self) -> int:
+        """Width of an operation's number. With ``forward``, an operation counts as complete while its last entries are
+        still decoded: their context stays until four more have begun.
+        """
+        return 3 if self.forward else 2
 
     @property
     def table_index_bits(self) -> int:
@@ -412,6 +442,9 @@ PRESETS = {config.name: config for config in [
            cell_rows=32, accumulator_rows=256),
     Config(name="ese", pes=32, channels=32, entry_depth=10240, column_depth=2048, vector_depth=2048,
            cell_rows=32, accumulator_rows=512),
+    # As ese, with the memories that the recognizer takes with its head.
+    Config(name="ese_whole", pes=32, channels=32, entry_depth=11264, column_depth=4096, vector_depth=2048,
+           cell_rows=64, accumulator_rows=512, cells="lstm+gru+dense"),
     # Entries of 16 bits, 512 bits a cycle, as in the paper.
     Config(name="ese_stream", pes=32, channels=32, index_bits=4, entry_depth=1024, column_depth=2048,
            vector_depth=2048, cell_rows=32, accumulator_rows=512, stream=True),
@@ -436,9 +469,19 @@ PRESETS = {config.name: config for config in [
     Config(name="zcu104", pes=32, channels=16, slices=16, slice_width=2, weight_bits=8, activation_bits=12,
            entry_depth=12288, column_depth=2048, vector_depth=2048, cell_rows=32, accumulator_rows=288, lut_channels=5,
            ultra_weights=True),
+    # For an XCVU9P: no more than 80 % of a resource. Four groups, since it has three dies: the columns of 32 PE rows
+    # cross their borders, not of 64.
+    Config(name="vu9p", pes=128, channels=32, groups=4, slices=32, slice_width=8, entry_depth=8192, column_depth=4096,
+           vector_depth=4096, cell_rows=64, accumulator_rows=512, lut_channels=4, ultra_channels=10,
+           ultra_weights=True),
     # A column takes all PEs of a group three cycles, so there are eight groups.
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
-           vector_depth=4096, cell_rows=16, accumulator_rows=512),
+           vector_depth=4096, cell_rows=16, accumulator_rows=512, forward=True),
+    # Of the UltraRAMs of an XCVU9P, 12 PEs of each tile of 32 take 80 %; the other PEs' weights leave 15 % of the block
+    # RAMs. The sums of 64 rows, of 35 bits, are in five LUT RAMs.
+    Config(name="latency_vu9p", pes=2048, channels=1, groups=8, slices=64, entry_depth=2048, column_depth=1024,
+           vector_depth=8192, cell_rows=16, accumulator_rows=64, row_nonzeros=256, lut_channels=1, ultra_weights=True,
+           block_weights=20, wide_pointers=True, forward=True),
 ]}
 
 #: What each preset is for.
@@ -446,6 +489,7 @@ PURPOSES = {
     "tiny": "tests and first tries: simulates in a blink",
     "demo": "small networks, such as the dense LSTM of a voice activity detector",
     "ese": "the paper's 1,024 multipliers, with its 153/1024/512 layer at 10 % density on the chip",
+    "ese_whole": "as ese, with GRUs and dense layers: holds the bundled recognizer with its head",
     "ese_stream": "as ese, but weights come from memory in every step, as in the paper: for larger networks",
     "ulx3s": "the ULX3S board with an LFE5U-85F: holds the same dense LSTM as demo",
     "ku060": "the paper's FPGA, an XCKU060, filled: twice the paper's multipliers, of 8-bit weights and 12-bit "
@@ -455,7 +499,10 @@ PURPOSES = {
     "arty_a7": "the Arty A7-100T board: 128 multipliers of 8-bit weights and 12-bit activations",
     "kv260": "the KV260 board: 256 such multipliers, with the weights in its UltraRAMs",
     "zcu104": "the ZCU104 board: 512 such multipliers, with the paper's layer at 10 % density in its UltraRAMs",
+    "vu9p": "an XCVU9P, as on the VCU118 board: four times the paper's multipliers, with weights and accumulators in "
+            "its UltraRAMs",
     "latency": "one voice with the shortest delay",
+    "latency_vu9p": "as latency, four times as wide, for an FPGA as large as an XCVU9P, as that of an AWS F1",
 }
 
 

@@ -70,6 +70,8 @@ class State(NamedTuple):
         Bank of the voices of the step whose columns are sent, and of the step that Assemble works on.
     begun : Signal
         Assemble has begun a step. Only used if the machine holds several models.
+    passes, passed : Signal
+        A FRAME takes a frame and passes over the JUMP behind it; it did so a cycle ago. Only used with ``forward``.
     """
 
     active: Signal
@@ -91,6 +93,8 @@ class State(NamedTuple):
     voices: Bank
     step_voices: Bank
     begun: Signal
+    passes: Signal
+    passed: Signal
 
 
 class Controller(wiring.Component):
@@ -100,6 +104,8 @@ class Controller(wiring.Component):
     is taken. The array works off its queues, Assemble its rows and the output its columns while the next columns are
     already on their way. Gates with an ``acc_offset`` have two banks of accumulators that alternate: one fills while
     the other is drained. A CLEAR occupies the controller until all accumulators are clear.
+
+    With ``forward``, a FRAME that takes a frame whose products of y are there passes over the JUMP behind it.
 
     A frame may be taken while it comes in. If its length proves wrong, the controller goes back to wait for the next
     frame, at the end of the MULTIPLY that releases it. The products that were made are then stale.
@@ -135,7 +141,7 @@ class Controller(wiring.Component):
     src_base : Out(line_bits) — first line of the operation's source.
     follow : Out(1) — its columns are still to be written.
     clear : Out(channels) — channels whose activations are zero in it.
-    operation : Out(bits_for(MAX_OPERATIONS - 1)) — its number.
+    operation : Out(operation_bits) — its number.
     context : Out(Context) — its context for the PEs.
     context_valid : Out(1) — set the context.
     operation_done : In(1) — the array has completed an operation.
@@ -179,7 +185,7 @@ class Controller(wiring.Component):
             "src_base": Out(config.line_bits),
             **({"follow": Out(1)} if config.models > 1 else {}),
             "clear": Out(config.channels),
-            "operation": Out(bits_for(MAX_OPERATIONS - 1)),
+            "operation": Out(config.operation_bits),
             "context": Out(Context(config)),
             "context_valid": Out(1),
             "operation_done": In(1),
@@ -213,7 +219,7 @@ class Controller(wiring.Component):
             frame=Signal.like(reader.counter, name="_frame"), alone=Signal(init=1, name="_alone"),
             sending=Signal(name="_sending"), assembling=Signal(name="_assembling"),
             voices=Bank.new(self._config, "voices"), step_voices=Bank.new(self._config, "step_voices"),
-            begun=Signal(name="_begun"))
+            begun=Signal(name="_begun"), passes=Signal(name="_passes"), passed=Signal(name="_passed"))
         several = self._config.models > 1
         self._describe(m, current, state)
         reader.elaborate(m, self.program, self.program_valid)
@@ -223,7 +229,8 @@ class Controller(wiring.Component):
             with m.State("IDLE"):
                 with m.If(self.run & ~self.assemble_busy):
                     reader.jump(m, 0)
-            reader.fetch(m)
+            # A y that the host has begun to write before a frame was taken is still to be noticed.
+            reader.fetch(m, state.passed & self.state_written if self._config.forward else None)
             with m.State("EXECUTE"):
                 with m.Switch(current.opcode):
                     with m.Case(Opcode.FORMAT):
@@ -296,6 +303,7 @@ class Controller(wiring.Component):
             self.settings.cell_select.eq(current.cell_select),
             self.settings.g_sigmoid.eq(current.g_sigmoid),
             *([self.settings.gru.eq(current.gru)] if self._config.gru else []),
+            *([self.settings.reset_before.eq(current.reset_before)] if self._config.gru_before else []),
             *([self.settings.dense.eq(current.dense), self.settings.activation.eq(current.activation)]
               if self._config.dense else []),
             self.settings.active.eq(Mux(elementwise, state.active, state.step_active)),
@@ -384,6 +392,7 @@ class Controller(wiring.Component):
         ]
         with m.If(trying):
             m.d.sync += [state.missed.eq(~available), state.stale.eq(0), state.made.eq(0)]
+        other = Const(0)
         with m.If(self.frame_take):
             m.d.sync += [
                 state.active.eq(self.frame_active),
@@ -391,7 +400,6 @@ class Controller(wiring.Component):
                 state.buffer.eq(self.frame_buffer),
                 state.frame.eq(reader.counter),
             ]
-            other = Const(0)
             if self._config.banks > 1:
                 other = self.frame_bank != state.voices.number
                 m.d.sync += [state.voices.number.eq(self.frame_bank), state.alone.eq(~other)]
@@ -400,11 +408,18 @@ class Controller(wiring.Component):
                 m.d.sync += [state.voices.model.eq(self.frame_model), state.alone.eq(~other)]
             with m.If(~trying & (~state.made | self.frame_reset.any() | other)):
                 m.d.sync += state.stale.eq(1)
+        passed = 0
+        if self._config.forward:
+            # Behind a FRAME with `follow` is the JUMP of a frame that products of y do not fit.
+            fits = state.made & ~state.stale & ~self.state_written & ~self.frame_reset.any()
+            passed = state.passes
+            m.d.comb += passed.eq(self.frame_take & ~trying & current.follow & fits & ~other)
+            m.d.sync += state.passed.eq(passed)
         with m.If(~self.waiting_frame & ~undecided):
-            reader.advance(m)
+            reader.advance(m, passed)
         if self._config.models > 1:
             with m.If(self.frame_take):
-                reader.take(m, self.frame_model, trying)
+                reader.take(m, self.frame_model, trying, passed)
 
     def _multiply(self, m, reader, state):
         """MULTIPLY: send the operation, unless the frame came too early or too late for it."""
@@ -428,9 +443,12 @@ class Controller(wiring.Component):
         current = reader.instruction
         with m.If(~self.assemble_busy & ~self.state_writing & ~(current.sent & self.output_busy)):
             m.d.comb += self.assemble.eq(1)
+            alternates = current.acc_offset != 0
+            if self._config.gru_before:
+                alternates &= ~current.resets
             with m.If(current.opcode == Opcode.ELEMENTWISE):
                 m.d.sync += [
-                    state.bank.eq(state.bank ^ (current.acc_offset != 0)),
+                    state.bank.eq(state.bank ^ alternates),
                     state.step_active.eq(state.active),
                     state.step_reset.eq(state.reset),
                     state.step_voices.number.eq(state.voices.number),

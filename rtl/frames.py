@@ -11,8 +11,10 @@ from amaranth.lib.wiring import In, Out
 from openese.rtl.attributes import fanout
 from openese.rtl.bundles import FramePort, ValidPort
 from openese.rtl.config import BANK_SHIFT, MODEL_SHIFT, bits_for
+from openese.rtl.elementwise.shared import delayed
 from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import activations
+from openese.rtl.spmat_read import column_lead
 from openese.rtl.vector_memory import VectorMemory
 
 __all__ = ["BANK_SHIFT", "MODEL_SHIFT", "Beats", "FrameBeat", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes",
@@ -244,6 +246,8 @@ class FrameInput(wiring.Component):
         if config.models > 1:
             named_model, known_model = self._model(m)
             known &= known_model
+        # With `forward` the last columns are read so much later.
+        released = delayed(m, self.release, column_lead(config), reset_less=False)
         word = self.beats.payload.data
         accepted = self.beats.valid & self.beats.ready
         parts = config.groups // config.beat_columns  # beats of a line
@@ -277,7 +281,7 @@ class FrameInput(wiring.Component):
             claimed.eq((claimed | early) & ~finished & ~fails),
             self.broken.eq((self.broken & ~self.drop) | ((claimed | early) & fails)),
             complete.eq(complete + (finished & ~(claimed | early)) - (self.take & ~early)),
-            occupied.eq(occupied + finished - self.release),
+            occupied.eq(occupied + finished - released),
             oldest.eq(oldest ^ self.take ^ self.drop),
             fill.eq(fill ^ finished),
         ]

@@ -26,14 +26,14 @@ class Column(data.StructLayout):
     Fields
     ------
     index : bits_for(column_depth - 1) — line of its pointers.
-    operation : bits_for(MAX_OPERATIONS - 1) — number of its operation.
+    operation : operation_bits — number of its operation.
     end : 1 — no column, but the end of the operation.
     """
 
     def __init__(self, config):
         super().__init__({
             "index": bits_for(config.column_depth - 1),
-            "operation": bits_for(MAX_OPERATIONS - 1),
+            "operation": config.operation_bits,
             "end": 1,
         })
 
@@ -44,14 +44,14 @@ class Token(data.StructLayout):
     Fields
     ------
     count : count_bits — its entries on this PE.
-    operation : bits_for(MAX_OPERATIONS - 1) — number of its operation.
+    operation : operation_bits — number of its operation.
     end : 1 — no column, but the end of the operation.
     """
 
     def __init__(self, config):
         super().__init__({
             "count": config.count_bits,
-            "operation": bits_for(MAX_OPERATIONS - 1),
+            "operation": config.operation_bits,
             "end": 1,
         })
 
@@ -66,7 +66,7 @@ class Entry(data.StructLayout):
     ------
     weight : signed(weight_bits) — the weight.
     skip : index_bits — rows that it skips.
-    operation : bits_for(MAX_OPERATIONS - 1) — number of its operation.
+    operation : operation_bits — number of its operation.
     first : 1 — the first entry of its column.
     fresh : 1 — the first entry of its operation.
     end : 1 — no entry, but the end of the operation.
@@ -76,7 +76,7 @@ class Entry(data.StructLayout):
         super().__init__({
             "weight": signed(config.weight_bits),
             "skip": config.index_bits,
-            "operation": bits_for(MAX_OPERATIONS - 1),
+            "operation": config.operation_bits,
             "first": 1,
             "fresh": 1,
             "end": 1,

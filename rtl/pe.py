@@ -10,14 +10,14 @@ from openese.rtl.bundles import ActivityPort, ContextPort, DrainPort, StreamPort
 from openese.rtl.config import bits_for
 from openese.rtl.interfaces import Column, Token, activations
 from openese.rtl.ptr_read import PtrRead, pointer_line
-from openese.rtl.spmat_read import SpmatRead, weight_line
+from openese.rtl.spmat_read import SpmatRead, column_lead, weight_line
 from openese.rtl.spmv import SpMV
 
 __all__ = ["PE", "pe_members"]
 
 
 def pe_members(config, pes=1):
-    """Ports of `PE` that a block of ``pes`` PEs also has: a line has a word for each PE, a count is of all PEs."""
+    """Ports of a block of ``pes`` PEs: a line has a word for each PE, a count is of all PEs."""
     streaming = {**StreamPort(config).flip().ports(), "released": Out(1), "starved": Out(bits_for(pes))}
     return {
         **ValidPort(Column(config)).flip().ports("column"),
@@ -40,8 +40,17 @@ class PE(wiring.Component):
         column --> PtrRead --> ActQueue --tokens--> SpmatRead --entries--> SpMV --> drained
         activations -------------^   '---columns-----------------------------^
 
+    With `wide_pointers` PtrRead is in the `Tile` and serves all of its PEs. A PE then takes ``token``, with its
+    ``token_valid``, in the place of columns and pointers. Activations come `column_lead` cycles later.
+
     Latency: `column_delay` cycles from a column to its activations at the input; from there at least
-    ``ActQueue.delay + SpmatRead.delay + SpMV.delay``. Cost: that of the four blocks.
+    ``ActQueue.delay + SpmatRead.delay + SpMV.delay``. Cost: that of its blocks.
+
+    Parameters
+    ----------
+    config : Config
+    ultra : bool
+        Its weights are in UltraRAM.
 
     Members
     -------
@@ -50,12 +59,13 @@ class PE(wiring.Component):
     activations : In(activations) — its activations, `column_delay` cycles later.
     context : In(Context) — context of an operation, before its first column.
     context_valid : In(1) — set the context.
-    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    context_operation : In(operation_bits) — number of its operation.
     full : Out(1) — the queue takes no more columns than its margin.
     drain : In(1) — read and clear a row; see `SpMV`.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
     drained : Out(channels * accumulator_bits) — the row, channel 0 lowest.
-    done : Out(1) — pulses when all sums of an operation are in place.
+    done : Out(1) — pulses when all sums of an operation are in place, or with ``forward`` when they will be once it
+        has been joined with that of other PEs.
     busy : Out(1) — an entry was multiplied.
     padding : Out(1) — a padding entry passed.
     hazard : Out(1) — an entry waited for its accumulator.
@@ -69,12 +79,21 @@ class PE(wiring.Component):
     starved : Out(1) — an entry waits for its line.
     """
 
-    column_delay = PtrRead.delay
+    @staticmethod
+    def column_delay(config):
+        """Cycles from a column to its activations."""
+        return PtrRead.delay + column_lead(config)
 
-    def __init__(self, config):
+    def __init__(self, config, ultra=False):
         self.config = config
+        self._ultra = ultra
+        members = pe_members(config)
+        if config.wide_pointers:
+            for name in ("column", "pointers"):
+                del members[name], members[f"{name}_valid"]
+            members |= ValidPort(Token(config)).flip().ports("token")
         super().__init__({
-            **pe_members(config),
+            **members,
             "activations": In(activations(config)),
             "drained": Out(config.channels * config.accumulator_bits),
         })
@@ -82,23 +101,28 @@ class PE(wiring.Component):
     @property
     def module_name(self):
         """Name of the Verilog module, shared by all instances."""
-        return "pe"
+        return "ultra_pe" if self._ultra else "pe"
 
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.ptr_read = ptr_read = PtrRead(config)
+        ports = wiring.flipped(self)
+        ptr_read = None if config.wide_pointers else PtrRead(config)
+        if ptr_read is not None:
+            m.submodules.ptr_read = ptr_read
         m.submodules.act_queue = queue = ActQueue(config)
-        m.submodules.spmat_read = spmat_read = SpmatRead(config)
+        m.submodules.spmat_read = spmat_read = SpmatRead(config, self._ultra)
         m.submodules.spmv = spmv = SpMV(config)
 
         wiring.connect(m, queue.tokens, spmat_read.tokens)
         wiring.connect(m, queue.columns, spmv.columns)
         wiring.connect(m, spmat_read.entries, spmv.entries)
-        ports = wiring.flipped(self)
-        ValidPort(Column(config)).connect(m, ports, ptr_read, "column", "i")
-        ValidPort(pointer_line(config)).connect(m, ports, ptr_read, "pointers", "load")
-        ValidPort(Token(config)).connect(m, ptr_read, queue, "o", "i")
+        if ptr_read is None:
+            ValidPort(Token(config)).connect(m, ports, queue, "token", "i")
+        else:
+            ValidPort(Column(config)).connect(m, ports, ptr_read, "column", "i")
+            ValidPort(pointer_line(config)).connect(m, ports, ptr_read, "pointers", "load")
+            m.d.comb += [queue.i.eq(ptr_read.o[0]), queue.i_valid.eq(ptr_read.o_valid)]
         m.d.comb += [
             queue.activations.eq(self.activations),
             self.full.eq(queue.full),
@@ -111,7 +135,7 @@ class PE(wiring.Component):
         DrainPort(config).connect(m, ports, spmv)
         m.d.comb += [
             self.drained.eq(spmv.drained),
-            self.done.eq(spmv.done),
+            self.done.eq(spmat_read.ends if config.forward else spmv.done),
         ]
         ActivityPort().connect(m, spmv, ports)
         if config.stream:

@@ -23,6 +23,10 @@ JUMP           go on with the instruction ``src_base``, or in the program of the
 A dense layer is an ELEMENTWISE if it comes before the FRAME TRY of its step, and a PROJECT if it comes behind it. Only
 an ELEMENTWISE begins a step, and has banks of accumulators that alternate.
 
+A GRU with the reset before the product takes two ELEMENTWISE. The first drains the sums of r alone and writes r . h'. A
+MULTIPLY adds the product of r . h' to the sums of n. The second drains these and the sums of z, and writes h. The banks
+of accumulators alternate behind it.
+
 A machine for several models has a program for each. The products for the next frame are multiplied while a step is
 computed, and the frame may be of another model. So they are two routines of a program, which the program of any model
 uses: a ``FRAME TRY`` that takes a frame goes on with the early routine of the frame's model, whose last MULTIPLY goes
@@ -156,6 +160,8 @@ class Instruction(data.StructLayout):
             "g_sigmoid": 1,
             # ELEMENTWISE: the cells are those of a GRU.
             **({"gru": 1} if config.gru else {}),
+            # ELEMENTWISE of a GRU: its reset is before the product. It is the first of the two, which writes r . h'.
+            **({"reset_before": 1, "resets": 1} if config.gru_before else {}),
             # ELEMENTWISE and PROJECT: it is a dense layer, with a bias, and with the function `ACTIVATIONS`.
             **({"dense": 1, "activation": 2} if config.dense else {}),
             # ELEMENTWISE and PROJECT: what is written is y, which a voice that is not active keeps.

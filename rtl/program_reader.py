@@ -60,17 +60,23 @@ class ProgramReader:
             write.en.eq(load_valid),
         ]
 
-    def fetch(self, m: Module):
-        """Add the states ``FETCH`` and ``DECODE``, which lead to ``EXECUTE``."""
+    def fetch(self, m: Module, back=None):
+        """Add the states ``FETCH`` and ``DECODE``, which lead to ``EXECUTE``. ``back`` says that the instruction before
+        is to be carried out first.
+        """
         with m.State("FETCH"):
             m.next = "DECODE"
+            if back is not None:
+                with m.If(back):
+                    m.d.sync += self.counter.eq(self.counter - 1)
+                    m.next = "FETCH"
         with m.State("DECODE"):
             m.d.sync += self.instruction.eq(self._read.data)
             m.next = "EXECUTE"
 
-    def advance(self, m: Module):
-        """Go on with the next instruction."""
-        m.d.sync += self.counter.eq(self.counter + 1)
+    def advance(self, m: Module, passed=0):
+        """Go on with the next instruction; ``passed`` says that it is passed over."""
+        m.d.sync += self.counter.eq(self.counter + (1 + passed))
         m.next = "FETCH"
 
     def jump(self, m: Module, address):
@@ -85,10 +91,14 @@ class ProgramReader:
         m.d.sync += [Array(places)[self.instruction.model].eq(self.instruction[name])
                      for name, places in self._routines.items()]
 
-    def take(self, m: Module, model, early):
-        """A FRAME takes a frame of ``model``: go on with its early routine, or at the beginning of its program."""
+    def take(self, m: Module, model, early, passed=0):
+        """A FRAME takes a frame of ``model``: go on with its early routine, or at the beginning of its program, whose
+        first instruction is ``passed`` over or not."""
         m.d.sync += self._back.eq(self.counter + 1)
-        self.jump(m, Mux(early, Array(self._routines["early"])[model], Array(self._routines["begin"])[model]))
+        begin = Array(self._routines["begin"])[model]
+        if self._config.forward:
+            begin += passed
+        self.jump(m, Mux(early, Array(self._routines["early"])[model], begin))
 
     def kin(self, alone):
         """Whether a MULTIPLY is for the last frame, given whether that has the model and bank of the frame before."""

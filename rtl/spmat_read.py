@@ -8,14 +8,22 @@ from amaranth.lib.wiring import In, Out
 from openese.rtl.attributes import LUT_RAM, ULTRA_RAM, block_ram
 from openese.rtl.bundles import StreamPort, ValidPort
 from openese.rtl.config import bits_for
-from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, Entry, LineWrite, Token
+from openese.rtl.distance import join_delay
+from openese.rtl.interfaces import BLOCKS, Entry, LineWrite, Token
 
-__all__ = ["SpmatRead", "weight_line"]
+__all__ = ["SpmatRead", "column_lead", "weight_line"]
 
 
 def weight_line(config, pes=1):
     """A write of a line of the weight memories of ``pes`` PEs."""
     return LineWrite(bits_for(config.entry_depth - 1), pes * config.entry_bits)
+
+
+def column_lead(config):
+    """Cycles by which a column's token is in its queue before its activations: with ``forward``, its first entry is
+    fetched meanwhile.
+    """
+    return SpmatRead.delay if config.forward else 0
 
 
 class SpmatRead(wiring.Component):
@@ -30,16 +38,24 @@ class SpmatRead(wiring.Component):
     Cost: one memory of ``entry_depth`` x ``entry_bits`` with its output register, an address counter, a count; five
     comparators of positions if the machine streams weights.
 
+    Parameters
+    ----------
+    config : Config
+    ultra : bool
+        The memory is in UltraRAM.
+
     Members
     -------
     tokens : In(stream(Token)) — from the ActQueue.
     entries : Out(stream(Entry)) — to SpMV. Everything holds while ``ready`` is low.
     base : In(position_bits) — ``entry_base`` of an operation, before its first token.
     base_valid : In(1) — set it.
-    base_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of the operation. Streamed operations are numbered one
+    base_operation : In(operation_bits) — number of the operation. Streamed operations are numbered one
         after another from 0.
     load : In(weight_line) — line of the weight memory.
     load_valid : In(1) — write the line.
+    ends : Out(1) — pulses `join_delay` cycles before an operation's end is taken, or more if a drain comes between.
+        Only with ``forward``.
     stop : In(position_bits) — ``entry_stop`` of the operation, set with ``base`` at least two cycles before its first
         token. Only if the machine streams weights, as the next four.
     streamed : In(1) — the weights are streamed.
@@ -52,8 +68,9 @@ class SpmatRead(wiring.Component):
     release_delay = 1
     written_delay = 1
 
-    def __init__(self, config):
+    def __init__(self, config, ultra=False):
         self._config = config
+        self._ultra = ultra
         streaming = {
             "stop": In(config.position_bits),
             **StreamPort(config).flip().ports(),
@@ -65,8 +82,9 @@ class SpmatRead(wiring.Component):
             "entries": Out(stream.Signature(Entry(config))),
             "base": In(config.position_bits),
             "base_valid": In(1),
-            "base_operation": In(bits_for(MAX_OPERATIONS - 1)),
+            "base_operation": In(config.operation_bits),
             **ValidPort(weight_line(config)).flip().ports("load"),
+            **({"ends": Out(1)} if config.forward else {}),
             **(streaming if config.stream else {}),
         })
 
@@ -101,6 +119,9 @@ class SpmatRead(wiring.Component):
             self.entries.payload.eq(stages[2]),
         ]
         self._choose(m, token, none, position, where, takes, skips, finishes)
+        if config.forward:
+            told = len(stages) - 1 - join_delay(config)
+            m.d.comb += self.ends.eq(valids[told] & stages[told].end & go)
         with m.If(go):
             m.d.sync += [
                 valids.eq((valids << 1) | takes | finishes),
@@ -130,9 +151,9 @@ class SpmatRead(wiring.Component):
         config = self._config
         m.submodules.weights = weights = memory.Memory(
             shape=config.entry_bits, depth=config.entry_depth, init=[],
-            attrs=ULTRA_RAM if config.ultra_weights else block_ram(config.entry_depth))
+            attrs=ULTRA_RAM if self._ultra else block_ram(config.entry_depth))
         m.submodules.bases = bases = memory.Memory(
-            shape=config.position_bits, depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
+            shape=config.position_bits, depth=1 << config.operation_bits, init=[], attrs=LUT_RAM)
         base_write = bases.write_port()
         base_read = bases.read_port(domain="comb")
         write = weights.write_port()
@@ -178,10 +199,10 @@ class SpmatRead(wiring.Component):
         """Whether the entry at ``position`` is there, and whether the operation has lines beyond it, found out a cycle
         ahead: where it will be then is here, or one further."""
         m.submodules.stops = stops = memory.Memory(
-            shape=len(position), depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
+            shape=len(position), depth=1 << self._config.operation_bits, init=[], attrs=LUT_RAM)
         write = stops.write_port()
         stop, next_stop = (stops.read_port(domain="comb") for _ in range(2))
-        operation = Signal(range(MAX_OPERATIONS))
+        operation = Signal(self._config.operation_bits)
         following = Signal.like(operation, init=1)
         m.d.comb += [
             write.addr.eq(self.base_operation),

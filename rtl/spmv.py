@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from openese.rtl.attributes import BLOCK_RAM, DSP, LUT_RAM, LUT_RAM_ROWS, ULTRA_RAM, block_ram, fanout
 from openese.rtl.bundles import ActivityPort, ContextPort, DrainPort
 from openese.rtl.config import bits_for
-from openese.rtl.interfaces import MAX_OPERATIONS, Context, Entry, activations
+from openese.rtl.interfaces import Context, Entry, activations
 
 __all__ = ["SpMV"]
 
@@ -45,13 +45,23 @@ class UnderWay(NamedTuple):
     clears: Value
 
 
+class Forwards(NamedTuple):
+    """Whether the value of a row comes from the row of two or of three cycles before, at stage 5, or from that of one
+    cycle before, at stage 6."""
+
+    second: Signal
+    third: Signal
+    first: Signal
+
+
 class SpMV(wiring.Component):
     """Multiplies each entry with its column's activations and adds the products to the entry's row (paper: SpMV).
 
     All channels work on the same entry, so decoding, addressing and hazards exist once for each PE. An accumulator is
     read, added to and written back over `latency` cycles. An entry waits while its row is on its way back; the packer
     spreads short matrices over several *phases*, which are summed when drained, so this is rare. A drain takes one
-    cycle of the accumulators' read port and clears the row. An entry that follows it into the same row waits too.
+    cycle of the accumulators' read port and clears the row. An entry that follows it into the same row waits too. With
+    ``forward`` no entry waits: it takes the new value of its row from the registers.
 
     Latency: `delay` cycles from an entry to its row being readable; `done_delay` from an operation's end to ``done``,
     and at least `turn_delay` more to ``drain``; `drain_delay` from there to ``drained``. Cost: for each channel a
@@ -69,9 +79,10 @@ class SpMV(wiring.Component):
     columns : In(stream(activations)) — from the ActQueue. One is taken with the first entry of its column.
     context : In(Context) — context of an operation, before its first entry.
     context_valid : In(1) — set the context.
-    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    context_operation : In(operation_bits) — number of its operation.
     drain : In(1) — read and clear a row, `read_delay` cycle later. It must name neither a row with entries under way
-        then, nor a row whose clearing is under way: the same row again only `latency` cycles later.
+        then, nor a row whose clearing is under way: the same row again only `latency` cycles later. With ``forward``
+        it may name a row whose entry was read two cycles before or more.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
     drained : Out(channels * accumulator_bits) — the row, channel 0 lowest.
     done : Out(1) — pulses when all sums of an operation are in place for a drain that comes `turn_delay` cycles later.
@@ -88,8 +99,6 @@ class SpMV(wiring.Component):
     read_delay = 1
     #: Least cycles from ``done`` to ``drain``.
     turn_delay = 2
-    #: An operation's end is a cycle behind its last entry, whose sum is written while a drain is on its way.
-    done_delay = delay - 1 - read_delay - turn_delay
     drain_delay = read_delay + 2
 
     def __init__(self, config):
@@ -103,6 +112,13 @@ class SpMV(wiring.Component):
             "done": Out(1),
             **ActivityPort().ports(),
         })
+
+    @classmethod
+    def done_delay(cls, config):
+        """Cycles from an operation's end to ``done``. The end is a cycle behind the last entry, whose sum is written
+        while a drain is on its way. With ``forward`` the sum may still be under way then.
+        """
+        return 0 if config.forward else cls.delay - 1 - cls.read_delay - cls.turn_delay
 
     @staticmethod
     def model(accumulator, context, columns, index_bits):
@@ -139,14 +155,16 @@ class SpMV(wiring.Component):
         # It is found out a cycle ahead: a register drives the enables of the stages before the accumulators.
         go = Signal(init=1, attrs=fanout(64))
         decoded = self._decode(m, go)
-        under_way = self._hazards(m, go, decoded)
-        self._multiply(m, go, decoded, under_way)
+        under_way, forwards = self._hazards(m, go, decoded)
+        end = self.entries.valid & self.entries.payload.end if self._config.forward else decoded.end
+        m.d.comb += self.done.eq(end & go)
+        self._multiply(m, go, decoded, under_way, forwards)
         return m
 
     def _context(self, m, operation):
         """The contexts of the operations under way; returns that of ``operation``."""
         m.submodules.contexts = contexts = memory.Memory(
-            shape=Context(self._config), depth=MAX_OPERATIONS, init=[], attrs=LUT_RAM)
+            shape=Context(self._config), depth=1 << self._config.operation_bits, init=[], attrs=LUT_RAM)
         write = contexts.write_port()
         read = contexts.read_port(domain="comb")
         m.d.comb += [
@@ -214,8 +232,10 @@ class SpMV(wiring.Component):
         return decoded
 
     def _hazards(self, m, go, decoded):
-        """Stages 4 to 7: which rows are under way, and whether an entry has to wait for one of them."""
+        """Stages 4 to 7: which rows are under way, and whether an entry has to wait for one of them. Returns them, and
+        its `Forwards`."""
         row_valid, address, following = decoded.valid, decoded.address, decoded.following
+        forward = self._config.forward
         # Stage 5, 6 and 7: where the rows under way are.
         addresses = [Signal.like(address, name=f"address{k}", reset_less=True) for k in (5, 6, 7)]
         live = Signal(3)
@@ -224,15 +244,15 @@ class SpMV(wiring.Component):
         drain, drain_address = Signal(), Signal.like(self.drain_address, reset_less=True)
         m.d.sync += [drain.eq(self.drain), drain_address.eq(self.drain_address)]
 
-        # Whether an entry has to wait is found out a cycle ahead: for the one behind, and for the one that is there and
-        # that a drain gets ahead of. What it has met is then three cycles away from being written.
+        # What an entry meets is found out a cycle ahead: for the one behind, and for the one that is there and that a
+        # drain gets ahead of. What it has met is then three cycles away from being written, or two, or one.
         under_way = ((row_valid, address), *zip(live[:2], addresses[:2], strict=True))
         behind = Cat(valid & following.valid & _adds_up(following.offset, following.row, place)
                      for valid, place in under_way)
         drained = drain & row_valid & (address == drain_address)
         m.d.sync += [
             met.eq(Mux(go, behind, Cat(drained, met))),
-            go.eq(~(Mux(go, behind.any(), drained | met[0] | met[1]) | self.drain)),
+            go.eq(~((0 if forward else Mux(go, behind.any(), drained | met[0] | met[1])) | self.drain)),
         ]
 
         read_address = Signal.like(address)
@@ -245,12 +265,23 @@ class SpMV(wiring.Component):
             drains.eq((drains << 1) | drain),
             self.busy.eq(row_valid & go),
             self.padding.eq(decoded.padding & go),
-            self.hazard.eq(met.any() & ~drain),
+            self.hazard.eq(0 if forward else met.any() & ~drain),
         ]
-        m.d.comb += self.done.eq(decoded.end & go)
-        return UnderWay(read_address, addresses[2], live[2], drains[1])
+        forwards = None
+        if forward:
+            # A drain meets rows in the cycle of its read. It is at least two cycles behind an entry of its row.
+            behind_drain = self._met(drain_address, live, addresses)
+            met5, met6 = Signal(3, attrs=fanout(128)), Signal(attrs=fanout(128))
+            m.d.sync += [met5.eq(Mux(drain, behind_drain, met)), met6.eq(met5[0])]
+            forwards = Forwards(met5[1], met5[2], met6)
+        return UnderWay(read_address, addresses[2], live[2], drains[1]), forwards
 
-    def _multiply(self, m, go, decoded, under_way):
+    @staticmethod
+    def _met(address, live, addresses):
+        """Which rows under way are that at ``address``."""
+        return Cat(valid & (place == address) for valid, place in zip(live, addresses, strict=True))
+
+    def _multiply(self, m, go, decoded, under_way, forwards):
         """Stages 4 to 7: read and multiply, add, write back."""
         config = self._config
         weight = Signal.like(decoded.operand, name="weight5", reset_less=True)
@@ -265,14 +296,20 @@ class SpMV(wiring.Component):
             after = Signal.like(before, name=f"after_{channel}", attrs=DSP)
             with m.If(go):
                 m.d.sync += value4.eq(decoded.values[channel])
+            read, added = reads[channel], before
+            if forwards:
+                written = Signal.like(after, name=f"written_{channel}", reset_less=True)
+                m.d.sync += written.eq(after)
+                read = Mux(forwards.second, after, Mux(forwards.third, written, read))
+                added = Mux(forwards.first, after, before)
             with m.If(under_way.clears):
                 m.d.sync += after.eq(0)
             with m.Else():
-                m.d.sync += after.eq(before + product)
+                m.d.sync += after.eq(added + product)
             m.d.sync += [
                 value5.eq(value4),
                 product.eq(weight * value5),
-                before.eq(reads[channel]),
+                before.eq(read),
             ]
             m.d.comb += [
                 writes[channel].eq(after),

@@ -8,11 +8,12 @@ from amaranth.lib.wiring import In, Out
 
 from openese.rtl.attributes import DISTANCE, fanout
 from openese.rtl.bundles import DrainPort, StreamPort
-from openese.rtl.distance import INPUT_DELAY
+from openese.rtl.distance import INPUT_DELAY, tile_join_delay
 from openese.rtl.elementwise import Slice, SliceControl, slice_members
 from openese.rtl.emit import instantiate
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS, activations
 from openese.rtl.pe import PE, pe_members
+from openese.rtl.ptr_read import PtrRead
 
 __all__ = ["Tile", "join"]
 
@@ -38,7 +39,8 @@ class Tile(wiring.Component):
     """``rows_per_slice`` PEs of every group, and the slice that works on their sums. Sums never leave a tile.
 
     The PEs are counted group after group, PE row after PE row. ``weights`` and ``pointers`` have their words in that
-    order.
+    order. The first `block_weights` of them have their weights in block RAM, the others in UltraRAM, if the machine has
+    weights in both. With `wide_pointers` one PtrRead serves all PEs.
 
     What comes from afar ends in a register of the tile, and so does its reset. Drains end in a register of `SpMV`,
     number formats and voices in the slice.
@@ -54,7 +56,7 @@ class Tile(wiring.Component):
     activations : In(array(groups, activations)) — its activations, `PE.column_delay` cycles later.
     context : In(Context) — context of an operation, before its first column.
     context_valid : In(1) — set the context.
-    context_operation : In(bits_for(MAX_OPERATIONS - 1)) — number of its operation.
+    context_operation : In(operation_bits) — number of its operation.
     full : Out(1) — the queue of a PE takes no more columns than its margin.
     drain : In(1) — read and clear a row of every PE.
     drain_address : In(bits_for(accumulator_rows - 1)) — the row's address.
@@ -84,23 +86,18 @@ class Tile(wiring.Component):
 
     input_delay = INPUT_DELAY
     full_delay = 1
+    join_delay = staticmethod(tile_join_delay)
 
     def __init__(self, config):
         self.config = config
         self.slice = Slice(config)
-        self._pes = config.groups * config.rows_per_slice
         super().__init__({
-            **pe_members(config, self._pes),
+            **pe_members(config, config.tile_pes),
             **slice_members(config),
             "activations": In(data.ArrayLayout(activations(config), config.groups)),
             "control": In(SliceControl(config)),
             "columns": Out(config.lanes * config.activation_bits),
         })
-
-    @staticmethod
-    def join_delay(config):
-        """Cycles from the last pulse of a PE to that of the tile."""
-        return int(config.pes > config.slices)
 
     @property
     def module_name(self):
@@ -127,18 +124,26 @@ class Tile(wiring.Component):
         ]
         self._load(m, part, ("parameters", "tables"))
 
-        pes = [PE(config) for _ in range(self._pes)]
+        pes = [PE(config, config.ultra_weights and index >= config.block_weights) for index in range(config.tile_pes)]
         for index, pe in enumerate(pes):
             m.submodules[f"pe{index}"] = instantiate(platform, pe, reset)
             DrainPort(config).connect(m, wiring.flipped(self), pe)
         activations = self._arrived(m, "activations", self.activations)
+        reader = PtrRead(config, config.tile_pes) if config.wide_pointers else None
+        if reader is not None:
+            m.submodules.ptr_read = instantiate(platform, reader, reset)
+            for index, pe in enumerate(pes):
+                m.d.comb += [pe.token.eq(reader.o[index]), pe.token_valid.eq(reader.o_valid[index])]
         names = ["column", "column_valid", "context", "context_valid", "context_operation"]
         for name in [*names, *StreamPort(config).members] if config.stream else names:
             value = self._arrived(m, name, getattr(self, name), reset_less=not name.endswith("valid"))
-            m.d.comb += [getattr(pe, name).eq(value) for pe in pes]
+            if reader is not None and name.startswith("column"):
+                m.d.comb += getattr(reader, name.replace("column", "i")).eq(value)
+            else:
+                m.d.comb += [getattr(pe, name).eq(value) for pe in pes]
         for index, pe in enumerate(pes):
             m.d.comb += pe.activations.eq(activations[index // config.rows_per_slice])
-        self._load_pes(m, pes)
+        self._load_pes(m, pes, reader)
         m.d.comb += part.drained.eq(Cat(pe.drained for pe in pes))
         m.d.sync += self.full.eq(Cat(pe.full for pe in pes).any())
         m.d.comb += self.done.eq(join(m, "done", [pe.done for pe in pes], MAX_OPERATIONS))
@@ -167,12 +172,15 @@ class Tile(wiring.Component):
                 getattr(part, f"{name}_valid").eq(self._arrived(m, f"{name}_valid", getattr(self, f"{name}_valid"))),
             ]
 
-    def _load_pes(self, m, pes):
-        """Lines for the memories of the PEs, likewise."""
+    def _load_pes(self, m, pes, reader):
+        """Lines for the memories of the PEs, and of the PtrRead that they share, likewise."""
         config = self.config
         for name, bits in (("weights", config.entry_bits), ("pointers", config.count_bits)):
             line = self._arrived(m, name, getattr(self, name))
             valid = self._arrived(m, f"{name}_valid", getattr(self, f"{name}_valid"))
+            if reader is not None and name == "pointers":
+                m.d.comb += [reader.load.eq(line), reader.load_valid.eq(valid)]
+                continue
             for index, pe in enumerate(pes):
                 m.d.comb += [
                     getattr(pe, name).address.eq(line.address),

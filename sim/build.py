@@ -28,7 +28,8 @@ from openese.rtl.config import Config
 from openese.rtl.verilog import TOP, verilog
 from openese.sim import verilator
 
-__all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "kept", "library", "processor", "runtime"]
+__all__ = ["HERE", "TOP", "cache_folder", "digest", "emitted", "kept", "library", "locked", "processor",
+           "runtime"]
 
 HERE = Path(__file__).parent
 KEPT = 24  # files of a kind, where nothing else is said
@@ -77,7 +78,7 @@ def kept(name: str, make: Callable[[Path], Path], most: int | None = None) -> Pa
         The number of files of this kind that the cache keeps, `KEPT` by default. The least recently used go first.
     """
     path = cache_folder() / name
-    with _locked(path):
+    with locked(path):
         made = not _sound(path)
         if made:
             _log.info("making %s", path)
@@ -94,9 +95,9 @@ def kept(name: str, make: Callable[[Path], Path], most: int | None = None) -> Pa
 
 
 @contextlib.contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds the lock of an entry, and removes the lock's file at the end. Without ``wait`` it is false if another
-    process has the lock."""
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock of a file, such as an entry, and removes the lock's own file at the end. Without ``wait`` it is
+    false if another process has the lock."""
     lock = Path(f"{path}.lock")
     while True:
         with open(lock, "w") as file:
@@ -153,7 +154,7 @@ def _sweep(folder: Path) -> None:
     for path in folder.iterdir():
         left = re.fullmatch(r"(.+\.\w+)(?:-\w{8}|\.lock)", path.name)
         if left:
-            with _locked(folder / left[1], wait=False) as free:
+            with locked(folder / left[1], wait=False) as free:
                 if free and path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
 

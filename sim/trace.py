@@ -28,9 +28,9 @@ _VIEW = (
                    "core.broadcast.blocked_follow")),
     ("array", ("core.array.busy", "core.array.padding", "core.array.hazard", "core.array.full", "core.array.done",
                "core.array.starved")),
-    ("PE 0", ("core.array.tile0.pe0.column_valid", "core.array.tile0.pe0.full", "core.array.tile0.pe0.busy",
-              "core.array.tile0.pe0.padding", "core.array.tile0.pe0.hazard", "core.array.tile0.pe0.drain",
-              "core.array.tile0.pe0.drain_address", "core.array.tile0.pe0.done")),
+    ("PE 0", ("core.array.tile0.pe0.column_valid", "core.array.tile0.pe0.token_valid", "core.array.tile0.pe0.full",
+              "core.array.tile0.pe0.busy", "core.array.tile0.pe0.padding", "core.array.tile0.pe0.hazard",
+              "core.array.tile0.pe0.drain", "core.array.tile0.pe0.drain_address", "core.array.tile0.pe0.done")),
     ("element-wise", ("core.assemble.busy", "core.assemble.drain", "core.assemble.drain_address",
                       "core.assemble.write_valid", "core.assemble.write_line")),
 )

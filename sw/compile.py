@@ -19,7 +19,7 @@ from openese.rtl.config import Config, machine_config
 from openese.sw import files, importers
 from openese.sw.cycles.load import MachineLoad, image_load
 from openese.sw.model.arrays import FloatArray, real_array
-from openese.sw.model.layers import Model, ModelError
+from openese.sw.model.layers import DENSE, Model, ModelError
 from openese.sw.model.network import Network, Runner
 from openese.sw.model.quantized import QuantizedModel, QuantizeError
 from openese.sw.model.state import LayerState, State
@@ -27,7 +27,7 @@ from openese.sw.pack.image import Image
 from openese.sw.pack.image import pack as pack_image
 from openese.sw.pack.image import read as read_image
 from openese.sw.pack.schedule import schedule
-from openese.sw.pack.together import schedule_all
+from openese.sw.pack.together import naming_host, schedule_all
 from openese.sw.prune import Density, check_projections
 from openese.sw.prune import prune as prune_model
 from openese.sw.quantize.choose import quantize as quantize_model
@@ -36,7 +36,8 @@ from openese.sw.run.device import Device
 from openese.sw.run.runners import FloatRunner, Machine, MachineRunner
 
 __all__ = ["BACKENDS", "PLACES", "CompiledNetwork", "OutputError", "QuantizedNetwork", "Summary", "compile",
-           "output_error", "pack", "pack_together", "placed", "prune", "quantize", "random_frames"]
+           "on_machine", "output_error", "pack", "pack_together", "packed", "placed", "prune", "quantize",
+           "random_frames"]
 
 #: Where the dense head of a network is computed.
 PLACES = ("machine", "host")
@@ -389,7 +390,9 @@ def pack_together(networks: Sequence[QuantizedNetwork], machine: str | Config | 
     config = networks[0].config if machine is None else machine_config(machine)
     if machine is None and config.models < len(networks):
         config = config.replace(models=len(networks))
-    image = pack_image(schedule_all([network.models[0] for network in networks], config))
+    models = [network.models[0] for network in networks]
+    with naming_host(models, config):
+        image = pack_image(schedule_all(models, config))
     return tuple(CompiledNetwork((image.select(number),), network.given, network.error, _calibration(network))
                  for number, network in enumerate(networks))
 
@@ -410,9 +413,17 @@ def pack(quantized: QuantizedNetwork, machine: str | Config | None = None) -> Co
     """
     if not isinstance(quantized, QuantizedNetwork):
         raise TypeError(f"expected a QuantizedNetwork, as openese.quantize gives it, not {type(quantized).__name__}")
-    config = quantized.config if machine is None else machine_config(machine)
-    images = tuple(pack_image(schedule(model, config)) for model in quantized.models)
-    return CompiledNetwork(images, quantized.given, quantized.error, _calibration(quantized))
+    return packed(quantized, quantized.config if machine is None else machine_config(machine))
+
+
+def packed(quantized: QuantizedNetwork, config: Config, every: bool = False) -> CompiledNetwork:
+    """As `pack`. ``every`` tells that the host could take all dense layers, and not only a last one behind others."""
+    images = []
+    recurrent = any(layer.kind is not DENSE for model in quantized.models for layer in model.layers)
+    for model in quantized.models:
+        with naming_host([model], config, every or recurrent and len(model.layers) == 1):
+            images.append(pack_image(schedule(model, config)))
+    return CompiledNetwork(tuple(images), quantized.given, quantized.error, _calibration(quantized))
 
 
 def _calibration(quantized: QuantizedNetwork) -> tuple[int, int] | None:
@@ -482,7 +493,19 @@ def compile(network: str | os.PathLike[str] | Network | Model, machine: str | Co
 
 
 def placed(network: Network, config: Config, dense: str = "machine") -> Network:
-    """The network with its head as a layer of the machine, if that has dense layers and ``dense`` says so.
+    """The network with its head as a layer of the machine, if that has dense layers and ``dense`` says so; else the
+    last dense layer is the host's head.
+
+    Raises
+    ------
+    ValueError
+        For another place than those of `PLACES`.
+    """
+    return network.with_dense_head() if on_machine(dense, config) else network.with_host_head()
+
+
+def on_machine(dense: str, config: Config) -> bool:
+    """Whether a machine computes dense layers for which ``dense`` names the place.
 
     Raises
     ------
@@ -491,7 +514,7 @@ def placed(network: Network, config: Config, dense: str = "machine") -> Network:
     """
     if dense not in PLACES:
         raise ValueError(f"dense must be {' or '.join(PLACES)}, not {dense!r}")
-    return network.with_dense_head() if config.dense and dense == "machine" else network
+    return config.dense and dense == "machine"
 
 
 def _network(network: Network | Model) -> Network:

@@ -312,7 +312,7 @@ def presets_for(network: Opened) -> list[Config]:
               for layer in direction.model.layers]
     cells = LSTM.name
     for layer in layers:
-        cells = cells_with(cells, layer.kind)
+        cells = cells_with(cells, layer.kind, layer.reset_after)
     if cells == LSTM.name:
         return list(PRESETS.values())
     return [config.replace(cells=cells, name=f"{config.name} with cells={cells}") for config in PRESETS.values()]

@@ -26,7 +26,7 @@ from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.image import Image, pack
 from openese.sw.pack.together import schedule_all
 
-__all__ = ["WHOLE", "FileError", "check_kind", "kind", "load", "load_network", "save", "verify_image"]
+__all__ = ["WHOLE", "FileError", "check_kind", "check_place", "kind", "load", "load_network", "save", "verify_image"]
 
 #: In the folder of a whole network, tells how its files belong together.
 WHOLE = "network.json"
@@ -43,6 +43,25 @@ class _Saved(Protocol):
 _T = TypeVar("_T")
 
 
+def check_place(path: Path, network: Network | None, suffix: str) -> None:
+    """Raise `FileError` if `save` cannot write there: a folder in the place of a file, a file in the place of a folder,
+    or a folder with files that are not replaced, so that parts of two networks would mix.
+
+    Commands that compute for long ask this first. Without a network there is one part.
+    """
+    if network is None or network.plain:
+        if path.is_dir():
+            raise FileError(f"{path}: a folder; the network has one direction and becomes a file of its own")
+        return
+    count = len(network.directions)
+    if path.exists() and not path.is_dir():
+        raise FileError(f"{path}: a file; the network has {count} directions and becomes a folder")
+    ours = {"network.npz", *(f"{number}{suffix}" for number in range(count))}
+    others = sorted(file.name for file in path.iterdir() if file.name not in ours) if path.is_dir() else []
+    if others:
+        raise FileError(f"{path}: a folder with other files, such as {others[0]}; give a new folder")
+
+
 def save(path: Path, network: Network | None, parts: Sequence[_Saved], suffix: str) -> None:
     """Write parts, one for each direction of ``network``: one file at ``path``, or a folder.
 
@@ -51,18 +70,13 @@ def save(path: Path, network: Network | None, parts: Sequence[_Saved], suffix: s
     Raises
     ------
     FileError
-        The folder has files that are not replaced, so parts of two networks would mix.
+        As `check_place`.
     OSError
     """
+    check_place(path, network, suffix)
     if network is None or network.plain:
         parts[0].save(path)
         return
-    if path.exists() and not path.is_dir():
-        raise FileError(f"{path}: a file; the network has {len(parts)} directions and becomes a folder")
-    ours = {"network.npz", *(f"{number}{suffix}" for number in range(len(parts)))}
-    others = sorted(file.name for file in path.iterdir() if file.name not in ours) if path.is_dir() else []
-    if others:
-        raise FileError(f"{path}: a folder with other files, such as {others[0]}; give a new folder")
     with replacing_folder(path) as folder:
         network.save(folder / "network.npz")
         for number, part in enumerate(parts):

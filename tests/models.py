@@ -44,14 +44,15 @@ def random_dense(rng, name, inputs, outputs, activation="none", scale=1.0):
 
 
 def random_model(seed, inputs, *layers, peephole=False, g_activation="tanh", head=None, scale=1.0):
-    """A model of ``layers``, each H or (H, P), ("gru", H), or (activation, P) of a dense layer; ``head`` is the size of
-    a dense head."""
+    """A model of ``layers``, each H or (H, P), ("gru", H), ("before", H) of a GRU with the reset before the product, or
+    (activation, P) of a dense layer; ``head`` is the size of a dense head."""
     rng = np.random.default_rng(seed)
     made = []
     for number, sizes in enumerate(layers):
         cells, outputs = sizes if isinstance(sizes, tuple) else (sizes, None)
         size = made[-1].outputs if made else inputs
-        made.append(random_gru(rng, f"gru{number}", size, outputs, scale=scale) if cells == "gru" else
+        made.append(random_gru(rng, f"gru{number}", size, outputs, reset_after=cells == "gru", scale=scale)
+                    if cells in ("gru", "before") else
                     random_dense(rng, f"dense{number}", size, outputs, cells, scale) if cells in ACTIVATIONS else
                     random_layer(rng, f"lstm{number}", size, cells, outputs, peephole=peephole,
                                  g_activation=g_activation, scale=scale))
@@ -106,15 +107,17 @@ def _random_quantized_layer(rng, config, name, inputs, cells, outputs, peephole,
         cell_select=int(rng.integers(0, 8)), peephole_select=int(rng.integers(0, 8)))
 
 
-def _random_quantized_gru(rng, config, name, inputs, cells, x_fraction):
+def _random_quantized_gru(rng, config, name, inputs, cells, x_fraction, reset_after):
     y_fraction = m_fraction(config)
-    gates = [_random_aligned(rng, config, cells, (inputs, cells)) for _ in range(2)]
-    (n_x,), align_x = _random_aligned(rng, config, cells, (inputs,))
-    (n_h,), align_r = _random_aligned(rng, config, cells, (cells,))
-    gates.append(([n_x, n_h], [align_x[0], align_r[0]]))
+    gates = [_random_aligned(rng, config, cells, (inputs, cells)) for _ in range(2 + (not reset_after))]
+    if reset_after:
+        (n_x,), align_x = _random_aligned(rng, config, cells, (inputs,))
+        (n_h,), align_r = _random_aligned(rng, config, cells, (cells,))
+        gates.append(([n_x, n_h], [align_x[0], align_r[0]]))
     aligns = np.array([aligns for _, aligns in gates])
     sums = np.broadcast_to(rng.integers(20, 30, (3, 1)), (3, 2)).copy()
-    sums[2, 1] = rng.integers(20, 30)
+    if reset_after:
+        sums[2, 1] = rng.integers(20, 30)
     fractions = sums - aligns - [x_fraction, y_fraction]
 
     def biases(*shape):
@@ -123,7 +126,8 @@ def _random_quantized_gru(rng, config, name, inputs, cells, x_fraction):
     return QuantizedLayer(
         name=name, cell="gru", w_x=np.stack([parts[0] for parts, _ in gates]),
         w_r=np.stack([parts[1] for parts, _ in gates]), align_x=aligns[:, 0], align_r=aligns[:, 1],
-        w_x_fraction=fractions[:, 0], w_r_fraction=fractions[:, 1], bias=biases(3, cells), bias_rn=biases(cells),
+        w_x_fraction=fractions[:, 0], w_r_fraction=fractions[:, 1], bias=biases(3, cells),
+        bias_rn=biases(cells) if reset_after else None, reset_after=reset_after,
         x_fraction=x_fraction, y_fraction=y_fraction, cell_select=0, peephole_select=0)
 
 
@@ -142,8 +146,7 @@ def _random_quantized_dense(rng, config, name, inputs, outputs, activation, x_fr
 def random_quantized(seed, config: Config, inputs, *layers, peephole=True, junk_tables=False):
     """A model of integers that fill their formats, so that sums clamp, cells and outputs saturate.
 
-    ``layers`` are H or (H, P), ("gru", H), or (activation, P) of a dense layer. With ``junk_tables``, any samples
-    instead of sigmoid and tanh.
+    ``layers`` are as those of `random_model`. With ``junk_tables``, any samples instead of sigmoid and tanh.
     """
     rng = np.random.default_rng(seed)
     made = []
@@ -152,7 +155,8 @@ def random_quantized(seed, config: Config, inputs, *layers, peephole=True, junk_
         size = made[-1].outputs if made else inputs
         cells, outputs = sizes if isinstance(sizes, tuple) else (sizes, None)
         made.append(
-            _random_quantized_gru(rng, config, f"gru{number}", size, outputs, x_fraction) if cells == "gru" else
+            _random_quantized_gru(rng, config, f"gru{number}", size, outputs, x_fraction, cells == "gru")
+            if cells in ("gru", "before") else
             _random_quantized_dense(rng, config, f"dense{number}", size, outputs, cells, x_fraction)
             if cells in ACTIVATIONS else
             _random_quantized_layer(rng, config, f"lstm{number}", size, cells, outputs, peephole, x_fraction))

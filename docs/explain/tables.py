@@ -112,7 +112,8 @@ def at_rest():
     return table(["stage", "cycles"], [
         ["queue at the pins of `s_axis`", Fifo.delay],
         ["FrameInput: the header; the columns come in while the step begins", 1],
-        ["Controller: from FRAME to JUMP, from JUMP to MULTIPLY", 2 * Controller.delay],
+        ["Controller: from FRAME to JUMP, from JUMP to MULTIPLY; with `forward` from FRAME to MULTIPLY",
+         f"{2 * Controller.delay}, or {Controller.delay}"],
         ["Broadcast: from MULTIPLY to its first column", Broadcast.delay],
         ["the step: until the last line of y is written", "see the cycle model"],
         ["FrameOutput: from the write of a line to its beat", FrameOutput.write_delay],

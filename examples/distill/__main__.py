@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m examples.distill`` prunes Silero VAD and Resemblyzer by distillation and in one shot, and tests them."""
+"""``python -m examples.distill`` prunes Silero VAD, Resemblyzer and g2p-en by distillation and in one shot, and tests
+them."""
 
 import sys
 from functools import cached_property
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import openese
-from examples.distill import voices
+from examples.distill import phonemes, voices
 from examples.distill.speaker import Speaker
 from examples.distill.task import Streams
 from examples.distill.vad import Vad
@@ -23,6 +24,7 @@ from openese.output import replacing
 
 #: For each task: its class, the densities for distillation on speech, and those for distillation on artificial sounds.
 TASKS = {"vad": (Vad, (0.1, 0.2, 0.3, 0.5), (0.1,)), "speaker": (Speaker, (0.1,), ())}
+PHONEMES = "phonemes"
 SEED = 1
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "distillation.json"
 _CALIBRATION = 16, 128  # pieces of training speech for calibration, and frames of each
@@ -58,7 +60,7 @@ class Clips:
 
 
 class Study:
-    """The networks of a task at several densities, and their results.
+    """The networks of a task for speech at several densities, and their results.
 
     Parameters
     ----------
@@ -188,7 +190,7 @@ def _study(study, densities, artificial, updates, progress):
 
 
 @click.command()
-@click.argument("tasks", nargs=-1, type=click.Choice(sorted(TASKS)))
+@click.argument("tasks", nargs=-1, type=click.Choice(sorted([*TASKS, PHONEMES])))
 @click.option("--speech", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER",
               help="A folder of recordings of many speakers, named SPEAKER-*.flac as in LibriSpeech. Two of three "
                    "speakers are for training, one is for tests.")
@@ -201,7 +203,7 @@ def _study(study, densities, artificial, updates, progress):
 def main(tasks: tuple[str, ...], speech: Path | None, small: bool, folder: Path, output: Path | None) -> None:
     """Distil trained networks of other packages to low densities, and test them on the reference.
 
-    TASKS are `vad` (Silero VAD) and `speaker` (Resemblyzer); by default both.
+    TASKS are `vad` (Silero VAD), `speaker` (Resemblyzer) and `phonemes` (g2p-en); by default all.
     """
     torch.set_num_threads(1)
     folder = folder / "small" if small else folder
@@ -209,7 +211,12 @@ def main(tasks: tuple[str, ...], speech: Path | None, small: bool, folder: Path,
     ledger = Ledger(output or (folder / "distillation.json" if small else RESULTS))
     columns = TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        for name in ("vad",) if small else tasks or TASKS:
+        for name in ("vad",) if small else tasks or (*TASKS, PHONEMES):
+            if name == PHONEMES:
+                spellings = phonemes.Spellings(folder, ledger)
+                for stage, figures in _study(spellings, phonemes.DENSITIES, (), phonemes.UPDATES, progress):
+                    click.echo(f"{name}, {stage}: {figures}")
+                continue
             make, densities, artificial = (Vad, (0.1,), ()) if small else TASKS[name]
             task = make(updates=_SMALL_UPDATES) if small else make()
             study = Study(task, Clips() if small else Packages(speech), folder, ledger)

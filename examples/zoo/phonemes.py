@@ -20,9 +20,9 @@ from torch import nn
 from examples.zoo.exhibit import Exhibit, Outcome
 from examples.zoo.packages import MissingPackage, package_folder
 
-__all__ = ["Phonemes", "Spelling"]
+__all__ = ["BEGIN", "END", "LONGEST", "Phonemes", "Spelling", "letter_numbers", "pronunciations", "words"]
 
-_BEGIN, _END, _LONGEST = 2, 3, 20  # symbols, and the most phonemes, of the package
+BEGIN, END, LONGEST = 2, 3, 20  # symbols, and the most phonemes, of the package
 #: Words for calibration, and words of which the figures are.
 _CALIBRATION, _TESTS = 50, 200
 
@@ -42,18 +42,18 @@ class Phonemes(Exhibit):
         return _Original()
 
     def examples(self):
-        words = _words(_CALIBRATION + _TESTS)
-        return words[:_CALIBRATION], words[_CALIBRATION:], [min(words[_CALIBRATION:], key=len)]
+        chosen = words(_CALIBRATION + _TESTS)
+        return chosen[:_CALIBRATION], chosen[_CALIBRATION:], [min(chosen[_CALIBRATION:], key=len)]
 
     def run(self, network, examples):
         spelled = [network.spell(word) for word in examples]
         return Outcome({"word": [state for state, _ in spelled]}, [phonemes for _, phonemes in spelled])
 
     def detail(self, found, wanted):
-        words = self.examples()[1]
-        errors = [sum(answer not in _pronunciations(word) for word, answer in zip(words, outcome.answers, strict=True))
+        chosen, known = self.examples()[1], pronunciations()
+        errors = [sum(answer not in known[word] for word, answer in zip(chosen, outcome.answers, strict=True))
                   for outcome in (found, wanted)]
-        return f"not as in the CMU dictionary {errors[0] / len(words):.1%}, the original {errors[1] / len(words):.1%}"
+        return f"not as in the CMU dictionary {errors[0] / len(chosen):.1%}, the original {errors[1] / len(chosen):.1%}"
 
 
 _NAMES = {"weight_ih": "w_ih", "weight_hh": "w_hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
@@ -77,14 +77,13 @@ class Spelling(nn.Module):
     @torch.no_grad()
     def spell(self, word):
         """Return the state (1, H) after the letters of a word, and its phonemes' numbers."""
-        own = _package()
-        letters = torch.tensor([[own.g2idx[letter] for letter in (*word, "</s>")]])
+        letters = torch.tensor([letter_numbers(word)])
         h = state = self.encoder(self.letters(letters))[1][0]
-        phonemes, symbol = [], _BEGIN
-        for _ in range(_LONGEST):
+        phonemes, symbol = [], BEGIN
+        for _ in range(LONGEST):
             h = self.decoder(self.phonemes(torch.tensor([symbol])), h)
             symbol = int(self.out(h).argmax())
-            if symbol == _END:
+            if symbol == END:
                 break
             phonemes.append(symbol)
         return state.numpy(), phonemes
@@ -113,8 +112,13 @@ def _package():
         return module.G2p()
 
 
+def letter_numbers(word):
+    """Return the numbers of a word's letters, and of the end behind them."""
+    return [_package().g2idx[letter] for letter in (*word, "</s>")]
+
+
 @cache
-def _dictionary():
+def pronunciations():
     """Return the pronunciations of words of letters alone, by word, as the package's symbols.
 
     Raises
@@ -135,11 +139,6 @@ def _dictionary():
     return found
 
 
-def _pronunciations(word):
-    """Return all pronunciations of a word in the CMU dictionary."""
-    return _dictionary()[word]
-
-
-def _words(count):
+def words(count):
     """Return ``count`` words of the dictionary, always the same."""
-    return random.Random(1).sample(sorted(_dictionary()), count)
+    return random.Random(1).sample(sorted(pronunciations()), count)

@@ -230,8 +230,9 @@ class Lane:
         """Two stages before ``pre_activation``: r . n_h for n_x, which has no peephole, and 0 for the others."""
         kind = self._shared.control[self._stages.pre_activation - 3].kind
         gated = self._register("gated_read", signed(self._config.cell_bits + 1))
-        m.d.sync += gated.eq(Mux(self._shared.settings.gru & (kind == Kind.N_X),
-                                 self._shared.exchanges.gated.read[self._index], 0))
+        settings = self._shared.settings
+        after = settings.gru & ~settings.reset_before if self._config.gru_before else settings.gru
+        m.d.sync += gated.eq(Mux(after & (kind == Kind.N_X), self._shared.exchanges.gated.read[self._index], 0))
         return gated
 
     def _argument(self, m, pre_activation, fresh):
@@ -265,7 +266,7 @@ class Lane:
 
     def _elem_mul(self, m, gate, fresh):
         """From stage ``gate`` to ``product`` (ElemMul): i . g, f . c' or o . tanh(c), rounded to the format of c or
-        m. Of a GRU: r . n_h in the format of n_h, n in that of h, and z . (h' - n)."""
+        m. Of a GRU: r . n_h in the format of n_h, n in that of h, and z . (h' - n); or r . h', as z . h'."""
         config, lane, stages = self._config, self._index, self._stages
         exchanges, shifts = self._shared.exchanges, self._shared.elem_mul_shifts
         lifted, before = exchanges.kept.written[lane], self._register(
@@ -340,12 +341,21 @@ class Lane:
         ]
         with m.If(read.below):
             m.d.sync += added.eq(1 << (config.cell_bits - 1))
+        if config.gru_before:
+            # r . h' is a result of its own.
+            with m.If(shared.control[self._stages.product - 1].kind == Kind.R):
+                m.d.sync += added.eq(0)
         state = self._register("state", signed(config.cell_bits))
         narrow, clamped = saturate_value(total, config.cell_bits)
         saturated, writes = Signal(name=f"saturated_cell{lane}"), Signal(name=f"writes{lane}")
         active = self._channel_flag(shared.settings.active, beat)
         reset = self._channel_flag(shared.settings.reset, beat)
         updates = beat.valid & beat.last & (beat.kind == Kind.F)
+        if shared.cells.coming is not None:
+            m.d.comb += [
+                shared.cells.coming[lane].eq(Mux(active, narrow, 0)),
+                shared.cells.comes[lane].eq(updates & (active | reset)),
+            ]
         m.d.sync += [
             state.eq(Mux(shared.host_write[lane], shared.host_data, Mux(active, narrow, 0))),
             writes.eq((updates & (active | reset)) | shared.host_write[lane]),
@@ -378,6 +388,8 @@ class Lane:
             m.d.comb += of_m.eq(Mux(gru, control[self._stages.cell - 1], control[self._stages.product - 1]))
             m.d.sync += is_h.eq(gru & ~comes_y)
             is_output = of_m.kind == Mux(gru, Kind.Z, Kind.O)
+            if config.gru_before:
+                is_output |= self._shared.settings.reset_before & (of_m.kind == Kind.R)
             result = Mux(is_h, self._hidden_output(m, total), result)
         m.d.comb += chosen.eq(Mux(comes_y, of_y, of_m))
         m.d.sync += [
@@ -417,7 +429,7 @@ class Lane:
         return of_y, y
 
     def _hidden_output(self, m, total):
-        """At stage ``cell``: h, rounded and saturated to y."""
+        """At stage ``cell``: h, or r . h', rounded and saturated to y."""
         config = self._config
         y = Saturated(config.activation_bits, f"hidden{self._index}")
         y.load(m, round_shift_value(total, config.hidden_fraction - (config.activation_bits - 1)))

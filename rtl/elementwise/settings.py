@@ -9,7 +9,7 @@ from amaranth.lib import data
 from openese.rtl.activation import Activation
 from openese.rtl.config import bits_for
 
-__all__ = ["Beat", "Kind", "Settings", "SliceControl", "Stages", "rows_ahead"]
+__all__ = ["Beat", "Kind", "Settings", "SliceControl", "Stages", "adds_drained", "rows_ahead"]
 
 
 class Kind(enum.IntEnum):
@@ -69,6 +69,7 @@ class Settings(data.StructLayout):
     cell_select : 3 — fraction bits of c, below ``cell_fraction_max``.
     g_sigmoid : 1 — g uses the sigmoid's table.
     gru : 1 — the cells are those of a GRU; ``cell_select`` and ``g_sigmoid`` are 0. Only if the machine has them.
+    reset_before : 1 — the GRU's reset is before the product. Only if the machine has such GRUs.
     dense : 1 — the rows are those of a dense layer: its bias is added. Only if the machine has them, as the next.
     activation : 2 — its function; see `openese.rtl.program.ACTIVATIONS`. "none" where ``dense`` is 0.
     active : channels — voices that are active.
@@ -84,6 +85,7 @@ class Settings(data.StructLayout):
             "cell_select": 3,
             "g_sigmoid": 1,
             **({"gru": 1} if config.gru else {}),
+            **({"reset_before": 1} if config.gru_before else {}),
             **({"dense": 1, "activation": 2} if config.dense else {}),
             "active": config.channels,
             "reset": config.channels,
@@ -129,6 +131,8 @@ class Stages(NamedTuple):
         The product of ElemMul, rounded to the format of c or m.
     cell : int
         The new c, on its way into the memory.
+    early : int
+        Cycles by which c can be read before it is in the memory.
     """
 
     picks: int
@@ -140,18 +144,19 @@ class Stages(NamedTuple):
     gate: int
     product: int
     cell: int
+    early: int
 
     @classmethod
     def of(cls, config):
         """The stages of a slice of a machine of capacity ``config``."""
         two_picks = config.beats > 16
-        added = max(1, (config.beats > 1) + two_picks + (config.groups - 1).bit_length())
+        added = max(1, (config.beats > 1) + two_picks + (config.groups - 1).bit_length() - adds_drained(config))
         total = added + 1
         pre_activation = total + 4              # three steps of the shift, and rounding
         gate = pre_activation + 2 + Activation.delay  # + bias + peephole, the argument, the table
         product = gate + 4                      # two registers of the multiplier, the shift, and rounding
         return cls(8 if two_picks else config.beats, total - 2, added, total, pre_activation,
-                   pre_activation + config.dense, gate, product, cell=product + 2)
+                   pre_activation + config.dense, gate, product, cell=product + 2, early=3 if config.forward else 0)
 
     @property
     def y_delay(self):
@@ -170,7 +175,7 @@ class Stages(NamedTuple):
 
     @property
     def h_delay(self):
-        """The same for the y of a GRU."""
+        """The same for the y of a GRU, and for r . h'."""
         return self.cell + 2
 
     @property
@@ -186,12 +191,19 @@ class Stages(NamedTuple):
     @property
     def c_delay(self):
         """Least cycles from a beat to a beat that reads the c it writes."""
-        return self.cell + 1 - self.read
+        return self.cell + 1 - self.read - self.early
 
     @property
     def r_delay(self):
         """Least cycles from a beat of r to the beat of n_x that adds its product."""
         return self.product + 4 - self.pre_activation
+
+
+def adds_drained(config):
+    """Whether groups are added from the PEs' registers, without a row being held: with ``forward``, where all lanes of
+    a row pass at once.
+    """
+    return config.forward and config.beats == 1 and config.groups > 2
 
 
 def rows_ahead(config):

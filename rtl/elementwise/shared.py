@@ -15,10 +15,14 @@ __all__ = ["Cells", "ElemMulShifts", "Exchange", "Exchanges", "HiddenSelects", "
 
 
 class Cells(NamedTuple):
-    """The cell states: ``read`` of every lane of the beat at stage ``total``, and the port that ``write``s them."""
+    """The cell states: ``read`` of every lane of the beat at stage ``total``, and the port that ``write``s them. With
+    ``forward``, a stage before they are written: the states that are ``coming``, and the lanes that ``comes`` names.
+    """
 
     read: Any
     write: Any
+    coming: Any = None
+    comes: Any = None
 
 
 class Parameters(NamedTuple):
@@ -59,8 +63,9 @@ class Exchange(NamedTuple):
 
 
 class Exchanges(NamedTuple):
-    """``kept``: g for i, and tanh c for o; n for z. ``old``: the old c for f; the old h for z. ``added``: i . g for f;
-    n for z. Of a GRU, if the machine has them: ``recurrent``: the sum n_h for r; ``gated``: r . n_h for n_x.
+    """``kept``: g for i, and tanh c for o; n for z. ``old``: the old c for f; the old h for z, and for r if the reset
+    is before the product. ``added``: i . g for f; n for z. Of a GRU, if the machine has them: ``recurrent``: the sum
+    n_h for r; ``gated``: r . n_h for n_x.
     """
 
     kept: Exchange
@@ -82,19 +87,20 @@ class HiddenSelects(NamedTuple):
 def hidden_selects(m, config, control, settings):
     """`HiddenSelects` of each beat."""
     kind = control[Stages.of(config).gate - 2].kind
+    is_r = kind == Kind.R
     blank, recurrent, less_n = (Signal(name=name, reset_less=True) for name in ("blank", "recurrent", "less_n"))
     m.d.sync += [
         blank.eq((kind != Kind.Z) & ~(settings.gru & (kind == Kind.R))),
-        recurrent.eq(kind == Kind.R),
+        recurrent.eq(is_r & ~settings.reset_before if config.gru_before else is_r),
         less_n.eq(settings.gru & (kind == Kind.Z)),
     ]
     return HiddenSelects(blank, recurrent, less_n)
 
 
-def delayed(m: Module, value, cycles):
+def delayed(m: Module, value, cycles, *, reset_less=True):
     """``value``, ``cycles`` later."""
     for k in range(cycles):
-        after = Signal(value.shape(), name=f"delayed{k}", reset_less=True)
+        after = Signal(value.shape(), name=f"delayed{k}", reset_less=reset_less)
         m.d.sync += after.eq(value)
         value = after
     return value
@@ -122,7 +128,27 @@ def cell_memory(m, config, control, settings):
         read.en.eq(1),
         _cell_write.addr.eq(Cat(last.beat[:beat_bits], last.row, bank)),
     ]
-    return Cells(delayed(m, read.data, 1), _cell_write)
+    if not stages.early:
+        return Cells(delayed(m, read.data, 1), _cell_write)
+    coming, comes = Signal(_cell_write.data.shape(), name="coming_cells"), Signal(config.slice_width, name="cells_come")
+    # The states of a stage behind the write; and whether the beat that reads is that of one of the three stages.
+    after, written = (Signal.like(value, name=name) for value, name in (
+        (_cell_write.data, "cells_after"), (_cell_write.en, "cells_written")))
+    reads = Signal(_cell_write.data.shape(), name="cells_read", reset_less=True)
+    met = Signal(stages.early, name="cells_met")
+    m.d.sync += [
+        after.eq(_cell_write.data),
+        written.eq(_cell_write.en),
+        met.eq(Cat(beat.valid & beat.last & (beat.kind == Kind.F) & (beat.row == first.row) & (beat.beat == first.beat)
+                   for beat in control[stages.cell - 2:stages.cell + 1])),
+    ]
+    for lane in range(config.slice_width):
+        m.d.sync += reads[lane].eq(read.data[lane])
+        for place, (comes_there, state) in reversed(list(enumerate((
+                (comes, coming), (_cell_write.en, _cell_write.data), (written, after))))):
+            with m.If(met[place] & comes_there[lane]):
+                m.d.sync += reads[lane].eq(state[lane])
+    return Cells(reads, _cell_write, coming, comes)
 
 
 def parameter_memory(m, config, control, load, load_valid, peephole_select):
@@ -217,7 +243,14 @@ def _exchange(m, config, control, name, shape, write_stage, read_stage, writes, 
         write.en.eq(beat.valid & beat.last & writes(beat.kind)),
         read.addr.eq(place(control[read_stage - 1])),
     ]
-    return Exchange(write.data, read.data)
+    if not config.forward or config.beats > 1 or read_stage != write_stage:
+        return Exchange(write.data, read.data)
+    # The beat behind reads while the value is being written.
+    value = Signal.like(read.data, name=f"{name}_forwarded")
+    m.d.comb += value.eq(read.data)
+    with m.If(write.en & (read.addr == write.addr)):
+        m.d.comb += value.eq(write.data)
+    return Exchange(write.data, value)
 
 
 def exchanges(m, config, control, cells, settings):
@@ -244,10 +277,14 @@ def exchanges(m, config, control, cells, settings):
     def adds(kind):
         return Mux(settings.gru, kind == Kind.N_X, kind == Kind.I) if config.gru else is_one_of(Kind.I)(kind)
 
+    def takes_state(kind):
+        is_f = is_one_of(Kind.F)(kind)
+        return is_f | (settings.reset_before & (kind == Kind.R)) if config.gru_before else is_f
+
     kept = _exchange(m, config, control, "kept", signed(config.table_bits + 3), stages.gate, stages.gate,
                      is_one_of(Kind.G, Kind.CELL_TANH), place_of_part)
     old = _exchange(m, config, control, "old", signed(config.cell_bits), stages.total, stages.gate,
-                    is_one_of(Kind.F), place_of_row)
+                    takes_state, place_of_row)
     m.d.comb += old.written.eq(cells.read)
     value = data.StructLayout({"value": signed(config.cell_bits + 1), "below": 1, "clamped": 1})
     added = _exchange(m, config, control, "added_input", value, stages.product, stages.product, adds, place)

@@ -13,7 +13,7 @@ from openese.rtl.attributes import fanout
 from openese.rtl.bundles import CellsPort, ValidPort
 from openese.rtl.config import bits_for
 from openese.rtl.elementwise.lane import Lane, Shared
-from openese.rtl.elementwise.settings import Beat, Settings, Stages
+from openese.rtl.elementwise.settings import Beat, Settings, Stages, adds_drained
 from openese.rtl.elementwise.shared import (
     cell_memory,
     elem_mul_shifts,
@@ -59,6 +59,8 @@ class CellStep(NamedTuple):
         Cells whose state was clamped.
     n_h : int64 (...), optional
         Of a GRU: the sum that r multiplies.
+    rh : int64 (...), optional
+        Of a GRU with the reset before the product: r . h' in the format of y.
     """
 
     arguments: np.ndarray
@@ -66,6 +68,7 @@ class CellStep(NamedTuple):
     m: np.ndarray
     saturated: np.ndarray
     n_h: np.ndarray | None = None
+    rh: np.ndarray | None = None
 
 
 class Slice(wiring.Component):
@@ -81,9 +84,15 @@ class Slice(wiring.Component):
     another row may come. Small memories keep the values that one gate leaves for the next (g, then i . g; tanh c). Such
     a value can be read two cycles later. Phases of a gate come one after the other, without other beats between them.
 
+    With ``forward``, c is read before it is in its memory. Where all lanes pass at once, a value that one gate leaves
+    can be read by the next, and the AdderTree begins at the PEs' registers.
+
     The cells of a GRU pass the same pipeline, if the machine has them. The gates of a row come in the order n_h, r, and
     `r_delay` cycles later n_x and z. r multiplies n_h, which is kept, and the product is added to n_x in the place of a
     peephole's. z multiplies the old h less n, to which n is added.
+
+    A GRU with the reset before the product, if the machine has it, passes the pipeline twice: r alone, which multiplies
+    the old h and leaves it as it is, and later n_x and z.
 
     A row of a projection, or of a dense layer if the machine has them, passes the pipeline alone, to the bias or to the
     table.
@@ -200,6 +209,30 @@ class Slice(wiring.Component):
         return CellStep(arguments, state, saturate(y, config.activation_bits), state != kept + n, n_h)
 
     @staticmethod
+    def model_reset(config, sums, cell, bias, shift, sigmoid):
+        """r . h' of some cells of a GRU with the reset before the product, in the integers of the hardware.
+
+        Its second pass is `model` with the product of r . h' in the sums of n_x, and sums and a bias of n_h of 0.
+
+        Parameters
+        ----------
+        sums : int64 (...) accumulators of r.
+        cell : int64 (...) h'.
+        bias : int64 (...) at the format of table arguments; broadcasts against the cells.
+        shift : int, as in `Settings`.
+        sigmoid : 2048 samples.
+
+        Returns
+        -------
+        int64 (...) in the format of y.
+        """
+        argument = saturate(saturate(round_shift(sums, shift), config.sum_bits) + bias, config.argument_bits)
+        r = Activation.model(config, sigmoid, argument)
+        product = saturate(round_shift(r * cell, config.gate_fraction), config.cell_bits)
+        return saturate(round_shift(product, config.hidden_fraction - (config.activation_bits - 1)),
+                        config.activation_bits)
+
+    @staticmethod
     def model_dense(config, sums, bias, settings, sigmoid, tanh):
         """Some rows of a dense layer, in the integers of the hardware.
 
@@ -235,9 +268,11 @@ class Slice(wiring.Component):
         m.d.sync += control[0].eq(self.beat)
         m.d.sync += [after.eq(before) for before, after in zip(control, control[1:], strict=False)]
 
-        held = Signal.like(self.drained, reset_less=True)
-        with m.If(self.capture):
-            m.d.sync += held.eq(self.drained)
+        held = self.drained
+        if not adds_drained(config):
+            held = Signal.like(self.drained, name="held", reset_less=True)
+            with m.If(self.capture):
+                m.d.sync += held.eq(self.drained)
 
         m.submodules.activation = activation = Activation(config, config.slice_width)
         ValidPort(table_line(config)).connect(m, wiring.flipped(self), activation, "tables", "load")

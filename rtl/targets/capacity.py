@@ -45,9 +45,10 @@ FPGAS = {
 
 def _instances(config: Config, block: str) -> int:
     """How many of a block a machine has."""
-    if block in ("PtrRead", "ActQueue", "SpmatRead", "SpMV"):
+    shared = ("Activation", "Slice", *(["PtrRead"] if config.wide_pointers else []))
+    if block in ("PtrRead", "ActQueue", "SpmatRead", "SpMV") and block not in shared:
         return config.pes
-    return config.slices if block in ("Activation", "Slice") else 1
+    return config.slices if block in shared else 1
 
 
 def block_rams(config: Config, family: str) -> float:
@@ -58,8 +59,8 @@ def block_rams(config: Config, family: str) -> float:
 
 def ultra_rams(config: Config, family: str) -> int:
     """UltraRAMs of a machine, whether the family has some or not."""
-    return sum(_instances(config, block) * memory.mapped(FAMILIES[family]).ultra_rams
-               for block, held in memories(config).items() for memory in held)
+    return int(sum(_instances(config, block) * memory.mapped(FAMILIES[family]).ultra_rams
+                   for block, held in memories(config).items() for memory in held))
 
 
 def multipliers(config: Config, family: str) -> int:
@@ -84,7 +85,7 @@ def _short(config: Config, fpga: Fpga) -> list[str]:
     needs = (("block RAMs", block_rams(config, device.family) + fpga.beside, device.block_rams),
              ("UltraRAMs", ultra_rams(config, device.family), device.urams),
              ("multipliers", multipliers(config, device.family), device.multipliers))
-    return [f"{need:,g} {what}, {need - there:,g} more than the FPGA's {there:,}" for what, need, there in needs
+    return [f"{need:,.12g} {what}, {need - there:,.12g} more than the FPGA's {there:,}" for what, need, there in needs
             if need > there]
 
 

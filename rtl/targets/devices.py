@@ -91,6 +91,9 @@ DEVICES = {device.name: device for device in [
                   f"{_ULTRASCALE}"),
     Device(name="aws-f1", fpga="XCVU9P", title="AWS F1 with an XCVU9P", family="xcup", luts=1_182_240, ffs=2_364_480,
            lutrams=591_840, block_rams=2_160, urams=960, multipliers=6_840, source=_ULTRASCALE),
+    Device(name="vcu118", fpga="XCVU9P", title="VCU118 with an XCVU9P", family="xcup", luts=1_182_240, ffs=2_364_480,
+           lutrams=591_840, block_rams=2_160, urams=960, multipliers=6_840,
+           source=f"AMD UG1224, VCU118 Evaluation Board User Guide; its XCVU9P is that of {_ULTRASCALE}"),
     Device(name="aws-f2", fpga="XCVU47P", title="AWS F2 with an XCVU47P", family="xcup", luts=1_303_680, ffs=2_607_360,
            lutrams=600_960, block_rams=2_016, urams=960, multipliers=9_024, source=_ULTRASCALE),
 ]}

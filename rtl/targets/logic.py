@@ -24,7 +24,7 @@ from openese.rtl.loader import Lines
 from openese.rtl.program import Instruction
 from openese.rtl.targets.memories import FAMILIES, memories, of_any_depth, ways
 
-__all__ = ["EXACT", "FILE", "FITTED", "Amount", "Block", "blocks", "logic", "taken"]
+__all__ = ["EXACT", "FILE", "FITTED", "LIKE", "Amount", "Block", "blocks", "logic", "taken"]
 
 #: The coefficients.
 FILE = Path(__file__).with_name("logic.json")
@@ -35,7 +35,9 @@ FITTED = ("LUT", "LUTRAM", "FF")
 #: Terms that are numbers of registers or LUTs, and need no coefficient.
 EXACT = ("adders", "choices", "picked", "read", "registers")
 
-_LIKE = {"xcup": "xcu"}  # families with the same logic
+#: Families that have the coefficients of another, whose logic is the same.
+LIKE = {"xcup": "xcu"}
+
 _SHIFT_REGISTER = 3  # registers one behind another that Yosys makes one of
 
 
@@ -65,13 +67,13 @@ class Block(NamedTuple):
         Instances.
     terms : dict
         By resource of `FITTED` and name, the sizes with which an instance grows.
-    memory : int
+    memory : float
         LUTs that an instance's memories take.
     """
 
     count: int
     terms: dict[str, dict[str, float]]
-    memory: int
+    memory: float
 
     def taken(self, coefficients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """What an instance takes of each of `FITTED`."""
@@ -115,6 +117,7 @@ def blocks(config: Config, family: str) -> dict[str, Block]:
 
 def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     count, position, entry = config.count_bits, config.position_bits, config.entry_bits
+    pointers = count * config.tile_pes if config.wide_pointers else count
     row = bits_for(config.accumulator_rows - 1)
     channels, stream = config.channels, int(config.stream)
     columns, sums = channels * config.activation_bits, channels * config.accumulator_bits
@@ -124,7 +127,7 @@ def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     if not FAMILIES[family].packs:
         registers += channels * config.operand_bits + 2 * columns + sums
     found = {
-        "PtrRead": _Terms({"count": count}, {"count": count}),
+        "PtrRead": _Terms({"count": pointers}, {"count": pointers}),
         "ActQueue": _Terms({"depth": depth}, {"depth": depth}),
         "SpmatRead": _Terms(
             {"position": position, "count": count, "streams": stream, "streamed": stream * position},
@@ -137,7 +140,17 @@ def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
              "split": channels * config.operand_bits * (config.operand_bits > FAMILIES[family].state_bits)},
             {"registers": registers, "row": row, "operand": config.operand_bits}),
     }
-    return {name: (config.pes, terms) for name, terms in found.items()}
+    counts = dict.fromkeys(found, config.pes) | ({"PtrRead": config.slices} if config.wide_pointers else {})
+    return {name: (counts[name], terms) for name, terms in found.items()}
+
+
+#: LUTs of four inputs that choose one of so many bits of an array; Yosys needs more of them than it might.
+_ARRAYS = {1: 0, 2: 1, 4: 4, 8: 9, 16: 30}
+
+
+def _array(count: int, inputs: int) -> int:
+    """As `ways`, for arrays in logic. Their sizes are powers of two."""
+    return ways(count, inputs) if inputs == 6 else _ARRAYS.get(count, 2 * count)
 
 
 def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
@@ -146,14 +159,14 @@ def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     near = config.beats // picks
     # Of a lane and group: the lanes that are picked from, in one stage or two.
     inputs = FAMILIES[family].lut_inputs
-    choice = near * ways(picks, inputs) + ways(near, inputs)
+    choice = near * _array(picks, inputs) + _array(near, inputs)
     picked = near + (near > 1) if config.beats > 1 or groups == 1 else 0
     adders = width * (groups - 1) * sums
     registers = (groups * config.lanes * sums + config.lanes * config.activation_bits
                  + width * groups * sums * picked + adders)
     lanes = {"lanes": width, "sums": width * sums, "cells": width * config.cell_bits,
-             "outputs": width * config.activation_bits, "gru": width * config.gru}
-    pes = groups * config.rows_per_slice
+             "outputs": width * config.activation_bits, "gru": width * config.gru, "denses": width * config.dense}
+    pes = config.tile_pes
     context = Context(config).size
     lines = (pes * (config.entry_bits + config.count_bits) + bits_for(config.entry_depth - 1)
              + bits_for(config.column_depth - 1) + config.parameter_line_bits + bits_for(config.parameter_lines - 1))
@@ -165,7 +178,7 @@ def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
         "Activation": _Terms({"lanes": width}, {"lanes": width}),
         "Slice": _Terms(
             {**lanes, "picked": width * groups * sums * choice, "adders": adders,
-             "flags": width * ways(max(1, config.channels // width), inputs), "channels": config.channels},
+             "flags": width * _array(max(1, config.channels // width), inputs), "channels": config.channels},
             {**lanes, "registers": registers, "channels": config.channels},
             {"lanes": width, "outputs": width * config.activation_bits, "gru": width * config.gru}),
         "Tile": _Terms({"several": several, "joined": several * pes, "streamed": several * stream * pes},
@@ -187,7 +200,7 @@ def _shared(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     channels, groups, width = config.channels, config.groups, config.slice_width
     columns = groups * channels * config.activation_bits
     row, line, vector = bits_for(config.accumulator_rows - 1), config.line_bits, bits_for(config.vector_depth)
-    tile_pes, slices, stream = groups * config.rows_per_slice, config.slices, int(config.stream)
+    tile_pes, slices, stream = config.tile_pes, config.slices, int(config.stream)
     lanes = slices * width
     order, context = bits_for(config.column_depth - 1), Context(config).size
     instruction = Instruction(config).size
@@ -203,12 +216,13 @@ def _shared(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
         "PEArray": _Terms({**counts, "streams": stream * slices, "streamed": stream * slices * bits_for(tile_pes)},
                           {**counts, "context": context, "streams": stream * slices}),
         "Assemble": _Terms(
-            {"picked": columns * (ways(lines, inputs) if few else parts * ways(4, inputs) + ways(parts, inputs)),
-             "row": row, "line": line, "channels": channels, "groups": groups, "columns": columns},
+            {"picked": columns * (_array(lines, inputs) if few else parts * _array(4, inputs) + _array(parts, inputs)),
+             "row": row, "line": line, "channels": channels, "groups": groups, "columns": columns,
+             "dense": int(config.dense)},
             {"picked": (not few) * columns * parts,
              "registers": config.activation_bits * sum(chain for chain in chains if chain < least),
              "settings": Settings(config).size + channels, "row": row, "line": line,
-             "cell row": bits_for(config.cell_rows - 1)},
+             "cell row": bits_for(config.cell_rows - 1), "dense": int(config.dense)},
             {"registers": config.activation_bits * sum(chain >= least for chain in chains)}),
         "Broadcast": _Terms({"order": order, "vector": vector, "lines": groups * line},
                             {"columns": columns, "order": order, "vector": vector, "lines": groups * line}),
@@ -277,6 +291,6 @@ def logic(config: Config, family: str) -> dict[str, Amount]:
     family : str
         A key of `openese.rtl.targets.memories.FAMILIES`.
     """
-    fitted = _fitted()[_LIKE.get(family, family)]
-    return {resource: Amount(round(total), fitted["errors"][resource])
-            for resource, total in taken(config, family, fitted["blocks"]).items()}
+    coefficients, errors = _fitted()[LIKE.get(family, family)]["blocks"], _fitted()[family]["errors"]
+    return {resource: Amount(round(total), errors[resource])
+            for resource, total in taken(config, family, coefficients).items()}

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from openese.rtl.attributes import LUT_RAM_ROWS
 from openese.rtl.config import DEPTHS, Config
 from openese.rtl.frames import beat_bytes
-from openese.rtl.interfaces import MAX_OPERATIONS, Context, Token
+from openese.rtl.interfaces import Context, Token
 from openese.rtl.program import Instruction
 from openese.rtl.state_access import StateAccess
 
@@ -76,24 +76,25 @@ class Mapped(NamedTuple):
     Attributes
     ----------
     block_rams : float
-    luts : int
+    luts : float
         LUTs as memory.
-    choices : int
+    choices : float
         LUTs that choose between memories one behind another.
-    registers : int
+    registers : float
         Of the bits that are read, where these are not part of a block RAM.
-    ultra_rams : int
+    ultra_rams : float
     """
 
     block_rams: float
-    luts: int
-    choices: int
-    registers: int
-    ultra_rams: int = 0
+    luts: float
+    choices: float
+    registers: float
+    ultra_rams: float = 0
 
 
-#: Fields of a machine that say which memories are no block RAMs, as if all were.
-BLOCK_RAMS = {"lut_channels": 0, "ultra_channels": 0, "ultra_weights": False}
+#: Fields of a machine that say which memories are no block RAMs, or are shared, as if all were and none was.
+BLOCK_RAMS = {"lut_channels": 0, "ultra_channels": 0, "ultra_weights": False, "block_weights": 0,
+              "wide_pointers": False}
 
 
 def ways(count: int, inputs: int) -> int:
@@ -115,8 +116,8 @@ class Memory:
 
     Attributes
     ----------
-    count : int
-        How many there are.
+    count : float
+        How many there are, on average over the instances.
     depth, width : int
         Rows, and bits of a row.
     lanes : int
@@ -129,7 +130,7 @@ class Memory:
         A LUT RAM that is read with a clock. Its last rows are in LUT RAMs of half the rows if they fit these.
     """
 
-    count: int
+    count: float
     depth: int
     width: int
     lanes: int = 1
@@ -157,7 +158,7 @@ class Memory:
         return Mapped(0, self.count * self._luts(family), self._choices(family.lut_rows, family),
                       self.count * self.width * (self.kind == "any" or self.clocked))
 
-    def _choices(self, rows: int, family: Family) -> int:
+    def _choices(self, rows: int, family: Family) -> float:
         parts = ceil(self.depth / rows)
         # What is read without a clock and then kept is chosen by LUTs alone: each chooses one of four.
         luts = ceil((parts - 1) / 3) if self.clocked and family.lut_inputs == 6 else ways(parts, family.lut_inputs)
@@ -229,13 +230,12 @@ def memories(config: Config) -> dict[str, list[Memory]]:
     program = Memory(1, config.program_depth, Instruction(config).size)
     beat = 8 * beat_bytes(config)
     found = {
-        "PtrRead": [memory(config.column_depth, config.count_bits)],
+        "PtrRead": [memory(config.column_depth, config.count_bits * (config.tile_pes if config.wide_pointers else 1))],
         "ActQueue": [in_luts(config.queue_depth, Token(config).size), in_luts(config.queue_depth, column)],
-        "SpmatRead": [Memory(1, config.entry_depth, config.entry_bits, kind="ultra") if config.ultra_weights
-                      else memory(config.entry_depth, config.entry_bits),
-                      in_luts(MAX_OPERATIONS, config.position_bits)],
+        "SpmatRead": [*_weights(config),
+                      in_luts(1 << config.operation_bits, config.position_bits)],
         "SpMV": [*_accumulators(config),
-                 Memory(1, MAX_OPERATIONS, Context(config).size, kind="LUT", unread=lines)],
+                 Memory(1, 1 << config.operation_bits, Context(config).size, kind="LUT", unread=lines)],
         # Two banks. One of a block RAM's two ports writes, and each reads for a lane.
         "Activation": [memory(1 << config.table_index_bits, config.table_bits, count=2 * ceil(width / 2))],
         "Slice": [
@@ -259,6 +259,15 @@ def memories(config: Config) -> dict[str, list[Memory]]:
     if config.stream:
         found["StreamFetch"] = [program]
     return found
+
+
+def _weights(config: Config) -> list[Memory]:
+    """The weights of a PE, in block RAM on some PEs of a tile and in UltraRAM on others."""
+    depth, bits = config.entry_depth, config.entry_bits
+    in_block = config.block_weights / config.tile_pes if config.ultra_weights else 1
+    kinds = (Memory(in_block, depth, bits, kind="block" if depth >= 512 else "any"),
+             Memory(1 - in_block, depth, bits, kind="ultra"))
+    return [kind for kind in kinds if kind.count]
 
 
 def _accumulators(config: Config) -> list[Memory]:

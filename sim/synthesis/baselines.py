@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from openese.output import write_text
 from openese.rtl.config import PRESETS, Config
+from openese.sim.build import locked
 from openese.sim.synthesis.fanout import KINDS
 
 __all__ = ["MEASURED", "TOLERANCES", "Baselines", "Change", "changes"]
 
 #: The presets that have baselines, by family.
-MEASURED = {"xcu": ("tiny", "demo", "ese", "ese_stream", "ku060", "latency"),
-            "xcup": ("kv260", "zcu104"), "xcu_dsp": ("ese", "ese_stream"), "xc7": ("tiny", "arty_a7"),
+MEASURED = {"xcu": ("tiny", "demo", "ese", "ese_stream", "ku060", "ku060_voices", "latency"),
+            "xcup": ("kv260", "zcu104", "vu9p"), "xcu_dsp": ("ese", "ese_stream"), "xc7": ("tiny", "arty_a7"),
             "ecp5": ("tiny", "ulx3s")}
 #: How far a figure may be from its baseline: a share of it, or a number, whichever is more.
 TOLERANCES = {"LUT": (0.03, 8), "LUTRAM": (0.03, 8), "FF": (0.03, 8), "BRAM": (0, 0), "URAM": (0, 0), "DSP": (0, 0),
@@ -69,7 +70,8 @@ class Baselines:
         return changes(before, figures) if before and config == PRESETS.get(config.name) else []
 
     def update(self, config: Config, family: str, figures: dict[str, Any]) -> None:
-        """Make the figures of a preset its baseline, and save the file.
+        """Make the figures of a preset its baseline, and save the file. Other processes may save figures in the same
+        file.
 
         Raises
         ------
@@ -80,5 +82,7 @@ class Baselines:
             raise ValueError(f"only presets have baselines, and {config.name!r} was changed")
         if not self._path.exists():
             raise ValueError(f"baselines can be updated in a checkout of the project only: there is no {self._path}")
-        self._figures.setdefault(family, {})[config.name] = figures
-        write_text(self._path, json.dumps(self._figures, indent=1) + "\n")
+        with locked(self._path):
+            self._figures = json.loads(self._path.read_text())
+            self._figures.setdefault(family, {})[config.name] = figures
+            write_text(self._path, json.dumps(self._figures, indent=1) + "\n")

@@ -34,6 +34,9 @@ __all__ = ["BLOCKS", "estimate", "loads", "report", "synthesized", "table"]
 #: Blocks of a machine by the beginnings of their modules' names, longest first where one begins as another.
 BLOCKS = {
     "pe_ptr_read": "PtrRead", "pe_act_queue": "ActQueue", "pe_spmat_read": "SpmatRead", "pe_spmv": "SpMV", "pe": "PE",
+    # Of some machines: a PtrRead of a tile, and PEs with their weights in UltraRAM.
+    "ptr_read": "PtrRead", "ultra_pe_ptr_read": "PtrRead", "ultra_pe_act_queue": "ActQueue",
+    "ultra_pe_spmat_read": "SpmatRead", "ultra_pe_spmv": "SpMV", "ultra_pe": "PE",
     "elementwise_activation": "Activation", "elementwise": "Slice", "tile": "Tile",
     "openese_core_array": "PEArray", "openese_core_assemble": "Assemble", "openese_core_broadcast": "Broadcast",
     "openese_core_controller": "Controller", "openese_core_frame_input": "FrameInput",
@@ -87,7 +90,9 @@ def estimate(config: Config, family: str) -> dict[str, Any]:
         for resource, taken in _resources(netlist[name], netlist, target).items():
             blocks[_block(name)][resource] += taken * number
             total[resource] += taken * number
-    instances = {block: counts.get(prefix, 1) for prefix, block in BLOCKS.items()}
+    instances: Counter[str] = Counter()
+    for prefix, block in BLOCKS.items():
+        instances[block] += counts[prefix]
     depths: dict[str, Depths] = {}
     for unit in (*re.findall(r"(?m)^module (\w+)\([^;]*;\n  /\* verilator no_inline_module", text), TOP):
         depths[unit] = Depths(netlist, unit, target, depths, _block)

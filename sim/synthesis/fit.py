@@ -19,7 +19,8 @@ from scipy.optimize import nnls
 
 from openese.output import write_text
 from openese.rtl.config import PRESETS, Config
-from openese.rtl.targets.logic import EXACT, FILE, FITTED, Block, blocks, taken
+from openese.rtl.targets.logic import EXACT, FILE, FITTED, LIKE, Block, blocks, taken
+from openese.sim.build import locked
 from openese.sim.synthesis.baselines import Baselines
 from openese.sim.synthesis.estimate import estimate, synthesized
 
@@ -58,6 +59,8 @@ DESIGNS = tuple(Config(name=f"design{number}", **fields) for number, fields in e
          column_depth=1024, vector_depth=1024, cell_rows=64, accumulator_rows=256, index_bits=5),
     dict(pes=4, channels=2, queue_depth=16, column_depth=256, vector_depth=256, cell_rows=32, accumulator_rows=128,
          cells="lstm+gru"),
+    dict(pes=4, channels=8, slices=2, slice_width=4, queue_depth=16, column_depth=256, vector_depth=256, cell_rows=32,
+         accumulator_rows=128, cells="lstm+dense"),
 )))
 
 
@@ -136,10 +139,11 @@ class _Family(NamedTuple):
     blocks: tuple[str, ...] = ()
 
 
-#: GRUs are in the slices.
-_GRU = {10: ("Slice",)}
+#: Where GRUs are, and where dense layers are; the latter of one family, which the others follow.
+_GRU: Mapping[int, tuple[str, ...]] = {10: ("Slice",)}
+_DENSE: Mapping[int, tuple[str, ...]] = {11: ("Slice", "Assemble")}
 _FAMILIES = {
-    "xcu": _Family(range(10), _GRU),
+    "xcu": _Family(range(10), {**_GRU, **_DENSE}),
     # Only their multipliers differ, which take in registers and adders here.
     "xc7": _Family((0, 1, 3, 4, 7, 9), _GRU, "xcu", ("SpMV", "Activation", "Slice")),
     "ecp5": _Family((0, 1, 4), _GRU, "xcu"),
@@ -162,28 +166,36 @@ def _coefficients(family: str, known: Mapping[str, Any]) -> tuple[list[tuple[Con
     return whole, {**(like or {}), **own}
 
 
+def _known() -> dict[str, Any]:
+    """The file."""
+    known: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
+    return known
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Synthesize, fit, compare, and write the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--family", choices=list(_FAMILIES), action="append", help="this family alone")
+    parser.add_argument("--family", choices=[*_FAMILIES, *LIKE], action="append", help="this family alone")
     asked = parser.parse_args(arguments)
-    result: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
-    console = Console()
-    for family in asked.family or _FAMILIES:
-        machines, coefficients = _coefficients(family, result)
+    for family in asked.family or [*_FAMILIES, *LIKE]:
+        known = _known()
+        machines, coefficients = _coefficients(family, known) if family in _FAMILIES else (
+            [], known[LIKE[family]]["blocks"])
         presets = [(PRESETS[name], figures["blocks"]) for name, figures in Baselines().figures(family).items()]
         errors = compared(presets, family, coefficients)
         of_all = errors | compared(machines, family, coefficients)
-        for name, found in of_all.items():
-            console.print(f"{family} {name}: " + ", ".join(f"{resource} {error:+.1%}"
-                                                           for resource, error in found.items()))
-        result[family] = {
-            "errors": {resource: round(max(abs(found[resource]) for found in of_all.values()), 4)
+        for name, off in of_all.items():
+            Console().print(f"{family} {name}: " + ", ".join(f"{resource} {error:+.1%}"
+                                                             for resource, error in off.items()))
+        least = known[LIKE[family]]["errors"] if family in LIKE else dict.fromkeys(FITTED, 0.0)
+        found = {
+            "errors": {resource: round(max(least[resource], *(abs(off[resource]) for off in of_all.values())), 4)
                        for resource in FITTED},
-            "compared": {name: {resource: round(error, 4) for resource, error in found.items()}
-                         for name, found in errors.items()},
-            "blocks": coefficients}
-        write_text(FILE, json.dumps(result, indent=1) + "\n")
+            "compared": {name: {resource: round(error, 4) for resource, error in off.items()}
+                         for name, off in errors.items()},
+            **({} if family in LIKE else {"blocks": coefficients})}
+        with locked(FILE):  # other families may be fitted at the same time
+            write_text(FILE, json.dumps(_known() | {family: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -38,13 +38,14 @@ def paper_layer(seed: int = 0, inputs: int = INPUTS, cells: int = CELLS, outputs
     return Model(layers=(layer,), name="paper")
 
 
-def gru_layer(seed: int = 0, inputs: int = INPUTS, cells: int = CELLS) -> Model:
+def gru_layer(seed: int = 0, inputs: int = INPUTS, cells: int = CELLS, reset_after: bool = True) -> Model:
     """A dense GRU with the paper layer's inputs and cells, or others, and random weights."""
     rng = np.random.default_rng(seed)
     layer = Layer(
-        name="gru", cell=GRU.name, w_x=rng.normal(scale=inputs ** -0.5, size=(3, cells, inputs)),
+        name="gru", cell=GRU.name, reset_after=reset_after,
+        w_x=rng.normal(scale=inputs ** -0.5, size=(3, cells, inputs)),
         w_r=rng.normal(scale=cells ** -0.5, size=(3, cells, cells)), bias=rng.normal(size=(3, cells)),
-        bias_rn=rng.normal(size=cells))
+        bias_rn=rng.normal(size=cells) if reset_after else None)
     return Model(layers=(layer,), name="gru")
 
 
@@ -73,7 +74,7 @@ def _quantized(layer: Layer, x_fraction: int, y_fraction: int, config: Config) -
     gates, is_gru = len(layer.gates), layer.kind is GRU
     bias = np.stack([integers(values, 15 + (gate == 2), (1 << 19) - 1) for gate, values in enumerate(layer.bias)])
     return QuantizedLayer(
-        name=layer.name, cell=layer.cell, w_x=weights(layer.w_x), w_r=weights(layer.w_r),
+        name=layer.name, cell=layer.cell, reset_after=layer.reset_after, w_x=weights(layer.w_x), w_r=weights(layer.w_r),
         w_ym=None if layer.w_ym is None else weights(layer.w_ym), bias=bias,
         peephole=None if layer.peephole is None else integers(layer.peephole, 14, (1 << 15) - 1),
         bias_rn=None if layer.bias_rn is None else integers(layer.bias_rn, 16, (1 << 19) - 1),

@@ -165,6 +165,7 @@ def quantize(network: Path, output: Path, config: Config, calibrate: Path | None
     """
     keep_inputs(output, network, calibrate, tables)
     given = files.load_network(network)
+    files.check_place(output, given, ".npz")
     sequences = _calibration(given, calibrate)
     other = QuantizedNetwork.load(tables) if tables is not None else None
     with status() as tell:
@@ -194,6 +195,7 @@ def pack(quantized: Sequence[Path], output: Path, folder: Path | None) -> None:
     """
     keep_inputs(output, *quantized)
     networks = [QuantizedNetwork.load(path) for path in quantized]
+    files.check_place(output, networks[0].given, ".img")
     compiled = pack_together(networks)[0] if len(networks) > 1 else pack_network(networks[0])
     compiled.save(output)
     for image in compiled.images:
@@ -246,6 +248,7 @@ def compile_(file: Path, output: Path, select: str | None, ignore: Sequence[str]
     if len(calibrate) > 1:
         raise click.UsageError("--calibrate is given twice; several files go with a whole network")
     network = placed(importers.load(file, select, ignore=ignore), config, dense)
+    files.check_place(output, network, ".img")
     show.notes(network)
     sequences = _calibration(network, calibrate[0] if calibrate else None)
     with status() as tell:

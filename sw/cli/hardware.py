@@ -122,8 +122,9 @@ def board(config: Config) -> None:
 @click.option("--voices", is_flag=True,
               help="Instead: live callers that machines with several channels serve, hold, and page (cycle model; with "
                    "--thorough a page also on the Verilog).")
-@click.option("--cell", type=click.Choice(["lstm", "gru"]), default="lstm", show_default=True,
-              help="gru: instead, a GRU of 153 inputs and 1,024 cells, on the machine with GRU cells.")
+@click.option("--cell", type=click.Choice(["lstm", "gru", "gru_before"]), default="lstm", show_default=True,
+              help="gru: instead, a GRU of 153 inputs and 1,024 cells, on the machine with GRU cells. gru_before: with "
+                   "the reset before the product.")
 def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, latency: bool, voices: bool,
            cell: str) -> None:
     """Measure the paper's layer on the emitted Verilog, beside the paper.
@@ -135,12 +136,12 @@ def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, late
       openese bench --voices
       openese bench --preset ese --cell gru
     """
-    named = [name for name, given in (("--latency", latency), ("--voices", voices), ("--cell gru", cell == "gru"))
+    named = [name for name, given in (("--latency", latency), ("--voices", voices), (f"--cell {cell}", cell != "lstm"))
              if given]
     if len(named) > 1:
         raise click.UsageError(f"{' and '.join(named)} are {len(named)} benches; name one")
-    if cell == "gru":
-        _gru(config, path)
+    if cell != "lstm":
+        _gru(config, path, cell == "gru")
         return
     if latency:
         _latency(config, path, thorough)
@@ -158,10 +159,10 @@ def bench_(config: Config, path: Path | None, sweeps: bool, thorough: bool, late
         raise click.ClickException("the machine's words differ from the reference's")
 
 
-def _gru(config: Config, path: Path | None) -> None:
-    """``openese bench --cell gru``."""
+def _gru(config: Config, path: Path | None, reset_after: bool) -> None:
+    """``openese bench --cell gru`` or ``gru_before``."""
     with Console(stderr=True).status("building") as status:
-        result = bench.gru(config, tell=status.update)
+        result = bench.gru(config, reset_after=reset_after, tell=status.update)
     if path is not None:
         write_text(path, json.dumps(result, indent=2) + "\n")
     show.gru(result)

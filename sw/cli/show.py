@@ -103,7 +103,8 @@ def items(held: Sequence[Item]) -> None:
     width = sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True))
     _table(["name ", "kind ", "place ", " "], rows, width)
     if any(item.place == "machine" and item.kind.startswith("GRU") for item in held):
-        line("note: only a machine with cells lstm+gru computes a GRU (--set cells=lstm+gru)")
+        line("note: only a machine with cells lstm+gru computes a GRU (--set cells=lstm+gru), and one with "
+             "lstm+gru+gru_before a GRU with the reset before the product")
 
 
 def places(held: Sequence[Item]) -> None:
@@ -197,7 +198,7 @@ def _parameters(layer: Mapping[str, Any]) -> int:
     if layer.get("cell") == DENSE.name:
         return int(outputs * (layer["inputs"] + 1))
     if layer.get("cell") == GRU.name:
-        return int(3 * cells * (layer["inputs"] + outputs) + 4 * cells)
+        return int(3 * cells * (layer["inputs"] + outputs) + (3 if "reset_after" in layer else 4) * cells)
     return int(4 * cells * (layer["inputs"] + outputs + 1) + layer["peephole"] * 3 * cells
                + layer["projection"] * outputs * cells)
 
@@ -336,7 +337,7 @@ def estimated(found: Estimated) -> None:
     rows += _times(found) + _work(found)
     if found.device is not None:
         there = found.device.resources
-        rows += [(f"{RESOURCES[name]} of the {found.device.fpga} ({name}){_range(taken)}", f"{taken.number:,}",
+        rows += [(f"{RESOURCES[name]} of the {found.device.fpga} ({name}){_range(taken)}", f"{taken.number:,.12g}",
                   f"{there[name]:,}", f"{taken.number / there[name]:.0%}" if there[name] else "")
                  for name, taken in found.resources.items()]
     _table(["figure ", "value", "of", "share"], [(*row, *[""] * (4 - len(row))) for row in rows])
@@ -345,7 +346,7 @@ def estimated(found: Estimated) -> None:
     if found.device is not None and found.device.name in found.short:
         lacking = found.short[found.device.name]
         line(f"the machine does not fit the {found.device.fpga}: it lacks "
-             f"{', '.join(f'{amount:,g} {RESOURCES[name]}' for name, amount in lacking.items())}")
+             f"{', '.join(f'{amount:,.12g} {RESOURCES[name]}' for name, amount in lacking.items())}")
     elif found.device is not None:
         there = found.device.resources
         tight = [f"{RESOURCES[name]}, up to {taken.most:,} of {there[name]:,}"

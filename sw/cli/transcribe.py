@@ -41,11 +41,13 @@ def transcribe(files: Sequence[Path], output: Path | None, backend: str, config:
 
     The network has the size of the ESE paper's, 10 % of its weights, and is part of this program. Recordings, up to as
     many as the machine has voices, run side by side. If X.txt lies beside X.wav, its first line is shown as the words
-    that are spoken.
+    that are spoken. On a machine with dense layers, as ese_whole, the host computes nothing between the features of the
+    sound and the scores of the phones.
 
     \b
     Examples:
       openese transcribe speech.wav -o speech.png
+      openese transcribe speech.wav --preset ese_whole
       openese transcribe speech.wav --backend sim --set channels=1
     """
     from openese.sw.speech import audio, recognizer

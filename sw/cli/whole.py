@@ -19,6 +19,7 @@ from openese.sw.whole.engine import Engine
 from openese.sw.whole.host import Arrays, Host, HostError
 from openese.sw.whole.network import (
     CompiledWhole,
+    check_place,
     compile_host,
     differences,
     first_calls,
@@ -52,6 +53,7 @@ def parse_carry(values: Sequence[str]) -> dict[str, str]:
 def compile_file(host: Host, output: Path, config: Config, density: Sequence[str], calibrate: Sequence[Path],
                  carry: Sequence[str]) -> None:
     """Compile a whole network into the folder ``output``, and show the figures that decide."""
+    check_place(output)
     calls = [arrays.load(path, host.inputs) for path in calibrate]
     directions = [direction for part in host.parts.values() for direction in part.directions]
     layers = [layer for direction in directions for layer in direction.model.layers]

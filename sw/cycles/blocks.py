@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from openese.rtl.fifo import Fifo
 from openese.rtl.frames import FrameGuard
 from openese.rtl.program import ACTIVATIONS, Opcode
 from openese.rtl.ptr_read import PtrRead
-from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.spmat_read import SpmatRead, column_lead
 from openese.rtl.spmv import SpMV
 from openese.rtl.vector_memory import VectorMemory
 from openese.sw.model.arrays import Int64Array
@@ -155,7 +156,7 @@ class ArrayModel:
     def __init__(self, config: Config) -> None:
         pes = config.pes
         none = np.zeros(pes, np.int64)
-        self._limit = ActQueue.limit(config)
+        self._limit, self._lead, self._waits = ActQueue.limit(config), column_lead(config), not config.forward
         # By PE and item: the item's address, and the tokens and columns that the PE has taken before it.
         self._address = np.zeros((pes, 1), np.int32)
         self._tokens = np.zeros((pes, 1), np.int32)
@@ -166,8 +167,11 @@ class ArrayModel:
         self._waiting = none
         self._fetched = [none] * (SpmatRead.delay + 1)
         self._tokens_in, self._columns_in, self._ends_in = none, none, 0
+        self._columns_late = deque([none] * self._lead)
         self._highest = 0
         self._pipeline = [none + ~Activity.START] * (SpmatRead.delay + SpMV.delay - SpMV.latency)
+        #: The stage at which an operation's end counts: that at the accumulators, or with `forward` one before.
+        self._ending = SpmatRead.delay - 1 - PEArray.join_delay(config) if config.forward else -1
         # Accumulators whose new value is not back yet.
         self._nowhere = none + ~Activity.BUSY
         self._under_way = [self._nowhere] * (SpMV.latency - 1)
@@ -215,11 +219,15 @@ class ArrayModel:
 
     def full(self) -> bool:
         """Whether any ActQueue is at its limit."""
-        if self._highest >= self._limit:  # no level has risen by more than what has arrived
-            tokens = self._tokens_in - self._tokens.take(self._offsets_taken + self._fetched[0])
-            columns = self._columns_in - self._columns.take(self._offsets_taken + self._fetched[-1])
-            self._highest = int(np.maximum(tokens, columns).max())
-        return self._highest >= self._limit
+        self._columns_late.append(self._columns_in)
+        arrived = self._columns_late.popleft()
+        limit = self._limit - self._lead
+        if self._highest < limit:  # no level has risen by more than what has arrived
+            return False
+        tokens = self._tokens_in - self._tokens.take(self._offsets_taken + self._fetched[0])
+        taken = self._columns.take(self._offsets_taken + self._fetched[-1])
+        self._highest = int(np.maximum(tokens, self._columns_in - taken).max())
+        return bool(tokens.max() >= self._limit or (arrived - taken).max() >= limit)
 
     @property
     def moves(self) -> bool:
@@ -233,7 +241,7 @@ class ArrayModel:
         ``cause`` is the reason why a PE has no token, ``drain`` the accumulator that is drained, ``written`` the number
         of streamed lines in the memory.
         """
-        at_read = self._pipeline[-1]
+        at_read, ending = self._pipeline[-1], self._pipeline[self._ending]
         if drain is not None:
             self._read(np.full_like(at_read, drain), np.full_like(at_read, ~Activity.DRAIN))
             return
@@ -242,14 +250,15 @@ class ArrayModel:
         for addresses in others:
             waits = waits | (at_read == addresses)
         reads = np.maximum(at_read, self._nowhere)
-        if waits.any():
+        if self._waits and waits.any():
             self._move(cause, ~waits, written)
             self._read(np.where(waits, self._nowhere, reads), np.where(waits, ~Activity.HAZARD, at_read))
         else:
             self._move(cause, None, written)
             self._read(reads, at_read)
         if self.completed != self._ends_in:
-            self._ends = self._ends + (self.activity[-1] == ~Activity.END)
+            ends = self.activity[-1] if self._waits else ending
+            self._ends = self._ends + (ends == ~Activity.END)
             self.completed = int(self._ends.min())
 
     def _read(self, addresses: Int64Array, activity: Int64Array) -> None:
@@ -338,8 +347,8 @@ class AssembleModel:
 
     Attributes
     ----------
-    lines_done : int
-        As in `openese.rtl.assemble.Assemble`.
+    lines_done, lines_readable : int
+        Lines that are written; and those of which columns may be sent.
     drained : list of int
         Cycles in which it drained accumulators.
     begun : list of (int, int)
@@ -349,7 +358,9 @@ class AssembleModel:
     """
 
     def __init__(self, config: Config) -> None:
-        self._beats = config.beats
+        self._beats, self._lead = config.beats, column_lead(config)
+        # Whether what an operation leaves for the next can be read two cycles later, instead of one.
+        self._late = config.beats == 1 and not config.forward
         self._rows = config.accumulator_rows
         self._timing = _timing(config)
         self._rows_ahead = rows_ahead(config)
@@ -358,15 +369,10 @@ class AssembleModel:
         self._drains: deque[tuple[int, int]] = deque()
         self._writes: deque[int] = deque()
         self._written = False
-        self.lines_done = 0
+        self.lines_done = self.lines_readable = 0
         self.drained: list[int] = []
         self.begun: list[tuple[Opcode, int]] = []
         self.spans: list[tuple[int, int]] = []
-
-    @property
-    def lines_readable(self) -> int:
-        """Lines of which columns may be sent."""
-        return self.lines_done + self._written
 
     def busy(self, cycle: int) -> bool:
         """Whether an instruction is under way."""
@@ -376,7 +382,7 @@ class AssembleModel:
         """Take an instruction on the accumulators from ``base``, to begin after ``target`` operations."""
         self._instruction, self._base, self._target = instruction, base, target
         self._written = False
-        self.lines_done = 0
+        self.lines_done = self.lines_readable = 0
 
     def clear(self, cycle: int) -> None:
         """Clear all accumulators."""
@@ -402,6 +408,8 @@ class AssembleModel:
         parts: tuple[tuple[Kind, ...], ...] = (GRU_BEFORE, GRU_BEHIND) if gru else (BEFORE, BEHIND)
         if project:
             parts = (), (Kind.PROJECTION,)
+        elif instruction.get("reset_before"):
+            parts = (), (Kind.R,) if instruction.get("resets") else GRU_BEHIND
         before, behind = (deque((row, kind) for row in range(rows) for kind in kinds) for kinds in parts)
         leaves: dict[Kind | None, str]
         leaves = {Kind.N_X: "behind"} if gru else {Kind.G: "before", Kind.I: "before", Kind.CELL_TANH: "behind"}
@@ -410,10 +418,10 @@ class AssembleModel:
         last: Kind | None = None
         while behind:
             number, kind = behind[0]
-            # What an operation leaves for the next can be read two cycles later.
-            hazard = leaves.get(last) if self._beats == 1 else None
-            waits = len(parts[1]) > 1 and kind is parts[1][0]
-            is_ready = bool(waiting) and waiting[0] <= cycle if waits else earliest <= cycle
+            hazard = leaves.get(last) if self._late else None
+            begins = len(parts[1]) > 1 and kind is parts[1][0]
+            waits = begins and bool(parts[0])
+            is_ready = bool(waiting) and waiting[0] <= cycle if waits else begins or earliest <= cycle
             held_up = gru and bool(before) and before[0][0] - number == self._rows_ahead
             if is_ready and hazard != "behind":
                 row, kind = behind.popleft()
@@ -455,6 +463,8 @@ class AssembleModel:
         self._written = bool(self._writes) and self._writes[0] == cycle
         if self._written:
             self._writes.popleft()
+        self.lines_readable = self.lines_done + self._written + sum(
+            line <= cycle + self._lead for line in islice(self._writes, self._lead))
         return self._written
 
 

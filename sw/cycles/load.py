@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ PERIOD = 0.01
 _CYCLE_MODEL_ENTRIES = 100_000
 _SAMPLES = 2  # of a table, for each value
 #: By kind of cell, values that a cell takes from the tables in a step, and products of these and the state: of an LSTM
-#: four gates and tanh(c), and i . g, f . c' and o . tanh(c); of a GRU three gates, and r . n_h and z . (h' - n).
+#: four gates and tanh(c), and i . g, f . c' and o . tanh(c); of a GRU three gates, and z . (h' - n) and a product of r.
 _CELLS = {LSTM: (5, 3), GRU: (3, 2)}
 _PEEPHOLES = 3
 
@@ -146,9 +147,17 @@ def _load(plan: Schedule, size: int) -> MachineLoad:
 
 def drained_rows(plan: Schedule) -> int:
     """Rows of accumulators that are read out in a step, on each PE, of a machine with this model alone."""
-    rows = {Opcode.ELEMENTWISE: 4, Opcode.PROJECT: 1}
-    return sum((1 if held.get("dense") else rows[held["opcode"]]) * held["rows"] * (held["phase_last"] + 1)
-               for held in plan.instructions if held["opcode"] in rows)
+    return sum(_sums(held) * held["rows"] * (held["phase_last"] + 1)
+               for held in plan.instructions if held["opcode"] in (Opcode.ELEMENTWISE, Opcode.PROJECT))
+
+
+def _sums(instruction: Mapping[str, Any]) -> int:
+    """Sums of a row that an ELEMENTWISE or PROJECT drains."""
+    if instruction.get("dense") or instruction["opcode"] == Opcode.PROJECT:
+        return 1
+    if instruction.get("reset_before"):
+        return 1 if instruction.get("resets") else 2
+    return 4
 
 
 def _table_values(plan: Schedule) -> int:

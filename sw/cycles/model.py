@@ -24,7 +24,7 @@ from openese.rtl.controller import Controller
 from openese.rtl.frames import frame_beats
 from openese.rtl.interfaces import BLOCKS, MAX_OPERATIONS
 from openese.rtl.program import Kin, Opcode, Source, Take
-from openese.rtl.spmat_read import SpmatRead
+from openese.rtl.spmat_read import SpmatRead, column_lead
 from openese.rtl.spmv import SpMV
 from openese.rtl.weight_stream import StreamFetch, StreamReader
 from openese.sw.cycles.blocks import (
@@ -329,7 +329,9 @@ def _operations_of(plans: Sequence[Schedule]) -> tuple[dict[int, Part], list[str
     layer = -1
     for number, instruction in enumerate(instructions):
         opcode = instruction["opcode"]
-        begins_layer = opcode == Opcode.ELEMENTWISE or (opcode == Opcode.PROJECT and instruction.get("dense"))
+        again = instruction.get("reset_before") and not instruction.get("resets")
+        begins_layer = (opcode == Opcode.ELEMENTWISE and not again) or (
+            opcode == Opcode.PROJECT and instruction.get("dense"))
         layer = -1 if number in begins else layer + bool(begins_layer)
         label = f"{opcode.name.lower()} {layer}"
         if opcode == Opcode.MULTIPLY and (instruction["order_base"], instruction["count"]) in operations:
@@ -367,9 +369,10 @@ class _Walk:
         self._sending: deque[tuple[int, Int64Array | None]] = deque()
         self._full = deque([False] * PEArray.full_delay)
         self._drains: deque[int | None] = deque([None] * SpMV.read_delay)
-        self._completed = deque(
-            [0] * (SpMV.done_delay - SpMV.delay + SpMV.latency + PEArray.join_delay(config) + Controller.done_delay))
-        self._granted = True
+        self._completed = deque([0] * (PEArray.join_delay(config) + Controller.done_delay))
+        self._lead = column_lead(config)
+        self._granted = deque([True] * (1 + self._lead))
+        self._releases: deque[int] = deque()  # the cycles in which buffers of frames are free
         delay = StreamReader.delay + StreamFetch.written_delay + PEArray.input_delay + SpmatRead.written_delay
         self._written = deque([0] * delay)
         self._released = deque([0] * (SpmatRead.release_delay - 1 + PEArray.join_delay(config)))
@@ -419,12 +422,15 @@ class _Walk:
         self._completed.append(array.completed)
         completed = self._completed.popleft()
         assemble.step(cycle, completed)
-        self.output.step(cycle, not assembling, assemble.lines_done, writes, self._granted)
-        self._granted = counts is None
+        self.output.step(cycle, not assembling, assemble.lines_done, writes, self._granted.popleft())
+        self._granted.append(counts is None)
         complete = self.input.step(cycle, writes)
         if self.stream:
             self._step_stream(self.stream, complete)
         waits = self._control(sending, assembling, answering, ready, coming, partial, completed)
+        if self._releases and self._releases[0] == cycle:
+            self._releases.popleft()
+            self.input.release()
         self.rests = waits is Activity.FRAME and self._sent == completed and not (assembling or answering)
         self._status.append(waits if cause is None else cause)
         self._watch(cause, assembling or answering or self.input.busy)
@@ -464,7 +470,7 @@ class _Walk:
             if not sending and not (instruction["release"] and partial):
                 self._multiplying = False
                 if instruction["release"]:
-                    self.input.release()
+                    self._releases.append(self.cycle + self._lead)
                 if instruction.get("turn"):
                     self._counter = self._back - 1
                 self._next()
@@ -476,7 +482,8 @@ class _Walk:
             return Activity.START
         match instruction["opcode"]:
             case Opcode.FRAME:
-                return self._frame(instruction["when"] == Take.TRY, ready or coming and bool(instruction.get("follow")))
+                follow = bool(instruction.get("follow"))
+                return self._frame(instruction["when"] == Take.TRY, follow, ready or coming and follow)
             case Opcode.MULTIPLY:
                 waits = None
                 if instruction["source"] == Source.INPUT:
@@ -492,7 +499,7 @@ class _Walk:
                 self._issue()
                 self.assemble.start(instruction, self._base(instruction), self._sent)
                 if instruction["opcode"] == Opcode.ELEMENTWISE:
-                    self._bank ^= instruction["acc_offset"] != 0
+                    self._bank ^= instruction["acc_offset"] != 0 and not instruction.get("resets")
                     self._assembled = self._voices[1]
                     self._firsts.append(self._begins)
                     self._begins = False
@@ -521,7 +528,7 @@ class _Walk:
         """The first instruction of a routine of the last frame's model."""
         return routine(self._plan.instructions, self._voices[1], name)
 
-    def _frame(self, trying: bool, ready: bool) -> Activity:
+    def _frame(self, trying: bool, follow: bool, ready: bool) -> Activity:
         if trying and self.stream:
             decision = self.stream.decision(self.cycle)
             if decision is None:
@@ -534,9 +541,11 @@ class _Walk:
             self._stale |= not trying and (not self._made or self._steps in self._anew or not self._alone)
             self._steps += 1
             self._begins = True
+            passed = int(self._plan.config.forward and not trying and follow and not self._stale)
             if self._several:
                 self._back = self._counter + 1
                 self._counter = self._routine("early" if trying else "begin") - 1
+            self._counter += passed
         elif self._missed and not trying:
             return Activity.FRAME
         if trying:

@@ -62,7 +62,8 @@ class Guesses:
                 of_layer: dict[str, NDArray[np.int64]] = {}
                 for tensor, gate, _ in layer.matrices():
                     kept = _kept(self._nonzeros[number, position, tensor, gate], row_pes, groups, density)
-                    of_layer[tensor] = of_layer.get(tensor, 0) + kept
+                    matrix = "w_rn" if (tensor, gate) == ("w_r", "n") and not layer.reset_after else tensor
+                    of_layer[matrix] = of_layer.get(matrix, 0) + kept
                     total += kept
                 lines.append({tensor: int(counts.max()) for tensor, counts in of_layer.items()})
             found.append(Work(tuple(lines), int(total.max())))
@@ -92,12 +93,17 @@ class Guesses:
         """Cycles of a step through all images in steady state, at least."""
         total = 0.0
         for model, work in zip(self._models, self.work(config.row_pes, config.groups, density), strict=True):
-            array = elementwise = 0
+            array = elementwise = loop = 0
             for layer, lines in zip(model.layers, work.lines, strict=True):
-                array += sum(max(lines[tensor], -(-_columns(layer, tensor) // config.groups)) for tensor in lines)
-                array += _gate_rows(layer, config) + (layer.w_ym is not None) * _rows(layer.outputs, config)
-                elementwise += _elementwise(layer, config) + _PIPELINE
-            total += max(array, elementwise)
+                products = {tensor: max(each, -(-_columns(layer, tensor) // config.groups))
+                            for tensor, each in lines.items()}
+                array += sum(products.values())
+                array += _drains(layer, config) + (layer.w_ym is not None) * _rows(layer.outputs, config)
+                cells = _elementwise(layer, config) + _passes(layer) * _PIPELINE
+                elementwise += cells
+                if layer.w_ym is not None:  # y is there when the last cell is projected, and only then is W_r y
+                    loop = max(loop, products["w_r"] + max(products["w_ym"], cells))
+            total += max(array, elementwise, loop)
         return total
 
     def at_rest(self, config: Config, density: float) -> float:
@@ -107,8 +113,8 @@ class Guesses:
             for layer, lines in zip(model.layers, work.lines, strict=True):
                 follows = [tensor for tensor in lines if tensor != "w_r"]
                 total += sum(max(lines[tensor], -(-_columns(layer, tensor) // config.groups)) for tensor in follows)
-                total += _gate_rows(layer, config) + _PIPELINE
-            total += _elementwise(model.layers[-1], config)
+                total += _drains(layer, config) + _passes(layer) * _PIPELINE
+            total += _elementwise(model.layers[-1], config, last=True)
         return total
 
 
@@ -135,9 +141,22 @@ def _sums(model: Model, config: Config) -> tuple[list[int], int]:
             projected + sum(_gate_rows(layer, config) for layer in layers[pivot:]))
 
 
-def _elementwise(layer: Layer, config: Config) -> int:
+def _drains(layer: Layer, config: Config) -> int:
+    """Accumulators of a layer's gates that are read, for one phase."""
+    return _gate_rows(layer, config) * (4 if layer.reset_after else 3) // 4
+
+
+def _elementwise(layer: Layer, config: Config, last: bool = False) -> int:
+    """Cycles of a layer's element-wise parts, or of the ``last`` alone."""
     operations = 1 if layer.kind is DENSE else 4 + (layer.kind is not GRU)
+    if not layer.reset_after:
+        operations = 2 if last else 3
     return _rows(layer.w_x.shape[1], config) * max(operations * config.beats, config.row_pes // config.groups)
+
+
+def _passes(layer: Layer) -> int:
+    """Element-wise parts of a layer."""
+    return 1 if layer.reset_after else 2
 
 
 def _kept(nonzeros: NDArray[np.bool_], row_pes: int, groups: int, density: float) -> NDArray[np.int64]:
@@ -162,7 +181,7 @@ def _needs(model: Model, work: Work, config: Config) -> dict[str, int]:
 
     inner = [layer.kind is DENSE and layer is not layers[-1] for layer in layers]  # their y is neither kept nor sent
     m = sum(lines(layer.outputs if dense else layer.cells) for layer, dense in zip(layers, inner, strict=True)
-            if dense or layer.w_ym is not None)
+            if dense or layer.w_ym is not None or not layer.reset_after)
     y = sum(lines(layer.outputs) for layer, dense in zip(layers, inner, strict=True) if not dense)
     gates, rest = _sums(model, config)
     return {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
+from plotly.subplots import make_subplots
 
 from openese.rtl.config import Config
 from openese.rtl.targets.devices import RESOURCES, Device
@@ -34,7 +35,15 @@ pre { background: #f3f5f7; padding: .8rem; overflow-x: auto } p.note { color: #5
 p.fields { font-family: ui-monospace, monospace; font-size: .85rem }
 """
 _LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 30, "b": 50}, "height": 420}
-_WAITS = [activity for activity in Activity if activity is not Activity.BUSY]
+#: What a PE does or waits for while it multiplies nothing.
+_WAITS = {
+    Activity.PADDING: "padding: zeros between weights", Activity.HAZARD: "hazard: the sum is in use",
+    Activity.DRAIN: "drain: sums are read out", Activity.END: "end of a matrix",
+    Activity.PASS: "a line for other PEs", Activity.STARVED: "waits for the memory",
+    Activity.EMPTY: "a column without a weight", Activity.FULL: "waits for other PEs",
+    Activity.FOLLOW: "waits for m or y", Activity.START: "between two matrices",
+    Activity.ASSEMBLE: "waits for the cells", Activity.OPERATIONS: "too many matrices under way",
+    Activity.OUTPUT: "waits for the output", Activity.FRAME: "waits for a frame"}
 _MOST_ROWS = 200  # of a table of tensors
 
 
@@ -144,7 +153,7 @@ def _of_memories(loads: Sequence[MachineLoad]) -> str:
 
 def _of_device(device: Device, resources: Mapping[str, Amount]) -> str:
     there = device.resources
-    rows = [(RESOURCES[name], f"{amount.number:,g}", f"{there[name]:,}",
+    rows = [(RESOURCES[name], f"{amount.number:,.12g}", f"{there[name]:,}",
              f"{amount.number / there[name]:.1%}" if there[name] else "",
              f"{amount.least:,} to {amount.most:,}" if amount.error else "exact")
             for name, amount in resources.items()]
@@ -210,7 +219,8 @@ def _of_details(details: Sequence[Detail]) -> list[str]:
         name = f" of {escape(held.name)}" if len(details) > 1 else ""
         parts += [
             f"<h2>Balance over the PEs{name}</h2>",
-            "<p>Cycles of a step, by PE: products of each matrix, then what a PE does or waits for in the others.</p>",
+            "<p>Cycles of a step, by PE. Above: products of each matrix. Below, on a scale of its own: what a PE does "
+            "or waits for in the other cycles.</p>",
             _figure(f"balance-{number}", _balance(held)),
             f"<h2>Timeline of a step{name}</h2>", _figure(f"timeline-{number}", _timeline(held)),
             f"<h2>Saturations and errors by layer{name}</h2>", *_errors(held, number)]
@@ -220,15 +230,20 @@ def _of_details(details: Sequence[Detail]) -> list[str]:
 def _balance(held: Detail) -> go.Figure:
     labels = list(held.causes)
     total = np.sum([held.causes[label] for label in labels], axis=0)
-    rows = [(f"products of {label}", held.causes[label][Activity.BUSY]) for label in labels]
-    rows += [(activity.name.lower(), total[activity]) for activity in _WAITS if total[activity].any()]
-    rows.reverse()
-    figure = go.Figure(go.Heatmap(
-        z=np.stack([cycles for _, cycles in rows]).tolist(), y=[name for name, _ in rows], colorscale="Blues",
-        colorbar={"title": {"text": "cycles"}},
-        hovertemplate="PE %{x}<br>%{y}: %{z} cycles<extra></extra>"))
-    figure.update_xaxes(title="PE")
-    figure.update_yaxes(automargin=True)
+    products = {f"products of {label}": held.causes[label][Activity.BUSY] for label in labels}
+    waits = {name: total[activity] for activity, name in _WAITS.items() if total[activity].any()}
+    parts = [rows for rows in (products, waits) if rows]
+    heights = [len(rows) / sum(map(len, parts)) for rows in parts]
+    figure = make_subplots(rows=len(parts), cols=1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.06)
+    for number, rows in enumerate(parts):
+        middle = 1 - sum(heights[:number]) - heights[number] / 2
+        cycles = np.stack(list(rows.values()))
+        figure.add_trace(go.Heatmap(
+            z=cycles.tolist(), y=list(rows), colorscale=("Blues", "Oranges")[number], zmin=0, zmax=int(cycles.max()),
+            colorbar={"title": {"text": "cycles"}, "y": middle, "len": max(0.3, heights[number])},
+            hovertemplate="PE %{x}<br>%{y}: %{z} cycles<extra></extra>"), row=number + 1, col=1)
+    figure.update_xaxes(title="PE", row=len(parts), col=1)
+    figure.update_yaxes(automargin=True, autorange="reversed")
     return figure
 
 

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from openese.rtl.config import DEPTHS, Config
-from openese.rtl.targets.capacity import block_rams, multipliers, resources
+from openese.rtl.targets.capacity import block_rams, multipliers, resources, ultra_rams
 from openese.rtl.targets.devices import Device
 from openese.rtl.targets.logic import Amount
 from openese.rtl.targets.memories import BLOCK_RAMS
@@ -133,13 +134,34 @@ def share_of(taken: Mapping[str, Amount], device: Device) -> float:
                for name, amount in taken.items() if amount.number)
 
 
-def _other_memories(config: Config, device: Device) -> Iterator[dict[str, int | bool]]:
-    """Memories of a machine that can be in LUT RAM or UltraRAM, in the place of block RAM."""
+def _other_memories(config: Config, device: Device, fill: float) -> Iterator[dict[str, int | bool]]:
+    """Memories of a machine that can be in LUT RAM or UltraRAM, or shared, in the place of block RAMs."""
     channels = sorted({round(config.channels * share) for share in _LUT_SHARES})
-    for ultra in (False, True) if device.urams else (False,):
-        for count in channels:
-            if count or ultra:
-                yield {"ultra_weights": ultra, "lut_channels": count}
+    shared = _sharing(config, device)
+    for weights in _ultra_weights(config, device, fill):
+        free = fill * device.urams - ultra_rams(config.replace(**weights), device.family)
+        # As many channels as UltraRAMs of 72 bits hold.
+        held = min(config.channels, int(free // config.pes) * 72 // config.accumulator_bits)
+        for ultra, count in product(sorted({0, held // 2, held}), channels):
+            if (weights or shared or ultra or count) and ultra + count <= config.channels:
+                yield {**weights, "wide_pointers": shared, "ultra_channels": ultra, "lut_channels": count}
+
+
+def _sharing(config: Config, device: Device) -> bool:
+    """Whether shared pointers take fewer block RAMs."""
+    wide = config.replace(wide_pointers=True)
+    return block_rams(wide, device.family) < block_rams(config, device.family)
+
+
+def _ultra_weights(config: Config, device: Device, fill: float) -> Iterator[dict[str, int | bool]]:
+    """Weights in block RAM; in UltraRAM; or in both, if there are too few UltraRAMs for all PEs."""
+    yield {}
+    there, all_of_them = int(fill * device.urams), config.replace(ultra_weights=True)
+    needed = ultra_rams(all_of_them, device.family)
+    if needed <= there:
+        yield {"ultra_weights": True}
+    elif others := there // (needed // config.pes * config.slices):  # PEs of each tile
+        yield {"ultra_weights": True, "block_weights": config.tile_pes - others}
 
 
 def timed_machine(config: Config) -> Config:
@@ -238,10 +260,11 @@ class Problem:
         best, least = config, self._share(config)
         device = self.device
         if others and block_rams(config, device.family) >= min(least, self.fill) * device.block_rams:
-            least_rams = config.replace(lut_channels=config.channels, ultra_weights=bool(device.urams))
+            least_rams = config.replace(lut_channels=config.channels, ultra_weights=bool(device.urams),
+                                        wide_pointers=_sharing(config, device))
             if block_rams(least_rams, device.family) > self.fill * device.block_rams:
                 return best, least
-            for changes in _other_memories(config, device):
+            for changes in _other_memories(config, device, self.fill):
                 other = config.replace(**changes)
                 taken = self._share(other)
                 if taken < least:

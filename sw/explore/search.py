@@ -223,15 +223,14 @@ def _timed(problem: Problem, pool: Pool, guesses: Sequence[Guess], losses: Losse
     goal = problem.goal
     pending = sorted(guesses, key=lambda guess: (*_rank(goal, guess.config, guess.share, losses[_lossy(guess)],
                                                         guess.cycles, max_loss), repr(guess.config)))
-    guessed = np.array([(goal.seconds(guess.config, guess.cycles), guess.share, losses[_lossy(guess)])
-                        for guess in pending])
+    # No candidate takes fewer cycles than its guess, so none is left out that is better.
+    places = np.array([(goal.seconds(guess.config, guess.cycles), guess.share, losses[_lossy(guess)])
+                       for guess in pending])
     known: dict[tuple[Config, float], tuple[dict[str, int], int]] = {}
     points: list[Point] = []
     waiting = np.ones(len(pending), bool)
-    least = math.inf  # of the cycles, as a multiple of the guess
     advance = tell("cycles", None)
     while waiting.any() and len(known) < most:
-        places = guessed * (max(1.0, least) if points else 1.0, 1, 1)
         chosen = _chosen(places, np.flatnonzero(waiting))
         keys = {number: (timed_machine(pending[number].config), pending[number].density) for number in chosen}
         new = sorted({key for key in keys.values() if key not in known}, key=_by_pruning)[:most - len(known)]
@@ -243,10 +242,7 @@ def _timed(problem: Problem, pool: Pool, guesses: Sequence[Guess], losses: Losse
             timed = _with_needs(problem, pending[number], *known[key])
             if timed is not None:
                 points.append(Point(timed, pending[number].density, losses[_lossy(pending[number])]))
-                least = min(least, timed.cycles / pending[number].cycles)
                 waiting &= ~_beaten(places, (goal.seconds(timed.config, timed.cycles), timed.share, points[-1].loss))
-        if goal.bounded and points:
-            waiting &= [goal.reached(guess.config, guess.cycles * max(1.0, least)) for guess in pending]
     return points, int(waiting.sum())
 
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from openese.output import replacing
 from openese.sw.model.arrays import FloatArray, real_array
-from openese.sw.model.layers import HEAD_KEYS, Dense, Model, ModelError, dense_layer, layer_arrays, read_npz
+from openese.sw.model.layers import DENSE, HEAD_KEYS, Dense, Model, ModelError, dense_layer, layer_arrays, read_npz
 from openese.sw.model.state import LayerState, State, initial_state, zero_state
 
 __all__ = ["Direction", "Network", "Runner", "Stage", "check_sequences",
@@ -287,6 +287,24 @@ class Network:
             initial = (*initial, zero_state(layer, len(initial[0].c)))
         stages = self.stages[:-1] if alone else self.stages
         return replace(self, stages=(*stages, Stage((Direction(model, initial=initial),))), head=None)
+
+    def with_host_head(self) -> "Network":
+        """The network with the last dense layer as its head; the reverse of `with_dense_head`.
+
+        A network stays as it is if it has a head, ends with another layer, or has no LSTM or GRU.
+        """
+        last = self.stages[-1].directions
+        layers = last[0].model.layers
+        recurrent = any(layer.kind is not DENSE for direction in self.directions for layer in direction.model.layers)
+        if self.head is not None or len(last) > 1 or layers[-1].kind is not DENSE or not recurrent:
+            return self
+        layer, stages = layers[-1], self.stages[:-1]
+        if len(layers) > 1:
+            initial = last[0].initial
+            stages = (*stages, Stage((replace(last[0], model=replace(last[0].model, layers=layers[:-1]),
+                                              initial=None if initial is None else initial[:-1]),)))
+        return replace(self, stages=stages,
+                       head=Dense(weight=layer.w_x[0], bias=layer.bias[0], activation=layer.activation))
 
     def map(self, change: Callable[[Model], Model]) -> "Network":
         """The network with ``change`` of each model in the model's place; pruning uses this."""

@@ -23,7 +23,6 @@ from openese.rtl.fixed import saturate, to_fixed
 from openese.rtl.program import ACTIVATIONS
 from openese.sw.model.arrays import Float64Array, Int64Array, IntArray
 from openese.sw.model.layers import (
-    CELLS,
     DENSE,
     GRU,
     LSTM,
@@ -41,18 +40,23 @@ from openese.sw.model.layers import (
 from openese.sw.model.report import Report
 from openese.sw.model.state import ChannelState, LayerState, State
 
-__all__ = ["GRU_PLACES", "TABLES", "Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel", "activation_table",
-           "cells_with", "check_cells", "unsupported", "weight_type"]
+__all__ = ["GRU_BEFORE_PLACES", "GRU_PLACES", "TABLES", "Formats", "QuantizeError", "QuantizedLayer", "QuantizedModel",
+           "activation_table", "cells_with", "check_cells", "unsupported", "weight_type"]
 
 
-#: The accumulators of the gates of a GRU, for the products of x and of the old h.
-GRU_PLACES = {"x": [0, 1, 2], "r": [0, 1, 3]}
+#: By matrix of a GRU: the gates whose weights it has, and their accumulators. With the reset before the product, the
+#: tensor ``w_r`` makes two matrices; ``w_rn`` multiplies r . h'.
+GRU_PLACES = {"w_x": ([0, 1, 2], [0, 1, 2]), "w_r": ([0, 1, 2], [0, 1, 3])}
+GRU_BEFORE_PLACES = GRU_PLACES | {"w_r": ([0, 1], [0, 1]), "w_rn": ([2], [2])}
 #: Functions of dense layers that are tables.
 TABLES = ACTIVATIONS[2:]
 SHIFTS = range(32)
 SELECTS = range(8)
 _VERSION = 1
-_LATER = ("x_exponents", "cell", "activation")  # of a layer in a file: only if they are not at their defaults
+#: Words of `Config.cells` in their order.
+_CELL_NAMES = ("lstm", "gru", "gru_before", "dense")
+# Of a layer in a file: only if they are not at their defaults.
+_LATER = ("x_exponents", "cell", "activation", "reset_after")
 _WIDTHS = ("weight_bits", "activation_bits", "cell_bits", "accumulator_bits")
 
 
@@ -65,7 +69,7 @@ class Formats(NamedTuple):
 
     Attributes
     ----------
-    accumulator_fraction : fraction bits of the sums of i, f, g, o, or of r, z, n_x, n_h, or of a dense layer's.
+    accumulator_fraction : fraction bits of the sums of i, f, g, o, or of `QuantizedLayer.accumulators`.
     argument_fraction : fraction bits of their table arguments, and so of their biases; of a dense layer without a
         table, those of y.
     gate_shift : right shifts from the sums to the arguments.
@@ -151,7 +155,8 @@ class QuantizedLayer(LayerTensors):
     LSTM, and r, z, n of a GRU. A dense layer has one, y.
 
     The machine has four sums for each cell, its *accumulators*. A GRU has the two products of n in two of them: n_x
-    and n_h. A dense layer has one for each output.
+    and n_h. With the reset before the product, n has one, and the fourth is not used. A dense layer has one for each
+    output.
 
     Attributes
     ----------
@@ -162,9 +167,11 @@ class QuantizedLayer(LayerTensors):
         At the fraction of the gate's table argument, in ``argument_bits``; of a dense layer without a table, at that of
         y.
     cell : str
-        ``"lstm"``, ``"gru"`` with reset after the product, or ``"dense"``.
-    bias_rn : int32 (H,), only of a GRU
+        ``"lstm"``, ``"gru"`` or ``"dense"``.
+    bias_rn : int32 (H,), only of a GRU with ``reset_after``
         The recurrent bias of n, in the format of its bias.
+    reset_after : bool
+        Of a GRU: whether r multiplies the product of w_r[n] and y, or y, as of `Layer`. r . y has the format of y.
     peephole : int32 (3, H), optional
         Of i, f, o, in ``peephole_bits``; see `Formats`.
     w_ym : int16 or int32 (P, H), optional
@@ -211,6 +218,7 @@ class QuantizedLayer(LayerTensors):
     x_exponents: tuple[int, ...] = ()
     cell: str = LSTM.name
     bias_rn: IntArray | None = None
+    reset_after: bool = True
     activation: str = "none"
 
     def __post_init__(self) -> None:
@@ -230,44 +238,66 @@ class QuantizedLayer(LayerTensors):
 
     @property
     def accumulators(self) -> tuple[str, ...]:
-        """The names of a cell's four sums; a dense layer has one."""
-        return ("r", "z", "n_x", "n_h") if self.kind is GRU else self.gates
+        """The names of a cell's sums; a dense layer has one."""
+        return ("r", "z", "n_x", "n_h") if self.kind is GRU and self.reset_after else self.gates
 
     @property
     def stacked(self) -> bool:
         """Whether the rows of a cell's accumulators are interleaved: all but those of a dense layer."""
         return self.kind is not DENSE
 
+    @property
+    def products(self) -> dict[str, IntArray]:
+        """By its name, each matrix that the machine multiplies, or the tensor that it is a part of."""
+        matrices = {"w_x": self.w_x}
+        if self.feedback:
+            matrices["w_r"] = self.w_r
+        if self.kind is GRU and not self.reset_after:
+            matrices["w_rn"] = self.w_r
+        if self.w_ym is not None:
+            matrices["w_ym"] = self.w_ym
+        return matrices
+
     def by_accumulator(self, field: str) -> Any:
-        """``w_x``, ``w_r``, ``bias``, ``align_x`` or ``align_r`` with four rows, one for each of `accumulators`.
+        """One of `products` but ``w_ym``, its alignment (as ``align_x``), or ``bias`` with four rows, one for each
+        accumulator of the cell.
 
         Zeros stand for what an accumulator has not. The ``w_x`` of a dense layer is (P, I).
         """
+        if self.kind is GRU:
+            return self._gru_by_accumulator(field)
         value = getattr(self, field)
         if self.kind is DENSE:
             return value[0] if field == "w_x" else (*value, 0, 0, 0) if field == "align_x" else value
-        if self.kind is not GRU:
-            return value
+        return value
+
+    def _gru_by_accumulator(self, field: str) -> Any:
         if field == "bias":
-            return np.concatenate([value, np.asarray(self.bias_rn)[None]])
+            of_n_h = np.zeros(self.cells, self.bias.dtype) if self.bias_rn is None else self.bias_rn
+            return np.concatenate([self.bias, of_n_h[None]])
+        name, _, part = field.partition("_")
+        value = getattr(self, f"{name}_{part[0]}")
+        gates, places = self.places[f"w_{part}"]
         rows = np.zeros((4, *np.shape(value)[1:]), np.asarray(value).dtype)
-        rows[self.accumulator_places(field)] = value
+        rows[places] = np.asarray(value)[gates]
         return rows if isinstance(value, np.ndarray) else tuple(rows.tolist())
 
-    def accumulator_places(self, field: str) -> list[int]:
-        """The places among `accumulators` of the gates of ``w_x``, ``w_r``, ``align_x`` or ``align_r``."""
-        return GRU_PLACES[field[-1]] if self.kind is GRU else list(range(len(self.gates)))
+    @property
+    def places(self) -> dict[str, tuple[list[int], list[int]]]:
+        """Of a GRU, by matrix: its gates, and their accumulators."""
+        return GRU_PLACES if self.reset_after else GRU_BEFORE_PLACES
 
     def row_sums(self) -> Int64Array:
-        """Summed magnitudes (4, H) of each row's weights as they meet the accumulators, aligned; (1, P) of a dense
-        layer."""
+        """Summed magnitudes (accumulators, H) of each row's weights as they meet the accumulators, aligned; (1, P) of a
+        dense layer."""
         if self.kind is DENSE:
             return _row_sums(self.w_x) << self.align_x[0]
-        sums: Int64Array = np.zeros((4, self.cells), np.int64)
-        for weights, aligns in (("w_x", "align_x"), ("w_r", "align_r")):
-            of_gates = _row_sums(getattr(self, weights)) << np.reshape(getattr(self, aligns), (-1, 1))
-            for place, rows in zip(self.accumulator_places(weights), of_gates, strict=True):
-                sums[place] += rows
+        sums: Int64Array = np.zeros((len(self.accumulators), self.cells), np.int64)
+        places = list(range(len(self.gates)))
+        sums[places] += _row_sums(self.w_x) << np.reshape(self.align_x, (-1, 1))
+        if "n_h" in self.accumulators:
+            places = [0, 1, 3]
+        sums[places] += _row_sums(self.w_r) << np.reshape(self.align_r, (-1, 1))
         return sums
 
 
@@ -498,7 +528,7 @@ def _real_layer(layer: QuantizedLayer, formats: Formats) -> Layer:
     if layer.x_exponents:
         real_arrays["w_x"] = np.ldexp(real_arrays["w_x"], layer.x_exponents)
     return Layer(name=layer.name, g_activation=layer.g_activation, cell=layer.cell, activation=layer.activation,
-                 **real_arrays)
+                 reset_after=layer.reset_after, **real_arrays)
 
 
 def derived_formats(layer: QuantizedLayer, config: Config, sigmoid_range: int, tanh_range: int) -> Formats:
@@ -507,8 +537,10 @@ def derived_formats(layer: QuantizedLayer, config: Config, sigmoid_range: int, t
     sums = tuple(w + align + layer.x_fraction
                  for w, align in zip(layer.w_x_fraction, layer.align_x, strict=True))
     if layer.kind is GRU:
-        sums = (*sums, layer.w_r_fraction[-1] + layer.align_r[-1] + layer.y_fraction)
-        arguments = (of_sigmoid, of_sigmoid, of_tanh, of_tanh)
+        arguments: tuple[int, ...] = (of_sigmoid, of_sigmoid, of_tanh)
+        if layer.reset_after:
+            sums = (*sums, layer.w_r_fraction[-1] + layer.align_r[-1] + layer.y_fraction)
+            arguments = (*arguments, of_tanh)
         return Formats(sums, arguments, tuple(s - a for s, a in zip(sums, arguments, strict=True)),
                        config.hidden_fraction, 0, 0, 0, None)
     if layer.kind is DENSE:
@@ -552,19 +584,18 @@ def _check_values(layer: QuantizedLayer, config: Config) -> None:
 
 
 def unsupported(kind: CellKind, reset_after: bool = True, config: Config | None = None) -> str | None:
-    """Why a machine, or without ``config`` any machine, does not compute layers of a kind; None if it does."""
-    if not reset_after:
-        return ("no machine computes a GRU with the reset before the product. Run the layer on the host, or train it "
-                "with the reset after the product")
-    if config is not None and ((kind is GRU and not config.gru) or (kind is DENSE and not config.dense)):
-        return (f"{kind.a_title}, but config {config.name!r} has cells {config.cells!r}. Take a machine with cells "
-                f"{cells_with(config.cells, kind)!r}")
-    return None
+    """Why a machine does not compute layers of a kind; None if it does, or if there is no ``config``."""
+    if config is None or (cells := cells_with(config.cells, kind, reset_after)) == config.cells:
+        return None
+    which = "" if reset_after else " with the reset before the product"
+    return (f"{kind.a_title}{which}, but config {config.name!r} has cells {config.cells!r}. Take a machine with cells "
+            f"{cells!r}")
 
 
-def cells_with(cells: str, kind: CellKind) -> str:
+def cells_with(cells: str, kind: CellKind, reset_after: bool = True) -> str:
     """The ``cells`` of a machine that has layers of a kind too."""
-    return "+".join(name for name in CELLS if name in (*cells.split("+"), kind.name))
+    names = {*cells.split("+"), kind.name, *([] if reset_after else ["gru_before"])}
+    return "+".join(name for name in _CELL_NAMES if name in names)
 
 
 def check_cells(layers: Sequence[LayerTensors], config: Config) -> None:

@@ -105,19 +105,19 @@ def _locate(matrix: NDArray[Any], config: Config) -> tuple[IntArray, IntArray, I
     return pe, local, column, values
 
 
-def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
+def column_order(counts: Int64Array, window: int = ORDER_WINDOW, first: int = 2) -> Int64Array:
     """An order of columns that keeps the PEs level, so shallow queues keep all of them busy.
 
     It is greedy. Among the ``window`` columns that have waited longest, the next is the one after which the PEs'
     numbers of entries so far differ least (sum of squares). The window keeps the order near the order in which columns
-    are computed. It begins with two columns: later ones are sent early only if the PEs have work until they are
+    are computed. It begins with ``first`` columns: later ones are sent early only if the PEs have work until they are
     computed, at one column a cycle. A PE has less than the mean; two standard deviations of a count are allowed for.
 
     Parameters
     ----------
     counts : int64 (columns, pes)
         Entries of each column on each PE.
-    window : int
+    window, first : int
 
     Returns
     -------
@@ -127,7 +127,7 @@ def column_order(counts: Int64Array, window: int = ORDER_WINDOW) -> Int64Array:
     columns = len(counts)
     excess = counts - counts.mean(axis=1, keepdims=True)
     work = np.arange(columns) * (counts.mean() if counts.size else 0.0)
-    reaches = 1 + np.maximum(np.arange(columns) + 1, work - 2 * np.sqrt(work)).astype(np.int64)
+    reaches = first - 1 + np.maximum(np.arange(columns) + 1, work - 2 * np.sqrt(work)).astype(np.int64)
     norms = (excess * excess).sum(axis=1)
     level = np.zeros(counts.shape[1])
     waiting = np.arange(0)
@@ -245,7 +245,7 @@ def _slots(counts: Int64Array, config: Config, balance: bool) -> Int64Array:
         pes = slice(group * config.row_pes, (group + 1) * config.row_pes)
         columns = columns[counts[columns, pes].any(axis=1)]
         if balance:
-            columns = columns[column_order(counts[columns, pes], order_window(config))]
+            columns = columns[column_order(counts[columns, pes], order_window(config), 1 if config.forward else 2)]
         orders.append(columns)
     order = np.full((max(map(len, orders)), config.groups), -1, np.int64)
     for group, columns in enumerate(orders):

@@ -23,7 +23,14 @@ from openese.rtl.config import Config
 from openese.rtl.loader import HEADER_WORDS, MAGIC, VERSION, Lines, Section
 from openese.sw.model.arrays import Int64Array, IntArray
 from openese.sw.model.layers import CELLS, DENSE, GRU, LSTM
-from openese.sw.model.quantized import GRU_PLACES, QuantizedLayer, QuantizedModel, QuantizeError, weight_type
+from openese.sw.model.quantized import (
+    GRU_BEFORE_PLACES,
+    GRU_PLACES,
+    QuantizedLayer,
+    QuantizedModel,
+    QuantizeError,
+    weight_type,
+)
 from openese.sw.pack.encode import EncodedMatrix, EncodeError, decode
 from openese.sw.pack.manifest import FIELDS, LAYER_FORMATS, ManifestError, check_manifest, read_config, read_json
 from openese.sw.pack.schedule import Schedule, cell_rows, instruction_words
@@ -252,6 +259,8 @@ def _part(plan: Schedule) -> dict[str, Any]:
             fields["cell"] = layer.cell
         if layer.kind is DENSE:
             fields["activation"] = layer.activation
+        if not layer.reset_after:
+            fields["reset_after"] = False
         layers.append(fields | sizes | {"cell_base": place.cells, "m_line": place.m_line, "y_line": place.y_line})
     operations = [{
         "layer": operation.layer, "matrix": operation.matrix, "part": operation.part,
@@ -404,19 +413,30 @@ class _Unpacker:
         shapes: dict[str, tuple[int, ...]] = {"w_x": (4, cells, fields["inputs"]), "w_r": (4, cells, fields["outputs"])}
         if fields["projection"]:
             shapes["w_ym"] = (fields["outputs"], cells)
+        kind, bias_rn, reset_after = CELLS[fields.get("cell", LSTM.name)], None, "reset_after" not in fields
+        if not reset_after:
+            shapes["w_rn"] = shapes["w_r"]
         matrices = {name: self._matrix(number, name, shape) for name, shape in shapes.items()}
-        kind, bias_rn = CELLS[fields.get("cell", LSTM.name)], None
         if kind is GRU:
-            bias, bias_rn = bias[:3], bias[3]
-            for name, matrix in matrices.items():
-                places = GRU_PLACES[name[-1]]
-                if np.delete(matrix, places, axis=0).any():
-                    raise EncodeError(f"layer {number} {name}: a GRU has weights in the sums of the other matrix")
-                matrices[name] = matrix[places]
+            bias, bias_rn = bias[:3], bias[3] if reset_after else None
+            matrices = self._gru_matrices(number, matrices, GRU_PLACES if reset_after else GRU_BEFORE_PLACES)
         return QuantizedLayer(bias=bias, peephole=peephole if fields["peephole"] else None,
                               w_x=matrices["w_x"], w_r=matrices["w_r"], w_ym=matrices.get("w_ym"),
                               x_exponents=tuple(fields.get("x_exponents", ())), cell=kind.name, bias_rn=bias_rn,
-                              **{name: fields[name] for name in LAYER_FORMATS})
+                              reset_after=reset_after, **{name: fields[name] for name in LAYER_FORMATS})
+
+    @staticmethod
+    def _gru_matrices(number: int, matrices: dict[str, IntArray],
+                      places: dict[str, tuple[list[int], list[int]]]) -> dict[str, IntArray]:
+        """w_x and w_r of a GRU (3, H, columns) from its matrices by accumulator (4, H, columns)."""
+        tensors: dict[str, IntArray] = {}
+        for name, matrix in matrices.items():
+            gates, accumulators = places[name]
+            if np.delete(matrix, accumulators, axis=0).any():
+                raise EncodeError(f"layer {number} {name}: a GRU has weights in the sums of the other matrix")
+            tensor = tensors.setdefault(name[:3], np.zeros((3, *matrix.shape[1:]), matrix.dtype))
+            tensor[gates] = matrix[accumulators]
+        return tensors
 
     def _dense(self, number: int, fields: dict[str, Any], pairs: Int64Array) -> QuantizedLayer:
         flat = pairs[fields["cell_base"]:].reshape(-1)[:fields["outputs"]]
@@ -452,13 +472,14 @@ class _Unpacker:
 def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Path]:
     """Write each memory's contents for ``$readmemh``: one file a memory, one hexadecimal number a line.
 
-    Weights and pointers have a file for each PE, parameters one for each slice, the rest one each. Returns the paths.
+    Weights and pointers have a file for each PE, or pointers one for each tile if the machine has `wide_pointers`.
+    Parameters have one for each slice, the rest one each. Returns the paths.
     """
     config = image.config
     lines = Lines(config)
+    pointers = ("pointers_tile", config.slices) if config.wide_pointers else ("pointers_pe", config.pes)
     split = {
-        Section.WEIGHTS: ("weights_pe", config.pes), Section.STREAM: ("stream", 1),
-        Section.POINTERS: ("pointers_pe", config.pes),
+        Section.WEIGHTS: ("weights_pe", config.pes), Section.STREAM: ("stream", 1), Section.POINTERS: pointers,
         Section.PARAMETERS: ("parameters_slice", config.slices),
         Section.ORDER: ("order", 1), Section.PROGRAM: ("program", 1), Section.TABLES: ("tables", 1),
     }
@@ -467,11 +488,14 @@ def write_memory_files(image: Image, folder: str | os.PathLike[str]) -> list[Pat
         for section, (name, parts) in split.items():
             if section not in image.sections:
                 continue
-            bits = lines.bits[section] // parts
-            digits = -(-bits // 4)
+            # A tile has PEs of every group.
+            groups = config.groups if name == "pointers_tile" else 1
+            bits = lines.bits[section] // parts // groups
+            digits = -(-bits * groups // 4)
             numbers = [int.from_bytes(line.astype("<u4").tobytes(), "little") for line in image.sections[section]]
             for part in range(parts):
                 names.append(f"{name}{part}.mem" if parts > 1 else f"{name}.mem")
-                shift, mask = part * bits, (1 << bits) - 1
-                (beside / names[-1]).write_text("".join(f"{number >> shift & mask:0{digits}x}\n" for number in numbers))
+                words = (sum((number >> (group * parts + part) * bits & (1 << bits) - 1) << group * bits
+                             for group in range(groups)) for number in numbers)
+                (beside / names[-1]).write_text("".join(f"{word:0{digits}x}\n" for word in words))
     return [Path(folder) / name for name in names]

@@ -27,7 +27,6 @@ LAYER_FORMATS = ("name", "x_fraction", "y_fraction", "w_x_fraction", "w_r_fracti
 
 _LONGEST = 1 << 20  # bytes of JSON: a few hundred for each layer and operation
 _FRACTION = 2000  # more than any float64 needs
-_MATRICES = ("w_x", "w_r", "w_ym")
 _NEEDS = ("entry_depth", "column_depth", "vector_depth", "cell_rows", "accumulator_rows", "program_depth")
 _OF_MODEL = ("name", "sigmoid_range", "tanh_range", "layers", "operations")
 _NUMBER = (0, 1 << 48)
@@ -158,6 +157,11 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
     cell = {"cell"} if others and isinstance(layer, dict) and "cell" in layer else set()
     kind = _kind(where, layer, others) if cell else LSTM
     of_kind = {"activation"} if kind is DENSE else set()
+    if kind is GRU and config.gru_before and "reset_after" in layer:
+        of_kind = {"reset_after"}
+        if layer["reset_after"] is not False:
+            raise ManifestError(f"{where}.reset_after must be false where it is given, not "
+                                f"{_shown(layer['reset_after'])}")
     _object(where, layer, {*LAYER_FORMATS, *sizes, *places, "peephole", "projection", *scaled, *cell, *of_kind})
     if kind is not LSTM:
         _check_other(where, layer, kind)
@@ -268,10 +272,8 @@ def _check_operations(within: str, operations: list[Any], layers: list[Any], lin
     ``taken``.
     """
     counts = ("part", "entries_min", "entries_max", "nonzeros", "padding")
-    columns: dict[tuple[int, str], int] = {
-        (number, name): layer["cells" if name == "w_ym" else "inputs" if name == "w_x" else "outputs"]
-        for number, layer in enumerate(layers) for name in _MATRICES
-        if (name != "w_ym" or layer["projection"]) and (name != "w_r" or layer.get("cell") != DENSE.name)}
+    columns = {(number, name): layer[size] for number, layer in enumerate(layers)
+               for name, size in _matrices(layer).items()}
     found: dict[tuple[int, str], list[tuple[int, int, str]]] = {key: [] for key in columns}
     weights = lines.get(Section.WEIGHTS, lines.get(Section.STREAM, 0))
     for number, operation in enumerate(operations):
@@ -297,6 +299,18 @@ def _check_operations(within: str, operations: list[Any], layers: list[Any], lin
         _in_order(parts, f"columns of layer {layer} {name}", columns[layer, name], within)
 
 
+def _matrices(layer: Mapping[str, Any]) -> dict[str, str]:
+    """By matrix of a layer, the field that has its number of columns."""
+    matrices = {"w_x": "inputs"}
+    if layer.get("cell") != DENSE.name:
+        matrices["w_r"] = "outputs"
+    if "reset_after" in layer:
+        matrices["w_rn"] = "cells"
+    if layer["projection"]:
+        matrices["w_ym"] = "cells"
+    return matrices
+
+
 def _in_order(parts: list[tuple[int, int, str]], what: str, total: int | None, within: str = "") -> None:
     """Raises unless parts (start, length, name) do not overlap; with a ``total``, they must fill it."""
     end = 0
@@ -317,7 +331,8 @@ def _dense(layer: Mapping[str, Any], config: Config) -> int:
     cells, outputs = layer["cells"], layer["outputs"]
     if layer.get("cell") == DENSE.name:
         return of(1, outputs, layer["inputs"])
-    return of(4, cells, layer["inputs"] + outputs) + (of(1, outputs, cells) if layer["projection"] else 0)
+    stacked = sum(layer[size] for name, size in _matrices(layer).items() if name != "w_ym")
+    return of(4, cells, stacked) + (of(1, outputs, cells) if layer["projection"] else 0)
 
 
 def _object(where: str, value: Any, keys: set[str] | None = None) -> dict[str, Any]:

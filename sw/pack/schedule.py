@@ -11,6 +11,9 @@ While the cells of step t are computed, the array multiplies inputs of the next 
 or in a stack the next layer's own y. W_ym starts with the first columns of m, W_r with the first of y. A tail of
 columns fills the time until y arrives. The current step never waits for the next frame.
 
+The element-wise part of a GRU with the reset before the product is two. The first makes r . h', which W_rn follows, and
+the second h. Only then come the inputs of the next gates.
+
 If the next frame is late, the array multiplies W_r y(t) of all layers before it waits for the frame. Then only W_x is
 left between the frame and its answer, and it follows the beats of the frame. Each layer has accumulators of its own
 for this. Where they or the program do not fit, or would slow the steps, two banks for all layers alternate, and W_r is
@@ -64,7 +67,7 @@ class Operation:
     ----------
     layer : int
     matrix : str
-        ``"w_x"``, ``"w_r"`` or ``"w_ym"``.
+        ``"w_x"``, ``"w_r"``, ``"w_ym"``, or ``"w_rn"``: see `QuantizedLayer.products`.
     part : int
         A matrix may be stored in two parts, for two operations.
     columns : int64 (columns,)
@@ -228,6 +231,9 @@ class _Memory:
         return all(math.ceil(need * ratio.get(name, 1)) <= getattr(preset, name) for name, need in needs.items())
 
 
+#: Matrices whose columns are computed within a step and not kept: m, or r . h'.
+_OF_M = {"w_ym", "w_rn"}
+
 #: The most phases of a matrix: columns that can be on their way to the same accumulators.
 PHASES = SpMV.latency - 1
 
@@ -246,8 +252,11 @@ _FIRST_LINE = 60
 def _hazards(encoded: EncodedMatrix, config: Config) -> list[NDArray[np.float64]]:
     """Cycles that each PE waits for its own accumulators in one pass, for 1 to `PHASES` phases.
 
-    An entry waits for an earlier entry of the same row and phase that is less than `SpMV.latency` entries back.
+    An entry waits for an earlier entry of the same row and phase that is less than `SpMV.latency` entries back, unless
+    the machine forwards it.
     """
+    if config.forward:
+        return [np.zeros(config.pes)] * PHASES
     sample = replace(encoded, counts=encoded.counts[:SAMPLE])
     listed = entries(sample, config)
     token = np.cumsum(sample.counts > 0, axis=0)[listed.slot, listed.pe] * (listed.weight != 0)
@@ -373,10 +382,10 @@ class _Scheduler:
                         streamed=self._streamed, banks=self._banks, bank_lines=self._bank_lines)
 
     def _place_m(self) -> list[int | None]:
-        """Place the m of all layers, and the y that is neither kept nor sent, which lies beside m: by layer its first
-        line, or None if it has no such vector."""
+        """Place the m or r . h' of all layers, and the y that is neither kept nor sent: by layer its first line, or
+        None if it has no such vector."""
         config = self._config
-        sizes = [layer.cells if layer.w_ym is not None else 0 if self._holds_y(number) else layer.outputs
+        sizes = [layer.cells if layer.products.keys() & _OF_M else 0 if self._holds_y(number) else layer.outputs
                  for number, layer in enumerate(self._model.layers)]
         return [self._memory.lines(_rows(size, config) * config.row_pes) if size else None for size in sizes]
 
@@ -408,7 +417,7 @@ class _Scheduler:
 
     def _sums(self, number: int) -> int:
         """Accumulator rows of a layer, for one phase and without those of its projection."""
-        return len(self._model.layers[number].accumulators) * self._places[number].rows
+        return (4 if self._model.layers[number].stacked else 1) * self._places[number].rows
 
     def _accumulators(self, layout: _Layout) -> None:
         """Place the gate rows, then the rows of the largest projection, then those of dense layers behind the pivot."""
@@ -470,6 +479,8 @@ class _Scheduler:
             phases = gates if number <= self._pivot else outputs
             total += time("w_x", number, phases) + max(_FIRST_LINE, self._sums(number) * phases)
             total += time("w_ym", number, outputs)
+            if "w_rn" in self._stored[number]:
+                total += time("w_rn", number, gates) + _FIRST_LINE
         return total
 
     def _times(self) -> dict[tuple[int, int], float]:
@@ -498,8 +509,11 @@ class _Scheduler:
                 late = [*(operation for operation, _ in self._filling_operations(following)),
                         *self._late_operations(following)]
                 # tanh c has no sums; a GRU has no tanh of its state.
-                kind = self._model.layers[number].kind
+                kind, reset = self._model.layers[number].kind, self._stored[number].get("w_rn", [])
                 operations = gates if kind is DENSE else 4 * gates + (kind is not GRU)
+                if reset:
+                    operations = 2 * gates
+                    total += _FIRST_LINE + max(time(reset, gates), place.rows * max(gates * self._config.beats, lines))
                 elementwise = place.rows * max(operations * self._config.beats, lines)
                 if projection:
                     last = min(1.0, window / max(1, len(projection[0].encoded.order))) * time(projection, outputs)
@@ -518,12 +532,7 @@ class _Scheduler:
         layer = self._model.layers[number]
         early = self._early(number)
         stored = {}
-        matrices: dict[str, NDArray[Any]] = {"w_x": layer.w_x}
-        if layer.feedback:
-            matrices["w_r"] = layer.w_r
-        if layer.w_ym is not None:
-            matrices["w_ym"] = layer.w_ym
-        for name, matrix in matrices.items():
+        for name, matrix in layer.products.items():
             columns = np.arange(matrix.shape[-1])
             tail = self._tail(number, matrix) if name in early[-1:] else 0
             # A part begins in group 0. A matrix that follows y has one part, from the first line on.
@@ -604,7 +613,10 @@ class _Scheduler:
                       "phase_stride": self._output_rows, "phase_last": self._layout.output_phases - 1}
         else:
             fields = {"gated": int(layer.stacked), **self._gate_fields(operation.layer)}
-            if operation.matrix == "w_r":
+            if operation.matrix == "w_rn":
+                fields |= {"source": Source.COMPUTED, "src_base": place.m_line + offset,
+                           "align": layer.by_accumulator("align_rn")}
+            elif operation.matrix == "w_r":
                 fields |= {"source": Source.COMPUTED if ahead else Source.RECURRENT, "sent": int(ahead),
                            "src_base": place.y_line + offset, "align": layer.by_accumulator("align_r")}
             elif operation.layer:
@@ -773,6 +785,9 @@ class _Scheduler:
         if layer.kind is DENSE:
             self._dense(Opcode.ELEMENTWISE, number)
             return
+        if "w_rn" in self._stored[number]:
+            self._reset_before(number)
+            return
         self._emit(Opcode.ELEMENTWISE, **self._gate_fields(number), rows=place.rows,
                    cell_base=place.cells, dst_base=place.m_line, shift=formats.gate_shift,
                    cell_argument_shift=formats.cell_argument_shift, peephole_select=layer.peephole_select,
@@ -781,6 +796,17 @@ class _Scheduler:
                    sent=int(layer.w_ym is None and self._is_last(number)),
                    **({"gru": 1} if layer.kind is GRU else {}),
                    **(self._banked(number) if layer.w_ym is None else {}))
+
+    def _reset_before(self, number: int) -> None:
+        """Write both element-wise parts of a GRU with the reset before the product, and the product between them."""
+        place = self._places[number]
+        common = {**self._gate_fields(number), "rows": place.rows, "cell_base": place.cells,
+                  "shift": (*self._model.formats[number].gate_shift, 0), "gru": 1, "reset_before": 1}
+        self._emit(Opcode.ELEMENTWISE, **common, resets=1, dst_base=place.m_line, masked=0, sent=0)
+        for operation in self._stored[number]["w_rn"]:
+            self._multiply(operation, follow=True)
+        self._emit(Opcode.ELEMENTWISE, **common, dst_base=place.y_line, masked=1, sent=int(self._is_last(number)),
+                   **self._banked(number))
 
 
 def instruction_words(plan: Schedule) -> NDArray[np.uint32]:

@@ -11,12 +11,14 @@ While the last layer's gates of one model are drained, the next model's first ga
 all models alternate between the same two banks of gates. Gates of earlier layers are drained by then.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openese.rtl.config import Config
 from openese.rtl.program import Kin, Opcode, Source, Take, When
+from openese.sw.model.layers import DENSE
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.schedule import (
     PHASES,
@@ -32,7 +34,7 @@ from openese.sw.pack.schedule import (
     schedule,
 )
 
-__all__ = ["schedule_all"]
+__all__ = ["naming_host", "schedule_all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +302,37 @@ def _place(models: Sequence[QuantizedModel], config: Config, encoders: Sequence[
             break
     memory.check(who)
     return tuple(member.result(instructions, banks) for member in members)
+
+
+@contextmanager
+def naming_host(models: Sequence[QuantizedModel], config: Config, every: bool = False) -> Iterator[None]:
+    """Tell in a `CapacityError` if ``models`` fit with dense layers on the host: the last one of each, or with
+    ``every`` all before and behind the recurrent layers."""
+    try:
+        yield
+    except CapacityError as error:
+        kept = [_without_dense(model, every) for model in models]
+        if all(one is model for one, model in zip(kept, models, strict=True)):
+            raise
+        try:
+            left = [model for model in kept if model is not None]
+            if left:
+                schedule_all(left, config)
+        except CapacityError:
+            raise error from None
+        raise CapacityError(f"{error}; it fits with its {'' if every else 'last '}dense "
+                            f"layer{'s' if every else ''} on the host: --dense host of openese compile or quantize, "
+                            'dense="host" in Python', error.needs) from None
+
+
+def _without_dense(model: QuantizedModel, every: bool) -> QuantizedModel | None:
+    """The model without the dense layers that the host can take; None if they are all."""
+    recurrent = [number for number, layer in enumerate(model.layers) if layer.kind is not DENSE]
+    if not recurrent:
+        return None if every else model
+    last = len(model.layers) - 1
+    first, end = (recurrent[0], recurrent[-1]) if every else (0, max(recurrent[-1], last - 1))
+    return model if (first, end) == (0, last) else replace(model, layers=model.layers[first:end + 1], report=None)
 
 
 def _check_tables(models: Sequence[QuantizedModel]) -> None:

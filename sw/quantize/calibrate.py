@@ -31,6 +31,7 @@ SEGMENTS = 16
 SEGMENT_PRODUCTS = 1 << 32
 CLIP_PERCENTILE = 99.0
 _BATCH_NUMBERS = 1 << 22  # numbers in memory for the changes that are measured together
+_OF_N = 2  # the gate n of a GRU
 _ROUNDING = 1e-24  # a cost below this share of the power of y is float64's own rounding
 
 
@@ -103,8 +104,8 @@ def segments(model: Model, lengths: IntArray) -> Segments:
 
 
 def ranges(model: Model, frames: Float64Array, lengths: IntArray, initial: State) -> list[dict[str, Range]]:
-    """The `Range` of each layer's x, c, m, y, n_h and z[gate] (pre-activations) over the first ``lengths[b]`` of frames
-    (T, B, I), from the states ``initial``, which the ranges of c and y hold too."""
+    """The `Range` of each layer's x, c, m, y, n_h, rh and z[gate] (pre-activations) over the first ``lengths[b]`` of
+    frames (T, B, I), from the states ``initial``, which the ranges of c and y hold too."""
     seen: list[dict[str, Range]] = [{} for _ in model.layers]
     step: Counter[tuple[int, str]] = Counter()
 
@@ -274,6 +275,7 @@ class FormatCosts:
         added = [self._added(change) for change in changes]
         state = LayerState(*(np.tile(part, (copies, 1)) for part in recording.before))
         squares = np.zeros(copies)
+        resets_first = isinstance(layer, FloatGru) and not layer.reset_after
         for t in range(steps):
             of_y = multiply(state.y, layer.w_r).reshape(copies, voices, self._gates, -1)
             of_x = self._of_x(products[t].reshape(voices, self._gates, -1), of_y)
@@ -283,8 +285,10 @@ class FormatCosts:
                     of_x[number] += more[t]
                 elif change.tensor == "w_x":
                     of_x[number, :, change.gate] += more[t]
-                elif change.tensor == "w_r":
+                elif change.tensor == "w_r" and not (resets_first and change.gate == _OF_N):
                     of_y[number, :, change.gate] += multiply(before[number], more)
+            if resets_first:
+                self._add_reset(changes, added, of_x, of_y, before)
             cells = self._cells(of_x.reshape(copies * voices, -1), of_y.reshape(copies * voices, -1), state.c)
             outputs = layer.project(cells.m)
             y = outputs.reshape(copies, voices, -1)
@@ -295,6 +299,18 @@ class FormatCosts:
             squares += np.square(y - recording.y[t]).sum(axis=(1, 2))
         costs = squares / recording.y.size
         return np.where(costs > _ROUNDING * np.mean(np.square(recording.y)), costs, 0.0)
+
+    def _add_reset(self, changes: Sequence[Change], added: Sequence[Weights], of_x: Float64Array, of_y: Float64Array,
+                   y: Float64Array) -> None:
+        """Put the product of r y into gate n of the recurrent products ``of_y`` (copies, B, G, H)."""
+        assert isinstance(self._float, FloatGru)
+        copies, voices, gates, cells = of_y.shape
+        rh = self._float.reset(of_x.reshape(copies * voices, -1), of_y.reshape(copies * voices, -1),
+                               y.reshape(copies * voices, -1))
+        of_y[:, :, _OF_N] = multiply(rh, self._float.w_r[_OF_N * cells:]).reshape(copies, voices, cells)
+        for number, (change, more) in enumerate(zip(changes, added, strict=True)):
+            if change.tensor == "w_r" and change.gate == _OF_N:
+                of_y[number, :, _OF_N] += multiply(rh.reshape(copies, voices, -1)[number], more)
 
     def _of_x(self, products: Float64Array, of_y: Float64Array) -> Float64Array:
         """W_x x for all copies; an LSTM adds it to W_r y, which is the result, and a dense layer to zeros."""

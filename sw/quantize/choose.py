@@ -389,7 +389,7 @@ class _LayerQuantizer:
         if layer.w_ym is not None and w_ym_fraction is not None:
             w_ym = symmetric(layer.w_ym, w_ym_fraction, config.weight_bits)
         return QuantizedLayer(
-            name=layer.name, g_activation=layer.g_activation, cell=layer.cell,
+            name=layer.name, g_activation=layer.g_activation, cell=layer.cell, reset_after=layer.reset_after,
             w_x=_rounded_weights(layer.w_x, w_x_fraction, config),
             w_r=_rounded_weights(layer.w_r, w_r_fraction, config),
             bias=_rounded_bias(layer.bias, self._arguments, config),
@@ -503,7 +503,7 @@ class _LayerQuantizer:
         inputs = (x_fraction, y_fraction)
         best = [self._cheapest(tensor, number) for tensor in _GATE_TENSORS]
         argument = self._arguments[number]
-        if self._layer.gates[number] == "n":
+        if self._layer.gates[number] == "n" and self._layer.reset_after:
             return [self._apart(number, best, inputs)]
         meeting = [self._meet(best, inputs, argument + shift) for shift in SHIFTS]
         nearest: dict[tuple[int, ...], _Gate] = {}

@@ -115,7 +115,8 @@ def _running_tallies(quantized: QuantizedLayer, formats: Formats, config: Config
     formats_by_tensor |= {f"z[{gate}]": (config.sum_bits if without else config.argument_bits, fraction)
               for gate, fraction in zip(quantized.gates, formats.argument_fraction, strict=False)}
     if quantized.kind is GRU:
-        formats_by_tensor["n_h"] = config.sum_bits, formats.argument_fraction[-1]
+        formats_by_tensor |= ({"n_h": (config.sum_bits, formats.argument_fraction[-1])} if quantized.reset_after else
+                              {"rh": (config.activation_bits, m_fraction(config))})
     if quantized.kind is not DENSE:
         formats_by_tensor["c"] = config.cell_bits, formats.cell_fraction
     if quantized.kind is LSTM:

@@ -21,8 +21,8 @@ from openese.sw.reference.products import multiply, prepare
 __all__ = ["Cells", "FloatDense", "FloatGru", "FloatLayer", "FloatLstm", "LayerObserver", "Observer", "run"]
 
 LayerObserver = Callable[[str, Float64Array], None]
-"""Called with ``x``, ``z`` ((G, B, H)), ``c``, ``m`` or ``y`` and its value; for a GRU with ``n_h`` (B, H) too. Of a
-dense layer, c is (B, 0), and z (1, B, P)."""
+"""Called with ``x``, ``z`` ((G, B, H)), ``c``, ``m`` or ``y`` and its value; for a GRU with ``n_h`` or ``rh`` (B, H)
+too. Of a dense layer, c is (B, 0), and z (1, B, P)."""
 
 Observer = Callable[[int, str, Float64Array], None]
 """`LayerObserver` with the layer's number in front."""
@@ -45,12 +45,15 @@ class Cells(NamedTuple):
         For a GRU, both are h. For a dense layer, c is (B, 0), and m is y.
     n_h : (B, H), optional
         Of a GRU with ``reset_after``: the sums of n that r multiplies.
+    rh : (B, H), optional
+        Of a GRU without: r times the old h.
     """
 
     z: Float64Array
     c: Float64Array
     m: Float64Array
     n_h: Float64Array | None = None
+    rh: Float64Array | None = None
 
 
 class FloatLayer(ABC):
@@ -101,8 +104,8 @@ class FloatLayer(ABC):
                 y[t] = self.project(cells.m)
                 state = self.after(cells, y[t])
                 seen = {"x": x[t], "z": cells.z, "c": cells.c, "m": cells.m, "y": y[t]}
-                if cells.n_h is not None:
-                    seen["n_h"] = cells.n_h
+                seen |= {} if cells.n_h is None else {"n_h": cells.n_h}
+                seen |= {} if cells.rh is None else {"rh": cells.rh}
                 for tensor, values in seen.items():
                     observe(tensor, values)
         return y, state
@@ -137,33 +140,36 @@ class FloatGru(FloatLayer):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__(layer)
+        self.reset_after = layer.reset_after
         self._bias_rn = None if layer.bias_rn is None else layer.bias_rn.astype(np.float64)
 
     def step(self, products: Float64Array, state: LayerState) -> Cells:
         """Compute the cells from W_x x (B, 3H) and the old state."""
-        split = 2 * state.y.shape[1]
-        if self._bias_rn is not None:
+        if self.reset_after:
             return self.cells(products, multiply(state.y, self.w_r), state.c)
-        z = self._gates(products, 3) + self._bias
-        z[:2] += self._gates(multiply(state.y, self.w_r[:split]), 2)
-        z[2] += multiply(sigmoid(z[0]) * state.y, self.w_r[split:])
-        return self._cells(z, state.c, None)
+        split = 2 * state.y.shape[1]
+        of_gates = multiply(state.y, self.w_r[:split])
+        rh = self.reset(products, of_gates, state.y)
+        recurrent = np.concatenate([of_gates, multiply(rh, self.w_r[split:])], axis=1)
+        return self.cells(products, recurrent, state.c)._replace(rh=rh)
+
+    def reset(self, products: Float64Array, recurrent: Float64Array, y: Float64Array) -> Float64Array:
+        """r times y (B, H), from the products of gate r, which come first in W_x x and W_r y (B, ...)."""
+        cells = y.shape[1]
+        return sigmoid(products[:, :cells] + recurrent[:, :cells] + self._bias[0]) * y
 
     def cells(self, products: Float64Array, recurrent: Float64Array, h: Float64Array) -> Cells:
-        """Compute the cells with the reset after the product, from W_x x and W_r y (B, 3H) and the old h (B, H)."""
-        z = self._gates(products, 3) + self._bias
-        recurrent = self._gates(recurrent, 3)
-        z[:2] += recurrent[:2]
-        n_h = recurrent[2] + self._bias_rn
-        z[2] += sigmoid(z[0]) * n_h
-        return self._cells(z, h, n_h)
-
-    @staticmethod
-    def _gates(sums: Float64Array, gates: int) -> Float64Array:
-        return sums.reshape(len(sums), gates, -1).transpose(1, 0, 2)
-
-    @staticmethod
-    def _cells(z: Float64Array, h: Float64Array, n_h: Float64Array | None) -> Cells:
+        """Compute the cells from W_x x and W_r y (B, 3H) and the old h (B, H). Without ``reset_after``, the recurrent
+        product of n is that of `reset`."""
+        z, recurrent = (sums.reshape(len(sums), 3, -1).transpose(1, 0, 2) for sums in (products, recurrent))
+        z = z + self._bias
+        n_h = None
+        if self.reset_after:
+            z[:2] += recurrent[:2]
+            n_h = recurrent[2] + self._bias_rn
+            z[2] += sigmoid(z[0]) * n_h
+        else:
+            z += recurrent
         update = sigmoid(z[1])
         h = update * h + (1 - update) * np.tanh(z[2])
         return Cells(z, h, h, n_h)

@@ -30,8 +30,8 @@ BoolArray = NDArray[np.bool_]
 
 Observer = Callable[[int, str, Int64Array], None]
 """Called with a layer's number, ``x``, ``z`` (table arguments, (G, C, H)), ``c``, ``m`` or ``y``, and its value; for a
-GRU, whose c is h and whose m is y, with ``n_h`` (C, H) too. Of a dense layer, c is (C, 0), z the sums with their biases
-(1, C, P), as its table gets them if it has one, and m is y."""
+GRU, whose c is h and whose m is y, with ``n_h`` or ``rh`` (C, H) too. Of a dense layer, c is (C, 0), z the sums with
+their biases (1, C, P), as its table gets them if it has one, and m is y."""
 
 _BLOCK = 256  # vectors of x in one product
 _EXACT_BITS = 54  # a float64 holds every signed integer of so many bits
@@ -100,12 +100,13 @@ class _Cell:
         self._scale_x, self._scale_r = (np.repeat(np.ldexp(1.0, align), layer.cells)
                                         for align in (layer.align_x, layer.align_r))
         self._gru = layer.kind is GRU
+        self._reset_before = self._gru and not layer.reset_after
         self._bias = layer.by_accumulator("bias").astype(np.int64)[:, None, :]
         self._peephole = None if layer.peephole is None else layer.peephole.astype(np.int64)
         self._w_ym = None if layer.w_ym is None else prepare(layer.w_ym)
         self._tables = tables
         self._settings = {
-            "shift": formats.gate_shift, "cell_argument_shift": formats.cell_argument_shift,
+            "shift": (*formats.gate_shift, 0)[:4], "cell_argument_shift": formats.cell_argument_shift,
             "peephole_select": layer.peephole_select, "cell_select": layer.cell_select,
             "g_sigmoid": layer.g_activation == "sigmoid", "gru": self._gru}
 
@@ -117,6 +118,9 @@ class _Cell:
         """One step from `input_products` (C, G * H) and the state: ``before``, the old c (C, H), and the old y
         (C, P)."""
         bits = self._config.accumulator_bits
+        if self._reset_before:
+            cells = self._reset_first(products, before, y)
+            return _Outcome(cells, *self._project(cells.m))
         if self._gru:
             r_and_z = 2 * before.shape[1]
             of_n = _exact(products[:, r_and_z:], bits)
@@ -128,6 +132,19 @@ class _Cell:
         gates = sums.reshape(len(y), 4, -1).transpose(1, 0, 2)
         cells = Slice.model(self._config, gates, before, self._bias, self._peephole, self._settings, *self._tables)
         return _Outcome(cells, *self._project(cells.m))
+
+    def _reset_first(self, products: Float64Array, before: Int64Array, y: Int64Array) -> CellStep:
+        """`step` of a GRU with the reset before the product: its cells."""
+        config, r_and_z = self._config, 2 * before.shape[1]
+        bits, scale = config.accumulator_bits, self._scale_r
+        gates = accumulate(self._w_r[:r_and_z], y, bits, scale[:r_and_z], products[:, :r_and_z])
+        gates = gates.reshape(len(y), 2, -1).transpose(1, 0, 2)
+        rh = Slice.model_reset(config, gates[0], before, self._bias[0], self._formats.gate_shift[0],
+                               self._tables[0])
+        of_n = accumulate(self._w_r[r_and_z:], rh, bits, scale[r_and_z:], products[:, r_and_z:])
+        sums = np.stack([*gates, of_n, np.zeros_like(of_n)])
+        cells = Slice.model(config, sums, before, self._bias, None, self._settings, *self._tables)
+        return cells._replace(n_h=None, rh=rh)
 
     def _project(self, m: Int64Array) -> tuple[Int64Array, BoolArray]:
         if self._w_ym is None or self._formats.output_shift is None:
@@ -302,8 +319,9 @@ class Reference:
             for tensor, values in (("x", now), ("z", outcome.cells.arguments), ("c", outcome.cells.cell),
                                    ("m", outcome.cells.m), ("y", outcome.y)):
                 observe(number, tensor, values)
-            if outcome.cells.n_h is not None:
-                observe(number, "n_h", outcome.cells.n_h)
+            for tensor, held in (("n_h", outcome.cells.n_h), ("rh", outcome.cells.rh)):
+                if held is not None:
+                    observe(number, tensor, held)
             now = outcome.y
             c[number][running] = outcome.cells.cell[running]
             y[number][running] = outcome.y[running][:, :y[number].shape[1]]

@@ -32,7 +32,7 @@ def relative_error(outputs: Any, dense: Any) -> Tensor:
 def distill(network: nn.Module, batches: Iterable[Any], updates: int, density: Density,
             machine: str | Config, *,
             loss: Callable[[Any, Any], Tensor] = relative_error, rate: float = 2e-3, falling: float = 0.4,
-            balanced: bool = True,
+            balanced: bool = True, dense: str = "machine",
             progress: Callable[[int, float], None] = lambda updates, loss: None) -> list[float]:
     """Prune a network in place and train it to give the outputs of the dense network.
 
@@ -46,7 +46,7 @@ def distill(network: nn.Module, batches: Iterable[Any], updates: int, density: D
         memory.
     updates : int
         The number of updates.
-    density, machine, balanced
+    density, machine, balanced, dense
         As for `Pruner`.
     loss : callable
         ``loss(outputs, dense_outputs)`` returns a scalar.
@@ -69,15 +69,15 @@ def distill(network: nn.Module, batches: Iterable[Any], updates: int, density: D
     """
     if updates < 1:
         raise PruneError(f"updates must be at least 1, not {updates}")
-    dense = copy.deepcopy(network).eval().requires_grad_(False)
+    teacher = copy.deepcopy(network).eval().requires_grad_(False)
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: min(1.0, 2 * (1 - update / updates)))
-    pruner = Pruner(network, density, machine, balanced, steps=int(falling * updates))
+    pruner = Pruner(network, density, machine, balanced, steps=int(falling * updates), dense=dense)
     curve: list[float] = []
     for _, batch in zip(range(updates), batches, strict=False):
         with torch.no_grad():
-            dense_outputs = dense(batch)
+            dense_outputs = teacher(batch)
         error = loss(network(batch), dense_outputs)
         optimizer.zero_grad()
         error.backward()

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from openese.rtl.config import Config, machine_config
+from openese.sw.compile import on_machine
 from openese.sw.prune import Density, PruneError, densities, keep_mask, slice_counts
 from openese.sw.training.lstmp import LSTMP
 
-__all__ = ["Pruner", "Weights", "find_weights", "root_name"]
+__all__ = ["Pruner", "Weights", "find_weights", "is_dense", "root_name"]
 
 _OF_TORCH = {"weight_ih": "w_x", "weight_hh": "w_r", "weight_hr": "w_ym"}
 
@@ -43,8 +44,8 @@ class Weights(NamedTuple):
     tensor: str
 
     def matrices(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Split values of the parameter's shape into matrices: one for each gate, or the projection."""
-        if self.tensor == "w_ym":
+        """Split values of the parameter's shape into matrices: one for each gate, or the only one."""
+        if self.tensor == "w_ym" or isinstance(self.module, nn.Linear):
             return (values,)
         gates = 3 if isinstance(self.module, (nn.GRU, nn.GRUCell)) else 4
         return values.unflatten(0, (gates, -1)).unbind() if values.dim() == 2 else values.unbind()
@@ -52,11 +53,22 @@ class Weights(NamedTuple):
 
 def root_name(module: nn.Module) -> str:
     """The name of a layer that is the network itself."""
+    if isinstance(module, nn.Linear):
+        return "dense"
     return "gru" if isinstance(module, (nn.GRU, nn.GRUCell)) else "lstm"
 
 
-def _recurrent_weights(network: nn.Module) -> Iterator[Weights]:
+def is_dense(module: nn.Module) -> bool:
+    """Whether a module computes what a dense layer of a machine does, and nothing else."""
+    return (isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+            and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
+            and module.weight.is_floating_point())
+
+
+def _weights(network: nn.Module, dense: bool) -> Iterator[Weights]:
     for path, module in network.named_modules():
+        if dense and is_dense(module):
+            yield Weights(module, "weight", path or root_name(module), "w_x")
         if isinstance(module, LSTMP):
             for tensor in ("w_x", "w_r", "w_ym"):
                 if getattr(module, tensor) is not None:
@@ -70,33 +82,36 @@ def _recurrent_weights(network: nn.Module) -> Iterator[Weights]:
                     yield Weights(module, parameter, name or root_name(module), _OF_TORCH[kind])
 
 
-def find_weights(network: nn.Module) -> list[Weights]:
-    """Return the input, recurrent and projection weights of each LSTM and GRU in a network.
+def find_weights(network: nn.Module, dense: bool = False) -> list[Weights]:
+    """Return the input, recurrent and projection weights of each LSTM and GRU in a network, and with ``dense`` those of
+    each ``nn.Linear``.
 
     Raises
     ------
     PruneError
-        If the network has neither.
+        If the network has no such layer.
     """
-    weights = list(_recurrent_weights(network))
+    weights = list(_weights(network, dense))
     if not weights:
         raise PruneError(f"{type(network).__name__} has no LSTM or GRU to prune; it needs an nn.LSTM, nn.GRU, "
-                         f"one of their cells, or an LSTMP")
+                         f"one of their cells, or an LSTMP"
+                         f"{', or an nn.Linear' if dense else '; an nn.Linear needs a machine with dense layers'}")
     return weights
 
 
 class Pruner:
-    """Prune the LSTMs and GRUs of a network during training.
+    """Prune the LSTMs and GRUs of a network during training, and the dense layers that the machine computes.
 
     Parameters
     ----------
     network : nn.Module
         A network with ``nn.LSTM``, ``nn.LSTMCell``, ``nn.GRU``, ``nn.GRUCell`` or `LSTMP` layers; all of them are
-        pruned. Parameters stay the same objects, so an existing optimizer keeps working.
+        pruned, and every ``nn.Linear`` if the machine has dense layers. Parameters stay the same objects, so an
+        existing optimizer keeps working.
     density : float or mapping
         The final share of weights to keep, as `openese.sw.prune.Density`. A layer's name is the path of its module.
         Layers of an ``nn.LSTM`` or ``nn.GRU`` add ``.l0``, ``.l1``, ``.l0_reverse``. If the network itself is one, the
-        names are ``l0``, ...; of a single cell it is ``lstm`` or ``gru``.
+        names are ``l0``, ...; of a single cell it is ``lstm`` or ``gru``, of a single ``nn.Linear`` ``dense``.
     machine : str or `Config`
         The machine, or a preset's name: each of its PEs keeps the same share of its weights of every matrix.
     balanced : bool
@@ -114,16 +129,18 @@ class Pruner:
         The number of calls of `step` with exchanges; zero for none.
     equal : bool
         Each PE keeps the same number of weights instead; see `openese.sw.prune.keep_mask`.
+    dense : str
+        ``"machine"``: on a machine with dense layers, each ``nn.Linear`` is pruned too. ``"host"``: they stay whole.
 
     Raises
     ------
     PruneError
-        If the network has no LSTM or GRU, or an argument is out of its range.
+        If the network has no layer to prune, or an argument is out of its range.
     """
 
     def __init__(self, network: nn.Module, density: Density, machine: str | Config, balanced: bool = True,
                  steps: int = 0, every: int = 10, exchange: float = 0.0, exchange_steps: int = 0,
-                 equal: bool = False) -> None:
+                 equal: bool = False, dense: str = "machine") -> None:
         if steps < 0 or exchange_steps < 0 or every < 1:
             raise PruneError("steps and exchange_steps must be at least 0 and every at least 1, "
                              f"not {steps}, {exchange_steps} and {every}")
@@ -132,9 +149,9 @@ class Pruner:
         if bool(exchange) != bool(exchange_steps):
             raise PruneError(f"exchange and exchange_steps must both be zero or both be positive, "
                              f"not {exchange} and {exchange_steps}")
-        prunable = find_weights(network)
-        by_layer = densities(list(dict.fromkeys(weights.layer for weights in prunable)), density)
         self._config, self._balanced, self._equal = machine_config(machine), balanced, equal
+        prunable = find_weights(network, on_machine(dense, self._config))
+        by_layer = densities(list(dict.fromkeys(weights.layer for weights in prunable)), density)
         self._steps, self._every = steps, every
         self._exchange, self._exchange_steps = exchange, exchange_steps
         self._count = 0

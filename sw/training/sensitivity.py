@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from openese.rtl.config import Config, machine_config
+from openese.sw.compile import on_machine
 from openese.sw.prune import PruneError, keep_mask
 from openese.sw.training.pruner import find_weights
 
@@ -77,7 +78,7 @@ class Sensitivity:
 
 @torch.no_grad()
 def scan(network: nn.Module, error: Callable[[], float], densities: Sequence[float], machine: str | Config,
-         balanced: bool = True) -> Sensitivity:
+         balanced: bool = True, dense: str = "machine") -> Sensitivity:
     """Prune one matrix at a time and measure the error of the network.
 
     Parameters
@@ -92,13 +93,16 @@ def scan(network: nn.Module, error: Callable[[], float], densities: Sequence[flo
         The machine, or a preset's name.
     balanced : bool
         As for `openese.sw.prune.keep_mask`.
+    dense : str
+        As for `Pruner`.
 
     Raises
     ------
     PruneError
-        If the network has no LSTM or GRU, or a density is not between 0 and 1.
+        If the network has no layer to prune, or a density is not between 0 and 1.
     """
-    prunable, config = find_weights(network), machine_config(machine)
+    config = machine_config(machine)
+    prunable = find_weights(network, on_machine(dense, config))
     levels = (1.0, *sorted(set(densities) - {1.0}, reverse=True))
     errors, sizes, dense_error = {}, {}, error()
     for weights in prunable:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine that a host calls for the parts of a network that a machine computes.
 
-A part is a `Network` without a head: an LSTM, or a chain of LSTMs. The host gives it sequences, lengths and initial
-states, and gets outputs and final states.
+A part is a `Network` without a head: an LSTM or GRU, a chain of them and dense layers, or dense layers alone. The host
+gives it sequences, lengths and initial states, and gets outputs and final states.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,6 +76,18 @@ class Engine:
         """
         return self.parts[name].run(x, self._runners[name], lengths, initial)
 
+    def call_dense(self, name: str, x: ArrayLike) -> FloatArray:
+        """The outputs (..., P) of a part of dense layers alone for vectors (..., I), each for itself.
+
+        Raises
+        ------
+        ModelError
+            A shape does not fit, or a number is not finite.
+        """
+        vectors = np.atleast_1d(x)
+        y, _ = self.call(name, vectors.reshape(1, -1, vectors.shape[-1]))
+        return y.reshape(*vectors.shape[:-1], y.shape[-1])
+
 
 def float_runners(parts: Mapping[str, Network]) -> dict[str, tuple[FloatRunner, ...]]:
     """Runners in float64 for every part."""
@@ -119,17 +131,19 @@ class Recorder(Engine):
         before = tuple(initial) if initial is not None else tuple(
             tuple(initial_state(direction.model, frames.shape[1])) for direction in part.directions)
         y, after = super().call(name, frames, counts, before)
-        forward = not any(direction.reverse for direction in part.directions)
+        joins = not any(direction.reverse for direction in part.directions) and any(
+            layer.feedback for direction in part.directions for layer in direction.model.layers)
         waiting = self._open[name]
         ended = []
         for voice in np.flatnonzero(counts).tolist():
-            sequence = waiting.pop(_key(before, voice), None) if forward else None
+            sequence = waiting.pop(_key(before, voice), None) if joins else None
             if sequence is None:
                 sequence = _Sequence([[LayerState(*(held[voice] for held in layer)) for layer in state]
                                       for state in before])
                 self._sequences[name].append(sequence)
             sequence.frames.append(frames[:counts[voice], voice].copy())
-            ended.append((_key(after, voice), sequence))
+            if joins:
+                ended.append((_key(after, voice), sequence))
         waiting.update(ended)
         return y, after
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keras networks whose LSTM and GRU layers are computed by an engine.
+"""Keras networks whose LSTM, GRU and Dense layers are computed by an engine.
 
-A layer stays the Keras layer that it is; only its loop over time is replaced. Keras itself handles initial and final
-states, stateful layers, wrappers, and what the next layer gets.
+A layer stays the Keras layer that it is; only its loop over time is replaced, or the product of a Dense layer. Keras
+itself handles initial and final states, stateful layers, wrappers, and what the next layer gets.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from openese.rtl.config import Config
 from openese.sw.importers.from_keras import cell_problem, keras_gru, keras_layer
-from openese.sw.model.layers import GRU, LSTM, CellKind, Model
+from openese.sw.model.layers import DENSE, GRU, LSTM, CellKind, Layer, Model
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import unsupported
 from openese.sw.model.state import LayerState, State
@@ -91,7 +91,7 @@ class MachineLayers:
         A frame that ``mask`` (B, T) leaves out repeats the output before it; that of the first frame is zero.
         """
         assert self.engine is not None
-        try:
+        with self._kept(name):
             if mask is None:
                 y, states = self.engine.call(name, x.swapaxes(0, 1), None, (initial,))
                 return y.swapaxes(0, 1), states[0]
@@ -100,16 +100,29 @@ class MachineLayers:
             frames = np.take_along_axis(x, order[:, :, None], axis=1)
             frames[np.arange(order.shape[1]) >= counts[:, None]] = 0
             y, states = self.engine.call(name, frames.swapaxes(0, 1), counts, (initial,))
+        held = np.concatenate([np.zeros((1, *y.shape[1:])), y]).swapaxes(0, 1)
+        return np.take_along_axis(held, np.cumsum(mask, axis=1)[:, :, None], axis=1), states[0]
+
+    def call_dense(self, name: str, x: _Array) -> _Array:
+        """Outputs (..., P) for x (..., I)."""
+        assert self.engine is not None
+        with self._kept(name):
+            return self.engine.call_dense(name, x)
+
+    @contextmanager
+    def _kept(self, name: str) -> Iterator[None]:
+        """Keep an error of the engine, and name the part in it."""
+        try:
+            yield
         except Exception as error:
             self.failure = HostError(f"{name}: {error}") if isinstance(error, ValueError) else error
             raise self.failure from error
-        held = np.concatenate([np.zeros((1, *y.shape[1:])), y]).swapaxes(0, 1)
-        return np.take_along_axis(held, np.cumsum(mask, axis=1)[:, :, None], axis=1), states[0]
 
 
 def replace(model: Any, like: Any = None, machine: Config | None = None, parts: Collection[str] | None = None
             ) -> MachineLayers:
-    """Let an engine compute the LSTMs and GRUs of a Keras network, in place.
+    """Let an engine compute the LSTMs and GRUs of a Keras network, in place, and its Dense layers if the machine has
+    dense layers.
 
     The network is called, predicts and evaluates as before, without graphs or compilation. Its weights, its
     configuration and its saved form stay the same. A layer that the machine cannot compute stays with Keras, and
@@ -121,7 +134,7 @@ def replace(model: Any, like: Any = None, machine: Config | None = None, parts: 
     like : keras.Model or keras.Layer, optional
         The network of which ``model`` is a copy, whose layers give the names. Keras numbers those of a copy anew.
     machine : Config, optional
-        Layers of which it has no cells stay with Keras.
+        Layers of which it has no cells stay with Keras; without one, Dense layers too.
     parts : collection of str, optional
         The names of the layers to take, which have no weights any more. The result then has no ``parts``, only their
         names.
@@ -141,17 +154,20 @@ def replace(model: Any, like: Any = None, machine: Config | None = None, parts: 
     for name, (_, layer) in zip(names, _layers(keras, model), strict=True):
         found = None if id(layer) in inside else _recurrent(keras, layer, machine)
         place, detail = inside.get(id(layer), ("host", "keras"))
+        wanted = name in parts if parts is not None else found is not None or machine is not None and machine.dense
         if found is not None and found.problem is not None:
             detail = found.problem
-        elif found is not None and parts is not None and name not in parts:
-            detail = "keras"
-        elif found is not None:
+        elif wanted and id(layer) not in inside and (found is not None or _is_dense(keras, layer)):
             place, detail = "machine", name
             taken.names.append(name)
             taken.layers.append(layer)
             if parts is None:
-                taken.parts[name] = _part(keras, name, found.cells)
-            _take(keras, taken, name, layer, found.cells)
+                taken.parts[name] = (_part(keras, name, found.cells) if found is not None else
+                                     _dense_part(keras, name, layer))
+            if found is not None:
+                _take(keras, taken, name, layer, found.cells)
+            else:
+                layer.call = _product(keras, taken, name, layer)
         if place == "machine" or id(layer) in inside or (found is not None and found.whole):
             inside.update((id(inner), (place, detail)) for inner in layer._layers)
         shown = _both(keras, layer, machine) if isinstance(layer, keras.layers.Bidirectional) else (place, detail)
@@ -171,6 +187,14 @@ def replace(model: Any, like: Any = None, machine: Config | None = None, parts: 
 def _part(keras: Any, name: str, held: list[Any]) -> Network:
     layers = [_layer(keras, cell, name if len(held) == 1 else f"{name}.{number}") for number, cell in enumerate(held)]
     return Network.of(Model(layers=tuple(layers), name=name))
+
+
+def _dense_part(keras: Any, name: str, layer: Any) -> Network:
+    weight = to_numpy(keras, layer.kernel).T
+    bias = to_numpy(keras, layer.bias) if layer.use_bias else np.zeros(len(weight), weight.dtype)
+    made = Layer(name=name, cell=DENSE.name, w_x=weight[None], bias=bias[None],
+                 activation=_function(keras, layer) or "none")
+    return Network.of(Model(layers=(made,), name=name))
 
 
 def _both(keras: Any, layer: Any, machine: Config | None) -> tuple[Place, str]:
@@ -282,6 +306,21 @@ def _recurrent(keras: Any, layer: Any, machine: Config | None) -> _Recurrent | N
     if vars(layer).keys() & {"call", "inner_loop"}:
         return _Recurrent(held, "its loop is replaced already", whole=True)
     return _Recurrent(held, next(filter(None, (_cell_problem(keras, inner) for inner in held)), None))
+
+
+def _is_dense(keras: Any, layer: Any) -> bool:
+    """Whether a layer computes what a dense layer of a machine does, and perhaps another function of it."""
+    dense = keras.layers.Dense
+    return (isinstance(layer, dense) and type(layer).call is dense.call and "call" not in vars(layer)
+            and getattr(layer, "quantization_mode", None) is None)
+
+
+def _function(keras: Any, layer: Any) -> str | None:
+    """The function of a Dense layer, if a machine computes it."""
+    known = {keras.activations.linear: "none", keras.activations.relu: "relu", keras.activations.sigmoid: "sigmoid",
+             keras.activations.tanh: "tanh"}
+    return "none" if layer.activation is None else next((name for function, name in known.items()
+                                                         if layer.activation is function), None)
 
 
 def _kind(keras: Any, cell: Any) -> CellKind | None:
@@ -398,6 +437,22 @@ def _step(keras: Any, machine: MachineLayers, name: str, cell: Any, kinds: Seque
         _, after = machine.call(name, x[:, None], None, _state(keras, states, len(x), kinds))
         held = [_tensor(keras, part, cell.compute_dtype) for part in _flat(after, kinds)]
         return held[0], keras.tree.pack_sequence_as(states, held)
+
+    return call
+
+
+def _product(keras: Any, machine: MachineLayers, name: str, layer: Any) -> Any:
+    by_keras, known = layer.call, _function(keras, layer) is not None
+
+    def call(inputs: Any, training: Any = None) -> Any:
+        if machine.engine is None or _symbolic():
+            return by_keras(inputs, training=training)
+        _check_inference(name, training)
+        x = _real(keras, inputs)
+        if not x.size:
+            return by_keras(inputs, training=training)
+        y = _tensor(keras, machine.call_dense(name, x), layer.compute_dtype)
+        return y if known else layer.activation(y)
 
     return call
 

@@ -24,12 +24,12 @@ from openese.output import replacing_folder
 from openese.rtl.config import Config, machine_config
 from openese.sw import files, importers
 from openese.sw.compile import (
-    PLACES,
     CompiledNetwork,
     OutputError,
     QuantizedNetwork,
     Summary,
-    pack,
+    on_machine,
+    packed,
     prune,
     quantize,
     random_frames,
@@ -45,8 +45,9 @@ from openese.sw.whole import torch_export
 from openese.sw.whole.engine import Engine, Recorder
 from openese.sw.whole.host import Arrays, Host, HostError, why_no_parts
 
-__all__ = ["CompiledWhole", "Difference", "compile", "compile_host", "differences", "first_calls", "open_host",
-           "original_calls", "pack_parts", "prune_parts", "quantize_parts", "run_calls", "same_numbers"]
+__all__ = ["CompiledWhole", "Difference", "check_place", "compile", "compile_host", "differences", "first_calls",
+           "open_host", "original_calls", "pack_parts", "prune_parts", "quantize_parts", "run_calls", "same_numbers",
+           "without_dense"]
 
 #: The module of each kind of host, with a function ``open_file(path, trust, machine)``, and its class.
 _HOSTS = {"onnx": ("openese.sw.whole.onnx_host", "OnnxHost"),
@@ -76,6 +77,13 @@ class Difference:
     error: OutputError | None
     different: int
     total: int
+
+
+def check_place(place: Path) -> None:
+    """Raise `FileError` if ``place`` is neither free, nor an empty folder, nor a whole network."""
+    if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or (place / files.WHOLE).is_file())):
+        raise files.FileError(f"{place}: there already, and no whole network; a whole network becomes a folder "
+                              f"of its own")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,9 +171,7 @@ class CompiledWhole:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a folder: the host's file, the images, and ``network.json``, which tells how they belong together."""
         place = Path(path)
-        if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or (place / files.WHOLE).is_file())):
-            raise files.FileError(f"{place}: there already, and no whole network; a whole network becomes a folder "
-                                  f"of its own")
+        check_place(place)
         manifest = {"version": _VERSION, "host": self.host.kind, "name": self.host.name, "carry": self.carry,
                     "parts": {name: f"part{number}" for number, name in enumerate(self.parts)}}
         with replacing_folder(place) as folder:
@@ -248,10 +254,8 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
     OSError
         The file cannot be read.
     """
-    if dense not in PLACES:
-        raise ValueError(f"dense must be {' or '.join(PLACES)}, not {dense!r}")
-    if machine is not None and machine.dense and dense == "host":
-        machine = machine.replace(cells="+".join(kind for kind in machine.cells.split("+") if kind != DENSE.name))
+    if machine is not None:
+        machine = without_dense(machine, dense)
     program = torch_export.program(Path(path))
     if program is not None:
         if not trust:
@@ -264,6 +268,19 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
         return None
     host: Host = import_module(_HOSTS[kind][0]).open_file(Path(path), trust, machine)
     return host
+
+
+def without_dense(machine: Config, dense: str) -> Config:
+    """The machine without dense layers, unless ``dense`` names it as their place.
+
+    Raises
+    ------
+    ValueError
+        For another place than those of `openese.sw.compile.PLACES`.
+    """
+    if on_machine(dense, machine):
+        return machine
+    return machine.replace(cells="+".join(kind for kind in machine.cells.split("+") if kind != DENSE.name))
 
 
 def first_calls(inputs: Call, carry: Mapping[str, str]) -> list[Call]:
@@ -402,10 +419,13 @@ def pack_parts(quantized: dict[str, QuantizedNetwork], tell: Callable[[str], Non
         Naming the part.
     """
     compiled = {}
+    recurrent = any(layer.kind is not DENSE for network in quantized.values() for model in network.models
+                    for layer in model.layers)
     for name in list(quantized):
         tell(f"{name}: packing")
+        network = quantized.pop(name)
         with _naming(name):
-            compiled[name] = pack(quantized.pop(name))
+            compiled[name] = packed(network, network.config, every=recurrent)
     return compiled
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live networks on a machine: the LSTMs and GRUs of a PyTorch or Keras network, or of an ONNX file, on a machine.
+"""Live networks on a machine: the LSTMs, GRUs and dense layers of a PyTorch or Keras network, or of an ONNX file.
 
 >>> network = openese.offload(net, "ese", calibrate=frames, density=0.2)
 >>> accuracy = evaluate(network, loader)                     # your own loop, on the machine's integers
@@ -31,7 +31,7 @@ from openese.sw.prune import Density
 from openese.sw.run.runners import MachineRunner
 from openese.sw.whole.engine import Engine, Recorder, float_runners
 from openese.sw.whole.host import Host, HostError, Item, Port, why_no_parts
-from openese.sw.whole.network import open_host, pack_parts, prune_parts, quantize_parts
+from openese.sw.whole.network import open_host, pack_parts, prune_parts, quantize_parts, without_dense
 
 __all__ = ["Offloaded", "Session", "Switch", "Taken", "offload"]
 
@@ -204,8 +204,8 @@ class Offloaded:
 
 
 def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Density | None = None,
-            backend: str = "reference", carry: Mapping[str, str] | None = None) -> Offloaded:
-    """Let a machine compute the LSTMs and GRUs of a network; all else stays in its framework.
+            backend: str = "reference", carry: Mapping[str, str] | None = None, dense: str = "machine") -> Offloaded:
+    """Let a machine compute the LSTMs, GRUs and dense layers of a network; all else stays in its framework.
 
     The network itself does not change. What comes back behaves as the network, so that your own evaluation tells the
     accuracy on the machine. Layers that the machine cannot compute stay in the framework, and the ``report`` names
@@ -231,6 +231,10 @@ def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Dens
     carry : mapping of str to str, optional
         For a file: outputs that are inputs of the next call, when ``calibrate`` is a list. An input that is carried
         need only be in the first call.
+    dense : str
+        ``"machine"``: a machine with dense layers computes each ``nn.Linear`` or Keras ``Dense`` too, as a part of its
+        own. It computes those of an ``nn.Sequential`` together that follow each other, each perhaps with ReLU, a
+        sigmoid or tanh behind it. Of a file as for `openese.compile`. ``"host"``: they stay in the framework.
 
     Returns
     -------
@@ -242,10 +246,11 @@ def offload(module: Any, machine: str | Config, *, calibrate: Any, density: Dens
         Naming what the network has that cannot be offloaded, or what the machine lacks.
     """
     config = machine_config(machine)
+    cells = without_dense(config, dense)
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, not {backend!r}")
     switch = Switch()
-    taken = _take(module, switch, carry, config)
+    taken = _take(module, switch, carry, cells)
     _check_parts(taken)
     parts, recorder = _recorded(taken, switch, calibrate, density, config)
     unused = [name for name in parts if not recorder.reached(name)]

@@ -308,8 +308,7 @@ class _Call:
         """The output of dense layers alone: every vector is a voice."""
         if not x.size:  # an empty result of an operator in Python damages memory
             raise HostError(f"{self.part}: the input of a dense layer is empty: its shape is {x.shape}")
-        y, _ = engine.call(self.part, x.reshape(1, -1, x.shape[-1]), None, None)
-        return np.ascontiguousarray(y.reshape(*x.shape[:-1], -1), np.float32)
+        return np.ascontiguousarray(engine.call_dense(self.part, x), np.float32)
 
     def _initial(self, part: Network, states: Sequence[Array], voices: int) -> tuple[State, ...] | None:
         """The states before the first frame, for each direction of the part."""

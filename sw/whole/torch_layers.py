@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch networks with their LSTMs and GRUs on a machine.
+"""PyTorch networks with their LSTMs and GRUs on a machine, and their linear layers if it has dense layers.
 
 PyTorch's own layer goes on checking inputs, packing sequences and ordering states. Only its kernel, ``lstm``, ``gru``
 or that of a cell, is replaced by a call of the machine, so every feature of the layer stays what it is.
+
+Each ``nn.Linear`` is a part, which computes every vector for itself. In an ``nn.Sequential`` the linear layers that
+follow each other are one part, with the ReLU, sigmoid or tanh behind each.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import copy
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +25,13 @@ from torch.overrides import TorchFunctionMode
 
 from openese.rtl.config import Config
 from openese.sw.importers.tensors import TensorSource, stored
-from openese.sw.model.layers import GRU, LSTM, CellKind, Layer, Model
+from openese.sw.model.layers import DENSE, GRU, LSTM, CellKind, Layer, Model
 from openese.sw.model.network import Network
 from openese.sw.model.quantized import unsupported
 from openese.sw.model.state import LayerState, State
 from openese.sw.training.lstmp import LSTMP
 from openese.sw.training.lstmp import State as TensorState
-from openese.sw.training.pruner import root_name
+from openese.sw.training.pruner import is_dense, root_name
 from openese.sw.whole.host import HostError, Item
 from openese.sw.whole.offload import Switch, Taken
 
@@ -36,6 +40,8 @@ __all__ = ["take"]
 _RECURRENT = re.compile(r"LSTM|GRU|RNN")
 #: The names of PyTorch's kernels, by kind of cell.
 _KERNELS = {LSTM: ("lstm", "lstm_cell"), GRU: ("gru", "gru_cell")}
+#: The functions of dense layers.
+_FUNCTIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
 _NAMES = {name for names in _KERNELS.values() for name in names}
 
 
@@ -54,10 +60,11 @@ class _NoGradient(torch.autograd.Function):
 class _Link:
     """What a layer on a machine knows: its part, the switch, and the weights that the part holds."""
 
-    def __init__(self, path: str, root: str, switch: Switch, weights: Sequence[Tensor]) -> None:
-        self.path = path
-        self.name = path or root
+    def __init__(self, name: str, switch: Switch, weights: Sequence[Tensor],
+                 part: Callable[[Sequence[Tensor]], Network]) -> None:
+        self.name = name
         self.switch = switch
+        self.part = part
         self.runs = self.computes = False  # whether its forward pass ran, and its kernel
         self.used: list[Tensor] | None = None  # other weights than the part's, met in the calibration
         self.keep(weights)
@@ -94,11 +101,29 @@ class _Link:
     def call(self, x: Tensor, lengths: Tensor | None, states: tuple[State, ...], dtype: torch.dtype
              ) -> tuple[Tensor, tuple[State, ...]]:
         """Outputs (T, B, P) of x (T, B, I), on its device; and the states."""
+        self._check_runs()
+        y, after = self.switch.call(self.name, _array(x), None if lengths is None else lengths.numpy(), states)
+        return torch.from_numpy(y).to(x.device, dtype), after
+
+    def dense(self, x: Tensor, layers: Sequence[Any]) -> Tensor:
+        """Outputs (..., P) of x (..., I) behind linear layers."""
+        weights = [weight for layer in layers for weight in _weights(layer)]
+        self.runs = True
+        self.check(weights)
+        self._check_runs()
+        if not x.numel():
+            return x.new_zeros(*x.shape[:-1], layers[-1].out_features)
+
+        def compute() -> tuple[Tensor, ...]:
+            return torch.from_numpy(self.switch.call_dense(self.name, _array(x))).to(x.device, _result_type(x)),
+
+        result: tuple[Tensor, ...] = _NoGradient.apply(compute, x, *weights)
+        return result[0]
+
+    def _check_runs(self) -> None:
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             raise HostError(f"{self.name}: a layer on a machine cannot be traced or exported; export the original "
                             f"network")
-        y, after = self.switch.call(self.name, _array(x), None if lengths is None else lengths.numpy(), states)
-        return torch.from_numpy(y).to(x.device, dtype), after
 
 
 def _array(values: Tensor) -> Any:
@@ -226,8 +251,172 @@ class _MachineLSTMP:
         return y, TensorState(c, last)
 
 
+class _MachineLinear:
+    """In front of the class of an ``nn.Linear``."""
+
+    _link: _Link
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._link.dense(x, [self])
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, part={self._link.name!r}"  # type: ignore[misc]
+
+
+class _MachineSequential:
+    """In front of the class of an ``nn.Sequential``, some of whose layers a machine computes together."""
+
+    _runs: dict[int, tuple[_Link, int]]  # by the place of the first layer: the part, and its number of layers
+
+    def forward(self, x: Any) -> Any:
+        layers: list[Any] = list(self)  # type: ignore[call-overload]
+        place = 0
+        while place < len(layers):
+            link, count = self._runs.get(place, (None, 1))
+            together = layers[place:place + count]
+            place += count
+            if link is None:
+                x = together[0](x)
+                continue
+            if any(map(_hooked, together)):
+                raise HostError(f"{link.name}: a layer has a hook, but the machine computes it together with others; "
+                                f"register hooks before the network is offloaded")
+            x = link.dense(x, [layer for layer in together if isinstance(layer, nn.Linear)])
+        return x
+
+
+class _Network:
+    """A copy of a network, with layers that call ``switch``."""
+
+    def __init__(self, network: nn.Module, switch: Switch, machine: Config) -> None:
+        self.network, self._switch = network, switch
+        self.missing = {kind: unsupported(kind, config=machine) for kind in _KERNELS}
+        self.parts: dict[str, Network] = {}
+        self._links: dict[str, tuple[_Link, str]] = {}  # by part: the path of the layer, or of the Sequential
+        self._kinds: dict[str, type[nn.Module]] = {}  # by path, before the layer was replaced
+        self._dense: dict[str, str] = {}  # by path, the part of a linear layer or of a function behind it
+        self._reasons: dict[str, str] = {}  # by path, why PyTorch computes a layer
+        for path, module in network.named_modules():
+            kind = _kind(module)
+            if kind is not None and not self.missing[kind]:
+                self._take_recurrent(path, module)
+            elif machine.dense and isinstance(module, nn.TransformerEncoderLayer):
+                self._reasons.update(dict.fromkeys([f"{path}.linear1".lstrip("."), f"{path}.linear2".lstrip(".")],
+                                                   "it may compute the whole Transformer layer in one kernel"))
+            elif machine.dense and type(module).forward is nn.Sequential.forward:
+                self._take_runs(path, module)
+            elif machine.dense and path not in self._dense and path not in self._reasons and is_dense(module):
+                self._take_dense(path, module)
+
+    def _link(self, name: str, path: str, module: nn.Module, mixin: type, weights: Sequence[Tensor],
+              part: Callable[[Sequence[Tensor]], Network]) -> _Link:
+        self.parts[name] = part(weights)
+        link = _Link(name, self._switch, weights, part)
+        self._links[name] = link, path
+        kind = self._kinds.setdefault(path, type(module))
+        if type(module) is kind:
+            module.__class__ = type(f"Machine{kind.__name__}", (mixin, kind), {"__module__": kind.__module__})
+        return link
+
+    def _take_recurrent(self, path: str, module: nn.Module) -> None:
+        _refresh(module)
+        mixin = _MachineLSTMP if isinstance(module, LSTMP) else _MachineLayer
+        module._link = self._link(path or root_name(module), path, module, mixin, _weights(module),
+                                  partial(_part, path, module))
+
+    def _take_dense(self, path: str, module: nn.Module) -> None:
+        _refresh(module)
+        name = path or root_name(module)
+        self._dense[path] = name
+        module._link = self._link(name, path, module, _MachineLinear, _weights(module),
+                                  partial(_dense_part, name, [name], [module]))
+
+    def _take_runs(self, path: str, module: Any) -> None:
+        """Take the linear layers of a Sequential that follow each other, two layers or more."""
+        runs: dict[int, tuple[_Link, int]] = {}
+        named, place = list(module.named_children()), 0
+        while place < len(named):
+            count = _together([layer for _, layer in named[place:]])
+            together = named[place:place + count]
+            if count > 1:
+                paths = [f"{path}.{name}" if path else name for name, _ in together]
+                linear = [at for at, (_, layer) in zip(paths, together, strict=True) if isinstance(layer, nn.Linear)]
+                name = linear[0] if len(linear) == 1 else f"{linear[0]} to {linear[-1]}"
+                layers = [layer for _, layer in together]
+                for layer in layers:
+                    _refresh(layer)
+                weights = [weight for layer in layers if isinstance(layer, nn.Linear) for weight in _weights(layer)]
+                self._dense.update(dict.fromkeys(paths, name))
+                runs[place] = self._link(name, path, module, _MachineSequential, weights,
+                                         partial(_dense_part, name, linear, layers)), count
+            place += max(1, count)
+        if runs:
+            module._runs = runs
+
+    # -- after the calibration -----------------------------------------------------------------
+
+    def settle(self) -> bool:
+        """Correct the parts by what ran; tells whether they changed."""
+        changed = False
+        for name, (link, path) in list(self._links.items()):
+            if link.used is not None:
+                self.parts[name] = link.part(link.used)
+                link.keep(link.used)
+                link.used, changed = None, True
+            module = self.network.get_submodule(path)
+            if isinstance(module, _MachineLayer | _MachineLSTMP):
+                if link.runs and not link.computes:
+                    self._reasons[path] = "it has a forward pass of its own, which is no kernel of PyTorch"
+                    changed |= self.parts.pop(name, None) is not None
+            elif not link.runs:
+                self._give_back(name, path, module)
+                changed = True
+        return changed
+
+    def _give_back(self, name: str, path: str, module: Any) -> None:
+        """Leave to PyTorch a linear layer that did not run; of a Sequential that did not run, take each alone."""
+        del self.parts[name], self._links[name]
+        paths = [at for at, part in self._dense.items() if part == name]
+        for at in paths:
+            del self._dense[at]
+        if isinstance(module, nn.Sequential):
+            module._runs = {place: (link, count) for place, (link, count) in module._runs.items() if link.name != name}
+            for at in paths:
+                layer = self.network.get_submodule(at)
+                if isinstance(layer, nn.Linear):
+                    self._take_dense(at, layer)
+            return
+        module.__class__ = self._kinds.pop(path)
+        self._reasons[path] = "the calibration does not call it"
+
+    def items(self) -> list[Item]:
+        """Every layer with its place."""
+        items = []
+        for path, module in self.network.named_modules():
+            name, kind = path or root_name(module), self._kinds.get(path, type(module)).__name__
+            cell = _kind(module)
+            if path in self._reasons:
+                items.append(Item(name, kind, "host", f"PyTorch: {self._reasons[path]}"))
+            elif path in self._dense:
+                items.append(Item(name, kind, "machine", f"part {self._dense[path]}"))
+            elif name in self.parts and cell is not None:
+                items.append(Item(name, kind, "machine", f"part {name}"))
+            elif any(path.startswith(f"{part}.") for part in self.parts):
+                items.append(Item(name, kind, "folded", "into the weights"))
+            elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+                reason = f"a {kind} is no LSTM or GRU, the machine has no such cell" if cell is None else (
+                    self.missing[cell])
+                items.append(Item(name, kind, "host", f"PyTorch: {reason}"))
+            elif _RECURRENT.search(kind) and not any(f"{part}.".startswith(f"{path}.") for part in self.parts):
+                items.append(Item(name, kind, "host", f"PyTorch: {kind} is a cell of its own class, not nn.LSTM or "
+                                                      f"nn.GRU"))
+            elif not any(True for _ in module.children()) or next(module.parameters(recurse=False), None) is not None:
+                items.append(Item(path or kind, kind, "host", "PyTorch"))
+        return items
+
+
 def take(network: nn.Module, switch: Switch, machine: Config) -> Taken:
-    """Copy a network, with layers that call ``switch`` in place of its LSTMs and GRUs.
+    """Copy a network, with layers that call ``switch`` in place of its LSTMs and GRUs, and of its linear layers.
 
     Layers of which the machine has no cells stay with PyTorch.
 
@@ -239,38 +428,13 @@ def take(network: nn.Module, switch: Switch, machine: Config) -> Taken:
     if isinstance(network, torch.jit.ScriptModule):
         raise HostError(f"{type(network).__name__} is a TorchScript program, whose layers cannot be replaced; offload "
                         f"the network that it was made from, or compile its file")
-    copied = _plain(_copy(network)).eval()
-    parts, links = {}, []
-    missing = {kind: unsupported(kind, config=machine) for kind in _KERNELS}
-    for path, module in copied.named_modules():
-        module_kind = _kind(module)
-        if module_kind is None or missing[module_kind]:
-            continue
-        name = path or root_name(module)
-        _refresh(module)
-        weights = _weights(module)
-        parts[name] = _part(path, module, weights)
-        module._link = _Link(path, root_name(module), switch, weights)
-        links.append(module._link)
-        kind = type(module)
-        mixin = _MachineLSTMP if isinstance(module, LSTMP) else _MachineLayer
-        module.__class__ = type(f"Machine{kind.__name__}", (mixin, kind), {"__module__": kind.__module__})
-    taken = Taken(copied, parts, _items(copied, parts, missing), lambda inputs: _run(copied, inputs))
-    outside = _Outside({name for kind, names in _KERNELS.items() if not missing[kind] for name in names})
+    held = _Network(_plain(_copy(network)).eval(), switch, machine)
+    taken = Taken(held.network, held.parts, held.items(), lambda inputs: _run(held.network, inputs))
+    outside = _Outside({name for kind, names in _KERNELS.items() if not held.missing[kind] for name in names})
 
     def settle() -> bool:
-        changed = False
-        for link in links:
-            module = copied.get_submodule(link.path)
-            if link.used is not None:
-                taken.parts[link.name] = _part(link.path, module, link.used)
-                link.keep(link.used)
-                link.used, changed = None, True
-            if link.runs and not link.computes and taken.parts.pop(link.name, None):
-                place = [item.name for item in taken.items].index(link.name)
-                taken.items[place] = Item(link.name, taken.items[place].kind, "host",
-                                          "PyTorch: it has a forward pass of its own, which is no kernel of PyTorch")
-                changed = True
+        changed = held.settle()
+        taken.items[:] = held.items()
         if outside.calls and not changed:
             taken.items.append(Item(outside.calls[0].removesuffix("_cell"), "function", "host",
                                     "PyTorch: an LSTM or GRU that is no module of the network; keep it as an attribute "
@@ -351,6 +515,8 @@ def _names(module: nn.Module) -> list[str]:
         return [name for names in module._all_weights for name in names]
     if isinstance(module, LSTMP):
         return ["w_x", "w_r", "bias", "peephole", "w_ym"]
+    if isinstance(module, nn.Linear):
+        return ["weight", "bias"]
     return ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
 
 
@@ -380,23 +546,36 @@ def _part(path: str, module: Any, weights: Sequence[Tensor]) -> Network:
     return replace(network.map(named), name=label)
 
 
-def _items(network: nn.Module, parts: Mapping[str, Network], missing: Mapping[CellKind, str | None]) -> list[Item]:
-    items = []
-    for path, module in network.named_modules():
-        name, kind = path or root_name(module), type(module).__name__
-        cell = _kind(module)
-        if isinstance(module, (_MachineLayer, _MachineLSTMP)):
-            items.append(Item(name, kind.removeprefix("Machine"), "machine", f"part {name}"))
-        elif any(path.startswith(f"{part}.") for part in parts):
-            items.append(Item(name, kind, "folded", "into the weights"))
-        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-            reason = f"a {kind} is no LSTM or GRU, the machine has no such cell" if cell is None else missing[cell]
-            items.append(Item(name, kind, "host", f"PyTorch: {reason}"))
-        elif _RECURRENT.search(kind) and not any(f"{part}.".startswith(f"{path}.") for part in parts):
-            items.append(Item(name, kind, "host", f"PyTorch: {kind} is a cell of its own class, not nn.LSTM or nn.GRU"))
-        elif not any(True for _ in module.children()) or next(module.parameters(recurse=False), None) is not None:
-            items.append(Item(path or kind, kind, "host", "PyTorch"))
-    return items
+def _hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks of the user. Those of PyTorch compute weights."""
+    before = [hook for hook in module._forward_pre_hooks.values()
+              if not type(hook).__module__.startswith("torch.nn.utils.")]
+    return bool(before or module._forward_hooks)
+
+
+def _together(layers: Sequence[nn.Module]) -> int:
+    """How many of the first layers of a Sequential a machine computes as one part: linear ones, and the function behind
+    each."""
+    count = 0
+    while count < len(layers) and is_dense(layers[count]) and not _hooked(layers[count]):
+        count += 1
+        if count < len(layers) and type(layers[count]) in _FUNCTIONS and not _hooked(layers[count]):
+            count += 1
+    return count
+
+
+def _dense_part(label: str, names: Sequence[str], layers: Sequence[nn.Module], weights: Sequence[Tensor]) -> Network:
+    """The network of linear layers, each perhaps with its function behind it."""
+    given = iter(weights)
+    made: list[Layer] = []
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            weight = _array(next(given))
+            bias = np.zeros(len(weight), weight.dtype) if layer.bias is None else _array(next(given))
+            made.append(Layer(name=names[len(made)], cell=DENSE.name, w_x=weight[None], bias=bias[None]))
+        else:
+            made[-1] = replace(made[-1], activation=_FUNCTIONS[type(layer)])
+    return Network.of(Model(layers=tuple(made), name=label))
 
 
 def _run(network: nn.Module, inputs: Any) -> Any:

@@ -3,12 +3,13 @@
 
 from unittest import mock
 
-from amaranth.hdl import Mux, Signal, Value
+from amaranth.hdl import Cat, Mux, Signal, Value
 
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.array import PEArray
 from openese.rtl.broadcast import Broadcast
 from openese.rtl.ptr_read import PtrRead
+from openese.rtl.spmat_read import column_lead
 from tests.formal.engine import implies, proof
 from tests.formal.sizes import SMALL, describe, small
 
@@ -43,10 +44,34 @@ def test_queue(h):
     h.cover(dut.tokens.valid & ~dut.columns.valid)
 
 
-def path(h, margin):
+@proof("PtrRead", "one for two PEs gives each the tokens that a PtrRead of its own gives it, and has the pointers of "
+       "both at the same line", describe(SMALL, "column_depth", "accumulator_rows"))
+def test_pointers_of_several(h):
+    wide, *narrow = (PtrRead(SMALL, pes) for pes in (2, 1, 1))
+    (together,), *alone = (h.add(block, f"reader{k}", opened=lambda depth: True)
+                           for k, block in enumerate((wide, *narrow)))
+    alone = [one for one, in alone]
+    written = Cat(block.load.data for block in narrow)
+    for block in narrow:
+        h.m.d.comb += [Value.cast(block.i).eq(wide.i), block.i_valid.eq(wide.i_valid),
+                       block.load.address.eq(wide.load.address), block.load_valid.eq(wide.load_valid)]
+    h.m.d.comb += wide.load.data.eq(written)
+    # The memories hold the same, and are read at the same place.
+    h.assume(together.reads[0].data == Cat(one.reads[0].data for one in alone))
+    h.prove(*(together.reads[0].addr == one.reads[0].addr for one in alone),
+            *(together.writes[0].addr == one.writes[0].addr for one in alone),
+            *(together.writes[0].en == one.writes[0].en for one in alone),
+            together.writes[0].data == Cat(one.writes[0].data for one in alone),
+            wide.o_valid == Cat(block.o_valid for block in narrow),
+            *(Value.cast(wide.o[pe]) == Value.cast(block.o) for pe, block in enumerate(narrow)))
+    h.refute(wide.o_valid != 1, wide.o_valid != 2)
+    h.cover(wide.o_valid == 3, wide.o[0].count != wide.o[1].count)
+
+
+def path(h, margin, config=SMALL):
     """Broadcast, PtrRead and ActQueue with the registers of the array between them. Returns the levels."""
     with mock.patch.object(ActQueue, "margin", margin):
-        broadcast, reader, queue = Broadcast(SMALL), PtrRead(SMALL), ActQueue(SMALL)
+        broadcast, reader, queue = Broadcast(config), PtrRead(config), ActQueue(config)
         h.add(broadcast, "broadcast", opened=lambda depth: True)
         h.add(reader, "reader", opened=lambda depth: True)
         h.add(queue, "queue", opened=lambda depth: True)
@@ -59,14 +84,25 @@ def path(h, margin):
     ]
     h.assume(implies(broadcast.start, ~broadcast.busy))
     tokens = h.count(6, queue.i_valid, fire(queue.tokens))
-    columns = h.count(6, queue.i_valid & ~queue.i.end, fire(queue.columns))
+    column, lead = queue.i_valid & ~queue.i.end, column_lead(config)
+    columns = h.count(6, h.past(column, lead) if lead else column, fire(queue.columns))
     return tokens, columns
 
 
 @proof("Broadcast, PtrRead, ActQueue", "whatever the program, the pointers and the pace of the PE, no queue overflows "
        f"with the margin, the {ActQueue.margin} columns on their way", DEPTHS)
 def test_margin(h):
-    tokens, columns = path(h, ActQueue.margin)
+    margin(h, SMALL)
+
+
+@proof("Broadcast, PtrRead, ActQueue with forward", "the same, where activations come later than their tokens", DEPTHS)
+def test_margin_of_late_columns(h):
+    margin(h, small(forward=True))
+
+
+def margin(h, config):
+    """The claims about the margin, on a machine with or without ``forward``."""
+    tokens, columns = path(h, ActQueue.margin, config)
     h.prove(tokens <= SMALL.queue_depth, columns <= SMALL.queue_depth)
     h.refute(tokens < SMALL.queue_depth, columns < SMALL.queue_depth)
     h.cover(tokens == 3)
@@ -134,7 +170,7 @@ def test_broadcast_activations(h):
     dut = broadcast(h, SMALL)
     h.m.d.comb += Value.cast(dut.columns).eq(h.past(dut.read_line.as_value(), 2))
     source, clear = instruction(h, h.past(dut.start, 3), h.past(dut.src_base, 3), h.past(dut.clear, 3))
-    later = Broadcast.activations_delay
+    later = Broadcast.activations_delay(SMALL)
     sent = h.past(dut.column_valid & ~dut.column.end, later)
     line = h.past((source + dut.column.index)[:len(source)], later)
     h.prove(implies(sent, Value.cast(dut.activations) == Mux(h.past(clear, later), 0, line)))

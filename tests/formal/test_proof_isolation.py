@@ -18,7 +18,7 @@ WIDE = small(channels=2, weight_bits=12, activation_bits=16, cell_bits=24, index
 #: Two voices and two PE rows take turns in a lane.
 TURNS = small(pes=2, channels=2, slices=1, slice_width=1, cell_rows=16)
 #: The same, of LSTMs and GRUs.
-GRUS = TURNS.replace(cell_bits=24, cells="lstm+gru")
+GRUS = TURNS.replace(cell_bits=24, cells="lstm+gru+gru_before")
 #: A slice of `ese`.
 LARGE = preset("ese").replace(pes=1, slices=1, slice_width=preset("ese").slice_width)
 SLICE = ("channels", "slice_width", "activation_bits", "cell_bits", "cell_rows")

@@ -8,7 +8,6 @@ zero behind a drain. The accumulators may hold anything.
 
 from amaranth.hdl import Mux, Signal, Value, signed
 
-from openese.rtl.interfaces import MAX_OPERATIONS
 from openese.rtl.spmv import SpMV
 from tests.formal.engine import implies, proof
 from tests.formal.sizes import describe, small
@@ -17,6 +16,7 @@ CONTROL = small(accumulator_rows=512, index_bits=2)
 FULL = small(weight_bits=12, activation_bits=16, cell_bits=24, index_bits=6, align_bits=3, accumulator_rows=512,
              row_nonzeros=512)
 NARROW = small(channels=2)
+FORWARD = small(forward=True)
 FIELDS = ("channels", "weight_bits", "activation_bits", "index_bits", "align_bits", "accumulator_rows")
 
 
@@ -51,7 +51,7 @@ def decoded(h, dut, config):
     """The rows, aligned weights and columns of the entries, as the format has them: that the entry taken names."""
     m = h.m
     entry = dut.entries.payload
-    contexts = [Signal(dut.context.shape(), reset_less=True) for _ in range(MAX_OPERATIONS)]
+    contexts = [Signal(dut.context.shape(), reset_less=True) for _ in range(1 << config.operation_bits)]
     context = Signal.like(dut.context)
     for number, kept in enumerate(contexts):
         with m.If(dut.context_valid & (dut.context_operation == number)):
@@ -104,9 +104,22 @@ def test_decode(h):
 @proof("SpMV", "data: three cycles behind a read the row gets what was read plus weight times activation of its own "
        "entry, behind a drain zero; nothing else is written; a drain gives the row", describe(NARROW, *FIELDS))
 def test_data(h):
-    dut, read, write = spmv(h, NARROW)
+    data(h, NARROW)
+
+
+@proof("SpMV with forward", "data: three cycles behind a read the row gets its latest value, in the memory or on its "
+       "way, plus weight times activation of its own entry, behind a drain zero; nothing else is written; a drain "
+       "gives the row; no entry waits but for a drain", describe(FORWARD, *FIELDS))
+def test_forwarded_data(h):
+    dut = data(h, FORWARD)
+    h.prove(dut.entries.ready == ~h.past(dut.drain), ~dut.hazard)
+
+
+def data(h, config):
+    """The claims about what is written, on a machine with or without ``forward``. Returns the block."""
+    dut, read, write = spmv(h, config)
     m = h.m
-    counts, _, weight = decoded(h, dut, NARROW)
+    counts, _, weight = decoded(h, dut, config)
     values = Signal.like(Value.cast(dut.columns.payload), reset_less=True)
     current = Signal.like(values)
     m.d.comb += current.eq(Mux(dut.columns.ready, Value.cast(dut.columns.payload), values))
@@ -127,13 +140,25 @@ def test_data(h):
     def past(value, cycles=1):
         return h.past(value, cycles, reset_less=True)
 
-    for channel in range(NARROW.channels):
-        activation = past(columns[1].word_select(channel, NARROW.activation_bits)).as_signed()
+    bits = config.accumulator_bits
+    for channel in range(config.channels):
+        activation = past(columns[1].word_select(channel, config.activation_bits)).as_signed()
         product = past(past(weights[1]).as_signed() * activation)
-        before = past(Value.cast(read.data[channel]))
-        total = (before + product.as_signed())[:NARROW.accumulator_bits]
+        before, written = past(Value.cast(read.data[channel])), Value.cast(write.data[channel]).as_unsigned()
+        latest = before
+        if config.forward:
+            # The row of a read is that of a read one, two or three cycles before, whose new value is the latest.
+            for k in reversed(range(1, SpMV.latency)):
+                under_way = h.past(dut.busy, 1 + k) | h.past(dut.drain, 2 + k + SpMV.read_delay)
+                # A drain is at least two cycles behind.
+                reads = h.past(dut.busy) | (h.past(dut.drain, 2 + SpMV.read_delay) & int(k > 1))
+                same = reads & under_way & (past(read.addr, 2) == past(read.addr, 2 + k))
+                latest = Mux(same, past(written, k - 1) if k > 1 else written, latest.as_unsigned()).as_signed()
+        total = (latest + product.as_signed())[:bits]
         after = past(Mux(h.past(dut.drain, 2 + SpMV.read_delay), 0, total))
-        h.prove(implies(write.en, Value.cast(write.data[channel]).as_unsigned() == after),
-                dut.drained.word_select(channel, NARROW.accumulator_bits) == before.as_unsigned())
-    h.refute(implies(write.en, Value.cast(write.data[0]) == 0), ~write.en | drained)
+        gives = h.past(dut.drain, SpMV.drain_delay) if config.forward else 1
+        h.prove(implies(write.en, written == after),
+                implies(gives, dut.drained.word_select(channel, bits) == latest.as_unsigned()))
+    h.refute(implies(write.en, written == 0), ~write.en | drained)
     h.cover(write.en & ~drained & (weights[1] == 2))
+    return dut

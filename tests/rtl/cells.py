@@ -27,7 +27,7 @@ def curve(function, exponent):
     return np.floor(function(at) * 65536 + 0.5).astype(np.int64)
 
 
-def random_settings(rng, channels, gru=False, dense=False):
+def random_settings(rng, channels, gru=False, dense=False, reset_before=False):
     """Fields of `openese.rtl.elementwise.Settings`: number formats, active and reset voices (booleans)."""
     formats = {
         "shift": rng.integers(0, 32, 4).tolist(),
@@ -38,6 +38,8 @@ def random_settings(rng, channels, gru=False, dense=False):
     }
     if gru:
         formats |= {"gru": 1, "cell_select": 0, "g_sigmoid": 0}
+    if reset_before:
+        formats["reset_before"] = 1
     if dense:
         formats |= {"dense": 1, "activation": int(rng.integers(0, 4))}
     return formats, rng.random(channels) < 0.75, rng.random(channels) < 0.25
@@ -66,13 +68,23 @@ class Cells:
             self.tables = np.array(integers(rng, config.table_bits, (2, 2048)))
 
     def step(self, row, sums, formats, active, reset):
-        """One ELEMENTWISE of a cell row with ``sums`` of all gates; returns m and what was clamped."""
-        before = np.where(reset, 0, self.cell[row])
+        """One ELEMENTWISE of a cell row with ``sums`` of all gates; returns m and what was clamped. Of a GRU with the
+        reset before the product, it is the second pass."""
+        before, bias = np.where(reset, 0, self.cell[row]), self.bias[row][:, :, None].copy()
+        if formats.get("reset_before"):
+            sums, bias[3] = [*sums[:3], np.zeros_like(sums[3])], 0
         after = Slice.model(
-            self.config, np.stack(sums), before, self.bias[row][:, :, None],
+            self.config, np.stack(sums), before, bias,
             self.peephole[row][[0, 1, 3]][:, :, None], formats, *self.tables)
         self.cell[row] = np.where(active, after.cell, before)
         return np.where(active, after.m, 0), after.saturated & active
+
+    def reset(self, row, sums, formats, active, reset):
+        """The first pass of a GRU with the reset before the product, with ``sums`` of r: r . h'."""
+        before = np.where(reset, 0, self.cell[row])
+        result = Slice.model_reset(self.config, sums, before, self.bias[row][0, :, None], formats["shift"][0],
+                                   self.tables[0])
+        return np.where(active, result, 0), np.zeros_like(active)
 
     def project(self, sums, formats, active):
         """One row of a PROJECT: y and what was clamped."""

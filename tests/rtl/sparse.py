@@ -6,6 +6,7 @@ from collections import deque
 import numpy as np
 from bench import integers, unpack
 
+from openese.rtl.distance import join_delay
 from openese.rtl.spmv import SpMV
 
 __all__ = ["Drainer", "Operation", "encode", "random_jobs", "random_operation"]
@@ -152,23 +153,28 @@ class Drainer:
         return [(row, accumulator[row].tolist()) for row in order]
 
     async def bench(self, ctx):
-        """From `SpMV.turn_delay` cycles after ``done`` on, drain and compare; each row twice."""
+        """From `SpMV.turn_delay` cycles after ``done`` on, drain and compare; each row twice. With ``forward``, no
+        drain is among these cycles, and there are as many more as the array takes to join ``done``.
+        """
         dut = self.dut
         lasts = np.cumsum([len(job) for job in self.jobs]).tolist()
         pending, due = deque(), deque([None] * SpMV.drain_delay)
-        ready = deque([[] for _ in range(SpMV.turn_delay)])
+        turn, quiet = SpMV.turn_delay, []
+        if self.config.forward:
+            turn, quiet = 0, [()] * (turn + join_delay(self.config))
+        ready = deque([[] for _ in range(turn)])
         while self.drained < len(self.jobs) or any(due):
             ready.append([])
             if ctx.get(dut.done):
                 self.done += 1
                 if self.done in lasts:
                     rows = self.expected(lasts.index(self.done))
-                    ready[-1] = [*rows, *((row, [0] * self.config.channels) for row, _ in rows), None]
+                    ready[-1] = [*quiet, *rows, *((row, [0] * self.config.channels) for row, _ in rows), None]
             pending.extend(ready.popleft())
             if pending and pending[0] is None:
                 pending.popleft()
                 self.drained += 1
-            drain = pending.popleft() if pending and self.rng.random() < self.chance else None
+            drain = pending.popleft() or None if pending and self.rng.random() < self.chance else None
             ctx.set(dut.drain, drain is not None)
             if drain is not None:
                 ctx.set(dut.drain_address, drain[0])

@@ -18,6 +18,9 @@ CONFIGS = {
     "tiny": TINY,
     "two groups": TINY.replace(groups=2, slices=2),
     "many PEs": TINY.replace(pes=16, channels=1, slices=1),
+    "wide pointers": TINY.replace(pes=16, channels=1, groups=2, slices=2, wide_pointers=True, ultra_weights=True,
+                                  block_weights=3),
+    "wide pointers, forward": TINY.replace(pes=8, channels=1, slices=1, wide_pointers=True, forward=True),
 }
 
 

@@ -19,6 +19,7 @@ from openese.rtl.controller import Controller
 from openese.rtl.elementwise import Beat, Kind, Slice, Stages
 from openese.rtl.interfaces import LineWrite
 from openese.rtl.program import Opcode
+from openese.rtl.spmat_read import column_lead
 from openese.rtl.spmv import SpMV
 
 CONFIGS = {
@@ -30,11 +31,14 @@ CONFIGS = {
     "two groups": TINY.replace(groups=2, slices=1),
     "one beat of groups": TINY.replace(pes=16, groups=4),
     "four groups": TINY.replace(pes=16, groups=4, slices=2),
+    "forward": TINY.replace(pes=16, slices=4, channels=1, slice_width=1, forward=True),
+    "groups forward": TINY.replace(pes=16, groups=4, slices=2, slice_width=4, forward=True),
 }
 GRUS = {name: CONFIGS[name].replace(cells="lstm+gru")
-        for name in ("tiny", "two beats", "many PEs", "one slice", "four groups")}
-
-
+        for name in ("tiny", "two beats", "many PEs", "one slice", "four groups", "groups forward")}
+BEFORE = {name: GRUS[name].replace(cells="lstm+gru+gru_before")
+          for name in ("two beats", "many PEs", "four groups", "groups forward")} | {
+    "with dense layers": CONFIGS["tiny"].replace(cells="lstm+gru+gru_before+dense")}
 DENSE = {name: CONFIGS[name].replace(cells="lstm+dense")
          for name in ("tiny", "two beats", "one slice", "four groups")} | {
     "with GRUs": CONFIGS["many PEs"].replace(cells="lstm+gru+dense")}
@@ -153,11 +157,16 @@ class Bench:
         destination = int(rng.integers(0, config.vector_depth // config.groups - rows * self.lines + 1))
         masked = int(rng.integers(2))
         gru = bool(elementwise and config.gru and rng.integers(2))
-        formats, active, reset = random_settings(rng, config.channels, gru, dense)
+        reset_before = bool(gru and config.gru_before and rng.integers(3))
+        resets = bool(reset_before and rng.integers(2))
+        formats, active, reset = random_settings(rng, config.channels, gru, dense, reset_before)
         voices = {"active": mask(active), "reset": mask(reset)}
 
         bits = config.accumulator_bits - (config.groups * phases - 1).bit_length()
         sums = spread(rng, bits, (config.groups, config.row_pes, phases, height, config.channels))
+        if reset_before:
+            drained = np.isin(np.arange(height) % 4, [Kind.R] if resets else [Kind.N_X, Kind.Z])
+            sums *= drained[:, None]
         for phase in range(phases):
             place = base + phase * stride
             self.accumulator[:, place:place + height] = sums[:, :, phase].reshape(
@@ -167,7 +176,10 @@ class Bench:
         for row in range(rows):
             if elementwise:
                 gates = list(total[4 * row:4 * row + 4])
-                columns, clamped = self.cells.step(cell_base + row, gates, formats, active, reset)
+                if resets:
+                    columns, clamped = self.cells.reset(cell_base + row, gates[0], formats, active, reset)
+                else:
+                    columns, clamped = self.cells.step(cell_base + row, gates, formats, active, reset)
             elif dense:
                 columns, clamped = self.cells.dense(4 * cell_base + row, total[row], formats, active)
             else:
@@ -179,7 +191,7 @@ class Bench:
                                       columns[line * config.groups:(line + 1) * config.groups].tolist()))
         instruction = {**formats, "opcode": opcode, "rows": rows, "phase_stride": stride,
                        "phase_last": phases - 1, "cell_base": cell_base,
-                       "masked": masked}
+                       "masked": masked, **({"resets": 1} if resets else {})}
         return instruction, {"dst_base": destination, "acc_base": base, "settings": {**formats, **voices}}
 
     async def array(self, ctx):
@@ -200,18 +212,21 @@ class Bench:
                 ctx.set(dut.drained, int.from_bytes(self.rng.bytes(len(dut.drained) // 8), "little"))
 
     async def record(self, ctx):
-        """Writes; ``lines_done`` may count a line from the cycle after its write, ``lines_coming`` the cycle before."""
-        dut, before, coming = self.dut, 0, 0
+        """Writes; ``lines_done`` may count a line from the cycle after its write, ``lines_coming`` the cycle before, or
+        with ``forward`` `column_lead` earlier."""
+        dut, before, lead = self.dut, 0, column_lead(self.config)
+        coming = deque([0] * (1 + lead))
         async for _, _, start, valid, line, channels, columns, done, told in ctx.tick().sample(
                 dut.start, dut.write_valid, dut.write_line, dut.write_channels, dut.write_columns,
                 dut.lines_done, dut.lines_coming):
             if self.starts:
                 assert done <= len(self.writes) - before
                 assert done >= len(self.writes) - before - 1
-                assert coming == len(self.writes) - before + valid
-            coming = told
+                assert coming[0] == len(self.writes) - before + valid
+            coming.append(told)
+            coming.popleft()
             if start:
-                before, coming = len(self.writes), 0
+                before, coming = len(self.writes), deque([0] * (1 + lead))
             if valid:
                 self.writes.append((line, channels, [list(column) for column in columns]))
 
@@ -230,6 +245,13 @@ def test_columns_of_grus(name, seed):
     """Rows of LSTMs and GRUs, and projections, one behind the other."""
     bench = Bench(GRUS[name], generator(seed), real_tables=seed % 2 == 0, pauses=seed % 3 * 0.4)
     bench.run([Opcode.ELEMENTWISE, Opcode.ELEMENTWISE, Opcode.PROJECT, *[Opcode.ELEMENTWISE] * 5])
+
+
+@pytest.mark.parametrize("seed, name", list(enumerate(BEFORE)))
+def test_columns_of_grus_with_the_reset_before_the_product(name, seed):
+    """Both passes, in any order, among other cells, projections and dense layers."""
+    bench = Bench(BEFORE[name], generator(seed), real_tables=seed % 2 == 0, pauses=seed % 3 * 0.4)
+    bench.run([*[Opcode.ELEMENTWISE] * 5, Opcode.PROJECT] * 4)
 
 
 @pytest.mark.parametrize("seed, name", list(enumerate(DENSE)))
@@ -298,14 +320,15 @@ def test_slices_follow_the_state_that_the_host_points_at():
     simulate(dut, bench, limit=2000)
 
 
-@pytest.mark.parametrize("name, join, y, m, line, spacing", [("ese", 1, 8, 20, 17, 32), ("latency", 2, 10, 22, 1, 8)])
-def test_the_cycles_from_a_sum_to_a_column(name, join, y, m, line, spacing):
+@pytest.mark.parametrize("name, done, join, y, m, c, line, spacing", [
+    ("ese", 2, 1, 8, 20, 21, 17, 32), ("latency", 0, 2, 9, 21, 18, 1, 8)])
+def test_the_cycles_from_a_sum_to_a_column(name, done, join, y, m, c, line, spacing):
     """As docs/explain/timing.md has them."""
     config = preset(name)
     assemble, stages = Assemble(config), Stages.of(config)
-    assert (SpMV.done_delay, SpMV.delay - SpMV.latency, PEArray.join_delay(config)) == (2, 2, join)
+    assert (SpMV.done_delay(config), SpMV.delay - SpMV.latency, PEArray.join_delay(config)) == (done, 2, join)
     assert Controller.done_delay + Assemble.turn_delay == SpMV.turn_delay
-    assert (stages.y_delay, stages.m_delay, stages.c_delay) == (y, m, 21)
+    assert (stages.y_delay, stages.m_delay, stages.c_delay) == (y, m, c)
     assert (stages.h_delay, stages.r_delay) == (m + 2, 16)
     assert assemble.write_delay(Kind.PROJECTION) == 1 + PEArray.drain_delay + y + line
     dense = Assemble(config.replace(cells="lstm+dense"))

@@ -10,6 +10,7 @@ from bench import TINY, generator, integers, pause, seeds, simulate, trace
 
 from openese.rtl.array import PEArray
 from openese.rtl.broadcast import Broadcast
+from openese.rtl.spmat_read import column_lead
 from openese.rtl.vector_memory import VectorMemory
 
 SMALL = TINY.replace(column_depth=64)
@@ -17,6 +18,7 @@ CONFIGS = {
     "tiny": SMALL,
     "one channel": SMALL.replace(channels=1, slice_width=1),
     "two groups": SMALL.replace(groups=2, slices=2),
+    "forward": SMALL.replace(groups=2, slices=2, forward=True),
 }
 
 
@@ -114,15 +116,18 @@ class Bench:
                               None))
 
     async def memory(self, ctx):
-        """`VectorMemory.delay` cycles behind, and nothing is read that was not there two cycles before."""
+        """`VectorMemory.delay` cycles behind, and nothing is read that was not there two cycles before, or with
+        ``forward`` `column_lead` more."""
         dut = self.dut
         late = deque([self.vectors[0].tolist()] * (VectorMemory.delay - 1))
-        told = deque([0] * 2)
+        lead = column_lead(self.config)
+        told, operations = deque([0] * (2 + lead)), deque([self.current] * (1 + lead))
         while True:
-            current = self.current
+            current = operations.popleft()
+            operations.append(self.current)
             _, _, valid, lines, *sources = await ctx.tick().sample(
                 dut.read_valid, dut.read_line, dut.lines_computed, dut.lines_received)
-            told.append(sources[current["of_frame"]] if current else 0)
+            told.append(sources[operations[-1]["of_frame"]] if operations[-1] else 0)
             done = told.popleft()
             if valid and current["follow"]:
                 for group in range(self.config.groups):
@@ -141,7 +146,7 @@ class Bench:
     async def record(self, ctx):
         """Columns, and their activations `PEArray.column_delay` cycles later."""
         dut = self.dut
-        due = deque([None] * PEArray.column_delay)
+        due = deque([None] * PEArray.column_delay(self.config))
         async for _, _, valid, column, activations in ctx.tick().sample(
                 dut.column_valid, dut.column, dut.activations):
             due.append((column.index, column.operation, column.end) if valid else None)
@@ -217,6 +222,6 @@ def test_columns_stop_when_full():
 
 
 def test_activations_at_another_time_than_the_array_s_are_refused(monkeypatch):
-    monkeypatch.setattr(PEArray, "column_delay", 3)
+    monkeypatch.setattr(PEArray, "column_delay", lambda config: 3)
     with pytest.raises(ValueError, match="activations 2 cycles after their column, but PEArray takes them 3"):
         Broadcast(SMALL)

@@ -45,6 +45,11 @@ def test_accumulators_are_in_up_to_three_kinds_of_memory():
     assert config.replace(ultra_weights=1).ultra_weights is True
     with pytest.raises(ValueError, match="^Config ultra_weights must be true or false, not 'yes'$"):
         config.replace(ultra_weights="yes")
+    with pytest.raises(ValueError, match="^Config block_weights must be between 0 and 0, not 1$"):
+        preset("tiny").replace(block_weights=1)
+    assert preset("tiny").replace(slices=1, ultra_weights=True, block_weights=3).tile_pes == 4
+    with pytest.raises(ValueError, match="^Config block_weights must be between 0 and 3, not 4$"):
+        preset("tiny").replace(slices=1, ultra_weights=True, block_weights=4)
     with pytest.raises(ValueError, match="^Config accumulator_rows must be a multiple of 16, not 136$"):
         config.replace(accumulator_rows=136)
     with pytest.raises(ValueError, match="^Config ultra_channels must be between 0 and 5, not 6$"):

@@ -307,7 +307,7 @@ class Bench:
             got = None
         elif kind == "multiply":
             assert ctx.get(dut.context_valid)
-            assert ctx.get(dut.operation) == self.sent % MAX_OPERATIONS
+            assert ctx.get(dut.operation) == self.sent % (1 << self.config.operation_bits)
             context = ctx.get(dut.context)
             fields = {name: context[name] for name in ("entry_base", "phase_stride", "phase_last")}
             got = (ctx.get(dut.src_base), ctx.get(dut.clear), ctx.get(instruction.count),
@@ -333,9 +333,11 @@ def test_random_programs(seed):
     simulate(bench.dut, lambda ctx: bench.run(ctx, 6000), limit=8000)
 
 
-def test_a_frame_that_breaks_off():
+@pytest.mark.parametrize("forward", [False, True])
+def test_a_frame_that_breaks_off(forward):
     """The controller goes back to the FRAME, and all that was made for it is stale; a whole one goes on."""
     rng = generator(0)
+    config = TINY.replace(forward=forward)
     program = [{"opcode": Opcode.FORMAT}, {"opcode": Opcode.FRAME, "when": Take.WAIT, "follow": 1},
                {"opcode": Opcode.JUMP, "when": When.STALE, "src_base": 6},
                {"opcode": Opcode.MULTIPLY, "source": Source.INPUT, "follow": 1},
@@ -344,23 +346,25 @@ def test_a_frame_that_breaks_off():
                {"opcode": Opcode.CLEAR}, {"opcode": Opcode.JUMP, "src_base": 3},
                {"opcode": Opcode.ELEMENTWISE}, {"opcode": Opcode.FRAME, "when": Take.TRY},
                {"opcode": Opcode.MULTIPLY, "sent": 1, "follow": 1}, {"opcode": Opcode.JUMP, "src_base": 1}]
-    layout = Instruction(TINY).members
+    layout = Instruction(config).members
     program = [{name: [0] * shape.length if isinstance(shape, ArrayLayout) else 0 for name, shape in layout.items()}
                | fields for fields in program]
-    bench = Bench(TINY, rng, program, [(3, 0, 0)] * 30)
+    bench = Bench(config, rng, program, [(3, 0, 0)] * 30)
     simulate(bench.dut, lambda ctx: bench.run(ctx, 8000), limit=10_000)
     assert 3 < bench.drops < 25
 
 
+@pytest.mark.parametrize("forward", [False, True])
 @seeds(3)
-def test_the_program_of_several_models(seed):
+def test_the_program_of_several_models(seed, forward):
     """Frames of random models, in time or late, on the program that the packer writes for all."""
     rng = generator(seed)
-    models = [replace(random_quantized(seed, SEVERAL, 5, *shape, peephole=False), name=str(shape))
+    config = SEVERAL.replace(forward=forward)
+    models = [replace(random_quantized(seed, config, 5, *shape, peephole=False), name=str(shape))
               for shape in ([(9, 6)], [7], [4, (8, 5), 6])]
-    plans = schedule_all(models, SEVERAL if seed else SEVERAL.replace(program_depth=64))
-    frames = [(*rng.integers(0, 1 << SEVERAL.channels, 2).tolist(), int(rng.integers(3))) for _ in range(40)]
-    bench = Bench(SEVERAL, rng, plans[0].instructions, frames)
+    plans = schedule_all(models, config if seed else config.replace(program_depth=64))
+    frames = [(*rng.integers(0, 1 << config.channels, 2).tolist(), int(rng.integers(3))) for _ in range(40)]
+    bench = Bench(config, rng, plans[0].instructions, frames)
     bench.longest = 8
     simulate(bench.dut, lambda ctx: bench.run(ctx, 12000), limit=16000)
 

@@ -38,7 +38,7 @@ from openese.rtl.watchdog import Stall
 #: Has every port: of streamed weights, of banks and models, of GRUs and dense layers, of several groups, of PEs of a
 #: tile.
 CONFIG = TINY.replace(name="all", groups=2, slices=1, weight_bits=12, index_bits=4, stream=True, banks=3,
-                      models=3, cells="lstm+gru+dense")
+                      models=3, cells="lstm+gru+gru_before+dense", forward=True)
 #: Values of parameters that are no part of a machine's capacity.
 PARAMETERS = {"shape": data.ArrayLayout(signed(5), 3), "depth": 8, "ports": 2, "address_width": 12, "pes": 4,
               "slices": 2, "data_width": 64, "address_bits": 7, "data_bits": 9}

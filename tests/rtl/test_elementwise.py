@@ -21,9 +21,16 @@ CONFIGS = {
     "two groups": TINY.replace(groups=2, slices=1),
     "one beat of groups": TINY.replace(pes=16, groups=4),
     "four groups": TINY.replace(pes=16, groups=4, slices=1, cell_bits=27),
+    "forward": TINY.replace(forward=True),
+    "two beats forward": TINY.replace(slice_width=1, forward=True),
+    "groups forward": TINY.replace(pes=16, groups=4, slices=2, slice_width=4, forward=True),
 }
 GRUS = {name: CONFIGS[name].replace(cells="lstm+gru")
-        for name in ("tiny", "one channel", "two beats", "many beats", "one beat of groups", "four groups")}
+        for name in ("tiny", "one channel", "two beats", "many beats", "one beat of groups", "four groups", "forward",
+                     "groups forward")}
+BEFORE = {name: config.replace(cells="lstm+gru+gru_before") for name, config in GRUS.items()} | {
+    "with dense layers": TINY.replace(cells="lstm+gru+gru_before+dense"),
+    "short words": TINY.replace(cells="lstm+gru+gru_before", activation_bits=8)}
 DENSE = {name: CONFIGS[name].replace(cells="lstm+dense")
          for name in ("one channel", "many beats", "two groups", "one beat of groups")} | {
     "with GRUs": TINY.replace(cells="lstm+gru+dense"),
@@ -41,6 +48,8 @@ class Bench:
         self.rng = rng
         self.spread = spread
         self.dut = Slice(config)
+        #: Cycles from a gate to the first that can read what it leaves.
+        self.left = 1 if config.forward else 2
         self.rows, self.channels = config.rows_per_slice, config.channels
         self.beats_at = {}
         self.captures_at = {}
@@ -96,11 +105,11 @@ class Bench:
         for cycle, _, values in self.lanes(flags, start, delay):
             self.saturated_at[cycle] = int(values.sum())
 
-    def new_settings(self, gru=False, dense=False):
+    def new_settings(self, **kind):
         """Random number formats and voices, once the pipeline is empty."""
         rng = self.rng
         self.cycle += Stages.of(self.config).cell + 1 + self.config.beats
-        formats, active, reset = random_settings(rng, self.channels, gru, dense)
+        formats, active, reset = random_settings(rng, self.channels, **kind)
         self.settings_at[self.cycle] = {**formats, "active": mask(active), "reset": mask(reset)}
         return formats, active, reset
 
@@ -125,7 +134,7 @@ class Bench:
             elif kind is Kind.O:
                 self.output(settings, row, start, forgotten[row], sums)
             else:
-                possible[{Kind.G: Kind.I, Kind.I: Kind.F, Kind.CELL_TANH: Kind.O}[kind]] = start + 2
+                possible[{Kind.G: Kind.I, Kind.I: Kind.F, Kind.CELL_TANH: Kind.O}[kind]] = start + self.left
 
     def output(self, settings, row, start, forgotten, sums):
         m, saturated = self.cells.step(row, [sums[row, kind] for kind in (Kind.I, Kind.F, Kind.G, Kind.O)], *settings)
@@ -148,12 +157,27 @@ class Bench:
             if kind is Kind.R:
                 possible[row, Kind.N_X] = start + self.dut.r_delay - (phases - 1) * self.config.beats
             elif kind is Kind.N_X:
-                possible[row, Kind.Z] = start + 2
+                possible[row, Kind.Z] = start + self.left
             elif kind is Kind.Z:
                 y, saturated = self.cells.step(
                     row, [sums[row, kind] for kind in (Kind.R, Kind.Z, Kind.N_X, Kind.N_H)], *settings)
                 self.expect(y, start, self.dut.h_delay)
                 self.expect_saturated(saturated, start, Stages.of(self.config).cell + 2)
+
+    def reset_step(self, rows, base, phases):
+        """Both ELEMENTWISE of a GRU with the reset before the product, as of different steps."""
+        settings = self.new_settings(gru=True, reset_before=True)
+        for row in range(base, base + rows):
+            start, total = self.summed(Kind.R, row, phases)
+            self.expect(self.cells.reset(row, total, *settings)[0], start, self.dut.h_delay)
+        settings = self.new_settings(gru=True, reset_before=True)
+        for row in range(base, base + rows):
+            ready, of_n = self.summed(Kind.N_X, row, phases)
+            self.cycle = max(self.cycle, ready + 2)
+            start, of_z = self.summed(Kind.Z, row, phases)
+            y, saturated = self.cells.step(row, [of_n, of_z, of_n, of_n], *settings)
+            self.expect(y, start, self.dut.h_delay)
+            self.expect_saturated(saturated, start, Stages.of(self.config).cell + 2)
 
     def project(self, rows, phases):
         """A PROJECT: sums, rounded and saturated to y."""
@@ -254,6 +278,21 @@ def test_steps_of_a_gru_equal_the_model(name, seed):
     for phases in (1, 2, 4, 1):
         bench.gru_step(rows=GRU_ROWS, base=0, phases=phases)
         bench.step(rows=2, base=bench.config.cell_rows - 4, phases=phases)
+        bench.project(rows=1, phases=phases)
+        bench.gru_step(rows=2, base=1, phases=1)
+    bench.run()
+    assert len({value for lanes in bench.columns_at.values() for value in lanes.values()}) > 5
+
+
+@pytest.mark.parametrize("seed, name", list(enumerate(BEFORE)))
+def test_both_passes_of_a_gru_with_the_reset_before_the_product(name, seed):
+    """Between steps of other GRUs and of LSTMs, and projections."""
+    rng = generator(seed)
+    bench = Bench(BEFORE[name], rng, real_tables=seed % 2 == 0)
+    for phases in (1, 2, 4, 1):
+        bench.reset_step(rows=GRU_ROWS, base=0, phases=phases)
+        bench.step(rows=2, base=bench.config.cell_rows - 4, phases=phases)
+        bench.reset_step(rows=2, base=1, phases=1)
         bench.project(rows=1, phases=phases)
         bench.gru_step(rows=2, base=1, phases=1)
     bench.run()

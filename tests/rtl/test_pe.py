@@ -17,6 +17,10 @@ CONFIGS = {
     "one channel": TINY.replace(channels=1, slice_width=1, queue_depth=32),
     "index3": TINY.replace(index_bits=3, weight_bits=8),
     "kinds": TINY.replace(channels=4, accumulator_rows=144, lut_channels=1, ultra_channels=2, ultra_weights=True),
+    "forward": TINY.replace(forward=True),
+    # The array takes two cycles to join ``done``, or none.
+    "forward in tiles": TINY.replace(pes=16, slices=2, channels=1, slice_width=2, forward=True),
+    "forward alone": TINY.replace(pes=1, channels=1, slice_width=1, forward=True),
 }
 
 
@@ -28,7 +32,7 @@ class Bench:
         self.rng = rng
         self.jobs = jobs
         self.gaps = gaps
-        self.dut = PE(config)
+        self.dut = PE(config, config.ultra_weights)
         self.drainer = Drainer(self.dut, config, rng, jobs, drain_chance)
         dut = self.dut
         self.watch, self.seen = trace(dut.done, dut.busy, dut.padding, dut.hazard,
@@ -92,7 +96,7 @@ class Bench:
         """Contexts and columns, `ActQueue.margin` of them after ``full`` has risen."""
         dut = self.dut
         await self.load(ctx)
-        self._late = [self.noise() for _ in range(dut.column_delay)]
+        self._late = [self.noise() for _ in range(dut.column_delay(self.config))]
         credit, number = 0, 0
         for index, job in enumerate(self.jobs):
             while self.drainer.drained < index - 1:
@@ -118,7 +122,7 @@ class Bench:
                     else:
                         await self.send(ctx, columns.pop(0), values.pop(0))
                 number += 1
-        for _ in range(dut.column_delay):
+        for _ in range(dut.column_delay(self.config)):
             await self.send(ctx, None, self.noise())
 
 
@@ -160,7 +164,7 @@ def test_cycles_of_sparse_columns(columns, entries):
     done, = [cycle for cycle, values in enumerate(bench.seen) if values[0]]
     assert (bench.count(1), bench.count(3)) == (entries, 0)
     assert sent[-1] - sent[0] == len(columns)
-    assert done == sent[-1] + PtrRead.delay + 1 + SpmatRead.delay + SpMV.done_delay
+    assert done == sent[-1] + PtrRead.delay + 1 + SpmatRead.delay + SpMV.done_delay(TINY)
 
 
 def test_multipliers_never_idle_while_columns_wait():
@@ -195,10 +199,13 @@ def test_rows_that_wait_for_themselves(seed):
     assert bench.count(3) > 40
 
 
-def test_column_delay_is_that_of_the_pointers():
+@pytest.mark.parametrize("config, delay", [(TINY, PtrRead.delay),
+                                           (CONFIGS["forward"], PtrRead.delay + SpmatRead.delay)],
+                         ids=["tiny", "forward"])
+def test_column_delay_is_that_of_the_pointers(config, delay):
     """Activations are sampled exactly `column_delay` cycles after their column."""
     rng = generator(0)
-    dut = PE(TINY)
+    dut = PE(config)
     value = []
 
     async def bench(ctx):
@@ -222,7 +229,7 @@ def test_column_delay_is_that_of_the_pointers():
         value.append(unpack(ctx.get(dut.drained), TINY.accumulator_bits, 1)[0])
 
     simulate(dut, bench, limit=100)
-    assert value == [100 + dut.column_delay]
+    assert value == [100 + dut.column_delay(config)] == [100 + delay]
 
 
 def test_a_reset_ends_all_work():

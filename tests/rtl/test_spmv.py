@@ -13,7 +13,12 @@ CONFIGS = {
     "one channel": TINY.replace(channels=1, slice_width=1),
     "index3": TINY.replace(index_bits=3, weight_bits=8),
     "kinds": TINY.replace(channels=4, accumulator_rows=144, lut_channels=1, ultra_channels=2),
+    "forward": TINY.replace(forward=True),
+    "forward in tiles": TINY.replace(pes=16, slices=2, channels=1, slice_width=2, accumulator_rows=144, lut_channels=1,
+                                     forward=True),
+    "forward alone": TINY.replace(pes=1, channels=1, slice_width=1, forward=True),
 }
+FORWARD = {name: config for name, config in CONFIGS.items() if config.forward}
 
 
 class Bench:
@@ -72,10 +77,11 @@ def check_counters(bench):
 
 
 @seeds(1)
+@pytest.mark.parametrize("config", [TINY, *FORWARD.values()], ids=["tiny", *FORWARD])
 @pytest.mark.parametrize("phases", [1, 2, 3, 4])
-def test_sums_with_stalls_on_both_sides(phases, seed):
+def test_sums_with_stalls_on_both_sides(phases, config, seed):
     rng = generator(seed)
-    bench = Bench(TINY, rng, random_jobs(rng, TINY, 4, phases=phases, rows=(4, 15)),
+    bench = Bench(config, rng, random_jobs(rng, config, 4, phases=phases, rows=(4, 15)),
                   entry_pauses=0.3, drain_chance=0.4)
     bench.run()
     check_counters(bench)
@@ -91,17 +97,32 @@ def test_sums_at_full_speed(config, seed):
     bench = Bench(config, rng, few + many)
     bench.run()
     check_counters(bench)
-    assert bench.count(3) > 0
+    assert config.forward or bench.count(3) > 0
 
 
-def single(rng, columns, context=None):
+@seeds(2)
+@pytest.mark.parametrize("config", FORWARD.values(), ids=FORWARD)
+def test_rows_are_forwarded(config, seed):
+    """The same row in each of four entries, in any pattern: none waits, with pauses and drains among them or not."""
+    rng = generator(seed)
+    half = config.accumulator_rows // 2
+    jobs = [[single(rng, rng.choice(2 if job % 2 else 4, (60, 1)), {"acc_base": job % 2 * half}, config)]
+            for job in range(6)]
+    for pauses in (0.0, 0.3):
+        bench = Bench(config, rng, jobs, entry_pauses=pauses, drain_chance=0.5)
+        bench.run()
+        check_counters(bench)
+        assert bench.count(3) == 0
+
+
+def single(rng, columns, context=None, config=TINY):
     """An operation of columns given as row lists, ascending, at weights and activations not zero."""
     context = {"entry_base": 0, "acc_base": 0, "phase_stride": 0, "phase_last": 0,
                "align": [0] * 4, **(context or {})}
     work = []
     for rows in columns:
         skips = np.diff([-1, *rows]) - 1
-        work.append((rng.integers(1, 1000, TINY.channels).tolist(),
+        work.append((rng.integers(1, 1000, config.channels).tolist(),
                      [(int(rng.integers(1, 1000)), int(skip)) for skip in skips]))
     return Operation(context, work)
 
@@ -138,7 +159,18 @@ def test_cycles_are_entries_and_hazards_and_the_delay(seed):
     taken = [cycle for cycle, values in enumerate(bench.seen) if values[4]]
     done, = [cycle for cycle, values in enumerate(bench.seen) if values[0]]
     assert bench.count(3) == operation.stalls
-    assert done == taken[0] + len(operation.slots) - 1 + operation.stalls + SpMV.done_delay
+    assert done == taken[0] + len(operation.slots) - 1 + operation.stalls + SpMV.done_delay(TINY)
+
+
+def test_done_comes_with_the_end_if_sums_are_forwarded():
+    rng = generator(0)
+    config = CONFIGS["forward"]
+    operation = random_operation(rng, config, base=3, rows=6, phases=1, columns=20, density=0.3)
+    bench = Bench(config, rng, [[operation]])
+    bench.run()
+    taken = [cycle for cycle, values in enumerate(bench.seen) if values[4]]
+    done, = [cycle for cycle, values in enumerate(bench.seen) if values[0]]
+    assert done == taken[0] + len(operation.slots) - 1 + SpMV.done_delay(config) == taken[-1]
 
 
 def test_a_row_can_be_read_after_the_delay():
@@ -167,10 +199,11 @@ def test_a_row_can_be_read_after_the_delay():
     assert value == [-90, 120]
 
 
+@pytest.mark.parametrize("config", [TINY, CONFIGS["forward"]], ids=["tiny", "forward"])
 @pytest.mark.parametrize("cycle", range(7))
-def test_an_entry_may_come_right_behind_the_drain_of_its_row(cycle):
+def test_an_entry_may_come_right_behind_the_drain_of_its_row(cycle, config):
     """Decoding takes two cycles, so the entry of cycle 0 meets the drain of cycle 2; later ones follow."""
-    dut = SpMV(TINY)
+    dut = SpMV(config)
     values = []
 
     async def bench(ctx):

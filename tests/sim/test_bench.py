@@ -32,9 +32,10 @@ def test_measured_as_predicted_and_as_traced():
     assert in_waveform["busy"] == pytest.approx(result["busy"], rel=1e-3)
 
 
-def test_a_gru_is_measured_as_predicted():
-    of_gru = gru_plan(TINY, 0.4, inputs=8, cells=24)
-    assert (of_gru.config.cells, of_gru.config.entry_depth) == ("lstm+gru", TINY.entry_depth)
+@pytest.mark.parametrize("reset_after, cells", [(True, "lstm+gru"), (False, "lstm+gru+gru_before")])
+def test_a_gru_is_measured_as_predicted(reset_after, cells):
+    of_gru = gru_plan(TINY, 0.4, reset_after, inputs=8, cells=24)
+    assert (of_gru.config.cells, of_gru.config.entry_depth) == (cells, TINY.entry_depth)
     result, = measured(of_gru)
     predicted = estimate(of_gru)
     assert result["bit_exact"] and result["cycles_per_step"] == predicted.cycles_per_step

@@ -62,11 +62,13 @@ def fifteen_steps(both):
 
 
 @pytest.mark.parametrize("shape", [
-    (5, ("gru", 8)), (3, ("gru", 7), ("gru", 6)), (5, ("gru", 8), (8, 5), ("gru", 4)), (4, 6, ("gru", 5))], ids=str)
+    (5, ("gru", 8)), (3, ("gru", 7), ("gru", 6)), (5, ("gru", 8), (8, 5), ("gru", 4)), (4, 6, ("gru", 5)),
+    (5, ("before", 8)), (3, ("before", 7), ("before", 6)), (5, ("gru", 8), ("before", 8), (8, 5), ("before", 4)),
+    (4, ("before", 6), 5)], ids=str)
 @pytest.mark.parametrize("pace", [{}, {"valid": 0.2, "ready": 0.3, "seed": 5}], ids=["free", "paced"])
 def test_grus_equal_the_reference(shape, pace):
-    """GRUs, alone and in stacks with LSTMs; states go in and out. Where tables are random, all cells of a row are of
-    the model, since others count too when they are clamped."""
+    """GRUs of both kinds, alone and in stacks with LSTMs; states go in and out. Where tables are random, all cells of a
+    row are of the model, since others count too when they are clamped."""
     both = Both(GRU, shape, seed=len(shape), pace=pace)
     fifteen_steps(both)
     counters = both.device.counters()

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.sim
 STEPS = int(os.environ.get("OPENESE_MIXTURES", "150"))
 SHAPES = [(5, 9), (20, (12, 8)), (7, 12, 9), (11, (12, 8), 9, (16, 12)), (3, 4)]
 GRUS = [(6, ("gru", 9)), (5, 7, ("gru", 8))]
+BEFORE = [(6, ("before", 9)), (5, ("before", 7), ("gru", 8), ("before", 5))]
 DENSE = [(9, (12, 8), ("none", 7)), (6, ("relu", 9), ("tanh", 5)), (4, ("sigmoid", 6), 5, ("relu", 9), ("none", 3))]
 
 
@@ -37,7 +38,7 @@ class Mixture:
     def __init__(self, config, seed, pace=False):
         self.rng = rng = np.random.default_rng(seed)
         self.config = config
-        shapes = SHAPES + GRUS * config.gru + DENSE * config.dense
+        shapes = SHAPES + GRUS * config.gru + BEFORE * config.gru_before + DENSE * config.dense
         shapes = [shapes[k] for k in rng.choice(len(shapes), config.models, replace=False)]
         self.models = [replace(random_quantized(int(rng.integers(1 << 30)), config, *shape), name=f"model {number}")
                        for number, shape in enumerate(shapes)]

@@ -8,7 +8,7 @@ import pytest
 from openese.rtl.config import preset
 from openese.rtl.verilog import verilog
 from openese.sim.synthesis import estimate
-from openese.sim.synthesis.baselines import Baselines, changes
+from openese.sim.synthesis.baselines import MEASURED, Baselines, changes
 from openese.sim.synthesis.depth import Depths
 from openese.sim.synthesis.families import FAMILIES
 from openese.sim.synthesis.fanout import Net, nets
@@ -143,6 +143,22 @@ def test_fan_out_is_counted_across_modules():
 def test_a_path_ends_in_its_block():
     depths = Depths({"part": PART, "whole": WHOLE}, "whole", FAMILIES["xcu"], {}, str)
     assert depths.ends == {"part": (1, 0), "whole": (1, 0)}
+
+
+def test_every_baseline_is_measured_again():
+    for family, names in MEASURED.items():
+        assert set(Baselines().machines(family)) <= set(names)
+
+
+def test_two_processes_save_their_baselines_in_one_file(tmp_path):
+    """Each has read the file before the other saves."""
+    file = tmp_path / "synth.json"
+    file.write_text("{}")
+    one, other = Baselines(file), Baselines(file)
+    one.update(preset("tiny"), "xcu", {"total": {"LUT": 1}})
+    other.update(preset("demo"), "xcu", {"total": {"LUT": 2}})
+    assert other.machines("xcu") == Baselines(file).machines("xcu") == ["tiny", "demo"]
+    assert [path.name for path in tmp_path.iterdir()] == ["synth.json"]
 
 
 def test_only_presets_have_baselines(tmp_path):

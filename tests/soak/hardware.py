@@ -61,7 +61,9 @@ def random_config(rng):
         if rng.random() < 0.4:
             fields["lut_channels"] = int(rng.integers(0, fields["channels"] + 1))
             fields["ultra_channels"] = int(rng.integers(0, fields["channels"] - fields["lut_channels"] + 1))
-        cells = "+".join(["lstm", *(kind for kind in ("gru", "dense") if rng.random() < 0.4)])
+        fields["forward"] = bool(rng.random() < 0.4)
+        grus, dense = rng.choice(["", "+gru", "+gru+gru_before"], p=[0.5, 0.25, 0.25]), "+dense" * (rng.random() < 0.4)
+        cells = f"lstm{grus}{dense}"
         fields |= {"cells": cells, **({"cell_bits": int(rng.integers(24, 28))} if "gru" in cells else {})}
         if fields["stream"]:  # an AXI4 data width
             wide = [width for width in (8, 16, 32) if 32 <= width * pes <= 1024 and 1 <= width - fields["index_bits"]
@@ -69,10 +71,13 @@ def random_config(rng):
             fields["stream"] = bool(wide)
             if wide:
                 fields["weight_bits"] = int(rng.choice(wide)) - fields["index_bits"]
+        if rng.random() < 0.3:
+            fields |= {"wide_pointers": True, "ultra_weights": bool(rng.random() < 0.5)}
         try:
-            return Config(name="random", **fields)
+            config = Config(name="random", **fields)
         except ValueError:
             continue
+        return config.replace(block_weights=int(rng.integers(config.tile_pes))) if config.ultra_weights else config
 
 
 def random_shape(rng, config):
@@ -80,7 +85,9 @@ def random_shape(rng, config):
     layers = [int(rng.integers(1, 25)) for _ in range(int(rng.integers(1, 5)))]
     shape = [(cells, int(rng.integers(1, cells + 1))) if rng.random() < 0.5 else cells for cells in layers]
     if config.gru:
-        shape = [("gru", cells) if rng.random() < 0.6 else other for cells, other in zip(layers, shape, strict=True)]
+        kinds = ["gru", *(["before"] if config.gru_before else [])]
+        shape = [(str(rng.choice(kinds)), cells) if rng.random() < 0.6 else other
+                 for cells, other in zip(layers, shape, strict=True)]
     if config.dense:
         shape = [(str(rng.choice(ACTIVATIONS)), outputs) if rng.random() < 0.5 else other
                  for outputs, other in zip(layers, shape, strict=True)]
@@ -220,6 +227,7 @@ def configurations(case):
         done["machines"] += 1
         done["with banks"] += config.banks > 1
         done["for several models"] += config.models > 1
+        done["with forwarding"] += config.forward
         for _ in range(MODELS):
             found, refused = random_models(rng, config)
             done["too large"] += refused

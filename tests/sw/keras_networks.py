@@ -27,8 +27,8 @@ def fill(model, rng):
 
 
 class _Maker:
-    def __init__(self, keras, rng):
-        self.keras, self.rng, self.layers = keras, rng, keras.layers
+    def __init__(self, keras, rng, grus):
+        self.keras, self.rng, self.layers, self.grus = keras, rng, keras.layers, grus
         policy = POLICIES[rng.integers(len(POLICIES))]
         self.dtype = None if policy is None else policy
         self.bound = {None: 1e-4, "float64": 1e-4}.get(policy, 0.05)
@@ -49,14 +49,28 @@ class _Maker:
                    "dropout": self.pick(0, 0, 0.3), "recurrent_dropout": self.pick(0, 0, 0.2),
                    "recurrent_initializer": "glorot_uniform"}
         if self.chance(0.05):
-            options[self.pick("activation", "recurrent_activation")] = self.pick("relu", "hard_sigmoid")
+            # The numbers of a GRU with ReLU grow without bound.
+            options[self.pick("activation", "recurrent_activation")] = self.pick("softsign" if self.grus else "relu",
+                                                                                 "hard_sigmoid")
         return options
 
     def gru_options(self):
         """Of a GRU cell: as of an LSTM, and where its reset is."""
         options = self.cell_options()
         del options["unit_forget_bias"]
-        return {**options, "reset_after": self.chance(0.8)}
+        return {**options, "reset_after": self.chance(0.6)}
+
+    def lstm(self, units, **options):
+        """An LSTM layer, or a GRU layer in its place."""
+        if self.grus:
+            return self.layers.GRU(units, **options, **self.gru_options())
+        return self.layers.LSTM(units, **options, **self.cell_options())
+
+    def cell(self, units):
+        """A cell, likewise."""
+        if self.grus:
+            return self.layers.GRUCell(units, **self.gru_options(), name=self.name("cell"))
+        return self.layers.LSTMCell(units, **self.cell_options(), name=self.name("cell"))
 
     def options(self, sequences):
         return {"return_sequences": sequences, "unroll": False, "name": self.name("lstm"),
@@ -67,11 +81,10 @@ class _Maker:
         L, kind = self.layers, self.pick("lstm", "lstm", "lstm", "cell", "cells", "mixed", "gru", "gru")
         options = {**self.options(sequences), "go_backwards": not wrapped and self.chance(0.25)}
         if kind == "lstm":
-            return L.LSTM(units, **options, **self.cell_options())
+            return self.lstm(units, **options)
         if kind == "gru":
             return L.GRU(units, **options, **self.gru_options())
-        cells = [L.LSTMCell(units if number == 2 else 3 + number, **self.cell_options(), name=self.name("cell"))
-                 for number in range(3)]
+        cells = [self.cell(units if number == 2 else 3 + number) for number in range(3)]
         if kind == "mixed":
             cells[1] = L.GRUCell(4, **self.gru_options(), name=self.name("cell"))
         return L.RNN(cells[-1] if kind == "cell" else cells, **options, dtype=self.dtype)
@@ -80,9 +93,8 @@ class _Maker:
         merge = self.pick("concat", "sum", "mul", "ave")
         forward = self.recurrent(units, sequences, wrapped=True)
         backward = None
-        if self.chance(0.3) and isinstance(forward, self.layers.LSTM):
-            backward = self.layers.LSTM(units, return_sequences=sequences, go_backwards=True, name=self.name("back"),
-                                        **self.cell_options())
+        if self.chance(0.3) and isinstance(forward, self.layers.GRU if self.grus else self.layers.LSTM):
+            backward = self.lstm(units, return_sequences=sequences, go_backwards=True, name=self.name("back"))
         layer = self.layers.Bidirectional(forward, merge_mode=merge, backward_layer=backward, name=self.name("both"),
                                           dtype=self.dtype)
         if self.chance(0.2):
@@ -108,9 +120,7 @@ class _Maker:
 
     def states(self, x, units):
         """The final states of an encoder."""
-        encoder = self.layers.LSTM(units, return_state=True, name=self.name("encoder"), **self.cell_options())
-        _, h, c = encoder(x)
-        return [h, c]
+        return list(self.lstm(units, return_state=True, name=self.name("encoder"))(x)[1:])
 
     def nested(self, units):
         layers = [self.keras.Input((None, FEATURES)), self.recurrent(units, True)]
@@ -137,7 +147,7 @@ class _Maker:
             return keras.Sequential(layers), inputs
         if kind == "stateful":
             given = keras.Input(batch_shape=(voices, steps, FEATURES), name="x")
-            x = L.LSTM(4, return_sequences=True, stateful=True, **self.cell_options())(given)
+            x = self.lstm(4, return_sequences=True, stateful=True)(given)
         elif kind == "words":
             inputs = {"x": self.rng.integers(0, 6, size=(voices, steps)).astype(np.int32)}
             given = keras.Input((None,), name="x", dtype="int32")
@@ -145,7 +155,7 @@ class _Maker:
         elif kind == "images":
             inputs = {"x": np.stack([frames, frames * 0.5], axis=1)}
             given = keras.Input((2, steps, FEATURES), name="x")
-            x = L.TimeDistributed(L.LSTM(4, **self.cell_options()), dtype=self.dtype)(given)
+            x = L.TimeDistributed(self.lstm(4), dtype=self.dtype)(given)
         elif kind == "nested":
             x = self.nested(4)(x)
         given_all = [given]
@@ -154,12 +164,11 @@ class _Maker:
             inputs["z"] = self.rng.normal(size=(voices, steps + 2, FEATURES)).astype(np.float32)
             given_all.append(other)
             states = self.states(other, 4)
-            y, h, c = L.LSTM(4, return_sequences=True, return_state=True, name=self.name("decoder"),
-                             **self.cell_options())(x, initial_state=states)
-            outputs += [h, c][:int(self.rng.integers(0, 3))]
-            x = y
+            x, *ends = self.lstm(4, return_sequences=True, return_state=True, name=self.name("decoder"))(
+                x, initial_state=states[0] if self.grus else states)
+            outputs += ends[:int(self.rng.integers(0, 3))]
         if kind in ("siamese", "shared"):
-            layer = L.LSTM(FEATURES, return_sequences=True, name=self.name("shared"), **self.cell_options())
+            layer = self.lstm(FEATURES, return_sequences=True, name=self.name("shared"))
             x = layer(layer(x)) if kind == "shared" else L.Subtract(dtype=self.dtype)([layer(x), layer(x * 0.5)])
         if x is not given and kind != "words":
             outputs.append(x)
@@ -183,11 +192,11 @@ class _Maker:
                            outputs if len(outputs) > 1 else outputs[0]), inputs
 
 
-def random_network(keras, seed):
-    """A network of about one to five recurrent layers."""
+def random_network(keras, seed, grus=False):
+    """A network of about one to five recurrent layers; ``grus``: with GRUs for all LSTMs."""
     rng = np.random.default_rng(seed)
     keras.utils.set_random_seed(seed)
-    maker = _Maker(keras, rng)
+    maker = _Maker(keras, rng, grus)
     model, inputs = maker.network()
     fill(model, rng)
     return Case(model, inputs, maker.bound)

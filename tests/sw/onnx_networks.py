@@ -34,16 +34,19 @@ class Value(NamedTuple):
     size: int
 
 
-def random_network(seed: int, dense: bool = False) -> Case:
-    """The network of this number; ``dense``: one of LSTMs, GRUs and dense layers alone."""
-    return Builder(seed).build_dense() if dense else Builder(seed).build()
+def random_network(seed: int, dense: bool = False, grus: bool = False) -> Case:
+    """The network of this number; ``dense``: one of LSTMs, GRUs and dense layers alone; ``grus``: with GRUs for all
+    LSTMs."""
+    builder = Builder(seed, grus)
+    return builder.build_dense() if dense else builder.build()
 
 
 class Builder:
     """Draws a network."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, grus: bool = False) -> None:
         self.rng = np.random.default_rng(seed)
+        self.grus = grus
         self.nodes: list[Any] = []
         self.tensors: dict[str, Any] = {}
         self.inputs: list[Any] = []
@@ -257,6 +260,7 @@ class Builder:
 
     def lstm(self, x: Value, lengths: str | None = None, gru: bool = False) -> Value:
         """An LSTM or GRU node and what brings its outputs back to (T, B, F)."""
+        gru |= self.grus
         direction = self.pick(["forward", "forward", "reverse", "bidirectional"])
         ways = 2 if direction == "bidirectional" else 1
         self.features.add(direction)
@@ -272,8 +276,8 @@ class Builder:
         extra = self.pick(["", "", "", "", "clip", "no clip", "input_forget", "sigmoid", "hard"])
         if gru:
             extra = ""
-            after = not self.maybe(4)
-            self.features.add("GRU" if after else "GRU on the host")
+            after = not self.maybe(3)
+            self.features.add("GRU" if after else "GRU, reset before")
             attributes |= {"linear_before_reset": int(after)}
         if extra:
             self.features.add({"hard": "LSTM on the host", "clip": "LSTM on the host"}.get(extra, extra))
@@ -304,29 +308,32 @@ class Builder:
         return Value(self.node("Reshape", y, self.constant(np.array([0, 0, -1]))), ways * cells)
 
     def other(self, x: Value) -> Value:
-        """A GRU with its reset before the product or an RNN, which stay on the host."""
+        """A GRU as ONNX has it by default, with its reset before the product, or an RNN, which stays on the host."""
         kind = self.pick(["GRU", "RNN"])
-        self.features.add("GRU on the host" if kind == "GRU" else kind)
+        self.features.add("GRU, reset before" if kind == "GRU" else kind)
         cells, gates = self.number(1, 5), 3 if kind == "GRU" else 1
         given = [self.constant(self.floats(1, gates * cells, size)) for size in (x.size, cells)]
         return Value(self.node("Squeeze", self.node(kind, x.name, *given, hidden_size=cells),
                                self.constant(np.array([1]))), cells)
 
     def typed(self, x: Value, kind: str) -> Value:
-        """An LSTM in another type."""
+        """An LSTM or GRU in another type."""
         self.features.add(kind)
+        gates, options = (3, {"linear_before_reset": 1}) if self.grus else (4, {})
         types = {"double": (TensorProto.DOUBLE, np.float64), "half": (TensorProto.FLOAT16, np.float16)}
         cells = self.number(1, 5)
-        given = [self.constant(self.floats(1, 4 * cells, size).astype(types[kind][1])) for size in (x.size, cells)]
-        y = self.node("LSTM", self.node("Cast", x.name, to=types[kind][0]), *given, hidden_size=cells)
+        given = [self.constant(self.floats(1, gates * cells, size).astype(types[kind][1])) for size in (x.size, cells)]
+        y = self.node("GRU" if self.grus else "LSTM", self.node("Cast", x.name, to=types[kind][0]), *given,
+                      hidden_size=cells, **options)
         return Value(self.node("Cast", self.node("Squeeze", y, self.constant(np.array([1]))), to=FLOAT), cells)
 
     def body(self, x: Value) -> Value:
-        """An LSTM in a body of If, Loop or Scan."""
-        kind = self.pick(["If", "Loop", "Scan"])
+        """An LSTM in a body of If, Loop or Scan, or a GRU in one of If or Loop."""
+        kind = self.pick(["If", "Loop"] if self.grus else ["If", "Loop", "Scan"])
         self.features.add(kind)
         cells = x.size if kind == "Loop" else self.number(1, 5)
-        gru = kind != "Scan" and self.maybe(3)
+        gru = kind != "Scan" and self.maybe(3) or self.grus
+        after = not (gru and self.maybe(3))
         gates = 3 if gru else 4
         (w, r, b, p), cells = self.given_weights(x.size, cells, 1, gates) if kind != "Loop" else (
             [self.constant(self.floats(1, gates * cells, size)) for size in (x.size, cells)] + ["", ""], cells)
@@ -337,7 +344,7 @@ class Builder:
                 inputs.pop()
             y, hn, cn, out = (self.name(label) for label in ("y", "h", "c", "out"))
             made = (helper.make_node("GRU", inputs, [y, hn], name=self.name("gru"), hidden_size=cells,
-                                     linear_before_reset=1) if gru else
+                                     linear_before_reset=int(after)) if gru else
                     helper.make_node("LSTM", inputs, [y, hn, cn], name=self.name("lstm"), hidden_size=cells))
             return [made, helper.make_node("Squeeze", [y, one], [out])], out, hn, cn
 

@@ -48,7 +48,7 @@ def kind(request, monkeypatch):
 
 
 @pytest.mark.parametrize("held", [1, 2000, 1 << 24], ids=["alone", "some at once", "all at once"])
-@pytest.mark.parametrize("cells", [24, (32, 16)], ids=["plain", "projection"])
+@pytest.mark.parametrize("cells", [24, (32, 16), ("gru", 24), ("before", 24)], ids=str)
 @pytest.mark.parametrize("start", [0.0, 1.5], ids=["from zero", "from a state"])
 def test_costs_equal_their_definition(kind, held, cells, start, monkeypatch):
     monkeypatch.setattr(calibrate, "_BATCH_NUMBERS", held)
@@ -60,7 +60,7 @@ def test_costs_equal_their_definition(kind, held, cells, start, monkeypatch):
     state = LayerState(*(start * rng.normal(size=(3, size)) for size in (layer.cells, layer.outputs)))
     run = recording(model, speech_like(1, 30, 3, 20), (state,))
     costs = FormatCosts(layer, run, TINY)
-    changes = [Change(tensor, gate, fraction) for tensor in ("w_x", "w_r") for gate in range(len(GATES))
+    changes = [Change(tensor, gate, fraction) for tensor in ("w_x", "w_r") for gate in range(len(layer.gates))
                for fraction in (7, 9, 11)]
     changes += [Change("x", 0, fraction) for fraction in (8, 14)]
     if layer.w_ym is not None:

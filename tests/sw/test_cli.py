@@ -296,6 +296,8 @@ def test_without_calibration_it_says_so(folder, openese):
     ("compile net.npz -o absent/a", "Invalid value for '--output' / '-o': there is no folder 'absent'"),
     ("compile both.npz -o net.img", "net.img: a file; the network has 4 directions and becomes a folder"),
     ("compile both.npz -o .", ".: a folder with other files, such as both.npz; give a new folder"),
+    ("compile net.npz -o .", ".: a folder; the network has one direction and becomes a file"),
+    ("quantize net.npz -o .", ".: a folder; the network has one direction and becomes a file"),
     ("import net.npz --list -o a", "--list shows everything and writes nothing"),
     ("build --preset tiny --set pes=4 --set pes=8 -o a", "--set pes=8: pes is set twice"),
     ("build --preset tiny --set stream=2 -o a", "--set stream=2: stream is 0 or 1"),

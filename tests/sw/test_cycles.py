@@ -23,7 +23,8 @@ NARROW = Config(name="narrow", pes=8, channels=4, slices=2, slice_width=1, index
                 column_depth=512, vector_depth=512, cell_rows=32, accumulator_rows=512, queue_depth=64)
 VOICE = Config(name="voice", pes=32, channels=1, groups=4, slices=4, entry_depth=1024, column_depth=256,
                vector_depth=512, cell_rows=32, accumulator_rows=256)
-NARROW_GRU, VOICE_GRU = (config.replace(name=f"{config.name}-grus", cells="lstm+gru") for config in (NARROW, VOICE))
+NARROW_GRU, VOICE_GRU = (config.replace(name=f"{config.name}-grus", cells="lstm+gru+gru_before")
+                         for config in (NARROW, VOICE))
 STREAM_SHALLOW = STREAM.replace(name="shallow", entry_depth=128)
 
 SMALL = [
@@ -47,6 +48,12 @@ SMALL = [
     pytest.param(GRU, 0.4, True, 7, [("gru", 9), (9, 5), ("gru", 12)], id="gru-stack"),
     pytest.param(NARROW_GRU, 0.2, True, 20, [("gru", 60), 60], id="narrow-gru"),
     pytest.param(VOICE_GRU, 0.3, True, 12, [("gru", 90)], id="one-voice-gru"),
+    pytest.param(GRU, 0.3, True, 20, [("before", 30)], id="before"),
+    pytest.param(GRU, 0.4, True, 7, [("before", 9), ("gru", 8), (9, 5), ("before", 12)], id="before-stack"),
+    pytest.param(NARROW_GRU, 0.2, True, 20, [60, ("before", 60)], id="narrow-before"),
+    pytest.param(VOICE_GRU, 0.3, True, 12, [("before", 90)], id="one-voice-before"),
+    pytest.param(STREAM_SHALLOW.replace(cells="lstm+gru+gru_before+dense"), 0.4, True, 9,
+                 [("before", 12), ("relu", 12), ("before", 10), ("none", 7)], id="streamed-before"),
     pytest.param(DENSE, 0.4, True, 20, [(30, 12), ("none", 9)], id="dense-head"),
     pytest.param(DENSE, 0.5, True, 9, [("relu", 30), ("tanh", 12), ("none", 5)], id="dense-alone"),
     pytest.param(GROUPS.replace(cells="lstm+dense"), 0.5, True, 7, [("sigmoid", 12), 9, ("tanh", 20), ("none", 6)],

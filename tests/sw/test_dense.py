@@ -91,10 +91,15 @@ def test_a_head_becomes_a_layer():
         whole = network.with_dense_head()
         assert [len(direction.model.layers) for direction in whole.directions] == shape
         assert whole.head is None and whole.with_dense_head() is whole
+        again = whole.with_host_head()
+        assert [len(direction.model.layers) for direction in again.directions] == [1] * len(network.directions)
+        assert (again.head.activation, again.directions[0].initial is None) == (
+            network.head.activation, network.directions[0].initial is None)
         found, wanted = (one.run(x, [FloatRunner(each.model) for each in one.directions], [7, 4])[0]
                          for one in (whole, network))
-        np.testing.assert_allclose(found[:4], wanted[:4], rtol=1e-12)
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
+        np.testing.assert_allclose(again.run(x, [FloatRunner(each.model) for each in again.directions], [7, 4])[0],
+                                   wanted, rtol=1e-12)
     named = Network.of(Model(layers=(random_dense(np.random.default_rng(0), "head", 3, 2),),
                              head=Dense(weight=np.ones((1, 2)), bias=np.ones(1))))
     assert [layer.name for layer in named.with_dense_head().model.layers] == ["head", "head_"]
@@ -225,6 +230,33 @@ def test_four_rows_of_biases_take_a_cell_row():
     with pytest.raises(CapacityError, match=r"needs .*cell_rows 33 \(has 32, 1 short\)"):
         schedule(random_quantized(1, DENSE, 1, ("none", 4 * 4 * 32 + 1)),
                  DENSE.replace(accumulator_rows=1024, vector_depth=2048, entry_depth=4096))
+
+
+def test_the_host_as_a_way_out():
+    """Named where a network fits with its last dense layer on the host, which then computes it."""
+    small = DENSE.replace(cell_rows=4)
+    tight = random_model(2, 5, 12, ("relu", 4), head=6)
+    fits = random_model(2, 5, 12, ("relu", 4))
+    x = speech_like(1, 20, 2, 5)
+    way = r' short\).*; it fits with its last dense layer on the host: --dense host of openese compile or quantize, ' \
+          r'dense="host" in Python$'
+    with pytest.raises(CapacityError, match=way) as error:
+        openese.compile(tight, small, calibrate=x)
+    assert error.value.needs["cell_rows"] == 5
+    compiled = openese.compile(tight, small, calibrate=x, dense="host")
+    assert len(compiled.images[0].model().layers) == 2 and compiled.network.head is not None
+    whole = openese.compile(tight, DENSE, calibrate=x).network
+    pruned = openese.prune(whole, 0.5, small, dense="host")
+    assert pruned.head is not None and pruned.head.weight.shape == (6, 4)
+    for network in (fits, random_model(2, 5, 16, head=6), random_model(2, 5, ("relu", 20), ("none", 60))):
+        with pytest.raises(CapacityError, match=" short\\)[^-]*$"):
+            openese.compile(network, small.replace(cell_rows=2), calibrate=x)
+    turned = Direction(Model(layers=random_model(2, 5, 8).layers), True)
+    for machine in (DENSE.replace(vector_depth=64), DENSE.replace(vector_depth=16)):
+        stage = Network(stages=(Stage((turned,)),), head=random_model(3, 5, 8, head=70).head)
+        with pytest.raises(CapacityError) as error:
+            openese.compile(stage, machine, calibrate=x)
+        assert ("--dense host" in str(error.value)) == (machine.vector_depth == 64)
 
 
 @pytest.mark.parametrize("field, value, message", [

@@ -169,6 +169,9 @@ def test_gru_layers(folder, openese):  # noqa: F811
         stack(), "tiny", device="kv260").resources["LUT"].number
     model.save("gru.npz")
     assert "demo with cells=lstm+gru" in openese("estimate gru.npz --all")
+    before = dataclasses.replace(layer, reset_after=False, bias_rn=None)
+    package.Model(layers=(before,)).save("before.npz")
+    assert "demo with cells=lstm+gru+gru_before" in openese("estimate before.npz --all")
     openese("estimate gru.npz --preset tiny", 2, "model: layer 'gru': a GRU, but config 'tiny' has cells 'lstm'. Take "
             "a machine with cells 'lstm+gru'")
 

@@ -16,6 +16,7 @@ from test_cli import folder, openese  # noqa: F401  fixtures
 import openese as package
 from openese.rtl.config import Config, preset
 from openese.rtl.targets.devices import device
+from openese.sw.bench.layer import paper_layer, quantized_layer
 from openese.sw.compile import CompiledNetwork
 from openese.sw.cycles.model import at_rest, estimate
 from openese.sw.explore.explore import explore, machine_file
@@ -50,10 +51,12 @@ def problem(goal=None, **changes):
 
 
 @pytest.mark.parametrize("density", [1.0, 0.3])
-@pytest.mark.parametrize("changes", [{}, {"groups": 2}, {"pes": 16, "groups": 4}, {"pes": 2, "banks": 3}])
+@pytest.mark.parametrize("changes", [{}, {"groups": 2}, {"pes": 16, "groups": 4}, {"pes": 2, "banks": 3},
+                                     {"cells": "lstm+gru+gru_before", "groups": 2}])
 def test_guesses_are_the_schedule_s(changes, density):
     config = preset("tiny").replace(**changes)
-    model = Network.of(stack()).model
+    grus = random_model(SEED, 6, ("before", 16), (12, 8), ("gru", 9), ("before", 12))
+    model = Network.of(grus if config.gru else stack()).model
     guesses = Guesses((model,))
     pruned = package.prune(model, density, config)
     quantized, = package.quantize(pruned, speech_like(SEED, 4, 1, 6), config.replace(weight_bits=18)).models
@@ -68,6 +71,17 @@ def test_guesses_are_the_schedule_s(changes, density):
     cycles = estimate(plan).cycles_per_step
     assert 0.5 * cycles < guesses.steady(config, density) <= cycles
     assert guesses.at_rest(config, density) <= at_rest(plan)
+
+
+@pytest.mark.parametrize("slices, width", [(16, 8), (16, 2), (4, 2)])
+def test_a_guess_is_near_also_if_the_slices_are_few(slices, width):
+    """The products of a projection wait for the cells, and `W_r` y for these."""
+    config = Config(name="few", pes=16, channels=8, slices=slices, slice_width=width, entry_depth=16384,
+                    column_depth=1024, vector_depth=2048, cell_rows=64)
+    model = package.prune(paper_layer(inputs=50, cells=512, outputs=256), 0.3, config).model
+    guess = Guesses((model,)).steady(config, 1.0)
+    cycles = estimate(schedule(quantized_layer(model, config), config)).cycles_per_step
+    assert 0.9 * cycles < guess <= cycles
 
 
 @pytest.mark.parametrize("changes", [

@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from test_cli import folder, openese  # noqa: F401  fixtures
 
+from openese.rtl.targets.devices import device
+from openese.rtl.targets.logic import Amount
 from openese.sw.compile import CompiledNetwork, QuantizedNetwork
+from openese.sw.cycles.model import Activity
 
 plotly = pytest.importorskip("plotly", reason="needs Plotly: pip install 'openese[explore]'")
+from openese.sw.explore.page import _WAITS, _of_device  # noqa: E402  needs Plotly
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
                 None)
@@ -52,6 +56,15 @@ def check_self_contained(page):
     assert not re.search(r"https?://", re.sub(r"http://www\.w3\.org/\S+", "", text))
 
 
+def test_every_activity_of_a_pe_has_a_name():
+    assert _WAITS.keys() | {Activity.BUSY} == set(Activity)
+
+
+def test_large_numbers_have_all_their_digits():
+    of_all = _of_device(device("aws-f1"), {"FF": Amount(1_274_182, 0.01), "BRAM": Amount(1_697.5, 0)})
+    assert "<td>1,274,182</td>" in of_all and "<td>1,697.5</td>" in of_all
+
+
 @needs_chromium
 def test_the_page_of_a_search(folder, openese, tmp_path):  # noqa: F811
     openese("explore both.npz --device pynq-z2 --jobs 1 --try pes=4 --try channels=1,2 --try slices=2 "
@@ -64,7 +77,7 @@ def test_the_page_of_a_search(folder, openese, tmp_path):  # noqa: F811
                                        for number in range(4))}
     assert drawn["front"].count('class="point"') >= 3 and "the best" in drawn["front"]
     assert "<image" in drawn["balance-0"] or "hm" in drawn["balance-0"]
-    for label in ("products of w_x 0", "element-wise", "output"):
+    for label in ("products of w_x 0", "drain: sums are read out", "element-wise", "output"):
         assert label in document
     told = html.unescape(re.search(r"<pre>(.*?)</pre>", document, re.S)[1]).splitlines()
     assert told == ["openese compile both.npz --config page.toml -o page",

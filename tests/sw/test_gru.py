@@ -15,15 +15,16 @@ keras = pytest.importorskip("keras")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from torch import nn  # noqa: E402
-from torch.nn.utils import rnn  # noqa: E402
+from torch.nn.utils import parametrizations, rnn  # noqa: E402
 
 import openese  # noqa: E402
 from openese.sw.prune import prune, slice_counts  # noqa: E402
+from openese.sw.run.runners import FloatRunner  # noqa: E402
 from openese.sw.training.pruner import Pruner, find_weights  # noqa: E402
 from openese.sw.training.sensitivity import scan  # noqa: E402
 from openese.sw.whole import keras_layers  # noqa: E402
 from openese.sw.whole.engine import Engine, Recorder, float_runners  # noqa: E402
-from openese.sw.whole.network import open_host  # noqa: E402
+from openese.sw.whole.network import CompiledWhole, compile_host, open_host  # noqa: E402
 
 L = keras.layers
 SEED = 4
@@ -31,9 +32,10 @@ SEED = 4
 
 #: A machine with GRU cells; presets have those of LSTMs.
 MACHINE = dataclasses.replace(openese.preset("demo"), cells="lstm+gru")
+BOTH = dataclasses.replace(MACHINE, cells="lstm+gru+gru_before")
 LACKS = "a GRU, but config 'demo' has cells 'lstm'. Take a machine with cells 'lstm+gru'"
-BEFORE = ("no machine computes a GRU with the reset before the product. Run the layer on the host, or train it with "
-          "the reset after the product")
+BEFORE = ("a GRU with the reset before the product, but config 'demo' has cells 'lstm+gru'. Take a machine with cells "
+          "'lstm+gru+gru_before'")
 
 
 # -- PyTorch -------------------------------------------------------------------------------------------
@@ -117,6 +119,45 @@ def test_grus_stay_if_the_machine_lacks_them():
         openese.offload(nn.GRU(4, 4), "demo", calibrate=torch.randn(5, 2, 4))
 
 
+def norm(gru):
+    parametrizations.weight_norm(gru, "weight_hh_l0")
+    with torch.no_grad():
+        gru.parametrizations.weight_hh_l0.original0.mul_(2)
+
+
+COMPUTED = {
+    "weight norm": norm, "spectral norm": lambda gru: parametrizations.spectral_norm(gru, "weight_hh_l0"),
+    "masks": lambda gru: openese.Pruner(gru, 0.3, MACHINE), "none": lambda gru: None}
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors", "npz"])
+@pytest.mark.parametrize("computed", COMPUTED)
+@pytest.mark.parametrize("learned", [False, True], ids=["", "h0"])
+def test_tensors_of_modules(tmp_path, suffix, computed, learned):
+    """As of LSTMs: weights that are computed, and a state that is learned."""
+    torch.manual_seed(SEED)
+    net = nn.Module()
+    net.gru = nn.GRU(5, 6, num_layers=2, bidirectional=True)
+    COMPUTED[computed](net.gru)
+    net.eval()
+    if learned:
+        net.h0 = nn.Parameter(torch.randn(4, 1, 6).tanh())
+    x = torch.randn(7, 3, 5)
+    with torch.no_grad():
+        wanted = net.gru(x, net.h0.expand(4, 3, 6).contiguous() if learned else None)[0].numpy()
+    path = tmp_path / f"net.{suffix}"
+    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    if suffix == "pt":
+        torch.save(tensors, path)
+    elif suffix == "npz":
+        np.savez(path, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    else:
+        pytest.importorskip("safetensors.torch").save_file(tensors, path)
+    network = openese.load(path)
+    runners = [FloatRunner(direction.model) for direction in network.directions]
+    np.testing.assert_allclose(network.run(x.numpy(), runners)[0], wanted, atol=1e-6)
+
+
 # -- ONNX ----------------------------------------------------------------------------------------------
 
 
@@ -153,13 +194,19 @@ def test_gru_nodes(tmp_path, direction, after):
              helper.make_node("GRU", ["g", "W", "R", "B", "lens", "h"], ["Y", "hn"], "gru", hidden_size=5,
                               direction=direction, linear_before_reset=after),
              helper.make_node("Relu", ["Y"], ["y"], "relu")]
-    host = open_host(onnx_file(tmp_path / "net.onnx", nodes, tensors, {"x": ["t", "b", 3], "lens": ["b"], "h": None},
-                               {"y": None, "hn": None}))
-    assert_original(host, {"x": rng.normal(size=(6, 3, 3)), "lens": np.array([6, 0, 2]),
-                           "h": rng.normal(size=(ways, 3, 5))})
-    item, = (item for item in host.items if item.name == "gru")
-    assert (item.place, item.detail) == (("machine", "gru") if after else (
-        "host", f"onnxruntime: {BEFORE}"))
+    path = onnx_file(tmp_path / "net.onnx", nodes, tensors, {"x": ["t", "b", 3], "lens": ["b"], "h": None},
+                     {"y": None, "hn": None})
+    inputs = {"x": rng.normal(size=(6, 3, 3)), "lens": np.array([6, 0, 2]), "h": np.tanh(rng.normal(size=(ways, 3, 5)))}
+    for machine in (MACHINE, BOTH):
+        host = open_host(path, machine=machine)
+        assert_original(host, inputs)
+        item, = (item for item in host.items if item.name == "gru")
+        taken = after or machine is BOTH
+        assert (item.place, item.detail) == (("machine", "gru") if taken else ("host", f"onnxruntime: {BEFORE}"))
+    compiled = compile_host(host, BOTH, calibrate=inputs)
+    compiled.save(tmp_path / "net")
+    for name, found in CompiledWhole.load(tmp_path / "net").run(inputs).items():
+        np.testing.assert_allclose(found, host.original(inputs)[name], atol=0.02)
 
 
 def test_lstm_and_gru_are_one_part(tmp_path):
@@ -239,6 +286,9 @@ KERAS = {
     "bidirectional": lambda: keras_model(L.Bidirectional(gru(6)), L.Bidirectional(L.GRU(3), merge_mode="sum")),
     "backwards": lambda: keras_model(gru(6, go_backwards=True), gru(4)),
     "masked": lambda: keras_model(L.Masking(), gru(6), gru(4, zero_output_for_mask=True), L.Bidirectional(gru(3))),
+    "before": lambda: keras_model(L.Masking(), gru(6, reset_after=False), gru(4), L.GRU(3, reset_after=False)),
+    "before, both ways": lambda: keras_model(L.Bidirectional(gru(6, reset_after=False, use_bias=False)), L.Dense(3)),
+    "cell before": lambda: keras_model(L.RNN([L.LSTMCell(6), L.GRUCell(4, reset_after=False)])),
     "cell": lambda: keras_model(L.RNN(L.GRUCell(4), return_sequences=True)),
     "mixed cells": lambda: keras_model(L.RNN([L.LSTMCell(6), L.GRUCell(4), L.LSTMCell(3)], return_sequences=True)),
     "masked cells": lambda: keras_model(L.Masking(), L.RNN([L.GRUCell(4), L.LSTMCell(3)])),
@@ -293,15 +343,25 @@ def test_a_keras_cell_with_its_state():
     assert list(layers.parts) == ["cell"]
 
 
-def test_the_reset_before_the_product_stays_with_keras(tmp_path):
+def test_the_reset_before_the_product_stays_with_keras_if_the_machine_lacks_it(tmp_path):
     model = keras_model(gru(6, name="a"), gru(4, reset_after=False, name="b"),
                         L.RNN([L.LSTMCell(3), L.GRUCell(2, reset_after=False)], name="c"))
     model.save(tmp_path / "net.keras")
-    host = open_host(tmp_path / "net.keras")
-    told = {item.name: (item.place, item.detail) for item in host.items if item.kind != "weight"}
-    assert told["a"] == ("machine", "a")
-    assert told["b"] == told["c"] == ("host", BEFORE)
-    assert_original(host, {host.inputs[0].name: keras_frames()})
+    for machine in (MACHINE, BOTH):
+        host = open_host(tmp_path / "net.keras", machine=machine)
+        told = {item.name: (item.place, item.detail) for item in host.items if item.kind != "weight"}
+        assert told["a"] == ("machine", "a")
+        assert told["b"] == (("machine", "b") if machine is BOTH else ("host", BEFORE))
+        assert told["c"] == (("machine", "c") if machine is BOTH else ("host", BEFORE))
+        assert_original(host, {host.inputs[0].name: keras_frames()})
+
+
+def test_keras_with_the_reset_before_the_product_in_integers():
+    model = keras_model(gru(12, reset_after=False), L.Bidirectional(gru(8, reset_after=False)), gru(6))
+    x = keras_frames()
+    offloaded = openese.offload(model, BOTH, calibrate=x, density=1)
+    np.testing.assert_allclose(keras_layers.to_numpy(keras, offloaded(x)), keras_layers.to_numpy(keras, model(x)),
+                               atol=0.01)
 
 
 # -- training ------------------------------------------------------------------------------------------

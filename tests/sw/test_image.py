@@ -26,12 +26,13 @@ SHAPES = {
     "two layers": (5, (9, 6), 7),
 }
 GRUS = (5, ("gru", 9), (8, 6), ("gru", 7))
+BEFORE = (5, ("before", 9), (8, 6), ("gru", 7), ("before", 6))
 
 
 def same(model, other):
     """Whether two quantized models are equal in everything that the machine computes with."""
     fields = ("x_fraction", "y_fraction", "w_x_fraction", "w_r_fraction", "w_ym_fraction", "align_x", "align_r",
-              "cell_select", "peephole_select", "g_activation", "name", "cell")
+              "cell_select", "peephole_select", "g_activation", "name", "cell", "reset_after")
     arrays = ("w_x", "w_r", "w_ym", "bias", "peephole", "bias_rn")
     return (np.array_equal(model.sigmoid_table, other.sigmoid_table)
             and np.array_equal(model.tanh_table, other.tanh_table) and model.config == other.config
@@ -49,7 +50,8 @@ def image():
 
 @pytest.mark.parametrize("config, shape", [
     *((config, shape) for config in (TINY, STREAM, GROUPS) for shape in SHAPES.values()),
-    *((config.replace(cells="lstm+gru"), GRUS) for config in (TINY, STREAM, GROUPS))], ids=str)
+    *((config.replace(cells="lstm+gru"), GRUS) for config in (TINY, STREAM, GROUPS)),
+    *((config.replace(cells="lstm+gru+gru_before"), BEFORE) for config in (TINY, STREAM, GROUPS))], ids=str)
 def test_a_file_gives_the_model_back(config, shape, tmp_path):
     model = random_quantized(2, config, *shape, peephole=shape != (5, 9))
     image = pack(schedule(model, config, stream=config.stream))
@@ -156,6 +158,20 @@ def test_memory_files_hold_the_memories(tmp_path):
         weights = np.concatenate([operation.encoded.weights[:, pe] for operation in plan.operations]).astype(int)
         skips = np.concatenate([operation.encoded.skips[:, pe] for operation in plan.operations]).astype(int)
         assert lines == ((weights & 0xFFF) | skips << 12).tolist()
+
+
+def test_memory_files_of_a_tile_hold_the_pointers_of_its_pes(tmp_path):
+    """Group after group, as the machine has them."""
+    config = TINY.replace(pes=8, groups=2, slices=2, wide_pointers=True)
+    plan = schedule(random_quantized(3, config, 5, (9, 6)), config)
+    write_memory_files(pack(plan), tmp_path)
+    counts = np.concatenate([operation.encoded.counts for operation in plan.operations])
+    assert not (tmp_path / "pointers_pe0.mem").exists()
+    for tile in range(2):
+        pes = [group * 4 + tile * 2 + row for group in range(2) for row in range(2)]
+        lines = [int(line, 16) for line in (tmp_path / f"pointers_tile{tile}.mem").read_text().split()]
+        assert lines == [sum(int(count) << place * config.count_bits for place, count in enumerate(line))
+                         for line in counts[:, pes]]
 
 
 def test_what_is_short_is_named():
@@ -268,6 +284,30 @@ def test_a_gru_has_six_blocks_of_weights():
 def test_grus_of_a_manifest_are_checked(change, message):
     config = TINY.replace(cells="lstm+gru")
     image = pack(schedule(random_quantized(2, config, *GRUS), config))
+    with pytest.raises(ImageFormatError, match=message):
+        parse(forged(image, change))
+
+
+def test_the_reset_before_the_product_splits_w_r():
+    """Its gates r and z are multiplied ahead of a frame, n after r . h': every weight is in one of the two."""
+    model = random_quantized(2, TINY.replace(cells="lstm+gru+gru_before"), *BEFORE)
+    part = pack(schedule(model, model.config)).manifest
+    held = {(one["layer"], one["matrix"]): one["nonzeros"] for one in part["operations"]}
+    for number, layer in enumerate(model.layers):
+        assert ("reset_after" in part["layers"][number]) == (not layer.reset_after)
+        if not layer.reset_after:
+            assert held[number, "w_r"] == np.count_nonzero(layer.w_r[:2])
+            assert held[number, "w_rn"] == np.count_nonzero(layer.w_r[2])
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (setting(True, "layers", 0, "reset_after"), r"layers\[0\].reset_after must be false where it is given, not True"),
+    (setting(KeyError, "layers", 0, "reset_after"), r"operations\[\d+\].matrix: layer 0 has no matrix 'w_rn'"),
+    (setting(False, "layers", 1, "reset_after"), r"layers\[1\]: 'reset_after' is unknown"),
+    (setting(False, "layers", 2, "reset_after"), r"operations: columns of layer 2 w_rn end at 0, not 7")])
+def test_grus_with_the_reset_before_the_product_are_checked(change, message):
+    config = TINY.replace(cells="lstm+gru+gru_before")
+    image = pack(schedule(random_quantized(2, config, *BEFORE), config))
     with pytest.raises(ImageFormatError, match=message):
         parse(forged(image, change))
 

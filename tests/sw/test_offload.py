@@ -36,13 +36,13 @@ def flat(outputs):
     return [tensor for output in outputs for tensor in flat(output)]
 
 
-def check(network, *arguments, calibrate=None, **named):
+def check(network, *arguments, calibrate=None, machine="demo", **named):
     """Compare a network with itself offloaded: outputs, types and shapes; in floating point and in integers."""
     network.eval()
     with torch.no_grad():
         wanted = network(*arguments, **named)
     given = calibrate or (named or arguments)
-    exact, integers = (openese.offload(network, "demo", calibrate=given, backend=backend)
+    exact, integers = (openese.offload(network, machine, calibrate=given, backend=backend)
                        for backend in ("float", "reference"))
     with torch.no_grad():
         results = [offloaded(*arguments, **named) for offloaded in (exact, integers)]

@@ -26,7 +26,7 @@ from openese.sw.reference import floating
 from openese.sw.reference.machine import Reference
 
 TINY = preset("tiny")
-GRU = TINY.replace(name="grus", cells="lstm+gru")
+GRU = TINY.replace(name="grus", cells="lstm+gru+gru_before")
 
 
 def output_error(model, quantized, frames):
@@ -72,7 +72,9 @@ def test_close_to_floating_point(layers, peephole, g_activation, bound, seed):
     assert output_error(model, quantized, fresh) < bound
 
 
-@pytest.mark.parametrize("layers, bound", [((("gru", 24),), 0.003), ((("gru", 32), (24, 12), ("gru", 16)), 0.005)])
+@pytest.mark.parametrize("layers, bound", [
+    ((("gru", 24),), 0.003), ((("gru", 32), (24, 12), ("gru", 16)), 0.005),
+    ((("before", 24),), 0.003), ((("before", 32), (24, 12), ("before", 16)), 0.005)])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_grus_are_close_to_floating_point(layers, bound, seed):
     model = random_model(seed, 20, *layers, peephole=True)
@@ -105,6 +107,19 @@ def test_the_products_of_n_have_formats_of_their_own():
     for weights in (quantized.w_x, quantized.w_r):
         assert np.abs(weights[2]).max() > 500
     assert quantized.align_x[2] == quantized.align_r[2] == 0
+
+
+def test_the_products_of_n_meet_if_the_reset_is_before():
+    """Then they are sums of one accumulator, like those of the other gates."""
+    model = random_model(6, 8, ("before", 10))
+    quantized = quantize(model, speech_like(6, 40, 2, 8), GRU)
+    layer, = quantized.layers
+    sums, = quantized.formats
+    assert layer.accumulators == ("r", "z", "n") and len(sums.accumulator_fraction) == len(sums.gate_shift) == 3
+    of_y = [w + align + layer.y_fraction for w, align in zip(layer.w_r_fraction, layer.align_r, strict=True)]
+    assert list(sums.accumulator_fraction) == of_y
+    report = {tensor.tensor: tensor for tensor in quantized.report.tensors}
+    assert report["rh"].bits == TINY.activation_bits and report["rh"].rms_error < 1e-3 and "n_h" not in report
 
 
 def test_more_weight_bits_are_closer():
@@ -285,7 +300,8 @@ def test_rows_that_could_overflow_lose_bits():
 
 @pytest.mark.parametrize("sizes, zeros", [
     *(((8, 4), zeros) for zeros in (("w_x",), ("w_r",), ("w_x", "w_r"), ("w_x", "w_r", "w_ym", "bias"))),
-    *((("gru", 8), zeros) for zeros in (("w_x",), ("w_r",), ("w_x", "w_r", "bias", "bias_rn")))])
+    *((("gru", 8), zeros) for zeros in (("w_x",), ("w_r",), ("w_x", "w_r", "bias", "bias_rn"))),
+    *((("before", 8), zeros) for zeros in (("w_x",), ("w_r",), ("w_x", "w_r", "bias")))])
 def test_matrices_of_zeros(sizes, zeros):
     model = random_model(12, 6, sizes, peephole=True)
     layer = changed(model.layers[0], **dict.fromkeys(zeros, lambda w: w * 0))
@@ -305,7 +321,7 @@ def test_frames_of_zeros():
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2 ** 32 - 1), st.floats(-9, 9), st.floats(-9, 9), st.floats(-9, 9),
-       st.sampled_from([(5, 3), ("gru", 5)]))
+       st.sampled_from([(5, 3), ("gru", 5), ("before", 5)]))
 def test_any_scale_gives_formats_that_hold(seed, of_x, of_w_x, of_w_r, sizes):
     """Whatever the magnitudes: a model that obeys all rules, or one sentence that says what does not."""
     model = random_model(seed, 4, sizes, peephole=True)
@@ -348,9 +364,15 @@ def test_wrong_frames_are_named():
             quantize(model, np.zeros(shape), TINY)
     frames = np.zeros((4, 2, 6))
     frames[3, 1, 2] = np.inf
-    gru = Model(layers=(random_gru(np.random.default_rng(0), "a", 3, 5),))
+    gru, before = (Model(layers=(random_gru(np.random.default_rng(0), "a", 3, 5, reset_after=after),))
+                   for after in (True, False))
     with pytest.raises(QuantizeError, match=r"^layer 'a': a GRU, but config 'tiny' has cells 'lstm'"):
         quantize(gru, np.zeros((4, 1, 3)), TINY)
+    with pytest.raises(QuantizeError, match=r"^layer 'a': a GRU with the reset before the product, but config 'tiny' "
+                                            r"has cells 'lstm[+]gru'. Take .+ 'lstm[+]gru[+]gru_before'$"):
+        quantize(before, np.zeros((4, 1, 3)), TINY.replace(cells="lstm+gru"))
+    with pytest.raises(QuantizeError, match=r"^layer 'a' bias_rn: expected shape None, found \(5,\)"):
+        requantize(gru, quantize(before, np.ones((4, 1, 3)), GRU))
     with pytest.raises(QuantizeError, match=r"^frames\[3, 1, 2\] is not a finite number$"):
         quantize(model, frames, TINY)
 

@@ -18,6 +18,7 @@ TINY = preset("tiny")
 MODEL = random_quantized(17, TINY, 3, (5, 4), 6)
 FIRST, SECOND = MODEL.layers
 GRUS = random_quantized(17, TINY.replace(name="grus", cells="lstm+gru"), 3, ("gru", 5))
+BEFORE = random_quantized(17, TINY.replace(name="before", cells="lstm+gru+gru_before"), 3, ("before", 5))
 
 
 def filled(array, index, value):
@@ -36,6 +37,10 @@ def with_second(**changes):
 
 def with_gru(**changes):
     return dataclasses.replace(GRUS, layers=(dataclasses.replace(GRUS.layers[0], **changes),))
+
+
+def with_before(**changes):
+    return dataclasses.replace(BEFORE, layers=(dataclasses.replace(BEFORE.layers[0], **changes),))
 
 
 def moved(fractions, by):
@@ -111,6 +116,14 @@ def moved(fractions, by):
     (lambda: dataclasses.replace(GRUS, config=TINY),
      "layer 'gru0': a GRU, but config 'tiny' has cells 'lstm'. Take a machine with cells 'lstm+gru'"),
     (lambda: GRUS.check_fits(TINY), "layer 'gru0': a GRU, but config 'tiny' has cells 'lstm'"),
+    (lambda: with_before(bias_rn=np.zeros(5, int)), "layer 'gru0' bias_rn: a GRU without reset_after has none"),
+    (lambda: with_before(w_r_fraction=(*BEFORE.layers[0].w_r_fraction[:2], 60)),
+     "layer 'gru0' gate n: products of x have "),
+    (lambda: with_before(w_r=np.full((3, 5, 5), 2047), align_r=(0, 0, 7),
+                         w_r_fraction=moved(BEFORE.layers[0].w_r_fraction, 0)), "layer 'gru0' gate "),
+    (lambda: BEFORE.check_fits(TINY.replace(cells="lstm+gru+dense")),
+     "layer 'gru0': a GRU with the reset before the product, but config 'tiny' has cells 'lstm+gru+dense'. Take a "
+     "machine with cells 'lstm+gru+gru_before+dense'"),
     (lambda: MODEL.quantize_input([[0, np.nan, 0]]), "x[0, 1]: nan is not a finite number"),
 ])
 def test_every_rule_has_its_message(make, message):
@@ -142,7 +155,9 @@ def test_the_accumulator_bound_is_exact():
             FIRST, w_x=FIRST.w_x * 0, w_r=FIRST.w_r[:, :, :2] * 0, w_ym=w_ym),))
 
 
-@pytest.mark.parametrize("layers, cells", [(((8, 4), 5), "lstm"), ((("gru", 8), (6, 4), ("gru", 5)), "lstm+gru")])
+@pytest.mark.parametrize("layers, cells", [
+    (((8, 4), 5), "lstm"), ((("gru", 8), (6, 4), ("gru", 5)), "lstm+gru"),
+    ((("before", 8), (6, 4), ("gru", 5), ("before", 3)), "lstm+gru+gru_before")])
 def test_the_file_gives_the_model_back(layers, cells, tmp_path):
     path = tmp_path / "quantized"
     model = quantize(random_model(18, 6, *layers, peephole=True, head=2), speech_like(18, 20, 2, 6),

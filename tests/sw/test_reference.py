@@ -14,7 +14,7 @@ from openese.sw.model.state import ChannelState
 from openese.sw.reference.machine import AccumulatorOverflow, Reference, accumulate
 
 TINY = preset("tiny")
-GRU = TINY.replace(name="grus", cells="lstm+gru")
+GRU = TINY.replace(name="grus", cells="lstm+gru+gru_before")
 
 
 def rs(value, shift):
@@ -49,6 +49,9 @@ class ScalarMachine:
             m = []
             before = self.y[number]
             cell = self.gru_cell if layer.cell == "gru" else self.cell
+            if not layer.reset_after:
+                # All cells need r . h of all others before any h changes.
+                self.rh = [self.reset_first(layer, formats, h, x, before, c) for h, c in enumerate(self.c[number])]
             for h in range(layer.cells):
                 self.c[number][h], of_m = cell(layer, formats, h, x, before, self.c[number][h])
                 m.append(of_m)
@@ -80,19 +83,34 @@ class ScalarMachine:
         squashed = evaluate(self.model.tanh_table, sat(rs(c << 8, fraction + 8 - 16), 20))
         return c, sat(rs(o * squashed, 17), 16)
 
-    def gru_cell(self, layer, formats, h, x, y, before):
-        def total(products, accumulator, bias):
-            exact = sum((int(w) << align) * v for row, align, vector in products
-                        for w, v in zip(row[h], vector, strict=True))
-            assert -(1 << 35) <= exact < 1 << 35
-            return sat(rs(exact, formats.gate_shift[accumulator]), 24) + int(bias[h])
+    @staticmethod
+    def gru_sum(layer, formats, h, accumulator, bias, *products):
+        """The sum of products of rows with vectors, with its bias; a product is a matrix, a gate and a vector."""
+        exact = 0
+        for matrix, gate, vector in products:
+            align = getattr(layer, f"align_{matrix}")[gate]
+            row = getattr(layer, f"w_{matrix}")[gate, h]
+            exact += sum((int(w) << align) * v for w, v in zip(row, vector, strict=True))
+        assert -(1 << 35) <= exact < 1 << 35
+        return sat(rs(exact, formats.gate_shift[accumulator]), 24) + int(bias[h])
 
-        of_x, of_y = ([(weights[gate], aligns[gate], vector) for gate in range(3)] for weights, aligns, vector in (
-            (layer.w_x, layer.align_x, x), (layer.w_r, layer.align_r, y)))
-        r, z = (evaluate(self.model.sigmoid_table, sat(total([of_x[gate], of_y[gate]], gate, layer.bias[gate]), 20))
-                for gate in range(2))
-        n_x, n_h = total([of_x[2]], 2, layer.bias[2]), total([of_y[2]], 3, layer.bias_rn)
-        n = 8 * evaluate(self.model.tanh_table, sat(n_x + sat(rs(r * n_h, 16), 24), 20))
+    def gru_gate(self, layer, formats, h, gate, x, y):
+        total = self.gru_sum(layer, formats, h, gate, layer.bias[gate], ("x", gate, x), ("r", gate, y))
+        return evaluate(self.model.sigmoid_table, sat(total, 20))
+
+    def reset_first(self, layer, formats, h, x, y, before):
+        r = self.gru_gate(layer, formats, h, 0, x, y)
+        return sat(rs(sat(rs(r * before, 16), 24), 4), 16)
+
+    def gru_cell(self, layer, formats, h, x, y, before):
+        r, z = (self.gru_gate(layer, formats, h, gate, x, y) for gate in range(2))
+        if layer.reset_after:
+            n_x = self.gru_sum(layer, formats, h, 2, layer.bias[2], ("x", 2, x))
+            n_h = self.gru_sum(layer, formats, h, 3, layer.bias_rn, ("r", 2, y))
+            of_n = n_x + sat(rs(r * n_h, 16), 24)
+        else:
+            of_n = self.gru_sum(layer, formats, h, 2, layer.bias[2], ("x", 2, x), ("r", 2, self.rh))
+        n = 8 * evaluate(self.model.tanh_table, sat(of_n, 20))
         exact = sat(rs(z * (before - n), 16), 24) + n
         after = sat(exact, 24)
         self.saturations["cell"] += after != exact
@@ -109,7 +127,8 @@ class ScalarMachine:
 
 
 SHAPES = [(3, (4,)), (2, ((5, 3),)), (4, ((6, 2), 3)), (1, (3, (4, 5), 2)),
-          (3, (("gru", 4),)), (2, (("gru", 3), (4, 2), ("gru", 5)))]
+          (3, (("gru", 4),)), (2, (("gru", 3), (4, 2), ("gru", 5))),
+          (3, (("before", 4),)), (2, (("before", 3), (4, 2), ("gru", 3), ("before", 5)))]
 
 
 @settings(deadline=None, max_examples=60)

@@ -237,8 +237,7 @@ def test_voices_do_not_disturb_each_other(shipped):
 def test_a_machine_with_dense_layers_gives_the_logits(shipped):
     """The head is the last layer of its image, and takes little time."""
     audio = clip()
-    whole = shipped.on(shipped.image.config.replace(cells="lstm+dense", column_depth=4096,
-                                                      cell_rows=64, entry_depth=12288))
+    whole = shipped.on(preset("ese_whole"))
     assert whole.whole and not shipped.whole and whole.floating_point.head is None
     machine, = whole.run([audio], Reference(whole.image.model(), 1))
     beside, = shipped.run([audio], Reference(shipped.image.model(), 1))

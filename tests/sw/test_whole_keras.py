@@ -67,15 +67,15 @@ def results(model, x):
     return [keras_layers.to_numpy(keras, tensor) for tensor in keras.tree.flatten(model(x))]
 
 
-def replaced(model, engine=Recorder):
+def replaced(model, engine=Recorder, on=None):
     twin = keras_layers.copy_model(model)
-    machine = keras_layers.replace(twin, model)
+    machine = keras_layers.replace(twin, model, on)
     machine.engine = engine(machine.parts)
     return twin, machine
 
 
-def assert_same(model, x, *parts):
-    twin, machine = replaced(model)
+def assert_same(model, x, *parts, on=None):
+    twin, machine = replaced(model, on=on)
     wanted = results(model, x)
     assert list(machine.parts) == list(parts)
     for found, value in zip(results(twin, x), wanted, strict=True):
@@ -130,6 +130,58 @@ def test_predict_and_evaluate_go_on_working():
     np.testing.assert_allclose(twin.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
     y = np.zeros((3, 2))
     np.testing.assert_allclose(twin.evaluate(x, y, verbose=0), model.evaluate(x, y, verbose=0), atol=1e-5)
+
+
+class Twice(L.Dense):
+    """A Dense layer with a call of its own."""
+
+    def call(self, inputs, training=None):
+        return 2 * super().call(inputs, training=training)
+
+
+def test_dense_layers():
+    """Alone, for each frame, shared, with other functions, without a bias, and in other layers."""
+    keras.utils.set_random_seed(SEED)
+    x = keras.Input((None, 5), name="x")
+    shared = L.Dense(5, activation="relu", name="shared")
+    y = shared(shared(L.Masking()(x)))
+    y = L.Dense(6, activation="gelu", use_bias=False, name="gelu")(L.LSTM(4, return_sequences=True, name="a")(y))
+    y = L.TimeDistributed(L.Dense(4, activation="sigmoid", name="inner"), name="each")(y)
+    y = L.Dense(3, activation=L.LeakyReLU(), name="leaky")(Twice(4, name="twice")(y))
+    deep = keras.Sequential([keras.Input((4,)), L.Dense(4, activation="tanh", name="h")], name="deep")
+    z = L.Dense(2, activation="softmax", name="z")(deep(L.LSTM(4, name="b")(y)))
+    model = filled(keras.Model(x, [z, L.Bidirectional(L.LSTM(2, name="l"), name="both")(y)]))
+    dense = ["shared", "gelu", "each/inner", "leaky", "z", "deep/h"]
+    machine = replaced(model, on=DENSES)[1]
+    assert set(machine.parts) == {*dense, "a", "b", "both/forward_l", "both/backward_l"}
+    assert_same(model, frames(), *machine.parts, on=DENSES)
+    assert [machine.parts[name].model.layers[0].activation for name in dense] == [
+        "relu", "none", "sigmoid", "none", "none", "tanh"]
+    assert not [name for name in replaced(model, on=GRUS)[1].parts if name in dense]
+    with pytest.raises(HostError, match="shared: layers on the machine do not train"):
+        replaced(model, on=DENSES)[0](frames(), training=True)
+    alone = replaced(chain(L.Dense(4)), on=DENSES)[0]
+    assert results(alone, frames()[:, :0])[0].shape == (3, 0, 4)
+
+
+def test_a_file_with_dense_layers(tmp_path):
+    model = chain(L.Dense(6, activation="relu", name="front"), L.GRU(4, name="g"),
+                  L.Dense(3, activation="softmax", name="y"))
+    path = saved(model, tmp_path / "net.keras")
+    host = open_host(path, machine=DENSES)
+    assert list(host.parts) == ["front", "g", "y"]
+    assert list(open_host(path, machine=DENSES, dense="host").parts) == ["g"] == list(open_host(path).parts)
+    inputs = {host.inputs[0].name: frames()}
+    compiled = compile_host(host, DENSES, calibrate=inputs)
+    difference, = compiled.differences
+    assert 0 < difference.error.rms_error < 0.01 * difference.error.rms_output
+    compiled.save(tmp_path / "net")
+    path.unlink()
+    loaded = CompiledWhole.load(tmp_path / "net")
+    np.testing.assert_array_equal(loaded.run(inputs)["y"], compiled.run(inputs)["y"])
+    with zipfile.ZipFile(tmp_path / "net" / "host.keras") as archive:
+        weights = h5py.File(io.BytesIO(archive.read("model.weights.h5")))
+    assert np.isnan(weights["layers/dense/vars/0"][()]).all()
 
 
 @pytest.mark.parametrize("missing, reason", [
@@ -455,32 +507,40 @@ def test_damaged_hosts_are_refused(tmp_path):
 # -- random networks -------------------------------------------------------------------------------
 
 NETWORKS = int(os.environ.get("OPENESE_KERAS_NETWORKS", "8"))
-#: A machine with GRU cells.
-GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru")
+#: Of these all recurrent layers are GRUs.
+GRU_NETWORKS = int(os.environ.get("OPENESE_KERAS_GRUS", "3"))
+#: A machine with GRU cells of both kinds.
+GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru+gru_before")
+#: And with dense layers.
+DENSES = dataclasses.replace(GRUS, cells="lstm+gru+gru_before+dense")
 #: The root of the mean square of the error of the machine's integers, relative to that of the outputs.
 INTEGERS = 0.03
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask:UserWarning")
-def test_random_networks(tmp_path):
+@pytest.mark.parametrize("grus", [False, True], ids=["any", "grus"])
+def test_random_networks(tmp_path, grus):
     """Alive and from files: equal to Keras in floating point, near it in integers, or refused by name."""
     counts = Counter()
     worst = 0.0
-    for seed in range(NETWORKS):
-        case = random_network(keras, seed)
+    networks = GRU_NETWORKS if grus else NETWORKS
+    for seed in range(networks):
+        case = random_network(keras, seed, grus)
         inputs = list(case.inputs.values())
         inputs = inputs if len(inputs) > 1 else inputs[0]
         wanted = results(case.model, inputs)
-        twin, machine = replaced(case.model)
+        on = DENSES if seed % 2 else GRUS
+        twin, machine = replaced(case.model, on=on)
         found = results(twin, inputs)
         for value, exact in zip(found, wanted, strict=True):
             np.testing.assert_allclose(value, exact, rtol=case.bound / 5, atol=case.bound, err_msg=f"seed {seed}")
         counts["equal"] += 1
         counts["parts"] += len(machine.parts)
-        counts["networks with GRUs"] += any(
-            layer.cell == "gru" for part in machine.parts.values() for layer in part.model.layers)
+        cells = {layer.cell for part in machine.parts.values() for layer in part.model.layers}
+        counts["networks with GRUs"] += "gru" in cells
+        counts["networks with dense layers"] += "dense" in cells
         if machine.parts:
-            compiled = pack_parts(quantize_parts(machine.engine, GRUS))
+            compiled = pack_parts(quantize_parts(machine.engine, on))
             images = {name: part.images[0] for name, part in compiled.items()}
             runners = {name: [MachineRunner(Reference(image.model(), image.config.channels))]
                        for name, image in images.items()}
@@ -491,7 +551,7 @@ def test_random_networks(tmp_path):
             counts["integers"] += 1
         suffix = ("keras", "keras", "h5")[seed % 3]
         try:
-            host = open_host(saved(case.model, tmp_path / f"net.{suffix}"))
+            host = open_host(saved(case.model, tmp_path / f"net.{suffix}"), machine=on)
         except ImportRefused as error:
             assert suffix == "h5" and "save it as .keras" in str(error)
             counts["refused .h5"] += 1
@@ -500,4 +560,5 @@ def test_random_networks(tmp_path):
         for value, exact in zip(original.values(), wanted, strict=True):
             np.testing.assert_allclose(value, exact, atol=1e-5, err_msg=f"seed {seed}")
         counts[f"equal .{suffix}"] += 1
-    print(f"{NETWORKS} networks: {dict(counts)}, largest error of integers {100 * worst:.2g} %")
+    print(f"{networks} networks{' of GRUs' if grus else ''}: {dict(counts)}, "
+          f"largest error of integers {100 * worst:.2g} %")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from openese.rtl.config import machine_config
 from openese.sw.model.layers import DENSE, ModelError
+from openese.sw.pack.schedule import CapacityError
 from openese.sw.whole.engine import Engine, float_runners
 from openese.sw.whole.host import HostError
 from openese.sw.whole.network import CompiledWhole, compile_host
@@ -453,9 +454,11 @@ def test_types_and_layouts(tmp_path):
     model = model_of([node("GRU", "x W R", "Y", hidden_size=4, layout=1)],
                      {"W": rng.normal(size=(1, 12, 3)).astype("f"), "R": rng.normal(size=(1, 12, 4)).astype("f")},
                      ["x"], ["Y"])
-    host = opened(tmp_path, model)
-    assert host.items[0].place == "host" and "a GRU with the reset before the product" in host.items[0].detail
-    assert_equal(host, {"x": rng.normal(size=(2, 5, 3))})
+    for machine, place in ((GRUS, "machine"), (dataclasses.replace(GRUS, cells="lstm+gru"), "host")):
+        host = opened(tmp_path, model, machine=machine)
+        assert host.items[0].place == place
+        assert ("a GRU with the reset before the product" in host.items[0].detail) == (place == "host")
+        assert_equal(host, {"x": rng.normal(size=(2, 5, 3))})
 
 
 def test_inputs_with_values_in_the_file(tmp_path):
@@ -847,24 +850,28 @@ def test_sizes(tmp_path, inputs, cells, layers, direction):
 
 # -- random networks -------------------------------------------------------------------------------
 
-#: A machine with GRU cells.
-GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru")
-#: And with dense layers.
-DENSES = dataclasses.replace(GRUS, cells="lstm+gru+dense")
+#: A machine with GRU cells of both kinds.
+GRUS = dataclasses.replace(machine_config("demo"), cells="lstm+gru+gru_before")
+#: With GRU cells of one kind, and dense layers.
+DENSES = dataclasses.replace(GRUS, cells="lstm+gru+gru_before+dense")
 #: How many; all reports want at least 300.
 NETWORKS = int(os.environ.get("OPENESE_ONNX_NETWORKS", "25"))
+#: Of these all recurrent nodes but RNNs are GRUs.
+GRU_NETWORKS = int(os.environ.get("OPENESE_ONNX_GRUS", "6"))
 REFUSALS = {"foreign operator": "is the operator foreign.Mystery, which onnxruntime does not have",
             "sequence output": r"is seq\(tensor\(float\)\), not a tensor of numbers or text"}
 
 
-def test_random_networks(tmp_path):
+@pytest.mark.parametrize("grus", [False, True], ids=["any", "grus"])
+def test_random_networks(tmp_path, grus):
     """Equal to onnxruntime, or refused by name."""
     counts = {"equal": Counter(), "refused": Counter(), "integers": Counter()}
 
-    @settings(max_examples=NETWORKS, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+    @settings(max_examples=GRU_NETWORKS if grus else NETWORKS, deadline=None, derandomize=True, database=None,
+              phases=[Phase.generate])
     @given(st.integers(0, 2**32 - 1))
     def check(seed):
-        case = random_network(seed)
+        case = random_network(seed, grus=grus)
         refused = sorted(REFUSALS.keys() & case.features)
         if refused:
             with pytest.raises(ImportRefused, match=REFUSALS[refused[0]]):
@@ -882,7 +889,7 @@ def test_random_networks(tmp_path):
         counts["refused" if refused else "equal"].update({"networks", *case.features})
 
     check()
-    print(f"{counts['integers']['networks']} also in integers")
+    print(f"{'GRUs: ' if grus else ''}{counts['integers']['networks']} also in integers")
     for feature, count in (counts["equal"] + counts["refused"]).most_common():
         print(f"{feature:26} {count:4} equal {counts['equal'][feature]:4} refused {counts['refused'][feature]:4}")
 
@@ -940,6 +947,8 @@ def test_a_network_of_dense_layers(tmp_path, shape):
         np.testing.assert_array_equal(again.run({"x": x})[name], array)
     with pytest.raises(HostError, match="the input of a dense layer is empty|found the shape"):
         compiled.run({"x": x[:0]})
+    with pytest.raises(CapacityError, match=r" short\)[^-]*$"):  # a host would have nothing for the machine
+        compile_host(opened(tmp_path, model, machine=DENSES), DENSES.replace(vector_depth=16), calibrate={"x": x})
     alone = opened(tmp_path, model, machine=GRUS)
     assert not alone.parts and {place for place in places(alone).values()} == {"host"}
 
@@ -987,6 +996,8 @@ def test_a_convolution_of_one_element(tmp_path, before, after, shape, options):
     compiled = assert_integers(host, inputs, config=DENSES)
     compiled.save(tmp_path / "net")
     np.testing.assert_array_equal(CompiledWhole.load(tmp_path / "net").run(inputs)["y"], compiled.run(inputs)["y"])
+    with pytest.raises(CapacityError, match="; it fits with its dense layers on the host: --dense host"):
+        compile_host(host, DENSES.replace(cell_rows=2), calibrate=inputs)
 
 
 @pytest.mark.parametrize("shape, options, perm", [

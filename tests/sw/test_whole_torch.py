@@ -30,8 +30,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::t
 FLOAT, INTEGERS = 1e-4, 0.05
 #: A machine with GRU cells.
 GRUS = dataclasses.replace(openese.preset("demo"), cells="lstm+gru")
+#: And with dense layers.
+DENSES = dataclasses.replace(GRUS, cells="lstm+gru+dense")
 #: All reports want at least 100. An exporter takes longer for a network, and the one on dynamo seconds.
 NETWORKS, PROGRAMS, BY_DYNAMO = (int(os.environ.get("OPENESE_TORCH_NETWORKS", usual)) for usual in (10, 5, 2))
+#: Of these all recurrent layers are GRUs.
+GRU_NETWORKS = int(os.environ.get("OPENESE_TORCH_GRUS", "3"))
 
 
 def arrays(inputs):
@@ -62,21 +66,26 @@ def run(host, inputs):
 
 # -- random networks -------------------------------------------------------------------------------
 
-def test_random_networks_through_offload():
+@pytest.mark.parametrize("grus", [False, True], ids=["any", "grus"])
+def test_random_networks_through_offload(grus):
     """Equal in floating point, near in integers."""
     counts, worst = Counter(), 0.0
-    for seed in range(NETWORKS):
-        case = random_network(seed)
+    for seed in range(GRU_NETWORKS if grus else NETWORKS):
+        case = random_network(seed, grus)
         wanted = [results(case.network, inputs) for inputs in (case.inputs, case.longer)]
-        exact = openese.offload(case.network, GRUS, calibrate=case.longer, backend="float")
-        integers = openese.offload(case.network, GRUS, calibrate=[case.inputs, case.longer])
+        machine = DENSES if seed % 2 else GRUS
+        exact = openese.offload(case.network, machine, calibrate=case.longer, backend="float")
+        integers = openese.offload(case.network, machine, calibrate=[case.inputs, case.longer])
         for inputs, expected in zip((case.inputs, case.longer), wanted, strict=True):
             assert largest(results(exact, inputs), expected) < FLOAT, f"seed {seed}"
             worst = max(worst, root_mean_square(results(integers, inputs), expected))
             assert worst < INTEGERS, f"seed {seed}"
         counts.update({"networks", *case.features})
         counts["parts"] += len(exact.networks)
-    print(f"offload: {counts.pop('networks')} networks equal, largest error of integers {100 * worst:.2g} %; "
+        counts["with dense layers"] += any(layer.cell == "dense" for part in exact.networks.values()
+                                           for direction in part.directions for layer in direction.model.layers)
+    print(f"offload: {counts.pop('networks')} networks{' of GRUs' if grus else ''} equal, "
+          f"largest error of integers {100 * worst:.2g} %; "
           f"{dict(counts.most_common())}")
 
 

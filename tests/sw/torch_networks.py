@@ -162,8 +162,8 @@ class Network(nn.Module):
         return {"y": y, **dict(zip("hc", states, strict=False))} if self.as_dict else (y, last)
 
 
-def random_network(seed):
-    """A network of a seed, in evaluation mode."""
+def random_network(seed, grus=False):
+    """A network of a seed, in evaluation mode; ``grus``: with GRUs for all LSTMs."""
     torch.manual_seed(seed)
 
     def choose(*values):
@@ -177,13 +177,13 @@ def random_network(seed):
             features.add(kind)
             blocks.append(Between(kind, batch_first))
         if choose(*[False] * 4, True):
-            gru = choose(False, True)
+            gru = choose(False, True) or grus
             features.add("GRU cell" if gru else "cell")
             blocks.append(Cells(batch_first, choose(False, True), gru))
             continue
         options = {"num_layers": choose(1, 1, 2), "bidirectional": choose(False, False, True),
                    "bias": choose(True, True, True, False), "proj_size": choose(*[0] * 9, 4)}
-        gru = choose(False, False, True)
+        gru = choose(False, False, True) or grus
         if gru:
             features.add("GRU")
             del options["proj_size"]

@@ -54,6 +54,17 @@ def test_accumulators_and_weights_in_ultra_ram():
     assert ultra_rams(deep, "xcup") == 2 * (2 + 1) and block_rams(deep, "xcup") < block_rams(config, "xcup")
 
 
+def test_pointers_of_a_tile_and_weights_of_two_kinds():
+    """As Yosys maps them for UltraScale+: a block RAM for 24 bits of pointers, UltraRAMs for three PEs of four."""
+    config = preset("tiny").replace(
+        pes=8, channels=1, groups=2, slices=2, entry_depth=2048, column_depth=1024, vector_depth=1024,
+        accumulator_rows=64, lut_channels=1, ultra_weights=True, block_weights=1, wide_pointers=True)
+    assert (block_rams(config, "xcup"), ultra_rams(config, "xcup")) == (11.5, 6)
+    assert block_rams(config.replace(wide_pointers=False), "xcup") == 11.5 - 2 * 1 + 8 * 0.5
+    assert block_rams(config.replace(block_weights=0), "xcup") == 11.5 - 2 and ultra_rams(
+        config.replace(block_weights=0), "xcup") == 8
+
+
 @pytest.mark.parametrize("weight_bits, each", [(11, 1), (12, 1), (13, 2), (18, 2)])
 def test_wide_weights_take_two_multipliers_of_18_bits(weight_bits, each):
     """As Yosys maps products of 16 bits with operands of 18, 19, 20 and 25."""

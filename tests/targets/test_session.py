@@ -14,7 +14,7 @@ from models import random_quantized
 from programs import RESULTS, ROOT, compiled, files
 
 from openese.rtl.frames import BANK_SHIFT
-from openese.rtl.registers import ADDRESS
+from openese.rtl.registers import ADDRESS, Control
 from openese.rtl.watchdog import Stall
 from openese.sim.build import emitted, library
 from openese.sw.model.state import ChannelState
@@ -247,6 +247,25 @@ def test_a_stall_is_told_with_its_cause(banked):
     answers = banked.run(script, patience=400)
     assert int(answers[-3][0]) == RESULTS["STALLED"]
     assert numbers_of(answers[-2]) == [OK, Stall.FRAME]
+
+
+@pytest.mark.parametrize("dma", [False, True])
+def test_a_frame_that_lost_its_last_beats_costs_no_other(banked, dma):
+    """A reset ends it."""
+    model = banked.models[0]
+    script = ["start 0 0", "open 0 0", "lose 0 2", "push_integers 0 0 1 2 3 4 5", "run 0 0", "reset 0 0",
+              "push_integers 0 0 1 2 3 4 5", "run 0 0", "take_integers 0 0"]
+    answers = banked.run(script, patience=20, dma=dma)
+    assert [int(line[0]) for line in answers[4:8]] == [RESULTS["TIMEOUT"], OK, OK, OK]
+    assert numbers_of(answers[-1]) == [OK, *Reference(model, 1).step([[1, 2, 3, 4, 5]])[0].tolist()]
+
+
+def test_a_machine_without_an_image_is_told(banked):
+    """It has refused what was loaded."""
+    script = ["start 0 0", "open 0 0", f"write {ADDRESS['CONTROL']} {int(Control.LOAD)}", f"write {ADDRESS['LOAD']} 1",
+              "reset 0 0", "run 0 0", "start 0 0", "open 0 0", "push_integers 0 0 1 2 3 4 5", "run 0 0"]
+    results = [int(line[0]) for line in banked.run(script, patience=20)]
+    assert results == [OK, OK, OK, OK, RESULTS["NO_IMAGE"], RESULTS["NO_IMAGE"], OK, OK, OK, OK]
 
 
 def test_a_dma_that_fails_is_told(banked):

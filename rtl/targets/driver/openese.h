@@ -42,7 +42,8 @@ extern "C" {
     _(FRAME_BANK, -23, "the machine dropped a frame: it names a bank or a model that is not there") \
     _(STREAM_FAILED, -24, "a weight could not be read from memory; the register STREAM_ERROR says which") \
     _(STALLED, -25, "the machine's work does not go on; the register STALL says what it waits for") \
-    _(DMA, -26, "the DMA reports an error")
+    _(DMA, -26, "the DMA reports an error") \
+    _(NO_IMAGE, -27, "the machine has no image; openese_host_start() loads it")
 
 enum openese_result {
 #define OPENESE_RESULT(name, value, text) OPENESE_##name = (value),

@@ -12,6 +12,7 @@
 #define BITS ((uint32_t)OPENESE_CONFIG_ACTIVATION_BITS)
 #define NO_SEAT UINT32_MAX
 #define RESTS 100000u /* reads of STATUS until a machine that does not come to rest is given up */
+#define ENDS 500u /* reads of INTERRUPT until a frame of one beat has surely come */
 #define ERRORS \
     (OPENESE_INTERRUPT_FRAME_SHORT | OPENESE_INTERRUPT_FRAME_LONG | OPENESE_INTERRUPT_STREAM_FAILED | \
      OPENESE_INTERRUPT_STALLED | OPENESE_INTERRUPT_FRAME_BANK)
@@ -486,6 +487,9 @@ static int advance(openese_host *host, int making, int *moved)
         result = io->received(io->context, &bytes);
         if (result == OPENESE_OK) {
             result = bytes == step->out_bytes ? deliver(host, step) : OPENESE_OTHER_FRAME;
+            if (result == OPENESE_OK && host->ending) /* the beat that ended a frame came before this one */
+                result = openese_put(&host->machine, OPENESE_INTERRUPT, OPENESE_INTERRUPT_FRAME_SHORT);
+            host->ending = 0;
             host->done++;
             *moved = 1;
         }
@@ -552,7 +556,7 @@ static int stalled(const openese_host *host)
 }
 
 /* What the machine reports, while nothing moves. A stall that is over is none. */
-static int watch(const openese_host *host)
+static int watch(openese_host *host)
 {
     uint32_t causes = 0;
     int result = openese_get(&host->machine, OPENESE_INTERRUPT, &causes);
@@ -561,6 +565,10 @@ static int watch(const openese_host *host)
         result = openese_put(&host->machine, OPENESE_INTERRUPT, causes);
     if (result != OPENESE_OK)
         return result;
+    if (host->ending && causes & OPENESE_INTERRUPT_FRAME_SHORT) {
+        host->ending = 0;
+        causes ^= OPENESE_INTERRUPT_FRAME_SHORT;
+    }
     if (causes & OPENESE_INTERRUPT_FRAME_SHORT)
         return OPENESE_FRAME_SHORT;
     if (causes & OPENESE_INTERRUPT_FRAME_LONG)
@@ -702,6 +710,8 @@ static int divide(openese_host *host, const openese_setup *setup)
     host->ring = (openese_step *)(void *)memory;
     memory += setup->steps * sizeof *host->ring;
     buffer += (OPENESE_ALIGN - (uintptr_t)buffer % OPENESE_ALIGN) % OPENESE_ALIGN;
+    host->beat = memset(buffer, 0, OPENESE_BEAT_BYTES);
+    buffer += OPENESE_UP(OPENESE_BEAT_BYTES, OPENESE_ALIGN);
     for (k = 0; k < setup->steps; k++, memory += 4u * CHANNELS, buffer += 2 * frame) {
         host->ring[k].members = (uint32_t *)(void *)memory;
         host->ring[k].in = buffer;
@@ -732,6 +742,27 @@ static int place_stream(openese_host *host, const uint32_t *words)
     return result == OPENESE_OK ? openese_set_stream(&host->machine, address) : result;
 }
 
+/* A frame that was cut would go on with the next one. This beat is its end; or a frame that the machine drops, and
+   reports if nothing was cut. */
+static int end_frame(openese_host *host)
+{
+    const openese_io *io = host->machine.io;
+    uint32_t k, causes = 0;
+    int result = io->send(io->context, host->beat, OPENESE_BEAT_BYTES);
+
+    host->ending = result == OPENESE_OK;
+    if (result == OPENESE_BUSY)
+        return OPENESE_OK;
+    for (k = 0; k < ENDS && result == OPENESE_OK && host->ending; k++) {
+        result = openese_get(&host->machine, OPENESE_INTERRUPT, &causes);
+        if (result == OPENESE_OK && causes & OPENESE_INTERRUPT_FRAME_SHORT) {
+            result = openese_put(&host->machine, OPENESE_INTERRUPT, OPENESE_INTERRUPT_FRAME_SHORT);
+            host->ending = 0;
+        }
+    }
+    return result;
+}
+
 /* From a load or a reset to work: the machine clears its accumulators first. Frames of before may still come out. */
 static int begin(openese_host *host)
 {
@@ -747,7 +778,7 @@ static int begin(openese_host *host)
                              io->wait ? ERRORS | OPENESE_INTERRUPT_FRAME_SENT : 0);
     if (result == OPENESE_OK)
         result = openese_put(&host->machine, OPENESE_CONTROL, OPENESE_CONTROL_RUN);
-    return result;
+    return result == OPENESE_OK ? end_frame(host) : result;
 }
 
 int openese_host_start(openese_host *host, const openese_setup *setup, const uint32_t *words, size_t count)
@@ -777,8 +808,13 @@ int openese_host_start(openese_host *host, const openese_setup *setup, const uin
 int openese_host_reset(openese_host *host)
 {
     openese_slot *slot;
-    int result = openese_put(&host->machine, OPENESE_CONTROL, OPENESE_CONTROL_RESET | OPENESE_CONTROL_RUN);
+    uint32_t status = 0;
+    int result = openese_get(&host->machine, OPENESE_STATUS, &status);
 
+    if (result == OPENESE_OK && !(status & OPENESE_STATUS_LOADED))
+        result = OPENESE_NO_IMAGE;
+    if (result == OPENESE_OK)
+        result = openese_put(&host->machine, OPENESE_CONTROL, OPENESE_CONTROL_RESET | OPENESE_CONTROL_RUN);
     for (slot = host->slots; slot < host->slots + host->voices; slot++) {
         slot->pushed = slot->sent = slot->answered;
         slot->fresh = 1;

@@ -76,7 +76,8 @@ typedef struct {
       OPENESE_UP((uint64_t)(steps) * (sizeof(openese_step) + 4u * OPENESE_CONFIG_CHANNELS), 8u) + \
       OPENESE_UP(4u * OPENESE_CONFIG_CHANNELS * (uint64_t)(banks) * (models), 8u)) / 8u)
 #define OPENESE_BUFFERS(width, steps) \
-    (((uint64_t)(steps) * 2u * OPENESE_UP(OPENESE_FRAME_BYTES(width), OPENESE_ALIGN) + OPENESE_ALIGN) / 8u)
+    (((uint64_t)(steps) * 2u * OPENESE_UP(OPENESE_FRAME_BYTES(width), OPENESE_ALIGN) + \
+      OPENESE_UP(OPENESE_BEAT_BYTES, OPENESE_ALIGN) + OPENESE_ALIGN) / 8u)
 
 /* -- a host -------------------------------------------------------------------------------------------------------- */
 
@@ -96,11 +97,13 @@ typedef struct {
     const openese_image *image;
     openese_slot *slots;
     openese_step *ring;
+    uint8_t *beat; /* of zeros, the end of a frame that was cut */
     uint32_t *seats; /* the voice in each place, or 0 */
     uint32_t voices, frames, depth, patience;
     uint64_t made, armed, begun, done; /* steps so far */
     uint64_t arrived;
     int failure;
+    int ending; /* the beat is on its way, and may be reported as a frame that is too short */
     /* For the program to read: steps, frames in them, states that were written into the machine. */
     uint64_t steps, computed, moves;
 } openese_host;
@@ -110,7 +113,8 @@ typedef uint32_t openese_voice;
 /* Takes hold of the machine, loads the image, whose file has so many words (little-endian), and runs it. All that is
    handed in stays where it is while the host is used. */
 int openese_host_start(openese_host *host, const openese_setup *setup, const uint32_t *words, size_t count);
-/* After an error, or to begin anew: drops all frames. Voices stay open, keep answers that came, and start from zero. */
+/* After an error, or to begin anew: drops all frames. Voices stay open, keep answers that came, and start from zero.
+   OPENESE_NO_IMAGE: there was no start, or it failed before the machine had its image. */
 int openese_host_reset(openese_host *host);
 
 /* The number of a model, by its name. */
