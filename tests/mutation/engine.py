@@ -276,6 +276,7 @@ class Campaign:
                                self.block.assumed)
         self.mutations = self.netlist.mutations
         netlist = re.sub(r"(?m)^ *attribute \\src .*\n", "", (self.folder / "mutated.il").read_text())
+        netlist = netlist.replace(str(self.folder), "")  # which is part of names
         self.digest = hashlib.sha256(netlist.encode()).hexdigest()[:16]
         self._results = folder / "results.jsonl"
         self._tests = _Tests(self.block.tests, self._pass, self.folder / f"tests-{self.digest}.json")
