@@ -477,11 +477,11 @@ PRESETS = {config.name: config for config in [
     # A column takes all PEs of a group three cycles, so there are eight groups.
     Config(name="latency", pes=512, channels=1, groups=8, slices=32, entry_depth=1024, column_depth=512,
            vector_depth=4096, cell_rows=16, accumulator_rows=512, forward=True),
-    # Of the UltraRAMs of an XCVU9P, 12 PEs of each tile of 32 take 80 %; the other PEs' weights leave 15 % of the block
+    # Of the UltraRAMs of an XCVU9P, 12 PEs of each tile of 32 take 80 %; the other PEs' weights leave 16 % of the block
     # RAMs. The sums of 64 rows, of 35 bits, are in five LUT RAMs.
-    Config(name="latency_vu9p", pes=2048, channels=1, groups=8, slices=64, entry_depth=2048, column_depth=1024,
-           vector_depth=8192, cell_rows=16, accumulator_rows=64, row_nonzeros=256, lut_channels=1, ultra_weights=True,
-           block_weights=20, wide_pointers=True, forward=True),
+    Config(name="latency_vu9p", pes=2048, channels=1, groups=8, slices=64, slice_width=1, entry_depth=2048,
+           column_depth=1024, vector_depth=8192, cell_rows=16, accumulator_rows=64, row_nonzeros=256, lut_channels=1,
+           ultra_weights=True, block_weights=20, wide_pointers=True, forward=True),
 ]}
 
 #: What each preset is for.

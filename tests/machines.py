@@ -21,5 +21,5 @@ _MORE = {"models": 3, "banks": 2, "program_depth": 128, "vector_depth": 512, "co
 #: Hold several models, for voices in two banks.
 MIXED = {"tiny": TINY.replace(name="models", entry_depth=2048, cells="lstm+gru+gru_before+dense", **_MORE),
          "groups": GROUPS.replace(name="models of groups", entry_depth=2048, wide_pointers=True, ultra_weights=True,
-                                  block_weights=3, **_MORE),
+                                  block_weights=3, forward=True, **_MORE),
          "stream": STREAM.replace(name="streamed models", cells="lstm+dense", **_MORE)}

@@ -211,9 +211,17 @@ def speaker():
         for name, found in figures.items()])
 
 
+def phonemes():
+    """g2p-en: words and phonemes as the dense network writes them."""
+    figures = _distilled("phonemes")
+    return table(["g2p-en", "words as of the original", "phoneme errors", "words not as in the CMU dictionary"], [
+        [_pruned(name), *(f"{100 * found[figure]:.1f}" for figure in (
+            "same words", "phoneme errors", "not in the dictionary"))] for name, found in figures.items()])
+
+
 #: By page and marker.
 TABLES = {
-    **{("results/index.md", make.__name__): make for make in (shipped, compared, weight_bits, vad, speaker)},
+    **{("results/index.md", make.__name__): make for make in (shipped, compared, weight_bits, vad, speaker, phonemes)},
     **{("results/accuracy.md", make.__name__): make for make in (
         densities, hour, activation_bits, short_words, sensitivity)}}
 

@@ -6,6 +6,7 @@ judges.
 """
 
 import random
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,10 +21,11 @@ from openese.sw.training import relative_error
 __all__ = ["DENSITIES", "UPDATES", "Speller", "Spellings", "edits"]
 
 #: The densities of the study, and the updates of each distillation.
-DENSITIES, UPDATES = (0.5, 0.25, 0.1), 1500
+DENSITIES, UPDATES = (0.5, 0.25, 0.1), 800
 #: GRUs in the machine of the paper's multipliers, which also streams the weights of the dense network.
 MACHINE = openese.preset("ese_stream").replace(name="ese_stream with GRUs", cells="lstm+gru")
-_TESTS, _CALIBRATION, _BATCH, _AT_ONCE, _SEED, _RATE = 2000, 256, 64, 500, 1, 2e-3
+_TESTS, _LESSONS, _CALIBRATION = 2000, 10000, 256
+_BATCH, _AT_ONCE, _SEED, _RATE = 64, 500, 1, 5e-4
 
 
 class Speller(Spelling):
@@ -52,11 +54,12 @@ class Speller(Spelling):
         for first in range(0, len(chosen), _AT_ONCE):
             letters, lengths = _letters(chosen[first:first + _AT_ONCE])
             h = self._read(letters, lengths)
-            symbol, symbols = torch.full((len(letters),), BEGIN), []
-            for _ in range(LONGEST):
+            symbol, symbols, ended = torch.full((len(letters),), BEGIN), [], torch.zeros(len(letters), dtype=torch.bool)
+            while len(symbols) < LONGEST and not ended.all():
                 h = self.decoder(self.phonemes(symbol), h)
                 symbol = self.out(h).argmax(1)
                 symbols.append(symbol)
+                ended |= symbol == END
             spelled += [_until_end(row) for row in torch.stack(symbols, 1).tolist()]
         return spelled
 
@@ -108,19 +111,27 @@ class Spellings:
         self._folder, self._ledger, self._updates = folder, ledger, updates
         self.tests = words(tests)
         judges = set(self.tests)
-        self.lessons = [word for word in sorted(pronunciations()) if word not in judges]
-        random.Random(_SEED).shuffle(self.lessons)
+        others = [word for word in sorted(pronunciations()) if word not in judges]
+        self.lessons = random.Random(_SEED).sample(others, _LESSONS)
         self._dense = Speller().eval()
         self._wanted = self._dense.spell_all(self.tests)
         ledger.measure("phonemes/words", "learned from", len, self.lessons)
         ledger.measure("phonemes/words", "judged by", len, self.tests)
 
+    @cached_property
+    def _by_length(self):
+        """The lessons with the phonemes that the dense network writes, by the number of letters; batches of them."""
+        found = {}
+        for word, spelled in zip(self.lessons, self._dense.spell_all(self.lessons), strict=True):
+            found.setdefault(len(word), []).append((word, torch.tensor([BEGIN, *spelled])))
+        return [pairs for pairs in found.values() if len(pairs) >= _BATCH]
+
     def _batches(self):
-        """Yield letters, lengths, and the phonemes that the dense network writes, in front of each next one."""
+        """Yield letters, lengths, and the phonemes in front of each next one, of words of one length."""
         rng = random.Random(_SEED)
         while True:
-            chosen = rng.sample(self.lessons, _BATCH)
-            symbols = [torch.tensor([BEGIN, *spelled]) for spelled in self._dense.spell_all(chosen)]
+            pairs, = rng.choices(self._by_length, [len(pairs) for pairs in self._by_length])
+            chosen, symbols = zip(*rng.sample(pairs, _BATCH), strict=True)
             yield *_letters(chosen), pad_sequence(symbols, batch_first=True, padding_value=END)
 
     def distilled(self, density, progress):

@@ -13,7 +13,7 @@ from openese.sim.synthesis.fanout import KINDS
 __all__ = ["MEASURED", "TOLERANCES", "Baselines", "Change", "changes"]
 
 #: The presets that have baselines, by family.
-MEASURED = {"xcu": ("tiny", "demo", "ese", "ese_stream", "ku060", "ku060_voices", "latency"),
+MEASURED = {"xcu": ("tiny", "demo", "ese", "ese_whole", "ese_stream", "ku060", "ku060_voices", "latency"),
             "xcup": ("kv260", "zcu104", "vu9p"), "xcu_dsp": ("ese", "ese_stream"), "xc7": ("tiny", "arty_a7"),
             "ecp5": ("tiny", "ulx3s")}
 #: How far a figure may be from its baseline: a share of it, or a number, whichever is more.

@@ -113,8 +113,11 @@ def _solved(rows: Sequence[tuple[Block, Mapping[str, float]]], resource: str,
     unit = np.median(weight)  # of a coefficient times its term, as an error
     known = np.vstack([sizes / scale * weight[:, None], ridge * unit * np.eye(len(terms))])
     found = nnls(known, np.concatenate([wanted * weight, ridge * unit * prior * scale]))[0]
-    return exact | {term: float(f"{each / size:.4g}") for term, each, size in zip(terms, found, scale, strict=True)
-                    if each > 1e-3}
+    there = np.abs(sizes).max(axis=0) > 0
+    # A term that none of these machines has is as in the other family.
+    told = np.where(there, found, prior)
+    return exact | {term: float(f"{each / size:.4g}")
+                    for term, each, size in zip(terms, told, np.where(there, scale, 1), strict=True) if each > 1e-3}
 
 
 def compared(machines: Sequence[tuple[Config, Figures]], family: str,

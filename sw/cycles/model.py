@@ -159,8 +159,9 @@ class Timeline:
         pes = np.broadcast_to(np.arange(ended.shape[1]), ended.shape)
         result: dict[str, Int64Array] = {}
         for number in range(int(ended.min()), int(ended.max()) + 1):
-            # An operation that has not finished has the label of the same operation one step before.
-            label = labels[number] if number < len(labels) else labels[number - self._operations()]
+            # An operation that has not finished has the label of the same operation of the last step that has.
+            steps = -(-max(0, number + 1 - len(labels)) // self._operations())
+            label = labels[number - steps * self._operations()]
             now = ended == number
             table = result.setdefault(label, np.zeros((len(Activity), ended.shape[1]), np.int64))
             np.add.at(table, (self.activity[start:stop][now], pes[now]), 1)

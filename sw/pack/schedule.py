@@ -246,7 +246,7 @@ SLOWER = 1.001
 REST_SLOWER = 1.02
 
 #: Cycles from the first drain of an element-wise part to its first line, about.
-_FIRST_LINE = 60
+FIRST_LINE = 60
 
 
 def _hazards(encoded: EncodedMatrix, config: Config) -> list[NDArray[np.float64]]:
@@ -477,10 +477,10 @@ class _Scheduler:
         total = 0.0
         for number in range(len(self._places)):
             phases = gates if number <= self._pivot else outputs
-            total += time("w_x", number, phases) + max(_FIRST_LINE, self._sums(number) * phases)
+            total += time("w_x", number, phases) + max(FIRST_LINE, self._sums(number) * phases)
             total += time("w_ym", number, outputs)
             if "w_rn" in self._stored[number]:
-                total += time("w_rn", number, gates) + _FIRST_LINE
+                total += time("w_rn", number, gates) + FIRST_LINE
         return total
 
     def _times(self) -> dict[tuple[int, int], float]:
@@ -513,7 +513,7 @@ class _Scheduler:
                 operations = gates if kind is DENSE else 4 * gates + (kind is not GRU)
                 if reset:
                     operations = 2 * gates
-                    total += _FIRST_LINE + max(time(reset, gates), place.rows * max(gates * self._config.beats, lines))
+                    total += FIRST_LINE + max(time(reset, gates), place.rows * max(gates * self._config.beats, lines))
                 elementwise = place.rows * max(operations * self._config.beats, lines)
                 if projection:
                     last = min(1.0, window / max(1, len(projection[0].encoded.order))) * time(projection, outputs)
@@ -559,7 +559,7 @@ class _Scheduler:
         output_rows = self._projected_before(number)
         if not output_rows or columns < 2 * config.groups:
             return 0
-        wait = (PHASES + 1) * config.beats + _FIRST_LINE
+        wait = (PHASES + 1) * config.beats + FIRST_LINE
         if len(self._early(number)) > 1:
             row = max(PHASES * config.beats, config.row_pes // config.groups)
             wait += (output_rows - 1) * row

@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from openese.rtl.config import Config
 from openese.rtl.program import Kin, Opcode, Source, Take, When
 from openese.sw.model.layers import DENSE
 from openese.sw.model.quantized import QuantizedModel
 from openese.sw.pack.schedule import (
-    PHASES,
+    FIRST_LINE,
     SLOWER,
     CapacityError,
     Schedule,
@@ -71,21 +73,25 @@ class _Member(_Scheduler):
     def _apart(self) -> bool:
         """Whether W_r y is multiplied early for a frame of other voices than the frame before.
 
-        It fills the time of another model's cells that W_x leaves, but not that of the model's projection.
+        It then fills the time of another model's cells that W_x, W_ym and drains leave. Otherwise it fills the time of
+        the model's projection that W_x leaves.
         """
         if self._streamed or len(self._places) > 1 or "w_r" not in self._stored[0]:
             return False
         config, lines = self._config, self._config.row_pes // self._config.groups
         early, *tail = (float(operation.encoded.lengths.mean()) for operation in self._stored[0]["w_x"])
-        uncovered = max(0.0, (PHASES + 1) * config.beats + 60 - sum(tail))
+        recurrent = sum(float(operation.encoded.lengths.mean()) for operation in self._stored[0]["w_r"])
+        gates, outputs = self._layout.gate_phases, self._layout.output_phases
         gain = 0.0
         for model in self._others:
             last = model.layers[pivot(model)]
             if last.w_ym is not None:
-                cells = _rows(last.cells, config) * max(5 * config.beats, lines)
-                projection = (_rows(last.outputs, config) - 1) * max(config.beats, lines)
-                gain += max(0.0, cells - early) - projection - uncovered
-        return gain > 0
+                rows = _rows(last.cells, config)
+                cells: float = FIRST_LINE + rows * max((4 * gates + 1) * config.beats, lines)
+                cells -= early + float(np.count_nonzero(last.w_ym)) / config.pes + 4 * rows * gates
+                projection = FIRST_LINE + _rows(last.outputs, config) * max(outputs * config.beats, lines) - sum(tail)
+                gain += min(recurrent, max(0.0, cells)) - min(recurrent, max(0.0, projection))
+        return gain > FIRST_LINE  # beyond the error of the estimate
 
     def _projected_before(self, number: int) -> int:
         return super()._projected_before(number) if number else self._projected

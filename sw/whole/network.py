@@ -245,7 +245,7 @@ def open_host(path: str | os.PathLike[str], trust: bool = False,
         Layers of which it has no cells stay with the host. Without it, no machine lacks a kind of cell.
     dense : str
         ``"machine"``: on a machine with dense layers, those of an ONNX network beside its LSTMs and GRUs are on the
-        machine. ``"host"``: they stay with the host.
+        machine, and each Dense layer of a Keras network. ``"host"``: they stay with the host.
 
     Raises
     ------

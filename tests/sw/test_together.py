@@ -141,11 +141,11 @@ def test_a_wrong_manifest_is_refused(change, message):
                     entry_depth=2048),
      [(20, (32, 28), (27, 10), 18), (9, 22)])], ids=["small", "larger", "groups"])
 def test_switching_costs_no_time(config, shapes):
-    """Frames of two models in turn take the time of both, to a fiftieth."""
+    """Frames of two models in turn take the time of both, to a hundredth."""
     plans = members(config, shapes)
     own = sum(estimate(plan).cycles_per_step for plan in plans)
     begun = simulate(plans, [READY] * 16, models=[0, 1] * 8).begun
-    assert begun[12] - begun[4] <= 1.02 * 4 * own
+    assert begun[12] - begun[4] <= 1.01 * 4 * own
 
 
 def test_the_commands_of_several_models(tmp_path, monkeypatch, capsys):

@@ -57,6 +57,12 @@ def test_a_larger_machine_takes_more(family, change):
     assert large["FF"].number > small["FF"].number
 
 
+def test_dense_layers_take_what_yosys_counts():
+    """LUTs and registers of tiny with dense layers."""
+    found = logic(preset("tiny").replace(cells="lstm+dense"), "xcu")
+    assert abs(found["LUT"].number / 9_186 - 1) < 0.01 and abs(found["FF"].number / 14_252 - 1) < 0.01
+
+
 def test_exact_numbers_have_no_range():
     taken = resources(preset("ese"), "xcu")
     assert taken["BRAM"] == Amount(833, 0) and taken["DSP"] == Amount(1216, 0) and taken["URAM"] == Amount(0, 0)
@@ -74,6 +80,8 @@ def test_the_fit_finds_coefficients_that_are_there():
     for found in compared(machines, "xcu", coefficients).values():
         assert all(abs(error) < 0.005 for error in found.values())
     like = fitted(machines[:2], "xcu", FIT["xcu"]["blocks"])
+    # Neither of the two has dense layers.
+    assert like["Slice"]["LUT"]["denses"] == pytest.approx(FIT["xcu"]["blocks"]["Slice"]["LUT"]["denses"], rel=0.05)
     other, = compared(machines[3:4], "xcu", like).values()
     assert all(abs(error) < 0.02 for error in other.values())
 
