@@ -105,11 +105,12 @@ class Bench:
         for cycle, _, values in self.lanes(flags, start, delay):
             self.saturated_at[cycle] = int(values.sum())
 
-    def new_settings(self, **kind):
-        """Random number formats and voices, once the pipeline is empty."""
+    def new_settings(self, given=None, **kind):
+        """Random number formats, but those that are ``given``, and voices, once the pipeline is empty."""
         rng = self.rng
         self.cycle += Stages.of(self.config).cell + 1 + self.config.beats
         formats, active, reset = random_settings(rng, self.channels, **kind)
+        formats |= given or {}
         self.settings_at[self.cycle] = {**formats, "active": mask(active), "reset": mask(reset)}
         return formats, active, reset
 
@@ -179,9 +180,9 @@ class Bench:
             self.expect(y, start, self.dut.h_delay)
             self.expect_saturated(saturated, start, Stages.of(self.config).cell + 2)
 
-    def project(self, rows, phases):
+    def project(self, rows, phases, given=None):
         """A PROJECT: sums, rounded and saturated to y."""
-        formats, active, _ = self.new_settings()
+        formats, active, _ = self.new_settings(given)
         for row in range(rows):
             start, total = self.summed(Kind.PROJECTION, row, phases)
             y, saturated = self.cells.project(total, formats, active)
@@ -335,5 +336,20 @@ def test_numbers_beside_powers_of_two(seed, config):
         else:
             bench.step(rows=4, base=TINY.cell_rows - 4, phases=phases)
         bench.project(rows=2, phases=phases)
+    bench.run()
+    assert any(bench.saturated_at.values())
+
+
+def test_sums_saturate_at_every_shift():
+    """Powers of two beside the largest that a shifted sum may be."""
+    rng = generator(0)
+    bench = Bench(TINY, rng, real_tables=False)
+    for shift in range(TINY.accumulator_bits - TINY.sum_bits):
+        def beside(rng, bits, size, shift=shift):
+            powers = np.minimum(TINY.sum_bits + shift + rng.integers(-1, 3, size), bits - 2)
+            return rng.choice([-1, 1], size) << powers
+
+        bench.spread = beside
+        bench.project(rows=4, phases=1, given={"shift": [shift] * 4})
     bench.run()
     assert any(bench.saturated_at.values())
