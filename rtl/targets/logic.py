@@ -124,8 +124,13 @@ def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     depth = bits_for(config.queue_depth)
     # The column twice, and the sum before; at the multiplier the column, the product, and the sum after.
     registers = 2 * columns + sums
-    if not FAMILIES[family].packs:
+    adders = sums
+    if FAMILIES[family].packs:
+        adders = 0
+    else:
         registers += channels * config.operand_bits + 2 * columns + sums
+    if config.forward:  # a sum that is read, or one of the two before; the last is kept
+        adders, registers = adders + 2 * sums, registers + sums
     found = {
         "PtrRead": _Terms({"count": pointers}, {"count": pointers}),
         "ActQueue": _Terms({"depth": depth}, {"depth": depth}),
@@ -134,7 +139,7 @@ def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
             {"position": position, "count": count, "entry": entry, "streams": stream, "streamed": stream * position},
             {"streams": stream}),
         "SpMV": _Terms(
-            {"adders": 0 if FAMILIES[family].packs else sums, "channels": channels, "row": row,
+            {"adders": adders, "channels": channels, "row": row,
              "operand": config.operand_bits,
              # A product of two multipliers, or of one that is too narrow.
              "split": channels * config.operand_bits * (config.operand_bits > FAMILIES[family].state_bits)},
