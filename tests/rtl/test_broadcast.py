@@ -166,8 +166,9 @@ def test_columns_in_their_order(config, full, slow, seed):
 
 @pytest.mark.parametrize("lines, slow", [
     (list(range(20)), 0.9),
-    # Of every magnitude.
-    (sorted({(1 << bit) - less for bit in range(8) for less in (0, 1)} | {255}), 0.5)], ids=["first", "any"])
+    # Of every magnitude, one behind another and apart.
+    (sorted({(1 << bit) - less for bit in range(8) for less in (0, 1)} | {255}), 0.5),
+    ([1 << bit for bit in range(8)], 0.5)], ids=["first", "any", "apart"])
 def test_an_operation_that_follows_waits_for_its_lines(lines, slow):
     """No line is read before it is written, and then at once."""
     rng, count = generator(0), len(lines)
