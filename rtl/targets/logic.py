@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from openese.rtl.assemble import Assemble
 from openese.rtl.config import Config, bits_for
-from openese.rtl.elementwise.settings import Beat, Settings, Stages
+from openese.rtl.elementwise.settings import Beat, Settings, Stages, adds_drained
 from openese.rtl.frames import beat_bytes
 from openese.rtl.interfaces import Context
 from openese.rtl.loader import Lines
@@ -129,8 +129,9 @@ def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
         adders = 0
     else:
         registers += channels * config.operand_bits + 2 * columns + sums
-    if config.forward:  # a sum that is read, or one of the two before; the last is kept
-        adders, registers = adders + 2 * sums, registers + sums
+    if config.forward:  # the sum that is read, or one of the two before, of which one is kept; and three comparisons
+        in_luts = config.lut_channels * config.accumulator_bits
+        adders, registers = adders + sums + in_luts + 3 * row // 2, registers + sums
     found = {
         "PtrRead": _Terms({"count": pointers}, {"count": pointers}),
         "ActQueue": _Terms({"depth": depth}, {"depth": depth}),
@@ -167,8 +168,11 @@ def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     choice = near * _array(picks, inputs) + _array(near, inputs)
     picked = near + (near > 1) if config.beats > 1 or groups == 1 else 0
     adders = width * (groups - 1) * sums
-    registers = (groups * config.lanes * sums + config.lanes * config.activation_bits
-                 + width * groups * sums * picked + adders)
+    held = 0 if adds_drained(config) else groups * config.lanes * sums
+    registers = held + config.lanes * config.activation_bits + width * groups * sums * picked + adders
+    if config.forward:  # the c that is coming; where a row is one beat, what a gate leaves for the next two, too
+        values = config.cell_bits + (config.table_bits + config.cell_bits + 6) * (config.beats == 1)
+        adders += width * 3 * values // 2
     lanes = {"lanes": width, "sums": width * sums, "cells": width * config.cell_bits,
              "outputs": width * config.activation_bits, "gru": width * config.gru, "denses": width * config.dense}
     pes = config.tile_pes
