@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from openese.rtl.assemble import Assemble
 from openese.rtl.config import Config, bits_for
-from openese.rtl.elementwise.settings import Beat, Settings, Stages
+from openese.rtl.elementwise.settings import Beat, Settings, Stages, adds_drained
 from openese.rtl.frames import beat_bytes
 from openese.rtl.interfaces import Context
 from openese.rtl.loader import Lines
@@ -124,8 +124,14 @@ def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     depth = bits_for(config.queue_depth)
     # The column twice, and the sum before; at the multiplier the column, the product, and the sum after.
     registers = 2 * columns + sums
-    if not FAMILIES[family].packs:
+    adders = sums
+    if FAMILIES[family].packs:
+        adders = 0
+    else:
         registers += channels * config.operand_bits + 2 * columns + sums
+    if config.forward:  # the sum that is read, or one of the two before, of which one is kept; and three comparisons
+        in_luts = config.lut_channels * config.accumulator_bits
+        adders, registers = adders + sums + in_luts + 3 * row // 2, registers + sums
     found = {
         "PtrRead": _Terms({"count": pointers}, {"count": pointers}),
         "ActQueue": _Terms({"depth": depth}, {"depth": depth}),
@@ -134,7 +140,7 @@ def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
             {"position": position, "count": count, "entry": entry, "streams": stream, "streamed": stream * position},
             {"streams": stream}),
         "SpMV": _Terms(
-            {"adders": 0 if FAMILIES[family].packs else sums, "channels": channels, "row": row,
+            {"adders": adders, "channels": channels, "row": row,
              "operand": config.operand_bits,
              # A product of two multipliers, or of one that is too narrow.
              "split": channels * config.operand_bits * (config.operand_bits > FAMILIES[family].state_bits)},
@@ -162,8 +168,11 @@ def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     choice = near * _array(picks, inputs) + _array(near, inputs)
     picked = near + (near > 1) if config.beats > 1 or groups == 1 else 0
     adders = width * (groups - 1) * sums
-    registers = (groups * config.lanes * sums + config.lanes * config.activation_bits
-                 + width * groups * sums * picked + adders)
+    held = 0 if adds_drained(config) else groups * config.lanes * sums
+    registers = held + config.lanes * config.activation_bits + width * groups * sums * picked + adders
+    if config.forward:  # the c that is coming; where a row is one beat, what a gate leaves for the next two, too
+        values = config.cell_bits + (config.table_bits + config.cell_bits + 6) * (config.beats == 1)
+        adders += width * 3 * values // 2
     lanes = {"lanes": width, "sums": width * sums, "cells": width * config.cell_bits,
              "outputs": width * config.activation_bits, "gru": width * config.gru, "denses": width * config.dense}
     pes = config.tile_pes

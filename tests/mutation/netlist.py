@@ -106,6 +106,32 @@ def contract(block, qualified, assumed):
         *shown, f"  inner inner({', '.join(connected)});", "endmodule", ""])
 
 
+def _outputs(text):
+    """Of RTLIL: the wires that the bits of each register's output are, as name and bit, from the lowest."""
+    widths = {name: int(width or 1) for width, name in re.findall(r"(?m)^  wire (?:width (\d+) )?.*?(\S+)$", text)}
+    registers = {}
+    for cell, body in re.findall(r"(?ms)^  cell \$\w*ff\w* (\S+)\n(.*?)^  end$", text):
+        signal = re.search(r"(?m)^    connect \\Q (.*)$", body)[1].strip("{} ")
+        bits = []
+        for name, high, low in re.findall(r"(\S+)(?: \[(\d+)(?::(\d+))?\])?", signal):
+            first, last = (low or high, high) if high else (0, widths[name] - 1)
+            bits[:0] = [(name, bit) for bit in range(int(first), int(last) + 1)]
+        registers[cell] = bits
+    return registers
+
+
+def _initialized(golden, mutated):
+    """RTLIL of the mutations with the initial values that `mutate` leaves on the wires behind them."""
+    values = {name: value[::-1] for value, name in re.findall(
+        r"(?m)^  attribute \\init \d+'(\S+)\n(?:  attribute .*\n)*  wire .*?(\S+)$", golden)}
+    before, after = _outputs(golden), _outputs(mutated)
+    new = {name: values[wire][bit] for cell in before
+           for (wire, bit), (name, _) in zip(before[cell], after[cell], strict=True)
+           if wire != name and wire in values}
+    return re.sub(r"(?m)^  wire .*?(\S+)$", lambda wire: (
+        f"  attribute \\init 1'{new[wire[1]]}\n{wire[0]}" if wire[1] in new else wire[0]), mutated)
+
+
 class Netlist:
     """The files of a block's netlist with its mutations, in ``folder``, whose name is the block's.
 
@@ -150,9 +176,11 @@ class Netlist:
             (folder / "contract.v").write_text(contract(block, qualified or {}, assumed))
             around = ["rename block inner", f"read_verilog {folder / 'contract.v'}", "hierarchy -check -top block",
                       "proc", "flatten -noscopeinfo", "opt_expr -keepdc", "opt_clean"]
-        yosys.run([f"read_rtlil {folder / 'golden.il'}", f"script {listed}", "opt_clean", *around,
-                   f"write_rtlil {folder / 'mutated.il'}", f"rename -top {self.module}",
-                   f"write_verilog -noattr {folder / 'mutated.v'}",
+        mutated = folder / "mutated.il"
+        yosys.run([f"read_rtlil {folder / 'golden.il'}", f"script {listed}", f"write_rtlil {mutated}"], "block")
+        mutated.write_text(_initialized((folder / "golden.il").read_text(), mutated.read_text()))
+        yosys.run([f"read_rtlil {mutated}", "opt_clean", *around, f"write_rtlil {mutated}",
+                   f"rename -top {self.module}", f"write_verilog -noattr {folder / 'mutated.v'}",
                    "rename -top block", f"write_cxxrtl -O4 -g3 {folder / 'mutated.cc'}"], "block")
         self.verilog = (folder / "mutated.v").read_text() + _CHOICE.format(
             choice=self.choice, select=SELECT, high=WIDTH - 1, variable=self.variable)

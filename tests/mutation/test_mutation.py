@@ -59,6 +59,39 @@ def test_a_netlist_has_the_reset_of_its_block(campaign):
     assert (stand_in.used, levels) == (1, [1, 2, 0, 1])
 
 
+class Turning(wiring.Component):
+    """A register that starts with ones turns by a bit each cycle."""
+
+    o: Out(4)
+
+    def elaborate(self, platform):
+        m = Module()
+        turned = Signal(4, init=0b1011)
+        m.d.sync += turned.eq(turned.rotate_left(1))
+        m.d.comb += self.o.eq(turned)
+        return m
+
+
+@pytest.mark.slow
+def test_a_netlist_starts_as_its_block(tmp_path):
+    """Behind mutated outputs of registers too."""
+    netlist, shown = Netlist(Turning(), tmp_path / "turning", 8, 1), []
+    assert len({line for line in netlist.mutations if " -port Q " in line}) > 1
+    dut = Turning()
+
+    async def bench(ctx):
+        for _ in range(4):
+            shown.append(ctx.get(dut.o))
+            await ctx.tick()
+
+    with StandIn(Turning(), netlist, 0).installed():
+        simulator = Simulator(dut)
+        simulator.add_clock(1e-6)
+        simulator.add_testbench(bench)
+        simulator.run()
+    assert shown == [0b1011, 0b0111, 0b1110, 0b1101]
+
+
 def test_a_machine_has_the_mutation(campaign):
     """The Verilog of a machine around the netlist has all mutations, and chooses one when it starts."""
     with StandIn(Fifo(8, 8), campaign.netlist, 5).installed():

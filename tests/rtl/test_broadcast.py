@@ -166,10 +166,11 @@ def test_columns_in_their_order(config, full, slow, seed):
 
 @pytest.mark.parametrize("lines, slow", [
     (list(range(20)), 0.9),
-    # Of every magnitude.
-    (sorted({(1 << bit) - less for bit in range(8) for less in (0, 1)} | {255}), 0.5)], ids=["first", "any"])
+    # Of every magnitude, one behind another and apart.
+    (sorted({(1 << bit) - less for bit in range(8) for less in (0, 1)} | {255}), 0.5),
+    ([1 << bit for bit in range(8)], 0.5)], ids=["first", "any", "apart"])
 def test_an_operation_that_follows_waits_for_its_lines(lines, slow):
-    """No line is read before it is written, and then at once."""
+    """No line is read before it is written, and then at once; in each cycle before, it is seen to wait."""
     rng, count = generator(0), len(lines)
     bench = Bench(SMALL, rng, 1, slow=slow)
     bench.order[20:20 + count, 0] = lines
@@ -189,7 +190,9 @@ def test_an_operation_that_follows_waits_for_its_lines(lines, slow):
     simulate(bench.dut, bench.run_operations, limit=5000,
              background=[bench.memory, bench.record, check, bench._watch])
     assert sum(sent) == count
-    assert any(values[4] for values in bench.seen)
+    turns = [before[4] + after[5] for before, after in zip(bench.seen, bench.seen[1 + column_lead(SMALL):],
+                                                           strict=False)]
+    assert set("".join(map(str, turns)).strip("0")) == {"1"}
 
 
 def test_one_column_a_cycle_after_the_delay():
