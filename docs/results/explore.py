@@ -66,19 +66,22 @@ def run(folder, name):
 
 def _front(name):
     result = json.loads(DATA.read_text())[name]
+    forwards = any(one["machine"].get("forward") for one in result["front"])
 
     def row(one):
         machine = one["machine"]
         best = "**" if one == result["winner"] else ""
         cells = [f"{machine['pes']} x {machine['channels']}", machine["groups"],
-                 f"{machine['slices']} x {machine['slice_width']}", f"{100 * one['density']:g} %",
+                 f"{machine['slices']} x {machine['slice_width']}",
+                 *(["yes" if machine.get("forward") else "no"] * forwards), f"{100 * one['density']:g} %",
                  f"{machine['weight_bits']} / {machine['activation_bits']}",
                  f"{one['cycles_at_rest']:,}", f"{one['microseconds_at_rest']:.2f}", f"{one['cycles_per_step']:,}",
                  f"{one['frames_per_second']:,.0f}", f"{100 * one['share']:.0f} %", f"{100 * one['loss']:.2g} %"]
         return [f"{best}{cell}{best}" for cell in cells]
 
-    return table(["PEs x channels", "groups", "slices x width", "density", "bits of weights / activations",
-                  "cycles at rest", "us", "cycles of a step", "frames a second", "share of the device", "loss"],
+    return table(["PEs x channels", "groups", "slices x width", *["forward"] * forwards, "density",
+                  "bits of weights / activations", "cycles at rest", "us", "cycles of a step", "frames a second",
+                  "share of the device", "loss"],
                  map(row, result["front"]))
 
 

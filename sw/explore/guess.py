@@ -5,9 +5,11 @@ Counts of weights are exact, since pruning leaves every PE its share. Memories a
 zeros that pad the weights. Cycles are those that nothing can hide.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,9 @@ from openese.sw.pack.schedule import PHASES
 
 __all__ = ["Guesses", "Work"]
 
-_PIPELINE = 40  # cycles from a layer's last product to the first that needs its y, at least
+# Cycles, at least: from a read of sums to a line of y, with a table and without; from a cell's first gates to those
+# that need its state; from a line of y to the first product of its columns. `forward` saves some of the last.
+_TABLE, _PLAIN, _STATE, _READ, _FORWARDED = 24, 11, 16, 14, 5
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Guesses:
         """Numbers of accumulators that are worth a try.
 
         With few of them `W_r` y waits for the frame, and a row's sums wait for each other. At rest this takes much
-        longer, so few are not tried.
+        longer, so few are not tried. With ``forward`` no sum waits, so more than one for each row are not tried either.
         """
         least = ahead = 0
         for model in self._models:
@@ -87,35 +91,95 @@ class Guesses:
             least = max(least, 2 * max(gates) + rest)
             ahead = max(ahead, sum(gates) + gates[-1] + rest)
         ahead = max(least, ahead)
+        if config.forward:
+            return [ahead] if at_rest else sorted({least, ahead})
         return sorted({2 * ahead, PHASES * ahead} if at_rest else {least, ahead, PHASES * ahead})
 
     def steady(self, config: Config, density: float) -> float:
         """Cycles of a step through all images in steady state, at least."""
         total = 0.0
         for model, work in zip(self._models, self.work(config.row_pes, config.groups, density), strict=True):
-            array = elementwise = loop = 0
+            array, loops = 0, []
+            parts: list[tuple[_Part, int]] = []
             for layer, lines in zip(model.layers, work.lines, strict=True):
-                products = {tensor: max(each, -(-_columns(layer, tensor) // config.groups))
-                            for tensor, each in lines.items()}
-                array += sum(products.values())
-                array += _drains(layer, config) + (layer.w_ym is not None) * _rows(layer.outputs, config)
-                cells = _elementwise(layer, config) + _passes(layer) * _PIPELINE
-                elementwise += cells
-                if layer.w_ym is not None:  # y is there when the last cell is projected, and only then is W_r y
-                    loop = max(loop, products["w_r"] + max(products["w_ym"], cells))
-            total += max(array, elementwise, loop)
+                products = _products(layer, lines, config)
+                own = [(part, products[part.tensor]) for part in _parts(layer)]
+                array += sum(products.values()) + sum(part.sums(config) for part, _ in own)
+                if "w_r" in products:  # it waits for y, and the layer's next step for it
+                    loops.append(_follow([*own, (own[0][0], products["w_r"])], config))
+                parts += own
+            total += max(array, _follow(parts, config) + parts[-1][0].busy(config), *loops)
         return total
 
     def at_rest(self, config: Config, density: float) -> float:
         """Cycles from a frame to its answer through all images, at least."""
         total = 0.0
         for model, work in zip(self._models, self.work(config.row_pes, config.groups, density), strict=True):
+            parts = []
             for layer, lines in zip(model.layers, work.lines, strict=True):
-                follows = [tensor for tensor in lines if tensor != "w_r"]
-                total += sum(max(lines[tensor], -(-_columns(layer, tensor) // config.groups)) for tensor in follows)
-                total += _drains(layer, config) + _passes(layer) * _PIPELINE
-            total += _elementwise(model.layers[-1], config, last=True)
+                products = _products(layer, lines, config)
+                parts += [(part, products[part.tensor]) for part in _parts(layer)]
+            total += parts[0][1] + _follow(parts, config) + parts[-1][0].until(0, config)
         return total
+
+
+class _Part(NamedTuple):
+    """An element-wise part of a layer, behind the product of ``tensor``: for each row so many operations.
+
+    ``drains`` of them read sums. With ``states``, the last two wait for the others.
+    """
+
+    tensor: str
+    size: int
+    operations: int
+    drains: int
+    table: bool = True
+    states: bool = False
+
+    def sums(self, config: Config) -> int:
+        """Accumulators that it reads, for one phase."""
+        return _rows(self.size, config) * self.drains
+
+    def until(self, product: int, config: Config) -> int:
+        """Cycles from its first read of sums to that of the next part, whose ``product`` takes its lines."""
+        read = _READ - _FORWARDED * config.forward
+        return max(self._lines(max(product, -(-self.size // config.groups)), config) + read,
+                   self.sums(config) + product, self._cells(config) + read)
+
+    def busy(self, config: Config) -> int:
+        """Cycles from its first read of sums to that of the next part, which does not wait for it."""
+        return max(self._lines(_rows(self.size, config) * (config.row_pes // config.groups), config),
+                   self._cells(config))
+
+    def _lines(self, count: int, config: Config) -> int:
+        """Cycles until so many lines are there, one in each cycle from the first on."""
+        operations = (self.operations - 2) * config.beats + _STATE if self.states else 0
+        return operations + (_TABLE if self.table else _PLAIN) + count
+
+    def _cells(self, config: Config) -> int:
+        """Cycles until all operations are done."""
+        return _rows(self.size, config) * self.operations * config.beats + (_TABLE if self.table else _PLAIN)
+
+
+def _parts(layer: Layer) -> list[_Part]:
+    """The element-wise parts of a layer, in their order."""
+    size = layer.w_x.shape[1]
+    if layer.kind is DENSE:
+        return [_Part("w_x", size, 1, 1, table=False)]
+    if not layer.reset_after:
+        return [_Part("w_x", size, 1, 1), _Part("w_rn", size, 2, 2)]
+    cells = _Part("w_x", size, 4 if layer.kind is GRU else 5, 4, states=True)
+    return [cells] if layer.w_ym is None else [cells, _Part("w_ym", layer.outputs, 1, 1, table=False)]
+
+
+def _follow(parts: Sequence[tuple[_Part, int]], config: Config) -> int:
+    """Cycles from the first part to the last, each of which waits for a product."""
+    return sum(part.until(product, config) for (part, _), (_, product) in pairwise(parts))
+
+
+def _products(layer: Layer, lines: Mapping[str, int], config: Config) -> dict[str, int]:
+    """Cycles of a layer's products: a weight of each PE and a column of each group in a cycle."""
+    return {tensor: max(each, -(-_columns(layer, tensor) // config.groups)) for tensor, each in lines.items()}
 
 
 def _rows(size: int, config: Config) -> int:
@@ -139,24 +203,6 @@ def _sums(model: Model, config: Config) -> tuple[list[int], int]:
     projected = max(_rows(layer.outputs, config) * (layer.w_ym is not None) for layer in layers)
     return ([_gate_rows(layer, config) for layer in layers[:pivot]],
             projected + sum(_gate_rows(layer, config) for layer in layers[pivot:]))
-
-
-def _drains(layer: Layer, config: Config) -> int:
-    """Accumulators of a layer's gates that are read, for one phase."""
-    return _gate_rows(layer, config) * (4 if layer.reset_after else 3) // 4
-
-
-def _elementwise(layer: Layer, config: Config, last: bool = False) -> int:
-    """Cycles of a layer's element-wise parts, or of the ``last`` alone."""
-    operations = 1 if layer.kind is DENSE else 4 + (layer.kind is not GRU)
-    if not layer.reset_after:
-        operations = 2 if last else 3
-    return _rows(layer.w_x.shape[1], config) * max(operations * config.beats, config.row_pes // config.groups)
-
-
-def _passes(layer: Layer) -> int:
-    """Element-wise parts of a layer."""
-    return 1 if layer.reset_after else 2
 
 
 def _kept(nonzeros: NDArray[np.bool_], row_pes: int, groups: int, density: float) -> NDArray[np.int64]:

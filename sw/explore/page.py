@@ -165,13 +165,14 @@ def _of_front(goal: Goal, found: Found, loss_name: str) -> str:
     def row(one: Measured) -> list[str]:
         config = one.config
         return [f"{config.pes} x {config.channels}", str(config.groups), f"{config.slices} x {config.slice_width}",
-                f"{config.weight_bits} / {config.activation_bits}", f"{one.density:g}",
+                "yes" if config.forward else "no", f"{config.weight_bits} / {config.activation_bits}",
+                f"{one.density:g}",
                 f"{one.at_rest / goal.clock * 1e6:,.2f}", f"{one.steady / goal.clock * 1e6:,.2f}",
                 f"{config.channels * goal.clock / one.steady:,.0f}", f"{one.share:.0%}", f"{one.loss:.3g}"]
 
     best = next((number for number, one in enumerate(found.front) if one == found.winner), None)
-    return _table(["PEs x channels", "groups", "slices x width", "bits of weights / activations", "density",
-                   "us at rest", "us of a step", "frames a second", "share of the device", loss_name],
+    return _table(["PEs x channels", "groups", "slices x width", "forward", "bits of weights / activations",
+                   "density", "us at rest", "us of a step", "frames a second", "share of the device", loss_name],
                   map(row, found.front), best)
 
 
@@ -182,7 +183,8 @@ def _front(goal: Goal, found: Found, loss_name: str) -> go.Figure:
     def text(one: Any) -> str:
         config = one.config
         return (f"{config.pes} PEs x {config.channels} channels, {config.groups} groups<br>{config.slices} slices x "
-                f"{config.slice_width}<br>{config.weight_bits}-bit weights, {config.activation_bits}-bit activations")
+                f"{config.slice_width}{', forward' * config.forward}<br>{config.weight_bits}-bit weights, "
+                f"{config.activation_bits}-bit activations")
 
     points, front, winner = found.points, found.front, found.winner
 

@@ -51,7 +51,7 @@ class Guess:
     share : float
         Of the resource of the device of which it takes most.
     cycles : float
-        It takes about as many, and hardly fewer.
+        It takes at least as many.
     """
 
     config: Config

@@ -51,7 +51,9 @@ def structures(guesses: Guesses, goal: Goal, device: Device, cells: str, given: 
     given : mapping of str to sequence
         Values of fields in the place of those that are tried.
     """
-    others = {"cells": (cells,), **{name: tuple(values) for name, values in given.items()
+    # What is forwarded takes LUTs for each channel. It saves cycles of a frame at rest, few of a busy array.
+    forward = (False, True) if goal.at_rest else (False,)
+    others = {"cells": (cells,), "forward": forward, **{name: tuple(values) for name, values in given.items()
                                     if name not in ("pes", "channels", "groups", "slices", "slice_width", *WORDS)}}
     # One voice is answered no sooner by a machine that computes others beside it.
     channels = given.get("channels", (1,) if goal.at_rest else _CHANNELS)

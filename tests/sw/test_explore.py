@@ -53,7 +53,8 @@ def problem(goal=None, **changes):
 
 @pytest.mark.parametrize("density", [1.0, 0.3])
 @pytest.mark.parametrize("changes", [{}, {"groups": 2}, {"pes": 16, "groups": 4}, {"pes": 2, "banks": 3},
-                                     {"cells": "lstm+gru+gru_before", "groups": 2}])
+                                     {"cells": "lstm+gru+gru_before", "groups": 2},
+                                     {"forward": True, "channels": 1, "pes": 16, "groups": 4}])
 def test_guesses_are_the_schedule_s(changes, density):
     config = preset("tiny").replace(**changes)
     grus = random_model(SEED, 6, ("before", 16), (12, 8), ("gru", 9), ("before", 12))
@@ -74,6 +75,27 @@ def test_guesses_are_the_schedule_s(changes, density):
     assert guesses.at_rest(config, density) <= at_rest(plan)
 
 
+@pytest.mark.parametrize("forward", [False, True])
+@pytest.mark.parametrize("changes, inputs, layers", [
+    ({}, 3, [("gru", 24)]), ({}, 3, [(24, 8)]), ({"pes": 2}, 9, [9, 16]),
+    ({"pes": 2}, 8, [("before", 24), ("gru", 9)]),
+    ({"pes": 16, "groups": 4, "slices": 4}, 8, [("before", 48), ("before", 16), ("before", 64)]),
+    ({"pes": 64, "groups": 8}, 40, [(4, 4), (24, 8), (16, 8)]), ({"pes": 64, "groups": 8}, 8, [16, 48, 9]),
+    ({"pes": 32, "groups": 4}, 8, [("tanh", 48), ("relu", 24), ("none", 48)]),
+    ({"pes": 4, "channels": 2}, 20, [("none", 64)]), ({"pes": 16, "slices": 2, "channels": 4}, 20, [16, ("relu", 9)])])
+def test_no_candidate_takes_fewer_cycles_than_its_guess(changes, inputs, layers, forward):
+    """Also if rows are many or few, and with each kind of layer."""
+    config = Config(**{"name": "any", "pes": 1, "channels": 1, "cells": "lstm+gru+gru_before+dense", "weight_bits": 18,
+                       "cell_bits": 27, "entry_depth": 32768, "column_depth": 1024, "vector_depth": 1024,
+                       "cell_rows": 128, "accumulator_rows": 1024, "forward": forward, **changes})
+    model = random_model(SEED, inputs, *layers)
+    guesses = Guesses((model,))
+    quantized, = package.quantize(model, speech_like(SEED, 4, 1, inputs), config).models
+    plan = schedule(quantized, config)
+    assert 0.5 * estimate(plan).cycles_per_step < guesses.steady(config, 1.0) <= estimate(plan).cycles_per_step
+    assert 0.6 * at_rest(plan) < guesses.at_rest(config, 1.0) <= at_rest(plan)
+
+
 @pytest.mark.parametrize("slices, width", [(16, 8), (16, 2), (4, 2)])
 def test_a_guess_is_near_also_if_the_slices_are_few(slices, width):
     """The products of a projection wait for the cells, and `W_r` y for these."""
@@ -88,6 +110,7 @@ def test_a_guess_is_near_also_if_the_slices_are_few(slices, width):
 @pytest.mark.parametrize("changes", [
     {}, {"weight_bits": 8, "activation_bits": 12}, {"entry_depth": 4096, "column_depth": 512, "banks": 2},
     {"groups": 4, "pes": 16, "channels": 32, "activation_bits": 12, "cell_rows": 64},
+    {"groups": 4, "pes": 16, "channels": 1, "cell_rows": 64, "forward": True},
     {"stream": True, "index_bits": 4, "entry_depth": 128, "vector_depth": 1024}])
 def test_a_machine_is_timed_as_one_of_any_depth_and_width(changes):
     config = preset("tiny").replace(**changes)
@@ -131,6 +154,16 @@ def test_every_structure_is_there_once_and_can_be_built():
         Guesses((Network.of(stack()).model,)), Goal("latency", 1e-5), PYNQ, "lstm", {})} == {1}
 
 
+def test_values_are_forwarded_where_the_time_at_rest_counts():
+    """With one accumulator for each sum, since none waits."""
+    guesses, latency = Guesses((Network.of(stack()).model,)), Goal("latency", 1e-5)
+    found = list(structures(guesses, latency, PYNQ, "lstm", {"pes": (4,), "groups": (1,), "slices": (4,)}))
+    assert {(config.forward, config.accumulator_rows) for config in found} == {(False, 96), (False, 128), (True, 48)}
+    assert not any(config.forward for config in structures(guesses, Goal(), PYNQ, "lstm", {"pes": (4,)}))
+    assert all(config.forward for config in structures(guesses, latency, PYNQ, "lstm", {"forward": (1,)}))
+    assert all(timed_machine(config).forward == config.forward for config in found)
+
+
 # -- the search -------------------------------------------------------------------------------------------
 
 
@@ -142,6 +175,7 @@ def test_it_finds_what_trying_all_finds(goal):
     with processes(asked, 1) as pool:
         found = search(asked, pool, cells="lstm", densities=(1.0, 0.5), given=given)
     everything = list(structures(asked.guesses, goal, PYNQ, "lstm", given))
+    assert {config.forward for config in everything} == ({False, True} if goal.at_rest else {False})
     _, _, guesses = asked.all_sized(everything, (1.0, 0.5), word_lengths(given))
     assert 0 < found.counts["timed"] < found.counts["considered"] == len(everything) * 2 * 2
     front = [(goal.seconds(one.config, one.cycles(goal)), one.share, one.loss) for one in found.front]
