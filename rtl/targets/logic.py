@@ -133,7 +133,8 @@ def _pe(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
         in_luts = config.lut_channels * config.accumulator_bits
         adders, registers = adders + sums + in_luts + 3 * row // 2, registers + sums
     found = {
-        "PtrRead": _Terms({"count": pointers}, {"count": pointers}),
+        "PtrRead": _Terms({"count": pointers, "one": config.tile_pes if config.wide_pointers else 1},
+                          {"count": pointers}),
         "ActQueue": _Terms({"depth": depth}, {"depth": depth}),
         "SpmatRead": _Terms(
             {"position": position, "count": count, "streams": stream, "streamed": stream * position},
