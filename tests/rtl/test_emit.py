@@ -57,7 +57,7 @@ def test_a_memory_that_is_not_for_synthesis_tools_is_refused(holder, said):
 def test_channels_have_accumulators_in_the_memory_that_is_asked_for():
     """A memory a kind; the last rows in LUTs are apart. UltraRAM has no first contents."""
     config = TINY.replace(channels=8, accumulator_rows=144, lut_channels=3, ultra_channels=4, ultra_weights=True)
-    bits, text = config.accumulator_bits, emit(PE(config), "machine")
+    bits, text = config.accumulator_bits, emit(PE(config, ultra=True), "machine")
     modules = dict(re.findall(r"(?ms)^module (memory_\w+)\(\n(.*?)^endmodule", text))
     kinds = {f"memory_{rows}_{kind}": kind for rows, kind in (
         (f"144x{bits}_s", "block"), (f"128x{3 * bits}_a", "distributed"), (f"16x{3 * bits}_a", "distributed"),
