@@ -79,4 +79,8 @@ EQUAL = (
           "self._completed = deque([ -1] * (PEArray.join_delay(config) + Controller.done_delay))",
           "Nobody asks for it before the first frame, which is later."),
     Equal("sw/cycles/model.py", "self.rests = False", "self.rests = True", "Every cycle sets it before anybody asks."),
+    Equal("sw/cycles/blocks.py",
+          "self._ending = SpmatRead.delay - 1 - PEArray.join_delay(config) if config.forward else -1",
+          "self._ending = SpmatRead.delay - 1 - PEArray.join_delay(config) if config.forward else - 0",
+          "Nobody asks for it without `forward`."),
 )
