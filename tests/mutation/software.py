@@ -47,8 +47,8 @@ MODULES = {
     "sw/pack/schedule.py": _sw("schedule", "image", "level"),
     "sw/pack/image.py": _sw("image"),
     "sw/cycles/blocks.py": _sw("cycles"),
-    "sw/cycles/model.py": _sw("cycles"),
-    "sw/cycles/stream.py": _sw("cycles"),
+    "sw/cycles/model.py": (*_sw("cycles"), "tests/sim/test_models.py"),
+    "sw/cycles/stream.py": (*_sw("cycles"), "tests/sim/test_models.py"),
 }
 
 # The other operators need names of variables.

@@ -189,6 +189,7 @@ def test_the_timeline_is_in_order():
     assert spans["output 0", 2].start > spans["w_ym 0", 2].start
     assert spans["output 0", 2].stop > spans["project 0", 2].stop
     assert [span.stop for span in run.spans if span.label == "output 0"] == list(run.sent)
+    assert run.causes(0, 1).keys() == {array[0].label}
 
 
 @pytest.mark.parametrize("config, density, balanced, inputs, layers",
