@@ -10,10 +10,12 @@ from uneven import MODES, scaled_paper_layer, uneven
 from uneven import STREAMED as UNEVEN
 
 from openese.rtl.config import Config, preset
+from openese.rtl.interfaces import BLOCKS
 from openese.sw.bench.callers import paged
 from openese.sw.cycles import model as model_module
 from openese.sw.cycles.model import PATIENCE, READY, Activity, Memory, StuckError, estimate, simulate
 from openese.sw.cycles.pages import page_cycles
+from openese.sw.cycles.stream import StreamModel
 from openese.sw.pack import schedule as schedule_module
 from openese.sw.pack.schedule import schedule
 from openese.sw.prune import prune
@@ -173,6 +175,24 @@ def test_a_slow_memory_starves_the_array():
     assert slow.counters["starved"] > 0
     lines = sum(op.encoded.lines for op in plan.operations)
     assert gaps.cycles_per_step > lines / 0.45
+
+
+def test_a_decision_is_there_a_cycle_after_it_is_made():
+    """So it does not matter whether the controller asks for it before the fetch's cycle or behind it."""
+    plan, first = planned(STREAM_SHALLOW, 0.3, True, 20, [(30, 12)]), []
+    for behind in (0, 1):
+        stream, cycle = StreamModel(plan.instructions, plan.config, Memory(latency=1), lambda frame: 0), 0
+        while True:
+            asked = stream.decision(cycle) if not behind else None
+            stream.step(cycle, cycle == 0, stream.lines * BLOCKS // STREAM_SHALLOW.entry_depth)
+            if behind:
+                asked = stream.decision(cycle)
+            if asked is not None:
+                break
+            cycle += 1
+            assert cycle < 10_000
+        first.append((cycle, asked))
+    assert first[0] == first[1]
 
 
 def test_the_timeline_is_in_order():
