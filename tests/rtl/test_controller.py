@@ -387,19 +387,23 @@ def test_a_program_of_all_instructions_there_are():
     simulate(bench.dut, lambda ctx: bench.run(ctx, 6000), limit=8000)
 
 
+async def load(ctx, dut, program):
+    """Write the fields of each instruction into the program."""
+    ctx.set(dut.program_valid, 1)
+    for address, fields in enumerate(program):
+        ctx.set(dut.program, {"address": address, "data": Instruction(TINY).pack(**fields)})
+        await ctx.tick()
+    ctx.set(dut.program_valid, 0)
+
+
 @pytest.mark.parametrize("release", [0, 1])
 def test_a_buffer_is_released_after_the_last_column_is_sent(release):
     dut = Controller(TINY)
-    layout = Instruction(TINY)
     program = [{"opcode": Opcode.MULTIPLY, "release": release}, {"opcode": Opcode.FRAME, "when": Take.WAIT}]
     seen = []
 
     async def bench(ctx):
-        ctx.set(dut.program_valid, 1)
-        for address, fields in enumerate(program):
-            ctx.set(dut.program, {"address": address, "data": layout.pack(**fields)})
-            await ctx.tick()
-        ctx.set(dut.program_valid, 0)
+        await load(ctx, dut, program)
         ctx.set(dut.run, 1)
         while not ctx.get(dut.multiply):
             await ctx.tick()
@@ -442,7 +446,7 @@ def test_a_cleared_run_keeps_the_program_from_starting():
 @pytest.mark.parametrize("late", [0, 1])
 def test_an_instruction_goes_on_as_soon_as_it_can(late):
     """In the cycle in which all that it waits for is over, after an odd or an even number of cycles."""
-    dut, layout = Controller(TINY), Instruction(TINY)
+    dut = Controller(TINY)
     program = [{"opcode": Opcode.FORMAT}, {"opcode": Opcode.FRAME, "when": Take.WAIT},
                {"opcode": Opcode.MULTIPLY, "source": Source.INPUT, "release": 1}, {"opcode": Opcode.ELEMENTWISE},
                {"opcode": Opcode.MULTIPLY, "sent": 1}, {"opcode": Opcode.CLEAR}, {"opcode": Opcode.PROJECT},
@@ -464,11 +468,7 @@ def test_an_instruction_goes_on_as_soon_as_it_can(late):
             assert ctx.get(signal)
             await ctx.tick()
 
-        ctx.set(dut.program_valid, 1)
-        for address, fields in enumerate(program):
-            ctx.set(dut.program, {"address": address, "data": layout.pack(**fields)})
-            await ctx.tick()
-        ctx.set(dut.program_valid, 0)
+        await load(ctx, dut, program)
         ctx.set(dut.run, 1)
         await once(dut.frame_take, frame_ready=1, frame_partial=1)
         ctx.set(dut.frame_ready, 0)

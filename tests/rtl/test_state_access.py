@@ -81,6 +81,13 @@ class Host:
         self.dut, self._memories, self._rng, self._stalls = memories.dut, memories, rng, stalls
         self.index = 0
 
+    async def begin(self, ctx, cell):
+        """Begin at the first number of c, or of y, of a voice that is chosen."""
+        await self.select(ctx)
+        self.cell, self.index, self.kept = cell, 0, self._memories.c[0] if cell else self._memories.y
+        self._point(ctx)
+        await self._pulse(ctx, self.dut.restart)
+
     async def select(self, ctx):
         config, rng = self._memories.config, self._rng
         self.cell, self.channel = int(rng.integers(2)), int(rng.integers(config.channels))
@@ -157,10 +164,7 @@ def test_a_number_in_four_cycles(cell):
     host = Host(memories, generator(1), 0.0)
 
     async def bench(ctx):
-        await host.select(ctx)
-        host.cell, host.index, host.kept = cell, 0, memories.c[0] if cell else memories.y
-        host._point(ctx)
-        await host._pulse(ctx, host.dut.restart)
+        await host.begin(ctx, cell)
         delay = host.dut.cell_delay if cell else host.dut.column_delay
         assert await host.read(ctx) == delay + host.dut.period + 3
         for _ in range(30):
@@ -177,10 +181,7 @@ def test_numbers_wait_for_the_host(cell):
     host = Host(memories, generator(2), 0.0)
 
     async def bench(ctx):
-        await host.select(ctx)
-        host.cell, host.index, host.kept = cell, 0, memories.c[0] if cell else memories.y
-        host._point(ctx)
-        await host._pulse(ctx, host.dut.restart)
+        await host.begin(ctx, cell)
         for number in range(30):
             await host.read(ctx)
             await cycles(ctx, 100 * (number % 8 == 2))
