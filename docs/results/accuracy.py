@@ -212,11 +212,13 @@ def speaker():
 
 
 def phonemes():
-    """g2p-en: words and phonemes as the dense network writes them."""
-    figures = _distilled("phonemes")
-    return table(["g2p-en", "words as of the original", "phoneme errors", "words not as in the CMU dictionary"], [
-        [_pruned(name), *(f"{100 * found[figure]:.1f}" for figure in (
-            "same words", "phoneme errors", "not in the dictionary"))] for name, found in figures.items()])
+    """g2p-en: words and phonemes as the dense network writes them, and as the dictionary has them."""
+    kinds = {"learned": "words that the original has learned", "newer": "newer words"}
+    shown = {"same words": "as of the original", "not in the dictionary": "not as in the dictionary",
+             "phonemes not in the dictionary": "phonemes not as in it"}
+    return table(["g2p-en", *(f"{kinds[kind]}: {name}" for kind in kinds for name in shown.values())], [
+        [_pruned(name), *(f"{100 * found[kind][figure]:.1f}" for kind in kinds for figure in shown)]
+        for name, found in _distilled("phonemes").items()])
 
 
 #: By page and marker.

@@ -132,7 +132,7 @@ def _open(path: Path) -> Source:
     if _exported(members):
         raise ImportRefused(f"{path.name}: a program of torch.export, which is not run here; {_WHOLE}")
     walk = _walk(path)
-    refused = {name: ("quantized LSTM", "its weights are packed by torch.ao.quantization.quantize_dynamic; save the "
+    refused = {name: ("quantized layer", "its weights are packed by torch.ao.quantization.quantize_dynamic; save the "
                                         "network before it is quantized") for name in walk.packed}
     source = TensorSource(path, walk.tensors, walk.modules, refused)
     if any(name.count("/") == 2 and name.split("/")[1] == "constants" for name in members) and all(

@@ -197,20 +197,23 @@ def test_edits(phonemes):
 
 
 def test_many_words_are_spelled_as_one(phonemes):
-    speller, chosen = phonemes.Speller().eval(), ["cat", "testing", "straightforwardly", "a"]
-    assert speller.spell_all(chosen) == [speller.spell(word)[1] for word in chosen]
+    one, chosen = phonemes.Spelling(), ["cat", "testing", "straightforwardly", "a"]
+    assert phonemes.Speller().eval().spell_all(chosen) == [one.spell(word)[1] for word in chosen]
 
 
 def test_a_small_study_of_spelling(phonemes, monkeypatch, tmp_path):
     """Few updates already spell more words as the dense network than pruning alone; results are kept."""
-    monkeypatch.setattr(phonemes, "_LESSONS", 800)
     monkeypatch.setattr(phonemes, "_CALIBRATION", 20)
+    monkeypatch.setattr(phonemes, "_BATCH", 64)
     ledger = Ledger(tmp_path / "results.json")
-    study = phonemes.Spellings(tmp_path, ledger, updates=12, tests=60)
-    assert not set(study.tests) & set(study.lessons)
-    dense, sparse, once = study.one_shot(1), study.distilled(0.5, lambda updates, loss: None), study.one_shot(0.5)
-    assert dense["same words"] > 0.95 and dense["phoneme errors"] < 0.01
-    assert once["phoneme errors"] > sparse["phoneme errors"] > dense["phoneme errors"]
+    study = phonemes.Spellings(tmp_path, ledger, updates=24, tests=60, lessons=800)
+    assert len(study.lessons) == 800 and not {*study.tests["learned"], *study.tests["newer"]} & set(study.lessons)
+    dense, sparse, once = study.one_shot(1), study.distilled(0.25, lambda updates, loss: None), study.one_shot(0.25)
+    for kind in study.tests:
+        assert dense[kind]["same words"] > 0.95 and dense[kind]["phoneme errors"] < 0.01
+        assert once[kind]["phoneme errors"] > sparse[kind]["phoneme errors"] > dense[kind]["phoneme errors"]
+        assert dense[kind]["not in the dictionary"] > dense[kind]["phonemes not in the dictionary"] > 0
+    assert dense["newer"]["not in the dictionary"] > 1.5 * dense["learned"]["not in the dictionary"]
     counts = ledger.results["phonemes/nonzeros"]
-    assert counts["distilled-50"] == counts["one-shot-50"] == counts["dense"] / 2
-    assert study.distilled(0.5, None) == sparse
+    assert counts["distilled-25"] == counts["one-shot-25"] == counts["dense"] / 4
+    assert study.distilled(0.25, None) == sparse
