@@ -26,7 +26,7 @@ from openese.sw.training import relative_error
 __all__ = ["DENSITIES", "NEWER", "UPDATES", "Speller", "Spellings", "edits"]
 
 #: The densities of the study, and the updates of each distillation.
-DENSITIES, UPDATES = (0.5, 0.25), 9000
+DENSITIES, UPDATES = (0.5, 0.25, 0.1), 9000
 #: GRUs in the machine of the paper's multipliers, which also streams the weights of the dense network.
 MACHINE = openese.preset("ese_stream").replace(name="ese_stream with GRUs", cells="lstm+gru")
 #: Words that the dense network has not learned.
