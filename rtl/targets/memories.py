@@ -222,7 +222,7 @@ def memories(config: Config) -> dict[str, list[Memory]]:
     def in_luts(depth: int, width: int, count: int = 1) -> Memory:
         return Memory(count, depth, width, kind="LUT")
 
-    groups, width = config.groups, config.slice_width
+    groups, width, banks = config.groups, config.slice_width, config.write_columns
     column = config.channels * config.activation_bits
     beat_bits = (config.beats - 1).bit_length()
     # SpmatRead keeps the lines of an operation's weights, which come first in its context.
@@ -248,7 +248,7 @@ def memories(config: Config) -> dict[str, list[Memory]]:
             *([in_luts(config.beats, config.accumulator_bits, width)] if config.beats > 1 else [])],
         "Broadcast": [memory(config.column_depth, config.line_bits * groups)],
         "Controller": [program],
-        "VectorMemory": [memory(config.vector_depth // groups, column, config.channels, groups)],
+        "VectorMemory": [memory(config.vector_depth // banks, column, config.channels, banks)],
         # Numbers read ahead, and posted ones with their slice and lane.
         "StateAccess": [in_luts(StateAccess.queue_depth, 32),
                         in_luts(_posted_depth(of_any_depth(config)),
