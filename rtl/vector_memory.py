@@ -67,7 +67,7 @@ class VectorMemory(wiring.Component):
                 number = place * config.groups + group
                 m.submodules[f"bank{number}"] = storage = memory.Memory(
                     shape=data.ArrayLayout(signed(config.activation_bits), config.channels), depth=depth, init=[],
-                    attrs=block_ram(depth))
+                    attrs=block_ram(config.vector_depth // config.groups))
                 read = storage.read_port()
                 write = storage.write_port(granularity=1)
                 m.d.comb += [

@@ -248,7 +248,8 @@ def memories(config: Config) -> dict[str, list[Memory]]:
             *([in_luts(config.beats, config.accumulator_bits, width)] if config.beats > 1 else [])],
         "Broadcast": [memory(config.column_depth, config.line_bits * groups)],
         "Controller": [program],
-        "VectorMemory": [memory(config.vector_depth // banks, column, config.channels, banks)],
+        "VectorMemory": [Memory(banks, config.vector_depth // banks, column, config.channels,
+                                "block" if config.vector_depth // groups >= 512 else "any")],
         # Numbers read ahead, and posted ones with their slice and lane.
         "StateAccess": [in_luts(StateAccess.queue_depth, 32),
                         in_luts(_posted_depth(of_any_depth(config)),

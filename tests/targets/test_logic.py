@@ -94,6 +94,6 @@ def test_what_is_kept_of_a_machine_of_any_depth_is_its_own(changes):
     config = preset("tiny").replace(**changes)
     assemble = Assemble(config)
     shared = of_any_depth(config)
-    assert _picking(shared) == (assemble.lines, assemble.picks, assemble.waits)
+    assert _picking(shared) == (config.row_writes, assemble.picks, assemble.waits)
     assert StateAccess(shared).posted_depth == StateAccess(config).posted_depth
     assert of_any_depth(config.replace(column_depth=1024, weight_bits=config.weight_bits, name="other")) == shared
