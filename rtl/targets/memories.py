@@ -202,8 +202,9 @@ def of_any_depth(config: Config) -> Config:
     """A machine with the same pipelines and order of work: machines that differ in the depths and kinds of memories and
     in the widths of numbers share it."""
     depths = {name: 1024 for name in DEPTHS} | {"vector_depth": max(1024, 512 * config.groups), "program_depth": 64}
-    # A machine that streams has few widths of weights.
-    widths = {"activation_bits": 14} if config.stream else {"activation_bits": 14, "weight_bits": 12}
+    # A machine that streams has few widths of weights. With `forward`, the width of a beat decides about the lines of a
+    # write.
+    widths = ({} if config.forward else {"activation_bits": 14}) | ({} if config.stream else {"weight_bits": 12})
     return config.replace(name="any depth", **BLOCK_RAMS, **depths, **widths)
 
 
