@@ -87,7 +87,9 @@ class VectorMemory(wiring.Component):
             place = Signal(place_bits, name=f"place{group}")
             m.d.sync += [place.eq(self.read_line[group]), column.eq(Array(found)[place])]
             for number, one in enumerate(found):
-                m.d.sync += self.block[number * config.groups + group].eq(one)
+                column = Signal(activations(config), name=f"block{number * config.groups + group}", reset_less=True)
+                m.d.sync += column.eq(one)
+                m.d.comb += self.block[number * config.groups + group].eq(column)
         return m
 
 
