@@ -19,6 +19,7 @@ from openese.rtl.elementwise.shared import delayed
 from openese.rtl.interfaces import activations
 from openese.rtl.program import Instruction, Opcode
 from openese.rtl.spmat_read import column_lead
+from openese.rtl.vector_memory import lines_of
 
 __all__ = ["Assemble"]
 
@@ -28,6 +29,9 @@ _PICK, _PICK_ALL = 4, 8
 BEFORE, BEHIND = (Kind.G, Kind.I, Kind.F), (Kind.CELL_TANH, Kind.O)
 #: Those of a GRU: up to r . n_h, and then, when this is there, to y.
 GRU_BEFORE, GRU_BEHIND = (Kind.N_H, Kind.R), (Kind.N_X, Kind.Z)
+#: Rows whose m or y come as early as they can. With ``forward``, the sums of the others' gates up to c are drained
+#: first: the array then needs its accumulators for the next layer.
+FIRST_ROWS = 4
 
 
 class Part(NamedTuple):
@@ -96,15 +100,16 @@ class Assemble(wiring.Component):
     It drains the PEs row by row into their slices, which all work in step, and writes the columns that they assemble to
     the vector memory. An operation of a gate takes ``beats`` cycles for every phase of its sums. A cell row takes the
     operations g, i and f, and when c is written, tanh(c) and o. Rows overlap: when an operation ends, the next is one
-    of the oldest row whose c is there, or else of the row that comes next. A row of a GRU takes n_h and r, and when
+    of the oldest row whose c is there, or else of the row that comes next. With ``forward``, after the first rows, g, i
+    and f of the rows to come go before tanh(c) and o of the others. A row of a GRU takes n_h and r, and when
     r . n_h is there, n_x and z; at most `rows_ahead` rows wait for these. With the reset before the product, one
     instruction takes r of every row, and another n_x and z. A row of a projection takes one operation, and so does one
     of a dense layer. Its biases take the places of a cell row's four gates, four rows a cell row.
     A CLEAR clears all accumulators, a row each cycle; after a reset Assemble does this first.
 
-    The lines of a row are written one a cycle, while the slices work on the next row. The place of a column in a slice
-    is free for the next row as soon as it is picked. Each channel is picked as early as all lines of it allow, and then
-    waits for the others.
+    The lines of a row are written one a cycle, or as many as `Config.write_lines`, while the slices work on the next
+    row. The place of a column in a slice is free for the next row as soon as it is picked. Each channel is picked as
+    early as all lines of it allow, and then waits for the others.
 
     Latency: `turn_delay` cycle from ``go`` to the first ``drain``; `control_delay` from ``state_row`` to ``control``;
     `write_delay` from the first cycle of a row's last phase to its first line. Two rows are at least `spacing` cycles
@@ -125,10 +130,10 @@ class Assemble(wiring.Component):
     drain_address : Out(bits_for(accumulator_rows - 1)) — the row's address.
     control : Out(SliceControl) — the slices' work on it.
     columns : In(array(row_pes, activations)) — the columns that the slices assemble.
-    write_valid : Out(1) — write a line of the vector memory, in all banks.
-    write_line : Out(line_bits) — its number.
+    write_valid : Out(1) — write all banks of the vector memory.
+    write_line : Out(line_bits) — the line, or the first of those that are written.
     write_channels : Out(channels) — channels to write.
-    write_columns : Out(array(groups, activations)) — a column for each bank.
+    write_columns : Out(array(write_columns, activations)) — a column for each bank.
     state_row : In(bits_for(cell_rows - 1)) — cell row that the slices read while not ``busy``; see `StateAccess`.
     state_beat : In(bits_for(beats - 1)) — beat that they read.
     state_bank : In(bank_bits) — bank that they read. Only if the machine has several.
@@ -156,7 +161,7 @@ class Assemble(wiring.Component):
             "write_valid": Out(1),
             "write_line": Out(line),
             "write_channels": Out(config.channels),
-            "write_columns": Out(data.ArrayLayout(activations(config), config.groups)),
+            "write_columns": Out(data.ArrayLayout(activations(config), config.write_columns)),
             "state_row": In(bits_for(config.cell_rows - 1)),
             "state_beat": In(bits_for(config.beats - 1)),
             **({"state_bank": In(config.bank_bits)} if config.banks > 1 else {}),
@@ -166,18 +171,18 @@ class Assemble(wiring.Component):
         self.write_valid.attrs.update(fanout(128))
         a_slice = Slice(config)
         #: Steps in which a column is picked out of those of a row.
-        self.picks = 1 if self.lines <= _PICK_ALL else 2
+        self.picks = 1 if config.row_writes <= _PICK_ALL else 2
         self._y_delay = PEArray.drain_delay + a_slice.y_delay
         self._m_delay = PEArray.drain_delay + a_slice.m_delay
         self._h_delay = PEArray.drain_delay + a_slice.h_delay
         self._table_delay = PEArray.drain_delay + a_slice.table_delay
         self.c_delay, self.r_delay = a_slice.c_delay, a_slice.r_delay
-        #: By group and channel, the beat of its column in each line; and the cycle, after that of the first beat, from
-        #: which on a line a cycle is picked.
-        self._beats = {(group, channel): [self._beat(line * config.groups + group, channel)
-                                          for line in range(self.lines)]
-                       for group in range(config.groups) for channel in range(config.channels)}
-        self._picked_from = {place: max(beat - line for line, beat in enumerate(beats))
+        #: By bank and channel, the beat of its column in each write; and the cycle, after that of the first beat, from
+        #: which on those of a write are picked in each cycle.
+        self._beats = {(bank, channel): [self._beat(row, channel)
+                                         for row in range(bank, config.row_pes, config.write_columns)]
+                       for bank in range(config.write_columns) for channel in range(config.channels)}
+        self._picked_from = {place: max(beat - write for write, beat in enumerate(beats))
                              for place, beats in self._beats.items()}
 
     def _beat(self, pe_row, channel):
@@ -190,20 +195,15 @@ class Assemble(wiring.Component):
         """Least cycles between two rows: the lines of a row are written, and a column is picked before its place takes
         the next row's.
         """
-        held = [first + line - beat + 1 for place, first in self._picked_from.items()
-                for line, beat in enumerate(self._beats[place])]
-        return max(self._config.beats, self.lines, *held)
+        held = [first + write - beat + 1 for place, first in self._picked_from.items()
+                for write, beat in enumerate(self._beats[place])]
+        return max(self._config.beats, self._config.row_writes, *held)
 
     @property
     def waits(self):
-        """Cycles that the picked columns of each group and channel wait for the latest."""
+        """Cycles that the picked columns of each bank and channel wait for the latest."""
         latest = max(self._picked_from.values())
         return [latest - start for start in self._picked_from.values()]
-
-    @property
-    def lines(self):
-        """Lines of the vector memory that a row fills, one a cycle."""
-        return self._config.row_pes // self._config.groups
 
     def write_delay(self, kind, table=False):
         """Cycles from the first cycle of the last phase of a row's last operation, which is of ``kind``, to the first
@@ -358,11 +358,14 @@ class Assemble(wiring.Component):
             is_row &= behind.kind != Kind.N_X
             ends_before |= gru & (before.kind == Kind.R)
             too_early["before"] |= self._held_up(m, gru, takes_before & ends_before, takes_behind & is_row)
+        can_before = (before.left != 0) & ~too_early["before"]
+        can_behind = (behind.left != 0) & Mux(is_row, since_row == 0, waiting != 0) & ~too_early["behind"]
+        if config.forward:
+            can_behind &= is_row | ~can_before | (behind.row < FIRST_ROWS)
         m.d.comb += [
             free.eq(runs & (~operation.active | operation.ends)),
-            takes_behind.eq(free & (behind.left != 0) & Mux(is_row, since_row == 0, waiting != 0)
-                            & ~too_early["behind"]),
-            takes_before.eq(free & (before.left != 0) & ~too_early["before"] & ~takes_behind),
+            takes_behind.eq(free & can_behind),
+            takes_before.eq(free & can_before & ~takes_behind),
         ]
         with m.If(runs & (since_row != 0)):
             m.d.sync += since_row.eq(since_row - 1)
@@ -454,27 +457,28 @@ class Assemble(wiring.Component):
         ]
 
     def _write(self, m, instruction, dst_base, settings, project, row_issued, flushed):
-        """Write a row's columns as soon as they are assembled, one for each group a cycle."""
+        """Write a row's columns as soon as they are assembled, one for each bank a cycle."""
         config = self._config
-        lines = self.lines
+        writes, lines = self._config.row_writes, config.write_lines
         first = min(self._picked_from.values())
         pulses = Signal((self._h_delay if config.gru else self._m_delay) + first - 1)
         m.d.sync += pulses.eq(Mux(self.start, 0, (pulses << 1) | row_issued))
 
-        def lines_of_rows(lead):
-            """Whether a line is picked in the next cycle and in this one, and its number, ``lead`` cycles ahead."""
+        def writes_of_rows(lead):
+            """Whether the columns of a write are picked in the next cycle and in this one, and its number in its row,
+            ``lead`` cycles ahead."""
             last = first - 2 - lead
             of_rows, of_cells = pulses[self._y_delay + last], pulses[self._m_delay + last]
             if config.dense:
                 of_rows = Mux(instruction.activation[1], pulses[self._table_delay + last], of_rows)
             if config.gru:
                 of_cells = Mux(instruction.gru, pulses[self._h_delay + last], of_cells)
-            index = Signal(range(max(2, lines)), name="index")
+            index = Signal(range(max(2, writes)), name="index")
             picking = Signal()
             begins, goes_on = Signal(), Signal()
             m.d.comb += [
                 begins.eq(Mux(project, of_rows, of_cells)),
-                goes_on.eq(picking & (index != lines - 1)),
+                goes_on.eq(picking & (index != writes - 1)),
             ]
             m.d.sync += picking.eq(begins | goes_on)
             with m.If(begins):
@@ -483,20 +487,21 @@ class Assemble(wiring.Component):
                 m.d.sync += index.eq(index + 1)
             return begins | goes_on, picking, index
 
-        ahead, writing = self._pick(m, *lines_of_rows(0))
+        ahead, writing = self._pick(m, *writes_of_rows(0))
         if lead := column_lead(config):
-            comes, *_ = lines_of_rows(lead)
+            comes, *_ = writes_of_rows(lead)
             steps = max(self._picked_from.values()) - first + self.picks
             ahead = delayed(m, comes, steps - 1, reset_less=False)
         done = Signal.like(self.lines_done)
         with m.If(self.start):
             m.d.sync += [done.eq(0), self.lines_done.eq(0), self.lines_coming.eq(0)]
         with m.Else():
-            m.d.sync += [done.eq(done + writing), self.lines_coming.eq(self.lines_coming + ahead)]
+            m.d.sync += [done.eq(done + lines_of(config, writing)),
+                         self.lines_coming.eq(self.lines_coming + lines_of(config, ahead))]
         with m.If(~self.start):
             m.d.sync += self.lines_done.eq(done)
         m.d.sync += [
-            flushed.eq(done == instruction.rows * lines),
+            flushed.eq(done == instruction.rows * (writes * lines)),
             self.write_valid.eq(writing),
             self.write_line.eq(dst_base + done),
             self.write_channels.eq(Mux(instruction.masked, settings.active | settings.reset,
@@ -504,15 +509,16 @@ class Assemble(wiring.Component):
         ]
 
     def _pick(self, m, ahead, picking, index):
-        """Pick column ``index`` of each group and channel. Returns ``ahead``, which is ``picking`` a cycle before, and
+        """Pick column ``index`` of each bank and channel. Returns ``ahead``, which is ``picking`` a cycle before, and
         ``picking``, as late as the columns before the last step."""
         first, last = min(self._picked_from.values()), max(self._picked_from.values())
         indices = [index] + [Signal.like(index, name=f"index_after{k}") for k in range(1, last - first + 1)]
         m.d.sync += [after.eq(before) for before, after in zip(indices, indices[1:], strict=False)]
-        for (group, channel), start in self._picked_from.items():
-            columns = [self.columns[line * self._config.groups + group][channel] for line in range(self.lines)]
-            picked = self._picked(m, columns, indices[start - first], f"{group}_{channel}")
-            m.d.comb += self.write_columns[group][channel].eq(delayed(m, picked, last - start))
+        width = self._config.write_columns
+        for (bank, channel), start in self._picked_from.items():
+            columns = [self.columns[row][channel] for row in range(bank, self._config.row_pes, width)]
+            picked = self._picked(m, columns, indices[start - first], f"{bank}_{channel}")
+            m.d.comb += self.write_columns[bank][channel].eq(delayed(m, picked, last - start))
         after = Signal(last - first + self.picks, name="picking_after")
         m.d.comb += after[0].eq(picking)
         m.d.sync += after[1:].eq(after)

@@ -32,6 +32,8 @@ FLAGS = ("stream", "ultra_weights", "wide_pointers", "forward")
 
 #: Bits of a beat of a frame, beyond which it has one column: the widest stream that AXI DMA takes.
 _WIDEST_BEAT = 1024
+#: Bits up to which `Config.forward` widens a beat: the width of the usual bridges from PCI Express.
+_WIDENED_BEAT = 512
 
 
 def bits_for(n: int) -> int:
@@ -108,7 +110,8 @@ class Config:
         fill a small part of one.
     forward : bool
         Values are forwarded past their memories: no entry waits for its accumulator, and columns, gates and c come
-        earlier. This takes LUTs for every channel, and is meant for machines of one.
+        earlier. A frame's beats are as wide as the lines that `write_lines` counts. This takes LUTs for every channel,
+        and is meant for machines of one.
 
     Raises
     ------
@@ -167,7 +170,7 @@ class Config:
                   "cell_bits": (max(14, self.activation_bits), 27), "index_bits": (1, 10), "align_bits": (1, 3),
                   "queue_depth": (16, 512), "program_depth": (8, 256),
                   # Assemble writes a column of every group at once, out of one a PE row.
-                  "groups": (1, min(8, max(1, self.row_pes))), "vector_depth": (2 * self.groups, 65536),
+                  "groups": (1, min(8, max(1, self.row_pes))), "vector_depth": (2 * self.write_columns, 65536),
                   "entry_depth": (16, 1 << 20), "column_depth": (16, 65536), "cell_rows": (2, 4096),
                   "accumulator_rows": (16, 4096), "channels": (1, 64), "banks": (1, 64), "models": (1, 16),
                   "lut_channels": (0, self.channels), "ultra_channels": (0, self.channels - self.lut_channels),
@@ -261,9 +264,30 @@ class Config:
         return self.lanes // self.slice_width
 
     @property
+    def write_lines(self) -> int:
+        """Lines of the vector memory that are written in a cycle: one; with ``forward``, as many of a row as a beat of
+        a frame holds in 512 bits.
+        """
+        lines, bits = 1, self.groups * self.channels * self.activation_bits
+        if self.forward:
+            while self.row_pes // self.groups // lines > self.beats and 2 * lines * bits <= _WIDENED_BEAT:
+                lines *= 2
+        return lines
+
+    @property
+    def write_columns(self) -> int:
+        """Columns of those lines. The memory has a bank for each."""
+        return self.groups * self.write_lines
+
+    @property
+    def row_writes(self) -> int:
+        """Cycles in which a local row of all PEs is written."""
+        return self.row_pes // self.write_columns
+
+    @property
     def beat_columns(self) -> int:
-        """Columns of a beat of a frame: one of each group, or as large a power of two as 1,024 bits hold."""
-        columns = self.groups
+        """Columns of a beat of a frame: `write_columns`, or as large a power of two as 1,024 bits hold."""
+        columns = self.write_columns
         while columns > 1 and columns * self.channels * self.activation_bits > _WIDEST_BEAT:
             columns //= 2
         return columns

@@ -15,7 +15,7 @@ from openese.rtl.elementwise.shared import delayed
 from openese.rtl.fifo import Fifo
 from openese.rtl.interfaces import activations
 from openese.rtl.spmat_read import column_lead
-from openese.rtl.vector_memory import VectorMemory
+from openese.rtl.vector_memory import VectorMemory, lines_of
 
 __all__ = ["BANK_SHIFT", "MODEL_SHIFT", "Beats", "FrameBeat", "FrameGuard", "FrameInput", "FrameOutput", "beat_bytes",
            "frame_beats", "pack_beats", "pack_frames", "unpack_beats", "unpack_frames"]
@@ -194,8 +194,8 @@ class FrameInput(wiring.Component):
     long : Out(1) — a frame was dropped because it was too long.
     wrong_bank : Out(1) — a frame was dropped because its bank or model is not there.
     write_valid : Out(1) — write the columns of a beat to the vector memory.
-    write_line : Out(line_bits) — their line.
-    write_bank : Out(groups) — their banks.
+    write_line : Out(line_bits) — their line, or the first of them.
+    write_bank : Out(write_columns) — their banks.
     write_columns : Out(array(beat_columns, activations)) — the columns; column k is for bank k modulo ``beat_columns``.
     """
 
@@ -220,7 +220,7 @@ class FrameInput(wiring.Component):
             "wrong_bank": Out(1),
             "write_valid": Out(1),
             "write_line": Out(line),
-            "write_bank": Out(config.groups),
+            "write_bank": Out(config.write_columns),
             "write_columns": Out(data.ArrayLayout(activations(config), config.beat_columns)),
         })
 
@@ -250,8 +250,9 @@ class FrameInput(wiring.Component):
         released = delayed(m, self.release, column_lead(config), reset_less=False)
         word = self.beats.payload.data
         accepted = self.beats.valid & self.beats.ready
-        parts = config.groups // config.beat_columns  # beats of a line
+        parts = config.write_columns // config.beat_columns  # beats for all banks
         part_bits = (parts - 1).bit_length()
+        written = lines_of(config, (index + self.write_valid)[part_bits:])
         with m.If(self.format):
             if config.models == 1:
                 m.d.sync += [count.eq(_beats_of(config, self.count)), formatted.eq(1)]
@@ -265,14 +266,14 @@ class FrameInput(wiring.Component):
             self.ready.eq(complete != 0),
             early.eq(self.take & (complete == 0)),
             self.partial.eq(claimed),
-            self.lines_done.eq(Mux(claimed, (index + self.write_valid)[part_bits:], ~Const(0, len(self.lines_done)))),
+            self.lines_done.eq(Mux(claimed, written, ~Const(0, len(self.lines_done)))),
             self.buffer.eq(oldest),
             self.active.eq(Mux(oldest, active[1], active[0])),
             self.reset.eq(Mux(oldest, reset[1], reset[0])),
             *([self.bank.eq(Mux(oldest, bank[1], bank[0]))] if config.banks > 1 else []),
             *([self.model.eq(Mux(oldest, model[1], model[0])), self.complete_model.eq(Mux(fill, model[1], model[0]))]
               if config.models > 1 else []),
-            self.write_line.eq(Mux(fill, bases[1], bases[0]) + index[part_bits:]),
+            self.write_line.eq(Mux(fill, bases[1], bases[0]) + lines_of(config, index[part_bits:])),
             self.write_bank.eq(Cat((index[:part_bits] == part).replicate(config.beat_columns)
                                    for part in range(parts))),
             self.write_columns.eq(word),
@@ -364,8 +365,8 @@ class FrameInput(wiring.Component):
 class FrameOutput(wiring.Component):
     """Sends columns of the vector memory as one frame, in the cycles in which the broadcast leaves the read port free.
 
-    It begins before the columns are complete. A line that is being written is taken on its way into the memory if it is
-    the next to be sent, and fills a beat; others are read once they are written.
+    It begins before the columns are complete. The columns that are being written are taken on their way into the memory
+    if they are the next to be sent, and fill a beat; others are read once they are written.
 
     Latency: `write_delay` cycle from a write, or `delay` cycles from a read, to the beat. Cost: a register of one beat.
     It is cleared for voices that are away, which takes no LUTs.
@@ -383,12 +384,12 @@ class FrameOutput(wiring.Component):
     model : In(model_bits) — their model, for the header. Only if the machine holds several.
     complete : In(1) — all columns are written.
     lines_done : In(line_bits + 1) — lines of the frame that are written. It counts until ``complete``.
-    write_valid : In(1) — the line after them is being written, if they are not complete.
-    write_columns : In(array(groups, activations)) — its columns.
+    write_valid : In(1) — the next of them, `Config.write_lines`, are being written, if they are not complete.
+    write_columns : In(array(write_columns, activations)) — their columns.
     busy : Out(1) — columns are still to be read.
     read_line : Out(line_bits) — line to read.
     read_grant : In(1) — the read port is free.
-    columns : In(array(groups, activations)) — the columns read.
+    block : In(array(write_columns, activations)) — the columns read; see `VectorMemory`.
     """
 
     write_delay = 1
@@ -409,11 +410,11 @@ class FrameOutput(wiring.Component):
             "complete": In(1),
             "lines_done": In(line + 1),
             "write_valid": In(1),
-            "write_columns": In(data.ArrayLayout(activations(config), config.groups)),
+            "write_columns": In(data.ArrayLayout(activations(config), config.write_columns)),
             "busy": Out(1),
             "read_line": Out(line),
             "read_grant": In(1),
-            "columns": In(data.ArrayLayout(activations(config), config.groups)),
+            "block": In(data.ArrayLayout(activations(config), config.write_columns)),
         })
 
     def elaborate(self, platform):
@@ -421,7 +422,7 @@ class FrameOutput(wiring.Component):
         config = self._config
         delay = VectorMemory.delay
         width = config.beat_columns
-        parts = config.groups // width  # beats of a line
+        parts = config.write_columns // width  # beats of a read
         part_bits = (parts - 1).bit_length()
         left = Signal.like(self.count)
         index = Signal.like(self.count)
@@ -440,17 +441,18 @@ class FrameOutput(wiring.Component):
         header = Signal()
         landed = Signal(self.beat.shape(), reset_less=True)
         # A place is left for the end of a frame that is cut.
+        line = lines_of(config, index[part_bits:])
         room = self.level + sum(reads) + header + self.beat_valid < FrameGuard.depth - 1
         m.d.comb += [
-            self.read_line.eq(base + index[part_bits:]),
-            written.eq(complete | (index[part_bits:] < self.lines_done)),
-            follows.eq(self.write_valid & ~complete & (index == self.lines_done) & (reads == 0) & ~header
+            self.read_line.eq(base + line),
+            written.eq(complete | (line < self.lines_done)),
+            follows.eq(self.write_valid & ~complete & (line == self.lines_done) & (reads == 0) & ~header
                        if parts == 1 else 0),
             self.beat.eq(landed),
         ]
         last = Mux(reads[-1], lasts[-1], final)
         for column in range(width):
-            read_columns = Array(self.columns[part * width + column] for part in range(parts))
+            read_columns = Array(self.block[part * width + column] for part in range(parts))
             found = read_columns[places[-1]] if part_bits else read_columns[0]
             absent = last & (rest != 0)
             if column < width - 1:  # else it is always so

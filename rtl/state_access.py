@@ -98,7 +98,7 @@ class StateAccess(wiring.Component):
     cell_write : Out(slices * slice_width) — lanes whose cell state is set to ``cell_data``.
     cell_data : Out(signed(cell_bits)) — the value to set.
     line : Out(line_bits) — line of the vector memory.
-    bank : Out(groups) — banks to write.
+    bank : Out(write_columns) — banks to write.
     write_channels : Out(channels) — channels to write.
     columns : In(array(groups, activations)) — the columns that the vector memory reads.
     """
@@ -122,7 +122,7 @@ class StateAccess(wiring.Component):
             "cell_write": Out(config.slices * config.slice_width),
             "cell_data": Out(signed(config.cell_bits)),
             "line": Out(config.line_bits),
-            "bank": Out(config.groups),
+            "bank": Out(config.write_columns),
             "write_channels": Out(config.channels),
             "columns": In(data.ArrayLayout(activations(config), config.groups)),
         })
@@ -133,13 +133,12 @@ class StateAccess(wiring.Component):
         ahead = Signal(16)  # of the number whose address goes out
         index = Signal(16)
         channel = self.select.channel[:config.channels.bit_length() - 1]
-        group = _bits(index, 1, config.groups)
         m.d.comb += [
             index.eq(Mux(self.write, self.select.index, ahead)),
             self.cell_row.eq(index >> (config.row_pes.bit_length() - 1)),
             self.cell_beat.eq(_bits(self._lane(index), config.slice_width, config.beats)),
             self.line.eq(index >> (config.groups.bit_length() - 1)),
-            self.bank.eq(Mux(self.write & ~self.select.cell, 1 << group, 0)),
+            self.bank.eq(Mux(self.write & ~self.select.cell, 1 << _bits(index, 1, config.write_columns), 0)),
             self.write_channels.eq(1 << channel),
         ]
         if config.banks > 1:

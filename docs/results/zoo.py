@@ -32,11 +32,12 @@ def results(networks):
         for row in found["rows"]:
             errors = ", ".join(f"`{output}` {_percent(error, 2)}" for output, error in row["errors"].items())
             kept = f"{row['kept']:,} of {row['total']:,} {found['asks']}"
-            rows.append((f"{found['package']}: `{found['file']}`", _layers(found["layers"]), found["machine"],
+            also = f", with {found['also']}" if found.get("also") else ""
+            rows.append((f"{found['package']}: `{found['file']}`{also}", _layers(found["layers"]), found["machine"],
                          _percent(row["density"], 3), f"{row['bytes']:,} B", errors,
                          "; ".join(filter(None, (kept, row["detail"]))),
                          "" if row["verilog"] is None else f"{row['verilog']:,}"))
-    return table(["network", "LSTMs or GRUs", "machine", "density", "images", "error of each output", "kept",
+    return table(["network", "layers", "machine", "density", "images", "error of each output", "kept",
                   "numbers of the Verilog, all equal"], rows)
 
 

@@ -2,7 +2,7 @@
 """What the zoo knows about a network: its file or module, its examples, and what its outputs are for."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnxruntime
 
@@ -58,6 +58,8 @@ class Exhibit(ABC):
         What is counted: *decisions*.
     least : float
         The share of answers that must be those of the original network, for its task to be kept.
+    also : str
+        What of the network is on the machine besides LSTMs and GRUs.
     """
 
     package: str
@@ -65,10 +67,11 @@ class Exhibit(ABC):
     machine: str | openese.Config
     asks: str
     least: float
+    also: str = field(default="", kw_only=True)
 
     @property
     def name(self):
-        return f"{self.package}: {self.file}"
+        return f"{self.package}: {self.file}" + (f", with {self.also}" if self.also else "")
 
     @abstractmethod
     def network(self):

@@ -15,6 +15,7 @@ __all__ = ["exhibits"]
 _ONE_VOICE = replace(openese.preset("ese_stream"), name="ese_stream, 1 channel", channels=1, slice_width=1)
 #: The same with GRU cells.
 _ONE_VOICE_GRU = replace(_ONE_VOICE, name="ese_stream, 1 channel, GRU", cells="lstm+gru")
+_DENSE = replace(openese.preset("demo"), name="demo, dense layers", cells="lstm+dense", entry_depth=17408)
 
 
 def exhibits(vad_web, folder):
@@ -31,6 +32,7 @@ def exhibits(vad_web, folder):
     return [
         Streaming("silero-vad", "silero_vad.onnx", "demo"),
         Sequence("silero-vad", "silero_vad_16k_sequence.onnx", "demo"),
+        Sequence("silero-vad", "silero_vad_16k_sequence.onnx", _DENSE, also="its decoder"),
         Cell("silero-vad", "silero_vad_16k.safetensors", "demo"),
         Browser(file="silero_vad_v5.onnx", samples=512, states={"state": (2, 1, 128)}, **web),
         Browser(file="silero_vad_legacy.onnx", samples=1536, states={"h": (2, 1, 64), "c": (2, 1, 64)}, **web),

@@ -41,7 +41,7 @@ class Measurement:
         """
         with self._offload(1.0, "float") as network:
             floats = self._exhibit.run(network, self._tests)
-            layers = [(layer.inputs, layer.cells) for part in network.networks.values()
+            layers = [(layer.inputs, layer.cells or layer.outputs) for part in network.networks.values()
                       for direction in part.directions for layer in direction.model.layers]
         shares = self._scan()
         rows = [self._row(1.0)]
@@ -52,9 +52,10 @@ class Measurement:
                 break
         if simulate:
             rows[-1]["verilog"] = self._simulated(rows[-1]["density"])
-        return {"package": self._exhibit.package, "file": self._exhibit.file, "layers": layers,
-                "machine": machine_config(self._exhibit.machine).name, "asks": self._exhibit.asks,
-                "least": self._exhibit.least, "float_difference": _largest(floats.outputs, self._wanted.outputs),
+        exhibit = self._exhibit
+        return {"package": exhibit.package, "file": exhibit.file, "also": exhibit.also, "layers": layers,
+                "machine": machine_config(exhibit.machine).name, "asks": exhibit.asks,
+                "least": exhibit.least, "float_difference": _largest(floats.outputs, self._wanted.outputs),
                 "one_shot": shares, "rows": rows}
 
     def _scan(self):

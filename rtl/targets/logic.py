@@ -200,9 +200,9 @@ def _slice(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
 
 @cache
 def _picking(config: Config) -> tuple[int, int, list[int]]:
-    """How Assemble picks the columns of a row: its lines, steps and waits. Making an Assemble takes a while."""
+    """How Assemble picks the columns of a row: its writes, steps and waits. Making an Assemble takes a while."""
     assemble = Assemble(config)
-    return assemble.lines, assemble.picks, assemble.waits
+    return config.row_writes, assemble.picks, assemble.waits
 
 
 def _shared(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
@@ -214,11 +214,12 @@ def _shared(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
     lanes = slices * width
     order, context = bits_for(config.column_depth - 1), Context(config).size
     instruction = Instruction(config).size
-    lines, picks, waits = _picking(of_any_depth(config))
+    writes, picks, waits = _picking(of_any_depth(config))
     few = picks == 1
-    # Registers one behind another, by group and channel; from so many on Yosys makes one shift register of them.
+    written = columns * config.write_lines  # bits that are written in a cycle
+    # Registers one behind another, by bank and channel; from so many on Yosys makes one shift register of them.
     chains = [1 + wait for wait in waits]
-    parts = lines // 4
+    parts = writes // 4
     least = _SHIFT_REGISTER if FAMILIES[family].shifts else sum(chains) + 1
     inputs = FAMILIES[family].lut_inputs
     counts = {"slices": slices, "counts": slices * bits_for(tile_pes), "lanes": slices * bits_for(width)}
@@ -226,10 +227,10 @@ def _shared(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
         "PEArray": _Terms({**counts, "streams": stream * slices, "streamed": stream * slices * bits_for(tile_pes)},
                           {**counts, "context": context, "streams": stream * slices}),
         "Assemble": _Terms(
-            {"picked": columns * (_array(lines, inputs) if few else parts * _array(4, inputs) + _array(parts, inputs)),
+            {"picked": written * (_array(writes, inputs) if few else parts * _array(4, inputs) + _array(parts, inputs)),
              "row": row, "line": line, "channels": channels, "groups": groups, "columns": columns,
              "dense": int(config.dense)},
-            {"picked": (not few) * columns * parts,
+            {"picked": (not few) * written * parts,
              "registers": config.activation_bits * sum(chain for chain in chains if chain < least),
              "settings": Settings(config).size + channels, "row": row, "line": line,
              "cell row": bits_for(config.cell_rows - 1), "dense": int(config.dense)},
@@ -245,7 +246,7 @@ def _shared(config: Config, family: str) -> dict[str, tuple[int, _Terms]]:
                                "columns": config.activation_bits * ways(groups * channels, inputs), "lanes": lanes,
                                "channels": channels}, {"cells": config.cell_bits}),
         "VectorMemory": _Terms({"channels": groups * channels}, {"columns": columns}),
-        "Core": _Terms({"columns": columns, "lines": groups * line, "channels": channels,
+        "Core": _Terms({"columns": written, "lines": groups * line, "channels": channels,
                         "streamed": stream * config.stream_bits, "banks": config.bank_bits}),
     }
     if config.stream:
@@ -263,7 +264,7 @@ def _interface(config: Config) -> dict[str, tuple[int, _Terms]]:
         "FrameInput": _Terms({"channels": channels, "vector": vector, "line": line, "groups": groups, "banks": banks},
                              {"channels": channels, "vector": vector, "line": line, "banks": banks}),
         "FrameOutput": _Terms({"beat": beat, "vector": vector, "line": line, "groups": groups,
-                               "parts": beat * (groups // config.beat_columns - 1)},
+                               "parts": beat * (config.write_columns // config.beat_columns - 1)},
                               {"beat": beat, "channels": channels, "vector": vector, "line": line, "banks": banks}),
         "Loader": _Terms({}, {"line": Lines(config).width}),
         "AXI4LiteSubordinate": _Terms(),

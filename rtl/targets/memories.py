@@ -202,8 +202,9 @@ def of_any_depth(config: Config) -> Config:
     """A machine with the same pipelines and order of work: machines that differ in the depths and kinds of memories and
     in the widths of numbers share it."""
     depths = {name: 1024 for name in DEPTHS} | {"vector_depth": max(1024, 512 * config.groups), "program_depth": 64}
-    # A machine that streams has few widths of weights.
-    widths = {"activation_bits": 14} if config.stream else {"activation_bits": 14, "weight_bits": 12}
+    # A machine that streams has few widths of weights. With `forward`, the width of a beat decides about the lines of a
+    # write.
+    widths = ({} if config.forward else {"activation_bits": 14}) | ({} if config.stream else {"weight_bits": 12})
     return config.replace(name="any depth", **BLOCK_RAMS, **depths, **widths)
 
 
@@ -222,7 +223,7 @@ def memories(config: Config) -> dict[str, list[Memory]]:
     def in_luts(depth: int, width: int, count: int = 1) -> Memory:
         return Memory(count, depth, width, kind="LUT")
 
-    groups, width = config.groups, config.slice_width
+    groups, width, banks = config.groups, config.slice_width, config.write_columns
     column = config.channels * config.activation_bits
     beat_bits = (config.beats - 1).bit_length()
     # SpmatRead keeps the lines of an operation's weights, which come first in its context.
@@ -248,7 +249,8 @@ def memories(config: Config) -> dict[str, list[Memory]]:
             *([in_luts(config.beats, config.accumulator_bits, width)] if config.beats > 1 else [])],
         "Broadcast": [memory(config.column_depth, config.line_bits * groups)],
         "Controller": [program],
-        "VectorMemory": [memory(config.vector_depth // groups, column, config.channels, groups)],
+        "VectorMemory": [Memory(banks, config.vector_depth // banks, column, config.channels,
+                                "block" if config.vector_depth // groups >= 512 else "any")],
         # Numbers read ahead, and posted ones with their slice and lane.
         "StateAccess": [in_luts(StateAccess.queue_depth, 32),
                         in_luts(_posted_depth(of_any_depth(config)),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from openese.rtl.act_queue import ActQueue
 from openese.rtl.array import PEArray
-from openese.rtl.assemble import BEFORE, BEHIND, GRU_BEFORE, GRU_BEHIND, Assemble
+from openese.rtl.assemble import BEFORE, BEHIND, FIRST_ROWS, GRU_BEFORE, GRU_BEHIND, Assemble
 from openese.rtl.broadcast import Broadcast
 from openese.rtl.config import Config
 from openese.rtl.elementwise import Kind, rows_ahead
@@ -361,8 +361,10 @@ class AssembleModel:
         self._beats, self._lead = config.beats, column_lead(config)
         # Whether what an operation leaves for the next can be read two cycles later, instead of one.
         self._late = config.beats == 1 and not config.forward
+        self._sums_first = config.forward
         self._rows = config.accumulator_rows
         self._timing = _timing(config)
+        self._lines, self._row_writes = config.write_lines, config.row_writes
         self._rows_ahead = rows_ahead(config)
         self._instruction: dict[str, Any] | None = None
         self._base = self._target = self._free = 0
@@ -423,11 +425,13 @@ class AssembleModel:
             waits = begins and bool(parts[0])
             is_ready = bool(waiting) and waiting[0] <= cycle if waits else begins or earliest <= cycle
             held_up = gru and bool(before) and before[0][0] - number == self._rows_ahead
-            if is_ready and hazard != "behind":
+            can_before = bool(before) and hazard != "before" and not held_up
+            lets_go = self._sums_first and waits and number >= FIRST_ROWS and can_before
+            if is_ready and hazard != "behind" and not lets_go:
                 row, kind = behind.popleft()
                 if waits:
                     waiting.popleft()
-            elif before and hazard != "before" and not held_up:
+            elif can_before:
                 row, kind = before.popleft()
             else:
                 last, cycle = None, cycle + 1
@@ -445,7 +449,7 @@ class AssembleModel:
             elif kind is parts[1][-1]:
                 earliest = cycle + timing.spacing
                 first = at_last + timing.write_delay(kind, table)
-                self._writes.extend(range(first, first + timing.lines))
+                self._writes.extend(range(first, first + self._row_writes))
             last, cycle = kind, at_last + self._beats
         self._free = self._writes[-1] + 2
         self.spans.append((self._drains[0][0], self._writes[-1] + 1))
@@ -459,18 +463,18 @@ class AssembleModel:
 
     def writes(self, cycle: int) -> bool:
         """Whether a line is written in this cycle. Call it once a cycle, before the lines are read."""
-        self.lines_done += self._written
+        self.lines_done += self._written * self._lines
         self._written = bool(self._writes) and self._writes[0] == cycle
         if self._written:
             self._writes.popleft()
-        self.lines_readable = self.lines_done + self._written + sum(
-            line <= cycle + self._lead for line in islice(self._writes, self._lead))
+        coming = sum(write <= cycle + self._lead for write in islice(self._writes, self._lead))
+        self.lines_readable = self.lines_done + (self._written + coming) * self._lines
         return self._written
 
 
 class FrameInputModel:
     """FrameInput, behind a queue. Frames are offered from given cycles on, a beat a cycle. ``beats`` are those of each
-    frame, without its header.
+    frame, without its header; ``parts`` and ``lines`` are the beats of a write of all banks, and its lines.
 
     Attributes
     ----------
@@ -482,10 +486,10 @@ class FrameInputModel:
         Its lines of which columns may be sent; all if it is not ``partial``.
     """
 
-    def __init__(self, offered: Iterator[int], beats: Iterator[int], parts: int) -> None:
+    def __init__(self, offered: Iterator[int], beats: Iterator[int], parts: int, lines: int) -> None:
         self._frames = offered
         self._beats = beats
-        self._parts = parts
+        self._parts, self._lines = parts, lines
         self._next = next(offered, None)
         self._left = self._received = self._complete = self._occupied = 0
         self.partial = False
@@ -521,7 +525,7 @@ class FrameInputModel:
         partial, was_coming = self.partial, self._left > 0
         self._left -= was_coming and not hold
         self._received += was_coming and not hold
-        self.lines_readable = self._received // self._parts if partial else math.inf
+        self.lines_readable = self._received // self._parts * self._lines if partial else math.inf
         if was_coming:
             if self._left:
                 return False
@@ -546,7 +550,7 @@ class FrameOutputModel:
     """
 
     def __init__(self, config: Config) -> None:
-        self._parts = config.groups // config.beat_columns
+        self._parts, self._lines = config.write_columns // config.beat_columns, config.write_lines
         self._state = "IDLE"
         self._left = self._index = self._level = self._first = 0
         self._complete = False
@@ -567,13 +571,13 @@ class FrameOutputModel:
     def step(self, cycle: int, complete: bool, lines_done: int, writes: bool, grant: bool) -> None:
         """One cycle.
 
-        ``complete``: all columns are written; ``lines_done``: the number of lines that are; ``writes``: the next line
-        is being written; ``grant``: the broadcast leaves the read port free.
+        ``complete``: all columns are written; ``lines_done``: the number of lines that are; ``writes``: the next
+        are being written; ``grant``: the broadcast leaves the read port free.
         """
         if self._state == "IDLE":
             return
         room = self._level + sum(self._reads) + self._header + self._landed < FrameGuard.depth - 1
-        line = self._index // self._parts
+        line = self._index // self._parts * self._lines
         reading = self._state == "READ" and room
         read = reading and grant and (self._complete or line < lines_done)
         take = (reading and writes and not self._complete and line == lines_done and self._parts == 1

@@ -359,7 +359,7 @@ class _Walk:
         self.assemble = AssembleModel(config)
         self.input = FrameInputModel(offered, (frame_beats(config, plan.instructions[self._model(frame)]["count"]) - 1
                                                for frame in count()),
-                                     config.groups // config.beat_columns)
+                                     config.write_columns // config.beat_columns, config.write_lines)
         self.output = FrameOutputModel(config)
         self.stream = StreamModel(plan.instructions, config, memory, self._model) if plan.streamed else None
         # The last cycle in which anything moved; the lines that the memory had given by then.

@@ -143,16 +143,16 @@ class _Part(NamedTuple):
     def until(self, product: int, config: Config) -> int:
         """Cycles from its first read of sums to that of the next part, whose ``product`` takes its lines."""
         read = _READ - _FORWARDED * config.forward
-        return max(self._lines(max(product, -(-self.size // config.groups)), config) + read,
+        return max(self._lines(max(product, -(-self.size // config.write_columns)), config) + read,
                    self.sums(config) + product, self._cells(config) + read)
 
     def busy(self, config: Config) -> int:
         """Cycles from its first read of sums to that of the next part, which does not wait for it."""
-        return max(self._lines(_rows(self.size, config) * (config.row_pes // config.groups), config),
+        return max(self._lines(_rows(self.size, config) * config.row_writes, config),
                    self._cells(config))
 
     def _lines(self, count: int, config: Config) -> int:
-        """Cycles until so many lines are there, one in each cycle from the first on."""
+        """Cycles until its lines are there, written in so many cycles from the first on."""
         operations = (self.operations - 2) * config.beats + _STATE if self.states else 0
         return operations + (_TABLE if self.table else _PLAIN) + count
 
@@ -234,7 +234,7 @@ def _needs(model: Model, work: Work, config: Config) -> dict[str, int]:
         "entry_depth": 0 if config.stream else sum(sum(held.values()) for held in work.lines),
         "column_depth": sum(-(-_columns(layer, tensor) // groups)
                             for layer, held in zip(layers, work.lines, strict=True) for tensor in held),
-        "vector_depth": 2 * (-(-model.inputs // groups) * groups) + m + config.banks * y,
+        "vector_depth": 2 * (-(-model.inputs // config.write_columns) * config.write_columns) + m + config.banks * y,
         "cell_rows": sum(-(-_rows(layer.outputs, config) // config.dense_rows) if layer.kind is DENSE
                          else _rows(layer.cells, config) for layer in layers),
         "accumulator_rows": 2 * max(gates) + rest,

@@ -76,7 +76,8 @@ def structures(guesses: Guesses, goal: Goal, device: Device, cells: str, given: 
 
 def _shallow(pes: int, channels: int, groups: int, rest: Mapping[str, Any]) -> Config:
     """A machine with the least memories."""
-    depths = {"entry_depth": 1024 if rest.get("stream") else 16, "column_depth": 16, "vector_depth": 2 * groups,
+    columns = pes if rest.get("forward") else groups  # that may be written in a cycle
+    depths = {"entry_depth": 1024 if rest.get("stream") else 16, "column_depth": 16, "vector_depth": 2 * columns,
               "cell_rows": 2, "accumulator_rows": 16, "program_depth": 64}
     return Config(name="explored", pes=pes, channels=channels, groups=groups, **{**depths, **rest})
 

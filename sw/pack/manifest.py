@@ -208,6 +208,9 @@ def _check_layer(where: str, layer: Any, before: Mapping[str, Any] | None, confi
                             f"rows, there are {config.cell_rows}")
     for name, columns in (("m_line", layer["cells"]), ("y_line", layer["outputs"])):
         _whole(f"{where}.{name}", layer[name], 0, (config.vector_depth - columns) // config.groups)
+        if layer[name] % config.write_lines:
+            raise ManifestError(f"{where}.{name} must be a multiple of {config.write_lines}, the lines that the "
+                                f"machine writes at once, not {layer[name]}")
 
 
 def _kind(where: str, layer: Mapping[str, Any], kinds: Mapping[str, CellKind]) -> CellKind:

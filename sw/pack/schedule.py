@@ -196,8 +196,8 @@ class _Memory:
 
     def lines(self, columns: int) -> int:
         """The first line of a new region of the vector memory for ``columns`` columns."""
-        lines = -(-columns // self.config.groups)
-        return self.take("vector_depth", lines * self.config.groups) // self.config.groups
+        writes = -(-columns // self.config.write_columns)
+        return self.take("vector_depth", writes * self.config.write_columns) // self.config.groups
 
     def place_banks(self, columns: int) -> tuple[int, int]:
         """Repeat the last ``columns``, those of y, for each bank that has room. Returns the banks, and the lines from
@@ -497,11 +497,11 @@ class _Scheduler:
 
         def step(gates: int, outputs: int) -> float:
             total = 0.0
-            lines = self._config.row_pes // self._config.groups
+            writes = self._config.row_writes
             for number in self._tails:
                 rows = self._sums(number)
                 total += max(time(self._stored[number]["w_x"], outputs),
-                             rows * max(outputs * self._config.beats, lines)) + rows * outputs
+                             rows * max(outputs * self._config.beats, writes)) + rows * outputs
             for number, place in enumerate(self._places[:self._pivot + 1]):
                 following = (number + 1) % (self._pivot + 1)
                 projection = self._stored[number].get("w_ym", [])
@@ -513,8 +513,8 @@ class _Scheduler:
                 operations = gates if kind is DENSE else 4 * gates + (kind is not GRU)
                 if reset:
                     operations = 2 * gates
-                    total += FIRST_LINE + max(time(reset, gates), place.rows * max(gates * self._config.beats, lines))
-                elementwise = place.rows * max(operations * self._config.beats, lines)
+                    total += FIRST_LINE + max(time(reset, gates), place.rows * max(gates * self._config.beats, writes))
+                elementwise = place.rows * max(operations * self._config.beats, writes)
                 if projection:
                     last = min(1.0, window / max(1, len(projection[0].encoded.order))) * time(projection, outputs)
                     beside = time(early, gates) + time(projection, outputs)
@@ -561,7 +561,7 @@ class _Scheduler:
             return 0
         wait = (PHASES + 1) * config.beats + FIRST_LINE
         if len(self._early(number)) > 1:
-            row = max(PHASES * config.beats, config.row_pes // config.groups)
+            row = max(PHASES * config.beats, config.row_writes)
             wait += (output_rows - 1) * row
         tail = math.ceil(wait / max(1.0, _mean_entries(matrix, config)))
         return min(tail * config.groups, columns // 2)

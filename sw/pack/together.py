@@ -78,7 +78,7 @@ class _Member(_Scheduler):
         """
         if self._streamed or len(self._places) > 1 or "w_r" not in self._stored[0]:
             return False
-        config, lines = self._config, self._config.row_pes // self._config.groups
+        config, writes = self._config, self._config.row_writes
         early, *tail = (float(operation.encoded.lengths.mean()) for operation in self._stored[0]["w_x"])
         recurrent = sum(float(operation.encoded.lengths.mean()) for operation in self._stored[0]["w_r"])
         gates, outputs = self._layout.gate_phases, self._layout.output_phases
@@ -87,9 +87,9 @@ class _Member(_Scheduler):
             last = model.layers[pivot(model)]
             if last.w_ym is not None:
                 rows = _rows(last.cells, config)
-                cells: float = FIRST_LINE + rows * max((4 * gates + 1) * config.beats, lines)
+                cells: float = FIRST_LINE + rows * max((4 * gates + 1) * config.beats, writes)
                 cells -= early + float(np.count_nonzero(last.w_ym)) / config.pes + 4 * rows * gates
-                projection = FIRST_LINE + _rows(last.outputs, config) * max(outputs * config.beats, lines) - sum(tail)
+                projection = FIRST_LINE + _rows(last.outputs, config) * max(outputs * config.beats, writes) - sum(tail)
                 gain += min(recurrent, max(0.0, cells)) - min(recurrent, max(0.0, projection))
         return gain > FIRST_LINE  # beyond the error of the estimate
 

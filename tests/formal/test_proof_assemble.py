@@ -80,7 +80,7 @@ class Inside:
     """
 
     def __init__(self, h, around, config):
-        self._around, self._dut, self._config = around, around.dut, config
+        self._around, self._dut, self._config, self._writes = around, around.dut, config, config.row_writes
         dut = around.dut
         self.state, self.active, self.kind, self.row, self.phase, self.beat = h.inside(
             dut, "fsm_state", "_active", "_kind", "_row", "_phase", "_beat")
@@ -103,7 +103,7 @@ class Inside:
         row_issued, pulses, picking, index, after = h.inside(
             dut, "row_issued", "pulses", "picking", "index", "picking_after")
         last = min(dut._picked_from.values()) - 2
-        chosen = [picking & (index == line) for line in range(dut.lines)]
+        chosen = [picking & (index == line) for line in range(self._writes)]
         of_y, of_m = ([row_issued, *pulses[:delay + last + 1]] for delay in (dut._y_delay, dut._m_delay))
 
         def either(*pair):
@@ -114,9 +114,9 @@ class Inside:
         #: As well those whose columns are being chosen.
         self.places = either(of_y + chosen, of_m + chosen)
         #: Columns on their way to the memory, or still to be chosen.
-        self.columns = [*(picking & (index <= line) for line in range(dut.lines)), *after[1:]]
+        self.columns = [*(picking & (index <= line) for line in range(self._writes)), *after[1:]]
         self.writing = after[-1]
-        self.index_fits = implies(picking, index < dut.lines)
+        self.index_fits = implies(picking, index < self._writes)
         #: A set bit moves on in every cycle.
         self.way = [*self.places, *after[1:]]
 
@@ -196,9 +196,9 @@ class Inside:
             self.since_row < max(spacing, 1),
             implies(self.runs & pending, self.since_row + self.cycles + 1 >= spacing),
             # Every row whose last operation has been taken is written, or on its way.
-            implies(around.works, dut.lines * self.behind.row == self.done + sum(self.columns)
-                    + dut.lines * (sum(self.rows) + (self.runs & pending))),
-            implies((self.state == FLUSH) & self.flushed, self.done == around.rows * dut.lines),
+            implies(around.works, self._writes * self.behind.row == self.done + sum(self.columns)
+                    + self._writes * (sum(self.rows) + (self.runs & pending))),
+            implies((self.state == FLUSH) & self.flushed, self.done == around.rows * self._writes),
             implies(around.works & (self.state == IDLE), (self.behind.left == 0) & (self.behind.row == around.rows)),
         ]
 
@@ -268,8 +268,8 @@ def writes(h, config):
     h.prove(
         implies(goes_on & h.past(goes_on), left < h.past(left)),
         implies(dut.write_valid, around.works & (dut.write_line == (around.line + lines)[:len(dut.write_line)])),
-        implies(dut.write_valid, lines < around.rows * dut.lines),
-        implies(around.ended, lines == around.rows * dut.lines),
+        implies(dut.write_valid, lines < around.rows * config.row_writes),
+        implies(around.ended, lines == around.rows * config.row_writes),
         implies(around.works, dut.lines_done == lines),
         implies(around.works, dut.lines_coming == inside.done + inside.writing),
         implies(around.works & h.past(around.works & ~dut.start),
@@ -278,7 +278,7 @@ def writes(h, config):
         implies(around.works, inside.done == lines + dut.write_valid),
     )
     h.refute(implies(dut.write_valid, lines == 0), implies(around.ended, around.rows == 1))
-    h.cover(around.ended & (lines == 2 * dut.lines), inside.runs & ~around.project & (inside.behind.row != 0))
+    h.cover(around.ended & (lines == 2 * config.row_writes), inside.runs & ~around.project & (inside.behind.row != 0))
 
 
 DRAINS = ("no row is drained before the operations that fill it are complete; in an instruction, each row of each "

@@ -15,6 +15,9 @@ SHORT = small(vector_depth=8)
 PAIRS = small(pes=4, groups=2)
 SHORT_PAIRS = small(pes=4, groups=2, vector_depth=8)
 PAIRS_WIDTHS = describe(PAIRS, "channels", "groups", "activation_bits", "vector_depth")
+# Two lines of two columns a beat.
+LINES = small(pes=8, groups=2, slices=2, slice_width=2, forward=True)
+LINES_WIDTHS = describe(LINES, "channels", "groups", "write_lines", "activation_bits", "vector_depth")
 
 
 def fire(stream):
@@ -71,9 +74,9 @@ INPUT = ("under resets at any time: a frame completes if and only if it has the 
 
 
 def check_input(h, config):
-    """FrameInput, with a line of the vector memory a beat."""
+    """FrameInput, with a beat for all banks of the vector memory."""
     dut = FrameInput(config)
-    m, groups = h.m, config.groups
+    m, width, lines = h.m, config.write_columns, config.write_lines
     aborted = h.free()  # the core's reset; h.reset resets the sender and FrameGuard too
     h.add(dut, reset=aborted)
     beats = dut.beats
@@ -101,7 +104,7 @@ def check_input(h, config):
             m.d.sync += count.eq(counts[model[:config.model_bits]])
         h.assume(dut.models == config.models, implies(dut.format, dut.index == formats))
     with m.If(dut.format):
-        size = dut.count // groups + (dut.count % groups != 0)
+        size = dut.count // width + (dut.count % width != 0)
         of_model = counts[formats[:config.model_bits]] if several else count
         m.d.sync += [of_model.eq(size), formats.eq(formats + 1)]
         m.d.sync += [formatted.eq(formats + 1 == config.models),
@@ -129,13 +132,15 @@ def check_input(h, config):
         dut.ready == (complete != 0), dut.partial == claimed, dut.broken == broken,
         implies(dut.coming, ~dut.ready & ~claimed & whole & (place != 0) & (place <= count)),
         implies((dut.ready | dut.coming) & ~claimed & ~broken, dut.buffer == fill ^ complete[0]),
-        implies(claimed, dut.lines_done <= place - 1 + dut.write_valid), implies(~claimed, dut.lines_done.all()),
+        implies(claimed, dut.lines_done <= lines * (place - 1 + dut.write_valid)),
+        implies(~claimed, dut.lines_done.all()),
         dut.complete == right,
         implies(dut.write_valid, taken & whole & (held + complete < 2) & ~dut.hold),
         implies(dut.write_valid,
                 (place != 0) & (place <= count) & (dut.write_columns.as_value() == beats.payload.data)),
-        implies(dut.write_valid, dut.write_bank == (1 << groups) - 1),
-        implies(dut.write_valid, dut.write_line == (Mux(fill, bases[1], bases[0]) + place - 1)[:len(dut.write_line)]),
+        implies(dut.write_valid, dut.write_bank == (1 << width) - 1),
+        implies(dut.write_valid, dut.write_line == (
+            Mux(fill, bases[1], bases[0]) + lines * (place - 1))[:len(dut.write_line)]),
         implies(taken & whole & (place != 0) & (place <= count), dut.write_valid),
         dut.short == (taken & last & whole & (place < count)),
         dut.long == (taken & ~last & whole & (place == count)),
@@ -155,6 +160,11 @@ def test_input(h):
 @proof("FrameInput", INPUT, PAIRS_WIDTHS + ", frames of up to 7 columns")
 def test_input_of_pairs(h):
     check_input(h, PAIRS)
+
+
+@proof("FrameInput", INPUT, LINES_WIDTHS + ", frames of up to 7 columns")
+def test_input_of_lines(h):
+    check_input(h, LINES)
 
 
 @proof("FrameInput", INPUT.replace("bank", "bank and model"), MODELS_WIDTHS + ", frames of up to 7 columns")
@@ -190,22 +200,29 @@ ORDER = ("a frame is a header and its columns in order, TLAST with the last; no 
 
 
 def check_order(h, config):
-    """FrameOutput, with a line of the vector memory a beat."""
+    """FrameOutput, with a beat for all banks of the vector memory."""
     dut, _ = output(h, config)
     m, groups, bits = h.m, config.groups, config.activation_bits
+    width, lines = config.write_columns, config.write_lines
+    h.assume(implies(dut.start, dut.src_base % lines == 0), dut.lines_done % lines == 0)
     count, base, active = Signal.like(dut.count), Signal.like(dut.src_base), Signal()
     # The memory answers two cycles later. A line that is written holds its number, and above it that of the bank.
     complete = Signal()
     m.d.sync += complete.eq(dut.complete | (complete & ~dut.start))
     stored = complete | ((dut.read_line - base)[:len(base)] < dut.lines_done)
     line = Mux(h.past(stored, 2), h.past(dut.read_line, 2), ~h.past(dut.read_line, 2))
-    banks = [Signal(bits) for _ in range(groups)]
-    m.d.comb += [bank.eq(Cat(line, Const(k, bits - len(line)))) for k, bank in enumerate(banks)]
-    m.d.comb += dut.columns.as_value().eq(Cat(banks))
+
+    def column(first, k):
+        """What bank k holds of the lines from ``first`` on."""
+        return Cat((first + k // groups)[:len(base)], Const(k % groups, bits - len(base)))
+
+    banks = [Signal(bits) for _ in range(width)]
+    m.d.comb += [bank.eq(column(line, k)) for k, bank in enumerate(banks)]
+    m.d.comb += dut.block.as_value().eq(Cat(banks))
     # What is written is the next line, until the frame is complete.
     following = (base + dut.lines_done)[:len(base)]
     following = Mux(dut.write_valid & ~complete, following, ~following)
-    m.d.comb += dut.write_columns.as_value().eq(Cat(Cat(following, Const(k, bits - len(base))) for k in range(groups)))
+    m.d.comb += dut.write_columns.as_value().eq(Cat(column(following, k) for k in range(width)))
     place, under_way = Signal.like(dut.count), Signal()
     with m.If(dut.beat_valid):
         m.d.sync += place.eq(place + 1)
@@ -214,23 +231,23 @@ def check_order(h, config):
     with m.If(dut.start):
         m.d.sync += [count.eq(dut.count), base.eq(dut.src_base), active.eq(dut.active), under_way.eq(1), place.eq(0)]
     expected = []
-    for k in range(groups):
-        column = Cat((base + place - 1)[:len(base)], Const(k, bits - len(base)))
-        there = active & ((place - 1) * groups + k < count)
-        expected.append(Mux(place == 0, active if k == 0 else 0, Mux(there, column, 0))[:bits])
+    for k in range(width):
+        there = active & ((place - 1) * width + k < count)
+        expected.append(Mux(place == 0, active if k == 0 else 0,
+                            Mux(there, column(base + lines * (place - 1), k), 0))[:bits])
     h.prove(
         implies(dut.beat_valid, under_way),
         implies(dut.beat_valid, dut.beat.data == Cat(expected)),
-        implies(dut.beat_valid, dut.beat.last == ((place != 0) & (place * groups >= count))),
+        implies(dut.beat_valid, dut.beat.last == ((place != 0) & (place * width >= count))),
         implies(under_way & ~dut.beat_valid, dut.busy | h.past(dut.busy, 2)),
     )
-    most = config.vector_depth // groups
+    most = config.vector_depth // width
     h.refute(implies(dut.beat_valid & (place != 0), dut.beat.data == Cat(banks)),
              implies(dut.beat_valid, place != most))
     h.cover(dut.beat_valid & dut.beat.last & (count == config.vector_depth) & active)
     h.cover(dut.beat_valid & dut.beat.last & h.past(dut.write_valid & ~dut.complete & ~complete) & active)
-    if groups > 1:
-        h.cover(dut.beat_valid & dut.beat.last & (place != 1) & (count % groups != 0) & active)
+    if width > 1:
+        h.cover(dut.beat_valid & dut.beat.last & (place != 1) & (count % width != 0) & active)
 
 
 @proof("FrameOutput", ORDER, describe(SHORT, "channels", "activation_bits", "vector_depth"))
@@ -241,3 +258,8 @@ def test_output_order(h):
 @proof("FrameOutput", ORDER, describe(SHORT_PAIRS, "channels", "groups", "activation_bits", "vector_depth"))
 def test_output_order_of_pairs(h):
     check_order(h, SHORT_PAIRS)
+
+
+@proof("FrameOutput", ORDER, LINES_WIDTHS)
+def test_output_order_of_lines(h):
+    check_order(h, LINES)

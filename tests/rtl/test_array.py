@@ -90,14 +90,14 @@ class Bench:
         array, broadcast, vectors = dut.array, dut.broadcast, dut.vectors
         bits = (self.lines - 1).bit_length()
         ctx.set(vectors.write_channels, (1 << config.channels) - 1)
-        ctx.set(vectors.write_bank, (1 << config.groups) - 1)
         for port in (broadcast.order_valid, array.pointers_valid):
             ctx.set(port, 1)
         for parts, base in self.operations:
             for k in range(len(parts[0].columns)):
                 line = base + k
                 ctx.set(vectors.write_line, line)
-                ctx.set(vectors.write_columns, self.values[line].tolist())
+                ctx.set(vectors.write_bank, ((1 << config.groups) - 1) << line % config.write_lines * config.groups)
+                ctx.set(vectors.write_columns, self.values[line].tolist() * config.write_lines)
                 ctx.set(broadcast.order, {"address": line, "data": sum(line << (group * bits)
                                                                       for group in range(config.groups))})
                 counts = sum(len(part.columns[k][1]) << (pe * config.count_bits)

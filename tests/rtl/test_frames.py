@@ -29,6 +29,7 @@ CONFIGS = {
     "three models": TINY.replace(models=3, banks=2),
     "eight groups, one channel": TINY.replace(pes=64, groups=8, channels=1, slice_width=1),
     "half a line a beat": TINY.replace(pes=64, groups=8, channels=8, activation_bits=18),
+    "four lines a beat": TINY.replace(pes=16, groups=2, slices=2, slice_width=8, forward=True),
 }
 stalls = pytest.mark.parametrize("chance", [0.0, 0.5], ids=["no stalls", "stalls"])
 configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -107,7 +108,7 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
     wrong_bank = [frame for frame in frames if frame[0] and not known(frame)]
     others = [frame for frame in frames if frame not in wrong_bank]
     memory = np.zeros((lines, config.groups, config.channels), np.int64)
-    bases = [3, lines - 20]
+    bases = [3 * config.write_lines, lines - 20]
     taken = []
     watch, seen = trace(dut.short, dut.long, dut.wrong_bank)
 
@@ -140,9 +141,10 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
                 dut.write_valid, dut.hold, dut.write_line, dut.write_bank, dut.write_columns):
             if valid:
                 assert not hold
-                groups = [k for k in range(config.groups) if bank >> k & 1]
-                assert len(groups) == config.beat_columns
-                memory[line, groups] = [list(columns[k % config.beat_columns]) for k in groups]
+                banks = [k for k in range(config.write_columns) if bank >> k & 1]
+                assert len(banks) == config.beat_columns and line % config.write_lines == 0
+                for k in banks:
+                    memory[line + k // config.groups, k % config.groups] = list(columns[k % config.beat_columns])
 
     async def follow(ctx):
         """No line of a frame that comes in is told before it is written, at the latest in the next cycle."""
@@ -151,7 +153,7 @@ def test_right_frames_arrive_and_wrong_ones_are_reported(config, chance, seed):
                 dut.partial, dut.lines_done, dut.write_valid, dut.write_line, dut.write_bank):
             if valid:
                 first = min(bases, key=lambda base: (line - base) % lines)
-                written.append((line - first) % lines + (bank >> config.groups - 1))
+                written.append((line - first) % lines + (bank >> config.write_columns - 1) * config.write_lines)
             if partial:
                 assert done <= written[-1]
 
@@ -320,7 +322,7 @@ def test_columns_of_frames_of_any_length_are_read_in_order(count):
             _, _, line = await ctx.tick().sample(dut.read_line)
             late.append(line)
             line = late.popleft()
-            ctx.set(dut.columns, [[line, ~line]])
+            ctx.set(dut.block, [[line, ~line]])
 
     async def sink(ctx):
         async for _, _, valid, beat in ctx.tick().sample(dut.beat_valid, dut.beat):
@@ -342,10 +344,11 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
     """Each line is sent when it is written, or read after that, while the next lines are still to come."""
     rng = generator(seed)
     dut = FrameOutput(config)
-    lines = config.vector_depth // config.groups
-    contents = np.array(integers(rng, config.activation_bits, (lines, config.groups, config.channels)))
+    # What is written at once: so many lines.
+    writes, size = config.vector_depth // config.write_columns, config.write_lines
+    contents = np.array(integers(rng, config.activation_bits, (writes, config.write_columns, config.channels)))
     memory = np.array(integers(rng, config.activation_bits, contents.shape))
-    jobs = [{"count": int(rng.integers(1, 25)), "src_base": int(rng.integers(0, lines - 25)),
+    jobs = [{"count": int(rng.integers(1, 25)), "src_base": size * int(rng.integers(0, writes - 25)),
              "active": int(rng.integers(0, 1 << config.channels)),
              **({"bank": int(rng.integers(config.banks))} if config.banks > 1 else {}),
              **({"model": int(rng.integers(config.models))} if config.models > 1 else {})} for _ in range(8)]
@@ -367,27 +370,27 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
             for name, value in job.items():
                 ctx.set(getattr(dut, name), value)
             # Assemble has written some lines, or all of them.
-            base, count = job["src_base"], -(-job["count"] // config.groups)
+            base, count = job["src_base"] // size, -(-job["count"] // config.write_columns)
             done = int(rng.integers(0, count + 1))
             memory[base:base + count] = integers(rng, config.activation_bits, contents[base:base + count].shape)
             memory[base:base + done] = contents[base:base + done]
-            ctx.set(dut.lines_done, done)
+            ctx.set(dut.lines_done, size * done)
             ctx.set(dut.complete, done == count and rng.random() < 0.5)
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)
             for name in job:
                 ctx.set(getattr(dut, name), 1)
-            for line in range(done, count):
+            for write in range(done, count):
                 for _ in range(rng.integers(0, 8)):
                     await ctx.tick()
                     assert ctx.get(dut.busy)
                 ctx.set(dut.write_valid, 1)
-                ctx.set(dut.write_columns, contents[base + line].tolist())
+                ctx.set(dut.write_columns, contents[base + write].tolist())
                 await ctx.tick()
                 ctx.set(dut.write_valid, 0)
-                memory[base + line] = contents[base + line]
-                ctx.set(dut.lines_done, line + 1)
+                memory[base + write] = contents[base + write]
+                ctx.set(dut.lines_done, size * (write + 1))
             await cycles(ctx, int(rng.integers(0, 4)))
             ctx.set(dut.complete, 1)
             await ctx.tick()
@@ -395,8 +398,8 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
             ctx.set(dut.complete, 0)
             while ctx.get(dut.busy):
                 ctx.set(dut.write_valid, int(rng.integers(2)))
-                ctx.set(dut.write_columns, integers(rng, config.activation_bits, (config.groups, config.channels)))
-                ctx.set(dut.lines_done, int(rng.integers(count + 1)))
+                ctx.set(dut.write_columns, integers(rng, config.activation_bits, contents[0].shape))
+                ctx.set(dut.lines_done, size * int(rng.integers(count + 1)))
                 await ctx.tick()
             ctx.set(dut.write_valid, 0)
 
@@ -406,8 +409,8 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
         while True:
             ctx.set(dut.read_grant, rng.random() < grants)
             _, _, line, grant = await ctx.tick().sample(dut.read_line, dut.read_grant)
-            late.append(memory[line if grant else rng.integers(lines)].copy())
-            ctx.set(dut.columns, late.popleft().tolist())
+            late.append(memory[line // size if grant else rng.integers(writes)].copy())
+            ctx.set(dut.block, late.popleft().tolist())
 
     async def queue(ctx):
         """Like that of FrameGuard, whose last place is for the end of a frame that is cut."""

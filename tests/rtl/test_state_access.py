@@ -18,6 +18,7 @@ CONFIGS = {
     "narrow slice": TINY.replace(slices=2, slice_width=1),
     "two groups": TINY.replace(groups=2, slices=1),
     "two banks": TINY.replace(banks=2),
+    "four lines a write": TINY.replace(pes=16, groups=2, slices=2, slice_width=8, forward=True),
 }
 
 
@@ -65,12 +66,13 @@ class Memories:
             for index, value, (bank, row, beat) in written[0]:
                 slice_, lane = divmod(index, config.slice_width)
                 self._cells[bank, row, slice_, beat, lane] = value
-            for group in range(config.groups):
+            for column in range(config.write_columns):
                 for channel in range(config.channels):
-                    if ctx.get(dut.bank) >> group & ctx.get(dut.write_channels) >> channel & 1:
+                    if ctx.get(dut.bank) >> column & ctx.get(dut.write_channels) >> channel & 1:
                         bits = config.activation_bits
                         value = ctx.get(dut.data) & (1 << bits) - 1
-                        self._vectors[lines[0], group, channel] = value - (value >> bits - 1 << bits)
+                        line = lines[0] // config.write_lines * config.write_lines + column // config.groups
+                        self._vectors[line, column % config.groups, channel] = value - (value >> bits - 1 << bits)
             await ctx.tick()
 
 

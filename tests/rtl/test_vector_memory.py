@@ -19,45 +19,54 @@ CONFIGS = {
     "two groups": TINY.replace(groups=2, slices=2, vector_depth=32),
     "four groups": TINY.replace(pes=16, groups=4, slices=1, channels=4, vector_depth=64),
     "half a line a beat": TINY.replace(pes=64, groups=8, channels=16, vector_depth=64),
+    "four lines a write": TINY.replace(pes=16, groups=2, slices=2, slice_width=8, vector_depth=64, forward=True),
 }
 
 
 @seeds(2)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_columns_are_those_last_written(config, seed):
-    """Reads and writes in every cycle, never of the same line at once."""
+    """Reads and writes in every cycle, never of the same lines at once."""
     rng = generator(seed)
     dut = VectorMemory(config)
-    lines = config.vector_depth // config.groups
-    contents = np.zeros((lines, config.groups, config.channels), np.int64)
+    lines, width = config.vector_depth // config.groups, config.write_columns
+    contents = np.zeros((config.vector_depth // width, width, config.channels), np.int64)
     expected, got = [], []
 
     async def bench(ctx):
         for _ in range(400):
-            columns = integers(rng, config.activation_bits, (config.groups, config.channels))
+            columns = integers(rng, config.activation_bits, (width, config.channels))
             line = int(rng.integers(lines))
-            banks, channels = (int(rng.integers(1 << n)) for n in (config.groups, config.channels))
-            reads = rng.integers(0, lines - 1, config.groups)
-            reads += reads >= line
+            banks, channels = int(rng.integers(1 << min(width, 62))), int(rng.integers(1 << config.channels))
+            reads = rng.choice([other for other in range(lines) if other // config.write_lines
+                                != line // config.write_lines], config.groups)
+            if rng.integers(2):
+                reads[:] = reads[0]
             ctx.set(dut.write_columns, columns)
             ctx.set(dut.write_line, line)
             ctx.set(dut.write_bank, banks)
             ctx.set(dut.write_channels, channels)
             ctx.set(dut.read_line, reads.tolist())
-            expected.append([contents[reads[group], group].tolist() for group in range(config.groups)])
-            for group in range(config.groups):
+            same = len(set(reads.tolist())) == 1
+            expected.append(([contents.reshape(lines, config.groups, -1)[reads[group], group].tolist()
+                              for group in range(config.groups)],
+                             contents[reads[0] // config.write_lines].tolist() if same else None))
+            for bank in range(width):
                 for channel in range(config.channels):
-                    if banks >> group & channels >> channel & 1:
-                        contents[line, group, channel] = columns[group][channel]
-            _, _, value = await ctx.tick().sample(dut.columns)
-            got.append([list(column) for column in value])
+                    if banks >> bank & channels >> channel & 1:
+                        contents[line // config.write_lines, bank, channel] = columns[bank][channel]
+            _, _, *values = await ctx.tick().sample(dut.columns, dut.block)
+            got.append([[list(column) for column in value] for value in values])
         ctx.set(dut.write_bank, 0)
         for _ in range(dut.delay):
-            _, _, value = await ctx.tick().sample(dut.columns)
-            got.append([list(column) for column in value])
+            _, _, *values = await ctx.tick().sample(dut.columns, dut.block)
+            got.append([[list(column) for column in value] for value in values])
 
     simulate(dut, bench, limit=1000)
-    assert got[dut.delay:] == expected
+    assert any(block for _, block in expected)
+    for (columns, block), (wanted, whole) in zip(got[dut.delay:], expected, strict=True):
+        assert columns == wanted
+        assert whole is None or block == whole
 
 
 def test_a_write_without_bank_or_channel_changes_nothing():
@@ -102,7 +111,8 @@ def test_ports_go_to_the_first_block_that_wants_them(config, seed):
     dut = Shared(config)
     vectors, (broadcast, frame_output, frame_input, assemble, state) = dut.vectors, dut.blocks
     lines = config.vector_depth // config.groups
-    everyone, everywhere = (1 << config.channels) - 1, (1 << config.groups) - 1
+    width = config.write_columns
+    everyone, everywhere = (1 << config.channels) - 1, (1 << width) - 1
     served = set()
 
     def number(limit):
@@ -117,7 +127,7 @@ def test_ports_go_to_the_first_block_that_wants_them(config, seed):
                 (assemble, "write_valid"))}
             channels = {block: number(everyone + 1) for block in (assemble, state)}
             banks = {frame_input: everywhere if config.beat_columns > 1 else 1 << number(config.groups),
-                     state: 1 << number(config.groups) if rng.random() < 0.5 else 0}
+                     state: 1 << number(width) if rng.random() < 0.5 else 0}
             for (block, name), value in (inputs | wanted).items():
                 ctx.set(getattr(block, name), value)
             reads = rng.integers(0, lines, config.groups).tolist()
@@ -127,7 +137,7 @@ def test_ports_go_to_the_first_block_that_wants_them(config, seed):
             ctx.set(frame_input.write_bank, banks[frame_input])
             ctx.set(state.bank, banks[state])
             arrived = integers(rng, config.activation_bits, (config.beat_columns, config.channels))
-            columns = integers(rng, config.activation_bits, (config.groups, config.channels))
+            columns = integers(rng, config.activation_bits, (width, config.channels))
             value = integers(rng, config.activation_bits)
             ctx.set(frame_input.write_columns, arrived)
             ctx.set(assemble.write_columns, columns)
@@ -142,10 +152,10 @@ def test_ports_go_to_the_first_block_that_wants_them(config, seed):
             line, bank, written, values = {
                 assemble: (inputs[assemble, "write_line"], everywhere, channels[assemble], columns),
                 state: (inputs[state, "line"], banks[state], channels[state],
-                        [[value] * config.channels] * config.groups),
+                        [[value] * config.channels] * width),
                 frame_input: (inputs[frame_input, "write_line"],
                               banks[frame_input] * wanted[frame_input, "write_valid"], everyone,
-                              arrived * (config.groups // config.beat_columns)),
+                              arrived * (width // config.beat_columns)),
             }[writer]
             assert (ctx.get(vectors.write_line), ctx.get(vectors.write_bank)) == (line, bank)
             assert ctx.get(vectors.write_channels) == written

@@ -325,6 +325,17 @@ def test_banks_of_a_manifest_are_checked(change, message):
         parse(forged(image, change))
 
 
+def test_places_of_vectors_are_those_of_whole_writes():
+    """A machine that writes several lines at once cannot begin at any line."""
+    config = GROUPS.replace(forward=True)
+    image = pack(schedule(random_quantized(1, config, 5, 9, 7), config))
+    place = image.manifest["layers"][1]["y_line"]
+    assert config.write_lines == 2 and place % 2 == 0
+    message = rf"layers\[1\].y_line must be a multiple of 2, the lines that the machine writes at once, not {place - 1}"
+    with pytest.raises(ImageFormatError, match=message):
+        parse(forged(image, setting(place - 1, "layers", 1, "y_line")))
+
+
 def test_deep_manifests_are_refused(image):
     words = image.words(everything=True).astype("<u4")
     size = int(words[HEADER_WORDS + 2])

@@ -89,11 +89,13 @@ def test_the_fit_finds_coefficients_that_are_there():
 @pytest.mark.parametrize("changes", [{}, {"stream": True, "index_bits": 4, "entry_depth": 128},
                                      {"groups": 2, "vector_depth": 2048, "activation_bits": 18}, {"slices": 2},
                                      {"cell_bits": 14, "activation_bits": 12}, {"models": 16, "weight_bits": 18},
-                                     {"lut_channels": 1, "ultra_weights": True}])
+                                     {"lut_channels": 1, "ultra_weights": True},
+                                     {"pes": 64, "slices": 64, "channels": 1, "slice_width": 1, "groups": 1,
+                                      "activation_bits": 18, "forward": True}])
 def test_what_is_kept_of_a_machine_of_any_depth_is_its_own(changes):
     config = preset("tiny").replace(**changes)
     assemble = Assemble(config)
     shared = of_any_depth(config)
-    assert _picking(shared) == (assemble.lines, assemble.picks, assemble.waits)
+    assert _picking(shared) == (config.row_writes, assemble.picks, assemble.waits)
     assert StateAccess(shared).posted_depth == StateAccess(config).posted_depth
     assert of_any_depth(config.replace(column_depth=1024, weight_bits=config.weight_bits, name="other")) == shared
