@@ -213,10 +213,10 @@ def speaker():
 
 def phonemes():
     """g2p-en: words and phonemes as the dense network writes them, and as the dictionary has them."""
-    kinds = {"learned": "words that the original has learned", "newer": "newer words"}
-    shown = {"same words": "as of the original", "not in the dictionary": "not as in the dictionary",
-             "phonemes not in the dictionary": "phonemes not as in it"}
-    return table(["g2p-en", *(f"{kinds[kind]}: {name}" for kind in kinds for name in shown.values())], [
+    kinds = "learned", "newer"
+    shown = {"same words": "as of the original", "not in the dictionary": "wrong",
+             "phonemes not in the dictionary": "wrong phonemes"}
+    return table(["g2p-en", *(f"{kind} words: {name}" for kind in kinds for name in shown.values())], [
         [_pruned(name), *(f"{100 * found[kind][figure]:.1f}" for kind in kinds for figure in shown)]
         for name, found in _distilled("phonemes").items()])
 
