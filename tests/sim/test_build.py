@@ -82,6 +82,7 @@ def test_what_is_kept_is_made_once(cache):
 
 def test_a_lock_may_vanish_at_any_time(cache):
     """Whoever leaves removes its file, also while others look at it."""
+    cache.mkdir()
     held, failed = [], []
 
     def enter():
