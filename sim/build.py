@@ -106,8 +106,11 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
             except BlockingIOError:
                 yield False
                 return
-            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                continue  # whoever had it removed the file
+            try:
+                if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                    continue  # whoever had it removed the file, and another made it again
+            except FileNotFoundError:
+                continue
             try:
                 yield True
             finally:
@@ -144,8 +147,11 @@ def _remove(path: Path) -> None:
 
 
 def _forget(newest: Path, most: int) -> None:
-    alike = sorted(newest.parent.glob(f"*{newest.suffix}"), key=lambda path: path.stat().st_mtime)
-    for path in alike[:-most]:
+    ages = {}
+    for path in newest.parent.glob(f"*{newest.suffix}"):
+        with contextlib.suppress(FileNotFoundError):  # another process may forget it meanwhile
+            ages[path] = path.stat().st_mtime
+    for path in sorted(ages, key=lambda path: ages[path])[:-most]:
         _remove(path)
 
 

@@ -13,6 +13,7 @@ from soak.schedules import random_events, random_times
 pytestmark = pytest.mark.sim
 
 MACHINES = (TINY, GROUPS, STREAM, GRU, DENSE,
+            GROUPS.replace(name="forward", forward=True),
             TINY.replace(name="banked", banks=4, vector_depth=512, models=2, program_depth=128))
 
 

@@ -80,6 +80,29 @@ def test_what_is_kept_is_made_once(cache):
     assert not calls[0].exists()
 
 
+def test_a_lock_may_vanish_at_any_time(cache):
+    """Whoever leaves removes its file, also while others look at it."""
+    cache.mkdir()
+    held, failed = [], []
+
+    def enter():
+        try:
+            for _ in range(2000):
+                with build.locked(cache / "name.txt"):
+                    held.append(threading.get_ident())
+                    assert set(held) == {threading.get_ident()}
+                    held.clear()
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=enter) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and not list(cache.iterdir())
+
+
 def test_a_failure_leaves_nothing(cache):
     def make(folder):
         (folder / "half").write_text("")

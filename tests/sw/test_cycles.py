@@ -28,6 +28,9 @@ VOICE = Config(name="voice", pes=32, channels=1, groups=4, slices=4, entry_depth
 NARROW_GRU, VOICE_GRU = (config.replace(name=f"{config.name}-grus", cells="lstm+gru+gru_before")
                          for config in (NARROW, VOICE))
 STREAM_SHALLOW = STREAM.replace(name="shallow", entry_depth=128)
+FORWARD, NARROW_FORWARD, VOICE_FORWARD = (
+    config.replace(name=f"{config.name}-forward", cells="lstm+gru+gru_before+dense", forward=True)
+    for config in (GROUPS, NARROW, VOICE))
 
 SMALL = [
     pytest.param(TINY, 0.3, True, 5, [(8, 6)], id="projection"),
@@ -64,6 +67,15 @@ SMALL = [
                  id="dense-between"),
     pytest.param(STREAM_SHALLOW.replace(cells="lstm+dense"), 0.4, True, 9, [("relu", 12), 12, ("none", 10)],
                  id="streamed-dense"),
+    pytest.param(FORWARD, 0.3, True, 7, [(20, 9)], id="forward"),
+    pytest.param(FORWARD, 0.2, False, 30, [(40, 12)], id="forward-unbalanced"),
+    pytest.param(FORWARD, 0.3, True, 6, [28, 24], id="forward-stack"),
+    pytest.param(FORWARD, 0.4, True, 7, [("before", 28), ("gru", 30), (9, 5), ("tanh", 20), ("none", 6)],
+                 id="forward-mixed-stack"),
+    pytest.param(NARROW_FORWARD, 0.2, True, 20, [60, 60, ("relu", 40)], id="narrow-forward"),
+    pytest.param(NARROW_FORWARD, 0.2, True, 20, [("gru", 60), ("before", 60)], id="narrow-forward-grus"),
+    pytest.param(VOICE_FORWARD, 0.3, True, 12, [90, (60, 40)], id="one-voice-forward"),
+    pytest.param(VOICE_FORWARD, 0.3, True, 12, [("gru", 90), 60], id="one-voice-forward-grus"),
     pytest.param(STREAM_SHALLOW, 0.3, True, 20, [(30, 12)], id="streamed"),
     pytest.param(STREAM_SHALLOW, 0.4, True, 9, [(12, 10), (12, 10), (12, 10)], id="streamed-stack"),
     pytest.param(STREAM, 0.6, False, 20, [(30, 12)], id="streamed-unbalanced"),
