@@ -33,6 +33,7 @@ __all__ = ["BLOCKS", "Block"]
 TINY = preset("tiny")
 SMALL = TINY.replace(column_depth=64)
 STREAM = TINY.replace(index_bits=4, entry_depth=128, stream=True)
+LINES = TINY.replace(pes=16, groups=2, slices=2, slice_width=8, forward=True)  # four lines are written in a cycle
 
 
 _ON_TINY = tuple(f"tests/sw/test_cycles.py::test_it_agrees_with_the_machine_to_the_cycle[{name}]" for name in (
@@ -81,6 +82,13 @@ def _rtl(*names):
     return tuple(f"tests/rtl/test_{name}.py" for name in names)
 
 
+#: When outputs of Assemble count.
+_ASSEMBLE = {
+    "drain_address": "drain", "write_line": "write_valid", "write_channels": "write_valid",
+    "write_columns": "write_valid", "control.beat.kind": "control.beat.valid",
+    "control.beat.first": "control.beat.valid", "control.beat.last": "control.beat.valid",
+    "control.beat.row": "control.beat.valid | ~busy", "control.beat.beat": "control.beat.valid | ~busy"}
+
 BLOCKS = {
     "act_queue": Block(lambda: ActQueue(TINY), _rtl("act_queue", "pe"), of_a_pe=True),
     "ptr_read": Block(lambda: PtrRead(TINY), _rtl("ptr_read", "array"), of_a_pe=True),
@@ -88,12 +96,9 @@ BLOCKS = {
     "spmv": Block(lambda: SpMV(TINY), _rtl("spmv", "pe"), of_a_pe=True),
     "pe": Block(lambda: PE(TINY), _rtl("pe", "array")),
     "slice": Block(lambda: Slice(TINY), _rtl("elementwise", "assemble")),
-    "assemble": Block(lambda: Assemble(TINY), _rtl("assemble"), qualified={
-        "drain_address": "drain", "write_line": "write_valid", "write_channels": "write_valid",
-        "write_columns": "write_valid", "control.beat.kind": "control.beat.valid",
-        "control.beat.first": "control.beat.valid", "control.beat.last": "control.beat.valid",
-        "control.beat.row": "control.beat.valid | ~busy", "control.beat.beat": "control.beat.valid | ~busy",
-        }, assumed=("~(start & busy)",)),
+    "assemble": Block(lambda: Assemble(TINY), _rtl("assemble"), qualified=_ASSEMBLE, assumed=("~(start & busy)",)),
+    "assemble_forward": Block(lambda: Assemble(LINES), _rtl("assemble"), (), qualified=_ASSEMBLE,
+                              assumed=("~(start & busy)",)),
     "controller": Block(lambda: Controller(TINY), _rtl("controller"), qualified={
         "src_base": "multiply | output", "clear": "multiply", "operation": "multiply", "context": "multiply",
         "acc_base": "multiply | assemble", "dst_base": "assemble", "settings": "assemble", "output_base": "output",
@@ -102,6 +107,8 @@ BLOCKS = {
         "column": "column_valid", "read_line": "read_valid"}, assumed=("~(start & busy)",)),
     "frame_input": Block(lambda: FrameInput(TINY), _rtl("frames")),
     "frame_output": Block(lambda: FrameOutput(TINY), _rtl("frames")),
+    "frame_input_lines": Block(lambda: FrameInput(LINES), _rtl("frames"), ()),
+    "frame_output_lines": Block(lambda: FrameOutput(LINES), _rtl("frames"), ()),
     "frame_guard": Block(lambda: FrameGuard(TINY), _rtl("frames")),
     "loader": Block(lambda: Loader(TINY), _rtl("loader")),
     "stream_reader": Block(lambda: StreamReader(STREAM), _rtl("weight_stream"), ()),
@@ -111,5 +118,6 @@ BLOCKS = {
     "axi_lite": Block(lambda: AXI4LiteSubordinate(12), _rtl("axi", "registers")),
     "fifo": Block(lambda: Fifo(8, 8), _rtl("fifo"), ()),
     "vector_memory": Block(lambda: VectorMemory(TINY), _rtl("vector_memory")),
+    "vector_memory_lines": Block(lambda: VectorMemory(LINES), _rtl("vector_memory"), ()),
     "state_access": Block(lambda: StateAccess(TINY), _rtl("state_access")),
 }

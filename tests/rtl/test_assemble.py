@@ -32,6 +32,7 @@ CONFIGS = {
     "one beat of groups": TINY.replace(pes=16, groups=4),
     "four groups": TINY.replace(pes=16, groups=4, slices=2),
     "forward": TINY.replace(pes=16, slices=4, channels=1, slice_width=1, forward=True),
+    "lines": TINY.replace(pes=16, groups=2, slices=2, slice_width=8, forward=True),
     "groups forward": TINY.replace(pes=16, groups=4, slices=2, slice_width=4, forward=True),
 }
 GRUS = {name: CONFIGS[name].replace(cells="lstm+gru")

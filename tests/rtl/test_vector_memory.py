@@ -19,7 +19,7 @@ CONFIGS = {
     "two groups": TINY.replace(groups=2, slices=2, vector_depth=32),
     "four groups": TINY.replace(pes=16, groups=4, slices=1, channels=4, vector_depth=64),
     "half a line a beat": TINY.replace(pes=64, groups=8, channels=16, vector_depth=64),
-    "four lines a write": TINY.replace(pes=16, groups=2, slices=2, slice_width=8, vector_depth=64, forward=True),
+    "four lines a write": TINY.replace(pes=16, groups=2, slices=2, slice_width=8, forward=True),
 }
 
 
