@@ -238,7 +238,7 @@ class Core(wiring.Component):
             array.control.eq(assemble.control),
             assemble.columns.eq(array.columns),
             broadcast.columns.eq(vectors.columns),
-            frame_output.block.eq(vectors.block),
+            frame_output.columns.eq(vectors.banks),
             frame_output.read_grant.eq(~broadcast.read_valid),
             vectors.read_line.eq(broadcast.read_line),
             frame_input.midway.eq(self.frame_midway),

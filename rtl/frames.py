@@ -389,7 +389,7 @@ class FrameOutput(wiring.Component):
     busy : Out(1) — columns are still to be read.
     read_line : Out(line_bits) — line to read.
     read_grant : In(1) — the read port is free.
-    block : In(array(write_columns, activations)) — the columns read; see `VectorMemory`.
+    columns : In(array(write_columns, activations)) — the columns read; see `VectorMemory`.
     """
 
     write_delay = 1
@@ -414,7 +414,7 @@ class FrameOutput(wiring.Component):
             "busy": Out(1),
             "read_line": Out(line),
             "read_grant": In(1),
-            "block": In(data.ArrayLayout(activations(config), config.write_columns)),
+            "columns": In(data.ArrayLayout(activations(config), config.write_columns)),
         })
 
     def elaborate(self, platform):
@@ -452,7 +452,7 @@ class FrameOutput(wiring.Component):
         ]
         last = Mux(reads[-1], lasts[-1], final)
         for column in range(width):
-            read_columns = Array(self.block[part * width + column] for part in range(parts))
+            read_columns = Array(self.columns[part * width + column] for part in range(parts))
             found = read_columns[places[-1]] if part_bits else read_columns[0]
             absent = last & (rest != 0)
             if column < width - 1:  # else it is always so

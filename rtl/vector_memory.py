@@ -30,7 +30,7 @@ class VectorMemory(wiring.Component):
     -------
     read_line : In(array(groups, line_bits)) — line to read, for each group.
     columns : Out(array(groups, activations)) — the columns read.
-    block : Out(array(write_columns, activations)) — all columns that were written with them, if every group reads the
+    banks : Out(array(write_columns, activations)) — all columns that were written with them, if every group reads the
         same line.
     write_line : In(line_bits) — line to write, or any of the L.
     write_bank : In(write_columns) — banks to write.
@@ -44,15 +44,15 @@ class VectorMemory(wiring.Component):
         self._config = config
         line = config.line_bits
         columns = data.ArrayLayout(activations(config), config.groups)
-        block = data.ArrayLayout(activations(config), config.write_columns)
+        banks = data.ArrayLayout(activations(config), config.write_columns)
         super().__init__({
             "read_line": In(data.ArrayLayout(line, config.groups)),
             "columns": Out(columns),
-            "block": Out(block),
+            "banks": Out(banks),
             "write_line": In(line),
             "write_bank": In(config.write_columns),
             "write_channels": In(config.channels),
-            "write_columns": In(block),
+            "write_columns": In(banks),
         })
 
     def elaborate(self, platform):
@@ -82,14 +82,14 @@ class VectorMemory(wiring.Component):
             m.d.comb += self.columns[group].eq(column)
             if lines == 1:
                 m.d.sync += column.eq(found[0])
-                m.d.comb += self.block[group].eq(column)
+                m.d.comb += self.banks[group].eq(column)
                 continue
             place = Signal(place_bits, name=f"place{group}")
             m.d.sync += [place.eq(self.read_line[group]), column.eq(Array(found)[place])]
             for number, one in enumerate(found):
-                column = Signal(activations(config), name=f"block{number * config.groups + group}", reset_less=True)
+                column = Signal(activations(config), name=f"read{number * config.groups + group}", reset_less=True)
                 m.d.sync += column.eq(one)
-                m.d.comb += self.block[number * config.groups + group].eq(column)
+                m.d.comb += self.banks[number * config.groups + group].eq(column)
         return m
 
 

@@ -218,7 +218,7 @@ def check_order(h, config):
 
     banks = [Signal(bits) for _ in range(width)]
     m.d.comb += [bank.eq(column(line, k)) for k, bank in enumerate(banks)]
-    m.d.comb += dut.block.as_value().eq(Cat(banks))
+    m.d.comb += dut.columns.as_value().eq(Cat(banks))
     # What is written is the next line, until the frame is complete.
     following = (base + dut.lines_done)[:len(base)]
     following = Mux(dut.write_valid & ~complete, following, ~following)

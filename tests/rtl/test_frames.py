@@ -322,7 +322,7 @@ def test_columns_of_frames_of_any_length_are_read_in_order(count):
             _, _, line = await ctx.tick().sample(dut.read_line)
             late.append(line)
             line = late.popleft()
-            ctx.set(dut.block, [[line, ~line]])
+            ctx.set(dut.columns, [[line, ~line]])
 
     async def sink(ctx):
         async for _, _, valid, beat in ctx.tick().sample(dut.beat_valid, dut.beat):
@@ -410,7 +410,7 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
             ctx.set(dut.read_grant, rng.random() < grants)
             _, _, line, grant = await ctx.tick().sample(dut.read_line, dut.read_grant)
             late.append(memory[line // size if grant else rng.integers(writes)].copy())
-            ctx.set(dut.block, late.popleft().tolist())
+            ctx.set(dut.columns, late.popleft().tolist())
 
     async def queue(ctx):
         """Like that of FrameGuard, whose last place is for the end of a frame that is cut."""

@@ -55,11 +55,11 @@ def test_columns_are_those_last_written(config, seed):
                 for channel in range(config.channels):
                     if banks >> bank & channels >> channel & 1:
                         contents[line // config.write_lines, bank, channel] = columns[bank][channel]
-            _, _, *values = await ctx.tick().sample(dut.columns, dut.block)
+            _, _, *values = await ctx.tick().sample(dut.columns, dut.banks)
             got.append([[list(column) for column in value] for value in values])
         ctx.set(dut.write_bank, 0)
         for _ in range(dut.delay):
-            _, _, *values = await ctx.tick().sample(dut.columns, dut.block)
+            _, _, *values = await ctx.tick().sample(dut.columns, dut.banks)
             got.append([[list(column) for column in value] for value in values])
 
     simulate(dut, bench, limit=1000)
