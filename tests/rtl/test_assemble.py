@@ -233,7 +233,7 @@ class Bench:
                 self.writes.append((line, channels, [list(column) for column in columns]))
 
 
-@pytest.mark.parametrize("seed, name", list(enumerate(CONFIGS)))
+@pytest.mark.parametrize("seed, name", list(enumerate([*CONFIGS, "lines", "lines"])))
 def test_columns_of_random_instructions(name, seed):
     """Every kind behind every kind, some back to back, others with pauses before and after the start."""
     rng = generator(seed)
