@@ -459,7 +459,7 @@ class Assemble(wiring.Component):
     def _write(self, m, instruction, dst_base, settings, project, row_issued, flushed):
         """Write a row's columns as soon as they are assembled, one for each bank a cycle."""
         config = self._config
-        writes, lines = self._config.row_writes, config.write_lines
+        writes, lines = config.row_writes, config.write_lines
         first = min(self._picked_from.values())
         pulses = Signal((self._h_delay if config.gru else self._m_delay) + first - 1)
         m.d.sync += pulses.eq(Mux(self.start, 0, (pulses << 1) | row_issued))

@@ -348,7 +348,8 @@ def test_frames_are_sent_whole(config, grants, chance, seed):
     writes, size = config.vector_depth // config.write_columns, config.write_lines
     contents = np.array(integers(rng, config.activation_bits, (writes, config.write_columns, config.channels)))
     memory = np.array(integers(rng, config.activation_bits, contents.shape))
-    jobs = [{"count": int(rng.integers(1, 25)), "src_base": size * int(rng.integers(0, writes - 24 // config.write_columns)),
+    last = writes - 24 // config.write_columns
+    jobs = [{"count": int(rng.integers(1, 25)), "src_base": size * int(rng.integers(0, last)),
              "active": int(rng.integers(0, 1 << config.channels)),
              **({"bank": int(rng.integers(config.banks))} if config.banks > 1 else {}),
              **({"model": int(rng.integers(config.models))} if config.models > 1 else {})} for _ in range(8)]
